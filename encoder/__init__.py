@@ -1,0 +1,1 @@
+"""Views of a user, their alignment and fusion, and the text encoder."""

@@ -1,0 +1,1 @@
+"""Items of an export to vectors, to FAISS, to a published index."""

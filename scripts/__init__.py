@@ -1,0 +1,1 @@
+"""One file per job; each is a subcommand of `triptych`."""

@@ -1,0 +1,1 @@
+"""The gRPC API: servicers translate, the retriever answers, status.py maps errors."""

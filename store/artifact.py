@@ -1,0 +1,196 @@
+"""Immutable directories: built beside their place, checksummed, published by one rename."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+_BUILDING = ".building-"
+
+
+class DamagedArtifactError(ValueError):
+    """A file of an export, model or index is missing or is not what was written."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class NotPublishedError(LookupError):
+    """A pointer such as CURRENT or LATEST does not exist yet."""
+
+    def __init__(self, pointer: Path) -> None:
+        super().__init__(f"{pointer} does not exist: nothing is published there yet")
+        self.pointer = pointer
+
+
+@dataclass
+class Draft:
+    """A directory under construction; `facts` becomes its manifest."""
+
+    path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def new_id() -> str:
+    """Return a new id that sorts by time of creation, such as 20261123T194102-5f0c."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+@contextmanager
+def build(parent: Path, artifact_id: str) -> Iterator[Draft]:
+    """Yield a draft; when the block ends well, seal it and rename it to parent/artifact_id.
+
+    A block that raises leaves nothing behind; one that is killed leaves a hidden directory that is
+    never read and that the next build in the same place sweeps away.
+
+    Raises:
+        FileExistsError: parent/artifact_id exists; artifacts are immutable.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    target = parent / artifact_id
+    if target.exists():
+        raise FileExistsError(f"{target} exists, and what is published there is immutable")
+    _sweep(parent)
+    draft = Draft(parent / f"{_BUILDING}{artifact_id}-{os.getpid()}")
+    draft.path.mkdir()
+    try:
+        yield draft
+        _seal(draft)
+        draft.path.rename(target)
+    except BaseException:
+        shutil.rmtree(draft.path, ignore_errors=True)
+        raise
+    _sync(parent)
+
+
+def verify(directory: Path) -> dict[str, Any]:
+    """Return the manifest of a directory after reading every byte that it names.
+
+    Raises:
+        DamagedArtifactError: a file is missing, added or differs from its checksum; names the file.
+    """
+    manifest = read_manifest(directory)
+    files: dict[str, str] = manifest["files"]
+    present = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()} - {MANIFEST}
+    for name in sorted(files.keys() | present):
+        path = directory / name
+        if name not in present:
+            raise DamagedArtifactError(path, "is missing")
+        if name not in files:
+            raise DamagedArtifactError(path, f"is not named by {MANIFEST}")
+        if sha256(path) != files[name]:
+            raise DamagedArtifactError(path, "is damaged: its sha256 is not the one in the manifest")
+    return manifest
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return the manifest alone, checked against its own checksum, without reading the other files.
+
+    Raises:
+        DamagedArtifactError: the manifest is missing or is not byte for byte what was written.
+    """
+    path = directory / MANIFEST
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DamagedArtifactError(path, "is missing") from error
+    try:
+        manifest: dict[str, Any] = json.loads(raw)
+        checksum = manifest.pop("checksum")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DamagedArtifactError(path, "is damaged: it is no manifest") from error
+    if checksum != _checksum(manifest) or raw != _dumps(manifest | {"checksum": checksum}):
+        raise DamagedArtifactError(path, "is damaged: its checksum does not match")
+    return manifest
+
+
+def point(pointer: Path, artifact_id: str) -> None:
+    """Make a pointer file (CURRENT, LATEST) name an artifact: one durable rename."""
+    draft = pointer.with_name(f".{pointer.name}-{os.getpid()}-{secrets.token_hex(2)}")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(artifact_id + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(pointer)
+    _sync(pointer.parent)
+
+
+def pointed(pointer: Path, parent: Path) -> Path:
+    """Return the directory below `parent` that a pointer file names.
+
+    Raises:
+        NotPublishedError: there is no such pointer.
+        DamagedArtifactError: the pointer names nothing that is there.
+    """
+    try:
+        artifact_id = pointer.read_bytes().decode("utf-8", errors="replace").removesuffix("\n")
+    except FileNotFoundError as error:
+        raise NotPublishedError(pointer) from error
+    if artifact_id not in artifacts(parent):
+        raise DamagedArtifactError(pointer, f"names {artifact_id!r}, which is not in {parent}")
+    return parent / artifact_id
+
+
+def artifacts(parent: Path) -> list[str]:
+    """Return the ids of the finished artifacts in a directory, oldest first."""
+    if not parent.is_dir():
+        return []
+    return sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def sha256(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(draft: Draft) -> None:
+    files = sorted(p for p in draft.path.rglob("*") if p.is_file())
+    manifest = draft.facts | {"files": {p.relative_to(draft.path).as_posix(): sha256(p) for p in files}}
+    (draft.path / MANIFEST).write_bytes(_dumps(manifest | {"checksum": _checksum(manifest)}))
+    for path in [*files, draft.path / MANIFEST, draft.path]:
+        _sync(path)
+
+
+def _dumps(manifest: dict[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(_dumps(manifest)).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove drafts whose process is gone."""
+    for draft in parent.glob(f"{_BUILDING}*"):
+        pid = draft.name.rpartition("-")[2]
+        if not (pid.isdigit() and _alive(int(pid))):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

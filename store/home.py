@@ -1,0 +1,61 @@
+"""Where everything of one installation lies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The paths below one home directory; nothing is created by naming it."""
+
+    path: Path
+
+    @property
+    def database(self) -> Path:
+        """The live store; one process owns it."""
+        return self.path / "views.duckdb"
+
+    @property
+    def exports(self) -> Path:
+        """Immutable Parquet copies of the store."""
+        return self.path / "exports"
+
+    @property
+    def text_models(self) -> Path:
+        """Language models as ONNX, and the cache of encoded texts."""
+        return self.path / "text_models"
+
+    @property
+    def models(self) -> Path:
+        """Trained user towers."""
+        return self.path / "models"
+
+    @property
+    def latest_model(self) -> Path:
+        """Pointer to the model that `reindex` takes."""
+        return self.models / "LATEST"
+
+    @property
+    def indexes(self) -> Path:
+        """Item indexes."""
+        return self.path / "indexes"
+
+    @property
+    def current_index(self) -> Path:
+        """Pointer to the index that serves."""
+        return self.path / "CURRENT"
+
+    @property
+    def reports(self) -> Path:
+        """Evaluation and benchmark results."""
+        return self.path / "reports"
+
+    @property
+    def rejects(self) -> Path:
+        """Rows that an import refused."""
+        return self.path / "rejects"
+
+    @property
+    def server_file(self) -> Path:
+        """JSON with the address and process id of the running server."""
+        return self.path / "server.json"
