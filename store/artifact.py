@@ -5,10 +5,10 @@ import json
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ class Draft:
 
 
 def new_id() -> str:
-    """Return a new id that sorts by time of creation, such as 20261123T194102-5f0c."""
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    """Return a new id that sorts by time of creation, such as 20261123T194102123456-5f0c."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
 
 
 @contextmanager
@@ -158,7 +158,8 @@ def _seal(draft: Draft) -> None:
     files = sorted(p for p in draft.path.rglob("*") if p.is_file())
     manifest = draft.facts | {"files": {p.relative_to(draft.path).as_posix(): sha256(p) for p in files}}
     (draft.path / MANIFEST).write_bytes(_dumps(manifest | {"checksum": _checksum(manifest)}))
-    for path in [*files, draft.path / MANIFEST, draft.path]:
+    folders = sorted(p for p in draft.path.rglob("*") if p.is_dir())
+    for path in [*files, draft.path / MANIFEST, *folders, draft.path]:
         _sync(path)
 
 

@@ -26,6 +26,11 @@ class Home:
         return self.path / "text_models"
 
     @property
+    def text_cache(self) -> Path:
+        """Texts that were encoded already, by language model and content."""
+        return self.text_models / "cache"
+
+    @property
     def models(self) -> Path:
         """Trained user towers."""
         return self.path / "models"

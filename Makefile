@@ -1,0 +1,38 @@
+# make demo · test · check · proto: each does its own set-up in .venv.  GPU=1 installs the GPU builds.
+PYTHON ?= python3
+GPU ?=
+DEVICE := $(if $(GPU),gpu,cpu)
+BIN := .venv/bin
+READY := .venv/ready-$(DEVICE)
+STUBS := server/pb
+
+.PHONY: demo test check proto clean
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Triptych needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(DEVICE),train,dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/triptych demo --home demo-home $(if $(SERVE),--serve) $(if $(USERS),--users $(USERS))
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+proto: $(READY)
+	rm -rf $(STUBS)/triptych
+	$(BIN)/python -m grpc_tools.protoc -Iserver/pb=proto --python_out=. --grpc_python_out=. \
+	  --mypy_out=. --mypy_grpc_out=. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(sort $(wildcard proto/triptych/v1/*.proto))
+	touch $(STUBS)/__init__.py $(STUBS)/triptych/__init__.py $(STUBS)/triptych/v1/__init__.py
+
+clean:
+	rm -rf .venv demo-home .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,95 @@
+"""Alignment of the views in closed form: sums over users in one streaming pass, then a solve."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.views import FloatArray, ViewBatch
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How each view enters the shared space.
+
+    Shapes:
+        matrices: W_H (D_H, D), W_T (D_T, D), W_S (D_H, D) float32; a row of a view times W is aligned.
+        unit: whether an aligned view is scaled to length 1 before the gates.
+    """
+
+    matrices: tuple[FloatArray, FloatArray, FloatArray]
+    unit: bool
+
+
+class Covariances:
+    """Masked second moments of the views, summed batch by batch; users are never all in memory.
+
+    `plain[i][j]` is Σ_u m_ui m_uj x_ui x_ujᵀ and `shared[i][j]` the same divided by k_u = Σ_i m_ui.
+    """
+
+    def __init__(self, dims: tuple[int, int, int]) -> None:
+        self.dims = dims
+        self.plain = _blocks(dims)
+        self.shared = _blocks(dims)
+
+    def add(self, batch: ViewBatch) -> None:
+        """Add the users of a batch."""
+        views = [
+            np.asarray(view * batch.present[:, i : i + 1], dtype=np.float64)
+            for i, view in enumerate((batch.history, batch.text, batch.social))
+        ]
+        per_user = 1.0 / np.maximum(batch.present.sum(axis=1, keepdims=True), 1.0)  # (B, 1)
+        for i, left in enumerate(views):
+            for j, right in enumerate(views):
+                self.plain[i][j] += left.T @ right
+                self.shared[i][j] += (left * per_user).T @ right
+
+
+def ridge_alignment(covariances: Covariances, ridge: float) -> Alignment:
+    """Return T and S regressed onto H; the shared space is that of H and W_H is the identity.
+
+    Users count in a regression where they have both views. Aligned views are scaled to length 1.
+
+    Source:
+        Hoerl and Kennard 1970; W_i = (C_ii + λI)^-1 C_iH.
+    """
+    plain = covariances.plain
+    matrices: list[npt.NDArray[np.floating]] = [np.eye(covariances.dims[0])]
+    for i in (1, 2):
+        own = plain[i][i] + ridge * np.eye(covariances.dims[i])
+        matrices.append(np.linalg.solve(own, plain[i][0]))
+    return Alignment((_f32(matrices[0]), _f32(matrices[1]), _f32(matrices[2])), unit=True)
+
+
+def maxvar_alignment(covariances: Covariances, ridge: float, dim: int) -> Alignment:
+    """Return the regularised MAXVAR generalised CCA with masks; gates are 1/k_u, 1/μ is folded into W.
+
+    Source:
+        Kettenring 1971; masks as Benton, Arora, Dredze 2016. With B_ij = Σ_u m_ui m_uj / k_u x_ui x_ujᵀ
+        and C_ii = Σ_u m_ui x_ui x_uiᵀ, the top eigenpairs (e, μ) of (C+λI)^-½ B (C+λI)^-½ give
+        W_i = √μ (C_ii+λI)^-½ e_i under VᵀKV = I.
+    """
+    roots = [_inverse_root(covariances.plain[i][i], ridge) for i in range(3)]
+    middle = np.block([[roots[i] @ covariances.shared[i][j] @ roots[j] for j in range(3)] for i in range(3)])
+    values, vectors = np.linalg.eigh((middle + middle.T) / 2)
+    order = np.argsort(values)[::-1][:dim]
+    kept = order[values[order] > 1e-9]
+    parts = np.split(vectors[:, kept], np.cumsum(covariances.dims)[:-1], axis=0)
+    scale = 1.0 / np.sqrt(values[kept])  # √μ · 1/μ
+    history, text, social = (_f32(root @ part * scale) for root, part in zip(roots, parts, strict=True))
+    return Alignment((history, text, social), unit=False)
+
+
+def _blocks(dims: tuple[int, int, int]) -> list[list[Float64]]:
+    return [[np.zeros((rows, columns)) for columns in dims] for rows in dims]
+
+
+def _inverse_root(covariance: Float64, ridge: float) -> Float64:
+    values, vectors = np.linalg.eigh(covariance + ridge * np.eye(len(covariance)))
+    return np.asarray((vectors / np.sqrt(np.maximum(values, 1e-12))) @ vectors.T)
+
+
+def _f32(matrix: npt.NDArray[np.floating]) -> FloatArray:
+    return np.ascontiguousarray(matrix, dtype=np.float32)

@@ -1,0 +1,126 @@
+"""Choice of the closed form's hyper-parameters on held-out rows, never on test."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from encoder.config import TowerConfig, Weighting
+from encoder.dataset import Dataset
+from encoder.spectral import spectrum
+from encoder.tower import Tower, dataset_views, fit_tower
+from encoder.views import Matrix, history_view
+from evaluation.metrics import mean_over_users, ndcg
+from evaluation.ranking import top_k
+
+log = logging.getLogger(__name__)
+
+DIMS = (64, 128, 256, 512)
+DAMPINGS = (0.0, 0.1, 0.3, 1.0)
+USER_EXPONENTS = (0.5, 0.3)
+WEIGHTINGS: tuple[Weighting, ...] = ("log", "binary")
+GATES = (0.1, 0.2, 0.35, 0.6, 1.0, 1.5)
+RIDGES = (1.0, 10.0)
+MAX_USERS = 5_000
+_BATCH = 1_000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting and what it reached."""
+
+    config: TowerConfig
+    ndcg: float
+
+
+class Chooser:
+    """Scores settings by NDCG@20 on one held-out split, over at most MAX_USERS users (drawn by seed)."""
+
+    def __init__(self, data: Dataset, split: str, seed: int = 0) -> None:
+        self._data = data
+        relevant = data.relevant(split)
+        users = np.flatnonzero(np.diff(relevant.indptr))
+        if len(users) > MAX_USERS:
+            users = np.sort(np.random.default_rng(seed).choice(users, MAX_USERS, replace=False))
+        self._users: npt.NDArray[np.int64] = users.astype(np.int64)
+        self._relevant: Matrix = relevant[self._users]
+        self._seen: Matrix = data.seen[self._users]
+
+    @property
+    def users(self) -> npt.NDArray[np.int64]:
+        """Rows of the users that are scored."""
+        return self._users
+
+    def score(self, vectors: npt.NDArray[np.floating], items: npt.NDArray[np.float32]) -> float:
+        """Return mean NDCG@20 of user vectors (len(users), D) by full ranking over items (N, D)."""
+        ranked = [
+            top_k(vectors[i : i + _BATCH].astype(np.float32) @ items.T, self._seen[i : i + _BATCH], 20)
+            for i in range(0, len(vectors), _BATCH)
+        ]
+        return float(mean_over_users(ndcg(np.concatenate(ranked), self._relevant, 20)))
+
+    def tower(self, tower: Tower) -> float:
+        """Return mean NDCG@20 of a tower on all the views that there are."""
+        views = dataset_views(self._data, self._data.events(tower.config), tower.table).rows(self._users)
+        return self.score(tower.vectors(views), tower.item_vectors(self._data.item_text))
+
+
+def choose_config(data: Dataset, split: str, base: TowerConfig, dims: tuple[int, ...] = DIMS) -> list[Trial]:
+    """Return every setting tried with its NDCG@20 on `split`, the best last.
+
+    First the history table alone (weighting, exponent, dim, damping), then λ and the gates of T and S.
+    """
+    chooser = Chooser(data, split)
+    trials = list(_history_trials(data, chooser, base, dims))
+    best = max(trials, key=lambda trial: trial.ndcg)
+    log.info("history table: %s, NDCG@20 %.4f on %s", _describe(best.config), best.ndcg, split)
+    if data.text.any() or data.ties.nnz:
+        trials += _fusion_trials(data, chooser, best.config)
+    best = max(trials, key=lambda trial: trial.ndcg)
+    log.info("gates H, T, S: %s, NDCG@20 %.4f on %s", best.config.gates, best.ndcg, split)
+    return sorted(trials, key=lambda trial: trial.ndcg)
+
+
+def _history_trials(
+    data: Dataset, chooser: Chooser, base: TowerConfig, dims: tuple[int, ...]
+) -> Iterator[Trial]:
+    grid = list(product(WEIGHTINGS, USER_EXPONENTS, dims, DAMPINGS))
+    with tqdm(total=len(grid), desc="history table", unit="setting", disable=None) as bar:
+        for weighting, exponent in product(WEIGHTINGS, USER_EXPONENTS):
+            config = replace(base, weighting=weighting, user_exponent=exponent)
+            events = data.events(config)
+            svd = spectrum(events, max(dims), exponent)
+            for dim, damping in product(dims, DAMPINGS):
+                tried = replace(config, dim=min(dim, len(svd.singular)), damping=damping)
+                vectors = history_view(events[chooser.users], svd.table(tried.dim, damping))
+                yield Trial(tried, chooser.score(vectors, svd.items(tried.dim)))
+                bar.update()
+
+
+def _fusion_trials(data: Dataset, chooser: Chooser, best: TowerConfig) -> list[Trial]:
+    events = data.events(best)
+    svd = spectrum(events, best.dim, best.user_exponent)
+    text_gates = GATES if data.text.any() else (0.0,)
+    social_gates = GATES if data.ties.nnz else (0.0,)
+    learned = [(1.0, text, social) for text, social in product(text_gates, social_gates)]
+    trials = []
+    for ridge in tqdm(RIDGES, desc="alignment", unit="λ", disable=None):
+        tower = fit_tower(data, replace(best, ridge=ridge), events, svd)
+        views = dataset_views(data, events, tower.table).rows(chooser.users)
+        items = tower.item_vectors(data.item_text)
+        for gates in learned if best.fusion == "ridge" else [(1.0, 1.0, 1.0)]:
+            config = replace(tower.config, gates=gates)
+            vectors = replace(tower, config=config).vectors(views)
+            trials.append(Trial(config, chooser.score(vectors, items)))
+    return trials
+
+
+def _describe(config: TowerConfig) -> str:
+    return (
+        f"dim {config.dim}, {config.weighting} counts, user exponent {config.user_exponent}, "
+        f"damping {config.damping}"
+    )

@@ -1,0 +1,65 @@
+"""The settings of a user tower: chosen once, saved with the model."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+VIEWS = ("H", "T", "S")
+VIEW_NAMES = {"H": "history", "T": "text", "S": "social"}
+
+Weighting = Literal["log", "binary"]
+Fusion = Literal["ridge", "maxvar"]
+
+
+class UnknownViewError(ValueError):
+    """A view is not one of H, T, S."""
+
+    def __init__(self, view: str) -> None:
+        super().__init__(f"view {view!r} is not one of {', '.join(VIEWS)}")
+        self.view = view
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """Hyper-parameters of the closed-form user tower.
+
+    Attributes:
+        dim: embedding dim D of the shared space.
+        weighting: what a (user, item) count becomes: `log` log(1 + count), `binary` 1.
+        user_exponent: power of the user degree that the spectral table divides by; 0.5 is symmetric.
+        damping: spectral filter s² / (s² + damping · s_max²) on the singular values s; 0 is a hard cut.
+        fusion: `ridge` regresses T and S onto H; `maxvar` is regularised MAXVAR generalised CCA.
+        ridge: λ of the alignment, per user in the views' unit scale.
+        gates: weight of each view, H first; shared out again over the views that a user has.
+        actions: weight of an action in a history; 1 where not named, 0 leaves it out.
+    """
+
+    dim: int = 128
+    weighting: Weighting = "log"
+    user_exponent: float = 0.5
+    damping: float = 0.0
+    fusion: Fusion = "ridge"
+    ridge: float = 1.0
+    gates: tuple[float, float, float] = (1.0, 0.5, 0.5)
+    actions: dict[str, float] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "TowerConfig":
+        """Return the settings that `as_json` wrote."""
+        return cls(**(values | {"gates": tuple(values["gates"])}))
+
+
+def parse_views(text: str) -> tuple[str, ...]:
+    """Return the views named in a text such as "H,T" or "HT", in the order H, T, S.
+
+    Raises:
+        UnknownViewError: the text names something else, or nothing.
+    """
+    named = [part for part in text.replace(",", "").upper() if not part.isspace()]
+    for view in named or [""]:
+        if view not in VIEWS:
+            raise UnknownViewError(view)
+    return tuple(view for view in VIEWS if view in named)

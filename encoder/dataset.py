@@ -1,0 +1,186 @@
+"""An export as arrays: events, ties and encoded texts by user and item row."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import sparse
+
+from encoder.config import TowerConfig
+from encoder.text import TextEncoder, item_text
+from encoder.text_cache import TextCache, encode_all
+from encoder.views import FloatArray, Matrix, event_matrix, text_sums, unit_rows
+from store.export import Export
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Events:
+    """Behaviour rows as parallel arrays.
+
+    Shapes:
+        users, items: (n,) int64 rows of the data set's users and items.
+        actions: (n,) str; weights: (n,) float64; ts: (n,) int64 microseconds, NO_TIME where there is none.
+    """
+
+    users: IntArray
+    items: IntArray
+    actions: npt.NDArray[np.str_]
+    weights: npt.NDArray[np.float64]
+    ts: IntArray
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> "Events":
+        """Return the rows for which `keep` is true."""
+        return Events(
+            self.users[keep], self.items[keep], self.actions[keep], self.weights[keep], self.ts[keep]
+        )
+
+
+NO_TIME = int(np.iinfo(np.int64).min)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The visible data of one export, held-out rows apart.
+
+    Shapes:
+        users (U,) and items (N,): sorted string arrays; a row number below is a position in them.
+        ties: (U, U) float64 tie strengths, row = user, column = friend.
+        text: (U, D_T) float32, the T view (unit rows, zero where a user wrote nothing).
+        item_text: (N, D_T) float32 unit rows, zero where an item has no text.
+    """
+
+    users: pa.StringArray
+    items: pa.StringArray
+    history: Events
+    held_out: dict[str, Events]
+    ties: Matrix
+    text: FloatArray
+    item_text: FloatArray
+
+    def events(self, config: TowerConfig) -> Matrix:
+        """Return the weighted train histories (U, N) float32."""
+        rows = self.history
+        return event_matrix(rows.users, rows.items, rows.actions, rows.weights, self.shape, config)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of users and items."""
+        return len(self.users), len(self.items)
+
+    @cached_property
+    def seen(self) -> Matrix:
+        """(U, N) 1 where a user has a train row with the item, whatever its action."""
+        return self._pairs(self.history)
+
+    def relevant(self, split: str) -> Matrix:
+        """Return (U, N) 1 for every held-out row of a split; empty where the split has none."""
+        rows = self.held_out.get(split)
+        return self._pairs(
+            self.history.where(np.zeros(len(self.history.users), bool)) if rows is None else rows
+        )
+
+    def without_users(self, left_out: npt.NDArray[np.bool_]) -> "Dataset":
+        """Return the data with some users (U,) bool emptied of every row; row numbers stay."""
+        kept = sparse.csr_array(sparse.diags_array((~left_out).astype(np.float64)))
+        return replace(
+            self,
+            history=self.history.where(~left_out[self.history.users]),
+            held_out={name: rows.where(~left_out[rows.users]) for name, rows in self.held_out.items()},
+            ties=kept @ self.ties @ kept,
+            text=self.text * ~left_out[:, None],
+        )
+
+    def _pairs(self, rows: Events) -> Matrix:
+        pairs = sparse.csr_array(
+            (np.ones(len(rows.users), dtype=np.float32), (rows.users, rows.items)), shape=self.shape
+        )
+        pairs.sum_duplicates()
+        pairs.data[:] = 1.0
+        return pairs
+
+
+def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Dataset:
+    """Return an export as arrays; texts that the cache lacks are encoded, with a progress bar."""
+    for known, vectors in export.imported_vectors(encoder.text_model_id):
+        cache.put(encoder.text_model_id, known, vectors)
+    users = export.users()
+    table = export.items()
+    items = table.column("item_id").combine_chunks()
+    columns = (table.column(name).to_pylist() for name in ("title", "text"))
+    texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
+    held_out = {split: _events(export.held_out(split), users, items) for split in ("valid", "test")}
+    return Dataset(
+        users=users,
+        items=items,
+        history=_events(export.history(), users, items),
+        held_out={split: rows for split, rows in held_out.items() if len(rows.users)},
+        ties=_ties(export.friends(), users),
+        text=_text_view(export, (users, items), encoder, cache),
+        item_text=encode_all(encoder, cache, texts, "item texts"),
+    )
+
+
+def hold_out(
+    data: Dataset,
+    rows: npt.NDArray[np.bool_],
+    split: str,
+    export: Export,
+    encoder: TextEncoder,
+    cache: TextCache,
+) -> Dataset:
+    """Return the data with some train rows (n,) bool moved to a split; texts naming such a pair leave T."""
+    moved = data.history.where(rows)
+    hidden = np.unique(moved.users * len(data.items) + moved.items)
+    text = _text_view(export, (data.users, data.items), encoder, cache, hidden)
+    text *= np.any(data.text, axis=1, keepdims=True)  # users left out of training stay left out
+    held_out = data.held_out | {split: moved}
+    return replace(data, history=data.history.where(~rows), held_out=held_out, text=text)
+
+
+def rows_of(ids: pa.Array | pa.ChunkedArray, known: pa.StringArray) -> IntArray:
+    """Return the row of each id in `known` as (n,) int64, −1 where it is not there."""
+    return np.asarray(pc.fill_null(pc.index_in(ids, value_set=known), -1), dtype=np.int64)
+
+
+def _events(table: pa.Table, users: pa.StringArray, items: pa.StringArray) -> Events:
+    ts = pc.fill_null(table.column("ts").cast(pa.timestamp("us")).cast(pa.int64()), NO_TIME)
+    return Events(
+        rows_of(table.column("user_id"), users),
+        rows_of(table.column("item_id"), items),
+        np.asarray(table.column("action").to_numpy(), dtype=np.str_),
+        np.asarray(table.column("weight").to_numpy(), dtype=np.float64),
+        np.asarray(ts.to_numpy(), dtype=np.int64),
+    )
+
+
+def _ties(table: pa.Table, users: pa.StringArray) -> Matrix:
+    owners, friends = (rows_of(table.column(name), users) for name in ("user_id", "friend_id"))
+    known = (owners >= 0) & (friends >= 0)
+    weights = np.asarray(table.column("weight").to_numpy(), dtype=np.float64)
+    return sparse.csr_array((weights[known], (owners[known], friends[known])), shape=(len(users), len(users)))
+
+
+def _text_view(
+    export: Export,
+    ids: tuple[pa.StringArray, pa.StringArray],
+    encoder: TextEncoder,
+    cache: TextCache,
+    hidden: IntArray | None = None,
+) -> FloatArray:
+    """Return the T view (U, D_T), a bounded batch of texts at a time; `hidden` are user × N + item codes."""
+    users, items = ids
+    sums = np.zeros((len(users), encoder.dim), dtype=np.float32)
+    for batch in export.texts_batches():
+        owners = rows_of(batch.column("user_id"), users)
+        named = rows_of(batch.column("item_id"), items)
+        keep = (
+            ~np.isin(owners * len(items) + named, hidden) | (named < 0) if hidden is not None else owners >= 0
+        )
+        texts = batch.column("text").filter(pa.array(keep)).to_pylist()
+        sums += text_sums(owners[keep], encode_all(encoder, cache, texts, "user texts"), len(users))
+    return unit_rows(sums)

@@ -1,0 +1,162 @@
+"""Texts to vectors: an exported language model in ONNX Runtime. No torch, no transformers."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from store.artifact import DamagedArtifactError, read_manifest
+from store.artifact import verify as verify_artifact
+
+Device = Literal["auto", "cpu", "cuda"]
+Vectors = NDArray[np.float32]
+
+KIND = "text_model"
+MODEL_FILE = "model.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+_BATCH = {CPU: 8, CUDA: 64}  # measured: on a CPU 64 is no faster than 8
+_ERRORS_ONLY = 3  # ONNX Runtime's severity; a session has nothing else to say to our users
+
+log = logging.getLogger(__name__)
+
+
+class NotATextModelError(ValueError):
+    """A directory is intact but is no language model, or is not the one that its name says."""
+
+    def __init__(self, directory: Path, reason: str) -> None:
+        super().__init__(f"{directory} is no text model that can be used: {reason}")
+        self.directory = directory
+        self.reason = reason
+
+
+class CudaUnavailableError(RuntimeError):
+    """CUDA was asked for, and ONNX Runtime does not offer it."""
+
+    def __init__(self, offered: Sequence[str]) -> None:
+        super().__init__(
+            f"device cuda was asked for, but ONNX Runtime offers only {', '.join(offered)}: "
+            "install the extra `gpu` on a machine with an NVIDIA driver, or use --device cpu"
+        )
+        self.offered = tuple(offered)
+
+
+class TextEncoder:
+    """A language model that maps texts to unit vectors; threads may share it.
+
+    Attributes:
+        text_model_id: name of the directory; keys whatever is derived from the vectors.
+        dim: length of a vector.
+        max_tokens: what of a text lies beyond is cut off.
+        provider: the ONNX Runtime execution provider in use.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        facts: Mapping[str, Any],
+        *,
+        threads: int | None = None,
+        device: Device = "auto",
+    ) -> None:
+        self.text_model_id: str = facts["text_model_id"]
+        self.dim: int = facts["dim"]
+        self.max_tokens: int = facts["max_tokens"]
+        self._prompt: str = facts["prompt"]
+        self._pad: int = facts["pad_token_id"]
+        self._session = _session(directory / MODEL_FILE, threads, device)
+        self.provider: str = self._session.get_providers()[0]
+        inside = self._session.get_modelmeta().custom_metadata_map.get("text_model_id")
+        if inside != self.text_model_id:
+            raise NotATextModelError(directory, f"{MODEL_FILE} says it is {inside!r}")
+        self._tokenizer = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+        self._tokenizer.enable_truncation(self.max_tokens, direction=facts["truncation_side"])
+        self._tokenizer.no_padding()  # padded here, to the longest of a batch
+
+    @classmethod
+    def load(
+        cls, directory: Path, *, threads: int | None = None, device: Device = "auto", verify: bool = True
+    ) -> Self:
+        """Return the encoder that a directory holds.
+
+        Args:
+            directory: text_models/<text_model_id>, as `export_text_model` wrote it.
+            threads: of one call; None: one per core.
+            device: auto takes CUDA where ONNX Runtime offers it.
+            verify: read every byte against its checksum first; else the manifest alone.
+
+        Raises:
+            DamagedArtifactError: a file is missing, added or changed.
+            NotATextModelError: it holds something else, or was renamed.
+            CudaUnavailableError: device is cuda and there is none.
+        """
+        facts = verify_artifact(directory) if verify else read_manifest(directory)
+        if facts.get("kind") != KIND:
+            raise NotATextModelError(directory, f"its kind is {facts.get('kind')!r}")
+        if facts["text_model_id"] != directory.name:
+            raise NotATextModelError(directory, f"its manifest says it is {facts['text_model_id']!r}")
+        for name in (MODEL_FILE, TOKENIZER_FILE):
+            if not (directory / name).is_file():
+                raise DamagedArtifactError(directory / name, "is missing")
+        encoder = cls(directory, facts, threads=threads, device=device)
+        log.info("text model %s runs on %s", encoder.text_model_id, encoder.provider)
+        return encoder
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Return one unit vector per text, in the order given; a blank text gives a zero row.
+
+        Shapes:
+            returns: (N, D) float32.
+        """
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        rows = [row for row, text in enumerate(texts) if text.strip()]
+        encodings = self._tokenizer.encode_batch_fast([self._prompt + texts[row] for row in rows])
+        tokens = {row: encoding.ids for row, encoding in zip(rows, encodings, strict=True) if encoding.ids}
+        # Batches of like length need little padding; longest first, so memory is claimed once.
+        order = sorted(tokens, key=lambda row: len(tokens[row]), reverse=True)
+        size = _BATCH[self.provider]
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            vectors[batch] = self._run([tokens[row] for row in batch])  # (B, D)
+        return vectors
+
+    def _run(self, batch: Sequence[Sequence[int]]) -> Vectors:
+        shape = (len(batch), max(map(len, batch)))
+        input_ids = np.full(shape, self._pad, dtype=np.int64)  # (B, L)
+        attention_mask = np.zeros(shape, dtype=np.int64)  # (B, L)
+        for row, ids in enumerate(batch):
+            input_ids[row, : len(ids)] = ids
+            attention_mask[row, : len(ids)] = 1
+        feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
+        vectors: Vectors = self._session.run(["vectors"], feeds)[0]
+        return vectors
+
+
+def item_text(title: str | None, text: str | None) -> str:
+    """Return title and text of an item as one text; a title that the text begins with is not repeated."""
+    head, body = (title or "").strip(), (text or "").strip()
+    if body.startswith(head):
+        return body
+    return f"{head}\n{body}" if body else head
+
+
+def _session(path: Path, threads: int | None, device: Device) -> onnxruntime.InferenceSession:
+    offered = onnxruntime.get_available_providers()
+    wanted: list[Any] = [CPU]
+    if device != "cpu" and CUDA in offered:
+        onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
+        wanted = [(CUDA, {"use_tf32": "0"}), CPU]  # TF32 would part the vectors from a CPU's by 1e-3
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+    if device == "cuda" and session.get_providers()[0] != CUDA:
+        raise CudaUnavailableError(session.get_providers())
+    return session

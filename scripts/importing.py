@@ -1,0 +1,61 @@
+"""triptych import: a folder of Parquet, CSV or JSON Lines into the store."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from scripts.session import HomeOption, own_store
+from store.home import Home
+from store.importing import ImportReport, import_folder
+
+
+class FileFormat(StrEnum):
+    """What `--format` takes."""
+
+    AUTO = "auto"
+    PARQUET = "parquet"
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+def import_command(
+    path: Annotated[Path, typer.Argument(help="Folder with any of items, behaviors, texts, social.")],
+    home: HomeOption,
+    file_format: Annotated[
+        FileFormat, typer.Option("--format", help="auto goes by the file endings.")
+    ] = FileFormat.AUTO,
+    strict: Annotated[
+        bool, typer.Option(help="Fail on the first bad row; nothing is imported then.")
+    ] = False,
+) -> None:
+    """Import a folder of tables; all of it or, on an error, nothing. Bad rows are counted and kept apart.
+
+    Example: triptych import data/ --home demo
+    """
+    place = Home(home)
+    with own_store(place) as store:
+        report = import_folder(
+            store, path, rejects=place.rejects, file_format=file_format.value, strict=strict
+        )
+    show(report)
+
+
+def show(report: ImportReport) -> None:
+    """Print what an import did, table by table."""
+    console = Console()
+    table = Table("table", "read", "inserted", "updated", "unchanged", "rejected", title="imported")
+    for name, one in report.tables.items():
+        rejected = sum(one.rejected.values())
+        table.add_row(
+            name, *(f"{n:,}" for n in (one.read, one.inserted, one.updated, one.unchanged, rejected))
+        )
+    console.print(table)
+    for name, one in report.tables.items():
+        for reason, count in sorted(one.rejected.items()):
+            console.print(f"{name}: {count:,} rejected, {reason}: see {one.rejects_file}")
+        if one.ignored_columns:
+            console.print(f"{name}: columns not used: {', '.join(one.ignored_columns)}")

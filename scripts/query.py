@@ -1,0 +1,65 @@
+"""triptych query: one question to a running server."""
+
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
+
+_VIEWS = {pb.VIEW_HISTORY: "history", pb.VIEW_TEXT: "text", pb.VIEW_SOCIAL: "social"}
+
+
+def query_command(
+    user: Annotated[str | None, typer.Argument(help="A user id; or ask by --item or --text.")] = None,
+    address: Annotated[str, typer.Option(help="host:port of the server.")] = "127.0.0.1:50051",
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many items.")] = 10,
+    item: Annotated[str | None, typer.Option(help="Find items similar to this one.")] = None,
+    text: Annotated[str | None, typer.Option(help="Find items for a text.")] = None,
+    seen: Annotated[bool, typer.Option("--seen", help="Also items of the user's history.")] = False,
+    tls_ca: Annotated[Path | None, typer.Option(help="PEM root certificate; turns TLS on.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait.")] = 10.0,
+) -> None:
+    """Ask for a user's items; print them with their scores and the share of each view.
+
+    Example: triptych query alice --address 127.0.0.1:50051 -k 10
+    """
+    subjects = [subject for subject in (user, item, text) if subject is not None]
+    if len(subjects) != 1:
+        raise typer.BadParameter("name exactly one of USER, --item and --text")
+    request = pb.QueryRequest(k=k, exclude_seen=not seen)
+    if user is not None:
+        request.user_id = user
+    elif item is not None:
+        request.item_id = item
+    else:
+        request.text = text or ""
+    with channel_to(address, tls_ca) as channel:
+        reply = rpc.RetrievalStub(channel).Query(request, timeout=timeout)
+    Console().print(reply_table(reply, subjects[0]))
+
+
+def channel_to(address: str, tls_ca: Path | None = None) -> grpc.Channel:
+    """Return a channel to a server, with TLS where a root certificate is given."""
+    if tls_ca is None:
+        return grpc.insecure_channel(address)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(tls_ca.read_bytes()))
+
+
+def reply_table(reply: pb.QueryResponse, subject: str) -> Table:
+    """Return a reply as a table: items, scores and shares; an empty array of shares is all zero."""
+    used = ", ".join(_VIEWS[view] for view in reply.views_used) or "none"
+    fallback = ", popularity fallback" if reply.fallback == pb.FALLBACK_POPULARITY else ""
+    title = f"{subject}: views used: {used}{fallback}"
+    table = Table(
+        "", "item", "score", "history", "text", "social", "popularity", title=title, title_justify="left"
+    )
+    shares = (reply.history_shares, reply.text_shares, reply.social_shares, reply.prior_shares)
+    for row, (item_id, score) in enumerate(zip(reply.item_ids, reply.scores, strict=True)):
+        columns = [f"{share[row]:+.4f}" if share else "" for share in shares]
+        table.add_row(str(row + 1), item_id, f"{score:.4f}", *columns)
+    return table

@@ -1,0 +1,118 @@
+"""What every command needs: the home option, an export, the language model, a running server."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import typer
+
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
+from store.duck import Store
+from store.export import Export, create_export
+from store.home import Home
+
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False)
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+
+_CALL_SECONDS = 600.0
+
+
+class ServerOwnsStoreError(OSError):
+    """A command wants to write a store that a running server owns."""
+
+    def __init__(self, home: Home, address: str) -> None:
+        super().__init__(
+            f"a server on {address} owns {home.database}: stop it first (writing through it is not built yet)"
+        )
+
+
+class NoSuchHomeError(FileNotFoundError):
+    """A command that reads a home was given a directory that holds none."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is no Triptych home (it has no views.duckdb and no exports): run `triptych import`"
+        )
+
+
+def existing(path: Path) -> Home:
+    """Return a home that something was imported into.  Raises: NoSuchHomeError."""
+    home = Home(path)
+    if not home.database.exists() and not home.exports.exists():
+        raise NoSuchHomeError(path)
+    return home
+
+
+def server_of(home: Home) -> str | None:
+    """Return the address of the server that runs on a home, or None; a stale server.json counts as none."""
+    try:
+        said = json.loads(home.server_file.read_text("utf-8"))
+        os.kill(said["pid"], 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return str(said["address"])
+
+
+@contextmanager
+def admin(address: str) -> Iterator[rpc.AdminStub]:
+    """Yield a stub for the Admin service of a server on this machine."""
+    with grpc.insecure_channel(address) as channel:
+        yield rpc.AdminStub(channel)
+
+
+@contextmanager
+def own_store(home: Home) -> Iterator[Store]:
+    """Yield the store for writing.  Raises: ServerOwnsStoreError, and what Store.open raises."""
+    address = server_of(home)
+    if address is not None:
+        raise ServerOwnsStoreError(home, address)
+    with Store.open(home.database) as store:
+        yield store
+
+
+def fresh_export(home: Home) -> Export:
+    """Return a new export, made by the running server where there is one."""
+    address = server_of(home)
+    if address is None:
+        with Store.open(home.database) as store:
+            export_id = create_export(store, home.exports)
+    else:
+        with admin(address) as stub:
+            export_id = stub.CreateExport(pb.CreateExportRequest(), timeout=_CALL_SECONDS).export_id
+    return Export.open(home.exports / export_id)
+
+
+def publish_index(home: Home, index_id: str) -> None:
+    """Make an index CURRENT, through the running server where there is one."""
+    from indexer.publish import publish
+
+    address = server_of(home)
+    if address is None:
+        publish(home, index_id)
+        return
+    with admin(address) as stub:
+        stub.PublishIndex(pb.PublishIndexRequest(index_id=index_id), timeout=_CALL_SECONDS)
+
+
+def set_up_logging(*, verbose: bool) -> None:
+    """Send the log to stderr: plain lines, short on a terminal, with times in a pipe."""
+    plain = "%(message)s" if sys.stderr.isatty() else "%(asctime)s %(message)s"
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format=plain, stream=sys.stderr)
+    for noisy in (
+        "httpx",
+        "huggingface_hub",
+        "urllib3",
+        "matplotlib",
+        "transformers",
+        "sentence_transformers",
+    ):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

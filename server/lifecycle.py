@@ -1,0 +1,111 @@
+"""A server from start to clean end, and the change of what it serves."""
+
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from encoder.text_cache import TextCache
+from server.config import MAX_MESSAGE_BYTES, ServerConfig
+from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
+from server.publisher import SERVICES, Publisher
+from server.retriever import Retriever
+from server.servicers import AdminServicer, RetrievalServicer
+from store.duck import Store
+
+log = logging.getLogger(__name__)
+
+
+class PortInUseError(OSError):
+    """Nothing can listen on the address."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"cannot listen on {address}: {reason}")
+        self.address = address
+
+
+class TlsFilesError(ValueError):
+    """Only one of certificate and key was given."""
+
+
+def serve(config: ServerConfig) -> None:
+    """Run a server until SIGTERM or SIGINT; running calls finish first.
+
+    Raises:
+        StoreLockedError: another process owns the home's store.
+        DamagedArtifactError: what CURRENT names is damaged.
+        PortInUseError: the port is taken.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with running(config) as address:
+        log.info("listening on %s", address)
+        stop.wait()
+        log.info("stopping: running calls have %.0f s to finish", config.grace_seconds)
+
+
+@contextmanager
+def running(config: ServerConfig) -> Iterator[str]:
+    """Yield the address of a server that answers while the block runs.  Raises: as `serve`."""
+    with Store.open(config.home.database) as store:
+        cache = TextCache.open(config.home.text_cache)
+        retriever, health_of = Retriever(store), health.HealthServicer()
+        for service in ("", *SERVICES):
+            health_of.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        publisher = Publisher(config, store, cache, retriever, health_of)
+        server = grpc.server(
+            ThreadPoolExecutor(config.workers, thread_name_prefix="call"),
+            maximum_concurrent_rpcs=config.workers + config.queue,
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        rpc.add_RetrievalServicer_to_server(RetrievalServicer(retriever), server)
+        rpc.add_AdminServicer_to_server(AdminServicer(config.home, store, retriever, publisher), server)
+        health_pb2_grpc.add_HealthServicer_to_server(health_of, server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        address = _listen(server, config)
+        server.start()
+        try:
+            publisher.resume()
+            _announce(config, address)
+            yield address
+        finally:
+            health_of.enter_graceful_shutdown()
+            server.stop(config.grace_seconds).wait()
+            config.home.server_file.unlink(missing_ok=True)
+            cache.close()
+
+
+def _listen(server: grpc.Server, config: ServerConfig) -> str:
+    wanted = f"{config.host}:{config.port}"
+    if (config.tls_cert is None) != (config.tls_key is None):
+        raise TlsFilesError("TLS needs both a certificate and a key")
+    try:
+        if config.tls_cert is not None and config.tls_key is not None:
+            pair = (config.tls_key.read_bytes(), config.tls_cert.read_bytes())
+            port = server.add_secure_port(wanted, grpc.ssl_server_credentials([pair]))
+        else:
+            port = server.add_insecure_port(wanted)
+    except RuntimeError as error:
+        raise PortInUseError(wanted, "the port is taken or the address is not this machine's") from error
+    return f"{config.host}:{port}"
+
+
+def _announce(config: ServerConfig, address: str) -> None:
+    """Write server.json whole, so that a command that reads it never sees half of it."""
+    draft = config.home.server_file.with_suffix(".tmp")
+    tls = config.tls_cert is not None
+    draft.write_text(json.dumps({"address": address, "pid": os.getpid(), "tls": tls}) + "\n", "utf-8")
+    draft.replace(config.home.server_file)

@@ -1,0 +1,76 @@
+"""The change of what a server serves: load, check, make CURRENT, swap."""
+
+import logging
+import threading
+
+from grpc_health.v1 import health, health_pb2
+
+from encoder.text_cache import TextCache
+from indexer.publish import load_pair, previous_index
+from server.config import ServerConfig
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.retriever import Retriever
+from server.serving import prepare
+from store.artifact import point, pointed
+from store.duck import Store
+
+log = logging.getLogger(__name__)
+
+SERVICES = tuple(pb.DESCRIPTOR.services_by_name[name].full_name for name in ("Retrieval", "Admin"))
+
+
+class Publisher:
+    """Makes an index the one that serves; one change at a time, and never a half one."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        store: Store,
+        cache: TextCache,
+        retriever: Retriever,
+        health_of: health.HealthServicer,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._cache = cache
+        self._retriever = retriever
+        self._health = health_of
+        self._changing = threading.Lock()
+
+    def resume(self) -> None:
+        """Serve what CURRENT names; without it the server waits, NOT_SERVING, for a publish.
+
+        Raises:
+            DamagedArtifactError: CURRENT, the index or its model is damaged; names the file.
+        """
+        home = self._config.home
+        if home.current_index.exists():
+            self._serve(pointed(home.current_index, home.indexes).name)
+        else:
+            log.warning(
+                "nothing is published in %s yet: run `triptych train` and `triptych reindex`", home.path
+            )
+
+    def publish(self, index_id: str) -> str:
+        """Serve an index and make it CURRENT; return the id that served before, or "".
+
+        Raises:
+            IndexNotFoundError, DamagedArtifactError: nothing changes.
+        """
+        with self._changing:
+            home = self._config.home
+            previous = home.current_index.read_text("utf-8").strip() if home.current_index.exists() else ""
+            self._serve(index_id)
+            return previous
+
+    def roll_back(self) -> str:
+        """Serve the newest index older than CURRENT; return what served before.  Raises: NoOlderIndexError."""
+        return self.publish(previous_index(self._config.home))
+
+    def _serve(self, index_id: str) -> None:
+        pair = load_pair(self._config.home, index_id, threads=1)
+        serving = prepare(self._config.home, pair, self._store, self._cache, self._config.encode_threads)
+        point(self._config.home.current_index, index_id)
+        self._retriever.serve(serving)
+        for service in ("", *SERVICES):
+            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)

@@ -1,0 +1,55 @@
+"""Records to wire messages."""
+
+from uuid import uuid4
+
+import numpy as np
+
+from encoder.config import VIEWS
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.records import Candidates, EncodedUser, FloatArray
+
+_VIEW_OF = {"H": pb.VIEW_HISTORY, "T": pb.VIEW_TEXT, "S": pb.VIEW_SOCIAL}
+
+
+def query_reply(found: Candidates) -> pb.QueryResponse:
+    """Return candidates as packed parallel arrays."""
+    shares = [_packed(found.shares, i) for i in range(len(VIEWS))]
+    return pb.QueryResponse(
+        item_ids=found.item_ids,
+        scores=found.scores.tolist(),
+        history_shares=shares[0],
+        text_shares=shares[1],
+        social_shares=shares[2],
+        prior_shares=found.prior.tolist() if found.prior is not None else [],
+        views_used=[_VIEW_OF[view] for view in found.views_used],
+        fallback=pb.FALLBACK_POPULARITY if found.fallback else pb.FALLBACK_NONE,
+        exact=found.exact,
+        query_id=uuid4().hex,
+        model_id=found.model_id,
+        index_id=found.index_id,
+        timings=pb.Timings(
+            views_ms=found.timings.views_ms,
+            encode_ms=found.timings.encode_ms,
+            search_ms=found.timings.search_ms,
+        ),
+    )
+
+
+def encode_reply(user: EncodedUser) -> pb.EncodeUserResponse:
+    """Return a user vector and its parts; an absent view's part is empty."""
+    parts = [pb.Vector(values=part.tolist() if part.any() else []) for part in user.parts]
+    return pb.EncodeUserResponse(
+        vector=pb.Vector(values=user.vector.tolist()),
+        history_part=parts[0],
+        text_part=parts[1],
+        social_part=parts[2],
+        views_used=[_VIEW_OF[view] for view in user.views_used],
+        model_id=user.model_id,
+    )
+
+
+def _packed(shares: FloatArray | None, view: int) -> list[float]:
+    if shares is None or not np.any(shares[:, view]):
+        return []
+    column: list[float] = shares[:, view].tolist()
+    return column

@@ -1,0 +1,138 @@
+"""Wire messages to records, with every bound that a client could overstep."""
+
+import math
+from datetime import UTC
+
+import numpy as np
+
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.records import FreeText, InlineViews, Query, RawVector, SimilarTo, StoredUser, Subject
+from store.records import Event, Friend, UserViews
+
+DEFAULT_K = 10
+MAX_K = 1_000
+MAX_BATCH = 256
+MAX_ID_BYTES = 256
+MAX_TEXT_BYTES = 100_000
+MAX_EVENTS = 10_000
+MAX_TEXTS = 1_000
+MAX_FRIENDS = 1_000
+MAX_DIM = 65_536
+MAX_WEIGHT = 1e12
+
+
+class InvalidRequestError(ValueError):
+    """A request breaks a rule of the API; the message names the field and the value."""
+
+
+def query_of(request: pb.QueryRequest) -> Query:
+    """Return the query that a request asks.
+
+    Raises:
+        InvalidRequestError: a field is missing, malformed or beyond its bound.
+    """
+    k = request.k or DEFAULT_K
+    if k > MAX_K:
+        raise InvalidRequestError(f"k is {k}, not in 1..{MAX_K}")
+    exclude_seen = request.exclude_seen if request.HasField("exclude_seen") else True
+    return Query(_subject(request), k, exclude_seen)
+
+
+def queries_of(request: pb.QueryBatchRequest) -> list[Query]:
+    """Return the queries of a batch; an error names the position.  Raises: InvalidRequestError."""
+    if not 1 <= len(request.requests) <= MAX_BATCH:
+        raise InvalidRequestError(f"a batch has 1..{MAX_BATCH} requests, not {len(request.requests)}")
+    queries = []
+    for position, one in enumerate(request.requests):
+        try:
+            queries.append(query_of(one))
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"requests[{position}]: {error}") from error
+    return queries
+
+
+def person_of(request: pb.EncodeUserRequest) -> StoredUser | InlineViews:
+    """Return the person to encode.  Raises: InvalidRequestError."""
+    if request.WhichOneof("subject") == "user_id":
+        return StoredUser(_id("user_id", request.user_id))
+    if request.WhichOneof("subject") == "views":
+        return InlineViews(_views(request.views))
+    raise InvalidRequestError("no subject: set user_id or views")
+
+
+def _subject(request: pb.QueryRequest) -> Subject:
+    named = request.WhichOneof("subject")
+    if named == "user_id":
+        return StoredUser(_id("user_id", request.user_id))
+    if named == "views":
+        return InlineViews(_views(request.views))
+    if named == "item_id":
+        return SimilarTo(_id("item_id", request.item_id))
+    if named == "text":
+        return FreeText(_text("text", request.text))
+    if named == "vector":
+        return _vector(request.vector)
+    raise InvalidRequestError("no subject: set one of user_id, views, item_id, text, vector")
+
+
+def _views(views: pb.Views) -> UserViews:
+    for name, values, most in (
+        ("events", views.events, MAX_EVENTS),
+        ("texts", views.texts, MAX_TEXTS),
+        ("friends", views.friends, MAX_FRIENDS),
+    ):
+        if len(values) > most:
+            raise InvalidRequestError(f"views.{name} has {len(values)} entries, more than {most}")
+    friends: dict[str, float] = {}  # several ties to one friend add up, as they do in the store
+    for i, friend in enumerate(views.friends):
+        name = _id(f"views.friends[{i}].friend_id", friend.friend_id)
+        friends[name] = friends.get(name, 0.0) + _weight(f"views.friends[{i}]", friend)
+    return UserViews(
+        history=tuple(_event(i, event) for i, event in enumerate(views.events)),
+        texts=tuple(_text(f"views.texts[{i}]", text) for i, text in enumerate(views.texts)),
+        friends=tuple(Friend(name, weight, ()) for name, weight in sorted(friends.items())),
+    )
+
+
+def _event(position: int, event: pb.Event) -> Event:
+    place = f"views.events[{position}]"
+    if event.HasField("ts") and not 0 <= event.ts.seconds < 253_402_300_800:
+        raise InvalidRequestError(f"{place}.ts is not between the years 1970 and 9999")
+    return Event(
+        _id(f"{place}.item_id", event.item_id),
+        _id(f"{place}.action", event.action) if event.action else "interact",
+        _weight(place, event),
+        event.ts.ToDatetime(UTC).replace(tzinfo=None) if event.HasField("ts") else None,
+    )
+
+
+def _id(place: str, value: str) -> str:
+    size = len(value.encode())
+    if not 1 <= size <= MAX_ID_BYTES:
+        raise InvalidRequestError(f"{place} has {size} bytes, not 1..{MAX_ID_BYTES}")
+    return value
+
+
+def _text(place: str, value: str) -> str:
+    size = len(value.encode())
+    if size > MAX_TEXT_BYTES:
+        raise InvalidRequestError(f"{place} has {size} bytes, more than {MAX_TEXT_BYTES}")
+    if not value.strip():
+        raise InvalidRequestError(f"{place} is blank")
+    return value
+
+
+def _weight(place: str, message: pb.Event | pb.Friend) -> float:
+    weight = message.weight if message.HasField("weight") else 1.0
+    if not 0.0 <= weight <= MAX_WEIGHT:  # also refuses NaN
+        raise InvalidRequestError(f"{place}.weight is {weight}, not in 0..{MAX_WEIGHT:g}")
+    return weight
+
+
+def _vector(vector: pb.Vector) -> RawVector:
+    if not 1 <= len(vector.values) <= MAX_DIM:
+        raise InvalidRequestError(f"vector has {len(vector.values)} values, not 1..{MAX_DIM}")
+    values = np.array(vector.values, dtype=np.float32)
+    if not math.isfinite(float(np.abs(values).max())):
+        raise InvalidRequestError("vector has values that are not finite")
+    return RawVector(values)

@@ -1,0 +1,179 @@
+"""The query flow: subject → raw views → user tower → index → candidates with the share of each view."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from encoder.config import VIEWS
+from encoder.text import item_text
+from indexer.index import Excluded, Index, IntArray, VectorDimError
+from server.raw_views import raw_views, stack
+from server.records import (
+    Candidates,
+    EncodedUser,
+    FloatArray,
+    FreeText,
+    InlineViews,
+    Query,
+    RawVector,
+    SimilarTo,
+    StoredUser,
+    Timings,
+)  # fmt: skip
+from server.serving import Serving
+from store.duck import Store
+from store.records import Event, UserViews
+
+
+class NotReadyError(RuntimeError):
+    """No index is loaded."""
+
+    def __init__(self) -> None:
+        super().__init__("no index is loaded yet: run `triptych train` and `triptych reindex` for this home")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A subject as raw views, with the item ids that the answer leaves out."""
+
+    views: UserViews
+    stored: bool
+    left_out: tuple[str, ...] = ()
+
+
+class Retriever:
+    """Answers queries; threads may share it, and what serves may be swapped under way."""
+
+    def __init__(self, store: Store, serving: Serving | None = None) -> None:
+        self._store = store
+        self._serving = serving
+        self._swap = threading.Lock()
+
+    @property
+    def serving(self) -> Serving:
+        """What answers now.
+
+        Raises:
+            NotReadyError: nothing does yet.
+        """
+        if self._serving is None:
+            raise NotReadyError
+        return self._serving
+
+    def serve(self, serving: Serving) -> None:
+        """Answer with another index from the next query on; running ones end with the one they began with."""
+        with self._swap:
+            self._serving = serving
+
+    def retrieve(self, queries: Sequence[Query]) -> list[Candidates]:
+        """Return the candidates of each query, in order; all of them by one index and model.
+
+        Raises:
+            NotReadyError: no index is loaded.
+            ItemNotFoundError: a subject is an item that the store does not have.
+            VectorDimError: a raw vector is not of the model's embedding dim.
+        """
+        serving, start = self.serving, time.perf_counter()
+        asked = [self._asked(query) for query in queries]
+        batch = stack([raw_views(serving, one.views, keep=one.stored) for one in asked])
+        viewed = time.perf_counter()
+        encoded = serving.model.encode_users(batch)
+        vectors = _with_raw_vectors(queries, encoded.vectors)
+        coded = time.perf_counter()
+        rows, scores = _search(serving, queries, asked, vectors)
+        found = [
+            _candidates(serving, query, rows[i], scores[i], encoded.parts[i], asked[i])
+            for i, query in enumerate(queries)
+        ]
+        done = time.perf_counter()
+        timings = Timings(1e3 * (viewed - start), 1e3 * (coded - viewed), 1e3 * (done - coded))
+        return [replace(candidates, timings=timings) for candidates in found]
+
+    def encode(self, subject: StoredUser | InlineViews) -> EncodedUser:
+        """Return the vector and parts of a person.  Raises: NotReadyError."""
+        serving = self.serving
+        asked = self._asked(Query(subject))
+        encoded = serving.model.encode_users(raw_views(serving, asked.views, keep=asked.stored))
+        used = _used(encoded.parts[0])
+        return EncodedUser(encoded.vectors[0], encoded.parts[0], used, serving.model.model_id)
+
+    def _asked(self, query: Query) -> _Asked:
+        subject = query.subject
+        own: tuple[str, ...] = ()
+        stored = False
+        if isinstance(subject, StoredUser):
+            views, stored = self._store.user_views(subject.user_id), True
+        elif isinstance(subject, InlineViews):
+            friends = self._store.with_histories(subject.views.friends)
+            views = replace(subject.views, friends=friends)
+        elif isinstance(subject, SimilarTo):
+            item = self._store.item(subject.item_id)
+            text = item_text(item.title, item.text)
+            views = UserViews((Event(subject.item_id),), (text,) if text else ())
+            stored, own = True, (subject.item_id,)
+        elif isinstance(subject, FreeText):
+            views = UserViews(texts=(subject.text,))
+        else:
+            views = UserViews()
+        seen = tuple(event.item_id for event in views.history) if query.exclude_seen else ()
+        return _Asked(views, stored, own + seen)
+
+
+def _with_raw_vectors(queries: Sequence[Query], encoded: FloatArray) -> FloatArray:
+    """Return the encoded vectors (B, D) with those that a query brought along in their places."""
+    vectors = encoded.copy()
+    for i, query in enumerate(queries):
+        if isinstance(query.subject, RawVector):
+            if query.subject.vector.shape != encoded.shape[1:]:
+                raise VectorDimError(len(query.subject.vector), encoded.shape[1])
+            vectors[i] = query.subject.vector
+    return vectors
+
+
+def _search(
+    serving: Serving, queries: Sequence[Query], asked: Sequence[_Asked], vectors: FloatArray
+) -> tuple[IntArray, FloatArray]:
+    row_of = serving.index.row_of
+    pairs = [(i, row_of[x]) for i, one in enumerate(asked) for x in one.left_out if x in row_of]
+    left_out = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    # A batch is searched with its largest k; each query takes the head of its own row.
+    return serving.index.search(vectors, max(q.k for q in queries), Excluded(left_out[:, 0], left_out[:, 1]))
+
+
+def _candidates(
+    serving: Serving, query: Query, rows: IntArray, scores: FloatArray, parts: FloatArray, asked: _Asked
+) -> Candidates:
+    index, used = serving.index, _used(parts)
+    shares: FloatArray | None = None
+    prior: FloatArray | None = None
+    if isinstance(query.subject, RawVector):
+        rows, scores = _head(rows, scores, query.k)
+    elif used:
+        rows, scores = _head(rows, scores, query.k)
+        shares = index.vectors[rows] @ parts.T  # (n, 3)
+        scores = shares.sum(axis=1)  # so that they agree to the last digit, whatever FAISS rounded
+    else:
+        left_out = [index.row_of[x] for x in asked.left_out if x in index.row_of]
+        rows = index.popular(query.k, np.array(left_out, dtype=np.int64))
+        scores = prior = index.popularity[rows]
+    return Candidates(
+        _ids(index, rows), scores, shares, prior, used, index.exact, serving.model.model_id, index.index_id
+    )
+
+
+def _head(rows: IntArray, scores: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
+    found = rows[:k] >= 0
+    return rows[:k][found], scores[:k][found]
+
+
+def _ids(index: Index, rows: IntArray) -> list[str]:
+    ids: list[str] = index.ids.take(rows).to_pylist()
+    return ids
+
+
+def _used(parts: FloatArray) -> tuple[str, ...]:
+    """Return the views with a part in the vector; `parts` is (3, D)."""
+    return tuple(view for view, part in zip(VIEWS, parts, strict=True) if part.any())

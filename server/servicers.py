@@ -1,0 +1,106 @@
+"""The RPCs: translate, call, translate back."""
+
+import time
+from importlib.metadata import version
+
+import grpc
+
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
+from server.publisher import Publisher
+from server.replies import encode_reply, query_reply
+from server.requests import person_of, queries_of, query_of
+from server.retriever import NotReadyError, Retriever
+from server.status import status_of_errors
+from store.duck import Store
+from store.export import create_export
+from store.home import Home
+
+
+class RetrievalServicer(rpc.RetrievalServicer):
+    """triptych.v1.Retrieval."""
+
+    def __init__(self, retriever: Retriever) -> None:
+        self._retriever = retriever
+
+    def Query(self, request: pb.QueryRequest, context: grpc.ServicerContext) -> pb.QueryResponse:
+        """Top-k candidates of one subject.  Status: INVALID_ARGUMENT, NOT_FOUND (item), UNAVAILABLE."""
+        with status_of_errors(context):
+            return query_reply(self._retriever.retrieve([query_of(request)])[0])
+
+    def QueryBatch(
+        self, request: pb.QueryBatchRequest, context: grpc.ServicerContext
+    ) -> pb.QueryBatchResponse:
+        """Top-k candidates of each subject, or one error for all.  Status: as Query."""
+        with status_of_errors(context):
+            found = self._retriever.retrieve(queries_of(request))
+            return pb.QueryBatchResponse(responses=[query_reply(one) for one in found])
+
+    def EncodeUser(
+        self, request: pb.EncodeUserRequest, context: grpc.ServicerContext
+    ) -> pb.EncodeUserResponse:
+        """The vector of a person and its parts.  Status: INVALID_ARGUMENT, UNAVAILABLE."""
+        with status_of_errors(context):
+            return encode_reply(self._retriever.encode(person_of(request)))
+
+
+class AdminServicer(rpc.AdminServicer):
+    """triptych.v1.Admin."""
+
+    def __init__(self, home: Home, store: Store, retriever: Retriever, publisher: Publisher) -> None:
+        self._home = home
+        self._store = store
+        self._retriever = retriever
+        self._publisher = publisher
+        self._start = time.monotonic()
+
+    def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:
+        """What serves, and how much the store holds."""
+        with status_of_errors(context):
+            reply = pb.StatusResponse(
+                rows=self._store.counts(),
+                uptime_seconds=time.monotonic() - self._start,
+                version=version("triptych"),
+            )
+            try:
+                serving = self._retriever.serving
+            except NotReadyError:
+                return reply
+            reply.serving = True
+            reply.model_id = serving.model.model_id
+            reply.index_id = serving.index.index_id
+            reply.text_model_id = serving.encoder.text_model_id
+            reply.indexed_items = len(serving.index)
+            reply.dim = serving.index.dim
+            return reply
+
+    def CreateExport(
+        self,
+        request: pb.CreateExportRequest,
+        context: grpc.ServicerContext,
+    ) -> pb.CreateExportResponse:
+        """An immutable copy of the store below exports/."""
+        with status_of_errors(context):
+            return pb.CreateExportResponse(export_id=create_export(self._store, self._home.exports))
+
+    def PublishIndex(
+        self, request: pb.PublishIndexRequest, context: grpc.ServicerContext
+    ) -> pb.PublishIndexResponse:
+        """Check and serve an index.  Status: NOT_FOUND, DATA_LOSS; what served before then goes on."""
+        with status_of_errors(context):
+            return self._published(self._publisher.publish(request.index_id))
+
+    def RollbackIndex(
+        self,
+        request: pb.RollbackIndexRequest,
+        context: grpc.ServicerContext,
+    ) -> pb.PublishIndexResponse:
+        """Serve the index before this one.  Status: FAILED_PRECONDITION where there is none."""
+        with status_of_errors(context):
+            return self._published(self._publisher.roll_back())
+
+    def _published(self, previous: str) -> pb.PublishIndexResponse:
+        serving = self._retriever.serving
+        return pb.PublishIndexResponse(
+            index_id=serving.index.index_id, model_id=serving.model.model_id, previous_index_id=previous
+        )

@@ -1,0 +1,198 @@
+"""The live store: one DuckDB file, owned by one process, safe to use from many threads."""
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import duckdb
+import pyarrow as pa
+
+from store.connection import connect, transaction
+from store.queries import DISTINCT_TEXTS, MARK_SPLITS, USERS, VISIBLE, Matrix, texts_with_vectors
+from store.records import Event, Friend, Item, UserViews
+from store.tables import TABLES
+
+_FRIENDS = "SELECT friend_id, weight FROM data.social WHERE user_id = $1 AND friend_id <> $1"
+_EVENTS = """
+    SELECT user_id, item_id, action, weight, ts, split FROM data.behaviors
+    WHERE user_id IN (SELECT unnest($1))"""
+_ITEM = """
+    SELECT item_id, title, text, kind, attributes, available, updated_at FROM data.items WHERE item_id = $1"""
+_TEXTS = "SELECT item_id, text, ts FROM data.texts WHERE user_id = $1"
+_HELD_OUT = ("valid", "test")
+_SPLITS = {None, "train", *_HELD_OUT}
+
+
+class ItemNotFoundError(LookupError):
+    """The store has no such item; the server answers NOT_FOUND."""
+
+    def __init__(self, item_id: str) -> None:
+        super().__init__(f"item {item_id!r} is not in the store")
+        self.item_id = item_id
+
+
+class UnknownSplitError(ValueError):
+    """A split is none of train, valid, test and NULL."""
+
+    def __init__(self, split: object) -> None:
+        super().__init__(f"split {split!r} is none of train, valid, test and NULL")
+        self.split = split
+
+
+class Store:
+    """The raw views of all users, and the items.
+
+    Every call takes a cursor of its own, so threads may share a store; writers take turns.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._db = connection
+        self._writing = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Return the store in a file, made or brought to the newest schema where need be.
+
+        Raises:
+            StoreLockedError: another process owns the file.
+            NotAStoreError: the file is damaged or foreign.
+            NewerStoreError: the file has a newer schema.
+        """
+        return cls(connect(path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the file."""
+        self._db.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Yield a cursor that sees one state of the store, for SQL in this package."""
+        with closing(self._db.cursor()) as cursor, transaction(cursor):
+            yield cursor
+
+    @contextmanager
+    def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Yield the cursor of the only write transaction: all of the block is kept, or nothing of it."""
+        with self._writing, self.snapshot() as cursor:
+            yield cursor
+
+    def user_views(self, user_id: str) -> UserViews:
+        """Return what is visible of one user; an unknown user has empty views.
+
+        History is ordered by time (undated first), then item id; friends by id, each with the sum of its
+        relations as weight and with its own visible history.
+        """
+        with self.snapshot() as cursor:
+            ties: dict[str, float] = defaultdict(float)
+            for friend_id, weight in cursor.execute(_FRIENDS, [user_id]).fetchall():
+                ties[friend_id] += weight
+            rows = cursor.execute(_EVENTS, [[user_id, *ties]]).fetchall()
+            texts = cursor.execute(_TEXTS, [user_id]).fetchall()
+        histories = _histories(rows)
+        held_out = {row[1] for row in rows if row[0] == user_id and row[5] in _HELD_OUT}
+        texts.sort(key=lambda row: (row[2] is not None, row[2], row[0] or "", row[1]))
+        return UserViews(
+            history=tuple(histories[user_id]),
+            texts=tuple(text for item_id, text, _ in texts if item_id not in held_out),
+            friends=tuple(Friend(other, ties[other], tuple(histories[other])) for other in sorted(ties)),
+        )
+
+    def with_histories(self, friends: Sequence[Friend]) -> tuple[Friend, ...]:
+        """Return the same friends, each with the visible history that the store has of them."""
+        if not friends:
+            return ()
+        with closing(self._db.cursor()) as cursor:
+            rows = cursor.execute(_EVENTS, [[friend.friend_id for friend in friends]]).fetchall()
+        histories = _histories(rows)
+        return tuple(replace(friend, history=tuple(histories[friend.friend_id])) for friend in friends)
+
+    def item(self, item_id: str) -> Item:
+        """Return one item.
+
+        Raises:
+            ItemNotFoundError: no such item.
+        """
+        with closing(self._db.cursor()) as cursor:
+            row = cursor.execute(_ITEM, [item_id]).fetchone()
+        if row is None:
+            raise ItemNotFoundError(item_id)
+        _, title, text, kind, attributes, available, updated_at = row
+        return Item(item_id, title, text, kind, json.loads(attributes), available, updated_at)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows of each table, and of distinct users over all tables."""
+        sources = {table.name: f"data.{table.name}" for table in TABLES} | {"users": f"({USERS})"}
+        columns = ", ".join(f"(SELECT count(*) FROM {source}) AS {name}" for name, source in sources.items())
+        with closing(self._db.cursor()) as cursor:
+            row = cursor.execute(f"SELECT {columns}").fetchall()[0]
+        return dict(zip(sources, row, strict=True))
+
+    def distinct_texts(self, batch: int = 4096) -> Iterator[list[str]]:
+        """Yield the distinct visible texts of all users, shortest first, at most `batch` at a time."""
+        with closing(self._db.cursor()) as cursor:
+            for rows in cursor.sql(DISTINCT_TEXTS).to_arrow_reader(batch):
+                yield rows.column("text").to_pylist()
+
+    def imported_vectors(self, text_model_id: str, batch: int = 4096) -> Iterator[tuple[list[str], Matrix]]:
+        """Yield distinct visible texts with the vectors (n, D) float32 that came with them for one model."""
+        with closing(self._db.cursor()) as cursor:
+            yield from texts_with_vectors(cursor, text_model_id, batch)
+
+    def visible_events(self, *, held_out: bool = False) -> pa.Table:
+        """Return user_id, item_id, action, ts and split of the history, with `held_out` of all behaviours."""
+        condition = "true" if held_out else VISIBLE
+        with closing(self._db.cursor()) as cursor:
+            events: pa.Table = cursor.sql(f"""
+                SELECT user_id, item_id, action, ts, split FROM data.behaviors WHERE {condition}
+                ORDER BY user_id, ts NULLS FIRST, item_id, action""").to_arrow_table()
+        return events
+
+    def write_splits(self, marks: pa.Table, *, reset: bool) -> int:
+        """Set the split of the behaviours named by user_id, item_id, action, ts; return how many were found.
+
+        With `reset`, every other behaviour goes back to history first.  All in one transaction.
+
+        Raises:
+            UnknownSplitError: a split is none of train, valid, test and NULL; nothing is written.
+        """
+        for split in marks.column("split").unique().to_pylist():
+            if split not in _SPLITS:
+                raise UnknownSplitError(split)
+        with self.writing() as cursor:
+            if reset:
+                cursor.execute("UPDATE data.behaviors SET split = NULL WHERE split IS NOT NULL")
+            cursor.register("marks", marks)
+            row = cursor.execute(MARK_SPLITS).fetchall()[0]
+            return int(row[0])
+
+
+_EventRow = tuple[str, str, str, float, datetime | None, str | None]
+
+
+def _histories(rows: list[_EventRow]) -> defaultdict[str, list[Event]]:
+    """Return the visible events of each user, in order."""
+    histories: defaultdict[str, list[Event]] = defaultdict(list)
+    for owner, item_id, action, weight, ts, split in sorted(rows, key=_by_time):
+        if split not in _HELD_OUT:
+            histories[owner].append(Event(item_id, action, weight, ts))
+    return histories
+
+
+def _by_time(row: _EventRow) -> tuple[object, ...]:
+    """Undated first; the flag keeps None from being compared with a date."""
+    return row[4] is not None, row[4], row[1], row[2]

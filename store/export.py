@@ -1,0 +1,191 @@
+"""Immutable Parquet copies of the store: what training, reindexing and evaluation read."""
+
+import glob
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import duckdb
+import pyarrow as pa
+from tqdm import tqdm
+
+from store import artifact
+from store.connection import migrations, quoted
+from store.duck import Store
+from store.queries import USERS, VISIBLE, VISIBLE_TEXT, Matrix, texts_with_vectors
+from store.tables import TABLES
+
+_EVENT = "user_id, item_id, action, weight, ts"
+_BY_TIME = "ORDER BY user_id, ts NULLS FIRST, item_id, action"
+_HISTORY = f"SELECT {_EVENT} FROM data.behaviors WHERE {VISIBLE} {_BY_TIME}"
+_TEXTS = f"""
+    SELECT user_id, item_id, text, ts FROM data.texts WHERE {VISIBLE_TEXT}
+    ORDER BY user_id, ts NULLS FIRST, item_id NULLS FIRST, text"""
+_BATCH = 65_536
+_log = logging.getLogger(__name__)
+
+
+class NoExportError(LookupError):
+    """There is no export yet."""
+
+    def __init__(self, exports: Path) -> None:
+        super().__init__(f"{exports} holds no export yet: make one first (triptych export)")
+        self.exports = exports
+
+
+class NotAnExportError(ValueError):
+    """An artifact is whole, but is no export."""
+
+    def __init__(self, path: Path, kind: object) -> None:
+        super().__init__(f"{path} is no export; its manifest says kind {kind!r}")
+        self.path = path
+
+
+def create_export(store: Store, exports: Path) -> str:
+    """Return the id of a new export of one state of the store, held-out rows with their split included."""
+    export_id = artifact.new_id()
+    _log.info("export %s started", export_id)
+    with artifact.build(exports, export_id) as draft, store.snapshot() as cursor:
+        counts: dict[str, int] = {}
+        for table in tqdm(TABLES, desc="export", unit="table", disable=None):
+            columns = ", ".join(
+                f"{column.name}::VARCHAR AS {column.name}" if column.kind == "json" else column.name
+                for column in table.columns
+            )
+            rows = cursor.execute(f"""
+                COPY (SELECT {columns} FROM data.{table.name} ORDER BY {table.order})
+                TO {quoted(draft.path / f"{table.name}.parquet")} (FORMAT parquet, COMPRESSION zstd)""")
+            counts[table.name] = int(rows.fetchall()[0][0])
+        held_out = dict(
+            cursor.execute("""
+                SELECT s, (SELECT count(*) FROM data.behaviors WHERE split = s)
+                FROM unnest(['valid', 'test']) AS t(s)""").fetchall()
+        )
+        draft.facts |= {
+            "kind": "export",
+            "schema_version": len(migrations()),
+            "created_at": datetime.now(UTC).isoformat(),
+            "counts": counts,
+            "held_out": held_out,
+        }
+    _log.info("export %s done: %s", export_id, counts)
+    return export_id
+
+
+class Export:
+    """One export, read through DuckDB; threads may share it.
+
+    History, texts and friends are the visible ones; only `held_out` shows rows with split valid or test.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._db = duckdb.connect()
+        spill = Path(tempfile.gettempdir()) / f"triptych-{artifact.new_id()}"  # made by DuckDB when it must
+        self._db.execute(f"SET GLOBAL temp_directory = {quoted(spill)}")
+        self._db.execute("SET GLOBAL python_enable_replacements = false")
+        self._db.execute("ATTACH ':memory:' AS data")
+        for table in TABLES:
+            # Equal texts lie in the order of their occurrence.
+            number = ", file_row_number AS occurrence" if table.numbered else ""
+            scan = quoted(glob.escape(str(path / f"{table.name}.parquet")))
+            self._db.execute(f"""
+                CREATE VIEW data.{table.name} AS SELECT {", ".join(table.names)}{number}
+                FROM read_parquet({scan}, file_row_number = true)""")
+
+    @classmethod
+    def open(cls, path: Path, *, verify: bool = True) -> Self:
+        """Return an export, after reading every byte of it unless `verify` is off.
+
+        Raises:
+            DamagedArtifactError: a file is missing or is not what was written.
+            NotAnExportError: the artifact is something else.
+        """
+        manifest = artifact.verify(path) if verify else artifact.read_manifest(path)
+        if manifest.get("kind") != "export":
+            raise NotAnExportError(path, manifest.get("kind"))
+        return cls(path, manifest)
+
+    @classmethod
+    def latest(cls, exports: Path, *, verify: bool = True) -> Self:
+        """Return the newest export of a directory.
+
+        Raises:
+            NoExportError: there is none.
+        """
+        ids = artifact.artifacts(exports)
+        if not ids:
+            raise NoExportError(exports)
+        return cls.open(exports / ids[-1], verify=verify)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._db.close()
+
+    @property
+    def export_id(self) -> str:
+        """The id that models and indexes name."""
+        return self.path.name
+
+    def items(self, *, available_only: bool = False) -> pa.Table:
+        """Return all columns of the items, by item id; `attributes` is JSON text."""
+        return self._table(f"FROM data.items WHERE available OR NOT {available_only} ORDER BY item_id")
+
+    def history(self) -> pa.Table:
+        """Return user_id, item_id, action, weight, ts of the history, by user, time (undated first), item."""
+        return self._table(_HISTORY)
+
+    def history_batches(self, rows: int = _BATCH) -> Iterator[pa.RecordBatch]:
+        """Yield the history in the same order, at most `rows` at a time."""
+        return self._batches(_HISTORY, rows)
+
+    def held_out(self, split: str) -> pa.Table:
+        """Return user_id, item_id, action, weight, ts of the behaviours in one split (valid or test)."""
+        return self._table(f"SELECT {_EVENT} FROM data.behaviors WHERE split = $1 {_BY_TIME}", [split])
+
+    def texts(self) -> pa.Table:
+        """Return user_id, item_id, text, ts of the visible texts, by user and time (undated first)."""
+        return self._table(_TEXTS)
+
+    def texts_batches(self, rows: int = _BATCH) -> Iterator[pa.RecordBatch]:
+        """Yield the visible texts in the same order, at most `rows` at a time."""
+        return self._batches(_TEXTS, rows)
+
+    def friends(self) -> pa.Table:
+        """Return user_id, friend_id, weight summed over relations, by both ids, without oneself."""
+        return self._table("""
+            SELECT user_id, friend_id, sum(weight) AS weight FROM data.social WHERE user_id <> friend_id
+            GROUP BY ALL ORDER BY user_id, friend_id""")
+
+    def users(self) -> pa.StringArray:
+        """Return the ids of all users that any table names, sorted."""
+        ids = self._table(f"SELECT user_id FROM ({USERS}) ORDER BY user_id")
+        return cast("pa.StringArray", ids.column("user_id").combine_chunks())
+
+    def imported_vectors(self, text_model_id: str, batch: int = 4096) -> Iterator[tuple[list[str], Matrix]]:
+        """Yield distinct visible texts with the vectors (n, D) float32 that came with them for one model."""
+        with closing(self._db.cursor()) as cursor:
+            yield from texts_with_vectors(cursor, text_model_id, batch)
+
+    def _table(self, sql: str, parameters: list[str] | None = None) -> pa.Table:
+        with closing(self._db.cursor()) as cursor:
+            table: pa.Table = cursor.sql(sql, params=parameters).to_arrow_table()
+        return table
+
+    def _batches(self, sql: str, rows: int) -> Iterator[pa.RecordBatch]:
+        with closing(self._db.cursor()) as cursor:
+            yield from cursor.sql(sql).to_arrow_reader(rows)

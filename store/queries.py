@@ -1,0 +1,46 @@
+"""The SQL that the live store and an export share: both hold the four tables in a catalog named `data`.
+
+Rows with split valid or test are held out: they are not visible, and neither is a text on a (user, item) pair
+that is held out.
+"""
+
+from collections.abc import Iterator
+
+import duckdb
+import numpy as np
+
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+
+VISIBLE = "(split IS NULL OR split = 'train')"
+
+VISIBLE_TEXT = """NOT EXISTS (
+    FROM data.behaviors AS held
+    WHERE held.user_id = texts.user_id AND held.item_id = texts.item_id
+      AND held.split IN ('valid', 'test'))"""
+
+# A user exists when any table names them.
+USERS = """
+    SELECT user_id FROM data.behaviors UNION SELECT user_id FROM data.texts
+    UNION SELECT user_id FROM data.social UNION SELECT friend_id FROM data.social"""
+
+# By length, so that neighbours need the same padding when they are encoded together.
+DISTINCT_TEXTS = f"SELECT DISTINCT text FROM data.texts WHERE {VISIBLE_TEXT} ORDER BY length(text), text"
+
+IMPORTED_VECTORS = f"""
+    SELECT DISTINCT ON (text) text, vector FROM data.texts
+    WHERE text_model_id = $1 AND vector IS NOT NULL AND {VISIBLE_TEXT}
+    ORDER BY text, user_id, ts NULLS FIRST, occurrence"""
+
+# `marks` is an Arrow table that the caller registers.
+MARK_SPLITS = """
+    UPDATE data.behaviors AS event SET split = mark.split FROM marks AS mark
+    WHERE event.user_id = mark.user_id AND event.item_id = mark.item_id AND event.action = mark.action
+      AND event.ts IS NOT DISTINCT FROM mark.ts::TIMESTAMP"""
+
+
+def texts_with_vectors(
+    cursor: duckdb.DuckDBPyConnection, text_model_id: str, batch: int
+) -> Iterator[tuple[list[str], Matrix]]:
+    """Yield distinct visible texts and the vectors (n, D) float32 they came with, `batch` at a time."""
+    for rows in cursor.sql(IMPORTED_VECTORS, params=[text_model_id]).to_arrow_reader(batch):
+        yield rows.column("text").to_pylist(), np.vstack(rows.column("vector").to_numpy(zero_copy_only=False))

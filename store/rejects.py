@@ -1,0 +1,53 @@
+"""The rows that an import refused: told at once, or written down."""
+
+from pathlib import Path
+
+import duckdb
+
+from store.connection import quoted
+from store.reading import Source
+from store.validation import DUPLICATE, VECTOR_DIMENSION, checks_of
+
+_MESSAGE_CHARS = 200
+
+
+class ImportRejectedError(ValueError):
+    """A strict import met a row that it refuses; nothing was imported."""
+
+    def __init__(self, file: Path, row: int, reason: str, values: dict[str, object]) -> None:
+        super().__init__(f"{file}, row {row}: {reason}: {_brief(values)}; nothing was imported")
+        self.file, self.row, self.reason, self.values = file, row, reason, values
+
+
+def first_reject(cursor: duckdb.DuckDBPyConnection, source: Source) -> ImportRejectedError:
+    """Return the error that names the first refused row of a checked file."""
+    name = source.table.name
+    row, reason = cursor.execute(f"""
+        SELECT _row, _reason FROM checked_{name}
+        WHERE _reason IS NOT NULL ORDER BY _row LIMIT 1""").fetchall()[0]
+    columns = {DUPLICATE: source.table.identity, VECTOR_DIMENSION: ("vector",)}.get(reason)
+    if columns is None:
+        columns = tuple(column for cause, column, _ in checks_of(source) if cause == reason)
+    there = [column for column in columns if column in ("_line", *source.types)]
+    texts = ", ".join(f"{column}::VARCHAR" for column in there)
+    values = cursor.execute(f"SELECT {texts} FROM raw_{name} WHERE _row = {row}").fetchall()[0]
+    return ImportRejectedError(source.file, row, reason, dict(zip(there, values, strict=True)))
+
+
+def write_rejects(cursor: duckdb.DuckDBPyConnection, source: Source, folder: Path) -> Path:
+    """Return folder/<table>.jsonl, made with the row number, reason and raw values of each refused row."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = source.table.name
+    file = folder / f"{name}.jsonl"
+    values = ", ".join(f"{column} := raw.{column}::VARCHAR" for column in source.types)
+    cursor.execute(f"""
+        COPY (
+            SELECT c._row AS row, c._reason AS reason, raw._line AS line, struct_pack({values}) AS values
+            FROM checked_{name} AS c JOIN raw_{name} AS raw USING (_row)
+            WHERE c._reason IS NOT NULL ORDER BY c._row
+        ) TO {quoted(file)} (FORMAT json)""")
+    return file
+
+
+def _brief(values: dict[str, object]) -> str:
+    return ", ".join(f"{name} = {str(value)[:_MESSAGE_CHARS]!r}" for name, value in values.items())

@@ -1,0 +1,116 @@
+"""The columns of the four tables: what an import reads, an export writes and an identity is made of."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["id", "text", "word", "number", "time", "flag", "json", "vector"]
+
+SQL_TYPES: dict[Kind, str] = {
+    "id": "VARCHAR",
+    "text": "VARCHAR",
+    "word": "VARCHAR",
+    "number": "DOUBLE",
+    "time": "TIMESTAMP",
+    "flag": "BOOLEAN",
+    "json": "JSON",
+    "vector": "FLOAT[]",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column; `default` is the SQL literal that stands in for a missing value."""
+
+    name: str
+    kind: Kind
+    required: bool = False
+    default: str = "NULL"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    `identity` names the columns that tell rows apart (NULL equals NULL), `order` the order in which rows are
+    stored and exported; `numbered` tables keep equal rows apart by an occurrence number, which is not
+    exported because the order of rows carries it.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    identity: tuple[str, ...]
+    order: str
+    numbered: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The identity with the occurrence number, unique in the table."""
+        return (*self.identity, "occurrence") if self.numbered else self.identity
+
+
+_USER = Column("user_id", "id", required=True)
+_ITEM = Column("item_id", "id", required=True)
+_WEIGHT = Column("weight", "number", default="1")
+_TIME = Column("ts", "time")
+
+# Items first: behaviors and texts are checked against them.
+TABLES: tuple[Table, ...] = (
+    Table(
+        "items",
+        (
+            _ITEM,
+            Column("title", "text"),
+            Column("text", "text"),
+            Column("kind", "word"),
+            Column("attributes", "json", default="'{}'"),
+            Column("available", "flag", default="true"),
+            Column("updated_at", "time"),
+        ),
+        identity=("item_id",),
+        order="item_id",
+    ),
+    Table(
+        "behaviors",
+        (
+            _USER,
+            _ITEM,
+            Column("action", "word", default="'interact'"),
+            _WEIGHT,
+            _TIME,
+            Column("split", "word"),
+        ),
+        identity=("user_id", "item_id", "action", "ts"),
+        order="user_id, ts NULLS FIRST, item_id, action",
+    ),
+    Table(
+        "texts",
+        (
+            _USER,
+            Column("item_id", "id"),
+            Column("text", "text", required=True),
+            _TIME,
+            Column("vector", "vector"),
+            Column("text_model_id", "word"),
+        ),
+        identity=("user_id", "item_id", "text", "ts"),
+        order="user_id, ts NULLS FIRST, item_id NULLS FIRST, text, occurrence",
+        numbered=True,
+    ),
+    Table(
+        "social",
+        (
+            _USER,
+            Column("friend_id", "id", required=True),
+            Column("relation", "word", default="'friend'"),
+            _WEIGHT,
+            _TIME,
+        ),
+        identity=("user_id", "friend_id", "relation"),
+        order="user_id, friend_id, relation",
+    ),
+)

@@ -1,0 +1,169 @@
+"""Which rows of an import are refused, and why: one SQL condition per reason, the first that holds counts."""
+
+from dataclasses import dataclass
+
+import duckdb
+
+from store.reading import Source
+from store.tables import SQL_TYPES, Column, Kind
+
+MAX_ID_BYTES = 256
+MAX_TEXT_CHARS = 100_000
+DUPLICATE = "duplicate"
+VECTOR_DIMENSION = "vector_dimension"
+
+_EPOCH = (
+    "make_timestamp(CASE WHEN {0} BETWEEN -62135596800 AND 253402300799 THEN (round({0} * 1e6))::BIGINT END)"
+)
+_YEARS = (
+    "CASE WHEN {0} BETWEEN TIMESTAMP '0001-01-01' AND TIMESTAMP '9999-12-31 23:59:59.999999' THEN {0} END"
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A reason to refuse a row, the column that it looks at, and the SQL condition.
+
+    In the SQL `raw_<column>` is the value as it came and `<column>` the value read; `table` and `kind` narrow
+    where the check applies, `{0}` stands for the column.
+    """
+
+    reason: str
+    column: str
+    sql: str
+    table: str | None = None
+    kind: Kind | None = None
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("malformed_row", "_line", "_line IS NOT NULL"),
+    Check("empty_user_id", "user_id", "user_id IS NULL"),
+    Check("empty_item_id", "item_id", "item_id IS NULL", table="items"),
+    Check("empty_item_id", "item_id", "item_id IS NULL", table="behaviors"),
+    Check("empty_friend_id", "friend_id", "friend_id IS NULL"),
+    Check("id_too_long", "", f"strlen({{0}}) > {MAX_ID_BYTES}", kind="id"),
+    Check("empty_text", "text", "text IS NULL OR trim(text, E' \\t\\r\\n') = ''", table="texts"),
+    Check("text_too_long", "", f"length({{0}}) > {MAX_TEXT_CHARS}", kind="text"),
+    Check("bad_attributes", "attributes", "raw_attributes IS NOT NULL AND attributes IS NULL"),
+    Check("bad_available", "available", "raw_available IS NOT NULL AND available IS NULL"),
+    Check(
+        "weight_not_a_number", "weight", "raw_weight IS NOT NULL AND NOT coalesce(isfinite(weight), false)"
+    ),
+    Check("negative_weight", "weight", "weight < 0"),
+    Check("unparsable_time", "", "raw_{0} IS NOT NULL AND {0} IS NULL", kind="time"),
+    Check("unknown_split", "split", "split NOT IN ('train', 'valid', 'test')"),
+    Check(
+        "vector_not_finite",
+        "vector",
+        "raw_vector IS NOT NULL AND NOT coalesce(len(vector) > 0 AND list_bool_and(list_transform(vector, "
+        "lambda x: coalesce(isfinite(x), false))), false)",
+    ),
+    Check("self_friend", "friend_id", "friend_id = user_id"),
+    *(
+        Check(
+            "unknown_item",
+            "item_id",
+            "item_id IS NOT NULL AND NOT EXISTS (FROM data.items WHERE items.item_id = typed.item_id)",
+            table=table,
+        )
+        for table in ("behaviors", "texts")
+    ),
+)
+
+
+def check(cursor: duckdb.DuckDBPyConnection, source: Source) -> None:
+    """Make the temporary table `checked_<table>`: `_row`, `_reason` (NULL where accepted) and typed values.
+
+    A column that the file lacks is there, with its default, only where the identity of a row needs it.
+    Items must be in the store before behaviors and texts are checked.
+    """
+    table, name = source.table, f"checked_{source.table.name}"
+    inner, outer = ["_row", "_line"], []
+    for column in table.columns:
+        if column in source.columns:
+            raw = f"nullif({column.name}, '')" if source.types[column.name] == "VARCHAR" else column.name
+            inner += [f"{raw} AS raw_{column.name}", f"{_typed(column, raw, source.types)} AS {column.name}"]
+        elif column.name in table.identity:
+            inner.append(f"NULL::{SQL_TYPES[column.kind]} AS {column.name}")
+        else:
+            continue
+        outer.append(f"coalesce({column.name}, {column.default}) AS {column.name}")
+    conditions = " ".join(f"WHEN {sql} THEN '{reason}'" for reason, _, sql in checks_of(source))
+    cursor.execute(f"""
+        CREATE TEMP TABLE {name} AS
+        SELECT _row, CASE {conditions} END AS _reason, {", ".join(outer)}
+        FROM (SELECT {", ".join(inner)} FROM raw_{table.name}) AS typed""")
+    if not table.numbered:
+        _refuse_duplicates(cursor, source)
+    if {"vector", "text_model_id"} <= source.types.keys():
+        _refuse_other_dimensions(cursor, name)
+
+
+def checks_of(source: Source) -> list[tuple[str, str, str]]:
+    """Return (reason, column, SQL) of the checks that apply to a file, in order."""
+    applied = []
+    for item in CHECKS:
+        if item.table not in (None, source.table.name):
+            continue
+        if item.kind is None:
+            names = [item.column] if item.column in ("_line", *source.types) else []
+        else:
+            names = [column.name for column in source.columns if column.kind == item.kind]
+        applied += [(item.reason, name, item.sql.format(name)) for name in names]
+    return applied
+
+
+def _typed(column: Column, raw: str, types: dict[str, str]) -> str:
+    """Return SQL that reads a raw value as its column's type, or as NULL where that fails."""
+    match column.kind:
+        case "number":
+            return f"TRY_CAST({raw} AS DOUBLE)"
+        case "time":
+            return _YEARS.format(_time(raw, types[column.name]))
+        case "flag":
+            return f"CASE lower({raw}) WHEN 'true' THEN true WHEN '1' THEN true " + (
+                "WHEN 'false' THEN false WHEN '0' THEN false END"
+            )
+        case "json":
+            return f"CASE WHEN json_valid({raw}) AND json_type({raw}) = 'OBJECT' THEN json({raw}) END"
+        case "vector":
+            return f"TRY_CAST({raw} AS FLOAT[])"
+        case _:
+            return raw
+
+
+def _time(raw: str, held: str) -> str:
+    """Numbers are seconds since 1970; text is such a number or an ISO time, UTC where it names no zone."""
+    if held.startswith(("TIMESTAMP WITH", "TIMESTAMPTZ")):
+        return f"(TRY_CAST({raw} AS TIMESTAMPTZ) AT TIME ZONE 'UTC')"
+    if held.startswith(("TIMESTAMP", "DATE")):
+        return f"TRY_CAST({raw} AS TIMESTAMP)"
+    seconds = f"TRY_CAST({raw} AS DOUBLE)"
+    if held != "VARCHAR":
+        return _EPOCH.format(seconds)
+    iso = f"TRY_CAST({raw} AS TIMESTAMPTZ) AT TIME ZONE 'UTC'"
+    return f"(CASE WHEN {seconds} IS NULL THEN {iso} ELSE {_EPOCH.format(seconds)} END)"
+
+
+def _refuse_duplicates(cursor: duckdb.DuckDBPyConnection, source: Source) -> None:
+    name, identity = f"checked_{source.table.name}", source.table.identity
+    same = " AND ".join(f"later.{column} IS NOT DISTINCT FROM first.{column}" for column in identity)
+    cursor.execute(f"""
+        UPDATE {name} AS later SET _reason = '{DUPLICATE}' FROM (
+            SELECT {", ".join(identity)}, min(_row) AS _row FROM {name} WHERE _reason IS NULL
+            GROUP BY {", ".join(identity)} HAVING count(*) > 1
+        ) AS first WHERE later._reason IS NULL AND later._row > first._row AND {same}""")
+
+
+def _refuse_other_dimensions(cursor: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Refuse vectors not as long as the first of the same text model, stored ones before new ones."""
+    cursor.execute(f"""
+        UPDATE {name} AS c SET _reason = '{VECTOR_DIMENSION}' FROM (
+            SELECT text_model_id, arg_min(dim, _row) AS dim FROM (
+                SELECT text_model_id, 0 AS _row, len(vector) AS dim FROM data.texts WHERE vector IS NOT NULL
+                UNION ALL
+                SELECT text_model_id, _row, len(vector) FROM {name}
+                WHERE vector IS NOT NULL AND _reason IS NULL
+            ) GROUP BY text_model_id
+        ) AS model
+        WHERE c.text_model_id = model.text_model_id AND len(c.vector) <> model.dim AND c._reason IS NULL""")

@@ -1,0 +1,223 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from encoder import text_export, text_graph
+from encoder.text import TextEncoder
+from encoder.text_export import (
+    DEFAULT_SOURCE,
+    TextExportError,
+    TextModelUnavailableError,
+    UnsupportedTextModelError,
+    export_text_model,
+    find_text_model,
+)
+from encoder.text_source import Pooling, Precision
+from store.artifact import DamagedArtifactError, artifacts, read_manifest
+
+WORDS = ["a", "quiet", "novel", "about", "the", "sea", "shoes", "red", "blue", ",", *"三体北京的秋天很美。"]
+TEXTS = ("a quiet novel about the sea", "北京的秋天很美。", "三体", "red shoes, blue shoes")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random BERT with CLS pooling in the sentence-transformers layout."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling as PoolingModule
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    parts, folder = tmp_path_factory.mktemp("parts"), tmp_path_factory.mktemp("source") / "小 Bert.v1"
+    torch.manual_seed(0)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        initializer_range=0.5,
+    )
+    BertModel(config).save_pretrained(parts)
+    BertTokenizer(vocab={word: row for row, word in enumerate(vocabulary)}).save_pretrained(parts)
+    modules = [Transformer(str(parts), max_seq_length=24), PoolingModule(32, "cls"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder))
+    return folder
+
+
+@pytest.fixture
+def copy(source: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(source, tmp_path / source.name))
+
+
+def truth(source: Path, pooling: Pooling) -> np.ndarray:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(source), device="cpu")
+    setattr(model[1], "pooling_mode", pooling)  # noqa: B010  mypy takes it for a tensor
+    return np.asarray(model.encode(list(TEXTS), normalize_embeddings=True))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "lasttoken", "mean"])
+def test_each_pooling_is_exported(source: Path, tmp_path: Path, pooling: Pooling) -> None:
+    directory = export_text_model(str(source), tmp_path, pooling=pooling)
+    encoder = TextEncoder.load(directory)
+    assert np.abs(encoder.encode(TEXTS) - truth(source, pooling)).max() <= 1e-5
+    assert directory.name.startswith(f"bert-v1-{pooling}-fp32-")
+    facts = read_manifest(directory)
+    assert (facts["pooling"], facts["own_pooling"], facts["dim"], facts["max_tokens"]) == (
+        pooling,
+        "cls",
+        32,
+        24,
+    )
+    inside = {entry.key: entry.value for entry in onnx.load(directory / "model.onnx").metadata_props}
+    assert inside["text_model_id"] == directory.name
+    assert inside["source_digest"] == facts["source_digest"]
+
+
+def test_int8_stays_close_to_fp32(text_models_dir: Path) -> None:
+    texts = ["A novel about the sea", "三体是一部科幻小说", "red running shoes", "breaking news of today"]
+    fp32 = TextEncoder.load(export_text_model(DEFAULT_SOURCE, text_models_dir), verify=False)
+    int8 = TextEncoder.load(export_text_model(DEFAULT_SOURCE, text_models_dir, precision="int8"))
+    cosine = (fp32.encode(texts) * int8.encode(texts)).sum(axis=1)
+    assert cosine.min() > 0.97
+    assert cosine.max() < 0.99999  # it is another model
+    assert int8.text_model_id == fp32.text_model_id.replace("fp32", "int8")
+
+
+def test_what_was_exported_is_found_and_not_made_again(source: Path, tmp_path: Path) -> None:
+    assert find_text_model(tmp_path / "models", str(source)) is None
+    directory = export_text_model(str(source), tmp_path / "models")
+    (tmp_path / "models" / "cache").mkdir()
+    written = (directory / "model.onnx").stat().st_mtime_ns
+    assert export_text_model(str(source), tmp_path / "models") == directory
+    assert export_text_model(str(source), tmp_path / "models", pooling="cls") == directory
+    assert (directory / "model.onnx").stat().st_mtime_ns == written
+    assert find_text_model(tmp_path / "models", str(source)) == directory
+    assert find_text_model(tmp_path / "models", str(source), "int8") is None
+    assert find_text_model(tmp_path / "models", str(source), "fp32", "mean") is None
+    assert find_text_model(tmp_path / "models", "some/hub-model") is None
+
+
+def test_a_changed_folder_is_exported_anew(copy: Path, tmp_path: Path) -> None:
+    first = export_text_model(str(copy), tmp_path / "models")
+    (copy / "README.md").write_text("other words, same model")
+    assert export_text_model(str(copy), tmp_path / "models") == first
+    settings = copy / "sentence_bert_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"max_seq_length": 12}))
+    assert find_text_model(tmp_path / "models", str(copy)) is None
+    second = export_text_model(str(copy), tmp_path / "models")
+    assert second != first
+    assert artifacts(tmp_path / "models") == sorted([first.name, second.name])
+
+
+def test_a_default_prompt_goes_before_every_text(copy: Path, tmp_path: Path) -> None:
+    path = copy / "config_sentence_transformers.json"
+    settings = json.loads(path.read_text()) | {"prompts": {"item": "novel: "}, "default_prompt_name": "item"}
+    path.write_text(json.dumps(settings))
+    prompted = TextEncoder.load(export_text_model(str(copy), tmp_path / "models"))
+    assert np.abs(prompted.encode(TEXTS) - truth(copy, "cls")).max() <= 1e-5
+    assert not prompted.encode([" "]).any()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_heavy_weights_lie_beside_the_graph(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    monkeypatch.setattr(text_graph, "_INLINE_BYTES", 1000)
+    directory = export_text_model(str(source), tmp_path, precision=precision)
+    names = {"manifest.json", "model.onnx", "model.onnx.data", "tokenizer.json"}
+    assert {path.name for path in directory.iterdir()} == names
+    cosine = (TextEncoder.load(directory).encode(TEXTS) * truth(source, "cls")).sum(axis=1)
+    assert cosine.min() > 0.97
+    weights = bytearray((directory / "model.onnx.data").read_bytes())
+    weights[100] ^= 1
+    (directory / "model.onnx.data").write_bytes(weights)
+    with pytest.raises(DamagedArtifactError, match="its sha256"):
+        TextEncoder.load(directory)
+
+
+@pytest.mark.parametrize(("precision", "reason"), [("fp32", "differ by"), ("int8", "cosine")])
+def test_an_unfaithful_export_is_not_published(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Precision,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(text_export, "_TOLERANCE", -1.0)
+    monkeypatch.setattr(text_export, "_INT8_COSINE", 1.5)
+    with pytest.raises(TextExportError, match=reason):
+        export_text_model(str(source), tmp_path, precision=precision)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [
+        ("nobody/has-such-a-model", "the hub did not give it"),
+        ("./nowhere", "no such folder"),
+        ("a/b/c", "the hub"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_named(tmp_path: Path, missing: str, reason: str) -> None:
+    with pytest.raises(TextModelUnavailableError, match=reason) as caught:
+        export_text_model(missing, tmp_path)
+    assert caught.value.source == missing
+    assert "Give a local folder" in str(caught.value)
+
+
+def test_pickled_weights_are_not_loaded(copy: Path, tmp_path: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(UnsupportedTextModelError, match="no safetensors"):
+        export_text_model(str(copy), tmp_path / "models")
+
+
+@pytest.mark.parametrize("kind", ["sentence_transformers.models.Dense", "own_code.Transformer"])
+def test_other_modules_are_refused(copy: Path, tmp_path: Path, kind: str) -> None:
+    modules = json.loads((copy / "modules.json").read_text())
+    modules[-1]["type"] = kind
+    (copy / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UnsupportedTextModelError, match=kind):
+        export_text_model(str(copy), tmp_path / "models")
+    (copy / "modules.json").write_text("{")
+    with pytest.raises(UnsupportedTextModelError, match="no list of modules"):
+        export_text_model(str(copy), tmp_path / "models")
+
+
+def test_a_folder_without_modules_needs_a_pooling(copy: Path, tmp_path: Path) -> None:
+    (copy / "modules.json").unlink()
+    with pytest.raises(UnsupportedTextModelError, match="no pooling of its own"):
+        export_text_model(str(copy), tmp_path / "models")
+    directory = export_text_model(str(copy), tmp_path / "models", pooling="mean")
+    assert read_manifest(directory)["own_pooling"] is None
+
+
+def test_a_pooling_that_we_lack_is_refused(copy: Path, tmp_path: Path) -> None:
+    path = copy / "1_Pooling" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pooling_mode": "max"}))
+    with pytest.raises(UnsupportedTextModelError, match="pools by max"):
+        export_text_model(str(copy), tmp_path / "models")
+
+
+def test_a_slow_tokenizer_is_refused(tmp_path: Path) -> None:
+    from transformers import CanineConfig, CanineModel, CanineTokenizer
+
+    config = CanineConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+    CanineModel(config).save_pretrained(tmp_path / "canine")
+    CanineTokenizer().save_pretrained(tmp_path / "canine")  # type: ignore[no-untyped-call]
+    with pytest.raises(UnsupportedTextModelError, match="CanineTokenizer is no fast tokenizer"):
+        export_text_model(str(tmp_path / "canine"), tmp_path / "models", pooling="mean")
+
+
+def test_unknown_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'fp16'"):
+        export_text_model(DEFAULT_SOURCE, tmp_path, precision="fp16")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'max'"):
+        export_text_model(DEFAULT_SOURCE, tmp_path, pooling="max")  # type: ignore[arg-type]
