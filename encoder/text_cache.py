@@ -17,6 +17,7 @@ from encoder.text import TextEncoder, Vectors
 
 _FIRST_MAP_BYTES = 64 << 20  # address space, not disk; doubles when full
 _STORED = np.dtype("<f4")
+_SAY_SECONDS = 30.0  # between lines in a pipe, where there is no progress bar
 _CHUNK = 512  # texts whose vectors are lost at most when a run is killed
 
 log = logging.getLogger(__name__)
@@ -161,8 +162,9 @@ def encode_all(encoder: TextEncoder, cache: TextCache, texts: Sequence[str], lab
     # Longest first over all that is missing: batches of like length need little padding.
     missing = sorted(np.flatnonzero(~found).tolist(), key=lambda row: len(distinct[row]), reverse=True)
     count, total = f"{len(missing):,}", f"{len(texts):,}"
-    log.info("%s: encoding %s of %s texts with %s", label, count, total, encoder.text_model_id)
-    began = time.monotonic()
+    if missing:
+        log.info("%s: encoding %s of %s texts with %s", label, count, total, encoder.text_model_id)
+    began = said = time.monotonic()
     with tqdm(total=len(missing), desc=label, unit="text", disable=None) as progress:
         for start in range(0, len(missing), _CHUNK):
             rows = missing[start : start + _CHUNK]
@@ -170,7 +172,11 @@ def encode_all(encoder: TextEncoder, cache: TextCache, texts: Sequence[str], lab
             vectors[rows] = encoder.encode(chunk)
             cache.put(encoder.text_model_id, chunk, vectors[rows])
             progress.update(len(rows))
-    log.info("%s: done in %.1f s", label, time.monotonic() - began)
+            if progress.disable and time.monotonic() - said > _SAY_SECONDS:
+                said = time.monotonic()
+                log.info("%s: %s of %s texts", label, f"{start + len(rows):,}", count)
+    if missing:
+        log.info("%s: done in %.1f s", label, time.monotonic() - began)
     row_of = {text: row for row, text in enumerate(distinct)}
     rows = [row_of.get(text, 0) for text in texts]
     result: Vectors = vectors[rows] if distinct else np.zeros((len(texts), encoder.dim), dtype=np.float32)

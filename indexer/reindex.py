@@ -98,7 +98,7 @@ def reindex(
 
 
 def encode_items(items: pa.Table, model: Model, encoder: TextEncoder, cache: TextCache) -> FloatArray:
-    """Return item vectors (N, D) float32 of a table with item_id, title, text; zero where there is nothing."""
+    """Return item vectors (N, D) float32 of a table with item_id, title, text; zero without any of them."""
     columns = (items.column(name).to_pylist() for name in ("title", "text"))
     texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
     text_vectors = encode_all(encoder, cache, texts, "item texts")  # (N, D_T)

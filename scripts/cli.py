@@ -10,14 +10,15 @@ import duckdb
 import grpc
 import typer
 
+from scripts.demo import demo_command
 from scripts.evaluate import evaluate_command
 from scripts.export import export_command
 from scripts.importing import import_command
 from scripts.query import query_command
 from scripts.reindex import reindex_command
-from scripts.serve import serve_command
 from scripts.session import set_up_logging
 from scripts.train import train_command
+from server.__main__ import serve_command
 
 app = typer.Typer(
     help=__doc__,
@@ -34,6 +35,7 @@ app.command("serve")(serve_command)
 app.command("query")(query_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
+app.command("demo")(demo_command)
 
 
 @app.callback()
@@ -60,3 +62,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, grpc.Call):
         return f"the server says {error.code().name}: {error.details()}"
     return str(error) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

@@ -64,7 +64,7 @@ class Publisher:
             return previous
 
     def roll_back(self) -> str:
-        """Serve the newest index older than CURRENT; return what served before.  Raises: NoOlderIndexError."""
+        """Serve the newest index older than CURRENT; return the one before.  Raises: NoOlderIndexError."""
         return self.publish(previous_index(self._config.home))
 
     def _serve(self, index_id: str) -> None:

@@ -1,16 +1,16 @@
-"""triptych serve: the gRPC server."""
+"""python -m server --home H: the gRPC server; `triptych serve` is the same command."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from scripts.session import HomeOption
 
 
 def serve_command(
-    home: HomeOption,
+    home: Annotated[Path, typer.Option(envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False)],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 50051,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
     workers: Annotated[int, typer.Option(min=1, max=256, help="Calls answered at once.")] = 8,
@@ -39,3 +39,8 @@ def serve_command(
             tls_key=tls_key,
         )
     )
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    typer.run(serve_command)

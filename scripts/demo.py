@@ -1,0 +1,142 @@
+"""triptych demo: the whole path on a generated world, ending with a gRPC client and a server in two processes."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from scripts.evaluate import evaluate_command
+from scripts.importing import import_command
+from scripts.query import channel_to, reply_table
+from scripts.reindex import reindex_command
+from scripts.session import HomeOption, server_of
+from scripts.train import train_command
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
+from store.home import Home
+
+log = logging.getLogger(__name__)
+
+_MARKER = "demo.json"
+_START_SECONDS = 120.0
+
+
+class NotADemoHomeError(FileExistsError):
+    """The demo would clear a directory that it did not make."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} exists and was not made by the demo: name another --home, or remove it")
+
+
+class ServerStartError(RuntimeError):
+    """The server process ended, or did not begin to serve in time."""
+
+
+def demo_command(
+    home: HomeOption,
+    users: Annotated[int, typer.Option(min=200, help="Size of the generated world.")] = 2000,
+    items: Annotated[int, typer.Option(min=150, help="Size of the generated world.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 7,
+    serve: Annotated[bool, typer.Option("--serve", help="Leave the server up.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+) -> None:
+    """Generate a small world, import it, train, reindex, serve it and ask for four people's items.
+
+    Example: triptych demo --home demo-home
+    """
+    from scripts.world import make_world
+
+    start, console, place = time.perf_counter(), Console(), Home(home)
+    _clear(home)
+    world = make_world(home / "world", users=users, items=items, seed=seed)
+    (home / _MARKER).write_text(json.dumps({"users": users, "items": items, "seed": seed}) + "\n", "utf-8")
+    console.rule("triptych import")
+    import_command(home / "world", home)
+    console.rule("triptych train")
+    train_command(home)
+    console.rule("triptych reindex")
+    reindex_command(home)
+    console.rule("triptych evaluate")
+    evaluate_command(home, baselines=True)
+    console.rule("triptych serve, and triptych query from another process")
+    with server(place, port, keep=serve) as address:
+        people = {
+            "all three views": world.all_views,
+            "text only": world.text_only,
+            "friends only": world.friends_only,
+            "unknown": world.unknown,
+        }
+        with channel_to(address) as channel:
+            stub = rpc.RetrievalStub(channel)
+            for who, user_id in people.items():
+                reply = stub.Query(pb.QueryRequest(user_id=user_id, k=5), timeout=10)
+                console.print(reply_table(reply, f"{user_id} ({who})"))
+        if serve:
+            _say_how(console, place, address, world.all_views)
+    console.print(f"done in {time.perf_counter() - start:.0f} s")
+
+
+@contextmanager
+def server(home: Home, port: int, *, keep: bool) -> Iterator[str]:
+    """Yield the address of a server process that serves a home; it is stopped afterwards unless `keep`.
+
+    Raises:
+        ServerStartError: it ended, or does not serve in time; names its log.
+    """
+    log_file = home.path / "server.log"
+    command = [sys.executable, "-m", "server", "--home", str(home.path), "--port", str(port)]
+    with log_file.open("ab") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=keep)
+    try:
+        yield _address(home, process, log_file)
+    except BaseException:
+        process.terminate()
+        raise
+    if not keep:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def _address(home: Home, process: "subprocess.Popen[bytes]", log_file: Path) -> str:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        address = server_of(home)  # written once the server answers
+        if address is not None:
+            return address
+        time.sleep(0.05)
+    raise ServerStartError(f"the server did not start: see {log_file}")
+
+
+def _say_how(console: Console, home: Home, address: str, user_id: str) -> None:
+    pid = json.loads(home.server_file.read_text("utf-8"))["pid"]
+    body = json.dumps({"user_id": user_id, "k": 5})
+    console.print(f"the server stays up on {address}, process {pid}; ask it, and stop it with kill {pid}:")
+    console.print(f"  .venv/bin/triptych query {user_id} --address {address} -k 5", soft_wrap=True)
+    console.print(f"  grpcurl -plaintext -d '{body}' {address} triptych.v1.Retrieval/Query", soft_wrap=True)
+
+
+def _clear(path: Path) -> None:
+    """Remove an earlier demo and stop its server; anything else that stands there is left alone."""
+    if not path.exists() or not any(path.iterdir()):
+        return
+    if not (path / _MARKER).exists():
+        raise NotADemoHomeError(path)
+    home = Home(path)
+    if server_of(home) is not None:
+        with suppress(ProcessLookupError):
+            os.kill(json.loads(home.server_file.read_text("utf-8"))["pid"], signal.SIGTERM)
+        deadline = time.monotonic() + _START_SECONDS
+        while home.server_file.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    shutil.rmtree(path)

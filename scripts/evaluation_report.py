@@ -1,0 +1,67 @@
+"""The report of `triptych evaluate`: every figure of DESIGN section 5 for one published pair."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from encoder.dataset import load_dataset, rows_of
+from encoder.runtime import LEFT_OUT_FILE
+from encoder.text import TextEncoder
+from encoder.text_cache import TextCache
+from indexer.publish import Pair
+from scripts.baselines import baseline_figures
+from scripts.evaluating import SUBSETS, Evaluator
+from store.export import Export
+from store.home import Home
+
+
+def evaluate(
+    home: Home, pair: Pair, split: str, views: tuple[str, ...], *, baselines: bool, exact: bool
+) -> dict[str, Any]:
+    """Return the report of DESIGN section 5 as JSON values."""
+    seconds: dict[str, float] = {}
+    with timed(seconds, "load"):
+        encoder = TextEncoder.load(home.text_models / pair.model.text_model_id)
+        with Export.open(home.exports / pair.model.export_id) as export:
+            data = load_dataset(export, encoder, TextCache.open(home.text_cache))
+        left_out = pq.read_table(home.models / pair.model.model_id / LEFT_OUT_FILE).column("user_id")
+        evaluator = Evaluator(data, pair, split, exact)
+        unseen = np.isin(evaluator.users, rows_of(left_out, data.users))
+    with timed(seconds, "rank"):
+        main = evaluator.rank(views, "all views")
+    with timed(seconds, "views"):
+        by_view = {subset: evaluator.subset_figures(subset, ~unseen) for subset in SUBSETS}
+        cold = evaluator.subset_figures("TS", ~unseen)
+    report: dict[str, Any] = {
+        "dataset": home.path.resolve().name,
+        "split": split,
+        "model_id": pair.model.model_id,
+        "index_id": pair.index.index_id,
+        "users": int((~unseen).sum()),
+        "views": "".join(views),
+        "views_in_data": evaluator.present,
+        "k": evaluator.metrics(main, ~unseen),
+        "by_view": by_view,
+        "cold_users": cold,
+        "unseen_users": {"users": int(unseen.sum()), **evaluator.metrics(main, unseen)}
+        if unseen.any()
+        else None,
+        "matching_degree": evaluator.matching_degree(),
+        "baselines": {},
+    }
+    if baselines:
+        with timed(seconds, "baselines"):
+            report["baselines"] = baseline_figures(evaluator)
+    return report | {"seconds": seconds}
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Write the seconds that the block takes under the name of a stage."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - start, 3)
