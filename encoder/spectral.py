@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from scipy.linalg import solve_triangular
 
 from encoder.views import FloatArray, Matrix
 
@@ -68,14 +69,27 @@ def spectrum(events: Matrix, rank: int, user_exponent: float, seed: int = 0) -> 
     rank = min(rank, int((user_degree > 0).sum()), int((item_degree > 0).sum()))
     width = min(rank + _OVERSAMPLING, *scaled.shape)
     start = np.random.default_rng(seed).standard_normal((scaled.shape[0], width), dtype=np.float32)
-    basis = _orthonormal(transposed @ start)  # (N, width)
+    basis = np.asarray(transposed @ start)  # (N, width)
     for _ in range(_POWER_ITERATIONS):
-        basis = _orthonormal(transposed @ _orthonormal(scaled @ basis))
-    _, singular, rotation = np.linalg.svd(np.asarray(scaled @ basis, dtype=np.float64), full_matrices=False)
-    right = (basis @ rotation.T[:, :rank]).astype(np.float32)
+        basis = np.asarray(transposed @ (scaled @ _independent(basis)))
+    basis = np.linalg.qr(basis)[0]
+    projected = np.asarray(scaled @ basis, dtype=np.float64)  # (U, width)
+    power, rotation = np.linalg.eigh(projected.T @ projected)
+    best = np.argsort(power)[::-1][:rank]
+    right = (basis @ rotation[:, best]).astype(np.float32)
     right[item_degree == 0] = 0.0
-    return Spectrum(singular[:rank], right, item_degree)
+    return Spectrum(np.sqrt(np.maximum(power[best], 0.0)), right, item_degree)
 
 
-def _orthonormal(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return np.linalg.qr(np.asarray(block))[0]
+def _independent(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return nearly orthonormal columns of the same span: one shifted Cholesky QR, a tenth of the time of QR.
+
+    Between power iterations the columns need only be kept from falling together; the last step is a true QR.
+
+    Source:
+        Fukaya et al. 2020, "Shifted Cholesky QR for computing the QR factorization of ill-conditioned matrices".
+    """
+    gram = block.T @ block
+    shift = 1e-6 * np.trace(gram) / len(gram)
+    lower = np.linalg.cholesky(gram.astype(np.float64) + shift * np.eye(len(gram)))
+    return np.asarray(solve_triangular(lower.astype(np.float32), block.T, lower=True).T)

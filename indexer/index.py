@@ -21,6 +21,7 @@ FAISS_FILE = "items.faiss"
 VECTORS_FILE = "vectors.safetensors"
 IDS_FILE = "items.parquet"
 VECTORS_KEY = "vectors"
+_GATHERED = 65_536  # vectors at a time
 
 
 class VectorDimError(ValueError):
@@ -94,6 +95,14 @@ class Index:
         """Row of each item id."""
         return {item_id: row for row, item_id in enumerate(self.ids.to_pylist())}
 
+    def item_ids(self, rows: IntArray) -> list[str]:
+        """Return the item ids of rows (n,); quicker than Arrow, whose `take` costs more than a search."""
+        return [self._id_of[row] for row in rows.tolist()]
+
+    @cached_property
+    def _id_of(self) -> list[str]:
+        return list(self.row_of)  # shares its strings
+
     def search(
         self, vectors: FloatArray, k: int, excluded: Excluded | None = None
     ) -> tuple[IntArray, FloatArray]:
@@ -109,18 +118,18 @@ class Index:
             raise VectorDimError(vectors.shape[1], self.dim)
         most = int(np.bincount(excluded.queries).max(initial=0)) if excluded is not None else 0
         fetched = max(1, min(k + most, len(self)))
-        faiss_scores, found = self._faiss.search(np.ascontiguousarray(vectors), fetched)
-        allowed = found >= 0  # FAISS pads with row −1
+        scores, rows = self._faiss.search(np.ascontiguousarray(vectors), fetched)
+        if not self.exact:
+            scores = self._exact_scores(vectors, rows)
+        barred = rows < 0  # FAISS pads with row −1
         if excluded is not None and most:
-            codes = np.arange(len(vectors))[:, None] * len(self) + found
-            allowed &= ~np.isin(codes, excluded.queries * len(self) + excluded.rows)
-        scores = faiss_scores if self.exact else self._exact_scores(vectors, found)
-        scores = np.where(allowed, scores, np.float32(-np.inf))
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        rows = np.where(allowed, found, -1)
-        return _padded(np.take_along_axis(rows, order, 1), k, -1), _padded(
-            np.take_along_axis(scores, order, 1), k, -np.inf
-        )
+            barred |= self._excludes(excluded, rows)
+        scores[barred] = -np.inf
+        rows[barred] = -1
+        if most or not self.exact:  # otherwise FAISS has them in order
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+        return _padded(rows, k, -1), _padded(scores, k, -np.inf)
 
     def brute_force(
         self, vectors: FloatArray, k: int, excluded: Excluded | None = None
@@ -143,10 +152,21 @@ class Index:
     def _by_popularity(self) -> IntArray:
         return np.argsort(-self.popularity, kind="stable").astype(np.int64)
 
+    def _excludes(self, excluded: Excluded, rows: IntArray) -> npt.NDArray[np.bool_]:
+        """Return which of the rows (B, n) found are left out; several times faster than np.isin."""
+        codes = np.arange(len(rows))[:, None] * len(self) + rows
+        barred = np.sort(excluded.queries * len(self) + excluded.rows)
+        places = np.searchsorted(barred, codes)
+        places[places == len(barred)] = 0
+        return np.asarray(barred[places] == codes)
+
     def _exact_scores(self, vectors: FloatArray, rows: IntArray) -> FloatArray:
         scores = np.empty(rows.shape, dtype=np.float32)
-        for query, found in enumerate(rows):  # the gathered vectors of a whole batch may not fit in memory
-            scores[query] = self.vectors[found] @ vectors[query]
+        step = max(1, _GATHERED // rows.shape[1])  # the gathered vectors of a whole batch may not fit in memory
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            gathered = self.vectors[rows[part]]  # (step, n, D)
+            scores[part] = np.matmul(gathered, vectors[part, :, None])[:, :, 0]
         return scores
 
 
@@ -159,9 +179,12 @@ def map_vectors(path: Path) -> FloatArray:
     if not rows:
         return np.zeros((0, dim), dtype=np.float32)
     offset = 8 + header_size + entry["data_offsets"][0]
-    return np.memmap(path, dtype=np.float32, mode="r", offset=offset, shape=(rows, dim))
+    mapped = np.memmap(path, dtype=np.float32, mode="r", offset=offset, shape=(rows, dim))
+    return mapped.view(np.ndarray)  # the subclass makes every access slower
 
 
 def _padded(values: npt.NDArray[Any], k: int, filler: float) -> npt.NDArray[Any]:
-    missing = max(0, k - values.shape[1])
+    missing = k - values.shape[1]
+    if missing <= 0:
+        return values
     return np.pad(values, ((0, 0), (0, missing)), constant_values=filler)

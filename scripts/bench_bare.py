@@ -34,6 +34,14 @@ class BareServicer(rpc.RetrievalServicer):
         batch = replies / f"{BATCH}.bin"
         self._batch = pb.QueryBatchResponse.FromString(batch.read_bytes() if batch.exists() else b"")
 
+    def EncodeUser(  # noqa: N802
+        self,
+        request: pb.EncodeUserRequest,  # noqa: ARG002
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> pb.EncodeUserResponse:
+        """Return nothing; no benchmark asks for it."""
+        return pb.EncodeUserResponse()
+
     def Query(self, request: pb.QueryRequest, context: grpc.ServicerContext) -> pb.QueryResponse:  # noqa: ARG002, N802
         """Return the reply for this kind of subject."""
         return self._query[request.WhichOneof("subject") or ""]

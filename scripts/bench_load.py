@@ -76,7 +76,7 @@ class Clients:
     def __init__(self) -> None:
         context = get_context("spawn")
         self._pool = ProcessPoolExecutor(
-            _PROCESSES, context, initializer=_barriers.append, initargs=(context.Barrier(_PROCESSES),)
+            _PROCESSES, context, initializer=_take, initargs=(context.Barrier(_PROCESSES),)
         )
 
     def __enter__(self) -> Self:
@@ -102,6 +102,10 @@ class Clients:
 
 
 _Lane = tuple[float, float, npt.NDArray[np.float64]]
+
+
+def _take(barrier: Barrier) -> None:
+    _barriers.append(barrier)
 
 
 def ask_once(address: str, work: Work) -> bytes:

@@ -97,7 +97,7 @@ def process(
 
 @contextmanager
 def server(home: Home, workers: int = 8) -> Iterator[str]:
-    """Yield the address of `triptych serve` on a home, in a process of its own.  Raises: CommandFailedError."""
+    """Yield the address of `triptych serve` on a home, a process of its own.  Raises: CommandFailedError."""
     arguments = command("serve", "--home", str(home.path), "--port", "0", "--workers", str(workers))
     with process(arguments, home.server_file):
         yield address_in(home.server_file)

@@ -10,14 +10,21 @@ import duckdb
 import grpc
 import typer
 
+from scripts.backup import backup_command
+from scripts.bench import app as bench_app
 from scripts.demo import demo_command
+from scripts.doctor import doctor_command
 from scripts.evaluate import evaluate_command
 from scripts.export import export_command
 from scripts.importing import import_command
+from scripts.index import index_app
 from scripts.query import query_command
 from scripts.reindex import reindex_command
+from scripts.restore import restore_command
 from scripts.session import set_up_logging
+from scripts.split import split_command
 from scripts.train import train_command
+from scripts.tune import tune_command
 from server.__main__ import serve_command
 
 app = typer.Typer(
@@ -35,6 +42,13 @@ app.command("serve")(serve_command)
 app.command("query")(query_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
+app.add_typer(bench_app, name="bench")
+app.command("split")(split_command)
+app.command("tune")(tune_command)
+app.command("doctor")(doctor_command)
+app.command("backup")(backup_command)
+app.command("restore")(restore_command)
+app.add_typer(index_app, name="index")
 app.command("demo")(demo_command)
 
 

@@ -127,8 +127,8 @@ class Evaluator:
     def subset_figures(
         self, subset: str, among: npt.NDArray[np.bool_]
     ) -> dict[str, dict[str, object]] | None:
-        """Return the figures with only some views on, or None where the data lacks one of them altogether."""
-        if not all(self.present[view] for view in subset):
+        """Return the figures with only some views on, or None where the data has none of them at all."""
+        if not any(self.present[view] for view in subset):
             return None
         return self.metrics(self.rank(tuple(subset), subset), among)
 

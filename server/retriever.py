@@ -160,18 +160,13 @@ def _candidates(
         rows = index.popular(query.k, np.array(left_out, dtype=np.int64))
         scores = prior = index.popularity[rows]
     return Candidates(
-        _ids(index, rows), scores, shares, prior, used, index.exact, serving.model.model_id, index.index_id
+        index.item_ids(rows), scores, shares, prior, used, index.exact, serving.model.model_id, index.index_id
     )
 
 
 def _head(rows: IntArray, scores: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
     found = rows[:k] >= 0
     return rows[:k][found], scores[:k][found]
-
-
-def _ids(index: Index, rows: IntArray) -> list[str]:
-    ids: list[str] = index.ids.take(rows).to_pylist()
-    return ids
 
 
 def _used(parts: FloatArray) -> tuple[str, ...]:

@@ -1,8 +1,21 @@
+import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from encoder.runtime import Model
+from encoder.text import TextEncoder
+from encoder.text_cache import TextCache
 from encoder.text_export import DEFAULT_SOURCE, export_text_model
+from encoder.train import TrainOptions, train
+from indexer.publish import publish
+from indexer.reindex import reindex
+from scripts.world import make_world
+from store.duck import Store
+from store.export import Export, create_export
+from store.home import Home
+from store.importing import import_folder
 
 
 @pytest.fixture(scope="session")
@@ -11,3 +24,24 @@ def text_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text_models = tmp_path_factory.mktemp("text_models")
     export_text_model(DEFAULT_SOURCE, text_models)
     return text_models
+
+
+@pytest.fixture(scope="session")
+def small_home(tmp_path_factory: pytest.TempPathFactory, text_models_dir: Path) -> Home:
+    """A home with the smallest world, one model (dim 32) and its published index.
+
+    Shared by the whole run: a test that changes anything copies it first (shutil.copytree).
+    """
+    folder = tmp_path_factory.mktemp("small")
+    home = Home(folder / "home")
+    make_world(folder / "world", users=200, items=150)
+    with Store.open(home.database) as store:
+        import_folder(store, folder / "world", rejects=home.rejects, strict=True)
+        export_id = create_export(store, home.exports)
+    shutil.copytree(text_models_dir, home.text_models)
+    encoder = TextEncoder.load(export_text_model(DEFAULT_SOURCE, home.text_models))
+    with closing(TextCache.open(home.text_cache)) as cache, Export.open(home.exports / export_id) as export:
+        model = Model.load(train(home, export, encoder, cache, TrainOptions(dims=(32,))))
+        index = reindex(home, export, model, encoder, cache)
+    publish(home, index.name)
+    return home

@@ -1,0 +1,104 @@
+"""triptych backup: what a home cannot do without, as one immutable directory."""
+
+import logging
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from scripts.session import HomeOption, existing, fresh_export
+from store.artifact import NotPublishedError, artifacts, build, new_id, pointed, read_manifest, verify
+from store.home import Home
+
+KIND = "backup"
+log = logging.getLogger(__name__)
+
+
+def backup_command(
+    home: HomeOption,
+    to: Annotated[
+        Path, typer.Option("--to", help="Folder of backups; made where missing.", show_default=False)
+    ],
+    without_index: Annotated[
+        bool, typer.Option("--without-index", help="The data alone; train and reindex after a restore.")
+    ] = False,
+) -> None:
+    """Copy the data and what serves to TO/<backup id>, checksummed; a running server goes on serving.
+
+    In it: a fresh export, the index that serves, its model, the latest model, and what these two need.
+    Encoded texts are not: after a restore, the first start encodes them again.
+
+    Example: triptych backup --home demo --to /mnt/backups
+    """
+    place = existing(home)
+    with fresh_export(place) as export:
+        directory = back_up(place, export.export_id, to, with_index=not without_index)
+    manifest = read_manifest(directory)
+    serves = manifest["current"] or "none"
+    print(f"backup {directory}: {_rows(manifest)}; index {serves}")
+    print(f"to restore it: triptych restore --from {directory} --home NEW_HOME")
+
+
+def back_up(home: Home, export_id: str, to: Path, *, with_index: bool) -> Path:
+    """Return the directory of a new backup, laid out like a home, with an export in place of the store.
+
+    Raises:
+        DamagedArtifactError: something to be copied is damaged; names the file, and there is no backup.
+    """
+    exported = verify(home.exports / export_id)
+    current, latest = _pointers(home) if with_index else (None, None)
+    parts = [home.exports / export_id, *_serving_parts(home, current, latest)]
+    backup_id = new_id()
+    log.info("backup %s of %s started: %d directories", backup_id, home.path, len(parts))
+    with build(to, backup_id) as draft:
+        copy = Home(draft.path)
+        for part in tqdm(parts, desc="backup", unit="directory", disable=None):
+            verify(part)
+            verify(shutil.copytree(part, draft.path / part.relative_to(home.path)))
+        if latest:
+            copy.latest_model.write_text(latest + "\n", "utf-8")
+        if current:
+            copy.current_index.write_text(current + "\n", "utf-8")
+        draft.facts = {
+            "kind": KIND,
+            "created_at": datetime.now(UTC).isoformat(),
+            "export_id": export_id,
+            "counts": exported["counts"],
+            "current": current,
+            "latest_model": latest,
+        }
+    log.info("backup %s done", backup_id)
+    return to / backup_id
+
+
+def _pointers(home: Home) -> tuple[str | None, str | None]:
+    """Return what CURRENT and models/LATEST name, None where nothing is published there."""
+    named: list[str | None] = []
+    for pointer, parent in ((home.current_index, home.indexes), (home.latest_model, home.models)):
+        try:
+            named.append(pointed(pointer, parent).name)
+        except NotPublishedError:
+            named.append(None)
+    return named[0], named[1]
+
+
+def _serving_parts(home: Home, current: str | None, latest: str | None) -> list[Path]:
+    """Return the directories of an index, its model and the latest one, and what the models need."""
+    parts: list[Path] = []
+    models = [latest] if latest else []
+    if current:
+        parts.append(home.indexes / current)
+        models.append(verify(home.indexes / current)["model_id"])
+    for model_id in dict.fromkeys(models):
+        model = verify(home.models / model_id)
+        parts += [home.models / model_id, home.text_models / model["text_model_id"]]
+        if model["export_id"] in artifacts(home.exports):  # `evaluate` reads it, serving does not
+            parts.append(home.exports / model["export_id"])
+    return list(dict.fromkeys(parts))
+
+
+def _rows(manifest: dict[str, Any]) -> str:
+    return ", ".join(f"{count:,} {table}" for table, count in manifest["counts"].items())

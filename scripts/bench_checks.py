@@ -1,0 +1,129 @@
+"""What must hold of a home after a command was killed in it."""
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import duckdb
+import grpc
+import pyarrow as pa
+
+from indexer.publish import load_pair
+from scripts import bench_world
+from scripts.session import admin
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
+from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, verify
+from store.connection import NotAStoreError, StoreLockedError
+from store.duck import Store
+from store.export import Export, create_export
+from store.home import Home
+
+log = logging.getLogger(__name__)
+
+Rows = dict[str, pa.Table]
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a home lists: finished artifacts, by folder, and the pointers that are there."""
+
+    ids: dict[Path, frozenset[str]]
+    pointers: frozenset[Path]
+
+    @classmethod
+    def of(cls, home: Home) -> Self:
+        """Return what a home lists now."""
+        folders = (home.exports, home.models, home.indexes)
+        pointers = (home.latest_model, home.current_index)
+        return cls(
+            {folder: frozenset(artifacts(folder)) for folder in folders},
+            frozenset(pointer for pointer in pointers if pointer.exists()),
+        )
+
+
+def rows_of_store(home: Home) -> Rows:
+    """Return all that a store holds, without the times at which items were written.
+
+    Raises:
+        StoreLockedError, NotAStoreError: it does not open.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with Store.open(home.database) as store:
+            export_id = create_export(store, folder)
+        with Export.open(folder / export_id) as export:
+            return {
+                "items": export.items().drop_columns(["updated_at"]),
+                "history": export.history(),
+                "valid": export.held_out("valid"),
+                "test": export.held_out("test"),
+                "texts": export.texts(),
+                "friends": export.friends(),
+            }
+
+
+def left_over(home: Home, before: Left, allowed: list[Rows]) -> tuple[bool, bool]:
+    """Return whether something that was there is lost, and whether something half written shows.
+
+    Args:
+        home: to look at; nothing runs on it.
+        before: what it listed before the kill.
+        allowed: the states that the rows of its store may be in, the one before the kill first.
+    """
+    lost = mixed = False
+    try:
+        rows = rows_of_store(home)
+        mixed = rows not in allowed
+        lost = any(len(rows[name]) < len(table) for name, table in allowed[0].items())
+    except (StoreLockedError, NotAStoreError, duckdb.Error) as error:
+        log.error("%s does not open: %s", home.database, error)
+        lost = True
+    now = Left.of(home)
+    for folder, ids in now.ids.items():
+        lost |= not before.ids[folder] <= ids
+        for artifact_id in ids:
+            mixed |= not _sound(folder / artifact_id)
+    lost |= not before.pointers <= now.pointers
+    return lost, mixed or not _pointers_sound(home, now)
+
+
+def answers(home: Home) -> bool:
+    """Return whether a server starts on a home and, where an index is published, answers a query."""
+    try:
+        with bench_world.server(home) as address, grpc.insecure_channel(address) as channel:
+            with admin(address) as stub:
+                serving = stub.Status(pb.StatusRequest(), timeout=30).serving
+            if serving != home.current_index.exists():
+                return False
+            if not serving:
+                return True
+            reply = rpc.RetrievalStub(channel).Query(pb.QueryRequest(user_id="u-nobody"), timeout=30)
+            return len(reply.item_ids) == 10
+    except (bench_world.CommandFailedError, grpc.RpcError) as error:
+        log.error("no server answers on %s: %s", home.path, error)
+        return False
+
+
+def _sound(directory: Path) -> bool:
+    try:
+        verify(directory)
+    except DamagedArtifactError as error:
+        log.error("%s is listed, but %s", directory, error.reason)
+        return False
+    return True
+
+
+def _pointers_sound(home: Home, now: Left) -> bool:
+    """Return whether LATEST and CURRENT, where they are, name what loads."""
+    try:
+        if home.latest_model in now.pointers:
+            pointed(home.latest_model, home.models)
+        if home.current_index in now.pointers:
+            load_pair(home, pointed(home.current_index, home.indexes).name)
+    except (DamagedArtifactError, NotPublishedError) as error:
+        log.error("a pointer of %s is wrong: %s", home.path, error)
+        return False
+    return True

@@ -1,0 +1,206 @@
+"""kill -9 of our commands at random moments, and what is left of a home afterwards."""
+
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from scripts import bench_world
+from scripts.bench_checks import Left, answers, left_over, rows_of_store
+from scripts.world import MIN_ITEMS, MIN_USERS, make_world
+from store.artifact import artifacts
+from store.home import Home
+
+log = logging.getLogger(__name__)
+
+STAGES = ("import", "export", "train", "reindex", "publish")
+_DIM = 16
+_POLL_SECONDS = 0.001
+_TURNS = 40
+_PUBLISH = (
+    "import sys; from scripts.bench_faults import publish_by_turns as p; p(sys.argv[1], int(sys.argv[2]))"
+)
+
+
+class NotEmptyError(FileExistsError):
+    """Fault rounds were asked for in a folder that holds something already."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is not empty; fault rounds kill what works there, so they want a new folder"
+        )
+        self.path = path
+
+
+class TooFastError(RuntimeError):
+    """A command changed nothing that was watched, so there is no moment to kill it at."""
+
+
+@dataclass
+class Counts:
+    """Rounds of one stage: tried, killed (the rest ended before), and those with each kind of harm."""
+
+    tried: int = 0
+    killed: int = 0
+    lost: int = 0
+    mixed: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command to kill: what to run, in which home, and the paths whose change says that it writes."""
+
+    name: str
+    home: Home
+    command: Sequence[str]
+    once: Sequence[str]  # the same as a run that ends
+    watched: tuple[Path, ...]
+
+
+def run_faults(
+    folder: Path, rounds: int, seed: int, names: Sequence[str] = STAGES
+) -> dict[str, dict[str, int]]:
+    """Return the counts of each stage, from `rounds` kills of each in a small world below an empty folder.
+
+    Every other kill is aimed at the time after the first write; the others fall anywhere in the run.
+
+    Raises:
+        NotEmptyError: the folder holds something.
+        CommandFailedError: a command fails even without being killed.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise NotEmptyError(folder)
+    stages = prepare(folder, names)
+    chance = random.Random(seed)  # noqa: S311  # moments, not secrets
+    return {stage.name: asdict(_rounds(stage, folder, rounds, chance)) for stage in stages}
+
+
+def prepare(folder: Path, names: Sequence[str]) -> list[Stage]:
+    """Return the stages by those names, with homes that are ready for them."""
+    size = {"users": MIN_USERS, "items": MIN_ITEMS}
+    log.info("bench faults: making a world in %s", folder)
+    if names == ["import"]:
+        make_world(folder / "data", **size)
+        home = Home(folder / "home")
+        bench_world.run("import", str(folder / "data"), "--home", str(home.path))
+    else:
+        home = bench_world.make_home(folder, dim=_DIM, **size)
+        bench_world.run("reindex", "--home", str(home.path))  # a second one, to publish by turns
+    make_world(folder / "more", seed=8, **size)
+    (folder / "import").mkdir()
+    shutil.copyfile(home.database, folder / "import" / "before.duckdb")
+    into, at = Home(folder / "import" / "home"), ("--home", str(home.path))
+    publish = [sys.executable, "-c", _PUBLISH, str(home.path)]
+    importing = bench_world.command("import", str(folder / "more"), "--home", str(into.path))
+    training = bench_world.command(*bench_world.training(home, folder, _DIM))
+    exporting, reindexing = bench_world.command("export", *at), bench_world.command("reindex", *at)
+    stages = {
+        "import": Stage("import", into, importing, importing, (into.path,)),
+        "export": Stage("export", home, exporting, exporting, (home.exports,)),
+        "train": Stage("train", home, training, training, (home.models,)),
+        "reindex": Stage("reindex", home, reindexing, reindexing, (home.indexes, home.current_index)),
+        "publish": Stage("publish", home, [*publish, str(_TURNS)], [*publish, "1"], (home.current_index,)),
+    }
+    return [stages[name] for name in names]
+
+
+def publish_by_turns(home: str, turns: int) -> None:
+    """Publish the newest two indexes of a home by turns."""
+    from scripts.session import publish_index
+
+    place = Home(Path(home))
+    for turn in range(turns):
+        publish_index(place, artifacts(place.indexes)[-1 - turn % 2])
+
+
+def _rounds(stage: Stage, folder: Path, rounds: int, chance: random.Random) -> Counts:
+    counts = Counts()
+    log.info("bench faults: %d rounds of %s", rounds, stage.name)
+    _reset(stage, folder)
+    allowed = [rows_of_store(stage.home)]
+    first, end = _moments(stage)
+    if stage.name == "import":  # all of it, or nothing
+        allowed.append(rows_of_store(stage.home))
+    for number in tqdm(range(rounds), desc=stage.name, disable=None):
+        _reset(stage, folder)
+        before = Left.of(stage.home)
+        counts.tried += 1
+        aimed = number % 2 == 1
+        counts.killed += _kill(stage, chance.uniform(0.0, end - first if aimed else end), aimed=aimed)
+        lost, mixed = left_over(stage.home, before, allowed)
+        counts.lost += lost
+        counts.mixed += mixed
+        counts.failed += not (_succeeds(stage) and answers(stage.home))
+        if stage.name == "import":
+            counts.failed += rows_of_store(stage.home) != allowed[-1]
+    log.info("bench faults: %s: %s", stage.name, asdict(counts))
+    return counts
+
+
+def _reset(stage: Stage, folder: Path) -> None:
+    """Give an import the same store to begin with again; the other stages go on where they are."""
+    if stage.name == "import":
+        shutil.rmtree(stage.home.path, ignore_errors=True)
+        stage.home.path.mkdir()
+        shutil.copyfile(folder / "import" / "before.duckdb", stage.home.database)
+
+
+def _moments(stage: Stage) -> tuple[float, float]:
+    """Return when a whole run first writes and when it ends, in seconds from its start."""
+    start, before = time.monotonic(), _look(stage)
+    with subprocess.Popen(stage.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        first = None
+        while running.poll() is None:
+            if first is None and _look(stage) != before:
+                first = time.monotonic() - start
+            time.sleep(_POLL_SECONDS)
+    if running.returncode:
+        raise bench_world.CommandFailedError((stage.name,), running.returncode, "")
+    if first is None:
+        raise TooFastError(f"{stage.name} changed nothing below {', '.join(map(str, stage.watched))}")
+    return first, time.monotonic() - start
+
+
+def _kill(stage: Stage, delay: float, *, aimed: bool) -> bool:
+    """Kill a command `delay` seconds after its start, or its first write; return whether it still ran."""
+    before = _look(stage)
+    running = subprocess.Popen(
+        stage.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while aimed and running.poll() is None and _look(stage) == before:
+        time.sleep(_POLL_SECONDS)
+    with suppress(subprocess.TimeoutExpired):
+        running.wait(delay)
+    alive = running.poll() is None
+    if alive:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    return alive
+
+
+def _succeeds(stage: Stage) -> bool:
+    done = subprocess.run(stage.once, capture_output=True, text=True, check=False)
+    if done.returncode:
+        log.error("after a kill %s fails: %s", stage.name, done.stderr.strip())
+    return done.returncode == 0
+
+
+def _look(stage: Stage) -> list[tuple[str, int]]:
+    """Return names and times below the watched paths; it changes with the first write."""
+    seen: list[tuple[str, int]] = []
+    for path in stage.watched:
+        for entry in [path, *(path.iterdir() if path.is_dir() else [])]:
+            with suppress(FileNotFoundError):  # a draft may go while we look
+                seen.append((entry.name, entry.stat().st_mtime_ns))
+    return sorted(seen)

@@ -1,0 +1,65 @@
+"""What a benchmark leaves behind: a table on the terminal, JSON, and a plot beside it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Row = Mapping[str, Any]
+
+
+def show(title: str, rows: Sequence[Row]) -> None:
+    """Print rows as a table; the first one names the columns."""
+    names = list(rows[0]) if rows else []
+    table = Table(*names, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(_shown(row[name]) for name in names))
+    Console().print(table)
+
+
+def show_ratios(ratios: Mapping[str, float]) -> None:
+    """Print what ours is over the bare thing."""
+    show("ratios", [{"name": name, "value": value} for name, value in ratios.items()])
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a report, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    draft.replace(path)
+
+
+def plot(path: Path, rows: Sequence[Row], x: str, line: Sequence[str], panels: Mapping[str, str]) -> None:
+    """Write a PNG with one panel per figure.
+
+    Args:
+        path: the PNG.
+        rows: the results.
+        x: the column along the horizontal axis.
+        line: the columns whose values together name a line.
+        panels: column to draw → what its vertical axis is called.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    names = list(dict.fromkeys(" ".join(str(row[column]) for column in line) for row in rows))
+    for place, (column, label) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), place)
+        for name in names:
+            mine = [row for row in rows if " ".join(str(row[part]) for part in line) == name]
+            axes.plot([row[x] for row in mine], [row[column] for row in mine], marker="o", label=name)
+        axes.set(xlabel=x, ylabel=label, xscale="log", yscale="log")
+        axes.set_xticks(sorted({row[x] for row in rows}), [str(v) for v in sorted({row[x] for row in rows})])
+        axes.grid(alpha=0.3)
+    figure.axes[-1].legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def _shown(value: object) -> str:
+    return f"{value:,.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,152 @@
+"""What `triptych doctor` checks of a home's files: every byte of every artifact, and the pointers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from encoder.text import NotATextModelError
+from scripts.checking import Check, State
+from scripts.leftovers import abandoned
+from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, read_manifest, verify
+from store.home import Home
+
+_CACHE = "cache"
+_MAKES = {
+    "export": "triptych export",
+    "text_model": "triptych train",
+    "model": "triptych train",
+    "index": "triptych reindex",
+}
+
+
+def file_checks(home: Home, *, text: bool) -> Iterator[Check]:
+    """Yield the checks of exports, models, indexes and of what serves."""
+    parents = {
+        "export": home.exports,
+        "text_model": home.text_models,
+        "model": home.models,
+        "index": home.indexes,
+    }
+    for kind, parent in parents.items():
+        yield from artifact_checks(kind, parent)
+    yield latest_check(home)
+    yield current_check(home)
+    if text:
+        yield from text_checks(home)
+    yield leftover_check(home, parents.values())
+
+
+def artifact_checks(kind: str, parent: Path) -> Iterator[Check]:
+    """Yield a failed check for each damaged artifact of a kind, and one that counts the sound ones."""
+    name, ids = f"{kind.replace('_', ' ')}s", [one for one in artifacts(parent) if one != _CACHE]
+    sound = 0
+    for artifact_id in tqdm(ids, desc=name, unit="artifact", leave=False, disable=None):
+        try:
+            found = verify(parent / artifact_id).get("kind")
+            if found != kind:
+                raise DamagedArtifactError(parent / artifact_id, f"is a {found!r}, not a {kind}")
+        except DamagedArtifactError as error:
+            hint = f"restore it, or remove {parent / artifact_id} and make another: {_MAKES[kind]}"
+            yield Check(name, State.FAILED, str(error), hint)
+        else:
+            sound += 1
+    if sound == len(ids):
+        yield Check(name, State.OK, f"{sound}, every byte as it was written" if ids else "none")
+
+
+def latest_check(home: Home) -> Check:
+    """Return whether models/LATEST names a model that is there, with its text model and its export."""
+    try:
+        model = pointed(home.latest_model, home.models)
+        facts = read_manifest(model)
+    except NotPublishedError:
+        return Check("LATEST", State.WARNING, "no model yet", "triptych train --home HOME")
+    except DamagedArtifactError as error:
+        return Check("LATEST", State.FAILED, str(error), "triptych train --home HOME")
+    if facts["text_model_id"] not in artifacts(home.text_models):
+        found = f"model {model.name} needs text model {facts['text_model_id']}, which is missing"
+        return Check("LATEST", State.FAILED, found, "restore it, or triptych train --home HOME")
+    if facts["export_id"] not in artifacts(home.exports):
+        found = f"model {model.name} was trained on export {facts['export_id']}, which is gone"
+        return Check("LATEST", State.WARNING, found, "serving works, evaluate does not: train again")
+    return Check("LATEST", State.OK, f"model {model.name}, dim {facts['dim']}")
+
+
+def current_check(home: Home) -> Check:
+    """Return whether CURRENT names an index that loads, with a model that fits it."""
+    from indexer.publish import current_index, load_pair
+
+    serving = "triptych reindex --home HOME, or triptych index rollback"
+    try:
+        pair = load_pair(home, current_index(home).name)
+    except NotPublishedError:
+        return Check("CURRENT", State.WARNING, "nothing is published", "triptych reindex --home HOME")
+    except (DamagedArtifactError, LookupError) as error:
+        return Check("CURRENT", State.FAILED, str(error), serving)
+    found = f"index {pair.index.index_id} of model {pair.model.model_id}, {len(pair.index):,} items"
+    if not len(pair.index):
+        return Check("CURRENT", State.WARNING, found, "no item is available: import items, then reindex")
+    if _latest_id(home) not in (None, pair.model.model_id):
+        return Check("CURRENT", State.WARNING, found, "a newer model waits: triptych reindex --home HOME")
+    return Check("CURRENT", State.OK, found)
+
+
+def text_checks(home: Home) -> Iterator[Check]:
+    """Yield whether the text models of LATEST and CURRENT load and encode."""
+    from encoder.text import TextEncoder
+
+    for text_model_id in sorted({_text_model_of(facts) for facts in _models_in_use(home)}):
+        try:
+            encoder = TextEncoder.load(home.text_models / text_model_id)
+            length = float((encoder.encode(["a text"]) ** 2).sum())
+        except (DamagedArtifactError, NotATextModelError) as error:
+            yield Check("text model", State.FAILED, str(error), "restore it, or triptych train --home HOME")
+            continue
+        found = f"{text_model_id} runs on {encoder.provider.removesuffix('ExecutionProvider')}"
+        if abs(length - 1) > 1e-3:
+            yield Check(
+                "text model", State.FAILED, f"{found}, but a vector has length² {length}", "train again"
+            )
+        else:
+            yield Check("text model", State.OK, found)
+
+
+def leftover_check(home: Home, parents: Any) -> Check:
+    """Return what builds and prunes that were killed left behind; none of it is ever read."""
+    left = [
+        path
+        for parent in parents
+        for name in (".building-*", ".pruned-*")
+        for path in abandoned(parent, name)
+    ]
+    left += abandoned(home.path, ".new-*")
+    if left:
+        return Check("leftovers", State.WARNING, ", ".join(map(str, left)), "of killed commands: remove them")
+    return Check("leftovers", State.OK, "none")
+
+
+def _latest_id(home: Home) -> str | None:
+    try:
+        return pointed(home.latest_model, home.models).name
+    except (NotPublishedError, DamagedArtifactError):
+        return None
+
+
+def _models_in_use(home: Home) -> Iterator[dict[str, Any]]:
+    """Yield the manifests of the models behind LATEST and CURRENT, as far as they can be read."""
+    from indexer.publish import current_index
+
+    for name in ("LATEST", "CURRENT"):
+        try:
+            if name == "LATEST":
+                yield read_manifest(pointed(home.latest_model, home.models))
+            else:
+                yield read_manifest(home.models / read_manifest(current_index(home))["model_id"])
+        except (NotPublishedError, DamagedArtifactError):
+            continue  # said by the check of that pointer
+
+
+def _text_model_of(facts: dict[str, Any]) -> str:
+    return str(facts["text_model_id"])

@@ -1,0 +1,122 @@
+"""What `triptych doctor` checks of the live store and of the server that may own it."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import duckdb
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from scripts.checking import Check, State
+from scripts.session import admin
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from store.connection import NewerStoreError, NotAStoreError, StoreLockedError, migrations
+from store.duck import Store
+from store.home import Home
+
+_SECONDS = 5.0
+_VIEWS = {"behaviors": "H", "texts": "T", "social": "S"}
+
+
+def store_checks(home: Home) -> Iterator[Check]:
+    """Yield the checks of server and store, and of what the store holds."""
+    address, check = server_check(home)
+    yield check
+    if address is not None:
+        check, rows = _served_store(address)
+    else:
+        check, rows = store_check(home)
+    yield check
+    if rows is not None:
+        yield from row_checks(rows)
+
+
+def server_check(home: Home) -> tuple[str | None, Check]:
+    """Return the address of the server that can be asked about the store, if any, and how it does."""
+    file = home.server_file
+    try:
+        said: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        address, pid = str(said["address"]), int(said["pid"])
+        os.kill(pid, 0)
+    except FileNotFoundError:
+        return None, Check("server", State.OK, "none runs")
+    except (ValueError, KeyError, TypeError):
+        return None, Check(
+            "server", State.WARNING, f"{file} is damaged", "remove it if no server runs on this home"
+        )
+    except ProcessLookupError:
+        found = f"{file} names process {pid}, which is gone"
+        return None, Check(
+            "server", State.WARNING, found, f"the server was killed; remove {file} or start it again"
+        )
+    except PermissionError:
+        pass  # another user's server, but one that runs
+    found = f"process {pid} on {address}"
+    if said.get("tls"):
+        return None, Check(
+            "server", State.WARNING, f"{found}, with TLS", "not asked: use `triptych query --tls-ca`"
+        )
+    try:
+        with grpc.insecure_channel(address) as channel:
+            reply = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=_SECONDS
+            )
+    except grpc.RpcError as error:
+        code = error.code().name if isinstance(error, grpc.Call) else str(error)
+        hint = f"it does not answer: see its log; if process {pid} is something else, remove {file}"
+        return None, Check("server", State.FAILED, f"{found}: {code}", hint)
+    if reply.status != health_pb2.HealthCheckResponse.SERVING:
+        hint = "publish an index: triptych train, then triptych reindex"
+        return address, Check("server", State.WARNING, f"{found}: NOT_SERVING", hint)
+    return address, Check("server", State.OK, f"{found}: SERVING")
+
+
+def _served_store(address: str) -> tuple[Check, Mapping[str, int] | None]:
+    try:
+        with admin(address) as stub:
+            status = stub.Status(pb.StatusRequest(), timeout=_SECONDS)
+    except grpc.RpcError as error:
+        code = error.code().name if isinstance(error, grpc.Call) else str(error)
+        return Check("store", State.FAILED, f"the server says {code}", "see the server's log"), None
+    return Check("store", State.OK, f"owned by the server, version {status.version}"), status.rows
+
+
+def store_check(home: Home) -> tuple[Check, Mapping[str, int] | None]:
+    """Return whether the store opens, and its rows by table."""
+    if not home.database.exists():
+        return Check(
+            "store", State.FAILED, f"{home.database} is missing", "triptych import, or restore"
+        ), None
+    try:
+        with Store.open(home.database) as store:
+            rows = store.counts()
+    except StoreLockedError as error:
+        return Check(
+            "store", State.WARNING, str(error), "another command or a server works on it: wait"
+        ), None
+    except NewerStoreError as error:
+        return Check("store", State.FAILED, str(error), "upgrade Triptych"), None
+    except (NotAStoreError, duckdb.Error) as error:
+        return Check(
+            "store", State.FAILED, str(error), "triptych restore --from BACKUP --home NEW_HOME"
+        ), None
+    return Check("store", State.OK, f"schema version {len(migrations())}"), rows
+
+
+def row_checks(rows: Mapping[str, int]) -> Iterator[Check]:
+    """Yield what there is of items and of each view."""
+    if not rows["items"]:
+        yield Check("items", State.FAILED, "none", "nothing can be found: import items")
+    else:
+        yield Check("items", State.OK, f"{rows['items']:,}, users: {rows['users']:,}")
+    for table, view in _VIEWS.items():
+        if rows[table]:
+            yield Check(table, State.OK, f"{rows[table]:,} rows (view {view})")
+        elif view == "H":
+            yield Check(table, State.WARNING, "none", "training needs some: triptych import")
+        else:
+            yield Check(
+                table, State.WARNING, "none", f"view {view} stays empty; import {table} if you have them"
+            )

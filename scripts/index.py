@@ -1,0 +1,181 @@
+"""triptych index: which indexes there are, and which one serves."""
+
+import json
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+from tqdm import tqdm
+
+from scripts.session import HomeOption, admin, existing, publish_index, server_of
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, read_manifest, verify
+from store.home import Home
+
+IdArgument = Annotated[str, typer.Argument(help="An index id, as `triptych index list` prints it.")]
+
+CALL_SECONDS = 600.0
+_PIPE_WIDTH = 200
+
+index_app = typer.Typer(
+    help="List, check, publish and remove indexes.  Example: triptych index list --home demo",
+    no_args_is_help=True,
+)
+
+
+@dataclass(frozen=True)
+class IndexState:
+    """One index on disk: what its manifest says, and why it is not sound, if it is not."""
+
+    index_id: str
+    facts: dict[str, Any]
+    size: int
+    damage: str | None
+
+
+@index_app.command("list")
+def list_command(home: HomeOption) -> None:
+    """List all indexes, newest last, every byte checked; a star marks the one that serves.
+
+    Example: triptych index list --home demo
+    """
+    place = existing(home)
+    ids = artifacts(place.indexes)
+    if not ids:
+        print(f"there is no index yet: run `triptych reindex --home {home}`")
+        return
+    current, broken = _current(place)
+    wanted = ("model", "factory", "items", "dim", "created", "size", "state")
+    table = Table("", Column("index", no_wrap=True), *wanted)
+    for index_id in tqdm(ids, desc="check", unit="index", leave=False, disable=None):
+        state = index_state(place, index_id)
+        facts = [str(state.facts.get(name, "–")) for name in ("model_id", "factory", "items", "dim")]
+        row = [index_id, *facts, created(index_id), f"{state.size / 1e6:,.1f} MB", state.damage or "ok"]
+        table.add_row("*" if index_id == current else "", *row)
+    wide_console().print(table)
+    if broken:
+        print(f"{broken}; publish one: triptych index publish ID --home {home}")
+
+
+@index_app.command("show")
+def show_command(index_id: IdArgument, home: HomeOption) -> None:
+    """Print the manifest of an index, then check every byte of it and of its model.
+
+    Example: triptych index show 20260101T120000000000-abcd --home demo
+    """
+    from indexer.publish import IndexNotFoundError, load_pair
+
+    place = existing(home)
+    if index_id not in artifacts(place.indexes):
+        raise IndexNotFoundError(place, index_id)
+    print(json.dumps(read_manifest(place.indexes / index_id), indent=2))
+    pair = load_pair(place, index_id)
+    serves = "; it is CURRENT" if _current(place)[0] == index_id else ""
+    print(f"ok: every file of the index and of model {pair.model.model_id} is as it was written{serves}")
+
+
+@index_app.command("publish")
+def publish_command(index_id: IdArgument, home: HomeOption) -> None:
+    """Make an index the one that serves, after checking it; a running server changes over at once.
+
+    Example: triptych index publish 20260101T120000000000-abcd --home demo
+    """
+    publish_index(existing(home), index_id)
+    print(f"index {index_id} serves")
+
+
+@index_app.command("rollback")
+def rollback_command(home: HomeOption) -> None:
+    """Publish the newest index that is older than the one that serves.
+
+    Example: triptych index rollback --home demo
+    """
+    place = existing(home)
+    roll_back(place)
+    print(f"index {_current(place)[0]} serves")
+
+
+@index_app.command("prune")
+def prune_command(
+    home: HomeOption,
+    keep: Annotated[int, typer.Option(min=1, help="How many of the newest stay.")] = 3,
+) -> None:
+    """Remove all but the newest indexes and the one that serves.
+
+    Example: triptych index prune --keep 3 --home demo
+    """
+    from indexer.publish import prune
+
+    place = existing(home)
+    sizes = {index_id: _size(place.indexes / index_id) for index_id in artifacts(place.indexes)}
+    removed = prune(place, keep)
+    for index_id in removed:
+        print(f"removed {index_id}, {sizes[index_id] / 1e6:,.1f} MB")
+    print(f"{len(sizes) - len(removed)} of {len(sizes)} indexes stay")
+
+
+def roll_back(home: Home) -> None:
+    """Make the index before CURRENT serve, through the running server where there is one.
+
+    Raises:
+        NoOlderIndexError: there is none.
+        DamagedArtifactError: it or its model is damaged; nothing changes.
+    """
+    from indexer.publish import previous_index, publish
+
+    address = server_of(home)
+    if address is None:
+        publish(home, previous_index(home))
+        return
+    with admin(address) as stub:
+        stub.RollbackIndex(pb.RollbackIndexRequest(), timeout=CALL_SECONDS)
+
+
+def index_state(home: Home, index_id: str) -> IndexState:
+    """Return the state of an index after reading every byte of it; damage does not raise."""
+    directory = home.indexes / index_id
+    facts: dict[str, Any] = {}
+    damage = None
+    try:
+        facts = read_manifest(directory)
+        verify(directory)
+        if facts.get("kind") != "index":
+            damage = f"damaged: it is a {facts.get('kind')!r}, not an index"
+        elif facts["model_id"] not in artifacts(home.models):
+            damage = f"of no use: model {facts['model_id']} is missing"
+    except DamagedArtifactError as error:
+        damage = f"damaged: {error.path.name} {error.reason}"
+    return IndexState(index_id, facts, _size(directory), damage)
+
+
+def wide_console() -> Console:
+    """Return a console that breaks no ids in a pipe, where nobody says how wide a line may be."""
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def created(artifact_id: str) -> str:
+    """Return the time in an artifact id, such as "2026-11-23 19:41:02 UTC"; "–" where it holds none."""
+    try:
+        at = datetime.strptime(artifact_id.partition("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
+    except ValueError:
+        return "–"
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _current(home: Home) -> tuple[str | None, str | None]:
+    """Return the id of the index that serves, or why none does."""
+    from indexer.publish import current_index
+
+    try:
+        return current_index(home).name, None
+    except (NotPublishedError, DamagedArtifactError) as error:
+        return None, str(error)
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

@@ -1,0 +1,1 @@
+def test_x(small_home): print(small_home)

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import sparse
+
+from encoder.config import TowerConfig, UnknownViewError, parse_views
+from encoder.views import event_matrix, history_view, social_view, text_sums, unit_rows, view_batch
+
+ROWS = hnp.arrays(np.float32, (5, 3), elements=st.floats(-100, 100, width=32))
+
+
+def matrix(config: TowerConfig, rows: list[tuple[int, int, str, float]]) -> np.ndarray:
+    users, items, actions, weights = zip(*rows, strict=True)
+    return event_matrix(
+        np.array(users), np.array(items), np.array(actions), np.array(weights, float), (2, 3), config
+    ).toarray()
+
+
+def test_events_of_a_pair_add_up_before_the_log() -> None:
+    rows = [(0, 1, "listen", 3.0), (0, 1, "listen", 4.0), (1, 2, "share", 1.0)]
+    expected = [[0, np.log(8.0), 0], [0, 0, np.log(2.0)]]
+    np.testing.assert_allclose(matrix(TowerConfig(weighting="log"), rows), expected, rtol=1e-6)
+
+
+def test_binary_weighting_counts_a_pair_once() -> None:
+    rows = [(0, 1, "listen", 3.0), (0, 1, "listen", 4.0)]
+    assert matrix(TowerConfig(weighting="binary"), rows).tolist() == [[0, 1, 0], [0, 0, 0]]
+
+
+def test_action_weights_multiply_and_zero_leaves_an_event_out() -> None:
+    rows = [(0, 0, "author", 5.0), (0, 1, "share", 1.0), (1, 1, "view", 1.0)]
+    config = TowerConfig(weighting="log", actions={"author": 0.0, "share": 2.0})
+    np.testing.assert_allclose(matrix(config, rows), [[0, np.log(3.0), 0], [0, np.log(2.0), 0]], rtol=1e-6)
+
+
+def test_unknown_items_and_zero_weights_are_no_entries() -> None:
+    found = event_matrix(
+        np.array([0, 0]), np.array([-1, 2]), np.array(["a", "a"]), np.array([1.0, 0.0]), (1, 3), TowerConfig()
+    )
+    assert found.nnz == 0
+
+
+@given(ROWS)
+def test_rows_become_unit_or_stay_zero_and_the_argument_is_left_alone(rows: np.ndarray) -> None:
+    before = rows.copy()
+    norms = np.linalg.norm(unit_rows(rows), axis=1)
+    nonzero = np.linalg.norm(rows, axis=1) > 0
+    np.testing.assert_allclose(norms[nonzero], 1.0, atol=1e-5)
+    assert not norms[~nonzero].any()
+    np.testing.assert_array_equal(rows, before)
+
+
+def test_social_view_is_the_log_weighted_mean_of_friends() -> None:
+    ties = sparse.csr_array(np.array([[1.0, 3.0], [0.0, 0.0]]))
+    friends = np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    mean = np.array([np.log(2.0), np.log(4.0)])
+    np.testing.assert_allclose(social_view(ties, friends)[0], mean / np.linalg.norm(mean), rtol=1e-6)
+    assert not social_view(ties, friends)[1].any()
+
+
+def test_history_view_does_not_depend_on_the_order_of_events() -> None:
+    table = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    forth = matrix(TowerConfig(), [(0, 0, "a", 1.0), (0, 2, "a", 2.0)])
+    back = matrix(TowerConfig(), [(0, 2, "a", 2.0), (0, 0, "a", 1.0)])
+    one, other = (history_view(sparse.csr_array(m), table) for m in (forth, back))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_text_sums_of_batches_add_up_to_those_of_the_whole() -> None:
+    vectors = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    owners = np.array([0, 1, 0, 2, 1, 0])
+    whole = text_sums(owners, vectors, 4)
+    halves = text_sums(owners[:3], vectors[:3], 4) + text_sums(owners[3:], vectors[3:], 4)
+    np.testing.assert_allclose(halves, whole, rtol=1e-5)
+    assert not whole[3].any()
+
+
+def test_a_view_is_present_where_its_row_is_not_zero() -> None:
+    one, none = np.ones((1, 2), np.float32), np.zeros((1, 2), np.float32)
+    batch = view_batch(np.vstack([one, none]), np.vstack([none, one]), np.vstack([none, none]))
+    assert batch.present.tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert batch.only(("T",)).present.tolist() == [[0, 0, 0], [0, 1, 0]]
+    assert len(batch.rows(slice(1))) == 1
+
+
+@pytest.mark.parametrize(("text", "views"), [("H,T,S", ("H", "T", "S")), ("sh", ("H", "S")), ("T", ("T",))])
+def test_views_are_parsed_in_the_order_of_the_design(text: str, views: tuple[str, ...]) -> None:
+    assert parse_views(text) == views
+
+
+@pytest.mark.parametrize("text", ["", "H,X", ","])
+def test_an_unknown_view_is_refused(text: str) -> None:
+    with pytest.raises(UnknownViewError, match="is not one of H, T, S"):
+        parse_views(text)
+
+
+def test_settings_survive_json() -> None:
+    config = TowerConfig(dim=7, fusion="maxvar", gates=(1.0, 0.25, 0.5), actions={"share": 2.0})
+    assert TowerConfig.from_json(config.as_json()) == config
