@@ -1,0 +1,150 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pyarrow as pa
+import pytest
+from scipy import sparse
+
+from encoder.choose import Chooser, choose_config
+from encoder.config import TowerConfig
+from encoder.dataset import NO_TIME, Dataset, Events
+from encoder.export import export_towers, item_graph, user_graph
+from encoder.runtime import ITEM_GRAPH, USER_GRAPH
+from encoder.tower import Tower, dataset_views, fit_tower
+from encoder.views import ViewBatch
+
+USERS, ITEMS, TEXT_DIM = 90, 40, 6
+RIDGE = TowerConfig(dim=8, damping=0.1, gates=(1.0, 0.4, 0.3))
+MAXVAR = TowerConfig(dim=8, fusion="maxvar", gates=(1.0, 1.0, 1.0))
+
+
+def rows(users: np.ndarray, items: np.ndarray) -> Events:
+    ones = np.ones(len(users))
+    return Events(users, items, np.full(len(users), "see"), ones, np.full(len(users), NO_TIME))
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    """Two tastes: even users like even items; their texts and friends follow. Item 39 has no events."""
+    generator = np.random.default_rng(1)
+    same = (np.arange(USERS)[:, None] + np.arange(ITEMS)) % 2 == 0
+    drawn = generator.random((USERS, ITEMS)) < np.where(same, 0.4, 0.04)
+    drawn[:, 39] = False
+    drawn[:3] = False  # three users without history
+    users, items = np.nonzero(drawn)
+    held = generator.random(len(users)) < 0.15
+    text = generator.standard_normal((USERS, TEXT_DIM)) * 0.5
+    text[:, 0] += np.where(np.arange(USERS) % 2 == 0, 2.0, -2.0)
+    text[2] = 0.0
+    item_text = generator.standard_normal((ITEMS, TEXT_DIM)) * 0.5
+    item_text[:, 0] += np.where(np.arange(ITEMS) % 2 == 0, 2.0, -2.0)
+    ties = (generator.random((USERS, USERS)) < 0.1) & ((np.add.outer(np.arange(USERS), np.arange(USERS)) % 2) == 0)
+    np.fill_diagonal(ties, val=False)
+    return Dataset(
+        users=pa.array([f"u{i:03}" for i in range(USERS)]),
+        items=pa.array([f"i{i:03}" for i in range(ITEMS)]),
+        history=rows(users[~held], items[~held]),
+        held_out={"valid": rows(users[held], items[held])},
+        ties=sparse.csr_array(ties.astype(float)),
+        text=(text / np.maximum(np.linalg.norm(text, axis=1, keepdims=True), 1e-9)).astype(np.float32),
+        item_text=(item_text / np.linalg.norm(item_text, axis=1, keepdims=True)).astype(np.float32),
+    )
+
+
+def all_masks(data: Dataset, tower: Tower) -> ViewBatch:
+    views = dataset_views(data, data.events(tower.config), tower.table)
+    some = np.random.default_rng(2).integers(0, 2, size=views.present.shape).astype(np.float32)
+    return replace(views, present=views.present * some)
+
+
+@pytest.mark.parametrize("config", [RIDGE, MAXVAR], ids=["ridge", "maxvar"])
+def test_the_user_graph_agrees_with_the_float64_reference(data: Dataset, config: TowerConfig) -> None:
+    tower = fit_tower(data, config)
+    views = all_masks(data, tower)
+    session = ort.InferenceSession(user_graph(tower).SerializeToString())
+    feeds = {n: getattr(views, n) for n in ("history", "text", "social", "present")}
+    vectors, parts = session.run(["vectors", "parts"], feeds)
+    scale = np.abs(tower.parts(views)).max()
+    np.testing.assert_allclose(parts, tower.parts(views), atol=1e-5 * scale)
+    np.testing.assert_allclose(vectors, tower.vectors(views), atol=1e-5 * scale)
+    np.testing.assert_allclose(parts.sum(axis=1), vectors, atol=1e-6 * scale)
+    assert not parts[views.present == 0].any()
+    assert not np.isnan(parts).any()
+
+
+@pytest.mark.parametrize("config", [RIDGE, MAXVAR], ids=["ridge", "maxvar"])
+def test_item_scores_split_exactly_into_the_shares_of_the_views(data: Dataset, config: TowerConfig) -> None:
+    tower = fit_tower(data, config)
+    views, items = all_masks(data, tower), tower.item_vectors(data.item_text)
+    shares = np.einsum("bvd,nd->bnv", tower.parts(views), items)
+    np.testing.assert_allclose(shares.sum(axis=2), tower.vectors(views) @ items.T, atol=1e-9)
+
+
+def test_the_item_graph_takes_the_id_vector_and_else_the_text(data: Dataset, tmp_path: Path) -> None:
+    tower = fit_tower(data, RIDGE)
+    assert not tower.id_vectors[39].any()
+    session = ort.InferenceSession(item_graph(tower).SerializeToString())
+    found = session.run(["vectors"], {"id_vector": tower.id_vectors, "text": data.item_text})[0]
+    np.testing.assert_array_equal(found[:39], tower.id_vectors[:39])
+    np.testing.assert_allclose(found[39], data.item_text[39] @ tower.item_text, rtol=1e-5)
+    np.testing.assert_allclose(found, tower.item_vectors(data.item_text), rtol=1e-5)
+    export_towers(tower, tmp_path, {"model_id": "m"})
+    for name in (USER_GRAPH, ITEM_GRAPH):
+        meta = ort.InferenceSession(tmp_path / name).get_modelmeta().custom_metadata_map
+        assert meta == {"model_id": "m"}
+
+
+def test_an_item_nobody_touched_goes_to_those_whose_taste_its_text_meets(data: Dataset) -> None:
+    tower = fit_tower(data, RIDGE)  # item 39 is odd
+    scores = tower.vectors(dataset_views(data, data.events(RIDGE), tower.table)) @ tower.item_vectors(
+        data.item_text
+    )[39]
+    assert scores[3::2].mean() > 0 > scores[4::2].mean()
+
+
+def test_every_view_alone_tells_the_two_tastes_apart(data: Dataset) -> None:
+    for config in (RIDGE, MAXVAR):
+        tower = fit_tower(data, config)
+        views = dataset_views(data, data.events(config), tower.table)
+        items = tower.item_vectors(data.item_text)
+        for view in ("H", "T", "S"):
+            users = np.flatnonzero(views.only((view,)).present.any(axis=1))
+            scores = tower.vectors(views.only((view,)).rows(users)) @ items.T
+            own = scores[:, 0:39:2].mean(axis=1) > scores[:, 1:39:2].mean(axis=1)
+            assert (own == (users % 2 == 0)).mean() > 0.9, (config.fusion, view)
+
+
+def test_choice_ends_with_the_best_gates_and_they_stay_above_zero(data: Dataset) -> None:
+    trials = choose_config(data, "valid", TowerConfig(), dims=(4, 8))
+    chosen = trials[-1]
+    assert chosen.config.dim in {4, 8}
+    assert chosen.config.gates[1] > 0
+    assert chosen.config.gates[2] > 0
+    tower = fit_tower(data, chosen.config)
+    assert Chooser(data, "valid").tower(tower) == pytest.approx(chosen.ndcg, abs=1e-6)
+
+
+def test_a_view_that_the_data_lacks_gets_no_gate(data: Dataset) -> None:
+    alone = replace(data, text=np.zeros_like(data.text))
+    trials = choose_config(alone, "valid", TowerConfig(), dims=(4,))
+    assert trials[-1].config.gates[1] == 0.0
+    tower = fit_tower(alone, trials[-1].config)
+    assert not np.isnan(tower.vectors(dataset_views(data, data.events(tower.config), tower.table))).any()
+
+
+def test_fit_looks_at_no_held_out_row(data: Dataset) -> None:
+    without = fit_tower(replace(data, held_out={}), RIDGE)
+    np.testing.assert_array_equal(fit_tower(data, RIDGE).table, without.table)
+
+
+def test_left_out_users_leave_no_trace(data: Dataset) -> None:
+    left_out = np.zeros(USERS, dtype=bool)
+    left_out[5] = True
+    kept = data.without_users(left_out)
+    assert not (kept.history.users == 5).any()
+    assert not (kept.held_out["valid"].users == 5).any()
+    assert not kept.text[5].any()
+    assert kept.ties[[5]].nnz == kept.ties[:, [5]].nnz == 0
+    assert kept.shape == data.shape
