@@ -40,7 +40,9 @@ def data() -> Dataset:
     text[2] = 0.0
     item_text = generator.standard_normal((ITEMS, TEXT_DIM)) * 0.5
     item_text[:, 0] += np.where(np.arange(ITEMS) % 2 == 0, 2.0, -2.0)
-    ties = (generator.random((USERS, USERS)) < 0.1) & ((np.add.outer(np.arange(USERS), np.arange(USERS)) % 2) == 0)
+    ties = (generator.random((USERS, USERS)) < 0.1) & (
+        (np.add.outer(np.arange(USERS), np.arange(USERS)) % 2) == 0
+    )
     np.fill_diagonal(ties, val=False)
     return Dataset(
         users=pa.array([f"u{i:03}" for i in range(USERS)]),
@@ -98,9 +100,10 @@ def test_the_item_graph_takes_the_id_vector_and_else_the_text(data: Dataset, tmp
 
 def test_an_item_nobody_touched_goes_to_those_whose_taste_its_text_meets(data: Dataset) -> None:
     tower = fit_tower(data, RIDGE)  # item 39 is odd
-    scores = tower.vectors(dataset_views(data, data.events(RIDGE), tower.table)) @ tower.item_vectors(
-        data.item_text
-    )[39]
+    scores = (
+        tower.vectors(dataset_views(data, data.events(RIDGE), tower.table))
+        @ tower.item_vectors(data.item_text)[39]
+    )
     assert scores[3::2].mean() > 0 > scores[4::2].mean()
 
 
