@@ -9,8 +9,9 @@ from scipy import sparse
 Csr: TypeAlias = "sparse.csr_array[Any] | sparse.csr_matrix[Any]"
 Floats: TypeAlias = NDArray[np.float64]
 
-_LOWEST = np.iinfo(np.int64).min
-_LOW_BITS = np.int64(0xFFFF_FFFF)
+
+_LOWEST = np.finfo(np.float32).min  # what is lower is −inf
+_SCORES_AT_ONCE = 1 << 20  # a block that stays in the cache
 
 
 class ScoresError(ValueError):
@@ -23,7 +24,7 @@ def top_k(scores: NDArray[np.float32], excluded: Csr, k: int) -> NDArray[np.int6
     Equal scores are ordered by row, lower first, so that a ranking never depends on the machine.
 
     Args:
-        scores: (B, N) float32, higher is better; left as it is.
+        scores: (B, N) float32, higher is better, −inf = never ranked; left as it is.
         excluded: (B, N), nonzero = never ranked (items of the user's train rows, and so on).
         k: how many; where fewer items remain the rest of the row is −1.
 
@@ -36,30 +37,32 @@ def top_k(scores: NDArray[np.float32], excluded: Csr, k: int) -> NDArray[np.int6
     """
     if k < 1:
         raise ValueError(f"k is {k}, not at least 1")
-    keys = _sortable(scores)
+    if scores.ndim != 2 or scores.dtype != np.float32:
+        raise ScoresError(f"scores are {scores.dtype} {scores.shape}, not float32 (B, N)")
     if excluded.shape != scores.shape:
         raise ScoresError(f"scores are {scores.shape}, but excluded is {excluded.shape}")
-    users, items = excluded.nonzero()
-    keys[users, items] = _LOWEST
-    n_items = scores.shape[1]
-    kept = min(k, n_items)
-    best = np.sort(np.partition(keys, n_items - kept, axis=1)[:, n_items - kept :] if kept else keys, axis=1)
     ranked = np.full((len(scores), k), -1, dtype=np.int64)  # (B, k)
-    ranked[:, :kept] = np.where(best == _LOWEST, -1, _LOW_BITS - (best & _LOW_BITS))[:, ::-1]
+    step = max(1, _SCORES_AT_ONCE // max(1, scores.shape[1]))
+    for start in range(0, len(scores), step):
+        block = scores[start : start + step]
+        if np.isnan(block).any():
+            user = start + int(np.isnan(block).any(axis=1).argmax())
+            raise ScoresError(f"scores of row {user} hold NaN")
+        allowed = block.copy()
+        allowed[excluded[start : start + step].nonzero()] = -np.inf
+        _rank_block(allowed, ranked[start : start + step])
     return ranked
 
 
-def _sortable(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return (B, N) int64 keys, all different in a row: larger = better score, then lower row.
-
-    The bits of a float32 order like a signed integer once those of negative numbers are turned over;
-    they fill the high half, the row counted from the end fills the low half.
-    """
-    if scores.ndim != 2 or scores.dtype != np.float32:
-        raise ScoresError(f"scores are {scores.dtype} {scores.shape}, not float32 (B, N)")
-    if np.isnan(scores).any():
-        user = int(np.isnan(scores).any(axis=1).argmax())
-        raise ScoresError(f"scores of row {user} hold NaN")
-    bits = (scores + np.float32(0)).view(np.int32)  # + 0: a fresh array in which −0 equals 0
-    ordered = (bits ^ ((bits >> 31) & np.int32(0x7FFF_FFFF))).astype(np.int64)
-    return (ordered << 32) | (_LOW_BITS - np.arange(scores.shape[1], dtype=np.int64))
+def _rank_block(allowed: NDArray[np.float32], ranked: NDArray[np.int64]) -> None:
+    """Fill `ranked` (B, k) with the best items of `allowed` (B, N), leaving what is −inf out."""
+    k, n_items = ranked.shape[1], allowed.shape[1]
+    if not n_items:
+        return
+    at = max(0, n_items - k)
+    kth = np.partition(allowed, at, axis=1)[:, at, None]  # (B, 1): the k-th best; ties may reach beyond k
+    users, items = np.nonzero(allowed >= np.maximum(kth, _LOWEST))  # in the order of users and rows
+    best = np.lexsort((items, -allowed[users, items], users))
+    rank = np.arange(len(users)) - np.searchsorted(users, users)
+    kept = rank < k
+    ranked[users[kept], rank[kept]] = items[best][kept]

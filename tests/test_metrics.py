@@ -136,9 +136,9 @@ def test_top_k_by_hand() -> None:
     assert top_k(scores, csr([[0, 0, 0, 0, 1]]), 6).tolist() == [[1, 2, 0, 3, -1, -1]]
 
 
-def test_minus_infinity_ranks_last_and_minus_zero_equals_zero() -> None:
+def test_minus_infinity_is_never_ranked_and_minus_zero_equals_zero() -> None:
     scores = np.array([[-np.inf, 0.0, -0.0, -1e-45, 1e-45, -3e38, np.inf]], dtype=np.float32)
-    assert top_k(scores, csr([[0] * 7]), 7).tolist() == [[6, 4, 1, 2, 3, 5, 0]]
+    assert top_k(scores, csr([[0] * 7]), 7).tolist() == [[6, 4, 1, 2, 3, 5, -1]]
 
 
 def test_nothing_left_to_rank_is_all_padding() -> None:
