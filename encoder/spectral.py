@@ -87,7 +87,8 @@ def _independent(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     Between power iterations the columns need only be kept from falling together; the last step is a true QR.
 
     Source:
-        Fukaya et al. 2020, "Shifted Cholesky QR for computing the QR factorization of ill-conditioned matrices".
+        Fukaya et al. 2020, "Shifted Cholesky QR for computing the QR factorization of
+        ill-conditioned matrices".
     """
     gram = block.T @ block
     shift = 1e-6 * np.trace(gram) / len(gram)

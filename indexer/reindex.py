@@ -65,12 +65,13 @@ def reindex(
     """
     if encoder.text_model_id != model.text_model_id:
         raise ModelMismatchError(model.text_model_id, encoder.text_model_id)
+    built = empty_faiss(model.dim, factory)  # first, so that a bad factory fails before the work
     items = export.items(available_only=True)
     vectors = encode_items(items, model, encoder, cache)
     kept: npt.NDArray[np.bool_] = np.any(vectors, axis=1)  # (N,)
     ids = items.column("item_id").combine_chunks().filter(pa.array(kept))
     vectors = np.ascontiguousarray(vectors[kept])
-    built = build_faiss(vectors, factory)
+    fill(built, vectors)
     ann_recall = check(built, vectors)
     index_id = new_id()
     with build(home.indexes, index_id) as draft:
@@ -109,16 +110,19 @@ def encode_items(items: pa.Table, model: Model, encoder: TextEncoder, cache: Tex
     return np.concatenate(encoded) if encoded else np.zeros((0, model.dim), dtype=np.float32)
 
 
-def build_faiss(vectors: FloatArray, factory: str) -> Any:
-    """Return a FAISS index with inner-product metric over vectors (N, D)."""
+def empty_faiss(dim: int, factory: str) -> Any:
+    """Return an empty FAISS index with inner-product metric.  Raises: FactoryError."""
     try:
-        built = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
-        raise FactoryError(factory, str(error).splitlines()[-1]) from error
+        raise FactoryError(factory, str(error).rpartition(": ")[2]) from error
+
+
+def fill(built: Any, vectors: FloatArray) -> None:
+    """Train an empty FAISS index where its kind wants that, and add vectors (N, D)."""
     if not built.is_trained:
         built.train(vectors)
     built.add(vectors)
-    return built
 
 
 def check(built: Any, vectors: FloatArray, seed: int = 0) -> float:

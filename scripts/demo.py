@@ -1,4 +1,4 @@
-"""triptych demo: the whole path on a generated world, ending with a gRPC client and a server in two processes."""
+"""triptych demo: the whole path on a generated world; at its end a client asks a server in another process."""
 
 import json
 import logging
@@ -51,7 +51,9 @@ def demo_command(
     serve: Annotated[bool, typer.Option("--serve", help="Leave the server up.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
 ) -> None:
-    """Generate a small world, import it, train, reindex, serve it and ask for four people's items.
+    """Try everything on a small generated world.
+
+    Imports it, trains, reindexes, evaluates, serves, and asks for four people's items.
 
     Example: triptych demo --home demo-home
     """

@@ -4,7 +4,9 @@ from scripts.session import HomeOption, existing, fresh_export
 
 
 def export_command(home: HomeOption) -> None:
-    """Write a Parquet copy of the store below exports/, through the running server where there is one.
+    """Write a Parquet copy of the store.
+
+    It lands below exports/; where a server runs, the server writes it.
 
     Example: triptych export --home demo
     """

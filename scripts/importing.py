@@ -32,7 +32,9 @@ def import_command(
         bool, typer.Option(help="Fail on the first bad row; nothing is imported then.")
     ] = False,
 ) -> None:
-    """Import a folder of tables; all of it or, on an error, nothing. Bad rows are counted and kept apart.
+    """Import a folder of tables.
+
+    All of it or, on an error, nothing. Bad rows are counted by reason and written below rejects/.
 
     Example: triptych import data/ --home demo
     """

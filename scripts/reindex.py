@@ -1,5 +1,6 @@
 """triptych reindex: the items of an export to a published index."""
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -12,7 +13,9 @@ def reindex_command(
     model: Annotated[str | None, typer.Option(help="A model id; default: the latest one.")] = None,
     factory: Annotated[str, typer.Option(help="FAISS index factory; Flat is exact.")] = "Flat",
 ) -> None:
-    """Encode the available items, build an index, check it against brute force and publish it.
+    """Build, check and publish an index of the items.
+
+    Available items only; the index is compared with brute force before it is published.
 
     Example: triptych reindex --home demo
     """
@@ -29,7 +32,7 @@ def reindex_command(
         )
     trained = Model.load(place.models / model if model else pointed(place.latest_model, place.models))
     encoder = TextEncoder.load(place.text_models / trained.text_model_id)
-    with fresh_export(place) as export:
-        directory = reindex(place, export, trained, encoder, TextCache.open(place.text_cache), factory)
+    with closing(TextCache.open(place.text_cache)) as cache, fresh_export(place) as export:
+        directory = reindex(place, export, trained, encoder, cache, factory)
     publish_index(place, directory.name)
     print(f"index {directory.name} serves, made by model {trained.model_id}")

@@ -1,6 +1,7 @@
 """triptych train: an export to a model."""
 
 import json
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -60,7 +61,9 @@ def train_command(
         int | None, typer.Option(min=1, help="Not used: the closed form takes one pass.")
     ] = None,
 ) -> None:
-    """Learn the user tower from a fresh export; settings are chosen on held-out rows, never on test.
+    """Learn the user tower from a fresh export.
+
+    Settings are chosen on held-out rows (valid, or a tenth of train), never on test.
 
     Example: triptych train --home demo
     """
@@ -75,6 +78,8 @@ def train_command(
         console.print("--epochs has no effect: the closed form takes one pass")
     base = TowerConfig(fusion=fusion.value, actions=parse_actions(action or []))
     if config is not None:
+        if dim or action or fusion is not FusionName.RIDGE:
+            raise typer.BadParameter("--config names every setting: leave --dim, --fusion and --action out")
         base = TowerConfig.from_json(json.loads(config.read_text("utf-8")))
     options = TrainOptions(
         base=base,
@@ -87,8 +92,7 @@ def train_command(
         text_model, place.text_models, precision=precision.value, pooling=pooling.value if pooling else None
     )
     encoder = TextEncoder.load(text_directory)
-    cache = TextCache.open(place.text_cache)
-    with fresh_export(place) as export:
+    with closing(TextCache.open(place.text_cache)) as cache, fresh_export(place) as export:
         directory = train(place, export, encoder, cache, options)
     metrics = json.loads((directory / METRICS_FILE).read_text("utf-8"))
     views = ", ".join(

@@ -10,17 +10,23 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from indexer.index import FAISS_FILE, IDS_FILE, VECTORS_FILE, Excluded, Index, VectorDimError
-from indexer.reindex import FactoryError, IndexCheckError, build_faiss, check
+from indexer.reindex import FactoryError, IndexCheckError, check, empty_faiss, fill
 from store.artifact import DamagedArtifactError, build
 
 DIM = 8
+
+
+def filled(vectors: np.ndarray, factory: str) -> faiss.Index:
+    index = empty_faiss(vectors.shape[1], factory)
+    fill(index, vectors)
+    return index
 
 
 def make_index(parent: Path, items: int, factory: str = "Flat", seed: int = 0) -> Index:
     vectors = np.random.default_rng(seed).standard_normal((items, DIM)).astype(np.float32)
     with build(parent, f"i{items}-{factory}".replace(",", "-")) as draft:
         draft.facts = {"kind": "index", "model_id": "m", "dim": DIM, "items": items, "factory": factory}
-        faiss.write_index(build_faiss(vectors, factory), str(draft.path / FAISS_FILE))
+        faiss.write_index(filled(vectors, factory), str(draft.path / FAISS_FILE))
         save_file({"vectors": vectors}, draft.path / VECTORS_FILE)
         ids = pa.table({"item_id": [f"i{n}" for n in range(items)], "popularity": np.arange(items) % 7})
         pq.write_table(ids, draft.path / IDS_FILE)
@@ -103,15 +109,15 @@ def test_a_vector_of_another_dim_is_refused(index: Index) -> None:
 
 def test_a_factory_that_faiss_does_not_know_is_named() -> None:
     with pytest.raises(FactoryError, match="'Flatt'"):
-        build_faiss(np.ones((3, DIM), np.float32), "Flatt")
+        empty_faiss(DIM, "Flatt")
 
 
 def test_an_index_that_misses_what_brute_force_finds_is_refused() -> None:
     vectors = np.random.default_rng(0).standard_normal((300, DIM)).astype(np.float32)
-    wrong = build_faiss(vectors[::-1].copy(), "Flat")
+    wrong = filled(vectors[::-1].copy(), "Flat")
     with pytest.raises(IndexCheckError, match="only 0"):
         check(wrong, vectors)
-    assert check(build_faiss(vectors, "Flat"), vectors) == 1.0
+    assert check(filled(vectors, "Flat"), vectors) == 1.0
 
 
 @pytest.mark.parametrize("name", [FAISS_FILE, VECTORS_FILE, IDS_FILE, "manifest.json"])
@@ -142,7 +148,7 @@ def test_an_index_whose_parts_disagree_is_refused(tmp_path: Path) -> None:
     vectors = np.ones((3, DIM), np.float32)
     with build(tmp_path, "x") as draft:
         draft.facts = {"kind": "index", "model_id": "m", "dim": DIM, "items": 3, "factory": "Flat"}
-        faiss.write_index(build_faiss(vectors, "Flat"), str(draft.path / FAISS_FILE))
+        faiss.write_index(filled(vectors, "Flat"), str(draft.path / FAISS_FILE))
         save_file({"vectors": vectors}, draft.path / VECTORS_FILE)
         pq.write_table(pa.table({"item_id": ["a", "b"], "popularity": [1, 2]}), draft.path / IDS_FILE)
     with pytest.raises(DamagedArtifactError, match="disagree with the manifest"):
