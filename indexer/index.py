@@ -162,7 +162,7 @@ class Index:
 
     def _exact_scores(self, vectors: FloatArray, rows: IntArray) -> FloatArray:
         scores = np.empty(rows.shape, dtype=np.float32)
-        step = max(1, _GATHERED // rows.shape[1])  # the gathered vectors of a whole batch may not fit in memory
+        step = max(1, _GATHERED // rows.shape[1])  # those of a whole batch may not fit in memory
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
             gathered = self.vectors[rows[part]]  # (step, n, D)

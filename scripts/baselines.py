@@ -18,15 +18,17 @@ log = logging.getLogger(__name__)
 _BATCH = 1_024
 
 
-def baseline_figures(evaluator: Evaluator) -> dict[str, dict[str, Any]]:
-    """Return the figures of popularity and EASE, or why there are none, by name."""
+def baseline_figures(
+    evaluator: Evaluator, among: "np.ndarray[Any, np.dtype[np.bool_]]"
+) -> dict[str, dict[str, Any]]:
+    """Return the figures of popularity and EASE over some users, or why there are none, by name."""
     train = evaluator.data.seen
     figures: dict[str, dict[str, Any]] = {
-        "popularity": evaluator.metrics(_rank(Popularity.fit(train), evaluator))
+        "popularity": evaluator.metrics(_rank(Popularity.fit(train), evaluator), among)
     }
     try:
         lam, model = _ease(evaluator.data)
-        figures["EASE"] = {"lambda": lam} | evaluator.metrics(_rank(model, evaluator))
+        figures["EASE"] = {"lambda": lam} | evaluator.metrics(_rank(model, evaluator), among)
     except TooManyItemsError as error:
         log.warning("EASE is left out: %s", error)
         figures["EASE"] = {"left_out": str(error)}

@@ -3,10 +3,8 @@
 import logging
 import os
 import random
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,19 +15,11 @@ from tqdm import tqdm
 
 from scripts import bench_world
 from scripts.bench_checks import Left, answers, left_over, rows_of_store
-from scripts.world import MIN_ITEMS, MIN_USERS, make_world
-from store.artifact import artifacts
-from store.home import Home
+from scripts.bench_stages import STAGES, Stage, prepare, reset
 
 log = logging.getLogger(__name__)
 
-STAGES = ("import", "export", "train", "reindex", "publish")
-_DIM = 16
 _POLL_SECONDS = 0.001
-_TURNS = 40
-_PUBLISH = (
-    "import sys; from scripts.bench_faults import publish_by_turns as p; p(sys.argv[1], int(sys.argv[2]))"
-)
 
 
 class NotEmptyError(FileExistsError):
@@ -57,17 +47,6 @@ class Counts:
     failed: int = 0
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One command to kill: what to run, in which home, and the paths whose change says that it writes."""
-
-    name: str
-    home: Home
-    command: Sequence[str]
-    once: Sequence[str]  # the same as a run that ends
-    watched: tuple[Path, ...]
-
-
 def run_faults(
     folder: Path, rounds: int, seed: int, names: Sequence[str] = STAGES
 ) -> dict[str, dict[str, int]]:
@@ -86,54 +65,16 @@ def run_faults(
     return {stage.name: asdict(_rounds(stage, folder, rounds, chance)) for stage in stages}
 
 
-def prepare(folder: Path, names: Sequence[str]) -> list[Stage]:
-    """Return the stages by those names, with homes that are ready for them."""
-    size = {"users": MIN_USERS, "items": MIN_ITEMS}
-    log.info("bench faults: making a world in %s", folder)
-    if names == ["import"]:
-        make_world(folder / "data", **size)
-        home = Home(folder / "home")
-        bench_world.run("import", str(folder / "data"), "--home", str(home.path))
-    else:
-        home = bench_world.make_home(folder, dim=_DIM, **size)
-        bench_world.run("reindex", "--home", str(home.path))  # a second one, to publish by turns
-    make_world(folder / "more", seed=8, **size)
-    (folder / "import").mkdir()
-    shutil.copyfile(home.database, folder / "import" / "before.duckdb")
-    into, at = Home(folder / "import" / "home"), ("--home", str(home.path))
-    publish = [sys.executable, "-c", _PUBLISH, str(home.path)]
-    importing = bench_world.command("import", str(folder / "more"), "--home", str(into.path))
-    training = bench_world.command(*bench_world.training(home, folder, _DIM))
-    exporting, reindexing = bench_world.command("export", *at), bench_world.command("reindex", *at)
-    stages = {
-        "import": Stage("import", into, importing, importing, (into.path,)),
-        "export": Stage("export", home, exporting, exporting, (home.exports,)),
-        "train": Stage("train", home, training, training, (home.models,)),
-        "reindex": Stage("reindex", home, reindexing, reindexing, (home.indexes, home.current_index)),
-        "publish": Stage("publish", home, [*publish, str(_TURNS)], [*publish, "1"], (home.current_index,)),
-    }
-    return [stages[name] for name in names]
-
-
-def publish_by_turns(home: str, turns: int) -> None:
-    """Publish the newest two indexes of a home by turns."""
-    from scripts.session import publish_index
-
-    place = Home(Path(home))
-    for turn in range(turns):
-        publish_index(place, artifacts(place.indexes)[-1 - turn % 2])
-
-
 def _rounds(stage: Stage, folder: Path, rounds: int, chance: random.Random) -> Counts:
     counts = Counts()
     log.info("bench faults: %d rounds of %s", rounds, stage.name)
-    _reset(stage, folder)
+    reset(stage, folder)
     allowed = [rows_of_store(stage.home)]
     first, end = _moments(stage)
     if stage.name == "import":  # all of it, or nothing
         allowed.append(rows_of_store(stage.home))
     for number in tqdm(range(rounds), desc=stage.name, disable=None):
-        _reset(stage, folder)
+        reset(stage, folder)
         before = Left.of(stage.home)
         counts.tried += 1
         aimed = number % 2 == 1
@@ -141,25 +82,17 @@ def _rounds(stage: Stage, folder: Path, rounds: int, chance: random.Random) -> C
         lost, mixed = left_over(stage.home, before, allowed)
         counts.lost += lost
         counts.mixed += mixed
-        counts.failed += not (_succeeds(stage) and answers(stage.home))
-        if stage.name == "import":
-            counts.failed += rows_of_store(stage.home) != allowed[-1]
+        counts.failed += not (
+            _succeeds(stage) and rows_of_store(stage.home) == allowed[-1] and answers(stage.home)
+        )
     log.info("bench faults: %s: %s", stage.name, asdict(counts))
     return counts
-
-
-def _reset(stage: Stage, folder: Path) -> None:
-    """Give an import the same store to begin with again; the other stages go on where they are."""
-    if stage.name == "import":
-        shutil.rmtree(stage.home.path, ignore_errors=True)
-        stage.home.path.mkdir()
-        shutil.copyfile(folder / "import" / "before.duckdb", stage.home.database)
 
 
 def _moments(stage: Stage) -> tuple[float, float]:
     """Return when a whole run first writes and when it ends, in seconds from its start."""
     start, before = time.monotonic(), _look(stage)
-    with subprocess.Popen(stage.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+    with subprocess.Popen(stage.once, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         first = None
         while running.poll() is None:
             if first is None and _look(stage) != before:

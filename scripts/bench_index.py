@@ -11,23 +11,10 @@ from typing import Any
 
 import faiss
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from safetensors.numpy import save_file
 from tqdm import tqdm
 
-from indexer.index import (
-    FAISS_FILE,
-    IDS_FILE,
-    VECTORS_FILE,
-    VECTORS_KEY,
-    Excluded,
-    FloatArray,
-    Index,
-    IntArray,
-)
-from indexer.reindex import build_faiss
-from store.artifact import build, new_id
+from indexer.index import FAISS_FILE, Excluded, FloatArray, Index, IntArray
+from scripts.bench_vectors import clustered, write_index
 
 log = logging.getLogger(__name__)
 
@@ -59,35 +46,6 @@ class IndexOptions:
     seed: int = 0
 
 
-def clustered(generator: np.random.Generator, centres: FloatArray, count: int) -> FloatArray:
-    """Return unit vectors (count, D) float32 around centres (C, D) that are drawn at random."""
-    spread = generator.standard_normal((count, centres.shape[1]), dtype=np.float32)
-    vectors = centres[generator.integers(len(centres), size=count)] + 0.5 * spread
-    unit: FloatArray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
-
-
-def write_index(parent: Path, vectors: FloatArray, factory: str, options: IndexOptions) -> Index:
-    """Return a new index over vectors (N, D), its files below `parent`.  Raises: FactoryError."""
-    built = build_faiss(vectors, factory)
-    for kind, name, value in (
-        (faiss.IndexIVF, "nprobe", options.nprobe),
-        (faiss.IndexHNSW, "efSearch", options.ef_search),
-    ):
-        if isinstance(built, kind):
-            faiss.ParameterSpace().set_index_parameter(built, name, value)
-    index_id = new_id()
-    ids = pa.array([f"item-{row:09d}" for row in range(len(vectors))])
-    with build(parent, index_id) as draft:
-        draft.facts = {"kind": "index", "model_id": "bench", "dim": vectors.shape[1], "factory": factory}
-        draft.facts["items"] = len(vectors)
-        faiss.write_index(built, str(draft.path / FAISS_FILE))
-        save_file({VECTORS_KEY: vectors}, draft.path / VECTORS_FILE)
-        popularity = pa.array(np.zeros(len(vectors), dtype=np.float32))
-        pq.write_table(pa.table({"item_id": ids, "popularity": popularity}), draft.path / IDS_FILE)
-    return Index.load(parent / index_id, check=False)
-
-
 def measure(folder: Path, options: IndexOptions) -> dict[str, Any]:
     """Return results and ratios; index files go to a folder.
 
@@ -101,7 +59,7 @@ def measure(folder: Path, options: IndexOptions) -> dict[str, Any]:
     results: list[dict[str, Any]] = []
     for factory in options.factories:
         log.info("bench index: building %s over %d × %d", factory, options.items, options.dim)
-        index = write_index(folder, vectors, factory, options)
+        index = write_index(folder, vectors, factory, options.nprobe, options.ef_search)
         bare = faiss.read_index(str(folder / index.index_id / FAISS_FILE))
         results += _results(index, bare, queries, factory, options)
     log.info("bench index: done")

@@ -1,6 +1,7 @@
 """What a benchmark leaves behind: a table on the terminal, JSON, and a plot beside it."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 Row = Mapping[str, Any]
+_PIPE_WIDTH = 140
 
 
 def show(title: str, rows: Sequence[Row]) -> None:
@@ -17,7 +19,7 @@ def show(title: str, rows: Sequence[Row]) -> None:
     table = Table(*names, title=title, title_justify="left")
     for row in rows:
         table.add_row(*(_shown(row[name]) for name in names))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
 
 
 def show_ratios(ratios: Mapping[str, float]) -> None:

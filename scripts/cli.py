@@ -65,6 +65,9 @@ def main() -> None:
     """Run the command line: exit code 0, 1 with a one-line reason on stderr, or 2 for a usage error."""
     try:
         app()
+    except ModuleNotFoundError as error:
+        print(f"triptych: {error.name} is not installed: run pip install -e '.[cpu,train]' in the checkout (or make)", file=sys.stderr)
+        sys.exit(1)
     except (ValueError, LookupError, OSError, RuntimeError, duckdb.Error, grpc.RpcError) as error:
         if {"-v", "--verbose"} & set(sys.argv):
             raise
@@ -74,7 +77,8 @@ def main() -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, grpc.Call):
-        return f"the server says {error.code().name}: {error.details()}"
+        hint = " (is `triptych serve` running there?)" if error.code() is grpc.StatusCode.UNAVAILABLE else ""
+        return f"the server says {error.code().name}: {error.details()}{hint}"
     return str(error) or type(error).__name__
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from encoder.text import NotATextModelError
 from scripts.checking import Check, State
 from scripts.leftovers import abandoned
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, read_manifest, verify
 from store.home import Home
 
 _CACHE = "cache"
+_UNIT = 1e-3
+_NAMES = {"export": "exports", "text_model": "text models", "model": "models", "index": "indexes"}
 _MAKES = {
     "export": "triptych export",
     "text_model": "triptych train",
@@ -21,7 +22,7 @@ _MAKES = {
 }
 
 
-def file_checks(home: Home, *, text: bool) -> Iterator[Check]:
+def file_checks(home: Home) -> Iterator[Check]:
     """Yield the checks of exports, models, indexes and of what serves."""
     parents = {
         "export": home.exports,
@@ -33,14 +34,13 @@ def file_checks(home: Home, *, text: bool) -> Iterator[Check]:
         yield from artifact_checks(kind, parent)
     yield latest_check(home)
     yield current_check(home)
-    if text:
-        yield from text_checks(home)
+    yield from text_checks(home)
     yield leftover_check(home, parents.values())
 
 
 def artifact_checks(kind: str, parent: Path) -> Iterator[Check]:
     """Yield a failed check for each damaged artifact of a kind, and one that counts the sound ones."""
-    name, ids = f"{kind.replace('_', ' ')}s", [one for one in artifacts(parent) if one != _CACHE]
+    name, ids = _NAMES[kind], [one for one in artifacts(parent) if one != _CACHE]
     sound = 0
     for artifact_id in tqdm(ids, desc=name, unit="artifact", leave=False, disable=None):
         try:
@@ -76,8 +76,10 @@ def latest_check(home: Home) -> Check:
 
 def current_check(home: Home) -> Check:
     """Return whether CURRENT names an index that loads, with a model that fits it."""
-    from indexer.publish import current_index, load_pair
-
+    try:
+        from indexer.publish import current_index, load_pair
+    except (ImportError, RuntimeError) as error:  # a GPU build of FAISS without CUDA raises the second
+        return Check("CURRENT", State.FAILED, str(error), "install FAISS and ONNX Runtime: see above")
     serving = "triptych reindex --home HOME, or triptych index rollback"
     try:
         pair = load_pair(home, current_index(home).name)
@@ -95,22 +97,35 @@ def current_check(home: Home) -> Check:
 
 def text_checks(home: Home) -> Iterator[Check]:
     """Yield whether the text models of LATEST and CURRENT load and encode."""
-    from encoder.text import TextEncoder
-
-    for text_model_id in sorted({_text_model_of(facts) for facts in _models_in_use(home)}):
+    try:
+        from encoder.text import NotATextModelError, TextEncoder
+    except ImportError as error:
+        yield Check("text model", State.FAILED, str(error), "install ONNX Runtime: see above")
+        return
+    for text_model_id in text_models_in_use(home):
         try:
             encoder = TextEncoder.load(home.text_models / text_model_id)
-            length = float((encoder.encode(["a text"]) ** 2).sum())
         except (DamagedArtifactError, NotATextModelError) as error:
             yield Check("text model", State.FAILED, str(error), "restore it, or triptych train --home HOME")
             continue
+        squared = float((encoder.encode(["a text"]) ** 2).sum())
         found = f"{text_model_id} runs on {encoder.provider.removesuffix('ExecutionProvider')}"
-        if abs(length - 1) > 1e-3:
-            yield Check(
-                "text model", State.FAILED, f"{found}, but a vector has length² {length}", "train again"
-            )
+        if abs(squared - 1) > _UNIT:
+            found = f"{found}, but a vector has squared length {squared:.3f}, not 1"
+            yield Check("text model", State.FAILED, found, "remove its directory, then train again")
         else:
             yield Check("text model", State.OK, found)
+
+
+def text_models_in_use(home: Home) -> list[str]:
+    """Return the text models behind LATEST and CURRENT, as far as manifests can be read."""
+    found = set()
+    for pointer, parent in ((home.latest_model, home.models), (home.current_index, home.indexes)):
+        try:
+            found.add(str(read_manifest(pointed(pointer, parent))["text_model_id"]))
+        except (NotPublishedError, DamagedArtifactError):
+            continue  # said by the check of that pointer
+    return sorted(found)
 
 
 def leftover_check(home: Home, parents: Any) -> Check:
@@ -132,21 +147,3 @@ def _latest_id(home: Home) -> str | None:
         return pointed(home.latest_model, home.models).name
     except (NotPublishedError, DamagedArtifactError):
         return None
-
-
-def _models_in_use(home: Home) -> Iterator[dict[str, Any]]:
-    """Yield the manifests of the models behind LATEST and CURRENT, as far as they can be read."""
-    from indexer.publish import current_index
-
-    for name in ("LATEST", "CURRENT"):
-        try:
-            if name == "LATEST":
-                yield read_manifest(pointed(home.latest_model, home.models))
-            else:
-                yield read_manifest(home.models / read_manifest(current_index(home))["model_id"])
-        except (NotPublishedError, DamagedArtifactError):
-            continue  # said by the check of that pointer
-
-
-def _text_model_of(facts: dict[str, Any]) -> str:
-    return str(facts["text_model_id"])

@@ -3,7 +3,6 @@
 import platform
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -18,22 +17,15 @@ _FULL_BYTES = 100 << 20
 
 def machine_checks(home: Home) -> Iterator[Check]:
     """Yield the checks of the machine."""
-    yield _python()
+    yield Check("python", State.OK, f"{platform.python_version()} on {platform.machine()}")
     yield from package_checks(requires("triptych") or [])
     yield faiss_check()
     yield _onnxruntime()
     yield disk_check(home.path)
 
 
-def _python() -> Check:
-    found = f"{platform.python_version()} on {platform.machine()}"
-    if sys.version_info >= (3, 11):
-        return Check("python", State.OK, found)
-    return Check("python", State.FAILED, found, "install Python 3.11 or newer")
-
-
 def package_checks(requirements: list[str]) -> Iterator[Check]:
-    """Yield a check of the core packages and one of what training needs, given lines such as "duckdb==2.0.0"."""
+    """Yield a check of the core packages and one of what training needs, from lines like "duckdb==2.0.0"."""
     pinned = [match for line in requirements if (match := _PINNED.match(line))]
     core = {match["name"]: match["version"] for match in pinned if match["extra"] is None}
     train = {match["name"]: match["version"] for match in pinned if match["extra"] == "train"}

@@ -1,7 +1,6 @@
 """What `triptych doctor` checks of the live store and of the server that may own it."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from scripts.checking import Check, State
-from scripts.session import admin
+from scripts.session import admin, server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.connection import NewerStoreError, NotAStoreError, StoreLockedError, migrations
 from store.duck import Store
@@ -39,38 +38,37 @@ def server_check(home: Home) -> tuple[str | None, Check]:
     try:
         said: dict[str, Any] = json.loads(file.read_text("utf-8"))
         address, pid = str(said["address"]), int(said["pid"])
-        os.kill(pid, 0)
+        int(address.rpartition(":")[2])
     except FileNotFoundError:
         return None, Check("server", State.OK, "none runs")
     except (ValueError, KeyError, TypeError):
-        return None, Check(
-            "server", State.WARNING, f"{file} is damaged", "remove it if no server runs on this home"
-        )
-    except ProcessLookupError:
-        found = f"{file} names process {pid}, which is gone"
-        return None, Check(
-            "server", State.WARNING, found, f"the server was killed; remove {file} or start it again"
-        )
-    except PermissionError:
-        pass  # another user's server, but one that runs
+        hint = "remove it if no server runs on this home"
+        return None, Check("server", State.WARNING, f"{file} is damaged", hint)
+    if server_of(home) is None:
+        hint = f"the server was killed: start it again, or remove {file}"
+        return None, Check("server", State.WARNING, f"{file} names process {pid}, which serves no more", hint)
     found = f"process {pid} on {address}"
     if said.get("tls"):
-        return None, Check(
-            "server", State.WARNING, f"{found}, with TLS", "not asked: use `triptych query --tls-ca`"
-        )
+        hint = "not asked, as its certificate is not known here: try triptych query --tls-ca"
+        return None, Check("server", State.WARNING, f"{found}, with TLS", hint)
+    return _health(address, found, f"see its log; if process {pid} is no Triptych, remove {file}")
+
+
+def _health(address: str, found: str, if_silent: str) -> tuple[str | None, Check]:
+    request = health_pb2.HealthCheckRequest()
     try:
         with grpc.insecure_channel(address) as channel:
-            reply = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=_SECONDS
-            )
+            reply = health_pb2_grpc.HealthStub(channel).Check(request, timeout=_SECONDS)
     except grpc.RpcError as error:
-        code = error.code().name if isinstance(error, grpc.Call) else str(error)
-        hint = f"it does not answer: see its log; if process {pid} is something else, remove {file}"
-        return None, Check("server", State.FAILED, f"{found}: {code}", hint)
+        return None, Check("server", State.FAILED, f"{found} does not answer: {_code(error)}", if_silent)
     if reply.status != health_pb2.HealthCheckResponse.SERVING:
         hint = "publish an index: triptych train, then triptych reindex"
         return address, Check("server", State.WARNING, f"{found}: NOT_SERVING", hint)
     return address, Check("server", State.OK, f"{found}: SERVING")
+
+
+def _code(error: grpc.RpcError) -> str:
+    return str(error.code().name if isinstance(error, grpc.Call) else error)
 
 
 def _served_store(address: str) -> tuple[Check, Mapping[str, int] | None]:
@@ -78,8 +76,7 @@ def _served_store(address: str) -> tuple[Check, Mapping[str, int] | None]:
         with admin(address) as stub:
             status = stub.Status(pb.StatusRequest(), timeout=_SECONDS)
     except grpc.RpcError as error:
-        code = error.code().name if isinstance(error, grpc.Call) else str(error)
-        return Check("store", State.FAILED, f"the server says {code}", "see the server's log"), None
+        return Check("store", State.FAILED, f"the server says {_code(error)}", "see the server's log"), None
     return Check("store", State.OK, f"owned by the server, version {status.version}"), status.rows
 
 

@@ -25,16 +25,22 @@ def evaluate_command(
     exact: Annotated[bool, typer.Option("--exact", help="Rank by brute force instead of the index.")] = False,
     index: Annotated[str | None, typer.Option(help="An index id; default: CURRENT.")] = None,
 ) -> None:
-    """Rank all items for every user with held-out rows, through the exported graphs and the index.
+    """Measure recall on held-out rows.
+
+    Ranks all items for every user with held-out rows, through the exported graphs and the index.
 
     Example: triptych evaluate --home demo --split test --json report.json --baselines
     """
-    from encoder.config import parse_views
+    from encoder.config import UnknownViewError, parse_views
     from indexer.publish import current_index, load_pair
     from scripts.evaluate_table import write_tables
     from scripts.evaluation_report import evaluate
 
-    place, chosen = existing(home), parse_views(views)
+    try:
+        chosen = parse_views(views)
+    except UnknownViewError as error:
+        raise typer.BadParameter(str(error), param_hint="--views") from error
+    place = existing(home)
     pair = load_pair(place, index or current_index(place).name)
     report = evaluate(place, pair, split.value, chosen, baselines=baselines, exact=exact)
     place.reports.mkdir(parents=True, exist_ok=True)

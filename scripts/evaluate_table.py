@@ -3,25 +3,27 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from scripts.session import console
 
 K = "20"
 
 
 def write_tables(report: dict[str, Any], html: Path) -> None:
     """Print the tables of a report, and save the same as HTML."""
-    console = Console(record=True)
-    title = f"{report['dataset']}, split {report['split']}, {report['users']:,} users"
-    console.print(f"[bold]{title}[/bold]  model {report['model_id']}  index {report['index_id']}")
+    out = console(record=True)
+    title = f"{escape(report['dataset'])}, split {report['split']}, {report['users']:,} users"
+    out.print(f"[bold]{title}[/bold]  model {report['model_id']}  index {report['index_id']}")
     absent = [view for view, there in report["views_in_data"].items() if not there]
     if absent:
-        console.print(f"absent from the data: {', '.join(absent)}")
-    console.print(_models(report))
-    console.print(_by_view(report))
+        out.print(f"absent from the data: {', '.join(absent)}")
+    out.print(_models(report))
+    out.print(_by_view(report))
     degrees = ", ".join(f"{v} {d:.3f}" for v, d in report["matching_degree"].items() if d is not None)
-    console.print(f"matching degree: {degrees}")
-    console.save_html(str(html))
+    out.print(f"matching degree: {degrees}")
+    out.save_html(str(html))
     print(f"report: {html.with_suffix('.json')} and .html")
 
 
@@ -39,18 +41,22 @@ def _models(report: dict[str, Any]) -> Table:
             table.caption = f"{name}: {figures['left_out']}"
             continue
         ten, twenty = figures["10"], figures[K]
-        low, high = twenty["recall_ci95"]
+        low, high = map(_cell, twenty["recall_ci95"])
         table.add_row(
             name,
-            f"{ten['recall']:.4f}",
-            f"{ten['ndcg']:.4f}",
-            f"{twenty['recall']:.4f}",
-            f"[{low:.4f}, {high:.4f}]",
-            f"{twenty['ndcg']:.4f}",
-            f"{twenty['mrr']:.4f}",
+            _cell(ten["recall"]),
+            _cell(ten["ndcg"]),
+            _cell(twenty["recall"]),
+            escape(f"[{low}, {high}]"),
+            _cell(twenty["ndcg"]),
+            _cell(twenty["mrr"]),
             f"{twenty['coverage']:.3f}",
         )
     return table
+
+
+def _cell(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:.4f}"
 
 
 def _by_view(report: dict[str, Any]) -> Table:
@@ -60,5 +66,5 @@ def _by_view(report: dict[str, Any]) -> Table:
         if figures is None:
             table.add_row(name, "–", "–")
         else:
-            table.add_row(name, f"{figures[K]['recall']:.4f}", f"{figures[K]['ndcg']:.4f}")
+            table.add_row(name, _cell(figures[K]["recall"]), _cell(figures[K]["ndcg"]))
     return table

@@ -1,5 +1,6 @@
 """Full-ranking evaluation of a published pair: exported graphs and the index, as serving uses them."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -36,6 +37,16 @@ class NothingHeldOutError(ValueError):
         self.split = split
 
 
+class NoTargetsError(ValueError):
+    """Every held-out row of a split names an item that its user has in train or valid already."""
+
+    def __init__(self, split: str) -> None:
+        super().__init__(
+            f"nothing to find: every row of split {split!r} repeats an item that its user has in the history"
+        )
+        self.split = split
+
+
 class VocabularyError(ValueError):
     """A model's items are not those of the export it names."""
 
@@ -61,6 +72,8 @@ class Evaluator:
             raise VocabularyError(
                 f"model {self.pair.model.model_id} was trained on other items than its export's"
             )
+        if not len(self.users):
+            raise NoTargetsError(self.split)
 
     @cached_property
     def masked(self) -> Matrix:
@@ -119,10 +132,12 @@ class Evaluator:
     def rank_popular(self, users: IntArray) -> IntArray:
         """Return what serving falls back to (n, 20): the indexed items by popularity."""
         index = self.pair.index
+        rows = rows_of(index.ids, self.data.items)
         scores = np.full(len(self.data.items), -1.0, dtype=np.float32)
-        scores[rows_of(index.ids, self.data.items)] = index.popularity
+        scores[rows[rows >= 0]] = index.popularity[rows >= 0]  # an index may have newer items, too
         spread = np.broadcast_to(scores, (len(users), len(scores)))
-        return top_k(np.ascontiguousarray(spread), self.masked[users], max(KS))
+        ranked = top_k(np.ascontiguousarray(spread), self.masked[users], max(KS))
+        return np.where(scores[ranked] < 0, -1, ranked)
 
     def subset_figures(
         self, subset: str, among: npt.NDArray[np.bool_]
@@ -132,20 +147,16 @@ class Evaluator:
             return None
         return self.metrics(self.rank(tuple(subset), subset), among)
 
-    def metrics(
-        self, ranked: IntArray, among: npt.NDArray[np.bool_] | None = None
-    ) -> dict[str, dict[str, object]]:
-        """Return recall, NDCG, MRR and coverage at each k, over all `users` or those among them."""
-        relevant = self.relevant[self.users]
-        if among is not None:
-            ranked, relevant = ranked[among], relevant[among]
+    def metrics(self, ranked: IntArray, among: npt.NDArray[np.bool_]) -> dict[str, dict[str, object]]:
+        """Return recall, NDCG, MRR and coverage at each k, over some of `users`; null over nobody."""
+        ranked, relevant = ranked[among], self.relevant[self.users][among]
         figures: dict[str, dict[str, object]] = {}
         for k in KS:
             at_k: dict[str, object] = {}
             for name, metric in (("recall", recall), ("ndcg", ndcg), ("mrr", mrr)):
                 values = metric(ranked, relevant, k)
-                at_k[name] = mean_over_users(values)
-                at_k[f"{name}_ci95"] = list(ci95(values, seed=0))
+                at_k[name] = _number(mean_over_users(values))
+                at_k[f"{name}_ci95"] = [_number(end) for end in ci95(values, seed=0)]
             at_k["coverage"] = coverage(ranked, len(self.data.items), k)
             figures[str(k)] = at_k
         return figures
@@ -163,3 +174,8 @@ class Evaluator:
             else None
             for i, view in enumerate(VIEWS)
         }
+
+
+def _number(value: float) -> float | None:
+    """Return a figure as JSON has it: null where there was nobody to take a mean over."""
+    return None if math.isnan(value) else value

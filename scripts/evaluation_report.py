@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,11 @@ def evaluate(
     seconds: dict[str, float] = {}
     with timed(seconds, "load"):
         encoder = TextEncoder.load(home.text_models / pair.model.text_model_id)
-        with Export.open(home.exports / pair.model.export_id) as export:
-            data = load_dataset(export, encoder, TextCache.open(home.text_cache))
+        with (
+            Export.open(home.exports / pair.model.export_id) as export,
+            closing(TextCache.open(home.text_cache)) as cache,
+        ):
+            data = load_dataset(export, encoder, cache)
         left_out = pq.read_table(home.models / pair.model.model_id / LEFT_OUT_FILE).column("user_id")
         evaluator = Evaluator(data, pair, split, exact)
         unseen = np.isin(evaluator.users, rows_of(left_out, data.users))
@@ -55,7 +58,7 @@ def evaluate(
     }
     if baselines:
         with timed(seconds, "baselines"):
-            report["baselines"] = baseline_figures(evaluator)
+            report["baselines"] = baseline_figures(evaluator, ~unseen)
     return report | {"seconds": seconds}
 
 

@@ -1,18 +1,17 @@
 """triptych index: which indexes there are, and which one serves."""
 
 import json
-import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 from tqdm import tqdm
 
-from scripts.session import HomeOption, admin, existing, publish_index, server_of
+from scripts.session import HomeOption, admin, console, existing, publish_index, server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, read_manifest, verify
 from store.home import Home
@@ -20,7 +19,6 @@ from store.home import Home
 IdArgument = Annotated[str, typer.Argument(help="An index id, as `triptych index list` prints it.")]
 
 CALL_SECONDS = 600.0
-_PIPE_WIDTH = 200
 
 index_app = typer.Typer(
     help="List, check, publish and remove indexes.  Example: triptych index list --home demo",
@@ -55,9 +53,15 @@ def list_command(home: HomeOption) -> None:
     for index_id in tqdm(ids, desc="check", unit="index", leave=False, disable=None):
         state = index_state(place, index_id)
         facts = [str(state.facts.get(name, "–")) for name in ("model_id", "factory", "items", "dim")]
-        row = [index_id, *facts, created(index_id), f"{state.size / 1e6:,.1f} MB", state.damage or "ok"]
+        row = [
+            index_id,
+            *facts,
+            created(index_id),
+            f"{state.size / 1e6:,.1f} MB",
+            escape(state.damage or "ok"),
+        ]
         table.add_row("*" if index_id == current else "", *row)
-    wide_console().print(table)
+    console().print(table)
     if broken:
         print(f"{broken}; publish one: triptych index publish ID --home {home}")
 
@@ -151,11 +155,6 @@ def index_state(home: Home, index_id: str) -> IndexState:
     except DamagedArtifactError as error:
         damage = f"damaged: {error.path.name} {error.reason}"
     return IndexState(index_id, facts, _size(directory), damage)
-
-
-def wide_console() -> Console:
-    """Return a console that breaks no ids in a pipe, where nobody says how wide a line may be."""
-    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def created(artifact_id: str) -> str:

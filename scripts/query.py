@@ -5,13 +5,15 @@ from typing import Annotated
 
 import grpc
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
+from scripts.session import console
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 
 _VIEWS = {pb.VIEW_HISTORY: "history", pb.VIEW_TEXT: "text", pb.VIEW_SOCIAL: "social"}
+_COLUMNS = ("history", "text", "social", "popularity")
 
 
 def query_command(
@@ -24,7 +26,9 @@ def query_command(
     tls_ca: Annotated[Path | None, typer.Option(help="PEM root certificate; turns TLS on.")] = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait.")] = 10.0,
 ) -> None:
-    """Ask for a user's items; print them with their scores and the share of each view.
+    """Ask a server for a user's items.
+
+    Prints them with their scores and the share of each view.
 
     Example: triptych query alice --address 127.0.0.1:50051 -k 10
     """
@@ -40,7 +44,7 @@ def query_command(
         request.text = text or ""
     with channel_to(address, tls_ca) as channel:
         reply = rpc.RetrievalStub(channel).Query(request, timeout=timeout)
-    Console().print(reply_table(reply, subjects[0]))
+    console().print(reply_table(reply, subjects[0]))
 
 
 def channel_to(address: str, tls_ca: Path | None = None) -> grpc.Channel:
@@ -54,12 +58,11 @@ def reply_table(reply: pb.QueryResponse, subject: str) -> Table:
     """Return a reply as a table: items, scores and shares; an empty array of shares is all zero."""
     used = ", ".join(_VIEWS[view] for view in reply.views_used) or "none"
     fallback = ", popularity fallback" if reply.fallback == pb.FALLBACK_POPULARITY else ""
-    title = f"{subject}: views used: {used}{fallback}"
-    table = Table(
-        "", "item", "score", "history", "text", "social", "popularity", title=title, title_justify="left"
-    )
+    title = f"{escape(subject)}: views used: {used}{fallback}"
+    item = Column("item", overflow="fold")
+    table = Table("", item, "score", *_COLUMNS, title=title, title_justify="left")
     shares = (reply.history_shares, reply.text_shares, reply.social_shares, reply.prior_shares)
     for row, (item_id, score) in enumerate(zip(reply.item_ids, reply.scores, strict=True)):
         columns = [f"{share[row]:+.4f}" if share else "" for share in shares]
-        table.add_row(str(row + 1), item_id, f"{score:.4f}", *columns)
+        table.add_row(str(row + 1), escape(item_id), f"{score:.4f}", *columns)
     return table

@@ -54,7 +54,7 @@ def restore_command(
 ) -> None:
     """Make a new home from a backup; every byte is checked first, and nothing is ever overwritten.
 
-    The home appears whole, by one rename: a restore that fails or is killed leaves none, and can be run again.
+    The home appears whole, by one rename: one that fails or is killed leaves none, and can be run again.
 
     Example: triptych restore --from /mnt/backups --home demo2
     """

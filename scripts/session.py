@@ -3,14 +3,16 @@
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import grpc
 import typer
+from rich.console import Console
 
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
@@ -24,6 +26,8 @@ HomeOption = Annotated[
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
 
 _CALL_SECONDS = 600.0
+_CONNECT_SECONDS = 5.0
+_PIPE_COLUMNS = 400
 
 
 class ServerOwnsStoreError(OSError):
@@ -53,11 +57,17 @@ def existing(path: Path) -> Home:
 
 
 def server_of(home: Home) -> str | None:
-    """Return the address of the server that runs on a home, or None; a stale server.json counts as none."""
+    """Return the address of the server that runs on a home, or None.
+
+    A server.json that a killed server left behind counts as none, also when its process id is in use again.
+    """
     try:
         said = json.loads(home.server_file.read_text("utf-8"))
-        os.kill(said["pid"], 0)
-    except (FileNotFoundError, ProcessLookupError):
+        with suppress(PermissionError):  # somebody else's process, but one that runs
+            os.kill(said["pid"], 0)
+        host, _, port = said["address"].rpartition(":")
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except (FileNotFoundError, ProcessLookupError, ConnectionError, TimeoutError):
         return None
     return str(said["address"])
 
@@ -103,6 +113,11 @@ def publish_index(home: Home, index_id: str) -> None:
         stub.PublishIndex(pb.PublishIndexRequest(index_id=index_id), timeout=_CALL_SECONDS)
 
 
+def console(*, record: bool = False) -> Console:
+    """Return a console that cuts nothing off in a pipe, where nobody can make the window wider."""
+    return Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, record=record)
+
+
 def set_up_logging(*, verbose: bool) -> None:
     """Send the log to stderr: plain lines, short on a terminal, with times in a pipe."""
     plain = "%(message)s" if sys.stderr.isatty() else "%(asctime)s %(message)s"
@@ -111,6 +126,7 @@ def set_up_logging(*, verbose: bool) -> None:
         "httpx",
         "huggingface_hub",
         "urllib3",
+        "faiss.loader",
         "matplotlib",
         "transformers",
         "sentence_transformers",

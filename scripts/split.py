@@ -4,10 +4,9 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from scripts.session import HomeOption, NoSuchHomeError, own_store
+from scripts.session import HomeOption, NoSuchHomeError, console, own_store
 from store.duck import Store
 from store.home import Home
 
@@ -141,7 +140,7 @@ def _show(marked: Any) -> None:
             f"{pc.count_distinct(users).as_py():,}",
         )
     held_out = marked.filter(pc.not_equal(marked.column("split"), "train")).column("user_id")
-    Console().print(table)
+    console().print(table)
     print(
         f"{pc.count_distinct(held_out).as_py():,} of "
         f"{pc.count_distinct(marked.column('user_id')).as_py():,} users with behaviour have held-out rows"

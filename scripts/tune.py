@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,8 +55,8 @@ def tune_command(
     base = TowerConfig(fusion=fusion.value, actions=parse_actions(action or []))
     latest = _latest(place)
     encoder = TextEncoder.load(_text_directory(place, text_model, latest))
-    with fresh_export(place) as export:
-        data = load_dataset(export, encoder, TextCache.open(place.text_cache))
+    with fresh_export(place) as export, closing(TextCache.open(place.text_cache)) as cache:
+        data = load_dataset(export, encoder, cache)
         name = study_name(export, encoder.text_model_id, base)
     tuning = Tuning(place.reports / STUDIES_FILE, name, data, base)
     print(f"{tuning.done} trials are done on this data, {max(0, trials - tuning.done)} to go")
@@ -67,9 +68,8 @@ def tune_command(
         if tuning.done:  # also when interrupted: what was found is kept
             config, reached = tuning.best
             write_tuned(place.path / TUNED_FILE, config)
-            print(
-                f"best of {tuning.done} trials: NDCG@20 {reached:.4f} on valid, {json.dumps(config.as_json())}"
-            )
+            print(f"best of {tuning.done} trials: NDCG@20 {reached:.4f} on valid")
+            print(json.dumps(config.as_json()))
     print(f"to use it: triptych train --home {home} --config {place.path / TUNED_FILE}")
 
 

@@ -1,10 +1,10 @@
-"""The search behind `triptych tune`: a space of settings, what a setting reaches, and a study that resumes."""
+"""The search behind `triptych tune`: the space of settings, what each reaches, a study that resumes."""
 
 import logging
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -34,7 +34,7 @@ class NoValidSplitError(ValueError):
 
     def __init__(self) -> None:
         super().__init__(
-            f"the data has no rows with split {SPLIT!r} to choose settings on: mark some with `triptych split`"
+            f"the data has no rows with split {SPLIT!r}: mark some with `triptych split`, then run this again"
         )
 
 
@@ -74,7 +74,7 @@ class Space:
     def draw(self, trial: optuna.Trial) -> TowerConfig:
         """Return the settings that a trial asks for."""
         damped = trial.suggest_categorical("damped", [False, True])
-        weighting: Weighting = trial.suggest_categorical("weighting", ["log", "binary"])
+        weighting = cast("Weighting", trial.suggest_categorical("weighting", ["log", "binary"]))
         exponent = trial.suggest_float("user_exponent", 0.0, 1.0, step=EXPONENT_STEP)
         return replace(
             self.base,

@@ -2,15 +2,18 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
+import duckdb
 import typer
 
 
-
 def serve_command(
-    home: Annotated[Path, typer.Option(envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False)],
+    home: Annotated[
+        Path, typer.Option(envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False)
+    ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 50051,
     host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
     workers: Annotated[int, typer.Option(min=1, max=256, help="Calls answered at once.")] = 8,
@@ -24,9 +27,9 @@ def serve_command(
     """
     # One thread a call: calls run side by side, and FAISS reads this only from the environment.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from server.config import ServerConfig
-    from server.lifecycle import serve
-    from store.home import Home
+    from server.config import ServerConfig  # noqa: PLC0415
+    from server.lifecycle import serve  # noqa: PLC0415
+    from store.home import Home  # noqa: PLC0415
 
     serve(
         ServerConfig(
@@ -41,6 +44,16 @@ def serve_command(
     )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the server: exit code 0, 1 with a one-line reason on stderr, or 2 for a usage error."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    typer.run(serve_command)
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
+    try:
+        typer.run(serve_command)
+    except (ValueError, LookupError, OSError, RuntimeError, duckdb.Error) as error:
+        print(f"server: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

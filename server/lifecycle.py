@@ -62,8 +62,9 @@ def running(config: ServerConfig) -> Iterator[str]:
         for service in ("", *SERVICES):
             health_of.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         publisher = Publisher(config, store, cache, retriever, health_of)
+        calls = ThreadPoolExecutor(config.workers, thread_name_prefix="call")
         server = grpc.server(
-            ThreadPoolExecutor(config.workers, thread_name_prefix="call"),
+            calls,
             maximum_concurrent_rpcs=config.workers + config.queue,
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -84,6 +85,7 @@ def running(config: ServerConfig) -> Iterator[str]:
         finally:
             health_of.enter_graceful_shutdown()
             server.stop(config.grace_seconds).wait()
+            calls.shutdown()  # a call that nobody waits for any more still holds the store and the cache
             config.home.server_file.unlink(missing_ok=True)
             cache.close()
 

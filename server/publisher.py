@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from dataclasses import dataclass
 
 from grpc_health.v1 import health, health_pb2
 
@@ -10,13 +11,21 @@ from indexer.publish import load_pair, previous_index
 from server.config import ServerConfig
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.retriever import Retriever
-from server.serving import prepare
+from server.serving import Serving, prepare
 from store.artifact import point, pointed
 from store.duck import Store
 
 log = logging.getLogger(__name__)
 
 SERVICES = tuple(pb.DESCRIPTOR.services_by_name[name].full_name for name in ("Retrieval", "Admin"))
+
+
+@dataclass(frozen=True)
+class Published:
+    """What serves since a change, and the id of the index that served before, "" where none did."""
+
+    serving: Serving
+    previous: str
 
 
 class Publisher:
@@ -35,7 +44,8 @@ class Publisher:
         self._cache = cache
         self._retriever = retriever
         self._health = health_of
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()  # to roll back is to look and to publish
+        self._index_id = ""
 
     def resume(self) -> None:
         """Serve what CURRENT names; without it the server waits, NOT_SERVING, for a publish.
@@ -44,33 +54,35 @@ class Publisher:
             DamagedArtifactError: CURRENT, the index or its model is damaged; names the file.
         """
         home = self._config.home
-        if home.current_index.exists():
-            self._serve(pointed(home.current_index, home.indexes).name)
-        else:
-            log.warning(
-                "nothing is published in %s yet: run `triptych train` and `triptych reindex`", home.path
-            )
+        with self._changing:  # calls are answered by now, and one of them may publish
+            if home.current_index.exists():
+                self._serve(pointed(home.current_index, home.indexes).name)
+            else:
+                log.warning(
+                    "nothing is published in %s yet: run `triptych train` and `triptych reindex`", home.path
+                )
 
-    def publish(self, index_id: str) -> str:
-        """Serve an index and make it CURRENT; return the id that served before, or "".
+    def publish(self, index_id: str) -> Published:
+        """Serve an index and make it CURRENT; return it and the one before.
 
         Raises:
             IndexNotFoundError, DamagedArtifactError: nothing changes.
         """
         with self._changing:
-            home = self._config.home
-            previous = home.current_index.read_text("utf-8").strip() if home.current_index.exists() else ""
-            self._serve(index_id)
-            return previous
+            before = self._index_id
+            return Published(self._serve(index_id), before)
 
-    def roll_back(self) -> str:
-        """Serve the newest index older than CURRENT; return the one before.  Raises: NoOlderIndexError."""
-        return self.publish(previous_index(self._config.home))
+    def roll_back(self) -> Published:
+        """Serve the newest index older than CURRENT.  Raises: NoOlderIndexError, and as `publish`."""
+        with self._changing:
+            return self.publish(previous_index(self._config.home))
 
-    def _serve(self, index_id: str) -> None:
+    def _serve(self, index_id: str) -> Serving:
         pair = load_pair(self._config.home, index_id, threads=1)
         serving = prepare(self._config.home, pair, self._store, self._cache, self._config.encode_threads)
         point(self._config.home.current_index, index_id)
         self._retriever.serve(serving)
         for service in ("", *SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._index_id = index_id
+        return serving

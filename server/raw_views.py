@@ -5,9 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from encoder.views import ViewBatch, event_matrix, history_view, social_view, text_sums, unit_rows, view_batch
+from encoder.views import (
+    FloatArray,
+    ViewBatch,
+    event_matrix,
+    history_view,
+    social_view,
+    unit_rows,
+    view_batch,
+)
 from server.serving import Serving
-from store.records import UserViews
+from store.records import Event, UserViews
 
 
 def raw_views(serving: Serving, views: UserViews, *, keep: bool) -> ViewBatch:
@@ -18,23 +26,37 @@ def raw_views(serving: Serving, views: UserViews, *, keep: bool) -> ViewBatch:
         views: the person and the friends, with their visible histories.
         keep: whether vectors of texts seen for the first time stay in the cache.
     """
-    histories = [views.history, *(friend.history for friend in views.friends)]
-    owners = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    friends = views.friends
+    pooled = _pooled(serving, [views.history, *(friend.history for friend in friends)])  # (1 + F, D_H)
+    text = np.zeros((1, serving.encoder.dim), dtype=np.float32)
+    if views.texts:
+        # As `text_sums` of one user, to the last bit.
+        text = serving.text_vectors(views.texts, keep=keep).sum(axis=0, keepdims=True)
+    social = np.zeros_like(pooled[:1])
+    if friends:
+        weights = np.array([friend.weight for friend in friends], dtype=np.float64)
+        # Built from its parts: a matrix this small costs less to multiply than to convert.
+        ties = sparse.csr_array((weights, np.arange(len(friends)), [0, len(friends)]), (1, len(friends)))
+        social = social_view(ties, pooled[1:])
+    return view_batch(pooled[:1], unit_rows(text), social)
+
+
+def _pooled(serving: Serving, histories: list[tuple[Event, ...]]) -> FloatArray:
+    """Return pooled histories (len(histories), D_H) float32, unit rows; a zero row for an empty one."""
     events = [event for history in histories for event in history]
+    table = serving.model.table
+    if not events:
+        return np.zeros((len(histories), table.shape[1]), dtype=np.float32)
     rows = [serving.model_row_of.get(event.item_id, -1) for event in events]
     matrix = event_matrix(
-        owners,
+        np.repeat(np.arange(len(histories)), [len(history) for history in histories]),
         np.array(rows, dtype=np.int64),
         np.array([event.action for event in events], dtype=np.str_),
         np.array([event.weight for event in events], dtype=np.float64),
-        (len(histories), len(serving.model.item_ids)),
+        (len(histories), len(table)),
         serving.model.config,
     )  # (1 + F, N)
-    pooled = history_view(matrix, serving.model.table)  # (1 + F, D_H)
-    ties = sparse.csr_array(np.array([[friend.weight for friend in views.friends]], dtype=np.float64))
-    vectors = serving.text_vectors(views.texts, keep=keep)  # (n, D_T)
-    text = unit_rows(text_sums(np.zeros(len(vectors), dtype=np.int64), vectors, 1))
-    return view_batch(pooled[:1], text, social_view(ties, pooled[1:]))
+    return history_view(matrix, table)
 
 
 def stack(batches: Sequence[ViewBatch]) -> ViewBatch:

@@ -1,12 +1,15 @@
 """Wire messages to records, with every bound that a client could overstep."""
 
-import math
-from datetime import UTC
+from collections.abc import Sequence
+from datetime import datetime
 
 import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from indexer.index import VectorDimError
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.records import FreeText, InlineViews, Query, RawVector, SimilarTo, StoredUser, Subject
+from store.duck import ItemNotFoundError
 from store.records import Event, Friend, UserViews
 
 DEFAULT_K = 10
@@ -19,6 +22,10 @@ MAX_TEXTS = 1_000
 MAX_FRIENDS = 1_000
 MAX_DIM = 65_536
 MAX_WEIGHT = 1e12
+MAX_NORM = 1e12
+
+_FIRST_SECOND = -62_135_596_800  # 0001-01-01, the first that the store takes too
+_LAST_SECOND = 253_402_300_799  # 9999-12-31
 
 
 class InvalidRequestError(ValueError):
@@ -51,6 +58,17 @@ def queries_of(request: pb.QueryBatchRequest) -> list[Query]:
     return queries
 
 
+def place_of(error: ItemNotFoundError | VectorDimError, queries: Sequence[Query]) -> str:
+    """Return the place in a batch of the first query that an error of the retriever is about."""
+    for position, query in enumerate(queries):
+        match query.subject, error:
+            case SimilarTo(item_id), ItemNotFoundError() if item_id == error.item_id:
+                return f"requests[{position}]"
+            case RawVector(vector), VectorDimError() if len(vector) == error.got:
+                return f"requests[{position}]"
+    raise ValueError(f"none of {len(queries)} queries has to do with: {error}")
+
+
 def person_of(request: pb.EncodeUserRequest) -> StoredUser | InlineViews:
     """Return the person to encode.  Raises: InvalidRequestError."""
     if request.WhichOneof("subject") == "user_id":
@@ -58,6 +76,11 @@ def person_of(request: pb.EncodeUserRequest) -> StoredUser | InlineViews:
     if request.WhichOneof("subject") == "views":
         return InlineViews(_views(request.views))
     raise InvalidRequestError("no subject: set user_id or views")
+
+
+def index_of(request: pb.PublishIndexRequest) -> str:
+    """Return the id of the index to publish.  Raises: InvalidRequestError."""
+    return _id("index_id", request.index_id)
 
 
 def _subject(request: pb.QueryRequest) -> Subject:
@@ -96,14 +119,20 @@ def _views(views: pb.Views) -> UserViews:
 
 def _event(position: int, event: pb.Event) -> Event:
     place = f"views.events[{position}]"
-    if event.HasField("ts") and not 0 <= event.ts.seconds < 253_402_300_800:
-        raise InvalidRequestError(f"{place}.ts is not between the years 1970 and 9999")
     return Event(
         _id(f"{place}.item_id", event.item_id),
         _id(f"{place}.action", event.action) if event.action else "interact",
         _weight(place, event),
-        event.ts.ToDatetime(UTC).replace(tzinfo=None) if event.HasField("ts") else None,
+        _time(place, event.ts) if event.HasField("ts") else None,
     )
+
+
+def _time(place: str, ts: Timestamp) -> datetime:
+    if not (_FIRST_SECOND <= ts.seconds <= _LAST_SECOND and 0 <= ts.nanos < 1_000_000_000):
+        raise InvalidRequestError(
+            f"{place}.ts is not within the years 1 to 9999: {ts.seconds} s, {ts.nanos} ns"
+        )
+    return ts.ToDatetime()
 
 
 def _id(place: str, value: str) -> str:
@@ -133,6 +162,7 @@ def _vector(vector: pb.Vector) -> RawVector:
     if not 1 <= len(vector.values) <= MAX_DIM:
         raise InvalidRequestError(f"vector has {len(vector.values)} values, not 1..{MAX_DIM}")
     values = np.array(vector.values, dtype=np.float32)
-    if not math.isfinite(float(np.abs(values).max())):
-        raise InvalidRequestError("vector has values that are not finite")
+    norm = float(np.linalg.norm(values.astype(np.float64)))
+    if not norm <= MAX_NORM:  # also refuses NaN; inner products must not overflow
+        raise InvalidRequestError(f"vector has length {norm:g}, not within 0..{MAX_NORM:g}")
     return RawVector(values)

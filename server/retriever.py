@@ -9,7 +9,7 @@ import numpy as np
 
 from encoder.config import VIEWS
 from encoder.text import item_text
-from indexer.index import Excluded, Index, IntArray, VectorDimError
+from indexer.index import Excluded, IntArray, VectorDimError
 from server.raw_views import raw_views, stack
 from server.records import (
     Candidates,

@@ -5,14 +5,15 @@ from importlib.metadata import version
 
 import grpc
 
+from indexer.index import VectorDimError
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.publisher import Publisher
+from server.publisher import Published, Publisher
 from server.replies import encode_reply, query_reply
-from server.requests import person_of, queries_of, query_of
+from server.requests import index_of, person_of, place_of, queries_of, query_of
 from server.retriever import NotReadyError, Retriever
 from server.status import status_of_errors
-from store.duck import Store
+from store.duck import ItemNotFoundError, Store
 from store.export import create_export
 from store.home import Home
 
@@ -33,7 +34,12 @@ class RetrievalServicer(rpc.RetrievalServicer):
     ) -> pb.QueryBatchResponse:
         """Top-k candidates of each subject, or one error for all.  Status: as Query."""
         with status_of_errors(context):
-            found = self._retriever.retrieve(queries_of(request))
+            queries = queries_of(request)
+            try:
+                found = self._retriever.retrieve(queries)
+            except (ItemNotFoundError, VectorDimError) as error:
+                error.add_note(place_of(error, queries))
+                raise
             return pb.QueryBatchResponse(responses=[query_reply(one) for one in found])
 
     def EncodeUser(
@@ -86,9 +92,9 @@ class AdminServicer(rpc.AdminServicer):
     def PublishIndex(
         self, request: pb.PublishIndexRequest, context: grpc.ServicerContext
     ) -> pb.PublishIndexResponse:
-        """Check and serve an index.  Status: NOT_FOUND, DATA_LOSS; what served before then goes on."""
+        """Check and serve an index.  Status: NOT_FOUND, DATA_LOSS; what served before goes on."""
         with status_of_errors(context):
-            return self._published(self._publisher.publish(request.index_id))
+            return _publish_reply(self._publisher.publish(index_of(request)))
 
     def RollbackIndex(
         self,
@@ -97,10 +103,12 @@ class AdminServicer(rpc.AdminServicer):
     ) -> pb.PublishIndexResponse:
         """Serve the index before this one.  Status: FAILED_PRECONDITION where there is none."""
         with status_of_errors(context):
-            return self._published(self._publisher.roll_back())
+            return _publish_reply(self._publisher.roll_back())
 
-    def _published(self, previous: str) -> pb.PublishIndexResponse:
-        serving = self._retriever.serving
-        return pb.PublishIndexResponse(
-            index_id=serving.index.index_id, model_id=serving.model.model_id, previous_index_id=previous
-        )
+
+def _publish_reply(done: Published) -> pb.PublishIndexResponse:
+    return pb.PublishIndexResponse(
+        index_id=done.serving.index.index_id,
+        model_id=done.serving.model.model_id,
+        previous_index_id=done.previous,
+    )

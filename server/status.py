@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 DOMAIN = "triptych"
 
+_MAX_MESSAGE = 1_000  # gRPC drops trailers beyond 8 KiB, and the reason with them
+
 _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
     (VectorDimError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
@@ -35,13 +37,16 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
 
 @contextmanager
 def status_of_errors(context: grpc.ServicerContext) -> Iterator[None]:
-    """Abort the call with the status of the error that the block raises; an unknown one tells no details."""
+    """Abort the call with the status of the error that the block raises; an unknown one tells no details.
+
+    Notes on the error (such as its place in a batch) stand before its message.
+    """
     try:
         yield
     except Exception as error:  # the one place that may: every call ends with a status
         for kind, code, reason in _CODES:
             if isinstance(error, kind):
-                _abort(context, code, reason, str(error))
+                _abort(context, code, reason, ": ".join([*getattr(error, "__notes__", ()), str(error)]))
         log.exception("unexpected error in a call")
         _abort(context, code_pb2.INTERNAL, "INTERNAL", "an unexpected error; the server's log has it")
 
@@ -49,5 +54,5 @@ def status_of_errors(context: grpc.ServicerContext) -> Iterator[None]:
 def _abort(context: grpc.ServicerContext, code: int, reason: str, message: str) -> NoReturn:
     detail = any_pb2.Any()
     detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
-    status = status_pb2.Status(code=code, message=message, details=[detail])
+    status = status_pb2.Status(code=code, message=message[:_MAX_MESSAGE], details=[detail])
     context.abort_with_status(rpc_status.to_status(status))

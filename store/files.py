@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from store.artifact import MANIFEST
 from store.tables import TABLES, Table
 
 FORMATS = {"parquet": (".parquet",), "csv": (".csv",), "jsonl": (".jsonl", ".ndjson")}
@@ -55,7 +56,7 @@ def find_files(folder: Path, file_format: str) -> list[tuple[Table, Path]]:
         found += [(table, file) for file in files]
     if not found:
         raise NothingToImportError(folder, suffixes)
-    imported = {file for _, file in found}
-    for path in sorted(set(folder.iterdir()) - imported):
+    known = {file for _, file in found} | {folder / MANIFEST}  # the last: of an export
+    for path in sorted(set(folder.iterdir()) - known):
         _log.warning("%s belongs to no table and is not imported", path)
     return found

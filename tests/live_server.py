@@ -1,0 +1,134 @@
+"""A real server process on a copy of a home, and a real client of it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
+from store.home import Home
+from store.records import UserViews
+
+_MUTABLE = {"views.duckdb", "data.mdb", "lock.mdb", "CURRENT", "LATEST"}
+
+
+@dataclass(frozen=True)
+class Client:
+    """The stubs of one server, its process and its log."""
+
+    home: Home
+    address: str
+    channel: grpc.Channel
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    @property
+    def retrieval(self) -> rpc.RetrievalStub:
+        return rpc.RetrievalStub(self.channel)
+
+    @property
+    def admin(self) -> rpc.AdminStub:
+        return rpc.AdminStub(self.channel)
+
+    def query(self, **fields: object) -> pb.QueryResponse:
+        return self.retrieval.Query(pb.QueryRequest(**fields), timeout=30)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a failed call says."""
+
+    code: grpc.StatusCode
+    message: str
+    domain: str
+    reason: str
+
+
+def copy_home(home: Home, path: Path) -> Home:
+    """Return a copy that may be changed: what is immutable is linked, so damage files with `flip` only."""
+
+    def copy(source: str, target: str) -> None:
+        (shutil.copy2 if Path(source).name in _MUTABLE else os.link)(source, target)
+
+    shutil.copytree(home.path, path, copy_function=copy)
+    return Home(path)
+
+
+def flip(file: Path, position: int | None = None) -> None:
+    """Change one byte of a file, not of other links to it."""
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2 if position is None else position] ^= 1
+    file.unlink()
+    file.write_bytes(raw)
+
+
+@contextmanager
+def server(home: Home, *options: str) -> Iterator[Client]:
+    """Yield a client of a server process that is killed afterwards if it still runs."""
+    log = home.path.with_name(f"{home.path.name}.log")
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server", "--home", str(home.path), "--port", "0", *options],
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        address = _address(home, process, log)
+        with grpc.insecure_channel(
+            address, [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        ) as channel:
+            yield Client(home, address, channel, process, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def run_server(home: Home, *options: str) -> "subprocess.CompletedProcess[str]":
+    """Return how a server ended that cannot start."""
+    command = [sys.executable, "-m", "server", "--home", str(home.path), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def refusal(call: Callable[[], object]) -> Refusal:
+    """Return the error of a call, with its google.rpc.ErrorInfo; fail if there is none."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    error = caught.value
+    status = rpc_status.from_call(error)
+    assert status is not None, f"no google.rpc.Status: {error}"
+    (detail,) = status.details
+    info = error_details_pb2.ErrorInfo()
+    assert detail.Unpack(info)
+    assert status.message == error.details()
+    return Refusal(error.code(), error.details(), info.domain, info.reason)
+
+
+def inline(views: UserViews) -> pb.Views:
+    """Return stored views as the message that an anonymous person would send."""
+    return pb.Views(
+        events=[pb.Event(item_id=e.item_id, action=e.action, weight=e.weight) for e in views.history],
+        texts=views.texts,
+        friends=[pb.Friend(friend_id=friend.friend_id, weight=friend.weight) for friend in views.friends],
+    )
+
+
+def _address(home: Home, process: "subprocess.Popen[bytes]", log: Path) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        if home.server_file.exists():
+            return str(json.loads(home.server_file.read_text())["address"])
+        time.sleep(0.02)
+    raise AssertionError(f"the server did not start: {log.read_text()}")

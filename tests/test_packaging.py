@@ -1,0 +1,114 @@
+"""What is installed, what a bare process may import, and stubs that are what protoc makes."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from scripts.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+STUBS = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
+HEAVY = ("torch", "sentence_transformers", "transformers", "optuna", "matplotlib", "evaluation")
+
+
+def commands() -> dict[str, list[str]]:
+    """The words of every command, by name."""
+    found: dict[str, list[str]] = {}
+
+    def walk(command: object, words: list[str]) -> None:
+        for name, one in getattr(command, "commands", {}).items():
+            found[" ".join([*words, name])] = [*words, name]
+            walk(one, [*words, name])
+
+    walk(typer.main.get_command(app), [])
+    return found
+
+
+def python(code: str) -> str:
+    """What a fresh Python prints."""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize("package", ["server", "indexer", "encoder", "store", "evaluation", "scripts"])
+def test_our_packages_are_ours(package: str) -> None:
+    assert set(packages_distributions()[package]) == {"triptych"}
+
+
+def test_every_command_of_the_design_is_there() -> None:
+    design = (
+        "import train reindex serve query evaluate split export tune doctor backup restore index bench demo"
+    )
+    parts = (
+        "index list,index show,index publish,index rollback,index prune,bench serve,bench index,bench faults"
+    )
+    assert {*design.split(), *parts.split(",")} <= commands().keys()
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_help_shows_an_example(name: str) -> None:
+    result = CliRunner().invoke(app, [*commands()[name], "--help"])
+    assert result.exit_code == 0
+    if name not in ("index", "bench"):  # which only hold others
+        assert f"Example: triptych {name}" in " ".join(result.output.split())
+
+
+def test_the_server_module_has_help() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "server", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        check=True,
+    )
+    assert "--home" in ended.stdout
+    assert "Example: triptych serve" in ended.stdout
+
+
+def test_serving_and_indexing_load_nothing_heavy() -> None:
+    loaded = python(
+        "import sys, server.lifecycle, server.__main__, indexer.reindex; print(*sys.modules)"
+    ).split()
+    assert {"server.retriever", "indexer.index", "faiss", "onnxruntime"} <= set(loaded)
+    assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
+
+
+def test_serving_and_indexing_work_without_torch() -> None:
+    block = "; ".join(f"sys.modules['{name}'] = None" for name in HEAVY)
+    assert python(f"import sys; {block}; import server.lifecycle, indexer.reindex; print('fine')") == "fine\n"
+
+
+def test_the_command_line_starts_without_heavy_libraries() -> None:
+    loaded = {
+        name.partition(".")[0] for name in python("import sys, scripts.cli; print(*sys.modules)").split()
+    }
+    assert not loaded & set(HEAVY[:-1])
+
+
+def test_the_stubs_are_what_protoc_makes(tmp_path: Path) -> None:
+    bin_dir = Path(sys.executable).parent
+    plugins = [f"--plugin={name}={bin_dir / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
+    outputs = [f"--{kind}_out={tmp_path}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "proto").rglob("*.proto"))
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", "-Iserver/pb=proto", *outputs, *plugins, *sources],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        check=True,
+        timeout=60,
+    )
+    made = {p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()}
+    stubs = Path("server/pb/triptych/v1")
+    assert made == {stubs / f"triptych{ending}" for ending in STUBS}
+    for name in made:
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes(), f"{name}: run `make proto`"

@@ -1,0 +1,56 @@
+"""What commands share: which server runs on a home, and output that nothing is cut from."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from scripts.query import reply_table
+from scripts.session import console, server_of
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from store.home import Home
+
+
+def written(home: Home, address: str, pid: int) -> Home:
+    home.path.mkdir(exist_ok=True)
+    home.server_file.write_text(json.dumps({"address": address, "pid": pid, "tls": False}))
+    return home
+
+
+def test_a_server_counts_while_its_process_runs_and_its_port_answers(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    assert server_of(home) is None
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        assert server_of(written(home, address, os.getpid())) == address
+        child = os.posix_spawn("/bin/true", ["true"], {})
+        os.waitpid(child, 0)
+        assert server_of(written(home, address, child)) is None
+    # The id of a killed server is in use again: here, by this process.
+    assert server_of(written(home, address, os.getpid())) is None
+
+
+def test_ids_are_printed_whole_and_to_the_letter(capsys: pytest.CaptureFixture[str]) -> None:
+    long_id, odd_id = "i" * 256, "[/red] [bold]x"
+    reply = pb.QueryResponse(
+        item_ids=[long_id, odd_id],
+        scores=[2.0, 1.5],
+        history_shares=[1.5, -0.5],
+        text_shares=[0.5, 2.0],
+        views_used=[pb.VIEW_HISTORY, pb.VIEW_TEXT],
+    )
+    console().print(reply_table(reply, "[who]"))
+    out = capsys.readouterr().out
+    for whole in (long_id, odd_id, "[who]: views used: history, text", "+1.5000", "-0.5000", "1.5000"):
+        assert whole in out
+    assert "popularity fallback" not in out
+
+
+def test_a_fallback_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    reply = pb.QueryResponse(
+        item_ids=["i"], scores=[3.0], prior_shares=[3.0], fallback=pb.FALLBACK_POPULARITY
+    )
+    console().print(reply_table(reply, "who"))
+    assert "who: views used: none, popularity fallback" in capsys.readouterr().out
