@@ -1,7 +1,7 @@
 """The settings of a user tower: chosen once, saved with the model."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 VIEWS = ("H", "T", "S")
 VIEW_NAMES = {"H": "history", "T": "text", "S": "social"}
@@ -16,6 +16,13 @@ class UnknownViewError(ValueError):
     def __init__(self, view: str) -> None:
         super().__init__(f"view {view!r} is not one of {', '.join(VIEWS)}")
         self.view = view
+
+
+class SettingsError(ValueError):
+    """Settings of a tower make no sense."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(f"settings of a user tower: {reason}")
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,23 @@ class TowerConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "TowerConfig":
-        """Return the settings that `as_json` wrote."""
-        return cls(**(values | {"gates": tuple(values["gates"])}))
+        """Return the settings that `as_json` wrote.
+
+        Raises:
+            SettingsError: a setting is missing, unknown or not of its kind.
+        """
+        try:
+            return cls(**(values | {"gates": tuple(values["gates"])}))
+        except (TypeError, KeyError) as error:
+            raise SettingsError(error) from error
+
+    def __post_init__(self) -> None:
+        if self.dim < 1 or self.ridge <= 0 or self.damping < 0 or self.user_exponent < 0:
+            raise SettingsError("dim and ridge must be positive, damping and user_exponent not negative")
+        if len(self.gates) != len(VIEWS) or min(self.gates) < 0 or not max(self.gates) > 0:
+            raise SettingsError(f"gates {self.gates} are not three numbers that are not negative")
+        if self.weighting not in get_args(Weighting) or self.fusion not in get_args(Fusion):
+            raise SettingsError(f"weighting {self.weighting!r} or fusion {self.fusion!r} is unknown")
 
 
 def parse_views(text: str) -> tuple[str, ...]:

@@ -19,15 +19,21 @@ _BATCH = 1_024
 
 
 def baseline_figures(
-    evaluator: Evaluator, among: "np.ndarray[Any, np.dtype[np.bool_]]"
+    evaluator: Evaluator, fitted_on: Dataset, among: "np.ndarray[Any, np.dtype[np.bool_]]"
 ) -> dict[str, dict[str, Any]]:
-    """Return the figures of popularity and EASE over some users, or why there are none, by name."""
-    train = evaluator.data.seen
+    """Return the figures of popularity and EASE over some users, or why there are none, by name.
+
+    Args:
+        evaluator: ranks by the protocol of the model beside them.
+        fitted_on: the data without the users whom the model's training did not see either.
+        among: (len(evaluator.users),) bool.
+    """
+    train = fitted_on.seen
     figures: dict[str, dict[str, Any]] = {
         "popularity": evaluator.metrics(_rank(Popularity.fit(train), evaluator), among)
     }
     try:
-        lam, model = _ease(evaluator.data)
+        lam, model = _ease(fitted_on)
         figures["EASE"] = {"lambda": lam} | evaluator.metrics(_rank(model, evaluator), among)
     except TooManyItemsError as error:
         log.warning("EASE is left out: %s", error)

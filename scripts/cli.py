@@ -8,6 +8,7 @@ from typing import Annotated
 
 import duckdb
 import grpc
+import lmdb
 import typer
 
 from scripts.backup import backup_command
@@ -66,9 +67,10 @@ def main() -> None:
     try:
         app()
     except ModuleNotFoundError as error:
-        print(f"triptych: {error.name} is not installed: run pip install -e '.[cpu,train]' in the checkout (or make)", file=sys.stderr)
+        hint = "run pip install -e '.[cpu,train]' in the checkout"
+        print(f"triptych: {error.name} is not installed: {hint}", file=sys.stderr)
         sys.exit(1)
-    except (ValueError, LookupError, OSError, RuntimeError, duckdb.Error, grpc.RpcError) as error:
+    except (ValueError, LookupError, OSError, RuntimeError, duckdb.Error, lmdb.Error, grpc.RpcError) as error:
         if {"-v", "--verbose"} & set(sys.argv):
             raise
         print(f"triptych: {' '.join(_reason(error).split())}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""triptych demo: the whole path on a generated world; at its end a client asks a server in another process."""
+"""triptych demo: the whole path on a generated world, with a server in a process of its own at its end."""
 
 import json
 import logging

@@ -37,7 +37,7 @@ def server_check(home: Home) -> tuple[str | None, Check]:
     file = home.server_file
     try:
         said: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        address, pid = str(said["address"]), int(said["pid"])
+        address, pid = str(said["local"]), int(said["pid"])
         int(address.rpartition(":")[2])
     except FileNotFoundError:
         return None, Check("server", State.OK, "none runs")
@@ -48,9 +48,6 @@ def server_check(home: Home) -> tuple[str | None, Check]:
         hint = f"the server was killed: start it again, or remove {file}"
         return None, Check("server", State.WARNING, f"{file} names process {pid}, which serves no more", hint)
     found = f"process {pid} on {address}"
-    if said.get("tls"):
-        hint = "not asked, as its certificate is not known here: try triptych query --tls-ca"
-        return None, Check("server", State.WARNING, f"{found}, with TLS", hint)
     return _health(address, found, f"see its log; if process {pid} is no Triptych, remove {file}")
 
 

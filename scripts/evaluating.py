@@ -106,8 +106,18 @@ class Evaluator:
         has = (bool(len(self.data.history.users)), bool(self.data.text.any()), bool(self.data.ties.nnz))
         return dict(zip(VIEWS, has, strict=True))
 
-    def rank(self, views: tuple[str, ...], label: str) -> IntArray:
+    def rank(self, views: tuple[str, ...]) -> IntArray:
         """Return the item rows (len(users), 20) that the index gives with some views on, −1 where none."""
+        named = "".join(view for view in views if self.present[view])  # an absent view changes nothing
+        if named not in self._ranked:
+            self._ranked[named] = self._rank(views, named or "fallback")
+        return self._ranked[named]
+
+    @cached_property
+    def _ranked(self) -> dict[str, IntArray]:
+        return {}
+
+    def _rank(self, views: tuple[str, ...], label: str) -> IntArray:
         model, index = self.pair.model, self.pair.index
         batch = self.views.only(views)
         item_rows = np.append(rows_of(index.ids, self.data.items), -1)  # index row → item row, −1 → −1
@@ -145,7 +155,7 @@ class Evaluator:
         """Return the figures with only some views on, or None where the data has none of them at all."""
         if not any(self.present[view] for view in subset):
             return None
-        return self.metrics(self.rank(tuple(subset), subset), among)
+        return self.metrics(self.rank(tuple(subset)), among)
 
     def metrics(self, ranked: IntArray, among: npt.NDArray[np.bool_]) -> dict[str, dict[str, object]]:
         """Return recall, NDCG, MRR and coverage at each k, over some of `users`; null over nobody."""

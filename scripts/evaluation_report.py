@@ -33,9 +33,10 @@ def evaluate(
             data = load_dataset(export, encoder, cache)
         left_out = pq.read_table(home.models / pair.model.model_id / LEFT_OUT_FILE).column("user_id")
         evaluator = Evaluator(data, pair, split, exact)
-        unseen = np.isin(evaluator.users, rows_of(left_out, data.users))
+        left_out_rows = np.isin(np.arange(len(data.users)), rows_of(left_out, data.users))
+        unseen = left_out_rows[evaluator.users]
     with timed(seconds, "rank"):
-        main = evaluator.rank(views, "all views")
+        main = evaluator.rank(views)
     with timed(seconds, "views"):
         by_view = {subset: evaluator.subset_figures(subset, ~unseen) for subset in SUBSETS}
         cold = evaluator.subset_figures("TS", ~unseen)
@@ -58,7 +59,7 @@ def evaluate(
     }
     if baselines:
         with timed(seconds, "baselines"):
-            report["baselines"] = baseline_figures(evaluator, ~unseen)
+            report["baselines"] = baseline_figures(evaluator, data.without_users(left_out_rows), ~unseen)
     return report | {"seconds": seconds}
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
+from store.artifact import DamagedArtifactError
 from store.duck import Store
 from store.export import Export, create_export
 from store.home import Home
@@ -43,38 +44,42 @@ class NoSuchHomeError(FileNotFoundError):
     """A command that reads a home was given a directory that holds none."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(
-            f"{path} is no Triptych home (it has no views.duckdb and no exports): run `triptych import`"
-        )
+        super().__init__(f"{path} is no Triptych home (it has no views.duckdb): run `triptych import`")
 
 
 def existing(path: Path) -> Home:
     """Return a home that something was imported into.  Raises: NoSuchHomeError."""
     home = Home(path)
-    if not home.database.exists() and not home.exports.exists():
+    if not home.database.exists():
         raise NoSuchHomeError(path)
     return home
 
 
 def server_of(home: Home) -> str | None:
-    """Return the address of the server that runs on a home, or None.
+    """Return the address by which commands on this machine reach the server that runs on a home, or None.
 
     A server.json that a killed server left behind counts as none, also when its process id is in use again.
+
+    Raises:
+        DamagedArtifactError: server.json is not what a server writes.
     """
     try:
         said = json.loads(home.server_file.read_text("utf-8"))
         with suppress(PermissionError):  # somebody else's process, but one that runs
             os.kill(said["pid"], 0)
-        host, _, port = said["address"].rpartition(":")
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+        host, _, port = said["local"].rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (ValueError, KeyError, TypeError) as error:
+        reason = "is damaged: remove it if no server runs on this home"
+        raise DamagedArtifactError(home.server_file, reason) from error
     except (FileNotFoundError, ProcessLookupError, ConnectionError, TimeoutError):
         return None
-    return str(said["address"])
+    return str(said["local"])
 
 
 @contextmanager
 def admin(address: str) -> Iterator[rpc.AdminStub]:
-    """Yield a stub for the Admin service of a server on this machine."""
+    """Yield a stub for the Admin service of a server on this machine, by its `server_of` address."""
     with grpc.insecure_channel(address) as channel:
         yield rpc.AdminStub(channel)
 

@@ -21,7 +21,10 @@ def serve_command(
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain; needs --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key; needs --tls-cert.")] = None,
 ) -> None:
-    """Serve queries over gRPC until SIGTERM; health turns SERVING once model and index are loaded.
+    """Serve queries over gRPC until SIGTERM.
+
+    Health turns SERVING once model and index are loaded. With TLS, commands on this machine use an extra
+    port on 127.0.0.1 without it.
 
     Example: triptych serve --home demo --port 50051
     """
@@ -31,6 +34,8 @@ def serve_command(
     from server.lifecycle import serve  # noqa: PLC0415
     from store.home import Home  # noqa: PLC0415
 
+    if not home.is_dir():
+        raise FileNotFoundError(f"there is no directory {home} to serve: run `triptych import` first")
     serve(
         ServerConfig(
             Home(home),

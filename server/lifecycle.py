@@ -76,11 +76,11 @@ def running(config: ServerConfig) -> Iterator[str]:
         rpc.add_AdminServicer_to_server(AdminServicer(config.home, store, retriever, publisher), server)
         health_pb2_grpc.add_HealthServicer_to_server(health_of, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        address = _listen(server, config)
+        address, local = _listen(server, config)
         server.start()
         try:
             publisher.resume()
-            _announce(config, address)
+            _announce(config, address, local)
             yield address
         finally:
             health_of.enter_graceful_shutdown()
@@ -90,7 +90,8 @@ def running(config: ServerConfig) -> Iterator[str]:
             cache.close()
 
 
-def _listen(server: grpc.Server, config: ServerConfig) -> str:
+def _listen(server: grpc.Server, config: ServerConfig) -> tuple[str, str]:
+    """Return the address to serve on, and the one that commands on this machine use."""
     wanted = f"{config.host}:{config.port}"
     if (config.tls_cert is None) != (config.tls_key is None):
         raise TlsFilesError("TLS needs both a certificate and a key")
@@ -98,16 +99,17 @@ def _listen(server: grpc.Server, config: ServerConfig) -> str:
         if config.tls_cert is not None and config.tls_key is not None:
             pair = (config.tls_key.read_bytes(), config.tls_cert.read_bytes())
             port = server.add_secure_port(wanted, grpc.ssl_server_credentials([pair]))
-        else:
-            port = server.add_insecure_port(wanted)
+            # Commands beside the server cannot know which name and root its certificate is good for.
+            return f"{config.host}:{port}", f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        address = f"{config.host}:{server.add_insecure_port(wanted)}"
     except RuntimeError as error:
         raise PortInUseError(wanted, "the port is taken or the address is not this machine's") from error
-    return f"{config.host}:{port}"
+    return address, address
 
 
-def _announce(config: ServerConfig, address: str) -> None:
+def _announce(config: ServerConfig, address: str, local: str) -> None:
     """Write server.json whole, so that a command that reads it never sees half of it."""
     draft = config.home.server_file.with_suffix(".tmp")
-    tls = config.tls_cert is not None
-    draft.write_text(json.dumps({"address": address, "pid": os.getpid(), "tls": tls}) + "\n", "utf-8")
+    said = {"address": address, "local": local, "pid": os.getpid(), "tls": config.tls_cert is not None}
+    draft.write_text(json.dumps(said) + "\n", "utf-8")
     draft.replace(config.home.server_file)

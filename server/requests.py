@@ -15,6 +15,7 @@ from store.records import Event, Friend, UserViews
 DEFAULT_K = 10
 MAX_K = 1_000
 MAX_BATCH = 256
+MAX_BATCH_K = 50_000  # replies of that size stay below the message limit
 MAX_ID_BYTES = 256
 MAX_TEXT_BYTES = 100_000
 MAX_EVENTS = 10_000
@@ -55,6 +56,9 @@ def queries_of(request: pb.QueryBatchRequest) -> list[Query]:
             queries.append(query_of(one))
         except InvalidRequestError as error:
             raise InvalidRequestError(f"requests[{position}]: {error}") from error
+    total = sum(query.k for query in queries)
+    if total > MAX_BATCH_K:
+        raise InvalidRequestError(f"the k of a batch add up to {total}, more than {MAX_BATCH_K}")
     return queries
 
 

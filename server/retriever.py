@@ -22,7 +22,7 @@ from server.records import (
     SimilarTo,
     StoredUser,
     Timings,
-)  # fmt: skip
+)
 from server.serving import Serving
 from store.duck import Store
 from store.records import Event, UserViews
@@ -155,6 +155,8 @@ def _candidates(
         rows, scores = _head(rows, scores, query.k)
         shares = index.vectors[rows] @ parts.T  # (n, 3)
         scores = shares.sum(axis=1)  # so that they agree to the last digit, whatever FAISS rounded
+        order = np.argsort(-scores, kind="stable")
+        rows, scores, shares = rows[order], scores[order], shares[order]
     else:
         left_out = [index.row_of[x] for x in asked.left_out if x in index.row_of]
         rows = index.popular(query.k, np.array(left_out, dtype=np.int64))

@@ -10,6 +10,8 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from encoder.text import NotATextModelError
+from encoder.text_cache import DamagedTextCacheError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
 from server.requests import InvalidRequestError
@@ -31,6 +33,8 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (NoOlderIndexError, code_pb2.FAILED_PRECONDITION, "NO_OLDER_INDEX"),
     (NotPublishedError, code_pb2.FAILED_PRECONDITION, "NOTHING_PUBLISHED"),
     (DamagedArtifactError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
+    (NotATextModelError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
+    (DamagedTextCacheError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
     (NotReadyError, code_pb2.UNAVAILABLE, "NOT_READY"),
 )
 

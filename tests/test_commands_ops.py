@@ -292,7 +292,7 @@ def test_doctor_names_the_damaged_file_and_exits_1(home: Home, run: Run) -> None
 
 
 def test_doctor_sees_what_is_missing_and_what_was_left_behind(home: Home) -> None:
-    home.server_file.write_text(json.dumps({"address": "127.0.0.1:1", "pid": DEAD}))
+    home.server_file.write_text(json.dumps({"local": "127.0.0.1:1", "pid": DEAD}))
     (home.indexes / f".building-x-{DEAD}").mkdir()
     (home.indexes / f".building-y-{os.getpid()}").mkdir()
     export_id = read_manifest(pointed(home.latest_model, home.models))["export_id"]
@@ -313,13 +313,11 @@ def test_doctor_on_a_server_that_is_silent_and_a_damaged_server_file(tmp_path: P
     home = make_store(tmp_path, ROWS)
     with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as listener:
         threading.Thread(target=listener.serve_forever, daemon=True).start()
-        said = {"address": f"127.0.0.1:{listener.server_address[1]}", "pid": os.getpid()}
+        said = {"local": f"127.0.0.1:{listener.server_address[1]}", "pid": os.getpid()}
         home.server_file.write_text(json.dumps(said))
         found = list(checks(home))
         assert named(found, "server").state is State.FAILED
         assert "does not answer: UNAVAILABLE" in named(found, "server").found
-        home.server_file.write_text(json.dumps(said | {"tls": True}))
-        assert "with TLS" in named(list(checks(home)), "server").found
         listener.shutdown()
     assert "serves no more" in named(list(checks(home)), "server").found  # the process lives, but as another
     home.server_file.write_text("{")

@@ -259,7 +259,7 @@ def test_train_rows_and_for_test_valid_rows_are_never_ranked(small_home: Home, s
     hidden = evaluator.data.seen + (
         evaluator.data.relevant("valid") if split == "test" else 0 * evaluator.data.seen
     )
-    ranked = evaluator.rank(VIEWS, "")
+    ranked = evaluator.rank(VIEWS)
     assert ranked.shape == (len(evaluator.users), 20)
     assert (ranked >= 0).all()
     hidden_rows = hidden.toarray()[evaluator.users]
@@ -278,7 +278,7 @@ def test_who_has_none_of_the_views_gets_what_serving_falls_back_to(small_home: H
         user = evaluator.users[place]
         rows = [index.row_of[evaluator.data.items[int(i)].as_py()] for i in np.flatnonzero(masked[user])]
         popular = index.ids.take(index.popular(20, np.array(rows, dtype=np.int64)))
-        ranked = evaluator.data.items.take(evaluator.rank(("T",), "")[place])
+        ranked = evaluator.data.items.take(evaluator.rank(("T",))[place])
         assert ranked.to_pylist() == popular.to_pylist()
 
 
@@ -302,7 +302,7 @@ def test_an_index_with_newer_items_than_the_model_knows(small_home: Home, tmp_pa
     evaluator = evaluator_of(home, "test")
     place = int(np.flatnonzero(evaluator.views.present[:, 1] == 0)[0])
     old = evaluator_of(small_home, "test")
-    assert evaluator.rank(("T",), "")[place].tolist() == old.rank(("T",), "")[place].tolist()
+    assert evaluator.rank(("T",))[place].tolist() == old.rank(("T",))[place].tolist()
 
 
 def test_without_text_and_without_a_valid_split(variant: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import re
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from encoder.text_cache import TextCache
 from encoder.train import TrainOptions, train
 from indexer.index import Index
 from indexer.reindex import reindex
+from scripts.query import channel_to
+from scripts.session import fresh_export
 from server.config import MAX_MESSAGE_BYTES
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
@@ -404,6 +407,10 @@ def test_beyond_a_bound_is_an_invalid_request(live: Live, name: str) -> None:
     [
         (pb.QueryBatchRequest, "a batch has 1..256 requests, not 0"),
         (lambda: pb.QueryBatchRequest(requests=[pb.QueryRequest()] * (MAX_BATCH + 1)), "a batch has 1..256"),
+        (
+            lambda: pb.QueryBatchRequest(requests=[pb.QueryRequest(user_id="u", k=1_000)] * 51),
+            "the k of a batch add up to 51000, more than 50000",
+        ),
         (pb.EncodeUserRequest, "no subject: set user_id or views"),
         (lambda: pb.EncodeUserRequest(user_id=LONG_ID), "user_id has 257 bytes"),
         (pb.PublishIndexRequest, "index_id has 0 bytes"),
@@ -592,14 +599,56 @@ def test_a_second_server_on_a_home_says_that_there_is_one(live: Live) -> None:
 
 def test_a_taken_port_is_said_so(live: Live, tmp_path: Path) -> None:
     port = live.client.address.rpartition(":")[2]
-    ended = run_server(Home(tmp_path / "home"), "--port", port)
+    ended = run_server(Home(tmp_path), "--port", port)
     assert ended.returncode == 1
     assert ended.stderr.strip().splitlines()[-1].startswith(f"server: cannot listen on 127.0.0.1:{port}")
-    assert not (tmp_path / "home" / "server.json").exists()
+    assert not (tmp_path / "server.json").exists()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
+def test_with_tls_clients_need_the_certificate_and_commands_beside_the_server_do_not(
+    small_home: Home, tmp_path: Path
+) -> None:
+    home, key, certificate = copy_home(small_home, tmp_path / "home"), tmp_path / "key", tmp_path / "cert"
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    with server(home, "--tls-cert", str(certificate), "--tls-key", str(key)) as client:
+        request, address = pb.QueryRequest(text="jazz", k=3), client.address
+        with channel_to(address, certificate) as channel:
+            assert len(rpc.RetrievalStub(channel).Query(request, timeout=10).item_ids) == 3
+        with channel_to(address) as channel, pytest.raises(grpc.RpcError):
+            rpc.RetrievalStub(channel).Query(request, timeout=2)
+        with fresh_export(home) as export:
+            assert export.manifest["kind"] == "export"
+
+
+def test_a_directory_that_is_not_there_is_not_served(tmp_path: Path) -> None:
+    ended = run_server(Home(tmp_path / "typo"), "--port", "0")
+    assert ended.returncode == 1
+    assert "there is no directory" in ended.stderr.strip().splitlines()[-1]
+    assert not (tmp_path / "typo").exists()
 
 
 def test_one_tls_file_alone_is_refused(tmp_path: Path) -> None:
-    ended = run_server(Home(tmp_path / "home"), "--port", "0", "--tls-cert", "cert.pem")
+    ended = run_server(Home(tmp_path), "--port", "0", "--tls-cert", "cert.pem")
     assert ended.returncode == 1
     assert ended.stderr.strip().splitlines()[-1] == "server: TLS needs both a certificate and a key"
 

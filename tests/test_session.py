@@ -10,12 +10,13 @@ import pytest
 from scripts.query import reply_table
 from scripts.session import console, server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
+from store.artifact import DamagedArtifactError
 from store.home import Home
 
 
 def written(home: Home, address: str, pid: int) -> Home:
     home.path.mkdir(exist_ok=True)
-    home.server_file.write_text(json.dumps({"address": address, "pid": pid, "tls": False}))
+    home.server_file.write_text(json.dumps({"address": "0.0.0.0:1", "local": address, "pid": pid}))
     return home
 
 
@@ -30,6 +31,14 @@ def test_a_server_counts_while_its_process_runs_and_its_port_answers(tmp_path: P
         assert server_of(written(home, address, child)) is None
     # The id of a killed server is in use again: here, by this process.
     assert server_of(written(home, address, os.getpid())) is None
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"pid": "x"}', '{"pid": 1, "local": "nowhere"}'])
+def test_a_damaged_server_file_is_named(tmp_path: Path, damaged: str) -> None:
+    home = Home(tmp_path)
+    home.server_file.write_text(damaged)
+    with pytest.raises(DamagedArtifactError, match=r"server\.json: is damaged"):
+        server_of(home)
 
 
 def test_ids_are_printed_whole_and_to_the_letter(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
-from encoder.config import TowerConfig, UnknownViewError, parse_views
+from encoder.config import SettingsError, TowerConfig, UnknownViewError, parse_views
 from encoder.views import event_matrix, history_view, social_view, text_sums, unit_rows, view_batch
 
 ROWS = hnp.arrays(np.float32, (5, 3), elements=st.floats(-100, 100, width=32))
@@ -94,6 +94,28 @@ def test_views_are_parsed_in_the_order_of_the_design(text: str, views: tuple[str
 def test_an_unknown_view_is_refused(text: str) -> None:
     with pytest.raises(UnknownViewError, match="is not one of H, T, S"):
         parse_views(text)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dim": 0},
+        {"ridge": 0.0},
+        {"damping": -1.0},
+        {"gates": (0.0, 0.0, 0.0)},
+        {"gates": (1.0,)},
+        {"fusion": "x"},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(SettingsError):
+        TowerConfig.from_json(TowerConfig().as_json() | wrong)
+
+
+@pytest.mark.parametrize("named", [{"unknown": 1, "gates": [1, 1, 1]}, {"dim": 3}, {"gates": None}])
+def test_unknown_or_missing_settings_are_refused(named: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match="settings of a user tower"):
+        TowerConfig.from_json(named)
 
 
 def test_settings_survive_json() -> None:

@@ -231,7 +231,7 @@ class QueryRequest(_message.Message):
     def views(self) -> Global___Views: ...
     @_builtins.property
     def vector(self) -> Global___Vector:
-        """of the model's embedding dim; the reply carries no shares"""
+        """of the model's embedding dim, norm at most 1e12; the reply carries no shares"""
 
     def __init__(
         self,
@@ -338,7 +338,7 @@ class QueryBatchRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryRequest]:
-        """1 to 256"""
+        """1 to 256, whose k add up to 50,000 at most"""
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ class RetrievalStub:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, OVERLOADED.
+    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
     """
 
     def __init__(self, channel):
@@ -59,7 +59,7 @@ class RetrievalServicer:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, OVERLOADED.
+    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
     """
 
     def Query(self, request, context):
@@ -113,7 +113,7 @@ class Retrieval:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, OVERLOADED.
+    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
     """
 
     @staticmethod
@@ -199,7 +199,8 @@ class Retrieval:
 
 
 class AdminStub:
-    """What the command line asks of a running server, which owns the store.
+    """What the command line asks of a running server, which owns the store. Reasons of errors: INDEX_NOT_FOUND,
+    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL.
     """
 
     def __init__(self, channel):
@@ -231,7 +232,8 @@ class AdminStub:
 
 
 class AdminServicer:
-    """What the command line asks of a running server, which owns the store.
+    """What the command line asks of a running server, which owns the store. Reasons of errors: INDEX_NOT_FOUND,
+    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL.
     """
 
     def Status(self, request, context):
@@ -293,7 +295,8 @@ def add_AdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Admin:
-    """What the command line asks of a running server, which owns the store.
+    """What the command line asks of a running server, which owns the store. Reasons of errors: INDEX_NOT_FOUND,
+    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL.
     """
 
     @staticmethod

@@ -30,7 +30,7 @@ class RetrievalStub:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, OVERLOADED.
+    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
     """
 
     @_typing.overload
@@ -49,7 +49,7 @@ class RetrievalAsyncStub(RetrievalStub):
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, OVERLOADED.
+    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -64,7 +64,7 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, OVERLOADED.
+    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
     """
 
     @_abc_1.abstractmethod
@@ -94,7 +94,9 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
 def add_RetrievalServicer_to_server(servicer: RetrievalServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class AdminStub:
-    """What the command line asks of a running server, which owns the store."""
+    """What the command line asks of a running server, which owns the store. Reasons of errors: INDEX_NOT_FOUND,
+    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -110,7 +112,9 @@ class AdminStub:
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
-    """What the command line asks of a running server, which owns the store."""
+    """What the command line asks of a running server, which owns the store. Reasons of errors: INDEX_NOT_FOUND,
+    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_triptych_pb2.StatusRequest, _triptych_pb2.StatusResponse]  # type: ignore[assignment]
@@ -122,7 +126,9 @@ class AdminAsyncStub(AdminStub):
     """Publishes the newest index that is older than the one that serves."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
-    """What the command line asks of a running server, which owns the store."""
+    """What the command line asks of a running server, which owns the store. Reasons of errors: INDEX_NOT_FOUND,
+    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL.
+    """
 
     @_abc_1.abstractmethod
     def Status(
