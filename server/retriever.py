@@ -77,7 +77,7 @@ class Retriever:
             VectorDimError: a raw vector is not of the model's embedding dim.
         """
         serving, start = self.serving, time.perf_counter()
-        asked = [self._asked(query) for query in queries]
+        asked = self._all_asked(queries)
         batch = stack([raw_views(serving, one.views, keep=one.stored) for one in asked])
         viewed = time.perf_counter()
         encoded = serving.model.encode_users(batch)
@@ -95,17 +95,22 @@ class Retriever:
     def encode(self, subject: StoredUser | InlineViews) -> EncodedUser:
         """Return the vector and parts of a person.  Raises: NotReadyError."""
         serving = self.serving
-        asked = self._asked(Query(subject))
+        (asked,) = self._all_asked([Query(subject)])
         encoded = serving.model.encode_users(raw_views(serving, asked.views, keep=asked.stored))
         used = _used(encoded.parts[0])
         return EncodedUser(encoded.vectors[0], encoded.parts[0], used, serving.model.model_id)
 
-    def _asked(self, query: Query) -> _Asked:
+    def _all_asked(self, queries: Sequence[Query]) -> list[_Asked]:
+        people = [query.subject.user_id for query in queries if isinstance(query.subject, StoredUser)]
+        known = self._store.users_views(people) if people else {}
+        return [self._asked(query, known) for query in queries]
+
+    def _asked(self, query: Query, known: dict[str, UserViews]) -> _Asked:
         subject = query.subject
         own: tuple[str, ...] = ()
         stored = False
         if isinstance(subject, StoredUser):
-            views, stored = self._store.user_views(subject.user_id), True
+            views, stored = known[subject.user_id], True
         elif isinstance(subject, InlineViews):
             friends = self._store.with_histories(subject.views.friends)
             views = replace(subject.views, friends=friends)

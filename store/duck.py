@@ -2,11 +2,9 @@
 
 import json
 import threading
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,16 +14,12 @@ import pyarrow as pa
 
 from store.connection import connect, transaction
 from store.queries import DISTINCT_TEXTS, MARK_SPLITS, USERS, VISIBLE, Matrix, texts_with_vectors
-from store.records import Event, Friend, Item, UserViews
+from store.records import Friend, Item, UserViews
 from store.tables import TABLES
+from store.views import read_histories, read_views
 
-_FRIENDS = "SELECT friend_id, weight FROM data.social WHERE user_id = $1 AND friend_id <> $1"
-_EVENTS = """
-    SELECT user_id, item_id, action, weight, ts, split FROM data.behaviors
-    WHERE user_id IN (SELECT unnest($1))"""
 _ITEM = """
     SELECT item_id, title, text, kind, attributes, available, updated_at FROM data.items WHERE item_id = $1"""
-_TEXTS = "SELECT item_id, text, ts FROM data.texts WHERE user_id = $1"
 _HELD_OUT = ("valid", "test")
 _SPLITS = {None, "train", *_HELD_OUT}
 
@@ -97,28 +91,19 @@ class Store:
         History is ordered by time (undated first), then item id; friends by id, each with the sum of its
         relations as weight and with its own visible history.
         """
+        return self.users_views([user_id])[user_id]
+
+    def users_views(self, user_ids: Sequence[str]) -> dict[str, UserViews]:
+        """Return what `user_views` returns, for several users at once and from one state of the store."""
         with self.snapshot() as cursor:
-            ties: dict[str, float] = defaultdict(float)
-            for friend_id, weight in cursor.execute(_FRIENDS, [user_id]).fetchall():
-                ties[friend_id] += weight
-            rows = cursor.execute(_EVENTS, [[user_id, *ties]]).fetchall()
-            texts = cursor.execute(_TEXTS, [user_id]).fetchall()
-        histories = _histories(rows)
-        held_out = {row[1] for row in rows if row[0] == user_id and row[5] in _HELD_OUT}
-        texts.sort(key=lambda row: (row[2] is not None, row[2], row[0] or "", row[1]))
-        return UserViews(
-            history=tuple(histories[user_id]),
-            texts=tuple(text for item_id, text, _ in texts if item_id not in held_out),
-            friends=tuple(Friend(other, ties[other], tuple(histories[other])) for other in sorted(ties)),
-        )
+            return read_views(cursor, user_ids)
 
     def with_histories(self, friends: Sequence[Friend]) -> tuple[Friend, ...]:
         """Return the same friends, each with the visible history that the store has of them."""
         if not friends:
             return ()
         with closing(self._db.cursor()) as cursor:
-            rows = cursor.execute(_EVENTS, [[friend.friend_id for friend in friends]]).fetchall()
-        histories = _histories(rows)
+            histories = read_histories(cursor, [friend.friend_id for friend in friends])
         return tuple(replace(friend, history=tuple(histories[friend.friend_id])) for friend in friends)
 
     def item(self, item_id: str) -> Item:
@@ -179,20 +164,3 @@ class Store:
             cursor.register("marks", marks)
             row = cursor.execute(MARK_SPLITS).fetchall()[0]
             return int(row[0])
-
-
-_EventRow = tuple[str, str, str, float, datetime | None, str | None]
-
-
-def _histories(rows: list[_EventRow]) -> defaultdict[str, list[Event]]:
-    """Return the visible events of each user, in order."""
-    histories: defaultdict[str, list[Event]] = defaultdict(list)
-    for owner, item_id, action, weight, ts, split in sorted(rows, key=_by_time):
-        if split not in _HELD_OUT:
-            histories[owner].append(Event(item_id, action, weight, ts))
-    return histories
-
-
-def _by_time(row: _EventRow) -> tuple[object, ...]:
-    """Undated first; the flag keeps None from being compared with a date."""
-    return row[4] is not None, row[4], row[1], row[2]

@@ -66,6 +66,14 @@ def test_an_unknown_user_has_empty_views(store: Store) -> None:
     assert store.user_views("nobody") == UserViews()
 
 
+def test_several_users_at_once_have_the_views_that_each_has_alone(store: Store) -> None:
+    with store.snapshot() as cursor:
+        users = [row[0] for row in cursor.execute("SELECT DISTINCT user_id FROM data.behaviors").fetchall()]
+    asked = [*users, "nobody", users[0]]
+    assert store.users_views(asked) == {user: store.user_views(user) for user in asked}
+    assert store.users_views([]) == {}
+
+
 def test_friends_given_by_name_get_their_visible_history(store: Store) -> None:
     friends = (Friend("李", 0.5, ()), Friend("nobody", 2.0, ()))
     assert store.with_histories(friends) == (
