@@ -21,8 +21,11 @@ def evaluate_command(
     split: Annotated[Split, typer.Option(help="Which held-out rows; choose models on valid.")] = Split.TEST,
     json_path: JsonOption = None,
     views: Annotated[str, typer.Option(help="Views that the main figures use, e.g. H,T.")] = "H,T,S",
-    baselines: Annotated[bool, typer.Option("--baselines", help="Also popularity and EASE.")] = False,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Also what others would get.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Rank by brute force instead of the index.")] = False,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Also with parts of each view removed or made noise.")
+    ] = False,
     index: Annotated[str | None, typer.Option(help="An index id; default: CURRENT.")] = None,
 ) -> None:
     """Measure recall on held-out rows.
@@ -42,7 +45,9 @@ def evaluate_command(
         raise typer.BadParameter(str(error), param_hint="--views") from error
     place = existing(home)
     pair = load_pair(place, index or current_index(place).name)
-    report = evaluate(place, pair, split.value, chosen, baselines=baselines, exact=exact)
+    report = evaluate(
+        place, pair, split.value, chosen, baselines=baselines, exact=exact, robustness=robustness
+    )
     place.reports.mkdir(parents=True, exist_ok=True)
     name = place.reports / f"evaluate-{split.value}-{pair.index.index_id}"
     for path in [name.with_suffix(".json"), *([json_path] if json_path else [])]:

@@ -1,18 +1,19 @@
-"""An evaluation report as tables, on the terminal and as HTML."""
+"""An evaluation report as tables, on the terminal and as HTML, and its plot."""
 
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from scripts.robustness_report import plot_robustness, robustness_table
 from scripts.session import console
 
 K = "20"
 
 
 def write_tables(report: dict[str, Any], html: Path) -> None:
-    """Print the tables of a report, and save the same as HTML."""
+    """Print the tables of a report, and save the same as HTML; robustness also as a PNG beside it."""
     out = console(record=True)
     title = f"{escape(report['dataset'])}, split {report['split']}, {report['users']:,} users"
     out.print(f"[bold]{title}[/bold]  model {report['model_id']}  index {report['index_id']}")
@@ -23,34 +24,43 @@ def write_tables(report: dict[str, Any], html: Path) -> None:
     out.print(_by_view(report))
     degrees = ", ".join(f"{v} {d:.3f}" for v, d in report["matching_degree"].items() if d is not None)
     out.print(f"matching degree: {degrees}")
+    robustness = report.get("robustness")
+    if robustness:
+        out.print(robustness_table(robustness))
     out.save_html(str(html))
     print(f"report: {html.with_suffix('.json')} and .html")
+    if robustness and robustness["by_view"]:  # none where the data has no view asked for
+        plot = html.with_name(f"{html.stem}-robustness.png")
+        plot_robustness(report, plot)
+        print(f"plot: {plot}")
 
 
 def _models(report: dict[str, Any]) -> Table:
-    table = Table(
-        "", "recall@10", "ndcg@10", "recall@20", "[95 %]", "ndcg@20", "mrr@20", "coverage@20", title="models"
-    )
+    columns = ("R@10", "N@10", "R@20", "95 %", "N@20", "MRR", "cov.")
+    title = "models: recall, NDCG, MRR@20 and coverage@20"
+    table = Table("", *columns, title=title, box=SIMPLE_HEAD, padding=(0, 1))  # fits 80 columns
     rows = {f"Triptych, {report['views']}": report["k"]} | report["baselines"]
     if report["unseen_users"]:
         users = report["unseen_users"]["users"]
-        rows |= {f"Triptych, {users} users left out of training": report["unseen_users"]}
+        rows |= {f"{users:,} users never trained on": report["unseen_users"]}
+    left_out: list[str] = []
     for name, figures in rows.items():
         if "left_out" in figures:
             table.add_row(name, *["–"] * 7)
-            table.caption = f"{name}: {figures['left_out']}"
+            left_out.append(f"{name}: {figures['left_out']}")
+            table.caption = "\n".join(left_out)
             continue
         ten, twenty = figures["10"], figures[K]
-        low, high = map(_cell, twenty["recall_ci95"])
+        low, high = twenty["recall_ci95"]
         table.add_row(
             name,
             _cell(ten["recall"]),
             _cell(ten["ndcg"]),
             _cell(twenty["recall"]),
-            escape(f"[{low}, {high}]"),
+            "–" if low is None else f"{low:.3f}–{high:.3f}",
             _cell(twenty["ndcg"]),
             _cell(twenty["mrr"]),
-            f"{twenty['coverage']:.3f}",
+            f"{twenty['coverage']:.2f}",
         )
     return table
 
@@ -60,7 +70,7 @@ def _cell(figure: float | None) -> str:
 
 
 def _by_view(report: dict[str, Any]) -> Table:
-    table = Table("views", "recall@20", "ndcg@20", title="by view")
+    table = Table("views", "R@20", "N@20", title="by view", box=SIMPLE_HEAD)
     rows = report["by_view"] | {"history withheld (T and S)": report["cold_users"]}
     for name, figures in rows.items():
         if figures is None:

@@ -110,22 +110,23 @@ class Evaluator:
         """Return the item rows (len(users), 20) that the index gives with some views on, −1 where none."""
         named = "".join(view for view in views if self.present[view])  # an absent view changes nothing
         if named not in self._ranked:
-            self._ranked[named] = self._rank(views, named or "fallback")
+            self._ranked[named] = self.rank_batch(self.views.only(views), named or "fallback")
         return self._ranked[named]
 
     @cached_property
     def _ranked(self) -> dict[str, IntArray]:
         return {}
 
-    def _rank(self, views: tuple[str, ...], label: str) -> IntArray:
+    def rank_batch(self, batch: ViewBatch, label: str) -> IntArray:
+        """Return the item rows (len(users), 20) that the index gives for other raw views of `users`."""
         model, index = self.pair.model, self.pair.index
-        batch = self.views.only(views)
         item_rows = np.append(rows_of(index.ids, self.data.items), -1)  # index row → item row, −1 → −1
         index_row = rows_of(self.data.items, index.ids)  # item row → index row
         ranked = np.empty((len(batch), max(KS)), dtype=np.int64)
         # Neighbours with histories of like length are searched together: the index fetches k + the longest.
         order = np.argsort(np.diff(self.masked.indptr)[self.users], kind="stable")
-        for start in tqdm(range(0, len(batch), _BATCH), desc=label, unit="batch", disable=None):
+        starts = range(0, len(batch), _BATCH)
+        for start in tqdm(starts, desc=label, unit="batch", leave=None, disable=None):
             chosen = order[start : start + _BATCH]
             encoded = model.encode_users(batch.rows(chosen))
             masked = self.masked[self.users[chosen]].tocoo()

@@ -15,21 +15,25 @@ from encoder.text_cache import TextCache
 from indexer.publish import Pair
 from scripts.baselines import baseline_figures
 from scripts.evaluating import SUBSETS, Evaluator
+from scripts.robustness import Texts, robustness_figures
 from store.export import Export
 from store.home import Home
 
 
 def evaluate(
-    home: Home, pair: Pair, split: str, views: tuple[str, ...], *, baselines: bool, exact: bool
+    home: Home,
+    pair: Pair,
+    split: str,
+    views: tuple[str, ...],
+    *,
+    baselines: bool,
+    exact: bool,
+    robustness: bool = False,
 ) -> dict[str, Any]:
-    """Return the report of DESIGN section 5 as JSON values."""
+    """Return the report of DESIGN section 5 as JSON values; `robustness` adds the block of that name."""
     seconds: dict[str, float] = {}
     with timed(seconds, "load"):
-        encoder = TextEncoder.load(home.text_models / pair.model.text_model_id)
-        with (
-            Export.open(home.exports / pair.model.export_id) as export,
-            closing(TextCache.open(home.text_cache)) as cache,
-        ):
+        with _sources(home, pair) as (export, encoder, cache):
             data = load_dataset(export, encoder, cache)
         left_out = pq.read_table(home.models / pair.model.model_id / LEFT_OUT_FILE).column("user_id")
         evaluator = Evaluator(data, pair, split, exact)
@@ -60,7 +64,22 @@ def evaluate(
     if baselines:
         with timed(seconds, "baselines"):
             report["baselines"] = baseline_figures(evaluator, data.without_users(left_out_rows), ~unseen)
+    if robustness:
+        with timed(seconds, "robustness"), _sources(home, pair) as sources:
+            texts = Texts(*sources, data.users)
+            report["robustness"] = robustness_figures(evaluator, texts, views, ~unseen)
     return report | {"seconds": seconds}
+
+
+@contextmanager
+def _sources(home: Home, pair: Pair) -> Iterator[tuple[Export, TextEncoder, TextCache]]:
+    """Yield what the model was trained on, its language model and the texts encoded with it."""
+    encoder = TextEncoder.load(home.text_models / pair.model.text_model_id)
+    with (
+        Export.open(home.exports / pair.model.export_id) as export,
+        closing(TextCache.open(home.text_cache)) as cache,
+    ):
+        yield export, encoder, cache
 
 
 @contextmanager

@@ -1,0 +1,170 @@
+"""How recall falls as a view of the ranked users is removed or replaced by noise: `evaluate --robustness`.
+
+A view is made of elements: the events of H, the texts of T, the friends of S. A setting names a view, a share
+and a mode, and hits each element of the view with the share as its probability, independently, by seed:
+
+- removed: an element that is hit is gone. A share of 100 % leaves the view absent.
+- noise: an event that is hit names an item drawn uniformly from all items, with its action, weight and time
+  as before; a text is one drawn uniformly from all texts of other users; a friend is a user drawn uniformly
+  from all others, with the same strength of tie.
+
+All settings of a view hit by the same draws: both modes the same elements, a larger share those of a smaller
+one and more. Only what the ranked users give the tower changes. The model, the index, the masks, the targets
+and every other view stay, so friends' histories in S are whole while H is perturbed.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from scipy import sparse
+from tqdm import tqdm
+
+from encoder.config import VIEWS
+from encoder.dataset import IntArray, rows_of
+from encoder.text import TextEncoder
+from encoder.text_cache import TextCache, encode_all
+from encoder.views import FloatArray, ViewBatch, history_view, social_view, text_sums, unit_rows, view_batch
+from scripts.evaluating import Evaluator
+from store.export import Export
+
+REMOVED, NOISE = "removed", "noise"
+MODES = (REMOVED, NOISE)
+SHARES = (0.1, 0.3, 0.5, 1.0)
+_K = "20"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What happens to which view, and to how much of it."""
+
+    view: str
+    mode: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The visible texts of an export, numbered in its order; vectors are read a bounded batch at a time."""
+
+    export: Export
+    encoder: TextEncoder
+    cache: TextCache
+    users: pa.StringArray
+
+    @cached_property
+    def owners(self) -> IntArray:
+        """(n,) the row of the user who wrote each text."""
+        batches = [rows_of(one.column("user_id"), self.users) for one in self.export.texts_batches()]
+        return np.concatenate([np.empty(0, dtype=np.int64), *batches])
+
+    def view(self, chosen: IntArray) -> FloatArray:
+        """Return the T view (U, D_T) if the writer of text i had text chosen[i] instead; −1 is none."""
+        sums = np.zeros((len(self.users), self.encoder.dim), dtype=np.float32)
+        start = 0
+        for batch in self.export.texts_batches():
+            here = (chosen >= start) & (chosen < start + len(batch))
+            vectors = encode_all(self.encoder, self.cache, batch.column("text").to_pylist(), "user texts")
+            sums += text_sums(self.owners[here], vectors[chosen[here] - start], len(self.users))
+            start += len(batch)
+        return unit_rows(sums)
+
+
+def robustness_figures(
+    evaluator: Evaluator, texts: Texts, views: tuple[str, ...], among: npt.NDArray[np.bool_], seed: int = 0
+) -> dict[str, Any]:
+    """Return the figures at 20 of every setting, and unchanged, as JSON values.
+
+    Args:
+        evaluator: ranks by the protocol of the main figures.
+        texts: those of the evaluator's export.
+        views: the views that are on; of them, each that the data has is perturbed in turn.
+        among: (len(evaluator.users),) bool, the users that the figures are over.
+        seed: of the draws.
+    """
+    tested = [view for view in views if evaluator.present[view]]
+    settings = [Setting(view, mode, share) for view in tested for mode in MODES for share in SHARES]
+    log.info("robustness: %s settings", len(settings))
+    by_view: dict[str, Any] = {view: {mode: {} for mode in MODES} for view in tested}
+    for setting in tqdm(settings, desc="robustness", unit="setting", disable=None):
+        percent = f"{setting.share:.0%}".removesuffix("%")
+        batch = perturbed_views(evaluator, texts, views, setting, seed)
+        ranked = evaluator.rank_batch(batch, f"{setting.view} {setting.mode} {percent} %")
+        by_view[setting.view][setting.mode][percent] = evaluator.metrics(ranked, among)[_K]
+    log.info("robustness: done")
+    unchanged = evaluator.metrics(evaluator.rank(views), among)[_K]
+    return {"seed": seed, "k": int(_K), "unchanged": unchanged, "by_view": by_view}
+
+
+def perturbed_views(
+    evaluator: Evaluator, texts: Texts, views: tuple[str, ...], setting: Setting, seed: int
+) -> ViewBatch:
+    """Return the raw views of the ranked users under a setting, with only some views on."""
+    rng = np.random.default_rng([seed, VIEWS.index(setting.view)])
+    whole = evaluator.views
+    if setting.view == "H":
+        batch = view_batch(_history(evaluator, setting, rng), whole.text, whole.social)
+    elif setting.view == "T":
+        batch = view_batch(whole.history, _text(evaluator, texts, setting, rng), whole.social)
+    else:
+        batch = view_batch(whole.history, whole.text, _social(evaluator, setting, rng))
+    return batch.only(views)
+
+
+def perturbed(
+    elements: IntArray, noise: IntArray, share: float, mode: str, draws: npt.NDArray[np.float64]
+) -> IntArray:
+    """Return the elements (n,), where the draw (n,) in [0, 1) is below the share −1 or the noise (n,)."""
+    return np.where(draws < share, noise if mode == NOISE else -1, elements)
+
+
+def other_users(owners: IntArray, users: int, rng: np.random.Generator) -> IntArray:
+    """Return for each element a user drawn uniformly from all users but its owner (n,)."""
+    drawn = rng.integers(users - 1, size=len(owners))
+    return drawn + (drawn >= owners)
+
+
+def others_texts(owners: IntArray, rng: np.random.Generator) -> IntArray:
+    """Return for each text one drawn uniformly from the texts of other users (n,), −1 if there is none."""
+    order = np.argsort(owners, kind="stable")  # the texts of one user lie side by side
+    first, after = (np.searchsorted(owners, owners, side, order) for side in ("left", "right"))
+    others = len(owners) - (after - first)
+    drawn = rng.integers(np.maximum(others, 1))
+    drawn += np.where(drawn >= first, after - first, 0)  # steps over the owner's own
+    return np.where(others > 0, order[np.minimum(drawn, len(owners) - 1)], -1)
+
+
+def _history(evaluator: Evaluator, setting: Setting, rng: np.random.Generator) -> FloatArray:
+    data, model = evaluator.data, evaluator.pair.model
+    rows = data.history
+    draws = rng.random(len(rows.items))
+    noise = rng.integers(len(data.items), size=len(rows.items))
+    items = perturbed(rows.items, noise, setting.share, setting.mode, draws)
+    events = replace(data, history=replace(rows, items=items)).events(model.config)  # leaves −1 out
+    return history_view(events[evaluator.users], model.table)
+
+
+def _text(evaluator: Evaluator, texts: Texts, setting: Setting, rng: np.random.Generator) -> FloatArray:
+    draws = rng.random(len(texts.owners))
+    noise = others_texts(texts.owners, rng)
+    own = np.arange(len(texts.owners), dtype=np.int64)
+    return texts.view(perturbed(own, noise, setting.share, setting.mode, draws))[evaluator.users]
+
+
+def _social(evaluator: Evaluator, setting: Setting, rng: np.random.Generator) -> FloatArray:
+    data, model = evaluator.data, evaluator.pair.model
+    ties = data.ties.tocoo()
+    owners, friends = ties.row.astype(np.int64), ties.col.astype(np.int64)
+    draws = rng.random(len(friends))
+    noise = other_users(owners, len(data.users), rng)
+    friends = perturbed(friends, noise, setting.share, setting.mode, draws)
+    kept = friends >= 0
+    changed = sparse.csr_array((ties.data[kept], (owners[kept], friends[kept])), shape=ties.shape)
+    histories = history_view(data.events(model.config), model.table)  # friends' own histories are whole
+    return social_view(changed[evaluator.users], histories)
