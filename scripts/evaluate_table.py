@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from scripts.robustness_report import plot_robustness, robustness_table
