@@ -39,7 +39,7 @@ def write_tables(report: dict[str, Any], html: Path) -> None:
 def _models(report: dict[str, Any]) -> Table:
     columns = ("R@10", "N@10", "R@20", "95 %", "N@20", "MRR", "cov.")
     title = "models: recall, NDCG, MRR@20 and coverage@20"
-    table = Table("", *columns, title=title, box=SIMPLE_HEAD, padding=(0, 1))  # fits 80 columns
+    table = Table("", *columns, title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     rows = {f"Triptych, {report['views']}": report["k"]} | report["baselines"]
     if report["unseen_users"]:
         users = report["unseen_users"]["users"]
