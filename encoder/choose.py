@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -72,15 +73,22 @@ class Chooser:
 def choose_config(data: Dataset, split: str, base: TowerConfig, dims: tuple[int, ...] = DIMS) -> list[Trial]:
     """Return every setting tried with its NDCG@20 on `split`, the chosen one last.
 
-    First the history table alone (weighting, exponent, dim, damping), then λ and the gates of T and S. Gates
-    stay above 0 where the data has the view: who lacks a history is served by it.
+    First the history table alone (weighting, exponent, dim, damping). Then λ and the gates of T and S, for the
+    best table of each damping: what is best alone need not be best together. Gates stay above 0 where the
+    data has the view: who lacks a history is served by it.
     """
     chooser = Chooser(data, split)
     trials = sorted(_history_trials(data, chooser, base, dims), key=_ndcg)
     log.info("history table: %s, NDCG@20 %.4f on %s", _describe(trials[-1].config), trials[-1].ndcg, split)
     if data.text.any() or data.ties.nnz:
-        trials += sorted(_fusion_trials(data, chooser, trials[-1].config), key=_ndcg)
-    log.info("gates H, T, S: %s, NDCG@20 %.4f on %s", trials[-1].config.gates, trials[-1].ndcg, split)
+        best = {trial.config.damping: trial.config for trial in trials}  # the last, so the best, of each
+        with tqdm(total=len(best) * len(RIDGES), desc="alignment", unit="λ", disable=None) as bar:
+            fused = [
+                trial for config in best.values() for trial in _fusion_trials(data, chooser, config, bar)
+            ]
+        trials += sorted(fused, key=_ndcg)
+        chosen = trials[-1]
+        log.info("with T and S: %s, NDCG@20 %.4f on %s", _describe(chosen.config), chosen.ndcg, split)
     return trials
 
 
@@ -104,14 +112,14 @@ def _history_trials(
                 bar.update()
 
 
-def _fusion_trials(data: Dataset, chooser: Chooser, best: TowerConfig) -> list[Trial]:
+def _fusion_trials(data: Dataset, chooser: Chooser, best: TowerConfig, bar: "tqdm[NoReturn]") -> list[Trial]:
     events = data.events(best)
     svd = spectrum(events, best.dim, best.user_exponent)
     text_gates = GATES if data.text.any() else (0.0,)
     social_gates = GATES if data.ties.nnz else (0.0,)
     learned = [(1.0, text, social) for text, social in product(text_gates, social_gates)]
     trials = []
-    for ridge in tqdm(RIDGES, desc="alignment", unit="λ", disable=None):
+    for ridge in RIDGES:
         tower = fit_tower(data, replace(best, ridge=ridge), events, svd)
         views = dataset_views(data, events, tower.table).rows(chooser.users)
         items = tower.item_vectors(data.item_text)
@@ -119,11 +127,12 @@ def _fusion_trials(data: Dataset, chooser: Chooser, best: TowerConfig) -> list[T
             config = replace(tower.config, gates=gates)
             vectors = replace(tower, config=config).vectors(views)
             trials.append(Trial(config, chooser.score(vectors, items)))
+        bar.update()
     return trials
 
 
 def _describe(config: TowerConfig) -> str:
     return (
         f"dim {config.dim}, {config.weighting} counts, user exponent {config.user_exponent}, "
-        f"damping {config.damping}"
+        f"damping {config.damping}, λ {config.ridge}, gates {config.gates}"
     )

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 from scipy.linalg import lapack
 from tqdm import tqdm
 
-from evaluation.metrics import mean_over_users, recall
-from evaluation.ranking import Csr, Floats, top_k
+from evaluation.choosing import Valid, best, binary
+from evaluation.ranking import Csr, Floats
 
 MAX_EASE_ITEMS = 20_000
 EASE_LAMS = (20.0, 50.0, 125.0, 315.0, 800.0, 2000.0, 5000.0)
-_SCORES_AT_ONCE = 20_000_000
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +29,6 @@ class TooManyItemsError(ValueError):
         self.n_items = n_items
 
 
-class NoTargetsError(ValueError):
-    """No user has a held-out row to choose by."""
-
-
 @dataclass(frozen=True)
 class Popularity:
     """The same scores for everyone: how many users have the item in their train rows."""
@@ -44,7 +38,7 @@ class Popularity:
     @classmethod
     def fit(cls, train: Csr) -> "Popularity":
         """Return the popularity of each item in `train` (U, N); any nonzero counts once."""
-        return cls(np.asarray(_binary(train).sum(axis=0), dtype=np.float32).ravel())
+        return cls(np.asarray(binary(train).sum(axis=0), dtype=np.float32).ravel())
 
     def scores(self, history: Csr) -> NDArray[np.float32]:
         """Return (B, N) float32, the same row for each of the B users of `history`; read-only."""
@@ -70,10 +64,15 @@ class Ease:
             TooManyItemsError: more than MAX_EASE_ITEMS items.
             ValueError: lam is not positive.
         """
-        return cls._solve(_gram(train), lam)
+        return cls.solved(gram_of(train), lam)
 
     @classmethod
-    def _solve(cls, gram: Floats, lam: float) -> "Ease":
+    def solved(cls, gram: Floats, lam: float) -> "Ease":
+        """Return the model of a Gram matrix (N, N) float64, which may hold more than behaviour.
+
+        Raises:
+            ValueError: lam is not positive.
+        """
         lower, diagonal = _inverse(gram, lam)
         lower += lower.T  # (N, N), symmetric: the diagonal is still 0
         lower /= -diagonal  # column j by −P_jj
@@ -81,7 +80,7 @@ class Ease:
 
     def scores(self, history: Csr) -> NDArray[np.float32]:
         """Return (B, N) float32 scores from the users' items (B, N); no history gives a row of zeros."""
-        return np.asarray(_binary(history) @ self.weights, dtype=np.float32)
+        return np.asarray(binary(history) @ self.weights, dtype=np.float32)
 
 
 def choose_ease(
@@ -103,28 +102,12 @@ def choose_ease(
     """
     if not lams:
         raise ValueError("no lam to choose from")
-    users = np.flatnonzero(valid_relevant.count_nonzero(axis=1))
-    if not len(users):
-        raise NoTargetsError("no user has a held-out item to choose λ by")
-    gram = _gram(train)
-    log.info("choosing λ of EASE: %d items, %d values, %d valid users", len(gram), len(lams), len(users))
-    history, excluded, relevant = train[users], excluded[users], valid_relevant[users]
-
-    def trial(lam: float) -> tuple[float, float, Ease]:
-        model = Ease._solve(gram, lam)
-        return mean_over_users(recall(_rank(model, history, excluded, k), relevant, k)), lam, model
-
-    trials = (trial(lam) for lam in tqdm(lams, desc="EASE", disable=None))
-    best, lam, model = max(trials, key=lambda found: found[0])  # two models at a time, never all
-    log.info("chose λ = %g of EASE: recall@%d %.4f on valid", lam, k, best)
-    return lam, model
-
-
-def _rank(model: Ease, history: Csr, excluded: Csr, k: int) -> NDArray[np.int64]:
-    """Return the (B, k) ranking of each user, scored a block of users at a time."""
-    size = max(1, _SCORES_AT_ONCE // history.shape[1])
-    blocks = [slice(start, start + size) for start in range(0, history.shape[0], size)]
-    return np.concatenate([top_k(model.scores(history[block]), excluded[block], k) for block in blocks])
+    valid = Valid.of(train, valid_relevant, excluded)
+    gram = gram_of(train)
+    log.info(
+        "choosing λ of EASE: %d items, %d values, %d valid users", len(gram), len(lams), len(valid.users)
+    )
+    return best("EASE", tqdm(lams, desc="EASE", disable=None), lambda lam: Ease.solved(gram, lam), valid, k)
 
 
 def _inverse(gram: Floats, lam: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -146,21 +129,16 @@ def _inverse(gram: Floats, lam: float) -> tuple[NDArray[np.float32], NDArray[np.
     return np.tril(inverse, -1), diagonal
 
 
-def _gram(train: Csr) -> Floats:
-    """Return XᵀX, dense (N, N)."""
+def gram_of(train: Csr) -> Floats:
+    """Return XᵀX of the binary `train` (U, N), dense (N, N) float64.
+
+    Raises:
+        TooManyItemsError: more than MAX_EASE_ITEMS items.
+    """
     if train.shape[1] > MAX_EASE_ITEMS:
         raise TooManyItemsError(train.shape[1])
-    x = _binary(train).astype(np.float64)
+    x = binary(train).astype(np.float64)
     return np.asarray((x.T @ x).toarray())
-
-
-def _binary(matrix: Csr) -> "sparse.csr_array[np.float32]":
-    """Return a float32 copy in which every nonzero is 1."""
-    users, items = matrix.nonzero()
-    ones = np.ones(len(users), dtype=np.float32)
-    binary = sparse.csr_array((ones, (users, items)), shape=matrix.shape)
-    binary.data[:] = 1  # a pair that was stored twice adds up to 2
-    return binary
 
 
 def _gigabytes(n_items: int) -> float:

@@ -1,15 +1,24 @@
 """The baselines of `evaluate --baselines`: fitted on the same train rows, ranked by the same protocol."""
 
 import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy import sparse
+from tqdm import tqdm
 
 from encoder.dataset import Dataset
-from encoder.views import Matrix
+from encoder.views import FloatArray, Matrix
 from evaluation.baselines import Ease, Popularity, TooManyItemsError, choose_ease
+from evaluation.bpr import Bpr, choose_bpr
+from evaluation.choosing import Scorer
+from evaluation.factorisation import Ials, TooMuchWorkError, choose_als
+from evaluation.neighbours import ItemKnn, TooManyPairsError, choose_knn
 from evaluation.ranking import top_k
+from evaluation.side_ease import Side, SideEase, choose_side_ease
 from evaluation.split import VALID, mark
 from scripts.evaluating import KS, Evaluator, IntArray
 
@@ -21,36 +30,52 @@ _BATCH = 1_024
 def baseline_figures(
     evaluator: Evaluator, fitted_on: Dataset, among: "np.ndarray[Any, np.dtype[np.bool_]]"
 ) -> dict[str, dict[str, Any]]:
-    """Return the figures of popularity and EASE over some users, or why there are none, by name.
+    """Return the figures of each baseline over some users, or why there are none, by name.
 
     Args:
         evaluator: ranks by the protocol of the model beside them.
         fitted_on: the data without the users whom the model's training did not see either.
         among: (len(evaluator.users),) bool.
     """
-    train = fitted_on.seen
+    popularity = Popularity.fit(fitted_on.seen)
     figures: dict[str, dict[str, Any]] = {
-        "popularity": evaluator.metrics(_rank(Popularity.fit(train), evaluator), among)
+        "popularity": evaluator.metrics(_rank(popularity, evaluator), among)
     }
-    try:
-        lam, model = _ease(fitted_on)
-        figures["EASE"] = {"lambda": lam} | evaluator.metrics(_rank(model, evaluator), among)
-    except TooManyItemsError as error:
-        log.warning("EASE is left out: %s", error)
-        figures["EASE"] = {"left_out": str(error)}
+    trial = _trial(fitted_on)
+    for name, choose, fit in tqdm(_peers(fitted_on), desc="baselines", disable=None):
+        try:
+            setting, model = choose(*trial)
+            if "valid" not in fitted_on.held_out:  # chosen on a part of train, so fitted again on all of it
+                model = fit(fitted_on.seen, setting)
+        except (TooManyItemsError, TooManyPairsError, TooMuchWorkError) as error:
+            log.warning("%s is left out: %s", name, error)
+            figures[name] = {"left_out": str(error)}
+            continue
+        chosen = {"lambda": setting} if isinstance(setting, float) else asdict(setting)
+        figures[name] = chosen | evaluator.metrics(_rank(model, evaluator), among)
     return figures
 
 
-def _ease(data: Dataset) -> tuple[float, Ease]:
-    """Return EASE with the λ that is best on valid; without valid, on a tenth of train, then refitted."""
+def _peers(data: Dataset) -> list[tuple[str, Callable[..., tuple[Any, Scorer]], Callable[..., Scorer]]]:
+    """Return name, choice and fit of each baseline that has settings."""
+    side = Side(data.item_text, data.text, data.ties)
+    return [
+        ("ItemKNN", choose_knn, ItemKnn.fit),
+        ("iALS", choose_als, Ials.fit),
+        ("BPR", choose_bpr, Bpr.fit),
+        ("EASE", choose_ease, Ease.fit),
+        ("EASE + T + S", partial(choose_side_ease, side=side), partial(SideEase.fit, side=side)),
+    ]
+
+
+def _trial(data: Dataset) -> tuple[Matrix, Matrix, Matrix]:
+    """Return train, what to find and what not to rank; without valid, a tenth of train is to be found."""
     if "valid" in data.held_out:
-        return choose_ease(data.seen, data.relevant("valid"), data.seen)
+        return data.seen, data.relevant("valid"), data.seen
     rows = data.history
     inner = mark("random", rows.users, rows.items, rows.ts, valid=0.1, test=0.0, seed=0)
-    held = _pairs(data, inner == VALID)
     kept = _pairs(data, inner != VALID)
-    lam, _ = choose_ease(kept, held, kept)
-    return lam, Ease.fit(data.seen, lam)
+    return kept, _pairs(data, inner == VALID), kept
 
 
 def _pairs(data: Dataset, rows: "np.ndarray[Any, np.dtype[np.bool_]]") -> Matrix:
@@ -63,14 +88,16 @@ def _pairs(data: Dataset, rows: "np.ndarray[Any, np.dtype[np.bool_]]") -> Matrix
     return pairs
 
 
-def _rank(model: Popularity | Ease, evaluator: Evaluator) -> IntArray:
+def _rank(model: Scorer, evaluator: Evaluator) -> IntArray:
+    """Return the item rows (len(users), 20) that a baseline ranks first, −1 where there are fewer."""
     users, data = evaluator.users, evaluator.data
-    ranked = [
-        top_k(
-            np.ascontiguousarray(model.scores(data.seen[users[i : i + _BATCH]])),
-            evaluator.masked[users[i : i + _BATCH]],
-            max(KS),
-        )
-        for i in range(0, len(users), _BATCH)
-    ]
-    return np.concatenate(ranked)
+    side = Side(data.item_text, data.text, data.ties)
+    circle = side.circle(data.seen) if isinstance(model, SideEase) else None
+
+    def scores(rows: IntArray) -> FloatArray:
+        if isinstance(model, SideEase) and circle is not None:
+            return model.scores(data.seen[rows], circle[rows], data.text[rows])
+        return np.ascontiguousarray(model.scores(data.seen[rows]))
+
+    blocks = [users[start : start + _BATCH] for start in range(0, len(users), _BATCH)]
+    return np.concatenate([top_k(scores(rows), evaluator.masked[rows], max(KS)) for rows in blocks])

@@ -70,7 +70,7 @@ def demo_command(
     console.rule("triptych reindex")
     reindex_command(home)
     console.rule("triptych evaluate")
-    evaluate_command(home, baselines=True)
+    evaluate_command(home)
     console.rule("triptych serve, and triptych query from another process")
     with server(place, port, keep=serve) as address:
         people = {

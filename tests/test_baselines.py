@@ -7,11 +7,11 @@ from scipy import sparse
 from evaluation.baselines import (
     MAX_EASE_ITEMS,
     Ease,
-    NoTargetsError,
     Popularity,
     TooManyItemsError,
     choose_ease,
 )
+from evaluation.choosing import NoTargetsError
 from evaluation.metrics import mean_over_users, recall
 from evaluation.ranking import top_k
 
