@@ -73,8 +73,8 @@ class Chooser:
 def choose_config(data: Dataset, split: str, base: TowerConfig, dims: tuple[int, ...] = DIMS) -> list[Trial]:
     """Return every setting tried with its NDCG@20 on `split`, the chosen one last.
 
-    First the history table alone (weighting, exponent, dim, damping). Then λ and the gates of T and S, for the
-    best table of each damping: what is best alone need not be best together. Gates stay above 0 where the
+    First the history table alone (weighting, exponent, dim, damping). Then λ and the gates of T and S, with
+    the best table of each damping: what is best alone need not be best together. Gates stay above 0 where the
     data has the view: who lacks a history is served by it.
     """
     chooser = Chooser(data, split)

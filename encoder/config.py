@@ -66,8 +66,8 @@ class TowerConfig:
             raise SettingsError(error) from error
 
     def __post_init__(self) -> None:
-        if self.dim < 1 or self.ridge <= 0 or self.damping < 0 or self.user_exponent < 0:
-            raise SettingsError("dim and ridge must be positive, damping and user_exponent not negative")
+        if self.dim < 1 or min(self.ridge, self.damping, self.user_exponent) < 0:
+            raise SettingsError("dim must be positive; ridge, damping and user_exponent not negative")
         if len(self.gates) != len(VIEWS) or min(self.gates) < 0 or not max(self.gates) > 0:
             raise SettingsError(f"gates {self.gates} are not three numbers that are not negative")
         if self.weighting not in get_args(Weighting) or self.fusion not in get_args(Fusion):

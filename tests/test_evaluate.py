@@ -224,11 +224,14 @@ def test_recall_is_what_a_recomputation_finds(
     assert small_report["by_view"][views]["20"]["recall"] == pytest.approx(expected, abs=1e-9)
 
 
-def test_the_small_world_is_as_good_as_it_was(small_report: dict[str, Any]) -> None:
+def test_the_small_world_is_as_good_as_it_was(variant: Callable[..., Home]) -> None:
+    # Settings are given, not searched: a near tie in the search may fall differently on another processor.
+    base = TowerConfig(dim=32, damping=0.1, user_exponent=0.3, gates=(1.0, 0.2, 0.2))
+    report = report_of(variant("golden", lambda _, table: table, TrainOptions(base=base, search=False)))
     golden = json.loads(GOLDEN.read_text())
-    got = {name: small_report["by_view"][name]["20"]["recall"] for name in golden["recall@20"]}
+    got = {name: report["by_view"][name]["20"]["recall"] for name in golden["recall@20"]}
     assert got == pytest.approx(golden["recall@20"], abs=1e-3)
-    assert small_report["k"]["20"]["ndcg"] == pytest.approx(golden["ndcg@20"], abs=1e-3)
+    assert report["k"]["20"]["ndcg"] == pytest.approx(golden["ndcg@20"], abs=1e-3)
 
 
 def test_exact_ranks_what_a_flat_index_ranks(small_home: Home, small_report: dict[str, Any]) -> None:

@@ -100,7 +100,7 @@ def test_an_unknown_view_is_refused(text: str) -> None:
     "wrong",
     [
         {"dim": 0},
-        {"ridge": 0.0},
+        {"ridge": -1.0},
         {"damping": -1.0},
         {"gates": (0.0, 0.0, 0.0)},
         {"gates": (1.0,)},
