@@ -67,7 +67,8 @@ def event_matrix(
 
 def unit_rows(rows: npt.NDArray[np.floating]) -> FloatArray:
     """Return the rows scaled to length 1 as float32; an all-zero row stays zero."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)  # in float32 tiny rows would lose digits
+    norms = np.sqrt(squares)[:, None]
     unit: FloatArray = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0).astype(np.float32)
     return unit
 
