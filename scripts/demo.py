@@ -123,7 +123,8 @@ def _address(home: Home, process: "subprocess.Popen[bytes]", log_file: Path) -> 
 def _say_how(console: Console, home: Home, address: str, user_id: str) -> None:
     pid = json.loads(home.server_file.read_text("utf-8"))["pid"]
     body = json.dumps({"user_id": user_id, "k": 5})
-    console.print(f"the server stays up on {address}, process {pid}; ask it, and stop it with kill {pid}:")
+    console.print(f"the server stays up on {address}, process {pid}")
+    console.print(f"ask it, and stop it with kill {pid}:")
     console.print(f"  .venv/bin/triptych query {user_id} --address {address} -k 5", soft_wrap=True)
     console.print(f"  grpcurl -plaintext -d '{body}' {address} triptych.v1.Retrieval/Query", soft_wrap=True)
 
