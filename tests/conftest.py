@@ -3,6 +3,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from encoder.runtime import Model
 from encoder.text import TextEncoder
@@ -16,6 +17,10 @@ from store.duck import Store
 from store.export import Export, create_export
 from store.home import Home
 from store.importing import import_folder
+
+# The same examples in every run, and no clock: a shared machine may stall anywhere.
+settings.register_profile("triptych", derandomize=True, deadline=None)
+settings.load_profile("triptych")
 
 
 @pytest.fixture(scope="session")
