@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from encoder.closed_form import fit_tower
 from encoder.config import TowerConfig, Weighting
 from encoder.dataset import Dataset
 from encoder.spectral import spectrum
-from encoder.tower import Tower, dataset_views, fit_tower
+from encoder.tower import Tower, dataset_views
 from encoder.views import Matrix, history_view
 from evaluation.metrics import mean_over_users, ndcg
 from evaluation.ranking import top_k
@@ -66,7 +67,7 @@ class Chooser:
 
     def tower(self, tower: Tower) -> float:
         """Return mean NDCG@20 of a tower on all the views that there are."""
-        views = dataset_views(self._data, self._data.events(tower.config), tower.table).rows(self._users)
+        views = tower.views(self._data).rows(self._users)
         return self.score(tower.vectors(views), tower.item_vectors(self._data.item_text))
 
 
@@ -125,7 +126,7 @@ def _fusion_trials(data: Dataset, chooser: Chooser, best: TowerConfig, bar: "tqd
         items = tower.item_vectors(data.item_text)
         for gates in learned if best.fusion == "ridge" else [(1.0, 1.0, 1.0)]:
             config = replace(tower.config, gates=gates)
-            vectors = replace(tower, config=config).vectors(views)
+            vectors = tower.gated(gates).vectors(views)
             trials.append(Trial(config, chooser.score(vectors, items)))
         bar.update()
     return trials

@@ -10,37 +10,11 @@ import pyarrow.compute as pc
 from scipy import sparse
 
 from encoder.config import TowerConfig
+from encoder.rows import NO_TIME, Events, IntArray, Texts
 from encoder.text import TextEncoder, item_text
 from encoder.text_cache import TextCache, encode_all
 from encoder.views import FloatArray, Matrix, event_matrix, text_sums, unit_rows
 from store.export import Export
-
-IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Events:
-    """Behaviour rows as parallel arrays.
-
-    Shapes:
-        users, items: (n,) int64 rows of the data set's users and items.
-        actions: (n,) str; weights: (n,) float64; ts: (n,) int64 microseconds, NO_TIME where there is none.
-    """
-
-    users: IntArray
-    items: IntArray
-    actions: npt.NDArray[np.str_]
-    weights: npt.NDArray[np.float64]
-    ts: IntArray
-
-    def where(self, keep: npt.NDArray[np.bool_]) -> "Events":
-        """Return the rows for which `keep` is true."""
-        return Events(
-            self.users[keep], self.items[keep], self.actions[keep], self.weights[keep], self.ts[keep]
-        )
-
-
-NO_TIME = int(np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True)
@@ -50,7 +24,7 @@ class Dataset:
     Shapes:
         users (U,) and items (N,): sorted string arrays; a row number below is a position in them.
         ties: (U, U) float64 tie strengths, row = user, column = friend.
-        text: (U, D_T) float32, the T view (unit rows, zero where a user wrote nothing).
+        texts: the encoded texts, one by one.
         item_text: (N, D_T) float32 unit rows, zero where an item has no text.
     """
 
@@ -59,7 +33,7 @@ class Dataset:
     history: Events
     held_out: dict[str, Events]
     ties: Matrix
-    text: FloatArray
+    texts: Texts
     item_text: FloatArray
 
     def events(self, config: TowerConfig) -> Matrix:
@@ -71,6 +45,16 @@ class Dataset:
     def shape(self) -> tuple[int, int]:
         """Numbers of users and items."""
         return len(self.users), len(self.items)
+
+    @cached_property
+    def text(self) -> FloatArray:
+        """(U, D_T) float32, the T view: unit rows, zero where a user wrote nothing."""
+        return unit_rows(text_sums(self.texts.users, self.texts.vectors, len(self.users)))
+
+    @cached_property
+    def text_counts(self) -> IntArray:
+        """(U,) int64, how many texts each user wrote."""
+        return np.bincount(self.texts.users, minlength=len(self.users)).astype(np.int64)
 
     @cached_property
     def seen(self) -> Matrix:
@@ -92,7 +76,7 @@ class Dataset:
             history=self.history.where(~left_out[self.history.users]),
             held_out={name: rows.where(~left_out[rows.users]) for name, rows in self.held_out.items()},
             ties=kept @ self.ties @ kept,
-            text=self.text * ~left_out[:, None],
+            texts=self.texts.where(~left_out[self.texts.users]),
         )
 
     def _pairs(self, rows: Events) -> Matrix:
@@ -120,26 +104,19 @@ def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Data
         history=_events(export.history(), users, items),
         held_out={split: rows for split, rows in held_out.items() if len(rows.users)},
         ties=_ties(export.friends(), users),
-        text=_text_view(export, (users, items), encoder, cache),
+        texts=_texts(export, (users, items), encoder, cache),
         item_text=encode_all(encoder, cache, texts, "item texts"),
     )
 
 
-def hold_out(
-    data: Dataset,
-    rows: npt.NDArray[np.bool_],
-    split: str,
-    export: Export,
-    encoder: TextEncoder,
-    cache: TextCache,
-) -> Dataset:
+def hold_out(data: Dataset, rows: npt.NDArray[np.bool_], split: str) -> Dataset:
     """Return the data with some train rows (n,) bool moved to a split; texts naming such a pair leave T."""
     moved = data.history.where(rows)
     hidden = np.unique(moved.users * len(data.items) + moved.items)
-    text = _text_view(export, (data.users, data.items), encoder, cache, hidden)
-    text *= np.any(data.text, axis=1, keepdims=True)  # users left out of training stay left out
+    texts = data.texts
+    named = np.isin(texts.users * len(data.items) + texts.items, hidden) & (texts.items >= 0)
     held_out = data.held_out | {split: moved}
-    return replace(data, history=data.history.where(~rows), held_out=held_out, text=text)
+    return replace(data, history=data.history.where(~rows), held_out=held_out, texts=texts.where(~named))
 
 
 def rows_of(ids: pa.Array | pa.ChunkedArray, known: pa.StringArray) -> IntArray:
@@ -148,13 +125,12 @@ def rows_of(ids: pa.Array | pa.ChunkedArray, known: pa.StringArray) -> IntArray:
 
 
 def _events(table: pa.Table, users: pa.StringArray, items: pa.StringArray) -> Events:
-    ts = pc.fill_null(table.column("ts").cast(pa.timestamp("us")).cast(pa.int64()), NO_TIME)
     return Events(
         rows_of(table.column("user_id"), users),
         rows_of(table.column("item_id"), items),
         np.asarray(table.column("action").to_numpy(), dtype=np.str_),
         np.asarray(table.column("weight").to_numpy(), dtype=np.float64),
-        np.asarray(ts.to_numpy(), dtype=np.int64),
+        _microseconds(table.column("ts")),
     )
 
 
@@ -165,22 +141,23 @@ def _ties(table: pa.Table, users: pa.StringArray) -> Matrix:
     return sparse.csr_array((weights[known], (owners[known], friends[known])), shape=(len(users), len(users)))
 
 
-def _text_view(
-    export: Export,
-    ids: tuple[pa.StringArray, pa.StringArray],
-    encoder: TextEncoder,
-    cache: TextCache,
-    hidden: IntArray | None = None,
-) -> FloatArray:
-    """Return the T view (U, D_T), a bounded batch of texts at a time; `hidden` are user × N + item codes."""
+def _texts(
+    export: Export, ids: tuple[pa.StringArray, pa.StringArray], encoder: TextEncoder, cache: TextCache
+) -> Texts:
+    """Return the encoded texts, read a bounded batch at a time."""
     users, items = ids
-    sums = np.zeros((len(users), encoder.dim), dtype=np.float32)
+    parts = []
     for batch in export.texts_batches():
-        owners = rows_of(batch.column("user_id"), users)
-        named = rows_of(batch.column("item_id"), items)
-        keep = (
-            ~np.isin(owners * len(items) + named, hidden) | (named < 0) if hidden is not None else owners >= 0
-        )
-        texts = batch.column("text").filter(pa.array(keep)).to_pylist()
-        sums += text_sums(owners[keep], encode_all(encoder, cache, texts, "user texts"), len(users))
-    return unit_rows(sums)
+        owners, named = (rows_of(batch.column(n), i) for n, i in (("user_id", users), ("item_id", items)))
+        vectors = encode_all(encoder, cache, batch.column("text").to_pylist(), "user texts")
+        parts.append(Texts(owners, named, _microseconds(batch.column("ts")), vectors))
+    if not parts:
+        none = np.zeros(0, dtype=np.int64)
+        return Texts(none, none, none, np.zeros((0, encoder.dim), dtype=np.float32))
+    columns = ([getattr(part, name) for part in parts] for name in ("users", "items", "ts", "vectors"))
+    return Texts(*(np.concatenate(column) for column in columns))
+
+
+def _microseconds(ts: pa.Array | pa.ChunkedArray) -> IntArray:
+    filled = pc.fill_null(ts.cast(pa.timestamp("us")).cast(pa.int64()), NO_TIME)
+    return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=np.int64)

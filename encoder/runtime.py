@@ -55,6 +55,7 @@ class Model:
         item_ids: (N,) sorted string array, the rows of `table` and `id_vectors`.
         popularity: (N,) float32, number of users with a visible event on the item.
         table: (N, D_H) float32, what a history is pooled with.
+        widths: of the table's blocks, each of which the pooled views are unit in.
         id_vectors: (N, D) float32, zero for items without events.
     """
 
@@ -71,6 +72,7 @@ class Model:
         self.popularity: FloatArray = items.column("popularity").to_numpy().astype(np.float32)
         tables = load_file(directory / TABLES_FILE)
         self.table: FloatArray = tables["table"]
+        self.widths: tuple[int, ...] = tuple(int(width) for width in tables["widths"])
         self.id_vectors: FloatArray = tables["id_vectors"]
         self.dim = self.id_vectors.shape[1]
         self._user = _session(directory / USER_GRAPH, self.model_id, threads)
@@ -98,7 +100,7 @@ class Model:
         """Return the vectors and parts of a batch of users."""
         vectors, parts = self._user.run(
             ["vectors", "parts"],
-            {"history": batch.history, "text": batch.text, "social": batch.social, "present": batch.present},
+            {"history": batch.history, "text": batch.text, "social": batch.social, "amounts": batch.amounts},
         )
         return EncodedUsers(vectors, parts)
 

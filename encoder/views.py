@@ -17,28 +17,34 @@ class ViewBatch:
     """Raw views of B users.
 
     Shapes:
-        history: (B, D_H) float32, unit rows; zero where absent.
+        history: (B, D_H) float32, unit within each block of the table; zero where absent.
         text: (B, D_T) float32, unit rows; zero where absent.
-        social: (B, D_H) float32, unit rows; zero where absent.
-        present: (B, 3) float32, 1 where the view is there; the masks m_ui, in the order H, T, S.
+        social: (B, D_H) float32, unit within each block of the table; zero where absent.
+        amounts: (B, 3) float32, how much there is of H, T, S: log(1 + number of items, texts, friends);
+            0 where a view is absent.
     """
 
     history: FloatArray
     text: FloatArray
     social: FloatArray
-    present: FloatArray
+    amounts: FloatArray
 
     def __len__(self) -> int:
-        return len(self.present)
+        return len(self.amounts)
+
+    @property
+    def present(self) -> FloatArray:
+        """(B, 3) float32, 1 where the view is there; the masks m_ui, in the order H, T, S."""
+        return (self.amounts > 0).astype(np.float32)
 
     def only(self, views: tuple[str, ...]) -> "ViewBatch":
         """Return the batch with every other view masked."""
         mask = np.array([view in views for view in VIEWS], dtype=np.float32)  # (3,)
-        return ViewBatch(self.history, self.text, self.social, self.present * mask)
+        return ViewBatch(self.history, self.text, self.social, self.amounts * mask)
 
     def rows(self, chosen: slice | npt.NDArray[np.int64]) -> "ViewBatch":
         """Return some users of the batch."""
-        return ViewBatch(self.history[chosen], self.text[chosen], self.social[chosen], self.present[chosen])
+        return ViewBatch(self.history[chosen], self.text[chosen], self.social[chosen], self.amounts[chosen])
 
 
 def event_matrix(
@@ -73,19 +79,30 @@ def unit_rows(rows: npt.NDArray[np.floating]) -> FloatArray:
     return unit
 
 
-def history_view(events: Matrix, table: FloatArray) -> FloatArray:
-    """Return pooled histories (B, D_H) float32, unit rows, from weighted events (B, N)."""
-    return unit_rows(np.asarray(events @ table))
+def unit_blocks(rows: npt.NDArray[np.floating], widths: tuple[int, ...]) -> FloatArray:
+    """Return the rows (B, Σ widths) with each block of columns scaled to length 1; zero blocks stay zero."""
+    edges = np.cumsum(widths)[:-1]
+    return np.concatenate([unit_rows(block) for block in np.split(rows, edges, axis=1)], axis=1)
 
 
-def social_view(ties: Matrix, friend_histories: FloatArray) -> FloatArray:
-    """Return friends' mean history (B, D_H) float32, unit rows.
+def history_view(events: Matrix, table: FloatArray, widths: tuple[int, ...] = ()) -> FloatArray:
+    """Return pooled histories (B, D_H) float32 from weighted events (B, N), unit within each block.
+
+    `widths` are those of the blocks that the table (N, D_H) consists of; one block where it is empty.
+    """
+    return unit_blocks(np.asarray(events @ table), widths or (table.shape[1],))
+
+
+def social_view(ties: Matrix, friend_histories: FloatArray, widths: tuple[int, ...] = ()) -> FloatArray:
+    """Return friends' mean history (B, D_H) float32, unit within each block.
 
     Args:
         ties: (B, F) tie strengths; their log(1 + weight) is the weight of a friend.
-        friend_histories: (F, D_H) unit rows, as `history_view` gives them.
+        friend_histories: (F, D_H) as `history_view` gives them.
+        widths: of the blocks; one block where it is empty.
     """
-    return unit_rows(np.asarray(ties.log1p() @ friend_histories, dtype=np.float32))
+    pooled = np.asarray(ties.log1p() @ friend_histories, dtype=np.float32)
+    return unit_blocks(pooled, widths or (pooled.shape[1],))
 
 
 def text_sums(owners: npt.NDArray[np.int64], vectors: FloatArray, users: int) -> FloatArray:
@@ -100,7 +117,20 @@ def text_sums(owners: npt.NDArray[np.int64], vectors: FloatArray, users: int) ->
     return np.asarray(pool @ vectors, dtype=np.float32)
 
 
-def view_batch(history: FloatArray, text: FloatArray, social: FloatArray) -> ViewBatch:
-    """Return the three views with their masks: a view is present where its row is not all zero."""
+def view_batch(
+    history: FloatArray,
+    text: FloatArray,
+    social: FloatArray,
+    counts: npt.NDArray[np.floating] | npt.NDArray[np.integer],
+) -> ViewBatch:
+    """Return the three views with their amounts; a view is absent where its row is all zero.
+
+    Args:
+        history: as in `ViewBatch`.
+        text: as in `ViewBatch`.
+        social: as in `ViewBatch`.
+        counts: (B, 3) numbers of items, texts and friends; a view that is there counts 1 at least.
+    """
     present = np.stack([view.any(axis=1) for view in (history, text, social)], axis=1)
-    return ViewBatch(history, text, social, present.astype(np.float32))
+    amounts = np.log1p(np.maximum(counts, 1)) * present
+    return ViewBatch(history, text, social, amounts.astype(np.float32))

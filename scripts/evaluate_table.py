@@ -9,6 +9,7 @@ from rich.table import Table
 
 from scripts.robustness_report import plot_robustness, robustness_table
 from scripts.session import console
+from scripts.task_report import print_task_report
 
 K = "20"
 
@@ -25,6 +26,8 @@ def write_tables(report: dict[str, Any], html: Path) -> None:
     out.print(_by_view(report))
     degrees = ", ".join(f"{v} {d:.3f}" for v, d in report["matching_degree"].items() if d is not None)
     out.print(f"matching degree: {degrees}")
+    if "head" in report:
+        print_task_report(report["head"], out)
     robustness = report.get("robustness")
     if robustness:
         out.print(robustness_table(robustness))

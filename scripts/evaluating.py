@@ -98,7 +98,8 @@ class Evaluator:
     def views(self) -> ViewBatch:
         """The raw views of `users`."""
         model = self.pair.model
-        return dataset_views(self.data, self.data.events(model.config), model.table).rows(self.users)
+        events = self.data.events(model.config)
+        return dataset_views(self.data, events, model.table, model.widths).rows(self.users)
 
     @property
     def present(self) -> dict[str, bool]:
@@ -174,17 +175,15 @@ class Evaluator:
 
     def matching_degree(self) -> dict[str, float | None]:
         """Return the mean of M(V_u, V_ui) = <V_u, W_i V_ui> over the users with view i; null without any."""
-        config, batch = self.pair.model.config, self.views
-        gates = batch.present * np.array(config.gates, dtype=np.float32)
-        gates /= np.maximum(gates.sum(axis=1, keepdims=True), 1e-12)  # (B, 3)
-        encoded = self.pair.model.encode_users(batch)
-        inner = np.einsum("bvd,bd->bv", encoded.parts, encoded.vectors)  # (B, 3) gate times degree
-        return {
-            view: float((inner[:, i][gates[:, i] > 0] / gates[:, i][gates[:, i] > 0]).mean())
-            if (gates[:, i] > 0).any()
-            else None
-            for i, view in enumerate(VIEWS)
-        }
+        model, batch = self.pair.model, self.views
+        vectors = model.encode_users(batch).vectors
+        degrees: dict[str, float | None] = {}
+        for i, view in enumerate(VIEWS):
+            there = batch.amounts[:, i] > 0
+            alone = model.encode_users(batch.only((view,))).vectors  # its gate is 1: W_i V_ui itself
+            inner = np.einsum("bd,bd->b", alone[there], vectors[there])
+            degrees[view] = float(inner.mean()) if there.any() else None
+        return degrees
 
 
 def _number(value: float) -> float | None:

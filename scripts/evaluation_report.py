@@ -9,13 +9,17 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from encoder.dataset import load_dataset, rows_of
+from encoder.heads import head_report
+from encoder.heads_runtime import HEAD_FILE, load_head
 from encoder.runtime import LEFT_OUT_FILE
 from encoder.text import TextEncoder
 from encoder.text_cache import TextCache
+from encoder.tower import dataset_views
 from indexer.publish import Pair
 from scripts.baselines import baseline_figures
 from scripts.evaluating import SUBSETS, Evaluator
-from scripts.robustness import Texts, robustness_figures
+from scripts.robustness import robustness_figures
+from scripts.training import item_facts
 from store.export import Export
 from store.home import Home
 
@@ -35,6 +39,7 @@ def evaluate(
     with timed(seconds, "load"):
         with _sources(home, pair) as (export, encoder, cache):
             data = load_dataset(export, encoder, cache)
+            facts = item_facts(export)
         left_out = pq.read_table(home.models / pair.model.model_id / LEFT_OUT_FILE).column("user_id")
         evaluator = Evaluator(data, pair, split, exact)
         left_out_rows = np.isin(np.arange(len(data.users)), rows_of(left_out, data.users))
@@ -64,11 +69,25 @@ def evaluate(
     if baselines:
         with timed(seconds, "baselines"):
             report["baselines"] = baseline_figures(evaluator, data.without_users(left_out_rows), ~unseen)
+    if (home.models / pair.model.model_id / HEAD_FILE).exists():
+        with timed(seconds, "head"):
+            report["head"] = _head_figures(home, evaluator, facts)
     if robustness:
-        with timed(seconds, "robustness"), _sources(home, pair) as sources:
-            texts = Texts(*sources, data.users)
-            report["robustness"] = robustness_figures(evaluator, texts, views, ~unseen)
+        with timed(seconds, "robustness"):
+            report["robustness"] = robustness_figures(evaluator, views, ~unseen)
     return report | {"seconds": seconds}
+
+
+def _head_figures(
+    home: Home, evaluator: Evaluator, facts: tuple[list[dict[str, Any] | None], list[str | None]]
+) -> dict[str, Any]:
+    """Return the figures of the model's task head, on the vectors of the exported graphs."""
+    model, data = evaluator.pair.model, evaluator.data
+    views = dataset_views(data, data.events(model.config), model.table, model.widths)
+    users = model.encode_users(views).vectors
+    items = model.encode_items(model.id_vectors, data.item_text)
+    head = load_head(home.models / model.model_id)
+    return head_report(head, data, evaluator.split, *facts, users, items)
 
 
 @contextmanager

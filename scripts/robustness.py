@@ -14,23 +14,21 @@ and every other view stay, so friends' histories in S are whole while H is pertu
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from scipy import sparse
 from tqdm import tqdm
 
-from encoder.config import VIEWS
-from encoder.dataset import IntArray, rows_of
-from encoder.text import TextEncoder
-from encoder.text_cache import TextCache, encode_all
-from encoder.views import FloatArray, ViewBatch, history_view, social_view, text_sums, unit_rows, view_batch
+from encoder.config import VIEW_NAMES, VIEWS
+from encoder.dataset import Dataset
+from encoder.rows import IntArray
+from encoder.tower import dataset_views
+from encoder.views import ViewBatch
 from scripts.evaluating import Evaluator
-from store.export import Export
 
 REMOVED, NOISE = "removed", "noise"
 MODES = (REMOVED, NOISE)
@@ -49,41 +47,13 @@ class Setting:
     share: float
 
 
-@dataclass(frozen=True)
-class Texts:
-    """The visible texts of an export, numbered in its order; vectors are read a bounded batch at a time."""
-
-    export: Export
-    encoder: TextEncoder
-    cache: TextCache
-    users: pa.StringArray
-
-    @cached_property
-    def owners(self) -> IntArray:
-        """(n,) the row of the user who wrote each text."""
-        batches = [rows_of(one.column("user_id"), self.users) for one in self.export.texts_batches()]
-        return np.concatenate([np.empty(0, dtype=np.int64), *batches])
-
-    def view(self, chosen: IntArray) -> FloatArray:
-        """Return the T view (U, D_T) if the writer of text i had text chosen[i] instead; −1 is none."""
-        sums = np.zeros((len(self.users), self.encoder.dim), dtype=np.float32)
-        start = 0
-        for batch in self.export.texts_batches():
-            here = (chosen >= start) & (chosen < start + len(batch))
-            vectors = encode_all(self.encoder, self.cache, batch.column("text").to_pylist(), "user texts")
-            sums += text_sums(self.owners[here], vectors[chosen[here] - start], len(self.users))
-            start += len(batch)
-        return unit_rows(sums)
-
-
 def robustness_figures(
-    evaluator: Evaluator, texts: Texts, views: tuple[str, ...], among: npt.NDArray[np.bool_], seed: int = 0
+    evaluator: Evaluator, views: tuple[str, ...], among: npt.NDArray[np.bool_], seed: int = 0
 ) -> dict[str, Any]:
     """Return the figures at 20 of every setting, and unchanged, as JSON values.
 
     Args:
         evaluator: ranks by the protocol of the main figures.
-        texts: those of the evaluator's export.
         views: the views that are on; of them, each that the data has is perturbed in turn.
         among: (len(evaluator.users),) bool, the users that the figures are over.
         seed: of the draws.
@@ -94,7 +64,7 @@ def robustness_figures(
     by_view: dict[str, Any] = {view: {mode: {} for mode in MODES} for view in tested}
     for setting in tqdm(settings, desc="robustness", unit="setting", disable=None):
         percent = f"{setting.share:.0%}".removesuffix("%")
-        batch = perturbed_views(evaluator, texts, views, setting, seed)
+        batch = perturbed_views(evaluator, views, setting, seed)
         ranked = evaluator.rank_batch(batch, f"{setting.view} {setting.mode} {percent} %")
         by_view[setting.view][setting.mode][percent] = evaluator.metrics(ranked, among)[_K]
     log.info("robustness: done")
@@ -102,19 +72,19 @@ def robustness_figures(
     return {"seed": seed, "k": int(_K), "unchanged": unchanged, "by_view": by_view}
 
 
-def perturbed_views(
-    evaluator: Evaluator, texts: Texts, views: tuple[str, ...], setting: Setting, seed: int
-) -> ViewBatch:
+def perturbed_views(evaluator: Evaluator, views: tuple[str, ...], setting: Setting, seed: int) -> ViewBatch:
     """Return the raw views of the ranked users under a setting, with only some views on."""
     rng = np.random.default_rng([seed, VIEWS.index(setting.view)])
+    changed = _CHANGES[setting.view](evaluator.data, setting, rng)
+    model, place = evaluator.pair.model, VIEWS.index(setting.view)
+    batch = dataset_views(changed, changed.events(model.config), model.table, model.widths)
+    batch = batch.rows(evaluator.users)
     whole = evaluator.views
-    if setting.view == "H":
-        batch = view_batch(_history(evaluator, setting, rng), whole.text, whole.social)
-    elif setting.view == "T":
-        batch = view_batch(whole.history, _text(evaluator, texts, setting, rng), whole.social)
-    else:
-        batch = view_batch(whole.history, whole.text, _social(evaluator, setting, rng))
-    return batch.only(views)
+    amounts = whole.amounts.copy()
+    amounts[:, place] = batch.amounts[:, place]
+    name = VIEW_NAMES[setting.view]
+    mixed: ViewBatch = replace(whole, amounts=amounts, **{name: getattr(batch, name)})
+    return mixed.only(views)
 
 
 def perturbed(
@@ -140,25 +110,24 @@ def others_texts(owners: IntArray, rng: np.random.Generator) -> IntArray:
     return np.where(others > 0, order[np.minimum(drawn, len(owners) - 1)], -1)
 
 
-def _history(evaluator: Evaluator, setting: Setting, rng: np.random.Generator) -> FloatArray:
-    data, model = evaluator.data, evaluator.pair.model
+def _history(data: Dataset, setting: Setting, rng: np.random.Generator) -> Dataset:
     rows = data.history
     draws = rng.random(len(rows.items))
     noise = rng.integers(len(data.items), size=len(rows.items))
     items = perturbed(rows.items, noise, setting.share, setting.mode, draws)
-    events = replace(data, history=replace(rows, items=items)).events(model.config)  # leaves −1 out
-    return history_view(events[evaluator.users], model.table)
+    return replace(data, history=replace(rows, items=items))  # item −1 is no event
 
 
-def _text(evaluator: Evaluator, texts: Texts, setting: Setting, rng: np.random.Generator) -> FloatArray:
-    draws = rng.random(len(texts.owners))
-    noise = others_texts(texts.owners, rng)
-    own = np.arange(len(texts.owners), dtype=np.int64)
-    return texts.view(perturbed(own, noise, setting.share, setting.mode, draws))[evaluator.users]
+def _text(data: Dataset, setting: Setting, rng: np.random.Generator) -> Dataset:
+    texts = data.texts
+    draws = rng.random(len(texts.users))
+    own = np.arange(len(texts.users), dtype=np.int64)
+    chosen = perturbed(own, others_texts(texts.users, rng), setting.share, setting.mode, draws)
+    kept = chosen >= 0
+    return replace(data, texts=replace(texts.where(kept), vectors=texts.vectors[chosen[kept]]))
 
 
-def _social(evaluator: Evaluator, setting: Setting, rng: np.random.Generator) -> FloatArray:
-    data, model = evaluator.data, evaluator.pair.model
+def _social(data: Dataset, setting: Setting, rng: np.random.Generator) -> Dataset:
     ties = data.ties.tocoo()
     owners, friends = ties.row.astype(np.int64), ties.col.astype(np.int64)
     draws = rng.random(len(friends))
@@ -166,5 +135,11 @@ def _social(evaluator: Evaluator, setting: Setting, rng: np.random.Generator) ->
     friends = perturbed(friends, noise, setting.share, setting.mode, draws)
     kept = friends >= 0
     changed = sparse.csr_array((ties.data[kept], (owners[kept], friends[kept])), shape=ties.shape)
-    histories = history_view(data.events(model.config), model.table)  # friends' own histories are whole
-    return social_view(changed[evaluator.users], histories)
+    return replace(data, ties=changed)
+
+
+_CHANGES: dict[str, Callable[[Dataset, Setting, np.random.Generator], Dataset]] = {
+    "H": _history,
+    "T": _text,
+    "S": _social,
+}

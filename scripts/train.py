@@ -2,6 +2,7 @@
 
 import json
 from contextlib import closing
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,13 +11,31 @@ import typer
 from rich.console import Console
 
 from scripts.session import HomeOption, existing, fresh_export
+from scripts.training import head_of, reporting, train_options, tuned_source
 
 
 class FusionName(StrEnum):
     """What `--fusion` takes."""
 
+    LEARNED = "learned"
     RIDGE = "ridge"
     MAXVAR = "maxvar"
+
+
+class TuneMethod(StrEnum):
+    """What `--tune-text` takes."""
+
+    LORA = "lora"
+    ADALORA = "adalora"
+
+
+class TaskName(StrEnum):
+    """What `--task` takes."""
+
+    RETRIEVAL = "retrieval"
+    CLICK = "click"
+    RATING = "rating"
+    CATEGORY = "category"
 
 
 class Precision(StrEnum):
@@ -43,9 +62,26 @@ def train_command(
         Precision, typer.Option(help="int8 is faster and loses some recall.")
     ] = Precision.FP32,
     pooling: Annotated[Pooling | None, typer.Option(help="Default: what the text model itself says.")] = None,
-    fusion: Annotated[FusionName, typer.Option(help="How views are aligned.")] = FusionName.RIDGE,
+    adapt_text: Annotated[
+        bool, typer.Option("--adapt-text", help="First train the text model on all texts, without labels.")
+    ] = False,
+    tune_text: Annotated[
+        TuneMethod | None, typer.Option(help="Fine-tune the text model: users' texts to their items' texts.")
+    ] = None,
+    fusion: Annotated[
+        FusionName, typer.Option(help="learned: beside the closed form; ridge, maxvar: closed form alone.")
+    ] = FusionName.LEARNED,
     dim: Annotated[
-        int | None, typer.Option(min=2, max=4096, help="Embedding dim; default: chosen on valid.")
+        int | None, typer.Option(min=2, max=4096, help="Dim of the closed form; default: chosen on valid.")
+    ] = None,
+    max_dim: Annotated[
+        int, typer.Option(min=2, max=4096, help="Embedding dim of the whole tower, at most.")
+    ] = 512,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="At most; it stops when valid no longer improves.")
+    ] = None,
+    members: Annotated[
+        int | None, typer.Option(min=1, max=16, help="Learned blocks, from different seeds.")
     ] = None,
     action: Annotated[
         list[str] | None, typer.Option(help="Weight of an action, e.g. share=2 or author=0.")
@@ -53,47 +89,55 @@ def train_command(
     config: Annotated[
         Path | None, typer.Option(help="Settings from `triptych tune`; nothing is searched then.")
     ] = None,
+    task: Annotated[
+        TaskName, typer.Option(help="Also fit a head for this on the user vector.")
+    ] = TaskName.RETRIEVAL,
+    label: Annotated[
+        str | None, typer.Option(help="For --task category: an item attribute, e.g. attributes.genre.")
+    ] = None,
     holdout_users: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of users kept out of training.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Not used: the closed form takes one pass.")
-    ] = None,
+    wandb: Annotated[
+        bool,
+        typer.Option("--wandb", help="Log to Weights & Biases, too (TensorBoard: HOME/training)."),
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
 ) -> None:
     """Learn the user tower from a fresh export.
 
-    Settings are chosen on held-out rows (valid, or a tenth of train), never on test.
+    Settings are chosen on held-out rows (valid, or a tenth of train), never on test. A run that was killed
+    goes on from its last checkpoint when it is started again on the same data.
 
     Example: triptych train --home demo
     """
-    from encoder.config import TowerConfig
     from encoder.text import TextEncoder
     from encoder.text_cache import TextCache
     from encoder.text_export import export_text_model
-    from encoder.train import METRICS_FILE, TrainOptions, train
+    from encoder.train import METRICS_FILE, train
 
     place, console = existing(home), Console()
-    if epochs is not None:
-        console.print("--epochs has no effect: the closed form takes one pass")
-    base = TowerConfig(fusion=fusion.value, actions=parse_actions(action or []))
-    if config is not None:
-        if dim or action or fusion is not FusionName.RIDGE:
-            raise typer.BadParameter("--config names every setting: leave --dim, --fusion and --action out")
-        base = TowerConfig.from_json(json.loads(config.read_text("utf-8")))
-    options = TrainOptions(
-        base=base,
-        search=config is None,
-        dims=(dim,) if dim else TrainOptions.dims,
+    if config is not None and (dim or action or epochs or members or fusion is not FusionName.LEARNED):
+        raise typer.BadParameter("--config names every setting: leave the others out")
+    options = train_options(fusion.value, parse_actions(action or []), config, epochs, members, seed)
+    options = replace(
+        options,
+        dims=(dim,) if dim else options.dims,
+        max_dim=max_dim,
         left_out_share=holdout_users,
-        seed=seed,
     )
-    text_directory = export_text_model(
-        text_model, place.text_models, precision=precision.value, pooling=pooling.value if pooling else None
-    )
-    encoder = TextEncoder.load(text_directory)
-    with closing(TextCache.open(place.text_cache)) as cache, fresh_export(place) as export:
-        directory = train(place, export, encoder, cache, options)
+    fits_head = head_of(task.value, label, seed)
+    with fresh_export(place) as export, reporting(options, wandb=wandb) as report:
+        source = tuned_source(
+            text_model, export, place, options, adapt=adapt_text, method=tune_text and tune_text.value
+        )
+        text_directory = export_text_model(
+            source, place.text_models, precision=precision.value, pooling=pooling.value if pooling else None
+        )
+        encoder = TextEncoder.load(text_directory)
+        head = fits_head(export) if fits_head else None
+        with closing(TextCache.open(place.text_cache)) as cache:
+            directory = train(place, export, encoder, cache, options, report, head)
     metrics = json.loads((directory / METRICS_FILE).read_text("utf-8"))
     views = ", ".join(
         f"{view} {'present' if there else 'absent'}" for view, there in metrics["views"].items()

@@ -12,10 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from encoder.choose import Chooser
+from encoder.closed_form import fit_tower
 from encoder.config import TowerConfig, Weighting
 from encoder.dataset import Dataset
 from encoder.spectral import Spectrum, spectrum
-from encoder.tower import fit_tower
 from encoder.views import Matrix
 
 SPLIT = "valid"

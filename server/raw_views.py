@@ -27,7 +27,7 @@ def raw_views(serving: Serving, views: UserViews, *, keep: bool) -> ViewBatch:
         keep: whether vectors of texts seen for the first time stay in the cache.
     """
     friends = views.friends
-    pooled = _pooled(serving, [views.history, *(friend.history for friend in friends)])  # (1 + F, D_H)
+    pooled, known = _pooled(serving, [views.history, *(friend.history for friend in friends)])  # (1 + F, D_H)
     text = np.zeros((1, serving.encoder.dim), dtype=np.float32)
     if views.texts:
         # As `text_sums` of one user, to the last bit.
@@ -37,16 +37,17 @@ def raw_views(serving: Serving, views: UserViews, *, keep: bool) -> ViewBatch:
         weights = np.array([friend.weight for friend in friends], dtype=np.float64)
         # Built from its parts: a matrix this small costs less to multiply than to convert.
         ties = sparse.csr_array((weights, np.arange(len(friends)), [0, len(friends)]), (1, len(friends)))
-        social = social_view(ties, pooled[1:])
-    return view_batch(pooled[:1], unit_rows(text), social)
+        social = social_view(ties, pooled[1:], serving.model.widths)
+    counts = np.array([[known, len(views.texts), len(friends)]])
+    return view_batch(pooled[:1], unit_rows(text), social, counts)
 
 
-def _pooled(serving: Serving, histories: list[tuple[Event, ...]]) -> FloatArray:
-    """Return pooled histories (len(histories), D_H) float32, unit rows; a zero row for an empty one."""
+def _pooled(serving: Serving, histories: list[tuple[Event, ...]]) -> tuple[FloatArray, int]:
+    """Return pooled histories (len(histories), D_H) float32, zero for an empty one, and the first's items."""
     events = [event for history in histories for event in history]
     table = serving.model.table
     if not events:
-        return np.zeros((len(histories), table.shape[1]), dtype=np.float32)
+        return np.zeros((len(histories), table.shape[1]), dtype=np.float32), 0
     rows = [serving.model_row_of.get(event.item_id, -1) for event in events]
     matrix = event_matrix(
         np.repeat(np.arange(len(histories)), [len(history) for history in histories]),
@@ -56,7 +57,7 @@ def _pooled(serving: Serving, histories: list[tuple[Event, ...]]) -> FloatArray:
         (len(histories), len(table)),
         serving.model.config,
     )  # (1 + F, N)
-    return history_view(matrix, table)
+    return history_view(matrix, table, serving.model.widths), int(matrix.indptr[1])
 
 
 def stack(batches: Sequence[ViewBatch]) -> ViewBatch:
@@ -64,6 +65,6 @@ def stack(batches: Sequence[ViewBatch]) -> ViewBatch:
     return ViewBatch(
         *(
             np.concatenate([getattr(b, name) for b in batches])
-            for name in ("history", "text", "social", "present")
+            for name in ("history", "text", "social", "amounts")
         )
     )

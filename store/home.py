@@ -41,6 +41,11 @@ class Home:
         return self.models / "LATEST"
 
     @property
+    def training(self) -> Path:
+        """Checkpoints of training that has not ended, and TensorBoard's files."""
+        return self.path / "training"
+
+    @property
     def indexes(self) -> Path:
         """Item indexes."""
         return self.path / "indexes"

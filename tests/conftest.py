@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from encoder.fit import TrainOptions
 from encoder.runtime import Model
 from encoder.text import TextEncoder
 from encoder.text_cache import TextCache
 from encoder.text_export import DEFAULT_SOURCE, export_text_model
-from encoder.train import TrainOptions, train
+from encoder.train import train
 from indexer.publish import publish
 from indexer.reindex import reindex
 from scripts.world import make_world

@@ -19,7 +19,7 @@ def batch(users: int = 60, seed: int = 0) -> ViewBatch:
         views.append((view * (generator.random((users, 1)) > 0.33)).astype(np.float32))
     for view in views:
         view[0] = 0.0
-    return view_batch(*views)
+    return view_batch(*views, np.ones((users, 3)))
 
 
 def covariances(views: ViewBatch, step: int = 1_000) -> Covariances:

@@ -20,10 +20,11 @@ from safetensors.numpy import load_file
 
 from encoder.config import VIEWS, TowerConfig
 from encoder.dataset import load_dataset
+from encoder.fit import TrainOptions
 from encoder.runtime import Model
 from encoder.text import TextEncoder, item_text
 from encoder.text_cache import TextCache
-from encoder.train import TrainOptions, train
+from encoder.train import train
 from indexer.publish import Pair, current_index, load_pair, publish
 from indexer.reindex import reindex
 from scripts import cli
@@ -163,15 +164,19 @@ def raw_arrays(home: Home) -> dict[str, Any]:
 
     tables = load_file(folder / "item_tables.safetensors")
     strength = (counts > 0).astype(float) if config["weighting"] == "binary" else np.log1p(counts)
-    history = unit(strength @ tables["table"])
-    raw = {"history": history, "text": unit(text), "social": unit(np.log1p(ties) @ history)}
-    present = np.stack([raw[name].any(axis=1) for name in ("history", "text", "social")], axis=1)
+    edges = np.cumsum(tables["widths"])[:-1]
+    pooled = np.hstack([unit(block) for block in np.split(strength @ tables["table"], edges, axis=1)])
+    friends = np.hstack([unit(block) for block in np.split(np.log1p(ties) @ pooled, edges, axis=1)])
+    raw = {"history": pooled, "text": unit(text), "social": friends}
+    wrote = np.zeros(len(user_row))
+    np.add.at(wrote, [user_row[one["user_id"]] for one in visible], 1)
+    amounts = np.log1p(np.stack([(counts > 0).sum(axis=1), wrote, (ties > 0).sum(axis=1)], axis=1))
     item_feeds = {"id_vector": tables["id_vectors"], "text": about}
     (vectors,) = onnxruntime.InferenceSession(folder / "item_tower.onnx").run(["vectors"], item_feeds)
     return {
         "graph": folder / "user_tower.onnx",
         "raw": {name: array.astype(np.float32) for name, array in raw.items()},
-        "present": present,
+        "amounts": amounts.astype(np.float32),
         "popularity": (counts > 0).sum(axis=0),
         "seen": seen,
         "target": target,
@@ -182,8 +187,8 @@ def raw_arrays(home: Home) -> dict[str, Any]:
 def recomputed_recall(home: Home, views: str) -> tuple[float, int]:
     """Mean recall@20 on test over users with a target, by brute force, and how many users that is."""
     data = raw_arrays(home)
-    present = data["present"] & [view in views for view in "HTS"]
-    feeds = data["raw"] | {"present": present.astype(np.float32)}
+    asked = np.array([view in views for view in "HTS"], dtype=np.float32)
+    feeds = data["raw"] | {"amounts": data["amounts"] * asked}
     (users,) = onnxruntime.InferenceSession(data["graph"]).run(["vectors"], feeds)
     scores = users.astype(np.float64) @ data["items"].T
     scores[~users.any(axis=1)] = data["popularity"]

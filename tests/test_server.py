@@ -21,10 +21,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from live_server import Client, copy_home, flip, inline, refusal, run_server, server
 
 from encoder.config import TowerConfig
+from encoder.fit import TrainOptions
 from encoder.runtime import Model
 from encoder.text import TextEncoder
 from encoder.text_cache import TextCache
-from encoder.train import TrainOptions, train
+from encoder.train import train
 from indexer.index import Index
 from indexer.reindex import reindex
 from scripts.query import channel_to

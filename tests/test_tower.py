@@ -8,12 +8,14 @@ import pytest
 from scipy import sparse
 
 from encoder.choose import Chooser, choose_config
+from encoder.closed_form import fit_tower
 from encoder.config import TowerConfig
-from encoder.dataset import NO_TIME, Dataset, Events
+from encoder.dataset import Dataset
 from encoder.export import export_towers, item_graph, user_graph
+from encoder.rows import NO_TIME, Events, Texts
 from encoder.runtime import ITEM_GRAPH, USER_GRAPH
-from encoder.tower import Tower, dataset_views, fit_tower
-from encoder.views import ViewBatch
+from encoder.tower import Tower, dataset_views
+from encoder.views import ViewBatch, unit_rows
 
 USERS, ITEMS, TEXT_DIM = 90, 40, 6
 RIDGE = TowerConfig(dim=8, damping=0.1, gates=(1.0, 0.4, 0.3))
@@ -37,7 +39,8 @@ def data() -> Dataset:
     held = generator.random(len(users)) < 0.15
     text = generator.standard_normal((USERS, TEXT_DIM)) * 0.5
     text[:, 0] += np.where(np.arange(USERS) % 2 == 0, 2.0, -2.0)
-    text[2] = 0.0
+    writers = np.delete(np.arange(USERS), 2)
+    none = np.full(USERS - 1, -1)
     item_text = generator.standard_normal((ITEMS, TEXT_DIM)) * 0.5
     item_text[:, 0] += np.where(np.arange(ITEMS) % 2 == 0, 2.0, -2.0)
     ties = (generator.random((USERS, USERS)) < 0.1) & (
@@ -50,15 +53,15 @@ def data() -> Dataset:
         history=rows(users[~held], items[~held]),
         held_out={"valid": rows(users[held], items[held])},
         ties=sparse.csr_array(ties.astype(float)),
-        text=(text / np.maximum(np.linalg.norm(text, axis=1, keepdims=True), 1e-9)).astype(np.float32),
+        texts=Texts(writers, none, np.full(USERS - 1, NO_TIME), unit_rows(text)[writers]),
         item_text=(item_text / np.linalg.norm(item_text, axis=1, keepdims=True)).astype(np.float32),
     )
 
 
 def all_masks(data: Dataset, tower: Tower) -> ViewBatch:
     views = dataset_views(data, data.events(tower.config), tower.table)
-    some = np.random.default_rng(2).integers(0, 2, size=views.present.shape).astype(np.float32)
-    return replace(views, present=views.present * some)
+    some = np.random.default_rng(2).integers(0, 2, size=views.amounts.shape).astype(np.float32)
+    return replace(views, amounts=views.amounts * some)
 
 
 @pytest.mark.parametrize("config", [RIDGE, MAXVAR], ids=["ridge", "maxvar"])
@@ -66,7 +69,7 @@ def test_the_user_graph_agrees_with_the_float64_reference(data: Dataset, config:
     tower = fit_tower(data, config)
     views = all_masks(data, tower)
     session = ort.InferenceSession(user_graph(tower).SerializeToString())
-    feeds = {n: getattr(views, n) for n in ("history", "text", "social", "present")}
+    feeds = {n: getattr(views, n) for n in ("history", "text", "social", "amounts")}
     vectors, parts = session.run(["vectors", "parts"], feeds)
     scale = np.abs(tower.parts(views)).max()
     np.testing.assert_allclose(parts, tower.parts(views), atol=1e-5 * scale)
@@ -130,7 +133,7 @@ def test_choice_ends_with_the_best_gates_and_they_stay_above_zero(data: Dataset)
 
 
 def test_a_view_that_the_data_lacks_gets_no_gate(data: Dataset) -> None:
-    alone = replace(data, text=np.zeros_like(data.text))
+    alone = replace(data, texts=data.texts.where(np.zeros(USERS - 1, dtype=bool)))
     trials = choose_config(alone, "valid", TowerConfig(), dims=(4,))
     assert trials[-1].config.gates[1] == 0.0
     tower = fit_tower(alone, trials[-1].config)

@@ -10,13 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from encoder import train as training
+from encoder.closed_form import fit_tower
 from encoder.config import TowerConfig
 from encoder.dataset import hold_out, load_dataset
+from encoder.fit import TrainOptions
 from encoder.runtime import LEFT_OUT_FILE, USER_GRAPH, Model
 from encoder.text import TextEncoder
 from encoder.text_cache import TextCache
-from encoder.tower import dataset_views, fit_tower
-from encoder.train import METRICS_FILE, NothingToLearnError, ParityError, TrainOptions, train
+from encoder.tower import dataset_views
+from encoder.train import METRICS_FILE, NothingToLearnError, ParityError, train
 from store.artifact import DamagedArtifactError, artifacts, build, pointed
 from store.duck import Store
 from store.export import Export, create_export
@@ -129,7 +131,7 @@ def test_rows_held_out_of_train_take_the_texts_that_name_them_along(
     named = [t for t in export.texts().to_pylist() if t["item_id"] is not None]
     rows = np.zeros(len(data.history.users), dtype=bool)
     rows[::3] = True
-    held = hold_out(data, rows, "inner", export, encoder, cache)
+    held = hold_out(data, rows, "inner")
     assert len(held.history.users) + len(held.held_out["inner"].users) == len(data.history.users)
     moved = {
         (data.users[u].as_py(), data.items[i].as_py())

@@ -79,7 +79,9 @@ def test_text_sums_of_batches_add_up_to_those_of_the_whole() -> None:
 
 def test_a_view_is_present_where_its_row_is_not_zero() -> None:
     one, none = np.ones((1, 2), np.float32), np.zeros((1, 2), np.float32)
-    batch = view_batch(np.vstack([one, none]), np.vstack([none, one]), np.vstack([none, none]))
+    counts = np.array([[3, 0, 0], [0, 0, 2]])  # a text whose number nobody gave counts 1
+    batch = view_batch(np.vstack([one, none]), np.vstack([none, one]), np.vstack([none, none]), counts)
+    np.testing.assert_allclose(batch.amounts, np.log1p([[3, 0, 0], [0, 1, 0]]), rtol=1e-6)
     assert batch.present.tolist() == [[1, 0, 0], [0, 1, 0]]
     assert batch.only(("T",)).present.tolist() == [[0, 0, 0], [0, 1, 0]]
     assert len(batch.rows(slice(1))) == 1

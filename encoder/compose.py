@@ -1,0 +1,99 @@
+"""One tower from several: the closed form beside learned blocks, mixed by a weight, compressed to a dim."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.choose import Chooser
+from encoder.dataset import Dataset
+from encoder.tower import Block, Compression, Tower
+from encoder.views import FloatArray
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+_USERS = 2_000  # whose scores say how far those of a block spread
+_RIDGE = 1e-9
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The weight of the learned blocks beside the closed form, and NDCG@20 of every weight tried."""
+
+    weight: float
+    tried: dict[str, float]
+
+
+def mixed(closed: Tower, learned: list[Block], weight: float, data: Dataset) -> Tower:
+    """Return a tower of all blocks, each scaled so that its scores spread alike, learned ones times a weight.
+
+    A block's spread is the mean over users of the standard deviation of its scores over items.
+    """
+    if not weight or not learned:
+        return closed
+    share = weight / len(learned)
+    towers = [closed, *(Tower(closed.config, (block,)) for block in learned)]
+    factors = [1.0, *(share for _ in learned)]
+    blocks = [
+        tower.blocks[0].scaled(factor / _spread(tower, data))
+        for tower, factor in zip(towers, factors, strict=True)
+    ]
+    return Tower(closed.config, tuple(blocks))
+
+
+def choose_mix(closed: Tower, learned: list[Block], data: Dataset, split: str) -> Mix:
+    """Return the weight of the learned blocks with the best NDCG@20 on a split; 0 leaves them out."""
+    chooser = Chooser(data, split)
+    whole = mixed(closed, learned, 1.0, data)
+    vectors = whole.vectors(whole.views(data).rows(chooser.users))
+    items = whole.item_vectors(data.item_text)
+    own = closed.blocks[0].fusion.dim
+    tried = {}
+    for weight in WEIGHTS:
+        factors = np.where(np.arange(items.shape[1]) < own, 1.0, weight).astype(np.float32)
+        tried[f"{weight:g}"] = chooser.score(vectors, items * factors)
+    best = max(WEIGHTS, key=lambda weight: tried[f"{weight:g}"])
+    log.info("learned blocks: weight %g, NDCG@20 %.4f on %s", best, tried[f"{best:g}"], split)
+    return Mix(best, tried)
+
+
+def compressed(tower: Tower, data: Dataset, dim: int) -> Tower:
+    """Return the tower in at most `dim` coordinates: the closest scores, in least squares over users × items.
+
+    Source:
+        Eckart and Young 1936: with Gram matrices VᵀV = L_v L_vᵀ and XᵀX = L_x L_xᵀ, the best V' X'ᵀ of rank
+        D' keeps the top D' singular triples of L_vᵀ L_x.
+    """
+    whole = sum(block.fusion.dim for block in tower.blocks)
+    if whole <= dim:
+        return tower
+    vectors = tower.vectors(tower.views(data))  # (U, Σ D)
+    items = tower.item_vectors(data.item_text).astype(np.float64)
+    left, right = _root(vectors.T @ vectors), _root(items.T @ items)
+    u, s, vt = np.linalg.svd(left.T @ right)
+    root = np.sqrt(s[:dim])
+    users_map = np.linalg.solve(left.T, u[:, :dim] * root)
+    items_map = np.linalg.solve(right.T, vt[:dim].T * root)
+    kept = float((s[:dim] ** 2).sum() / (s**2).sum())
+    log.info("compressed %d coordinates to %d, %.2f %% of the squared scores kept", whole, dim, 100 * kept)
+    return Tower(tower.config, tower.blocks, Compression(_f32(users_map), _f32(items_map)))
+
+
+def _spread(tower: Tower, data: Dataset) -> float:
+    views = tower.views(data)
+    there = np.flatnonzero(views.amounts.any(axis=1))[:_USERS]
+    vectors, items = tower.vectors(views.rows(there)), tower.item_vectors(data.item_text)
+    gram = np.cov(items.T, bias=True).reshape(items.shape[1], -1)  # of items about their mean
+    variance = np.einsum("ud,de,ue->u", vectors, gram, vectors, optimize=True)
+    return float(np.sqrt(np.maximum(variance, 0.0)).mean()) or 1.0
+
+
+def _root(gram: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the lower Cholesky factor, of a matrix that may be singular."""
+    return np.linalg.cholesky(gram + _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)))
+
+
+def _f32(matrix: npt.NDArray[np.floating]) -> FloatArray:
+    return np.ascontiguousarray(matrix, dtype=np.float32)

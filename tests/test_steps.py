@@ -1,0 +1,142 @@
+"""What an epoch of training hides, and from whom."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import sparse
+
+from encoder.config import SettingsError, TowerConfig
+from encoder.dataset import Dataset
+from encoder.learn_config import LearnConfig
+from encoder.rows import NO_TIME, Events, Texts
+from encoder.steps import MIN_TIMES, Step, Steps
+
+CONFIG = TowerConfig(weighting="binary")
+PLAIN = LearnConfig(hold_out=0.4, event_dropout=0.0, batch=7)
+USERS, ITEMS = 24, 30
+
+
+def dataset(*, dated: bool, times: int = 200, seed: int = 0) -> Dataset:
+    """Friends 2i and 2i+1 did the same things at the same times and wrote one text on each."""
+    rng = np.random.default_rng(seed)
+    users, items, ts = [], [], []
+    for pair in range(USERS // 2):
+        for item in rng.choice(ITEMS, 8, replace=False):
+            when = int(rng.integers(times))
+            for user in (2 * pair, 2 * pair + 1):
+                users.append(user)
+                items.append(item)
+                ts.append(when if dated else NO_TIME)
+    owner, item, when = (np.array(column, dtype=np.int64) for column in (users, items, ts))
+    events = Events(owner, item, np.full(len(owner), "see"), np.ones(len(owner)), when)
+    ties = np.zeros((USERS, USERS))
+    for user in range(USERS):
+        ties[user, user ^ 1] = 2.0
+    vectors = np.eye(len(owner), dtype=np.float32)  # a text is known by its coordinate
+    return Dataset(
+        users=pa.array([f"u{i:02}" for i in range(USERS)]),
+        items=pa.array([f"i{i:02}" for i in range(ITEMS)]),
+        history=events,
+        held_out={},
+        ties=sparse.csr_array(ties),
+        texts=Texts(owner, item if not dated else np.full(len(owner), -1), when, vectors),
+        item_text=np.zeros((ITEMS, len(owner)), dtype=np.float32),
+    )
+
+
+def rows(steps: list[Step], name: str) -> int:
+    return sum(getattr(step, name).shape[0] for step in steps)
+
+
+def test_every_user_with_a_history_is_in_one_step_of_an_epoch() -> None:
+    steps = Steps(dataset(dated=True), CONFIG, PLAIN)
+    epoch = list(steps.epoch(0))
+    assert len(epoch) == steps.per_epoch == 4
+    assert rows(epoch, "history") == rows(epoch, "targets") == USERS
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_a_target_is_in_no_view_of_its_user(dated: bool) -> None:
+    data = dataset(dated=dated)
+    rows_of_pair: dict[tuple[int, int], list[int]] = {}
+    for row, pair in enumerate(zip(data.history.users.tolist(), data.history.items.tolist(), strict=True)):
+        rows_of_pair.setdefault(pair, []).append(row)
+    whole = Steps(data, CONFIG, PLAIN)
+    seen_targets = 0
+    for step in whole.epoch(3):
+        assert not step.history.multiply(step.targets).nnz
+        for place in range(step.history.shape[0]):
+            everything = set(step.everything[[place]].indices.tolist())
+            own = next(u for u in range(USERS) if everything == set(data.seen[[u]].indices.tolist()))
+            for item in step.targets[[place]].indices.tolist():
+                seen_targets += 1
+                for row in rows_of_pair[own, item]:
+                    assert step.text[place, row] == 0.0  # the text of that event is hidden, too
+                if dated:  # the friend's twin of the same time has left the friend's history
+                    friend = step.ties[[place]].indices
+                    assert not step.friends[friend][:, [item]].nnz
+    assert seen_targets > 20
+
+
+def test_histories_are_unit_rows_before_dropout_and_ties_sum_to_one() -> None:
+    for step in Steps(dataset(dated=False), CONFIG, PLAIN).epoch(1):
+        lengths = np.sqrt(np.asarray(step.history.multiply(step.history).sum(axis=1)))
+        assert np.all(np.isclose(lengths, 1.0, atol=1e-6) | (lengths == 0))
+        np.testing.assert_allclose(np.asarray(step.ties.sum(axis=1)), 1.0, atol=1e-6)
+
+
+def test_amounts_count_what_is_left() -> None:
+    data = dataset(dated=False)
+    for step in Steps(data, CONFIG, PLAIN).epoch(2):
+        left = np.diff(step.history.indptr)
+        np.testing.assert_allclose(np.expm1(step.amounts[:, 0]), left, atol=1e-4)
+        np.testing.assert_allclose(np.expm1(step.amounts[:, 1]), (step.text > 0).sum(axis=1), atol=1e-4)
+        np.testing.assert_allclose(np.expm1(step.amounts[:, 2]), 1.0, atol=1e-4)
+
+
+def test_the_same_epoch_draws_the_same_and_another_does_not() -> None:
+    steps = Steps(dataset(dated=True), CONFIG, replace(PLAIN, event_dropout=0.5))
+    first, again, other = (np.vstack([s.history.toarray() for s in steps.epoch(n)]) for n in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_with_few_times_the_rows_of_one_item_and_time_go_together() -> None:
+    data = dataset(dated=True, times=MIN_TIMES // 10)
+    hidden = [int(step.targets.nnz) for step in Steps(data, CONFIG, PLAIN).epoch(0)]
+    assert 0.2 < sum(hidden) / len(data.history.users) < 0.6  # not all or nothing, as with 5 times
+
+
+def test_only_actions_that_are_asked_for_are_targets() -> None:
+    data = dataset(dated=False)
+    actions = np.where(np.arange(len(data.history.users)) % 4 == 0, "see", "make")
+    mixed = replace(data, history=replace(data.history, actions=actions))
+    valid = mixed.history.where(actions == "see")
+    asked = replace(mixed, held_out={"valid": valid})
+    wanted = {(u, i) for u, i in zip(valid.users.tolist(), valid.items.tolist(), strict=True)}
+    everything = sum(int(step.everything.nnz) for step in Steps(asked, CONFIG, PLAIN).epoch(0))
+    assert everything == len(wanted)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dim": 0},
+        {"hold_out": 0.0},
+        {"hold_out": 1.0},
+        {"noise": -0.1},
+        {"learning_rate": 0.0},
+        {"negatives": -1},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(SettingsError, match=next(iter(wrong))):
+        LearnConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_settings_come_back_from_json_and_unknown_ones_are_refused() -> None:
+    assert LearnConfig.from_json(PLAIN.as_json()) == PLAIN
+    with pytest.raises(SettingsError, match="warmup"):
+        LearnConfig.from_json({"warmup": 3})
