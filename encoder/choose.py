@@ -15,7 +15,7 @@ from encoder.config import TowerConfig, Weighting
 from encoder.dataset import Dataset
 from encoder.spectral import spectrum
 from encoder.tower import Tower, dataset_views
-from encoder.views import Matrix, history_view
+from encoder.views import Matrix, history_view, newer
 from evaluation.metrics import mean_over_users, ndcg
 from evaluation.ranking import top_k
 
@@ -27,6 +27,7 @@ USER_EXPONENTS = (0.5, 0.3)
 WEIGHTINGS: tuple[Weighting, ...] = ("log", "binary")
 GATES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 RIDGES = (1.0, 10.0)
+HALF_LIVES = (2.0, 5.0, 10.0, 20.0, 50.0)
 MAX_USERS = 5_000
 _BATCH = 1_000
 
@@ -76,7 +77,7 @@ def choose_config(data: Dataset, split: str, base: TowerConfig, dims: tuple[int,
 
     First the history table alone (weighting, exponent, dim, damping). Then λ and the gates of T and S, with
     the best table of each damping: what is best alone need not be best together. Gates stay above 0 where the
-    data has the view: who lacks a history is served by it.
+    data has the view: who lacks a history is served by it. Last, whether older events count less.
     """
     chooser = Chooser(data, split)
     trials = sorted(_history_trials(data, chooser, base, dims), key=_ndcg)
@@ -90,7 +91,18 @@ def choose_config(data: Dataset, split: str, base: TowerConfig, dims: tuple[int,
         trials += sorted(fused, key=_ndcg)
         chosen = trials[-1]
         log.info("with T and S: %s, NDCG@20 %.4f on %s", _describe(chosen.config), chosen.ndcg, split)
-    return trials
+    chosen = trials[-1]
+    for half_life in half_lives(data):
+        config = replace(chosen.config, half_life=half_life)
+        trials.append(Trial(config, chooser.tower(fit_tower(data, config))))
+    best_life = max(trials[trials.index(chosen) :], key=_ndcg)
+    trials.remove(best_life)
+    return [*trials, best_life]
+
+
+def half_lives(data: Dataset) -> tuple[float, ...]:
+    """Return the half-lives to choose from beside 0; none where no user has two times."""
+    return HALF_LIVES if newer(data.history.users, data.history.ts).any() else ()
 
 
 def _ndcg(trial: Trial) -> float:
@@ -135,5 +147,5 @@ def _fusion_trials(data: Dataset, chooser: Chooser, best: TowerConfig, bar: "tqd
 def _describe(config: TowerConfig) -> str:
     return (
         f"dim {config.dim}, {config.weighting} counts, user exponent {config.user_exponent}, "
-        f"damping {config.damping}, λ {config.ridge}, gates {config.gates}"
+        f"damping {config.damping}, λ {config.ridge}, gates {config.gates}, half-life {config.half_life:g}"
     )

@@ -1,5 +1,7 @@
 """The tower in closed form: a spectral table, views aligned by regression or MAXVAR; one block."""
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import sparse
 
@@ -22,15 +24,15 @@ def fit_tower(
     Args:
         data: held-out rows of it are not looked at.
         config: the hyper-parameters; `dim` is cut to the rank of the data.
-        events: `data.events(config)` where the caller has it already.
+        events: `data.events` without a half-life, where the caller has it already; the table is fitted on it.
         svd: the spectrum of `events` where the caller has it already, of rank `dim` or more.
     """
-    events = data.events(config) if events is None else events
+    events = data.events(replace(config, half_life=0.0)) if events is None else events
     svd = spectrum(events, config.dim, config.user_exponent) if svd is None else svd
     dim = min(config.dim, len(svd.singular))
     table = svd.table(dim, config.damping)
     covariances = Covariances((dim, data.text.shape[1], dim))
-    batch = dataset_views(data, events, table)
+    batch = dataset_views(data, data.events(config) if config.half_life else events, table)
     for start in range(0, len(batch), _BATCH):
         covariances.add(batch.rows(slice(start, start + _BATCH)))
     if config.fusion == "maxvar":

@@ -1,12 +1,12 @@
 """One tower from several: the closed form beside learned blocks, mixed by a weight, compressed to a dim."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from encoder.choose import Chooser
+from encoder.choose import Chooser, half_lives
 from encoder.dataset import Dataset
 from encoder.tower import Block, Compression, Tower
 from encoder.views import FloatArray
@@ -20,10 +20,12 @@ _RIDGE = 1e-9
 
 @dataclass(frozen=True)
 class Mix:
-    """The weight of the learned blocks beside the closed form, and NDCG@20 of every weight tried."""
+    """The weight of the learned blocks beside the closed form, the half-life, and NDCG@20 of all tried."""
 
     weight: float
+    half_life: float
     tried: dict[str, float]
+    half_lives: dict[str, float]
 
 
 def mixed(closed: Tower, learned: list[Block], weight: float, data: Dataset) -> Tower:
@@ -44,7 +46,10 @@ def mixed(closed: Tower, learned: list[Block], weight: float, data: Dataset) -> 
 
 
 def choose_mix(closed: Tower, learned: list[Block], data: Dataset, split: str) -> Mix:
-    """Return the weight of the learned blocks with the best NDCG@20 on a split; 0 leaves them out."""
+    """Return the weight of the learned blocks with the best NDCG@20 on a split, then the best half-life.
+
+    Weight 0 leaves the learned blocks out.
+    """
     chooser = Chooser(data, split)
     whole = mixed(closed, learned, 1.0, data)
     vectors = whole.vectors(whole.views(data).rows(chooser.users))
@@ -56,7 +61,19 @@ def choose_mix(closed: Tower, learned: list[Block], data: Dataset, split: str) -
         tried[f"{weight:g}"] = chooser.score(vectors, items * factors)
     best = max(WEIGHTS, key=lambda weight: tried[f"{weight:g}"])
     log.info("learned blocks: weight %g, NDCG@20 %.4f on %s", best, tried[f"{best:g}"], split)
-    return Mix(best, tried)
+    lives = {0.0, closed.config.half_life, *half_lives(data)}
+    reached = {
+        life: chooser.tower(with_half_life(mixed(closed, learned, best, data), life))
+        for life in sorted(lives)
+    }
+    life = max(reached, key=lambda each: reached[each])
+    log.info("half-life %g events, NDCG@20 %.4f on %s", life, reached[life], split)
+    return Mix(best, life, tried, {f"{each:g}": ndcg for each, ndcg in reached.items()})
+
+
+def with_half_life(tower: Tower, half_life: float) -> Tower:
+    """Return the tower with another half-life of the events that it pools."""
+    return replace(tower, config=replace(tower.config, half_life=half_life))
 
 
 def compressed(tower: Tower, data: Dataset, dim: int) -> Tower:

@@ -38,6 +38,7 @@ class TowerConfig:
         ridge: λ of the alignment, per user in the views' unit scale.
         gates: weight of each view, H first; shared out again over the views that a user has.
         actions: weight of an action in a history; 1 where not named, 0 leaves it out.
+        half_life: events after which an older event counts half when a history is pooled; 0 is never.
     """
 
     dim: int = 128
@@ -48,6 +49,7 @@ class TowerConfig:
     ridge: float = 1.0
     gates: tuple[float, float, float] = (1.0, 0.5, 0.5)
     actions: dict[str, float] = field(default_factory=dict)
+    half_life: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""
@@ -66,8 +68,8 @@ class TowerConfig:
             raise SettingsError(error) from error
 
     def __post_init__(self) -> None:
-        if self.dim < 1 or min(self.ridge, self.damping, self.user_exponent) < 0:
-            raise SettingsError("dim must be positive; ridge, damping and user_exponent not negative")
+        if self.dim < 1 or min(self.ridge, self.damping, self.user_exponent, self.half_life) < 0:
+            raise SettingsError("dim must be positive; ridge, damping, user_exponent, half_life not negative")
         if len(self.gates) != len(VIEWS) or min(self.gates) < 0 or not max(self.gates) > 0:
             raise SettingsError(f"gates {self.gates} are not three numbers that are not negative")
         if self.weighting not in get_args(Weighting) or self.fusion not in get_args(Fusion):

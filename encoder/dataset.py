@@ -38,8 +38,7 @@ class Dataset:
 
     def events(self, config: TowerConfig) -> Matrix:
         """Return the weighted train histories (U, N) float32."""
-        rows = self.history
-        return event_matrix(rows.users, rows.items, rows.actions, rows.weights, self.shape, config)
+        return event_matrix(self.history, self.shape, config)
 
     @property
     def shape(self) -> tuple[int, int]:

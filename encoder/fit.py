@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from encoder.choose import Chooser, Trial, choose_config
 from encoder.closed_form import fit_tower
-from encoder.compose import choose_mix, compressed, mixed
+from encoder.compose import choose_mix, compressed, mixed, with_half_life
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset, hold_out
 from encoder.learn_config import LearnConfig
@@ -81,13 +81,16 @@ def fit(data: Dataset, options: TrainOptions, training: Path, report: "Report | 
         "best_epochs": [run.epoch for run in runs],
         "seconds": [run.seconds for run in runs],
         "weight": mix.weight,
+        "half_life": mix.half_life,
         "ndcg@20_by_weight": mix.tried,
+        "ndcg@20_by_half_life": mix.half_lives,
     }
     if choosing is not data:
         closed = fit_tower(data, closed.config)
         if mix.weight:
             blocks = _again(data, closed.config, runs, options.learn, training, report)
-    tower = compressed(mixed(closed, blocks, mix.weight, data), data, options.max_dim)
+    tower = with_half_life(mixed(closed, blocks, mix.weight, data), mix.half_life)
+    tower = compressed(tower, data, options.max_dim)
     return Fitted(tower, _facts(data, split, trials, learned))
 
 
@@ -142,7 +145,7 @@ def _facts(
 ) -> dict[str, Any]:
     reached = trials[-1].ndcg if trials else None
     if learned is not None:
-        reached = max(learned["ndcg@20_by_weight"].values())
+        reached = max(learned["ndcg@20_by_half_life"].values())
     return {
         "chosen_on": None if reached is None else "a tenth of train" if split == _INNER else split,
         "ndcg@20": reached,

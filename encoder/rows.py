@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from encoder.views import FloatArray
-
 IntArray = npt.NDArray[np.int64]
 
 NO_TIME = int(np.iinfo(np.int64).min)
@@ -48,7 +46,7 @@ class Texts:
     users: IntArray
     items: IntArray
     ts: IntArray
-    vectors: FloatArray
+    vectors: npt.NDArray[np.float32]
 
     def where(self, keep: npt.NDArray[np.bool_]) -> "Texts":
         """Return the texts for which `keep` is true."""

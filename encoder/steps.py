@@ -1,7 +1,7 @@
 """What one epoch of training sees: some event groups hidden from every view, to be found again."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -47,7 +47,9 @@ class Steps:
 
     def __init__(self, data: Dataset, config: TowerConfig, options: LearnConfig) -> None:
         self._data = data
-        self._config = config
+        self._config = replace(
+            config, half_life=0.0
+        )  # targets are drawn from all of a history, not from its end
         self._options = options
         self._groups, self._text_groups = _groups(data)
         asked = {str(name) for rows in data.held_out.values() for name in np.unique(rows.actions)}
@@ -78,7 +80,7 @@ class Steps:
         hidden = drawn[self._groups] < self._options.hold_out
         hidden_text = (self._text_groups >= 0) & (drawn[self._text_groups] < self._options.hold_out)
         kept = data.history.where(~hidden)
-        events = event_matrix(kept.users, kept.items, kept.actions, kept.weights, data.shape, self._config)
+        events = event_matrix(kept, data.shape, self._config)
         lengths = np.sqrt(np.asarray(events.multiply(events).sum(axis=1)))
         scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         unit = sparse.csr_array(sparse.diags_array(scale) @ events)

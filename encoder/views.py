@@ -7,6 +7,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from encoder.config import VIEWS, TowerConfig
+from encoder.rows import Events
 
 FloatArray = npt.NDArray[np.float32]
 Matrix = sparse.csr_array
@@ -47,28 +48,44 @@ class ViewBatch:
         return ViewBatch(self.history[chosen], self.text[chosen], self.social[chosen], self.amounts[chosen])
 
 
-def event_matrix(
-    users: npt.NDArray[np.int64],
-    items: npt.NDArray[np.int64],
-    actions: npt.NDArray[np.str_],
-    weights: npt.NDArray[np.float64],
-    shape: tuple[int, int],
-    config: TowerConfig,
-) -> Matrix:
+def event_matrix(events: Events, shape: tuple[int, int], config: TowerConfig) -> Matrix:
     """Return the weighted histories (users, items) float32; events of one pair add up before the log.
 
-    An event counts `config.actions[action]` × weight; a pair whose events all count 0 is no entry.
+    An event counts `config.actions[action]` × weight; a pair whose events all count 0 is no entry. With a
+    half-life h, a pair whose newest event has n newer ones in the same history counts 2^(−n/h) of that.
     Rows whose item is −1 (unknown to the model) are left out.
     """
-    counts = np.asarray(weights, dtype=np.float64)
+    counts = np.asarray(events.weights, dtype=np.float64)
     if config.actions:
-        names, codes = np.unique(actions, return_inverse=True)
+        names, codes = np.unique(events.actions, return_inverse=True)
         counts = counts * np.array([config.actions.get(str(name), 1.0) for name in names])[codes]
-    used = (items >= 0) & (counts > 0)
-    matrix = sparse.csr_array((counts[used], (users[used], items[used])), shape=shape)
-    matrix.sum_duplicates()
-    matrix.data = np.ones_like(matrix.data) if config.weighting == "binary" else np.log1p(matrix.data)
-    return matrix.astype(np.float32)
+    used = (events.items >= 0) & (counts > 0)
+    users, items = events.users[used], events.items[used]
+    pairs, of_pair = np.unique(users * shape[1] + items, return_inverse=True)  # sorted by user, then item
+    values = np.log1p(np.bincount(of_pair, weights=counts[used], minlength=len(pairs)))
+    if config.weighting == "binary":
+        values = np.ones(len(pairs))
+    if config.half_life:
+        newest = np.zeros(len(pairs))
+        np.maximum.at(newest, of_pair, 0.5 ** (newer(users, events.ts[used]) / config.half_life))
+        values = values * newest
+    return sparse.csr_array((values.astype(np.float32), np.divmod(pairs, shape[1])), shape=shape)
+
+
+def newer(users: npt.NDArray[np.int64], ts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return for each event how many events of the same user are newer (n,); equal times are not."""
+    order = np.lexsort((ts, users))
+    u, t = users[order], ts[order]
+    other_user = u[1:] != u[:-1]
+    result = np.zeros(len(u), dtype=np.int64)
+    result[order] = _ends(other_user, len(u)) - _ends(other_user | (t[1:] != t[:-1]), len(u))
+    return result
+
+
+def _ends(changes: npt.NDArray[np.bool_], n: int) -> npt.NDArray[np.int64]:
+    """Return for each of n places the last place of its run; a run ends before each change (n − 1,)."""
+    ends = np.append(changes, [True] * (n > 0)).astype(np.int64)
+    return np.flatnonzero(ends)[np.cumsum(ends) - ends]
 
 
 def unit_rows(rows: npt.NDArray[np.floating]) -> FloatArray:

@@ -5,7 +5,7 @@ import json
 import os
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -16,7 +16,7 @@ from store.export import Export
 from store.home import Home
 
 if TYPE_CHECKING:
-    from encoder.config import TowerConfig
+    from encoder.config import Fusion, TowerConfig
 
 TUNED_FILE = "tuned.json"
 STUDIES_FILE = "tune.db"
@@ -28,7 +28,10 @@ def tune_command(
     timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Seconds after which no new trial starts.")
     ] = None,
-    fusion: Annotated[FusionName, typer.Option(help="How views are aligned.")] = FusionName.RIDGE,
+    fusion: Annotated[
+        FusionName, typer.Option(help="learned: settings of a learned block; ridge, maxvar: closed form.")
+    ] = FusionName.LEARNED,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most, in a trial of a learned block.")] = None,
     text_model: Annotated[
         str | None,
         typer.Option(help="As in train; default: that of the latest model, else all-MiniLM-L6-v2."),
@@ -40,8 +43,9 @@ def tune_command(
 ) -> None:
     """Search the settings of training by NDCG@20 on valid, never on test; killed, it goes on where it was.
 
-    Trials on the same data, text model, fusion and actions add up. The best settings so far are in
-    HOME/tuned.json.
+    Trials on the same data, text model, fusion and actions add up; those of a learned block also need the
+    same closed form beside it: that of the latest model, or one that is chosen first. The best settings so
+    far are in HOME/tuned.json. Run one search at a time in a home.
 
     Example: triptych tune --home demo --trials 50
     """
@@ -49,44 +53,62 @@ def tune_command(
     from encoder.dataset import load_dataset
     from encoder.text import TextEncoder
     from encoder.text_cache import TextCache
-    from scripts.tuning import Tuning
+    from scripts.tuning import SPLIT, NoValidSplitError
+    from scripts.tuning_search import closed_search, closed_settings, learned_search
+    from scripts.tuning_study import Tuning
 
+    learned = fusion is FusionName.LEARNED
+    if epochs is not None and not learned:
+        raise typer.BadParameter("--epochs is for --fusion learned")
     place = existing(home)
-    base = TowerConfig(fusion=fusion.value, actions=parse_actions(action or []))
+    closed_fusion = cast("Fusion", "ridge" if learned else fusion.value)
+    base = TowerConfig(fusion=closed_fusion, actions=parse_actions(action or []))
     latest = _latest(place)
     encoder = TextEncoder.load(_text_directory(place, text_model, latest))
     with fresh_export(place) as export, closing(TextCache.open(place.text_cache)) as cache:
         data = load_dataset(export, encoder, cache)
-        name = study_name(export, encoder.text_model_id, base)
-    tuning = Tuning(place.reports / STUDIES_FILE, name, data, base)
+        if SPLIT not in data.held_out:
+            raise NoValidSplitError
+        if learned:
+            base = closed_settings(data, base, latest)
+        name = study_name(export, encoder.text_model_id, base, learned=learned)
+    tuning = Tuning(place.reports / STUDIES_FILE, name)
     print(f"{tuning.done} trials are done on this data, {max(0, trials - tuning.done)} to go")
-    if latest is not None:
-        tuning.enqueue(_settings(latest))
+    if learned:
+        search = learned_search(data, base, latest, place.training / name, epochs, seed)
+    else:
+        search = closed_search(data, base, latest)
+    tuning.retry_killed()
+    for params in search.first:
+        tuning.enqueue(params)
     try:
-        tuning.run(trials, timeout, seed)
+        tuning.run(search.objective, trials, timeout, seed)
     finally:
         if tuning.done:  # also when interrupted: what was found is kept
-            config, reached = tuning.best
-            write_tuned(place.path / TUNED_FILE, config)
+            settings, reached = tuning.best
+            write_tuned(place.path / TUNED_FILE, settings)
             print(f"best of {tuning.done} trials: NDCG@20 {reached:.4f} on valid")
-            print(json.dumps(config.as_json()))
+            print(json.dumps(settings))
     print(f"to use it: triptych train --home {home} --config {place.path / TUNED_FILE}")
 
 
-def study_name(export: Export, text_model_id: str, base: "TowerConfig") -> str:
+def study_name(export: Export, text_model_id: str, base: "TowerConfig", *, learned: bool = False) -> str:
     """Return a name that differs wherever results would not compare: other rows, text model, fusion, actions.
 
-    Two exports of the same rows are the same bytes, so they share a name.
+    Two exports of the same rows are the same bytes, so they share a name. With a learned block, the results
+    compare only beside the same closed form, whose settings `base` then has.
     """
     facts = {"files": export.manifest["files"], "text_model": text_model_id, "actions": base.actions}
+    if learned:
+        facts["closed"] = base.as_json()
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    return f"{base.fusion}-{digest[:16]}"
+    return f"{'learned' if learned else base.fusion}-{digest[:16]}"
 
 
-def write_tuned(path: Path, config: "TowerConfig") -> None:
+def write_tuned(path: Path, settings: dict[str, Any]) -> None:
     """Write settings for `triptych train --config`, whole or not at all."""
     draft = path.with_name(f".{path.name}-{os.getpid()}")
-    draft.write_text(json.dumps(config.as_json(), indent=2) + "\n", "utf-8")
+    draft.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
     draft.replace(path)
 
 
@@ -95,13 +117,6 @@ def _latest(home: Home) -> Path | None:
         return pointed(home.latest_model, home.models)
     except NotPublishedError:
         return None
-
-
-def _settings(model: Path) -> "TowerConfig":
-    from encoder.config import TowerConfig
-    from store.artifact import read_manifest
-
-    return TowerConfig.from_json(read_manifest(model)["settings"])
 
 
 def _text_directory(home: Home, text_model: str | None, latest: Path | None) -> Path:

@@ -1,10 +1,12 @@
 """One person's raw views as a batch of one; the same arithmetic as in training (encoder.views)."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from scipy import sparse
 
+from encoder.rows import NO_TIME, Events
 from encoder.views import (
     FloatArray,
     ViewBatch,
@@ -16,6 +18,8 @@ from encoder.views import (
 )
 from server.serving import Serving
 from store.records import Event, UserViews
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def raw_views(serving: Serving, views: UserViews, *, keep: bool) -> ViewBatch:
@@ -49,15 +53,23 @@ def _pooled(serving: Serving, histories: list[tuple[Event, ...]]) -> tuple[Float
     if not events:
         return np.zeros((len(histories), table.shape[1]), dtype=np.float32), 0
     rows = [serving.model_row_of.get(event.item_id, -1) for event in events]
-    matrix = event_matrix(
+    columns = Events(
         np.repeat(np.arange(len(histories)), [len(history) for history in histories]),
         np.array(rows, dtype=np.int64),
         np.array([event.action for event in events], dtype=np.str_),
         np.array([event.weight for event in events], dtype=np.float64),
-        (len(histories), len(table)),
-        serving.model.config,
-    )  # (1 + F, N)
+        np.array([_microseconds(event.ts) for event in events], dtype=np.int64),
+    )
+    matrix = event_matrix(columns, (len(histories), len(table)), serving.model.config)  # (1 + F, N)
     return history_view(matrix, table, serving.model.widths), int(matrix.indptr[1])
+
+
+def _microseconds(ts: datetime | None) -> int:
+    """Return a time as training has it; a time without a zone is UTC."""
+    if ts is None:
+        return NO_TIME
+    aware = ts if ts.tzinfo else ts.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // timedelta(microseconds=1)
 
 
 def stack(batches: Sequence[ViewBatch]) -> ViewBatch:

@@ -6,16 +6,18 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
 from encoder.config import SettingsError, TowerConfig, UnknownViewError, parse_views
-from encoder.views import event_matrix, history_view, social_view, text_sums, unit_rows, view_batch
+from encoder.rows import NO_TIME, Events
+from encoder.views import event_matrix, history_view, newer, social_view, text_sums, unit_rows, view_batch
 
 ROWS = hnp.arrays(np.float32, (5, 3), elements=st.floats(-100, 100, width=32))
 
 
-def matrix(config: TowerConfig, rows: list[tuple[int, int, str, float]]) -> np.ndarray:
-    users, items, actions, weights = zip(*rows, strict=True)
-    return event_matrix(
-        np.array(users), np.array(items), np.array(actions), np.array(weights, float), (2, 3), config
-    ).toarray()
+def matrix(
+    config: TowerConfig, rows: list[tuple[int, int, str, float]], times: list[int] | None = None
+) -> np.ndarray:
+    users, items, actions, weights = (np.array(column) for column in zip(*rows, strict=True))
+    ts = np.full(len(users), NO_TIME) if times is None else np.array(times)
+    return event_matrix(Events(users, items, actions, weights, ts), (2, 3), config).toarray()
 
 
 def test_events_of_a_pair_add_up_before_the_log() -> None:
@@ -36,10 +38,24 @@ def test_action_weights_multiply_and_zero_leaves_an_event_out() -> None:
 
 
 def test_unknown_items_and_zero_weights_are_no_entries() -> None:
-    found = event_matrix(
-        np.array([0, 0]), np.array([-1, 2]), np.array(["a", "a"]), np.array([1.0, 0.0]), (1, 3), TowerConfig()
-    )
-    assert found.nnz == 0
+    assert not matrix(TowerConfig(), [(0, -1, "a", 1.0), (0, 2, "a", 0.0)]).any()
+
+
+def test_with_a_half_life_an_event_counts_less_for_every_newer_one() -> None:
+    rows = [(0, 0, "a", 1.0), (0, 1, "a", 1.0), (0, 2, "a", 1.0), (0, 0, "a", 1.0), (1, 1, "a", 1.0)]
+    config = TowerConfig(weighting="binary", half_life=2.0)
+    # Item 0 was there at time 1 and again at 9, the newest; items 1 and 2 at time 5 have one newer event.
+    found = matrix(config, rows, [1, 5, 5, 9, 3])
+    np.testing.assert_allclose(found, [[1.0, 0.5**0.5, 0.5**0.5], [0.0, 1.0, 0.0]], rtol=1e-6)
+    np.testing.assert_array_equal(matrix(config, rows), matrix(TowerConfig(weighting="binary"), rows))
+
+
+@given(
+    hnp.arrays(np.int64, 12, elements=st.integers(0, 2)), hnp.arrays(np.int64, 12, elements=st.integers(0, 4))
+)
+def test_newer_counts_the_same_users_events_after_an_event(users: np.ndarray, ts: np.ndarray) -> None:
+    expected = [((users == u) & (ts > t)).sum() for u, t in zip(users, ts, strict=True)]
+    np.testing.assert_array_equal(newer(users, ts), expected)
 
 
 @given(ROWS)
