@@ -85,7 +85,8 @@ def newer(users: npt.NDArray[np.int64], ts: npt.NDArray[np.int64]) -> npt.NDArra
 def _ends(changes: npt.NDArray[np.bool_], n: int) -> npt.NDArray[np.int64]:
     """Return for each of n places the last place of its run; a run ends before each change (n − 1,)."""
     ends = np.append(changes, [True] * (n > 0)).astype(np.int64)
-    return np.flatnonzero(ends)[np.cumsum(ends) - ends]
+    last: npt.NDArray[np.int64] = np.flatnonzero(ends)[np.cumsum(ends) - ends]
+    return last
 
 
 def unit_rows(rows: npt.NDArray[np.floating]) -> FloatArray:
