@@ -28,7 +28,7 @@ def fit_tower(
         svd: the spectrum of `events` where the caller has it already, of rank `dim` or more.
     """
     events = data.events(replace(config, half_life=0.0)) if events is None else events
-    svd = spectrum(events, config.dim, config.user_exponent) if svd is None else svd
+    svd = spectrum(events, config.dim, config.user_exponent, config.item_exponent) if svd is None else svd
     dim = min(config.dim, len(svd.singular))
     table = svd.table(dim, config.damping)
     covariances = Covariances((dim, data.text.shape[1], dim))

@@ -33,6 +33,7 @@ class TowerConfig:
         dim: embedding dim D of the shared space.
         weighting: what a (user, item) count becomes: `log` log(1 + count), `binary` 1.
         user_exponent: power of the user degree that the spectral table divides by; 0.5 is symmetric.
+        item_exponent: power of the item degree in the spectral table and, inverted, in the item vectors.
         damping: spectral filter s² / (s² + damping · s_max²) on the singular values s; 0 is a hard cut.
         fusion: `ridge` regresses T and S onto H; `maxvar` is regularised MAXVAR generalised CCA.
         ridge: λ of the alignment, per user in the views' unit scale.
@@ -44,6 +45,7 @@ class TowerConfig:
     dim: int = 128
     weighting: Weighting = "log"
     user_exponent: float = 0.5
+    item_exponent: float = 0.5
     damping: float = 0.0
     fusion: Fusion = "ridge"
     ridge: float = 1.0
@@ -68,8 +70,11 @@ class TowerConfig:
             raise SettingsError(error) from error
 
     def __post_init__(self) -> None:
-        if self.dim < 1 or min(self.ridge, self.damping, self.user_exponent, self.half_life) < 0:
-            raise SettingsError("dim must be positive; ridge, damping, user_exponent, half_life not negative")
+        if (
+            self.dim < 1
+            or min(self.ridge, self.damping, self.user_exponent, self.item_exponent, self.half_life) < 0
+        ):
+            raise SettingsError("dim must be positive; ridge, damping, exponents and half_life not negative")
         if len(self.gates) != len(VIEWS) or min(self.gates) < 0 or not max(self.gates) > 0:
             raise SettingsError(f"gates {self.gates} are not three numbers that are not negative")
         if self.weighting not in get_args(Weighting) or self.fusion not in get_args(Fusion):

@@ -54,7 +54,7 @@ class LearnConfig:
     adversarial: float = 0.0
     averaging: float = 0.98
     negatives: int = 0
-    members: int = 2
+    members: int = 1
     patience: int = 4
     seed: int = 0
 

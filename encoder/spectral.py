@@ -21,47 +21,54 @@ class Spectrum:
         singular: (R,) float64, descending.
         right: (N, R) float32, orthonormal columns; zero rows for items without events.
         degree: (N,) float64, summed weight of each item.
+        item_exponent: b, the power of the degree that the matrix was divided by.
     """
 
     singular: npt.NDArray[np.float64]
     right: FloatArray
     degree: npt.NDArray[np.float64]
+    item_exponent: float = 0.5
 
     def table(self, dim: int, damping: float) -> FloatArray:
-        """Return what a history is pooled with, (N, dim) float32: D^-½ V filtered by s²/(s² + damping·s₁²).
+        """Return what a history is pooled with, (N, dim) float32: D^-b V filtered by s²/(s² + damping·s₁²).
 
         Source:
             the ridge-damped projection of a linear autoencoder; damping 0 is the plain truncated SVD.
         """
         power = self.singular[:dim] ** 2
         keep = power / (power + damping * self.singular[0] ** 2)  # (dim,)
-        table: FloatArray = (self.right[:, :dim] * keep * self._degree_power(-0.5)[:, None]).astype(
-            np.float32
-        )
+        table: FloatArray = (
+            self.right[:, :dim] * keep * self._degree_power(-self.item_exponent)[:, None]
+        ).astype(np.float32)
         return table
 
     def items(self, dim: int) -> FloatArray:
-        """Return item vectors (N, dim) float32: D^½ V, so that a popular item is a longer vector."""
-        vectors: FloatArray = (self.right[:, :dim] * self._degree_power(0.5)[:, None]).astype(np.float32)
+        """Return item vectors (N, dim) float32: D^b V, so that a popular item is a longer vector."""
+        vectors: FloatArray = (self.right[:, :dim] * self._degree_power(self.item_exponent)[:, None]).astype(
+            np.float32
+        )
         return vectors
 
     def _degree_power(self, exponent: float) -> npt.NDArray[np.float64]:
         return np.power(self.degree, exponent, out=np.zeros_like(self.degree), where=self.degree > 0)
 
 
-def spectrum(events: Matrix, rank: int, user_exponent: float, seed: int = 0) -> Spectrum:
-    """Return the top singular values and right vectors of D_u^-a X D_i^-½.
+def spectrum(
+    events: Matrix, rank: int, user_exponent: float, item_exponent: float = 0.5, seed: int = 0
+) -> Spectrum:
+    """Return the top singular values and right vectors of D_u^-a X D_i^-b.
 
     The rank is cut to what the matrix can have. Memory: (U + N) × rank floats.
 
     Source:
         Halko, Martinsson, Tropp 2011, "Finding structure with randomness", algorithm 4.4 (randomised
-        subspace iteration); normalisation as in Shen et al. 2021 (GF-CF) with exponent a for users.
+        subspace iteration); normalisation as in Shen et al. 2021 (GF-CF) with exponents of its
+        own for users and for items.
     """
     user_degree = np.asarray(events.sum(axis=1), dtype=np.float64)
     item_degree = np.asarray(events.sum(axis=0), dtype=np.float64)
     scale_users = np.power(user_degree, -user_exponent, out=np.zeros_like(user_degree), where=user_degree > 0)
-    scale_items = np.power(item_degree, -0.5, out=np.zeros_like(item_degree), where=item_degree > 0)
+    scale_items = np.power(item_degree, -item_exponent, out=np.zeros_like(item_degree), where=item_degree > 0)
     scaled = sparse.csr_array(
         (sparse.diags_array(scale_users) @ events @ sparse.diags_array(scale_items)).astype(np.float32)
     )  # (U, N)
@@ -78,7 +85,7 @@ def spectrum(events: Matrix, rank: int, user_exponent: float, seed: int = 0) -> 
     best = np.argsort(power)[::-1][:rank]
     right = (basis @ rotation[:, best]).astype(np.float32)
     right[item_degree == 0] = 0.0
-    return Spectrum(np.sqrt(np.maximum(power[best], 0.0)), right, item_degree)
+    return Spectrum(np.sqrt(np.maximum(power[best], 0.0)), right, item_degree, item_exponent)
 
 
 def _independent(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -96,11 +96,12 @@ def study_name(export: Export, text_model_id: str, base: "TowerConfig", *, learn
     """Return a name that differs wherever results would not compare: other rows, text model, fusion, actions.
 
     Two exports of the same rows are the same bytes, so they share a name. With a learned block, the results
-    compare only beside the same closed form, whose settings `base` then has.
+    compare only beside the same closed form, whose settings `base` then has; its half-life aside, which
+    every trial chooses for itself.
     """
     facts = {"files": export.manifest["files"], "text_model": text_model_id, "actions": base.actions}
     if learned:
-        facts["closed"] = base.as_json()
+        facts["closed"] = {k: v for k, v in base.as_json().items() if k != "half_life"}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return f"{'learned' if learned else base.fusion}-{digest[:16]}"
 

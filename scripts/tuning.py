@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import optuna
 
-from encoder.choose import Chooser
+from encoder.choose import Chooser, half_lives
 from encoder.closed_form import fit_tower
 from encoder.config import TowerConfig, Weighting
 from encoder.dataset import Dataset
@@ -20,6 +20,7 @@ DIMS = (16, 512)
 DAMPING = (1e-3, 3.0)
 RIDGE = (0.1, 100.0)
 GATE = (0.01, 2.0)
+HALF_LIFE = (1.0, 100.0)
 EXPONENT_STEP = 0.05
 _SPECTRA = 8  # kept; each is (users + items) × dim floats while it is made, items × dim afterwards
 
@@ -41,28 +42,33 @@ class Space:
         base: fusion and actions.
         dims: smallest and largest embedding dim, as far as the data reaches.
         text, social: whether the data has the view; without it the gate is 0.
+        times: whether a user's events have an order, so that older ones may count less.
     """
 
     base: TowerConfig
     dims: tuple[int, int]
     text: bool
     social: bool
+    times: bool = False
 
     @classmethod
     def of(cls, data: Dataset, base: TowerConfig) -> "Space":
         """Return the space for some data."""
-        return cls(base, dims_of(data, base, DIMS), bool(data.text.any()), bool(data.ties.nnz))
+        views = bool(data.text.any()), bool(data.ties.nnz)
+        return cls(base, dims_of(data, base, DIMS), *views, times=bool(half_lives(data)))
 
     def draw(self, trial: optuna.Trial) -> TowerConfig:
         """Return the settings that a trial asks for."""
         damped = trial.suggest_categorical("damped", [False, True])
         weighting = cast("Weighting", trial.suggest_categorical("weighting", ["log", "binary"]))
         exponent = trial.suggest_float("user_exponent", 0.0, 1.0, step=EXPONENT_STEP)
+        aged = self.times and trial.suggest_categorical("aged", [False, True])
         return replace(
             self.base,
             dim=trial.suggest_int("dim", *self.dims, log=True),
             weighting=weighting,
             user_exponent=round(exponent, 2),
+            item_exponent=round(trial.suggest_float("item_exponent", 0.0, 1.0, step=EXPONENT_STEP), 2),
             damping=trial.suggest_float("damping", *DAMPING, log=True) if damped else 0.0,
             ridge=trial.suggest_float("ridge", *RIDGE, log=True),
             gates=(
@@ -70,22 +76,26 @@ class Space:
                 trial.suggest_float("gate_text", *GATE, log=True) if self.text else 0.0,
                 trial.suggest_float("gate_social", *GATE, log=True) if self.social else 0.0,
             ),
+            half_life=trial.suggest_float("half_life", *HALF_LIFE, log=True) if aged else 0.0,
         )
 
     def nearest(self, config: TowerConfig) -> dict[str, Any]:
         """Return the parameters of the trial that comes closest to some settings."""
         history, text, social = config.gates
         unit = history or 1.0  # gates are shares: only their ratios count
-        steps = round(min(max(config.user_exponent, 0.0), 1.0) / EXPONENT_STEP)
+        aged = self.times and config.half_life > 0
         return (
             {
                 "damped": config.damping > 0,
                 "weighting": config.weighting,
-                "user_exponent": round(steps * EXPONENT_STEP, 2),
+                "user_exponent": _on_grid(config.user_exponent),
+                "item_exponent": _on_grid(config.item_exponent),
                 "dim": int(within(config.dim, self.dims)),
                 "ridge": within(config.ridge, RIDGE),
             }
             | ({"damping": within(config.damping, DAMPING)} if config.damping > 0 else {})
+            | ({"aged": aged} if self.times else {})
+            | ({"half_life": within(config.half_life, HALF_LIFE)} if aged else {})
             | ({"gate_text": within(text / unit, GATE)} if self.text else {})
             | ({"gate_social": within(social / unit, GATE)} if self.social else {})
         )
@@ -103,13 +113,15 @@ class Objective:
     def __call__(self, trial: optuna.Trial) -> float:
         """Return what one trial reaches."""
         config = self._space.draw(trial)
-        events, svd = self._spectrum(config.weighting, config.user_exponent)
+        events, svd = self._spectrum(config.weighting, config.user_exponent, config.item_exponent)
         trial.set_user_attr(CONFIG_ATTR, config.as_json())
         return self._chooser.tower(fit_tower(self._data, config, events, svd))
 
-    def _compute(self, weighting: Weighting, user_exponent: float) -> tuple[Matrix, Spectrum]:
-        events = self._data.events(replace(self._space.base, weighting=weighting))
-        return events, spectrum(events, self._space.dims[1], user_exponent)
+    def _compute(
+        self, weighting: Weighting, user_exponent: float, item_exponent: float
+    ) -> tuple[Matrix, Spectrum]:
+        events = self._data.events(replace(self._space.base, weighting=weighting, half_life=0.0))
+        return events, spectrum(events, self._space.dims[1], user_exponent, item_exponent)
 
 
 def dims_of(data: Dataset, base: TowerConfig, dims: tuple[int, int]) -> tuple[int, int]:
@@ -118,6 +130,10 @@ def dims_of(data: Dataset, base: TowerConfig, dims: tuple[int, int]) -> tuple[in
     rank = min(int((np.asarray(events.sum(axis=axis)) > 0).sum()) for axis in (0, 1))
     high = max(1, min(dims[1], rank))
     return min(dims[0], high), high
+
+
+def _on_grid(exponent: float) -> float:
+    return round(round(within(exponent, (0.0, 1.0)) / EXPONENT_STEP) * EXPONENT_STEP, 2)
 
 
 def within(value: float, bounds: tuple[float, float]) -> float:

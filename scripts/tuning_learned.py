@@ -75,7 +75,7 @@ class LearnSpace:
 
 
 class LearnObjective:
-    """NDCG@20 on valid of a closed form beside one learned block, at the best weight of the block.
+    """NDCG@20 on valid of a closed form beside one learned block, at the best weight and half-life.
 
     A trial that its study's pruner finds hopeless ends early. The settings stay with the trial, as
     `triptych train --config` reads them: with all the members and epochs of the space's base.
@@ -125,7 +125,7 @@ class LearnObjective:
         trial.set_user_attr("best_epoch", learned.epoch)
         mix = choose_mix(self._closed, [learned.block], self._data, SPLIT)
         trial.set_user_attr("weight", mix.weight)
-        return max(mix.tried.values())
+        return max(mix.half_lives.values())
 
     def _score(self, block: Block) -> float:
         return self._chooser.tower(Tower(self._closed.config, (block,)))

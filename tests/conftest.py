@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 
 from encoder.fit import TrainOptions
+from encoder.learn_config import LearnConfig
 from encoder.runtime import Model
 from encoder.text import TextEncoder
 from encoder.text_cache import TextCache
@@ -47,7 +48,9 @@ def small_home(tmp_path_factory: pytest.TempPathFactory, text_models_dir: Path) 
     shutil.copytree(text_models_dir, home.text_models)
     encoder = TextEncoder.load(export_text_model(DEFAULT_SOURCE, home.text_models))
     with closing(TextCache.open(home.text_cache)) as cache, Export.open(home.exports / export_id) as export:
-        model = Model.load(train(home, export, encoder, cache, TrainOptions(dims=(32,))))
+        learned = LearnConfig(dim=16, epochs=8, members=1)
+        options = TrainOptions(dims=(32,), learn=learned, max_dim=32)
+        model = Model.load(train(home, export, encoder, cache, options))
         index = reindex(home, export, model, encoder, cache)
     publish(home, index.name)
     return home
