@@ -28,19 +28,22 @@ _BATCH = 1_024
 
 
 def baseline_figures(
-    evaluator: Evaluator, fitted_on: Dataset, among: "np.ndarray[Any, np.dtype[np.bool_]]"
+    evaluator: Evaluator, fitted_on: Dataset, main: IntArray, among: "np.ndarray[Any, np.dtype[np.bool_]]"
 ) -> dict[str, dict[str, Any]]:
     """Return the figures of each baseline over some users, or why there are none, by name.
 
     Args:
         evaluator: ranks by the protocol of the model beside them.
         fitted_on: the data without the users whom the model's training did not see either.
+        main: (len(evaluator.users), 20) the ranking whose gain over each baseline is told as "gain".
         among: (len(evaluator.users),) bool.
     """
+
+    def of(ranked: IntArray) -> dict[str, Any]:
+        return evaluator.metrics(ranked, among) | {"gain": evaluator.gain(main, ranked, among)}
+
     popularity = Popularity.fit(fitted_on.seen)
-    figures: dict[str, dict[str, Any]] = {
-        "popularity": evaluator.metrics(_rank(popularity, evaluator), among)
-    }
+    figures: dict[str, dict[str, Any]] = {"popularity": of(_rank(popularity, evaluator))}
     trial = _trial(fitted_on)
     for name, choose, fit in tqdm(_peers(fitted_on), desc="baselines", disable=None):
         try:
@@ -52,7 +55,7 @@ def baseline_figures(
             figures[name] = {"left_out": str(error)}
             continue
         chosen = {"lambda": setting} if isinstance(setting, float) else asdict(setting)
-        figures[name] = chosen | evaluator.metrics(_rank(model, evaluator), among)
+        figures[name] = chosen | of(_rank(model, evaluator))
     return figures
 
 

@@ -40,8 +40,8 @@ def write_tables(report: dict[str, Any], html: Path) -> None:
 
 
 def _models(report: dict[str, Any]) -> Table:
-    columns = ("R@10", "N@10", "R@20", "95 %", "N@20", "MRR", "cov.")
-    title = "models: recall, NDCG, MRR@20 and coverage@20"
+    columns = ("R@10", "N@10", "R@20", "95 %", "N@20", "MRR", "cov.", "gain")
+    title = "models: recall, NDCG, MRR@20, coverage@20; gain: of row 1 in R@20, paired 95 %"
     table = Table("", *columns, title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     rows = {f"Triptych, {report['views']}": report["k"]} | report["baselines"]
     if report["unseen_users"]:
@@ -50,7 +50,7 @@ def _models(report: dict[str, Any]) -> Table:
     left_out: list[str] = []
     for name, figures in rows.items():
         if "left_out" in figures:
-            table.add_row(name, *["–"] * 7)
+            table.add_row(name, *["–"] * 8)
             left_out.append(f"{name}: {figures['left_out']}")
             table.caption = "\n".join(left_out)
             continue
@@ -65,6 +65,7 @@ def _models(report: dict[str, Any]) -> Table:
             _cell(twenty["ndcg"]),
             _cell(twenty["mrr"]),
             f"{twenty['coverage']:.2f}",
+            _gain(figures),
         )
     return table
 
@@ -73,12 +74,18 @@ def _cell(figure: float | None) -> str:
     return "–" if figure is None else f"{figure:.4f}"
 
 
+def _gain(figures: dict[str, Any]) -> str:
+    """Return the paired interval of what the first row gains in recall over this one."""
+    low, high = figures["gain"]["recall"]["ci95"] if "gain" in figures else (None, None)
+    return "" if low is None else f"{low:+.3f} to {high:+.3f}"
+
+
 def _by_view(report: dict[str, Any]) -> Table:
-    table = Table("views", "R@20", "N@20", title="by view", box=SIMPLE_HEAD)
+    table = Table("views", "R@20", "N@20", "gain", title="by view", box=SIMPLE_HEAD)
     rows = report["by_view"] | {"history withheld (T and S)": report["cold_users"]}
     for name, figures in rows.items():
         if figures is None:
-            table.add_row(name, "–", "–")
+            table.add_row(name, "–", "–", "")
         else:
-            table.add_row(name, _cell(figures[K]["recall"]), _cell(figures[K]["ndcg"]))
+            table.add_row(name, _cell(figures[K]["recall"]), _cell(figures[K]["ndcg"]), _gain(figures))
     return table

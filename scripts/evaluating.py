@@ -14,7 +14,7 @@ from encoder.config import VIEWS
 from encoder.dataset import Dataset, rows_of
 from encoder.tower import dataset_views
 from encoder.views import Matrix, ViewBatch
-from evaluation.bootstrap import ci95
+from evaluation.bootstrap import ci95, paired_ci95
 from evaluation.metrics import coverage, mean_over_users, mrr, ndcg, recall
 from evaluation.ranking import top_k
 from indexer.index import Excluded
@@ -172,6 +172,21 @@ class Evaluator:
             at_k["coverage"] = coverage(ranked, len(self.data.items), k)
             figures[str(k)] = at_k
         return figures
+
+    def gain(
+        self, main: IntArray, other: IntArray, among: npt.NDArray[np.bool_]
+    ) -> dict[str, dict[str, object]]:
+        """Return what one ranking gains over another at 20: mean and paired 95 % interval over users.
+
+        One beats the other where the interval excludes 0.
+        """
+        relevant, k = self.relevant[self.users][among], max(KS)
+        gains: dict[str, dict[str, object]] = {}
+        for name, metric in (("recall", recall), ("ndcg", ndcg)):
+            ours, theirs = metric(main[among], relevant, k), metric(other[among], relevant, k)
+            ends = [_number(end) for end in paired_ci95(ours, theirs, seed=0)]
+            gains[name] = {"mean": _number(mean_over_users(ours - theirs)), "ci95": ends}
+        return gains
 
     def matching_degree(self) -> dict[str, float | None]:
         """Return the mean of M(V_u, V_ui) = <V_u, W_i V_ui> over the users with view i; null without any."""

@@ -48,6 +48,9 @@ def evaluate(
         main = evaluator.rank(views)
     with timed(seconds, "views"):
         by_view = {subset: evaluator.subset_figures(subset, ~unseen) for subset in SUBSETS}
+        for subset, figures in by_view.items():
+            if figures is not None:  # what the main figures gain over this subset
+                figures["gain"] = dict(evaluator.gain(main, evaluator.rank(tuple(subset)), ~unseen))
         cold = evaluator.subset_figures("TS", ~unseen)
     report: dict[str, Any] = {
         "dataset": home.path.resolve().name,
@@ -68,7 +71,9 @@ def evaluate(
     }
     if baselines:
         with timed(seconds, "baselines"):
-            report["baselines"] = baseline_figures(evaluator, data.without_users(left_out_rows), ~unseen)
+            report["baselines"] = baseline_figures(
+                evaluator, data.without_users(left_out_rows), main, ~unseen
+            )
     if (home.models / pair.model.model_id / HEAD_FILE).exists():
         with timed(seconds, "head"):
             report["head"] = _head_figures(home, evaluator, facts)

@@ -120,6 +120,23 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
 
 
+def newest_share(
+    behaviors: list[dict[str, Any]], user_row: dict[str, int], item_row: dict[str, int], half_life: float
+) -> np.ndarray:
+    """2^(−n/h) for each pair, n = the user's events that are newer than the newest event of the pair."""
+    visible = [one for one in behaviors if one["split"] in (None, "train")]
+    times: dict[str, list[float]] = {}
+    for one in visible:
+        times.setdefault(one["user_id"], []).append(one["ts"].timestamp() if one["ts"] else -np.inf)
+    share = np.zeros((len(user_row), len(item_row)))
+    for one in visible:
+        own = one["ts"].timestamp() if one["ts"] else -np.inf
+        newer = sum(other > own for other in times[one["user_id"]])
+        place = user_row[one["user_id"]], item_row[one["item_id"]]
+        share[place] = max(share[place], 0.5 ** (newer / half_life))
+    return share
+
+
 @functools.cache
 def raw_arrays(home: Home) -> dict[str, Any]:
     """The raw views of all users, what is seen and what is to be found, and the item vectors."""
@@ -164,6 +181,8 @@ def raw_arrays(home: Home) -> dict[str, Any]:
 
     tables = load_file(folder / "item_tables.safetensors")
     strength = (counts > 0).astype(float) if config["weighting"] == "binary" else np.log1p(counts)
+    if config["half_life"]:
+        strength *= newest_share(behaviors, user_row, item_row, config["half_life"])
     edges = np.cumsum(tables["widths"])[:-1]
     pooled = np.hstack([unit(block) for block in np.split(strength @ tables["table"], edges, axis=1)])
     friends = np.hstack([unit(block) for block in np.split(np.log1p(ties) @ pooled, edges, axis=1)])
@@ -216,7 +235,13 @@ def test_the_report_has_the_keys_of_the_design(small_report: dict[str, Any]) -> 
     assert set(small_report["seconds"]) == {"load", "rank", "views", "baselines"}
     assert small_report["views_in_data"] == {"H": True, "T": True, "S": True}
     assert small_report["unseen_users"] is None
-    assert small_report["k"] == small_report["by_view"]["HTS"]
+    whole = dict(small_report["by_view"]["HTS"])
+    assert whole.pop("gain") == {name: {"mean": 0.0, "ci95": [0.0, 0.0]} for name in ("recall", "ndcg")}
+    assert small_report["k"] == whole
+    for figures in (*small_report["by_view"].values(), *small_report["baselines"].values()):
+        for name, gain in figures["gain"].items():
+            assert gain["mean"] == pytest.approx(whole["20"][name] - figures["20"][name], abs=1e-9)
+            assert gain["ci95"][0] <= gain["mean"] <= gain["ci95"][1]
     assert small_report["cold_users"] == small_report["by_view"]["TS"]
 
 
@@ -247,7 +272,8 @@ def test_exact_ranks_what_a_flat_index_ranks(small_home: Home, small_report: dic
 
 def test_views_narrow_the_main_figures_only(small_home: Home, small_report: dict[str, Any]) -> None:
     narrow = report_of(small_home, views=("T",))
-    assert (narrow["views"], narrow["k"]) == ("T", small_report["by_view"]["T"])
+    alone = {k: small_report["by_view"]["T"][k] for k in ("10", "20")}
+    assert (narrow["views"], narrow["k"]) == ("T", alone)
     assert narrow["by_view"] == small_report["by_view"]
 
 
