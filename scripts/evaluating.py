@@ -188,18 +188,6 @@ class Evaluator:
             gains[name] = {"mean": _number(mean_over_users(ours - theirs)), "ci95": ends}
         return gains
 
-    def matching_degree(self) -> dict[str, float | None]:
-        """Return the mean of M(V_u, V_ui) = <V_u, W_i V_ui> over the users with view i; null without any."""
-        model, batch = self.pair.model, self.views
-        vectors = model.encode_users(batch).vectors
-        degrees: dict[str, float | None] = {}
-        for i, view in enumerate(VIEWS):
-            there = batch.amounts[:, i] > 0
-            alone = model.encode_users(batch.only((view,))).vectors  # its gate is 1: W_i V_ui itself
-            inner = np.einsum("bd,bd->b", alone[there], vectors[there])
-            degrees[view] = float(inner.mean()) if there.any() else None
-        return degrees
-
 
 def _number(value: float) -> float | None:
     """Return a figure as JSON has it: null where there was nobody to take a mean over."""

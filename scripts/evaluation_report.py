@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from encoder.config import VIEWS
 from encoder.dataset import load_dataset, rows_of
 from encoder.heads import head_report
 from encoder.heads_runtime import HEAD_FILE, load_head
@@ -49,8 +50,9 @@ def evaluate(
     with timed(seconds, "views"):
         by_view = {subset: evaluator.subset_figures(subset, ~unseen) for subset in SUBSETS}
         for subset, figures in by_view.items():
-            if figures is not None:  # what the main figures gain over this subset
-                figures["gain"] = dict(evaluator.gain(main, evaluator.rank(tuple(subset)), ~unseen))
+            if figures is not None:  # what all views gain over this subset
+                alone = evaluator.rank(tuple(subset))
+                figures["gain"] = dict(evaluator.gain(evaluator.rank(VIEWS), alone, ~unseen))
         cold = evaluator.subset_figures("TS", ~unseen)
     report: dict[str, Any] = {
         "dataset": home.path.resolve().name,
@@ -66,7 +68,7 @@ def evaluate(
         "unseen_users": {"users": int(unseen.sum()), **evaluator.metrics(main, unseen)}
         if unseen.any()
         else None,
-        "matching_degree": evaluator.matching_degree(),
+        "matching_degree": matching_degree(evaluator),
         "baselines": {},
     }
     if baselines:
@@ -93,6 +95,19 @@ def _head_figures(
     items = model.encode_items(model.id_vectors, data.item_text)
     head = load_head(home.models / model.model_id)
     return head_report(head, data, evaluator.split, *facts, users, items)
+
+
+def matching_degree(evaluator: Evaluator) -> dict[str, float | None]:
+    """Return the mean of M(V_u, V_ui) = <V_u, W_i V_ui> over the users with view i; null without any."""
+    model, batch = evaluator.pair.model, evaluator.views
+    vectors = model.encode_users(batch).vectors
+    degrees: dict[str, float | None] = {}
+    for i, view in enumerate(VIEWS):
+        there = batch.amounts[:, i] > 0
+        alone = model.encode_users(batch.only((view,))).vectors  # its gate is 1: W_i V_ui itself
+        inner = np.einsum("bd,bd->b", alone[there], vectors[there])
+        degrees[view] = float(inner.mean()) if there.any() else None
+    return degrees
 
 
 @contextmanager
