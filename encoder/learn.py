@@ -69,6 +69,7 @@ def learn(
     """
     began = time.perf_counter()
     folder = folder / _key(data, config, options, scored=score is not None)
+    options = options.for_users(int((np.diff(data.seen.indptr) > 0).sum()))
     steps = Steps(data, config, options)
     popularity = np.asarray(data.seen.sum(axis=0), dtype=np.float32)
     run = _Run(data, options, popularity, folder)

@@ -1,11 +1,13 @@
 """The settings of a learned block; saved with the model."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from encoder.config import SettingsError
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
+_BATCH = 256  # users per step that the learning rate is meant for
+_STEPS = 60  # of an epoch, at most, unless the batch is given
 
 
 @dataclass(frozen=True)
@@ -15,8 +17,8 @@ class LearnConfig:
     Attributes:
         dim: its coordinates; one more carries the items' bias.
         epochs: at most; fewer where NDCG@20 on held-out rows stops growing.
-        batch: users per step.
-        learning_rate, weight_decay: of AdamW; the rate is constant.
+        batch: users per step; 0 is 256, and more where an epoch would have more than 60 steps.
+        learning_rate, weight_decay: of AdamW; the rate is for 256 users per step and grows with them.
         hold_out: share of the event groups that are targets in an epoch, and hidden from every view.
         event_dropout: share of a history's items, and of a friend's, that a step leaves out.
         view_dropout: share of (user, view) that a step masks, so that any subset of views works.
@@ -40,7 +42,7 @@ class LearnConfig:
 
     dim: int = 256
     epochs: int = 200
-    batch: int = 256
+    batch: int = 0
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     hold_out: float = 0.3
@@ -59,17 +61,34 @@ class LearnConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("dim", "epochs", "batch", "members", "patience"):
+        for name in ("dim", "epochs", "members", "patience"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} {getattr(self, name)} is not at least 1")
         for name in ("hold_out", "event_dropout", "view_dropout", "noise", "id_dropout", "averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} {getattr(self, name)} is not in [0, 1)")
-        for name in ("weight_decay", "history_loss", "view_loss", "alignment", "adversarial", "negatives"):
+        for name in (
+            "weight_decay",
+            "history_loss",
+            "view_loss",
+            "alignment",
+            "adversarial",
+            "negatives",
+            "batch",
+        ):
             if not getattr(self, name) >= 0:
                 raise SettingsError(f"{name} {getattr(self, name)} is negative")
         if not self.learning_rate > 0 or not self.hold_out > 0:
             raise SettingsError("learning_rate and hold_out must be above 0")
+
+    def for_users(self, users: int) -> "LearnConfig":
+        """Return the settings with the users per step, and the learning rate that goes with them, filled in.
+
+        Source:
+            Goyal et al. 2017, "Accurate, large minibatch SGD": the rate is linear in the batch.
+        """
+        batch = self.batch or _BATCH * max(1, -(-users // (_STEPS * _BATCH)))
+        return replace(self, batch=batch, learning_rate=self.learning_rate * batch / _BATCH)
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""

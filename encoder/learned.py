@@ -95,6 +95,7 @@ class LearnedBlock(nn.Module):
         self.slopes = nn.Parameter(torch.zeros(3, 3))
         self.log_scale = nn.Parameter(torch.log(torch.tensor(START_SCALE)))
         self.item_text: Tensor
+        self._written = bool(item_text.any())
         self.register_buffer("item_text", torch.from_numpy(item_text), persistent=False)
 
     def parts(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -117,9 +118,9 @@ class LearnedBlock(nn.Module):
     def items(self) -> Tensor:
         """Return item vectors (N, D), in training some of them from their text alone."""
         ids: Tensor = self.ids
-        if self.training and self._options.id_dropout:
+        if self.training and self._options.id_dropout and self._written:
             ids = ids * (torch.rand(len(ids), 1, device=ids.device) >= self._options.id_dropout)
-        return ids + self.item_text @ self.of_item_text
+        return ids + self.item_text @ self.of_item_text if self._written else ids
 
     @torch.no_grad()
     def block(self, popularity: FloatArray) -> Block:

@@ -136,6 +136,13 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> Non
         LearnConfig(**wrong)  # type: ignore[arg-type]
 
 
+def test_the_batch_grows_with_the_users_and_the_rate_with_the_batch() -> None:
+    assert LearnConfig().for_users(4_000) == LearnConfig(batch=256)
+    large = LearnConfig().for_users(29_858)
+    assert (large.batch, large.learning_rate) == (512, 2e-3)
+    assert LearnConfig(batch=128).for_users(10**6) == LearnConfig(batch=128, learning_rate=5e-4)
+
+
 def test_settings_come_back_from_json_and_unknown_ones_are_refused() -> None:
     assert LearnConfig.from_json(PLAIN.as_json()) == PLAIN
     with pytest.raises(SettingsError, match="warmup"):
