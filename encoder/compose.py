@@ -93,6 +93,8 @@ def compressed(tower: Tower, data: Dataset, dim: int) -> Tower:
     root = np.sqrt(s[:dim])
     users_map = np.linalg.solve(left.T, u[:, :dim] * root)
     items_map = np.linalg.solve(right.T, vt[:dim].T * root)
+    length = float(np.linalg.norm(vectors @ users_map, axis=1).mean()) or 1.0
+    users_map, items_map = users_map / length, items_map * length  # V_u keep a length of about 1
     kept = float((s[:dim] ** 2).sum() / (s**2).sum())
     log.info("compressed %d coordinates to %d, %.2f %% of the squared scores kept", whole, dim, 100 * kept)
     return Tower(tower.config, tower.blocks, Compression(_f32(users_map), _f32(items_map)))

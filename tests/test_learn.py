@@ -197,6 +197,7 @@ def test_mixing_chooses_on_valid_and_compression_keeps_the_ranking(data: Dataset
     near = small.vectors(views) @ small.item_vectors(data.item_text).T
     assert np.corrcoef(exact.ravel(), near.ravel())[0, 1] > 0.99
     np.testing.assert_allclose(small.parts(views).sum(axis=1), small.vectors(views), atol=1e-9)
+    assert np.linalg.norm(small.vectors(views), axis=1).mean() == pytest.approx(1.0, abs=0.05)
     assert compressed(whole, data, 512) is whole
 
 
