@@ -503,9 +503,11 @@ def test_settings_within_the_space_are_drawn_as_they_are(
     dim: int, weighting: Any, steps: int, damping: float, ridge: float, gates: tuple[float, float]
 ) -> None:
     space = Space(TowerConfig(fusion="maxvar", actions={"share": 2.0}), (16, 64), text=True, social=True)
+    exponents = {"user_exponent": round(steps * 0.05, 2), "item_exponent": round((20 - steps) * 0.05, 2)}
     config = TowerConfig(
-        dim, weighting, round(steps * 0.05, 2), damping, "maxvar", ridge, (1.0, *gates), {"share": 2.0}
-    )
+        dim=dim, weighting=weighting, damping=damping, fusion="maxvar", ridge=ridge, gates=(1.0, *gates),
+        actions={"share": 2.0}, **exponents,
+    )  # fmt: skip
     drawn = space.draw(optuna.trial.FixedTrial(space.nearest(config)))  # type: ignore[arg-type]
     assert drawn == config
 
