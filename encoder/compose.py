@@ -62,10 +62,8 @@ def choose_mix(closed: Tower, learned: list[Block], data: Dataset, split: str) -
     best = max(WEIGHTS, key=lambda weight: tried[f"{weight:g}"])
     log.info("learned blocks: weight %g, NDCG@20 %.4f on %s", best, tried[f"{best:g}"], split)
     lives = {0.0, closed.config.half_life, *half_lives(data)}
-    reached = {
-        life: chooser.tower(with_half_life(mixed(closed, learned, best, data), life))
-        for life in sorted(lives)
-    }
+    tower = mixed(closed, learned, best, data)
+    reached = {life: chooser.tower(with_half_life(tower, life)) for life in sorted(lives)}
     life = max(reached, key=lambda each: reached[each])
     log.info("half-life %g events, NDCG@20 %.4f on %s", life, reached[life], split)
     return Mix(best, life, tried, {f"{each:g}": ndcg for each, ndcg in reached.items()})

@@ -5,33 +5,22 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from encoder import checkpoint
-from encoder.checkpoint import Progress
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.learn_config import LearnConfig
-from encoder.learned import Inputs, LearnedBlock
-from encoder.losses import Ranking, step_loss
+from encoder.learn_run import CHECK_EVERY, Run, Score
 from encoder.steps import Steps
 from encoder.tower import Block
 
 log = logging.getLogger(__name__)
 
-CHECK_EVERY = 4
-FULL_SOFTMAX_ITEMS = 20_000
-SAMPLED = 4_096
-Score = Callable[[Block], float]
 Report = Callable[[dict[str, float], int], None]
 
 
@@ -71,8 +60,9 @@ def learn(
     folder = folder / _key(data, config, options, scored=score is not None)
     options = options.for_users(int((np.diff(data.seen.indptr) > 0).sum()))
     steps = Steps(data, config, options)
-    popularity = np.asarray(data.seen.sum(axis=0), dtype=np.float32)
-    run = _Run(data, options, popularity, folder)
+    events = data.events(config)  # an item that only actions of weight 0 name was never learned
+    popularity = np.bincount(events.indices, minlength=len(data.items)).astype(np.float32)
+    run = Run(data, options, popularity, folder)
     if run.progress.epoch:
         log.info("training goes on after epoch %d (%s)", run.progress.epoch, folder.name)
     with (
@@ -93,118 +83,10 @@ def learn(
             bar.set_postfix_str(f"NDCG@20 {run.progress.best_ndcg:.4f}" if score else "")
             bar.update()
     progress = run.progress
-    log.info("trained: epoch %d of %d, NDCG@20 %.4f", progress.best_epoch, progress.epoch, progress.best_ndcg)
     ndcg = progress.best_ndcg if score else None
+    reached = "" if ndcg is None else f", NDCG@20 {ndcg:.4f}"
+    log.info("trained: epoch %d of %d%s", progress.best_epoch, progress.epoch, reached)
     return Learned(run.best(), progress.best_epoch, ndcg, progress.checks, time.perf_counter() - began)
-
-
-class _Run:
-    """A module, its optimizer and what they have reached."""
-
-    def __init__(
-        self,
-        data: Dataset,
-        options: LearnConfig,
-        popularity: np.ndarray[Any, np.dtype[np.float32]],
-        folder: Path,
-    ) -> None:
-        self._options = options
-        self._popularity = popularity
-        self._folder = folder
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(options.seed)
-        self._block = LearnedBlock(len(data.items), data.item_text, options).to(self._device)
-        small = {"log_scale", "gates", "slopes"}  # a few scalars, which decay would pull to a wrong place
-        named = list(self._block.named_parameters())
-        groups: list[dict[str, Any]] = [
-            {"params": [p for name, p in named if name not in small]},
-            {"params": [p for name, p in named if name in small], "weight_decay": 0.0},
-        ]
-        self._optimizer = torch.optim.AdamW(
-            groups,
-            lr=options.learning_rate,
-            weight_decay=options.weight_decay,
-        )
-        negatives = options.negatives or (SAMPLED if len(data.items) > FULL_SOFTMAX_ITEMS else 0)
-        self._ranking = Ranking(torch.from_numpy(popularity), negatives, options.seed)
-        self._mean = {name: p.detach().clone() for name, p in named}
-        self._best = dict(self._mean)
-        self.progress = Progress()
-        found = checkpoint.load(folder)
-        if found is not None:
-            self._restore(*found)
-
-    def epoch(self, steps: Steps) -> float:
-        """Train for one epoch and return the mean loss of its steps."""
-        number = self.progress.epoch
-        torch.manual_seed(self._options.seed * 1_000_003 + number)  # so that a resumed run draws the same
-        self._ranking.seed(number)
-        self._block.train()
-        total = 0.0
-        bf16 = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
-        for step in steps.epoch(number):
-            inputs = Inputs.of(step, self._device)
-            with torch.autocast("cuda", torch.bfloat16) if bf16 else nullcontext():
-                loss = step_loss(self._block, self._ranking, step, inputs, self._options)
-            self._optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            self._average()
-            total += float(loss.detach())
-        self.progress.epoch += 1
-        return total / max(1, steps.per_epoch)
-
-    def check(self, score: Score | None, *, last: bool) -> dict[str, float]:
-        """Compare with the best so far, write a checkpoint, and return the figures."""
-        progress = self.progress
-        figures = {}
-        if score is None:
-            progress.best_epoch = progress.epoch
-        else:
-            figures["ndcg@20"] = reached = score(self._with(self._mean))
-            progress.checks.append((progress.epoch, reached))
-            if reached > progress.best_ndcg:
-                progress.best_epoch, progress.best_ndcg = progress.epoch, reached
-            progress.finished = progress.epoch - progress.best_epoch >= self._options.patience * CHECK_EVERY
-        if progress.best_epoch == progress.epoch:
-            self._best = {name: mean.clone() for name, mean in self._mean.items()}
-        progress.finished |= last
-        now = {name: p.detach() for name, p in self._block.named_parameters()}
-        kept = {"now": now, "mean": self._mean, "best": self._best}
-        tensors = {
-            f"{which}.{name}": tensor for which, all_of in kept.items() for name, tensor in all_of.items()
-        }
-        checkpoint.save(self._folder, progress, tensors | checkpoint.optimizer_tensors(self._optimizer))
-        return figures
-
-    def best(self) -> Block:
-        """Return the block of the best check."""
-        return self._with(self._best)
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        keep = self._options.averaging
-        for name, parameter in self._block.named_parameters():
-            self._mean[name].lerp_(parameter, 1.0 - keep)
-
-    def _with(self, tensors: dict[str, Tensor]) -> Block:
-        """Return the block of other weights; those of the module stay."""
-        now = {name: p.detach().clone() for name, p in self._block.named_parameters()}
-        self._load(tensors)
-        block = self._block.block(self._popularity)
-        self._load(now)
-        return block
-
-    def _restore(self, progress: Progress, tensors: dict[str, Tensor]) -> None:
-        self.progress = progress
-        self._load(_below(tensors, "now."))
-        self._mean, self._best = _below(tensors, "mean."), _below(tensors, "best.")
-        checkpoint.restore_optimizer(self._optimizer, tensors)
-
-    def _load(self, tensors: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self._block.named_parameters():
-                parameter.copy_(tensors[name])
 
 
 def members(options: LearnConfig) -> list[LearnConfig]:
@@ -212,16 +94,15 @@ def members(options: LearnConfig) -> list[LearnConfig]:
     return [replace(options, seed=options.seed + 1_000 * i) for i in range(options.members)]
 
 
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t.clone() for name, t in tensors.items() if name.startswith(prefix)}
-
-
 def _key(data: Dataset, config: TowerConfig, options: LearnConfig, *, scored: bool) -> str:
-    """Return a name that only the same rows, texts and settings give."""
+    """Return a name that only the same rows, held-out ones too, texts and settings give."""
     digest = hashlib.sha256(json.dumps([config.as_json(), options.as_json(), scored]).encode())
     rows, texts = data.history, data.texts
     arrays = [rows.users, rows.items, rows.weights, rows.ts, texts.users, texts.items, texts.vectors]
     for array in (*arrays, data.ties.indptr, data.ties.indices, data.ties.data, data.item_text):
         digest.update(np.ascontiguousarray(array).tobytes())
+    for name, held in sorted(data.held_out.items()):
+        digest.update(name.encode() + held.users.tobytes() + held.items.tobytes())
+        digest.update("\0".join(held.actions.tolist()).encode())
     digest.update("\0".join(rows.actions.tolist()).encode())
     return digest.hexdigest()[:16]

@@ -47,9 +47,8 @@ class Steps:
 
     def __init__(self, data: Dataset, config: TowerConfig, options: LearnConfig) -> None:
         self._data = data
-        self._config = replace(
-            config, half_life=0.0
-        )  # targets are drawn from all of a history, not from its end
+        # Targets are drawn from all of a history, not from its end.
+        self._config = replace(config, half_life=0.0)
         self._options = options
         self._groups, self._text_groups = _groups(data)
         asked = {str(name) for rows in data.held_out.values() for name in np.unique(rows.actions)}

@@ -40,7 +40,6 @@ def evaluate(
     with timed(seconds, "load"):
         with _sources(home, pair) as (export, encoder, cache):
             data = load_dataset(export, encoder, cache)
-            facts = item_facts(export)
         left_out = pq.read_table(home.models / pair.model.model_id / LEFT_OUT_FILE).column("user_id")
         evaluator = Evaluator(data, pair, split, exact)
         left_out_rows = np.isin(np.arange(len(data.users)), rows_of(left_out, data.users))
@@ -78,21 +77,21 @@ def evaluate(
             )
     if (home.models / pair.model.model_id / HEAD_FILE).exists():
         with timed(seconds, "head"):
-            report["head"] = _head_figures(home, evaluator, facts)
+            report["head"] = _head_figures(home, evaluator)
     if robustness:
         with timed(seconds, "robustness"):
             report["robustness"] = robustness_figures(evaluator, views, ~unseen)
     return report | {"seconds": seconds}
 
 
-def _head_figures(
-    home: Home, evaluator: Evaluator, facts: tuple[list[dict[str, Any] | None], list[str | None]]
-) -> dict[str, Any]:
+def _head_figures(home: Home, evaluator: Evaluator) -> dict[str, Any]:
     """Return the figures of the model's task head, on the vectors of the exported graphs."""
     model, data = evaluator.pair.model, evaluator.data
     views = dataset_views(data, data.events(model.config), model.table, model.widths)
     users = model.encode_users(views).vectors
     items = model.encode_items(model.id_vectors, data.item_text)
+    with Export.open(home.exports / model.export_id, verify=False) as export:  # it was, when it was loaded
+        facts = item_facts(export)
     head = load_head(home.models / model.model_id)
     return head_report(head, data, evaluator.split, *facts, users, items)
 

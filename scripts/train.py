@@ -129,8 +129,9 @@ def train_command(
     fits_head = head_of(task.value, label, seed)
     with fresh_export(place) as export, reporting(options, wandb=wandb) as report:
         source = tuned_source(
-            text_model, export, place, options, adapt=adapt_text, method=tune_text and tune_text.value
-        )
+            text_model, export, place, options, adapt=adapt_text,
+            method=tune_text and tune_text.value, pooling=pooling and pooling.value,
+        )  # fmt: skip
         text_directory = export_text_model(
             source, place.text_models, precision=precision.value, pooling=pooling.value if pooling else None
         )

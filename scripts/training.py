@@ -55,26 +55,39 @@ def train_options(
 
 
 def tuned_source(
-    source: str, export: Export, home: Home, options: "TrainOptions", *, adapt: bool, method: str | None
+    source: str,
+    export: Export,
+    home: Home,
+    options: "TrainOptions",
+    *,
+    adapt: bool,
+    method: str | None,
+    pooling: str | None = None,
 ) -> str:
     """Return the text model to export: `source` itself, or a folder with what it became on this data."""
     if not (adapt or method):
         return source
     from encoder.text_adapt import adapt_text_model
     from encoder.text_options import AdaptOptions, Method, TuneOptions
+    from encoder.text_source import Pooling
     from encoder.text_tune import tune_text_model
     from encoder.train import left_out_users
 
+    pooled = cast("Pooling | None", pooling)
     users = export.users()
     unseen = left_out_users(len(users), options).nonzero()[0]
     left_out = frozenset(str(users[int(row)]) for row in unseen)
     if adapt:
-        adapted = AdaptOptions(seed=options.seed, left_out_users=left_out)
+        adapted = AdaptOptions(seed=options.seed, left_out_users=left_out, pooling=pooled)
         source = str(adapt_text_model(source, export, home.text_models, adapted))
     if method:
         ignored = frozenset(name for name, weight in options.base.actions.items() if not weight)
         tuned = TuneOptions(
-            method=cast("Method", method), seed=options.seed, left_out_users=left_out, ignored_actions=ignored
+            method=cast("Method", method),
+            seed=options.seed,
+            left_out_users=left_out,
+            ignored_actions=ignored,
+            pooling=pooled,
         )
         source = str(tune_text_model(source, export, home.text_models, tuned))
     return source
@@ -126,6 +139,7 @@ def reporting(options: "TrainOptions", *, wandb: bool) -> "Iterator[Report | Non
     settings = options.learn.as_json() if options.learn else {}
     run = client.init(project="triptych", config=options.base.as_json() | settings)
     try:
-        yield lambda figures, epoch: run.log(figures, step=epoch)
+        # Several members each begin at epoch 1, and a step must not go back.
+        yield lambda figures, epoch: run.log(figures | {"epoch": epoch})
     finally:
         run.finish()

@@ -1,10 +1,13 @@
 import shutil
+import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from encoder.dataset import Dataset, load_dataset
 from encoder.fit import TrainOptions
 from encoder.learn_config import LearnConfig
 from encoder.runtime import Model
@@ -14,6 +17,7 @@ from encoder.text_export import DEFAULT_SOURCE, export_text_model
 from encoder.train import train
 from indexer.publish import publish
 from indexer.reindex import reindex
+from scripts import cli
 from scripts.world import make_world
 from store.duck import Store
 from store.export import Export, create_export
@@ -54,3 +58,31 @@ def small_home(tmp_path_factory: pytest.TempPathFactory, text_models_dir: Path) 
         index = reindex(home, export, model, encoder, cache)
     publish(home, index.name)
     return home
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line; return exit code, stdout and stderr."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["triptych", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def small_data(small_home: Home) -> Dataset:
+    """The export of `small_home` as arrays."""
+    (name,) = [p.name for p in small_home.text_models.iterdir() if p != small_home.text_cache]
+    with (
+        Export.latest(small_home.exports) as export,
+        closing(TextCache.open(small_home.text_cache)) as cache,
+    ):
+        return load_dataset(export, TextEncoder.load(small_home.text_models / name), cache)

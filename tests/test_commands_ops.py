@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import socketserver
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoder.config import TowerConfig
-from scripts import cli
 from scripts.checking import Check, State
 from scripts.doctor import checks
 from scripts.doctor_machine import disk_check, faiss_check, package_checks
@@ -59,21 +57,6 @@ ROWS: list[tuple[str, str, int | None]] = [
     ("b", "z", 6),
     ("c", "x", 9),
 ]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line; return exit code, stdout and stderr."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["triptych", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
 
 
 @pytest.fixture

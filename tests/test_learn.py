@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,31 +17,22 @@ from encoder.choose import Chooser
 from encoder.closed_form import fit_tower
 from encoder.compose import choose_mix, compressed, mixed
 from encoder.config import TowerConfig
-from encoder.dataset import Dataset, load_dataset
+from encoder.dataset import Dataset
 from encoder.export import user_graph
 from encoder.fit import TrainOptions, fit
 from encoder.learn_config import CHECKPOINT_FILE, LearnConfig
 from encoder.learned import Inputs, LearnedBlock
 from encoder.losses import Ranking, step_loss
 from encoder.steps import Steps
-from encoder.text import TextEncoder
-from encoder.text_cache import TextCache
 from encoder.tower import Tower
-from store.export import Export
-from store.home import Home
 
 CPU = torch.device("cpu")
 SMALL = LearnConfig(dim=16, epochs=24, batch=64, members=1)
 
 
 @pytest.fixture(scope="module")
-def data(small_home: Home) -> Dataset:
-    (name,) = [p.name for p in small_home.text_models.iterdir() if p != small_home.text_cache]
-    with (
-        Export.latest(small_home.exports) as export,
-        closing(TextCache.open(small_home.text_cache)) as cache,
-    ):
-        return load_dataset(export, TextEncoder.load(small_home.text_models / name), cache)
+def data(small_data: Dataset) -> Dataset:
+    return small_data
 
 
 def scorer(data: Dataset) -> learn.Score:
@@ -173,6 +163,28 @@ def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_ends(data: Dataset,
     assert epochs[0] == 5
     assert resumed.checks == unbroken.checks
     np.testing.assert_array_equal(resumed.block.table, unbroken.block.table)
+
+
+def test_other_held_out_rows_do_not_go_on_from_a_checkpoint(data: Dataset, tmp_path: Path) -> None:
+    options = replace(SMALL, epochs=4)
+    learn.learn(data, CONFIG, options, scorer(data), tmp_path)
+    valid = data.held_out["valid"]
+    fewer = replace(data, held_out=data.held_out | {"valid": valid.where(np.arange(len(valid.users)) > 0)})
+    epochs: list[int] = []
+    learn.learn(fewer, CONFIG, options, scorer(fewer), tmp_path, lambda _, epoch: epochs.append(epoch))
+    assert epochs == [1, 2, 3, 4]
+
+
+def test_an_item_that_only_weightless_actions_name_is_found_by_its_text_alone(tmp_path: Path) -> None:
+    data = dataset(dated=False)
+    item = int(data.history.items[0])
+    actions = np.where(data.history.items == item, "made", "see")
+    data = replace(data, history=replace(data.history, actions=actions))
+    config = replace(CONFIG, actions={"made": 0.0})
+    block = learn.learn(data, config, replace(SMALL, epochs=1), None, tmp_path).block
+    assert not block.table[item].any()
+    assert not block.id_vectors[item].any()
+    assert block.id_vectors[np.unique(data.history.items[data.history.items != item])].any(axis=1).all()
 
 
 def test_a_checkpoint_that_cannot_be_read_starts_anew(tmp_path: Path) -> None:

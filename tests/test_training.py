@@ -1,7 +1,6 @@
 """What `triptych train` takes beside the data: settings, a task head, Weights & Biases."""
 
 import json
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,25 +11,11 @@ from live_server import copy_home
 from encoder.config import SettingsError, TowerConfig
 from encoder.fit import TrainOptions
 from encoder.learn_config import LearnConfig
-from scripts import cli
 from scripts.training import WandbMissingError, item_facts, reporting, train_options
 from store.export import Export
 from store.home import Home
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["triptych", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
 
 
 def test_learned_is_the_default_and_the_closed_forms_have_no_learned_blocks() -> None:

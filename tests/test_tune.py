@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +15,13 @@ from live_server import copy_home
 from optuna.trial import TrialState
 
 from encoder.config import TowerConfig
-from encoder.dataset import Dataset, load_dataset
+from encoder.dataset import Dataset
 from encoder.learn_config import CHECKPOINT_FILE, LearnConfig
-from encoder.text import TextEncoder
-from encoder.text_cache import TextCache
-from scripts import cli
 from scripts.training import train_options
 from scripts.tuning import HALF_LIFE, Space
 from scripts.tuning_learned import ALIGNMENT, LOG_RANGES, RANGES, LearnObjective, LearnSpace
 from scripts.tuning_study import Tuning
 from store.artifact import pointed, read_manifest
-from store.export import Export
 from store.home import Home
 
 Run = Callable[..., tuple[int, str, str]]
@@ -44,33 +38,13 @@ class Interrupt(optuna.pruners.BasePruner):
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command line; return exit code, stdout and stderr."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["triptych", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
-
-
-@pytest.fixture
 def home(small_home: Home, tmp_path: Path) -> Home:
     return copy_home(small_home, tmp_path / "home")
 
 
 @pytest.fixture(scope="module")
-def data(small_home: Home) -> Dataset:
-    (name,) = [p.name for p in small_home.text_models.iterdir() if p != small_home.text_cache]
-    with (
-        Export.latest(small_home.exports) as export,
-        closing(TextCache.open(small_home.text_cache)) as cache,
-    ):
-        return load_dataset(export, TextEncoder.load(small_home.text_models / name), cache)
+def data(small_data: Dataset) -> Dataset:
+    return small_data
 
 
 def studies(home: Home) -> list[optuna.Study]:
