@@ -2,7 +2,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,9 +45,10 @@ for batch in range(int(sys.argv[3])):
 class CountingEncoder(TextEncoder):
     encoded = 0
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        self.encoded += len(texts)
-        return super().encode(texts)
+    def encode_chunks(self, chunks: Iterable[Sequence[str]]) -> Iterator[Vectors]:
+        for chunk in chunks:
+            self.encoded += len(chunk)
+            yield self.encode(chunk)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,21 @@ def test_rows_keep_the_order_of_the_texts(encoder: TextEncoder, order: list[int]
 def test_text_beyond_max_tokens_is_cut_off(encoder: TextEncoder) -> None:
     once, twice = encoder.encode(["x " * 254, "x " * 254 + "and something else entirely"])
     np.testing.assert_allclose(once, twice, atol=1e-5)
+
+
+@given(order=st.lists(st.sampled_from(range(len(TEXTS) - 1)), max_size=12), cuts=st.lists(st.integers(0, 12)))
+@settings(max_examples=10)
+def test_chunks_give_what_each_gives_alone(encoder: TextEncoder, order: list[int], cuts: list[int]) -> None:
+    chunks = [[TEXTS[row] for row in part.tolist()] for part in np.split(np.array(order, int), sorted(cuts))]
+    together = list(encoder.encode_chunks(iter(chunks)))
+    assert [len(vectors) for vectors in together] == [len(chunk) for chunk in chunks]
+    for chunk, vectors in zip(chunks, together, strict=True):
+        np.testing.assert_array_equal(vectors, encoder.encode(chunk))
+
+
+def test_a_chunk_that_cannot_be_tokenised_is_an_error_of_the_caller(encoder: TextEncoder) -> None:
+    with pytest.raises(AttributeError):
+        list(encoder.encode_chunks([["a text"], [None]]))  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
@@ -197,10 +213,11 @@ def test_a_second_run_encodes_nothing(counting: CountingEncoder, cache: TextCach
 
 
 class DyingEncoder(TextEncoder):
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        if "l" in texts:
-            raise InterruptedError
-        return super().encode(texts)
+    def encode_chunks(self, chunks: Iterable[Sequence[str]]) -> Iterator[Vectors]:
+        for chunk in chunks:
+            if "l" in chunk:
+                raise InterruptedError
+            yield self.encode(chunk)
 
 
 def test_an_interrupted_run_resumes(
