@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from encoder import text_cache
-from encoder.text import CUDA, CudaUnavailableError, NotATextModelError, TextEncoder, Vectors, item_text
+from encoder.text import CPU, CUDA, CudaUnavailableError, NotATextModelError, TextEncoder, Vectors, item_text
 from encoder.text_cache import BadVectorsError, DamagedTextCacheError, TextCache, encode_all
 from encoder.text_export import DEFAULT_SOURCE, find_text_model
 from encoder.text_source import fetch
@@ -163,6 +163,20 @@ def test_a_graph_of_another_model_is_refused(directory: Path) -> None:
 def test_cuda_is_refused_where_there_is_none(directory: Path) -> None:
     with pytest.raises(CudaUnavailableError, match="extra `gpu`"):
         TextEncoder.load(directory, device="cuda", verify=False)
+
+
+@pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="CUDA is offered here")
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_cuda_build_without_a_gpu_falls_back_and_says_so(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    caplog.set_level("INFO")
+    assert TextEncoder.load(directory, verify=False).provider == CPU
+    assert caplog.messages == [
+        "ONNX Runtime is built for CUDA but cannot use it here: texts are encoded on the CPU",
+        f"text model {directory.name} runs on {CPU}",
+    ]
 
 
 @pytest.mark.gpu
