@@ -8,7 +8,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from encoder.text import MODEL_FILE, TOKENIZER_FILE
+from encoder.text import MODEL_FILE, TOKENIZER_FILE, Vectors
 from store.artifact import read_manifest
 
 Feeds = dict[str, NDArray[np.int64]]
@@ -48,11 +48,10 @@ class BareTextLoop:
                 ids[row, : len(one)], mask[row, : len(one)] = one, 1
             yield {"input_ids": ids, "attention_mask": mask}
 
-    def run(self, batches: Sequence[Feeds]) -> None:
-        """Encode what was made ready."""
-        for feeds in batches:
-            self._session.run(["vectors"], feeds)
+    def run(self, batches: Sequence[Feeds]) -> list[Vectors]:
+        """Return the vectors of each batch that was made ready."""
+        return [self._session.run(["vectors"], feeds)[0] for feeds in batches]
 
-    def encode(self, texts: Sequence[str]) -> None:
-        """Tokenise and encode."""
-        self.run(list(self.batches(texts)))
+    def encode(self, texts: Sequence[str]) -> list[Vectors]:
+        """Return the vectors of each batch, tokenised now."""
+        return self.run(list(self.batches(texts)))
