@@ -48,7 +48,7 @@ def compress_text_model(source: str, export: Export, text_models: Path, options:
         Gurevych 2020, "Making monolingual sentence embeddings multilingual" (the sentence vector as target).
     """
     folder = fetch(source)
-    request = Request.of(text_models, source, folder, export.export_id, "compress", options)
+    request = Request.of(text_models, source, folder, export, "compress", options)
     found = request.find()
     if found is not None:
         return found

@@ -199,6 +199,9 @@ def test_the_same_compression_is_found_and_equal_seeds_give_equal_weights(
     second = compress_text_model(str(bert), export, tmp_path / "b", once)
     assert second.name == first.name
     assert weights(second) == weights(first)
+    copy = Path(shutil.copytree(export.path, tmp_path / "exports" / "another-id"))
+    with Export.open(copy) as same_rows:
+        assert compress_text_model(str(bert), same_rows, tmp_path / "a", once) == first
     fewer = compress_text_model(str(bert), export, tmp_path / "a", replace(once, layers=1))
     assert fewer != first
     assert metrics(fewer)["layers"] == [2]
