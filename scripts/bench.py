@@ -142,7 +142,7 @@ def text_bench(
     from scripts.bench_text import TextOptions, draw, measure
     from scripts.world import make_world
 
-    options = TextOptions(texts, (1, 8, texts), threads, rounds, seed)
+    options = TextOptions(texts=texts, threads=threads, rounds=rounds, seed=seed)
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         if data is None:
             make_world(Path(name) / "data", users=200, items=150, seed=seed)

@@ -1,7 +1,7 @@
 """Measure our text encoder beside a bare ONNX Runtime loop on the same batches."""
 
+import itertools
 import logging
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from encoder.text import TextEncoder
 from scripts.bench_text_bare import BareTextLoop
+
+OURS, BARE, READY = "ours", "bare", "ready"
+Call = Callable[[], object]
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +37,12 @@ class TextOptions:
 
     Attributes:
         texts: drawn at random from the different ones.
-        calls: texts per call; each pass over all texts is made in calls of one of these sizes.
+        calls: texts per call; all texts are encoded in calls of each of these sizes.
         threads: of ONNX Runtime, in ours and in the bare loop; None: one per core.
     """
 
     texts: int = 128
-    calls: Sequence[int] = (1, 8, 128)
+    calls: Sequence[int] = (1, 8, 32)
     threads: int | None = None
     rounds: int = 3
     seed: int = 0
@@ -47,48 +51,74 @@ class TextOptions:
 def measure(directories: Sequence[Path], texts: Sequence[str], options: TextOptions) -> dict[str, Any]:
     """Return results and ratios for text models, each a text_models/<text_model_id>.
 
+    Calls on the same texts follow one another in random order, so what else the machine does meets all
+    models and ways alike; ratios are medians over these calls.
+
     Raises:
         DamagedArtifactError, NotATextModelError: of a directory.
     """
-    works = [(path.name, calls_of(path, texts, options)) for path in directories]
-    steps = [(name, size, way) for name, work in works for size, way in work]
-    run = {(name, size, way): calls for name, work in works for (size, way), calls in work.items()}
-    times: dict[tuple[str, int, str], list[list[float]]] = {step: [] for step in steps}
-    log.info("bench text: %d texts, %d text models", len(texts), len(works))
-    for step in steps:
-        run[step][0]()
-    turns = [step for _ in range(options.rounds) for step in steps]
-    for step in tqdm(turns, desc="bench text", unit="pass", disable=None):
-        times[step].append([_seconds(call) for call in run[step]])
-    results = [
+    ways = {path.name: ways_of(path, options.threads) for path in directories}
+    log.info("bench text: %d texts, %d text models", len(texts), len(ways))
+    generator = np.random.default_rng(options.seed)
+    results: list[dict[str, Any]] = []
+    for size in options.calls:
+        parts = [texts[start : start + size] for start in range(0, len(texts), size)]
+        calls = {(name, way): [make(part) for part in parts] for name in ways for way, make in ways[name]}
+        steps = list(calls)
+        seconds = np.zeros((len(steps), options.rounds, len(parts)))
+        for step in steps:
+            calls[step][0]()
+        turns = list(itertools.product(range(options.rounds), range(len(parts))))
+        for turn, part in tqdm(turns, desc=f"{size} a call", unit="turn", disable=None):
+            for row in generator.permutation(len(steps)):
+                seconds[row, turn, part] = _timed(calls[steps[row]][part])
+        results += rows_of(steps, seconds, size, len(texts))
+    log.info("bench text: done")
+    return {"results": results, "ratios": ratios(results)}
+
+
+def rows_of(
+    steps: Sequence[tuple[str, str]], seconds: NDArray[np.float64], size: int, texts: int
+) -> list[dict[str, Any]]:
+    """Return a row of figures for each (text model, way).
+
+    `ours_over_it` is the throughput of our encoder with the same model over this way's, `over_first` this
+    way's over our encoder's with the first model; both are medians over calls on the same texts.
+
+    Shapes:
+        seconds: (ways, rounds, calls).
+    """
+    taken = dict(zip(steps, seconds, strict=True))
+    first = taken[steps[0][0], OURS]
+    return [
         {
             "text_model": name,
             "texts": size,
             "path": way,
-            "throughput": statistics.median(len(texts) / sum(taken) for taken in rounds),
-            "p50_ms": statistics.median(1e3 * float(np.percentile(taken, 50)) for taken in rounds),
-            "p99_ms": statistics.median(1e3 * float(np.percentile(taken, 99)) for taken in rounds),
+            "throughput": texts / float(np.median(mine.sum(axis=1))),
+            "p50_ms": 1e3 * float(np.percentile(mine, 50)),
+            "p99_ms": 1e3 * float(np.percentile(mine, 99)),
+            "ours_over_it": float(np.median(mine / taken[name, OURS])),
+            "over_first": float(np.median(first / mine)),
         }
-        for (name, size, way), rounds in times.items()
+        for (name, way), mine in taken.items()
     ]
-    log.info("bench text: done")
-    return {"results": results, "ratios": ratios(results)}
 
 
 def ratios(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return ours over bare, short names for the first text model at the most texts per call.
 
     `text_throughput` tokenises on both sides; `text_throughput_ready` does in ours alone.
-    `…/speedup` is ours with that text model over ours with the first.
+    `…_speedup` is ours with that text model over ours with the first.
     """
-    rates = {(row["text_model"], row["texts"], row["path"]): row["throughput"] for row in results}
+    rows = {(row["text_model"], row["texts"], row["path"]): row for row in results}
     first, most = results[0]["text_model"], max(row["texts"] for row in results)
     found: dict[str, float] = {}
-    for (name, size, way), rate in rates.items():
-        if way == "ours":
-            found[f"{name}/texts{size}_throughput"] = rate / rates[name, size, "bare"]
-            found[f"{name}/texts{size}_throughput_ready"] = rate / rates[name, size, "ready"]
-            found[f"{name}/texts{size}_speedup"] = rate / rates[first, size, "ours"]
+    for (name, size, way), row in rows.items():
+        if way == OURS:
+            found[f"{name}/texts{size}_throughput"] = rows[name, size, BARE]["ours_over_it"]
+            found[f"{name}/texts{size}_throughput_ready"] = rows[name, size, READY]["ours_over_it"]
+            found[f"{name}/texts{size}_speedup"] = row["over_first"]
     short = {f"text_throughput{end}": found[f"{first}/texts{most}_throughput{end}"] for end in ("", "_ready")}
     return short | found
 
@@ -108,25 +138,21 @@ def draw(path: Path, options: TextOptions) -> list[str]:
     return [different[row] for row in rows]
 
 
-def calls_of(
-    directory: Path, texts: Sequence[str], options: TextOptions
-) -> dict[tuple[int, str], list[Callable[[], object]]]:
-    """Return the calls that make a pass over all texts, by texts per call and way.
+def ways_of(directory: Path, threads: int | None) -> list[tuple[str, Callable[[Sequence[str]], Call]]]:
+    """Return the ways to encode texts with a model; each makes a call of some texts, ready to time.
 
     `ours` is TextEncoder.encode; `bare` tokenises, pads and runs; `ready` runs on arrays made before.
     """
-    encoder = TextEncoder.load(directory, threads=options.threads)
-    bare = BareTextLoop(directory, encoder.provider, encoder.batch, options.threads)
-    found: dict[tuple[int, str], list[Callable[[], object]]] = {}
-    for size in options.calls:
-        parts = [texts[start : start + size] for start in range(0, len(texts), size)]
-        found[size, "ready"] = [partial(bare.run, list(bare.batches(part))) for part in parts]
-        found[size, "bare"] = [partial(bare.encode, part) for part in parts]
-        found[size, "ours"] = [partial(encoder.encode, part) for part in parts]
-    return found
+    encoder = TextEncoder.load(directory, threads=threads)
+    bare = BareTextLoop(directory, encoder.provider, encoder.batch, threads)
+    return [
+        (OURS, lambda texts: partial(encoder.encode, texts)),
+        (BARE, lambda texts: partial(bare.encode, texts)),
+        (READY, lambda texts: partial(bare.run, list(bare.batches(texts)))),
+    ]
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def _timed(call: Call) -> float:
     began = time.perf_counter()
     call()
     return time.perf_counter() - began

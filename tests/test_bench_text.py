@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from encoder.text import TextEncoder
 from encoder.text_export import DEFAULT_SOURCE, find_text_model
 from scripts.bench import app
-from scripts.bench_text import TextOptions, TooFewTextsToMeasureError, draw, ratios
+from scripts.bench_text import TextOptions, TooFewTextsToMeasureError, draw, ratios, rows_of
 from scripts.bench_text_bare import BareTextLoop
 
 TEXTS = ("a novel about the sea", "三体是一部科幻小说", "shoes", "one two three four five six seven", "red")
@@ -52,32 +52,19 @@ def test_texts_are_drawn_without_repetition(tmp_path: Path) -> None:
         draw(tmp_path / "gone", TextOptions())
 
 
-def test_ratios_by_hand() -> None:
-    rates = {
-        ("big", 1, "ours"): 30.0,
-        ("big", 1, "bare"): 40.0,
-        ("big", 1, "ready"): 60.0,
-        ("big", 8, "ours"): 99.0,
-        ("big", 8, "bare"): 100.0,
-        ("big", 8, "ready"): 110.0,
-        ("small", 8, "ours"): 297.0,
-        ("small", 8, "bare"): 300.0,
-        ("small", 8, "ready"): 330.0,
-    }
-    results = [
-        {"text_model": name, "texts": size, "path": path, "throughput": rate}
-        for (name, size, path), rate in rates.items()
-    ]
-    results += [
-        {"text_model": "small", "texts": 1, "path": path, "throughput": 60.0}
-        for path in ("ours", "bare", "ready")
-    ]
-    found = ratios(results)
-    assert found["text_throughput"] == found["big/texts8_throughput"] == 0.99
-    assert found["text_throughput_ready"] == 0.9
-    assert found["big/texts1_throughput_ready"] == 0.5
-    assert found["small/texts8_speedup"] == 3
-    assert found["small/texts1_speedup"] == 2
+def test_ratios_are_medians_over_calls_on_the_same_texts() -> None:
+    steps = [(name, way) for name in ("big", "small") for way in ("ours", "bare", "ready")]
+    ours = np.array([[1.0, 2.0, 9.0]])  # one round, three calls
+    seconds = np.stack([ours, 2 * ours, ours / 2, ours / 4, ours / 4 + [[0, 0, 99]], ours / 5])
+    rows = rows_of(steps, seconds, 8, 24)
+    assert [row["throughput"] for row in rows[:3]] == [2, 1, 4]
+    assert [row["p50_ms"] for row in rows] == [2000, 4000, 1000, 500, 500, 400]
+    assert [row["ours_over_it"] for row in rows] == pytest.approx([1, 2, 0.5, 1, 1, 0.8])
+    assert [row["over_first"] for row in rows] == pytest.approx([1, 0.5, 2, 4, 4, 5])
+    found = ratios([*rows_of(steps, seconds, 1, 3), *rows])
+    assert found["text_throughput"] == found["big/texts8_throughput"] == 2
+    assert found["text_throughput_ready"] == found["big/texts1_throughput_ready"] == 0.5
+    assert found["small/texts8_speedup"] == found["small/texts1_speedup"] == 4
     assert found["big/texts8_speedup"] == 1
 
 
@@ -88,7 +75,8 @@ def test_bench_text_reports_every_way_and_its_ratios(directory: Path, tmp_path: 
     assert done.exit_code == 0, done.output
     report = json.loads(out.read_text("utf-8"))
     rows = {(row["texts"], row["path"]): row for row in report["results"]}
-    assert rows.keys() == {(size, path) for size in (1, 8, 9) for path in ("ours", "bare", "ready")}
-    ratio = rows[9, "ours"]["throughput"] / rows[9, "bare"]["throughput"]
-    assert report["ratios"]["text_throughput"] == ratio
+    assert rows.keys() == {(size, path) for size in (1, 8, 32) for path in ("ours", "bare", "ready")}
+    assert report["ratios"]["text_throughput"] == rows[32, "bare"]["ours_over_it"] > 0
+    assert report["ratios"]["text_throughput_ready"] == rows[32, "ready"]["ours_over_it"] > 0
+    assert report["ratios"][f"{directory.name}/texts1_speedup"] == 1
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
