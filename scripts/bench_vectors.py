@@ -1,16 +1,24 @@
 """Synthetic vectors and an index over them, without a model behind it."""
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from safetensors.numpy import save_file
 
-from indexer.index import FAISS_FILE, IDS_FILE, VECTORS_FILE, VECTORS_KEY, FloatArray, Index
-from indexer.reindex import empty_faiss, fill
-from store.artifact import build, new_id
+from indexer.arrays import FloatArray, write_vectors
+from indexer.building import write_rows
+from indexer.choice import EXACT, Choice
+from indexer.facts import FactsBuilder
+from indexer.fitting import fit
+from indexer.index import Index
+from indexer.parts import VECTORS_FILE
+from indexer.sealing import seal
+
+Attributes = Callable[[int], dict[str, Any]]
+_CHUNK = 65_536
 
 
 def clustered(generator: np.random.Generator, centres: FloatArray, count: int) -> FloatArray:
@@ -21,21 +29,39 @@ def clustered(generator: np.random.Generator, centres: FloatArray, count: int) -
     return unit
 
 
-def write_index(parent: Path, vectors: FloatArray, factory: str, nprobe: int, ef_search: int) -> Index:
-    """Return a new index over vectors (N, D), its files below `parent`.  Raises: FactoryError."""
-    built = empty_faiss(vectors.shape[1], factory)
-    if isinstance(built, faiss.IndexIVF):
-        built.nprobe = nprobe
-    if isinstance(built, faiss.IndexHNSW):
-        built.hnsw.efSearch = ef_search
-    fill(built, vectors)
-    index_id = new_id()
-    ids = pa.array([f"item-{row:09d}" for row in range(len(vectors))])
-    with build(parent, index_id) as draft:
-        draft.facts = {"kind": "index", "model_id": "bench", "dim": vectors.shape[1], "factory": factory}
-        draft.facts["items"] = len(vectors)
-        faiss.write_index(built, str(draft.path / FAISS_FILE))
-        save_file({VECTORS_KEY: vectors}, draft.path / VECTORS_FILE)
-        popularity = pa.array(np.zeros(len(vectors), dtype=np.float32))
-        pq.write_table(pa.table({"item_id": ids, "popularity": popularity}), draft.path / IDS_FILE)
-    return Index.load(parent / index_id, check=False)
+def write_index(
+    parent: Path,
+    vectors: FloatArray,
+    factory: str,
+    queries: FloatArray,
+    *,
+    ann_recall: float = 0.99,
+    attributes: Attributes | None = None,
+) -> Index:
+    """Return a new index over vectors (N, D), tuned with queries (Q, D); its files lie below `parent`.
+
+    Item n is named item-000000n; `attributes` gives what filters may ask of it.
+
+    Raises:
+        FactoryError: FAISS does not understand the factory.
+    """
+    count = len(vectors)
+    facts = FactsBuilder()
+    if attributes is not None:
+        for row in range(count):
+            facts.add(row, None, attributes(row))
+    hashes = pa.table(
+        {
+            "item_id": [f"item-{row:09d}" for row in range(count)],
+            **{name: pa.array([bytes(16)] * count, pa.binary(16)) for name in ("content", "facts")},
+        }
+    )
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".draft-") as name:
+        folder = Path(name)
+        chunks = (vectors[start : start + _CHUNK] for start in range(0, count, _CHUNK))
+        write_vectors(folder / VECTORS_FILE, chunks, vectors.shape[1])
+        write_rows(folder, hashes, np.zeros(count, dtype=np.float32), facts)
+        fitted = fit(folder, queries, Choice(factory, "it is measured", (EXACT,)), ann_recall)
+        directory = seal(parent, folder, fitted, {"model_id": "bench", "dim": vectors.shape[1]})
+    return Index.load(directory, check=False)

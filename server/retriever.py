@@ -9,7 +9,9 @@ import numpy as np
 
 from encoder.config import VIEWS
 from encoder.text import item_text
-from indexer.index import Excluded, IntArray, VectorDimError
+from indexer.arrays import IntArray
+from indexer.index import VectorDimError
+from indexer.search import Excluded
 from server.raw_views import raw_views, stack
 from server.records import (
     Candidates,
@@ -141,11 +143,11 @@ def _with_raw_vectors(queries: Sequence[Query], encoded: FloatArray) -> FloatArr
 def _search(
     serving: Serving, queries: Sequence[Query], asked: Sequence[_Asked], vectors: FloatArray
 ) -> tuple[IntArray, FloatArray]:
-    row_of = serving.index.row_of
-    pairs = [(i, row_of[x]) for i, one in enumerate(asked) for x in one.left_out if x in row_of]
-    left_out = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    numbers = np.repeat(np.arange(len(asked)), [len(one.left_out) for one in asked])
+    rows = serving.index.rows([item_id for one in asked for item_id in one.left_out])
+    left_out = Excluded(numbers[rows >= 0], rows[rows >= 0])
     # A batch is searched with its largest k; each query takes the head of its own row.
-    return serving.index.search(vectors, max(q.k for q in queries), Excluded(left_out[:, 0], left_out[:, 1]))
+    return serving.index.search(vectors, max(q.k for q in queries), left_out)
 
 
 def _candidates(
@@ -158,14 +160,13 @@ def _candidates(
         rows, scores = _head(rows, scores, query.k)
     elif used:
         rows, scores = _head(rows, scores, query.k)
-        shares = index.vectors[rows] @ parts.T  # (n, 3)
+        shares = index.vectors_of(rows) @ parts.T  # (n, 3)
         scores = shares.sum(axis=1)  # so that they agree to the last digit, whatever FAISS rounded
         order = np.argsort(-scores, kind="stable")
         rows, scores, shares = rows[order], scores[order], shares[order]
     else:
-        left_out = [index.row_of[x] for x in asked.left_out if x in index.row_of]
-        rows = index.popular(query.k, np.array(left_out, dtype=np.int64))
-        scores = prior = index.popularity[rows]
+        rows = index.popular(query.k, index.rows(asked.left_out))
+        scores = prior = index.popularity_of(rows)
     return Candidates(
         index.item_ids(rows), scores, shares, prior, used, index.exact, serving.model.model_id, index.index_id
     )

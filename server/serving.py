@@ -57,6 +57,6 @@ def prepare(home: Home, pair: Pair, store: Store, cache: TextCache, threads: int
     for batch in store.distinct_texts():
         encode_all(encoder, cache, batch, "user texts")
     serving = Serving(pair.index, pair.model, encoder, cache)
-    _ = serving.model_row_of, pair.index.row_of  # built before the first query, not by it
+    _ = serving.model_row_of  # built before the first query, not by it
     log.info("ready: index %s, model %s, %d items", pair.index.index_id, pair.model.model_id, len(pair.index))
     return serving

@@ -135,7 +135,7 @@ def test_an_unknown_user_gets_what_most_users_had(live: Live) -> None:
     check(reply)
     assert used(reply) == ""
     assert reply.fallback == pb.FALLBACK_POPULARITY
-    assert list(reply.prior_shares) == list(reply.scores) == sorted(live.index.popularity, reverse=True)[:7]
+    assert list(reply.prior_shares) == list(reply.scores) == sorted(live.index.main.popularity, reverse=True)[:7]
     counted = [
         sum(any(e.item_id == x for e in v.history) for v in live.views.values()) for x in reply.item_ids
     ]
@@ -156,15 +156,15 @@ def test_scores_are_inner_products_with_every_item(live: Live, kind: str) -> Non
     np.testing.assert_allclose(sum(p for p in parts if len(p)), vector, atol=1e-6)
 
     reply = live.client.query(user_id=user_id, k=MAX_K, exclude_seen=False)
-    scores = live.index.vectors @ vector
+    scores = live.index.main.vectors @ vector
     best = np.argsort(-scores, kind="stable")
     assert len(reply.item_ids) == len(live.index)
     np.testing.assert_allclose(reply.scores, scores[best], rtol=1e-4, atol=1e-6)
     by_id = dict(zip(live.index.ids.to_pylist(), scores, strict=True))
     np.testing.assert_allclose(reply.scores, [by_id[x] for x in reply.item_ids], rtol=1e-5, atol=1e-7)
     for part, share in zip(parts, shares(reply).T[:3], strict=True):
-        rows = [live.index.row_of[x] for x in reply.item_ids]
-        expected = live.index.vectors[rows] @ part if len(part) else np.zeros(len(rows))
+        rows = live.index.rows(reply.item_ids)
+        expected = live.index.main.vectors[rows] @ part if len(part) else np.zeros(len(rows))
         np.testing.assert_allclose(share, expected, rtol=1e-4, atol=1e-7)
 
 
@@ -274,9 +274,9 @@ def test_a_text_is_a_person_who_wrote_only_that(live: Live) -> None:
 def test_a_vector_is_searched_as_it_is(live: Live) -> None:
     vector = np.random.default_rng(0).normal(size=live.model.dim).astype(np.float32)
     reply = live.client.query(vector=pb.Vector(values=vector.tolist()), k=20)
-    best = np.argsort(-(live.index.vectors @ vector), kind="stable")[:20]
+    best = np.argsort(-(live.index.main.vectors @ vector), kind="stable")[:20]
     assert list(reply.item_ids) == [live.index.ids[int(row)].as_py() for row in best]
-    np.testing.assert_allclose(reply.scores, live.index.vectors[best] @ vector, rtol=1e-5)
+    np.testing.assert_allclose(reply.scores, live.index.main.vectors[best] @ vector, rtol=1e-5)
     assert not shares(reply).any()
     assert used(reply) == ""
     assert reply.fallback == pb.FALLBACK_NONE

@@ -1,0 +1,142 @@
+"""FAISS indexes that do not compare everything, searched with a tuned effort."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from indexer.arrays import FloatArray, IntArray
+
+_FAISS: Any = faiss  # its stubs lack what SWIG adds
+Bits = npt.NDArray[np.uint8]
+
+
+class FactoryError(ValueError):
+    """A FAISS factory string is not understood."""
+
+    def __init__(self, factory: str, reason: str) -> None:
+        super().__init__(f"FAISS does not understand the factory {factory!r}: {reason}")
+        self.factory = factory
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much a search looks at.
+
+    Attributes:
+        probes: lists of an IVF (nprobe) or candidates of an HNSW graph (efSearch); other kinds have none.
+        refine: candidates per result asked for, of which the best by exact score stay.
+    """
+
+    probes: int = 1
+    refine: int = 1
+
+    def as_json(self) -> dict[str, int]:
+        """Return it as plain JSON values."""
+        return asdict(self)
+
+
+def empty_faiss(dim: int, factory: str) -> Any:
+    """Return an empty FAISS index with inner-product metric.  Raises: FactoryError."""
+    try:
+        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise FactoryError(factory, str(error).rpartition(": ")[2]) from error
+
+
+class Approximate:
+    """Shards of one FAISS index over N rows.
+
+    Args:
+        shards: FAISS indexes; the rows of one follow those of the one before.
+        effort: of a search that names none.
+    """
+
+    def __init__(self, shards: Sequence[Any], effort: Effort) -> None:
+        self._shards = list(shards)
+        self._starts = np.cumsum([0, *(shard.ntotal for shard in shards)]).tolist()
+        self.effort = effort
+
+    @classmethod
+    def open(cls, paths: Sequence[Path], effort: Effort) -> "Approximate":
+        """Return the shards in some files, memory-mapped where FAISS can."""
+        flags = faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY
+        return cls([faiss.read_index(str(path), flags) for path in paths], effort)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def dim(self) -> int:
+        """Coordinates of a vector."""
+        return int(self._shards[0].d)
+
+    @property
+    def most_probes(self) -> int:
+        """The largest effort that means anything; 1 for a kind without probes."""
+        inner = inner_of(self._shards[0])
+        if isinstance(inner, faiss.IndexIVF):
+            return int(inner.nlist)
+        return min(len(self), 8192) if isinstance(inner, faiss.IndexHNSW) else 1
+
+    @cached_property
+    def filters(self) -> bool:
+        """Whether a search can be told which rows it may find."""
+        try:
+            bits = np.zeros((len(self) + 7) // 8, dtype=np.uint8)
+            found = self.search(np.ones((1, self.dim), np.float32), 1, self.effort, bits)
+        except RuntimeError:
+            return False
+        return bool((found < 0).all())
+
+    def search(
+        self, queries: FloatArray, count: int, effort: Effort, allowed: Bits | None = None
+    ) -> IntArray:
+        """Return candidate rows (B, shards · count) int64 for queries (B, D), −1 where there are no more.
+
+        Args:
+            queries: C-contiguous.
+            count: at most, of each shard.
+            effort: the probes of it; `count` has its refinement in it already.
+            allowed: little-endian bitmap of the rows that may be found.
+        """
+        parts = [
+            self._of_shard(i, queries, min(count, shard.ntotal), effort, allowed)
+            for i, shard in enumerate(self._shards)
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _of_shard(
+        self, i: int, queries: FloatArray, count: int, effort: Effort, allowed: Bits | None
+    ) -> IntArray:
+        shard, start = self._shards[i], self._starts[i]
+        selector = None
+        if allowed is not None:
+            part = np.ascontiguousarray(allowed[start // 8 : (self._starts[i + 1] + 7) // 8])
+            selector = _FAISS.IDSelectorBitmap(part)
+        rows: IntArray = shard.search(queries, max(1, count), params=_parameters(shard, effort, selector))[1]
+        return rows if not start else np.where(rows >= 0, rows + start, -1)
+
+
+def _parameters(index: Any, effort: Effort, selector: Any) -> Any:
+    kind = faiss.downcast_index(index)
+    given = {} if selector is None else {"sel": selector}
+    if isinstance(kind, faiss.IndexPreTransform):
+        inner = _parameters(kind.index, effort, selector)
+        return _FAISS.SearchParametersPreTransform(index_params=inner)
+    if isinstance(kind, faiss.IndexIVF):
+        return _FAISS.SearchParametersIVF(nprobe=effort.probes, **given)
+    if isinstance(kind, faiss.IndexHNSW):
+        return _FAISS.SearchParametersHNSW(efSearch=effort.probes, **given)
+    return _FAISS.SearchParameters(**given) if given else None
+
+
+def inner_of(index: Any) -> Any:
+    """Return the index behind the transforms in front of one."""
+    kind = faiss.downcast_index(index)
+    return inner_of(kind.index) if isinstance(kind, faiss.IndexPreTransform) else kind
