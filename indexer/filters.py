@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,8 +37,12 @@ class Filter:
     ranges: tuple[tuple[str, float, float], ...] = ()
     allow: tuple[str, ...] | None = None
     deny: tuple[str, ...] = ()
+    _kinds_of_values: tuple[type, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        # True equals 1 in Python, but no item has one for the other: filters that differ in it differ.
+        kinds = tuple(type(value) for _, values in self.equals for value in values)
+        object.__setattr__(self, "_kinds_of_values", kinds)
         for name, values in self.equals:
             if not values:
                 raise FilterError(f"attribute {name!r} is to equal one of no values")

@@ -1,7 +1,6 @@
 """The cheap reindex: the files of the serving index, with what changed since written beside them."""
 
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,19 +146,12 @@ def next_to(
         names = draft.facts.pop("files")
         for name in names:
             if name not in DELTA_FILES:
-                link(home.indexes / base.index_id / name, draft.path / name)
+                # A copy: damage to a file of one index must not reach another.
+                shutil.copyfile(home.indexes / base.index_id / name, draft.path / name)
         write_delta(draft.path, changes, base.dim, base.delta.main_gone())
     log.info("reindex: %d items changed and %d went since %s", len(touched) - len(found.removed),
              len(found.removed), base.index_id)  # fmt: skip
     return home.indexes / index_id
-
-
-def link(source: Path, target: Path) -> None:
-    """Make a file appear in a second place; a copy where the file system has no hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def hashes_array(table: pa.Table, name: str) -> npt.NDArray[np.uint8]:

@@ -1,5 +1,7 @@
 """A finished build as a published directory, after a last look at whether it finds what it holds."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,6 @@ import numpy as np
 from indexer.arrays import map_vectors
 from indexer.building import MAIN_FILES
 from indexer.fitting import Fitted
-from indexer.incremental import link
 from indexer.index import LAYOUT, Index
 from indexer.parts import VECTORS_FILE, write_delta
 from store.artifact import build, new_id
@@ -35,7 +36,7 @@ def seal(parent: Path, folder: Path, fitted: Fitted, facts: dict[str, Any]) -> P
     index_id = new_id()
     with build(parent, index_id) as draft:
         for name in (*MAIN_FILES, *fitted.files):
-            link(folder / name, draft.path / name)
+            _link(folder / name, draft.path / name)
         write_delta(draft.path, [], facts["dim"], np.zeros(0, dtype=np.int64))
         items = map_vectors(folder / VECTORS_FILE).shape[0]
         draft.facts = {
@@ -75,3 +76,11 @@ def check(index: Index, queries: int = 50, k: int = 10) -> float:
     if recall < (1.0 if index.exact else 0.5):
         raise IndexCheckError(f"ANN recall@{k} against brute force is only {recall:.4f}")
     return recall
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make a file appear in a second place; a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from indexer.filters import Filter
 from store.records import UserViews
 
 FloatArray = npt.NDArray[np.float32]
@@ -55,6 +56,7 @@ class Query:
     subject: Subject
     k: int = 10
     exclude_seen: bool = True
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from encoder.config import VIEWS
 from encoder.text import item_text
 from indexer.arrays import IntArray
+from indexer.filters import Filter
 from indexer.index import VectorDimError
 from indexer.search import Excluded
 from server.raw_views import raw_views, stack
@@ -144,10 +145,21 @@ def _search(
     serving: Serving, queries: Sequence[Query], asked: Sequence[_Asked], vectors: FloatArray
 ) -> tuple[IntArray, FloatArray]:
     numbers = np.repeat(np.arange(len(asked)), [len(one.left_out) for one in asked])
-    rows = serving.index.rows([item_id for one in asked for item_id in one.left_out])
-    left_out = Excluded(numbers[rows >= 0], rows[rows >= 0])
+    left_out = serving.index.rows([item_id for one in asked for item_id in one.left_out])
+    numbers, left_out = numbers[left_out >= 0], left_out[left_out >= 0]
     # A batch is searched with its largest k; each query takes the head of its own row.
-    return serving.index.search(vectors, max(q.k for q in queries), left_out)
+    k = max(query.k for query in queries)
+    rows, scores = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, dtype=np.float32)
+    groups: dict[Filter | None, list[int]] = {}
+    for i, query in enumerate(queries):
+        groups.setdefault(query.filter, []).append(i)
+    for wanted, group in groups.items():  # each filter once
+        place = np.full(len(queries), -1)
+        place[group] = np.arange(len(group))
+        own = place[numbers] >= 0
+        excluded = Excluded(place[numbers[own]], left_out[own])
+        rows[group], scores[group] = serving.index.search(vectors[group], k, excluded, wanted)
+    return rows, scores
 
 
 def _candidates(
@@ -165,7 +177,7 @@ def _candidates(
         order = np.argsort(-scores, kind="stable")
         rows, scores, shares = rows[order], scores[order], shares[order]
     else:
-        rows = index.popular(query.k, index.rows(asked.left_out))
+        rows = index.popular(query.k, index.rows(asked.left_out), query.filter)
         scores = prior = index.popularity_of(rows)
     return Candidates(
         index.item_ids(rows), scores, shares, prior, used, index.exact, serving.model.model_id, index.index_id

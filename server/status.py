@@ -14,7 +14,7 @@ from encoder.text import NotATextModelError
 from encoder.text_cache import DamagedTextCacheError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
-from server.requests import InvalidRequestError
+from server.invalid import InvalidRequestError
 from server.retriever import NotReadyError
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.duck import ItemNotFoundError

@@ -31,6 +31,7 @@ from indexer.reindex import reindex
 from scripts.query import channel_to
 from scripts.session import fresh_export
 from server.config import MAX_MESSAGE_BYTES
+from server.invalid import MAX_ID_BYTES
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.requests import (
@@ -38,7 +39,6 @@ from server.requests import (
     MAX_DIM,
     MAX_EVENTS,
     MAX_FRIENDS,
-    MAX_ID_BYTES,
     MAX_K,
     MAX_NORM,
     MAX_TEXT_BYTES,
@@ -135,7 +135,9 @@ def test_an_unknown_user_gets_what_most_users_had(live: Live) -> None:
     check(reply)
     assert used(reply) == ""
     assert reply.fallback == pb.FALLBACK_POPULARITY
-    assert list(reply.prior_shares) == list(reply.scores) == sorted(live.index.main.popularity, reverse=True)[:7]
+    assert (
+        list(reply.prior_shares) == list(reply.scores) == sorted(live.index.main.popularity, reverse=True)[:7]
+    )
     counted = [
         sum(any(e.item_id == x for e in v.history) for v in live.views.values()) for x in reply.item_ids
     ]
@@ -742,3 +744,41 @@ def test_the_log_holds_nothing_personal(live: Live) -> None:
     assert secret not in log
     assert not set(re.findall(r"\bu\d{5}\b", log))
     assert "unexpected error" not in log
+
+
+def test_a_filter_lets_through_what_brute_force_does(live: Live) -> None:
+    vector = live.client.retrieval.EncodeUser(pb.EncodeUserRequest(user_id=live.users["HTS"]), timeout=30)
+    scores = live.index.main.vectors @ np.array(vector.vector.values, dtype=np.float32)
+    ids = live.index.ids.to_pylist()
+    with Export.latest(live.client.home.exports) as export:
+        kind = {row["item_id"]: row["kind"] for row in export.items().to_pylist()}
+    for kinds in (["video"], ["video", "article"], ["song"]):
+        passing = [i for i in np.argsort(-scores, kind="stable") if kind[ids[i]] in kinds]
+        reply = live.client.query(
+            user_id=live.users["HTS"], k=1000, exclude_seen=False, filter=pb.Filter(kinds=kinds)
+        )
+        check(reply, 1000)
+        assert list(reply.item_ids) == [ids[i] for i in passing]
+
+
+def test_each_query_of_a_batch_keeps_its_own_filter(live: Live) -> None:
+    asked = [("HTS", ["video"]), ("T", []), ("HTS", ["article"]), ("T", ["video"]), ("H", [])]
+    requests = [
+        pb.QueryRequest(user_id=live.users[who], k=5, filter=pb.Filter(kinds=kinds) if kinds else None)
+        for who, kinds in asked
+    ]
+    batch = live.client.retrieval.QueryBatch(pb.QueryBatchRequest(requests=requests), timeout=30).responses
+    for request, reply in zip(requests, batch, strict=True):
+        alone = live.client.retrieval.Query(request, timeout=30)
+        assert list(alone.item_ids) == list(reply.item_ids)
+        assert len(reply.item_ids) == 5
+    popular = live.client.query(user_id=UNKNOWN, k=1000, filter=pb.Filter(kinds=["video"]))
+    assert popular.fallback == pb.FALLBACK_POPULARITY
+    check(popular, 1000)
+
+
+def test_an_impossible_filter_is_refused(live: Live) -> None:
+    bad = pb.Filter(attributes=[pb.AttributeCondition(name="price", at_least=2, at_most=1)])
+    said = refusal(lambda: live.client.query(user_id="u", filter=bad))
+    assert (said.code, said.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert "range of attribute 'price' is empty" in said.message
