@@ -12,7 +12,7 @@ from encoder.closed_form import fit_tower
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.export import export_towers, item_graph, user_graph
-from encoder.rows import NO_TIME, Events, Texts
+from encoder.rows import NO_TIME, Actions, Events, Texts
 from encoder.runtime import ITEM_GRAPH, USER_GRAPH
 from encoder.tower import Tower, dataset_views
 from encoder.views import ViewBatch, unit_rows
@@ -24,7 +24,7 @@ MAXVAR = TowerConfig(dim=8, fusion="maxvar", gates=(1.0, 1.0, 1.0))
 
 def rows(users: np.ndarray, items: np.ndarray) -> Events:
     ones = np.ones(len(users))
-    return Events(users, items, np.full(len(users), "see"), ones, np.full(len(users), NO_TIME))
+    return Events(users, items, Actions.of(["see"] * len(users)), ones, np.full(len(users), NO_TIME))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
 from encoder.config import SettingsError, TowerConfig, UnknownViewError, parse_views
-from encoder.rows import NO_TIME, Events
+from encoder.rows import NO_TIME, Actions, Events
 from encoder.views import event_matrix, history_view, newer, social_view, text_sums, unit_rows, view_batch
 
 ROWS = hnp.arrays(np.float32, (5, 3), elements=st.floats(-100, 100, width=32))
@@ -17,7 +17,7 @@ def matrix(
 ) -> np.ndarray:
     users, items, actions, weights = (np.array(column) for column in zip(*rows, strict=True))
     ts = np.full(len(users), NO_TIME) if times is None else np.array(times)
-    return event_matrix(Events(users, items, actions, weights, ts), (2, 3), config).toarray()
+    return event_matrix(Events(users, items, Actions.of(actions), weights, ts), (2, 3), config).toarray()
 
 
 def test_events_of_a_pair_add_up_before_the_log() -> None:
