@@ -96,25 +96,29 @@ class Dataset:
 
 def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Dataset:
     """Return an export as arrays; texts that the cache lacks are encoded, with a progress bar."""
-    for known, vectors in export.imported_vectors(encoder.text_model_id):
-        cache.put(encoder.text_model_id, known, vectors)
-    users = export.users()
-    table = export.items()
-    items = table.column("item_id").combine_chunks()
-    columns = (table.column(name).to_pylist() for name in ("title", "text"))
-    texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
-    held_out = {
-        split: _events(export.held_out(split).to_batches(), users, items) for split in ("valid", "test")
-    }
-    return Dataset(
-        users=users,
-        items=items,
-        history=_events(export.history_batches(), users, items),
-        held_out={split: rows for split, rows in held_out.items() if len(rows.users)},
-        ties=_ties(export.friends(), users),
-        texts=_texts(export, (users, items), encoder, cache),
-        item_text=encode_all(encoder, cache, texts, "item texts"),
-    )
+    # A connection of its own: DuckDB keeps what it has read in memory until it is closed.
+    with Export(export.path, export.manifest) as source:
+        for known, vectors in source.imported_vectors(encoder.text_model_id):
+            cache.put(encoder.text_model_id, known, vectors)
+        users = source.users()
+        table = source.items()
+        items = table.column("item_id").combine_chunks()
+        columns = (table.column(name).to_pylist() for name in ("title", "text"))
+        texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
+        held_out = {
+            split: _events(source.held_out(split).to_batches(), users, items) for split in ("valid", "test")
+        }
+        data = Dataset(
+            users=users,
+            items=items,
+            history=_events(source.history_batches(), users, items),
+            held_out={split: rows for split, rows in held_out.items() if len(rows.users)},
+            ties=_ties(source.friends(), users),
+            texts=_texts(source, (users, items), encoder, cache),
+            item_text=encode_all(encoder, cache, texts, "item texts"),
+        )
+    pa.default_memory_pool().release_unused()
+    return data
 
 
 def hold_out(data: Dataset, rows: npt.NDArray[np.bool_], split: str) -> Dataset:

@@ -60,14 +60,17 @@ def event_matrix(events: Events, shape: tuple[int, int], config: TowerConfig) ->
         counts = counts * events.actions.weights(config.actions)
     used = (events.items >= 0) & (counts > 0)
     users, items = events.users[used], events.items[used]
-    pairs, of_pair = np.unique(users * shape[1] + items, return_inverse=True)  # sorted by user, then item
-    values = np.log1p(np.bincount(of_pair, weights=counts[used], minlength=len(pairs)))
-    if config.weighting == "binary":
-        values = np.ones(len(pairs))
+    pairs = users * shape[1] + items
+    order = np.argsort(pairs, kind="stable")  # by user, then item
+    pairs = pairs[order]
+    first = np.flatnonzero(np.diff(pairs, prepend=-1))  # row of each pair's first event in that order
+    pairs = pairs[first]
+    values = np.ones(len(pairs))
+    if config.weighting == "log":
+        values = np.log1p(np.add.reduceat(counts[used][order], first))
     if config.half_life:
-        newest = np.zeros(len(pairs))
-        np.maximum.at(newest, of_pair, 0.5 ** (newer(users, events.ts[used]) / config.half_life))
-        values = values * newest
+        decay = 0.5 ** (newer(users, events.ts[used]) / config.half_life)
+        values = values * np.maximum.reduceat(decay[order], first)
     return sparse.csr_array((values.astype(np.float32), np.divmod(pairs, shape[1])), shape=shape)
 
 
