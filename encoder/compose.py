@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _USERS = 2_000  # whose scores say how far those of a block spread
+_ROWS = 8_192
 _RIDGE = 1e-9
 
 
@@ -88,8 +89,7 @@ def compressed(tower: Tower, data: Dataset, dim: int) -> Tower:
     for batch in tower.batches(data):
         vectors = tower.vectors(batch)  # (B, Σ D)
         users += vectors.T @ vectors
-    items = tower.item_vectors(data.item_text)
-    left, right = _root(users), _root(items.T.astype(np.float64) @ items)
+    left, right = _root(users), _root(_gram(tower.item_vectors(data.item_text)))
     u, s, vt = np.linalg.svd(left.T @ right)
     root = np.sqrt(s[:dim])
     users_map = np.linalg.solve(left.T, u[:, :dim] * root)
@@ -110,9 +110,19 @@ def _spread(tower: Tower, data: Dataset) -> float:
         if sum(map(len, found)) == _USERS:
             break
     vectors, items = np.concatenate(found), tower.item_vectors(data.item_text)
-    gram = np.cov(items.T, bias=True).reshape(items.shape[1], -1)  # of items about their mean
-    variance = np.einsum("ud,de,ue->u", vectors, gram, vectors, optimize=True)
+    mean = items.mean(axis=0, dtype=np.float64)
+    covariance = _gram(items) / len(items) - np.outer(mean, mean)
+    variance = np.einsum("ud,de,ue->u", vectors, covariance, vectors, optimize=True)
     return float(np.sqrt(np.maximum(variance, 0.0)).mean()) or 1.0
+
+
+def _gram(rows: FloatArray) -> npt.NDArray[np.float64]:
+    """Return rowsᵀ rows (D, D) in float64, a bounded number of rows at a time."""
+    total = np.zeros((rows.shape[1], rows.shape[1]))
+    for start in range(0, len(rows), _ROWS):
+        some = rows[start : start + _ROWS].astype(np.float64)
+        total += some.T @ some
+    return total
 
 
 def _root(gram: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
