@@ -186,9 +186,9 @@ def _texts(
         owners, named, ts = (np.concatenate(column) for column in columns)
         file.flush()
         shape = (len(owners), encoder.dim)
-        vectors = (
-            np.memmap(file, np.float32, "r", shape=shape) if len(owners) else np.zeros(shape, np.float32)
-        )
+        vectors = np.zeros(shape, np.float32)
+        if len(owners):
+            vectors = np.asarray(np.memmap(file, np.float32, "r", shape=shape))  # slices of a memmap are slow
     return Texts(owners, named, ts, vectors)
 
 

@@ -58,6 +58,30 @@ def data() -> Dataset:
     )
 
 
+@pytest.mark.parametrize("chosen", [[5], [80, 3, 3, 0], list(range(USERS))])
+def test_the_views_of_some_users_are_their_rows_of_the_views_of_all(data: Dataset, chosen: list[int]) -> None:
+    tower = fit_tower(data, RIDGE)
+    whole, some = tower.views(data).rows(np.array(chosen)), tower.views(data, np.array(chosen))
+    for name in ("history", "text", "social", "amounts"):
+        np.testing.assert_allclose(getattr(some, name), getattr(whole, name), atol=1e-6)
+
+
+def test_batches_are_the_views_of_all_in_order(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = fit_tower(data, RIDGE)
+    whole, vectors = tower.views(data), tower.vectors(tower.views(data))
+    monkeypatch.setattr("encoder.tower._BATCH", 32)
+    monkeypatch.setattr("encoder.tower._PARTS", 7)
+    batches = list(tower.batches(data))
+    assert [len(batch) for batch in batches] == [32, 32, 26]
+    np.testing.assert_allclose(np.concatenate([b.social for b in batches]), whole.social, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([tower.vectors(b) for b in batches]), vectors, atol=1e-6)
+    again = fit_tower(data, MAXVAR)  # whose covariances and item vectors are sums over batches
+    monkeypatch.undo()
+    np.testing.assert_allclose(
+        np.abs(again.id_vectors), np.abs(fit_tower(data, MAXVAR).id_vectors), atol=1e-4
+    )
+
+
 def all_masks(data: Dataset, tower: Tower) -> ViewBatch:
     views = dataset_views(data, data.events(tower.config), tower.table)
     some = np.random.default_rng(2).integers(0, 2, size=views.amounts.shape).astype(np.float32)

@@ -20,6 +20,24 @@ def matrix(
     return event_matrix(Events(users, items, Actions.of(actions), weights, ts), (2, 3), config).toarray()
 
 
+def test_actions_are_codes_into_their_names() -> None:
+    actions = Actions.of(["see", "share", "see", "make"])
+    assert (actions.codes.tolist(), actions.names) == ([0, 1, 0, 2], ("see", "share", "make"))
+    assert actions.among({"see", "never"}).tolist() == [True, False, True, False]
+    assert actions.weights({"share": 2.0}).tolist() == [1.0, 2.0, 1.0, 1.0]
+    fewer = actions.where(np.array([True, False, True, False]))
+    assert fewer.used == {"see"}
+    assert Actions.of([]).used == frozenset()
+    assert Actions.of([]).among({"see"}).shape == (0,)
+
+
+def test_no_events_make_an_empty_matrix() -> None:
+    none = np.zeros(0, dtype=np.int64)
+    for config in (TowerConfig(), TowerConfig(weighting="binary", half_life=3.0, actions={"share": 2.0})):
+        found = event_matrix(Events(none, none, Actions.of([]), np.zeros(0), none), (2, 3), config)
+        assert (found.shape, found.nnz) == ((2, 3), 0)
+
+
 def test_events_of_a_pair_add_up_before_the_log() -> None:
     rows = [(0, 1, "listen", 3.0), (0, 1, "listen", 4.0), (1, 2, "share", 1.0)]
     expected = [[0, np.log(8.0), 0], [0, 0, np.log(2.0)]]
