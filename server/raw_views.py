@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from scipy import sparse
 
-from encoder.rows import NO_TIME, Events
+from encoder.rows import NO_TIME, Actions, Events
 from encoder.views import (
     FloatArray,
     ViewBatch,
@@ -56,7 +56,7 @@ def _pooled(serving: Serving, histories: list[tuple[Event, ...]]) -> tuple[Float
     columns = Events(
         np.repeat(np.arange(len(histories)), [len(history) for history in histories]),
         np.array(rows, dtype=np.int64),
-        np.array([event.action for event in events], dtype=np.str_),
+        Actions.of(event.action for event in events),
         np.array([event.weight for event in events], dtype=np.float64),
         np.array([_microseconds(event.ts) for event in events], dtype=np.int64),
     )
