@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from indexer.approximate import empty_faiss, inner_of
 from indexer.arrays import FloatArray
+from indexer.gpu import in_cpu_form, on_cards
 
 log = logging.getLogger(__name__)
 
@@ -36,30 +37,34 @@ def build_shard(vectors: FloatArray, factory: str, path: Path) -> None:
         log.info("%s: going on after %d of %d items", path.name, built.ntotal, len(vectors))
     else:
         built = empty_faiss(vectors.shape[1], factory)
-        _train(built, vectors)
+        worker = on_cards(built)
+        _train(worker, built, vectors)
+        built = in_cpu_form(worker)
         _save(built, partial)
-    saved = time.monotonic()
+    worker, saved = on_cards(built), time.monotonic()
     starts = range(built.ntotal, len(vectors), _ADDED)
     for start in tqdm(starts, desc=f"index {path.stem}", unit="chunk", disable=None):
-        built.add(np.ascontiguousarray(vectors[start : start + _ADDED]))
+        worker.add(np.ascontiguousarray(vectors[start : start + _ADDED]))
         if time.monotonic() - saved > _SAVED_S:
-            _save(built, partial)
+            _save(in_cpu_form(worker), partial)
             saved = time.monotonic()
-    faiss.write_index(built, str(path))
+    faiss.write_index(in_cpu_form(worker), str(path))
     partial.unlink()
 
 
-def _train(built: Any, vectors: FloatArray) -> None:
-    if built.is_trained:
+def _train(worker: Any, built: Any, vectors: FloatArray) -> None:
+    """Train an index, which may be on a card, where its kind wants that; `built` is its CPU form."""
+    if worker.is_trained:
         return
     inner = inner_of(built)
     lists = inner.nlist if isinstance(inner, faiss.IndexIVF) else 1
     wanted = min(len(vectors), max(_TRAINED * lists, _TRAINED_AT_LEAST))
     rows = np.linspace(0, len(vectors) - 1, wanted).astype(np.int64)  # evenly, so in the order on disk
-    if isinstance(inner, faiss.IndexIVF):
-        inner.cp.max_points_per_centroid = _TRAINED
-        inner.cp.min_points_per_centroid = 1  # a warning on stderr is nothing that its user can act on
-    built.train(np.ascontiguousarray(vectors[rows]))
+    for one in {id(worker): worker, id(inner): inner}.values():
+        if hasattr(one, "cp"):  # of an IVF
+            one.cp.max_points_per_centroid = _TRAINED
+            one.cp.min_points_per_centroid = 1  # a warning on stderr is nothing that its user can act on
+    worker.train(np.ascontiguousarray(vectors[rows]))
 
 
 def _save(built: Any, path: Path) -> None:
