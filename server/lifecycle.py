@@ -20,6 +20,8 @@ from server.publisher import SERVICES, Publisher
 from server.retriever import Retriever
 from server.servicers import AdminServicer, RetrievalServicer
 from store.duck import Store
+from store.rebuild import bring_up_to_date
+from store.state import UserState
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +58,13 @@ def serve(config: ServerConfig) -> None:
 @contextmanager
 def running(config: ServerConfig) -> Iterator[str]:
     """Yield the address of a server that answers while the block runs.  Raises: as `serve`."""
-    with Store.open(config.home.database) as store:
+    with Store.open(config.home.database) as store, UserState.open(config.home.state) as state:
+        bring_up_to_date(store, state)
         cache = TextCache.open(config.home.text_cache)
-        retriever, health_of = Retriever(store), health.HealthServicer()
+        retriever, health_of = Retriever(store, state), health.HealthServicer()
         for service in ("", *SERVICES):
             health_of.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
-        publisher = Publisher(config, store, cache, retriever, health_of)
+        publisher = Publisher(config, store, state, cache, retriever, health_of)
         calls = ThreadPoolExecutor(config.workers, thread_name_prefix="call")
         server = grpc.server(
             calls,

@@ -14,6 +14,7 @@ from server.retriever import Retriever
 from server.serving import Serving, prepare
 from store.artifact import point, pointed
 from store.duck import Store
+from store.state import UserState
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +36,14 @@ class Publisher:
         self,
         config: ServerConfig,
         store: Store,
+        state: UserState,
         cache: TextCache,
         retriever: Retriever,
         health_of: health.HealthServicer,
     ) -> None:
         self._config = config
         self._store = store
+        self._state = state
         self._cache = cache
         self._retriever = retriever
         self._health = health_of
@@ -79,7 +82,8 @@ class Publisher:
 
     def _serve(self, index_id: str) -> Serving:
         pair = load_pair(self._config.home, index_id, threads=1)
-        serving = prepare(self._config.home, pair, self._store, self._cache, self._config.encode_threads)
+        threads = self._config.encode_threads
+        serving = prepare(self._config.home, pair, self._store, self._state, self._cache, threads)
         point(self._config.home.current_index, index_id)
         self._retriever.serve(serving)
         for service in ("", *SERVICES):

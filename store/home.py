@@ -16,6 +16,11 @@ class Home:
         return self.path / "views.duckdb"
 
     @property
+    def state(self) -> Path:
+        """What queries need of users, packed; derived from the live store."""
+        return self.path / "state"
+
+    @property
     def exports(self) -> Path:
         """Immutable Parquet copies of the store."""
         return self.path / "exports"

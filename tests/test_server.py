@@ -52,6 +52,7 @@ from store.duck import Store
 from store.export import Export
 from store.home import Home
 from store.records import UserViews
+from store.state import UserState
 
 UNKNOWN = "u-nobody"
 TEXT = "a quiet evening with a good book about gardens"
@@ -710,19 +711,20 @@ def test_a_home_without_index_waits_for_one_and_shutdown_lets_calls_finish(
 def test_an_unexpected_error_tells_no_details(
     live: Live, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = Store.open(tmp_path / "views.duckdb")
-    store.close()  # what no call expects
+    store, state = Store.open(tmp_path / "views.duckdb"), UserState.open(tmp_path / "state")
+    state.close()  # what no call expects
     with closing(TextCache.open(tmp_path / "cache")) as cache:
         encoder = TextEncoder.load(live.client.home.text_models / live.model.text_model_id, threads=1)
         serving = SimpleNamespace(index=live.index, model=live.model, encoder=encoder, cache=cache)
         grpc_server = grpc.server(ThreadPoolExecutor(1))
-        rpc.add_RetrievalServicer_to_server(RetrievalServicer(Retriever(store, serving)), grpc_server)  # type: ignore[arg-type]
+        rpc.add_RetrievalServicer_to_server(RetrievalServicer(Retriever(store, state, serving)), grpc_server)  # type: ignore[arg-type]
         port = grpc_server.add_insecure_port("127.0.0.1:0")
         grpc_server.start()
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = rpc.RetrievalStub(channel)
             refused = refusal(lambda: stub.Query(pb.QueryRequest(user_id="secret-person")))
         grpc_server.stop(None).wait()
+    store.close()
     assert (refused.code, refused.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert refused.message == "an unexpected error; the server's log has it"
     assert "unexpected error in a call" in caplog.text
