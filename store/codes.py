@@ -72,7 +72,7 @@ class CodesDraft:
         self._table = table
         self.new: dict[str, int] = {}
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._codes.code_of or name in self.new
 
     def code(self, name: str) -> int:

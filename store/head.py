@@ -1,5 +1,6 @@
 """The last write transaction of a store: what derived state is checked against."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import uuid4
@@ -28,7 +29,7 @@ def read_head(cursor: duckdb.DuckDBPyConnection) -> Head:
     """Return the last write transaction that the cursor sees."""
     rows = cursor.execute("SELECT sequence, commit_id, previous, users FROM data.head").fetchall()
     sequence, commit_id, previous, users = rows[0]
-    return Head(int(sequence), str(commit_id), str(previous), None if users is None else tuple(users))
+    return Head(int(sequence), commit_id, previous, None if users is None else tuple(json.loads(users)))
 
 
 def raise_head(cursor: duckdb.DuckDBPyConnection, before: Head, users: Iterable[str] | None) -> Head:
@@ -37,6 +38,6 @@ def raise_head(cursor: duckdb.DuckDBPyConnection, before: Head, users: Iterable[
     head = Head(before.sequence + 1, uuid4().hex, before.commit_id, touched)
     cursor.execute(
         "UPDATE data.head SET sequence = $1, commit_id = $2, previous = $3, users = $4",
-        [head.sequence, head.commit_id, head.previous, None if touched is None else list(touched)],
+        [head.sequence, head.commit_id, head.previous, None if touched is None else json.dumps(touched)],
     )
     return head

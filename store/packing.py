@@ -1,7 +1,7 @@
 """The bytes in which the derived state of users lies on disk."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 NO_TIME = int(np.iinfo(np.int64).min)
 NO_ITEM = int(np.iinfo(np.uint32).max)
 
-# What tells the events of a user apart comes first, in one piece: so it can be looked for as bytes.
+# What tells the rows of a user apart comes first, in one piece: so it can be looked for as bytes.
 EVENT = np.dtype(
     [("ts", "<i8"), ("item", "<u4"), ("action", "<u4"), ("weight", "<f8"), ("hidden", "?")]
 )  # ts in microseconds, NO_TIME where there is none; item and action are codes; hidden: held out
@@ -19,9 +19,7 @@ TEXT = np.dtype([("digest", "V32"), ("ts", "<i8"), ("item", "<u4"), ("hidden", "
 EventRows = npt.NDArray[np.void]
 TextRows = npt.NDArray[np.void]
 
-event_bytes = struct.Struct("<qIId?").pack
 event_identity = struct.Struct("<qII").pack
-text_bytes = struct.Struct("<32sqI?").pack
 text_identity = struct.Struct("<32sqI").pack
 _COUNT = struct.Struct("<I")
 
@@ -31,20 +29,24 @@ class Ties:
     """The friends of a user, one entry per friend and relation, sorted by friend, then relation.
 
     Shapes:
-        weights: (n,) float64; relations: (n,) codes.
+        weights: (n,) float64; relations: (n,) codes; times: (n,) microseconds, NO_TIME where there is none.
     """
 
     friends: tuple[str, ...] = ()
     relations: tuple[int, ...] = ()
     weights: tuple[float, ...] = ()
+    times: tuple[int, ...] = ()
 
     def pack(self) -> bytes:
         """Return the bytes that `unpack` reads."""
+        if not self.friends:
+            return b""
         names = [friend.encode() for friend in self.friends]
         return b"".join(
             (
                 _COUNT.pack(len(names)),
                 np.array(self.weights, dtype="<f8").tobytes(),
+                np.array(self.times, dtype="<i8").tobytes(),
                 np.array(self.relations, dtype="<u4").tobytes(),
                 np.array([len(name) for name in names], dtype="<u2").tobytes(),
                 *names,
@@ -58,11 +60,19 @@ class Ties:
             return cls()
         (n,) = _COUNT.unpack_from(raw)
         weights = np.frombuffer(raw, "<f8", n, 4)
-        relations = np.frombuffer(raw, "<u4", n, 4 + 8 * n)
-        ends = np.cumsum(np.frombuffer(raw, "<u2", n, 4 + 12 * n)).tolist()
-        names = raw[4 + 14 * n :]
+        times = np.frombuffer(raw, "<i8", n, 4 + 8 * n)
+        relations = np.frombuffer(raw, "<u4", n, 4 + 16 * n)
+        ends = np.cumsum(np.frombuffer(raw, "<u2", n, 4 + 20 * n)).tolist()
+        names = raw[4 + 22 * n :]
         friends = [names[start:end].decode() for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-        return cls(tuple(friends), tuple(relations.tolist()), tuple(weights.tolist()))
+        columns = (relations.tolist(), weights.tolist(), times.tolist())
+        return cls(tuple(friends), *map(tuple, columns))
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[str, int, float, int]]) -> "Ties":
+        """Return ties from (friend, relation, weight, time), which come sorted."""
+        columns = list(zip(*rows, strict=True))
+        return cls(*columns) if columns else cls()
 
     def by_friend(self) -> dict[str, float]:
         """Return the summed weight of each friend."""
@@ -80,9 +90,3 @@ def place_of(raw: bytes, width: int, identity: bytes) -> int:
     while at >= 0 and at % width:  # the bytes may also occur across rows
         at = raw.find(identity, at + 1)
     return at
-
-
-def runs(keys: Sequence[str]) -> list[tuple[int, int]]:
-    """Return start and end of each run of equal neighbours."""
-    starts = [i for i, key in enumerate(keys) if i == 0 or keys[i - 1] != key]
-    return list(zip(starts, [*starts[1:], len(keys)], strict=True))

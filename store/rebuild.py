@@ -32,10 +32,10 @@ _TEXTS = f"""
         NOT {VISIBLE_TEXT} AS hidden
     FROM data.texts LEFT JOIN item_codes AS i ON i.name = item_id
     WHERE {{0}} ORDER BY user_id, {_TS}, item_id NULLS FIRST, text, occurrence"""
-_TIES = """
-    SELECT user_id, friend_id, r.code AS relation, weight
+_TIES = f"""
+    SELECT user_id, friend_id, r.code AS relation, weight, {_TS} AS ts
     FROM data.social JOIN word_codes AS r ON r.name = relation
-    WHERE {0} ORDER BY user_id, friend_id, social.relation"""
+    WHERE {{0}} ORDER BY user_id, friend_id, social.relation"""
 _WORDS = """
     SELECT DISTINCT action FROM data.behaviors UNION SELECT DISTINCT relation FROM data.social ORDER BY 1"""
 log = logging.getLogger(__name__)
@@ -139,8 +139,8 @@ def _rows(dtype: np.dtype[np.void], batch: pa.RecordBatch) -> npt.NDArray[np.voi
     return rows
 
 
-def _tie_rows(batch: pa.RecordBatch) -> list[tuple[str, int, float]]:
-    columns = (batch.column(name).to_pylist() for name in ("friend_id", "relation", "weight"))
+def _tie_rows(batch: pa.RecordBatch) -> list[tuple[str, int, float, int]]:
+    columns = (batch.column(name).to_pylist() for name in ("friend_id", "relation", "weight", "ts"))
     return list(zip(*columns, strict=True))
 
 
@@ -148,9 +148,8 @@ def _joined(parts: list[npt.NDArray[np.void]]) -> bytes:
     return b"".join(part.tobytes() for part in parts)
 
 
-def _ties(parts: list[list[tuple[str, int, float]]]) -> bytes:
-    friends, relations, weights = zip(*chain.from_iterable(parts), strict=True)
-    return Ties(friends, relations, weights).pack()
+def _ties(parts: list[list[tuple[str, int, float, int]]]) -> bytes:
+    return Ties.of(chain.from_iterable(parts)).pack()
 
 
 def _table_of(codes: CodesDraft) -> pa.Table:

@@ -7,7 +7,7 @@ CREATE TABLE data.head (
     sequence  BIGINT NOT NULL,
     commit_id VARCHAR NOT NULL,
     previous  VARCHAR NOT NULL,
-    users     VARCHAR[]
+    users     VARCHAR                         -- JSON
 );
 
 INSERT INTO data.head VALUES (0, uuid()::VARCHAR, '', NULL);

@@ -255,8 +255,8 @@ def test_a_store_of_the_first_schema_gets_a_head(tmp_path: Path) -> None:
 
 def test_no_time_is_what_training_takes_for_it() -> None:
     assert packing.NO_TIME == rows.NO_TIME
-    assert len(packing.event_bytes(0, 0, 0, 0.0, False)) == packing.EVENT.itemsize
-    assert len(packing.text_bytes(bytes(32), 0, 0, False)) == packing.TEXT.itemsize
+    assert len(packing.event_identity(0, 0, 0)) + 8 + 1 == packing.EVENT.itemsize
+    assert len(packing.text_identity(bytes(32), 0, 0)) + 1 == packing.TEXT.itemsize
 
 
 def test_rows_are_found_at_row_starts_only() -> None:
@@ -267,11 +267,18 @@ def test_rows_are_found_at_row_starts_only() -> None:
 
 
 @settings(max_examples=50)
-@given(st.lists(st.tuples(st.text(max_size=20), st.integers(0, 2**32 - 1), st.floats(0, 1e12)), max_size=8))
-def test_ties_come_back_as_they_were_packed(entries: list[tuple[str, int, float]]) -> None:
-    ties = Ties(*(zip(*entries, strict=True) if entries else ((), (), ())))
+@given(
+    st.lists(
+        st.tuples(
+            st.text(max_size=20), st.integers(0, 2**32 - 1), st.floats(0, 1e12), st.integers(NO_TIME, 2**62)
+        ),
+        max_size=8,
+    )
+)
+def test_ties_come_back_as_they_were_packed(entries: list[tuple[str, int, float, int]]) -> None:
+    ties = Ties.of(entries)
     assert Ties.unpack(ties.pack()) == ties
-    sums = {name: sum(w for other, _, w in entries if other == name) for name, _, _ in entries}
+    sums = {name: sum(w for other, _, w, _ in entries if other == name) for name, *_ in entries}
     assert ties.by_friend() == pytest.approx(sums)
 
 
