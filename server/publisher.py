@@ -8,7 +8,9 @@ from grpc_health.v1 import health, health_pb2
 
 from encoder.text_cache import TextCache
 from indexer.publish import load_pair, previous_index
+from server.after_commit import AfterCommit
 from server.config import ServerConfig
+from server.pb.triptych.v1 import ingest_pb2
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.retriever import Retriever
 from server.serving import Serving, prepare
@@ -18,7 +20,9 @@ from store.state import UserState
 
 log = logging.getLogger(__name__)
 
-SERVICES = tuple(pb.DESCRIPTOR.services_by_name[name].full_name for name in ("Retrieval", "Admin"))
+SERVICES = tuple(
+    service.full_name for file in (pb, ingest_pb2) for service in file.DESCRIPTOR.services_by_name.values()
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Publisher:
         state: UserState,
         cache: TextCache,
         retriever: Retriever,
+        after: AfterCommit,
         health_of: health.HealthServicer,
     ) -> None:
         self._config = config
@@ -48,6 +53,7 @@ class Publisher:
         self._retriever = retriever
         self._health = health_of
         self._changing = threading.RLock()  # to roll back is to look and to publish
+        self._after = after
         self._index_id = ""
 
     def resume(self) -> None:
@@ -83,9 +89,10 @@ class Publisher:
     def _serve(self, index_id: str) -> Serving:
         pair = load_pair(self._config.home, index_id, threads=1)
         threads = self._config.encode_threads
-        serving = prepare(self._config.home, pair, self._store, self._state, self._cache, threads)
-        point(self._config.home.current_index, index_id)
-        self._retriever.serve(serving)
+        with self._after.taking_note():
+            serving = prepare(self._config.home, pair, self._store, self._state, self._cache, threads)
+            point(self._config.home.current_index, index_id)
+            self._retriever.serve(serving)
         for service in ("", *SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._index_id = index_id

@@ -30,7 +30,14 @@ _LAST_SECOND = 253_402_300_799  # 9999-12-31
 
 
 class InvalidRequestError(ValueError):
-    """A request breaks a rule of the API; the message names the field and the value."""
+    """A request breaks a rule of the API; the message names the field and the value.
+
+    Where `field` is given, the client gets it apart, as google.rpc.BadRequest.
+    """
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 def query_of(request: pb.QueryRequest) -> Query:

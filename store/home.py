@@ -71,6 +71,16 @@ class Home:
         return self.path / "rejects"
 
     @property
+    def erasures(self) -> Path:
+        """The ledger of erasures, beside the exports that it hides people from."""
+        return self.path / "erasures.json"
+
+    @property
+    def audit_log(self) -> Path:
+        """Who asked for what about a person, as JSON lines."""
+        return self.path / "audit.jsonl"
+
+    @property
     def server_file(self) -> Path:
         """JSON with the address and process id of the running server."""
         return self.path / "server.json"

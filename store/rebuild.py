@@ -53,7 +53,8 @@ def bring_up_to_date(store: Store, state: UserState) -> None:
     if state.head == head.previous and head.users is not None:
         log.info("state is one commit behind: reading %d users again", len(head.users))
         with state.writing() as draft, store.snapshot() as cursor:
-            refresh(cursor, draft, head.users)
+            if head.users:
+                refresh(cursor, draft, head.users)
             draft.reflect(head.commit_id)
         return
     rebuild(store, state)

@@ -53,6 +53,11 @@ class Request:
     request_id: str = ""
     digest: str = ""
 
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.content.item_ids if isinstance(self.content, Deletion) else self.content.rows)
+
 
 @dataclass(frozen=True)
 class Change:

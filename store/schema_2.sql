@@ -24,11 +24,13 @@ CREATE TABLE data.requests (
 -- this file; it is NULL once that is done, and with it the last mention of the id in clear is gone.
 CREATE TABLE data.erasures (
     erased_at  TIMESTAMP NOT NULL,
-    user_hash  VARCHAR NOT NULL,
+    salt       VARCHAR NOT NULL,
+    user_hash  VARCHAR NOT NULL,              -- sha256 of salt and user id
     models     VARCHAR[] NOT NULL,            -- models trained on an export that held rows of the person
     unfinished VARCHAR
 );
 
+-- Of the erasures to come, and of the audit log.
 CREATE TABLE data.salt (salt VARCHAR NOT NULL);
 
 INSERT INTO data.salt VALUES (sha256(uuid()::VARCHAR || uuid()::VARCHAR));

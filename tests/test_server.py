@@ -485,6 +485,7 @@ def test_health_and_reflection(live: Live) -> None:
     assert {service.name for service in listed.list_services_response.service} == {
         "triptych.v1.Retrieval",
         "triptych.v1.Admin",
+        "triptych.v1.Ingest",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }

@@ -1,0 +1,132 @@
+"""What follows a write without delaying it: texts are encoded, and who keeps items elsewhere is told."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import Self
+
+import numpy as np
+
+from server.retriever import NotReadyError, Retriever
+from store.duck import Store
+from store.records import Item
+from store.requests import Change
+
+_AT_ONCE = 8  # larger batches are hardly faster, and a new text would wait for them
+_NICENESS = 10
+log = logging.getLogger(__name__)
+
+OnItems = Callable[[list[Item], list[str]], None]
+
+
+class AfterCommit:
+    """Encodes new texts in the background, and calls `on_items(put, deleted)` for each request about items.
+
+    Calls of `on_items` come one at a time, in the order of the commits, on a thread of their own, and not for
+    items of an import; one that raises is logged. Texts that are pending when the server stops are encoded by
+    its next start, before it serves.
+    """
+
+    def __init__(self, store: Store, retriever: Retriever, on_items: OnItems | None = None) -> None:
+        self._store = store
+        self._retriever = retriever
+        self._on_items = on_items
+        self._items = ThreadPoolExecutor(1, thread_name_prefix="items")
+        self._pending: dict[str, None] = {}  # a set that keeps its order
+        self._meanwhile: list[str] | None = None
+        self._sweep: Iterator[list[str]] | None = None
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="texts")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+        self._items.shutdown()
+
+    def changed(self, change: Change) -> None:
+        """Take note of a committed transaction."""
+        if change.texts:
+            self._add(change.texts)
+        if self._on_items is not None:
+            for put, deleted in change.items:
+                self._items.submit(self._tell, list(put), list(deleted))
+
+    def encode_all(self) -> None:
+        """Have every stored text encoded that is not yet, as after an import."""
+        with self._wake:
+            self._sweep = self._store.distinct_texts()
+            self._wake.notify()
+
+    @contextmanager
+    def taking_note(self) -> Iterator[None]:
+        """Encode the texts that come during the block once more afterwards, when another model may serve."""
+        self._meanwhile = []
+        try:
+            yield
+        finally:
+            texts, self._meanwhile = self._meanwhile, None
+            self._add(texts)
+
+    def _add(self, texts: list[str] | tuple[str, ...]) -> None:
+        with self._wake:
+            self._pending.update(dict.fromkeys(texts))
+            if self._meanwhile is not None:
+                self._meanwhile += texts
+            self._wake.notify()
+
+    def _run(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        while True:
+            with self._wake:
+                while not (self._pending or self._sweep or self._stopping):
+                    self._wake.wait()
+                if self._stopping:
+                    return
+                texts = list(islice(self._pending, _AT_ONCE))
+                for text in texts:
+                    del self._pending[text]
+                sweep = self._sweep if not texts else None
+            try:
+                self._encode(texts or self._swept(sweep))
+            except NotReadyError:
+                continue  # whatever is published first encodes all that is stored
+            except Exception:  # a supervisor: one text that fails must not stop the others
+                log.exception("texts could not be encoded")
+
+    def _swept(self, sweep: Iterator[list[str]] | None) -> list[str]:
+        """Return the next stored texts that have no vector; the end of the sweep is noted."""
+        batch = next(sweep, None) if sweep is not None else None
+        if batch is None:
+            with self._wake:
+                self._sweep = None if self._sweep is sweep else self._sweep
+            return []
+        return batch
+
+    def _encode(self, texts: list[str]) -> None:
+        serving = self._retriever.serving
+        model_id, dim = serving.encoder.text_model_id, serving.encoder.dim
+        _, found = serving.cache.get(model_id, texts, dim)
+        missing = [texts[row] for row in np.flatnonzero(~found) if texts[row].strip()]
+        if len(missing) > _AT_ONCE:  # of a sweep; others may come first
+            self._add(missing)
+            return
+        if missing:
+            serving.cache.put(model_id, missing, serving.encoder.encode(missing))
+
+    def _tell(self, put: list[Item], deleted: list[str]) -> None:
+        try:
+            if self._on_items is not None:
+                self._on_items(put, deleted)
+        except Exception:  # a supervisor: the items are stored, and the next reindex has them
+            log.exception("on_items failed for %d items put and %d deleted", len(put), len(deleted))
