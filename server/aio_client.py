@@ -54,7 +54,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the connection."""
-        await self.channel.close()
+        await self.channel.close(None)
 
     async def query(self, **fields: Unpack[QueryFields]) -> pb.QueryResponse:
         """Return the candidates of one subject; the fields are those of QueryRequest."""

@@ -4,7 +4,7 @@
         client.append_behaviors([Behavior("alice", "item-7", action="view")])
         print(client.query(user_id="alice", k=5).item_ids)
 
-Replies are the messages of proto/triptych/v1. A call that did not reach the server is repeated, with back-off;
+Replies are the messages of proto/triptych/v1. A call that did not reach the server is repeated with back-off;
 every write carries a request id, so none is written twice.
 """
 
@@ -38,7 +38,7 @@ from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.records import Item
 
-__all__ = ["AsyncClient", "Behavior", "CallError", "Client", "Text", "Tie"]
+__all__ = ["AsyncClient", "Behavior", "CallError", "Client", "QueryFields", "Text", "Tie"]
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")

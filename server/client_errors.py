@@ -1,7 +1,8 @@
 """Why a call failed, in words and apart: code, reason, message, fields."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -38,7 +39,7 @@ def errors_of_calls() -> Iterator[None]:
 def _call_error(error: grpc.RpcError) -> CallError:
     reason, fields = "", dict[str, str]()
     status = status_pb2.Status()
-    for key, value in error.trailing_metadata() or ():
+    for key, value in cast("Iterable[tuple[str, bytes]]", error.trailing_metadata() or ()):
         if key == "grpc-status-details-bin":
             status.ParseFromString(value)
     for detail in status.details:

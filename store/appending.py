@@ -120,7 +120,9 @@ def put_friends(draft: Draft, rows: Sequence[FriendRow], pending: Pending) -> Wr
         reason = refusal_of_friend(row)
         if reason is None:
             mine = by_user.setdefault(row.user_id, {})
-            if mine.setdefault((row.friend_id, draft.words.code(row.relation)), row) is row:
+            key = row.friend_id, draft.words.code(row.relation)
+            if key not in mine:
+                mine[key] = row
                 continue
             reason = DUPLICATE
         rejected.append(Rejected(position, reason))

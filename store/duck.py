@@ -133,6 +133,11 @@ class Store:
             row = cursor.execute(f"SELECT {columns}").fetchall()[0]
         return dict(zip(sources, row, strict=True))
 
+    def user_ids(self) -> list[str]:
+        """Return the ids of all users that any table names."""
+        with closing(self._db.cursor()) as cursor:
+            return [str(row[0]) for row in cursor.execute(f"SELECT user_id FROM ({USERS})").fetchall()]
+
     def distinct_texts(self, batch: int = 4096) -> Iterator[list[str]]:
         """Yield the distinct visible texts of all users, shortest first, at most `batch` at a time."""
         with closing(self._db.cursor()) as cursor:

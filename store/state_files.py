@@ -51,6 +51,25 @@ def open_environment(path: Path) -> Any:
     return env
 
 
+def head_of(path: Path) -> str | None:
+    """Return the commit that a state reflects, None where it would be made anew; changes nothing."""
+    if _left_open_before_boot(path):
+        return None
+    try:
+        env = lmdb.open(str(path), readonly=True, max_dbs=8)
+    except (lmdb.Error, OSError):
+        return None
+    try:
+        with env.begin() as transaction:
+            if transaction.get(b"format") != _FORMAT:
+                return None
+            return str(transaction.get(b"head", default=b"").decode())
+    except DAMAGE:
+        return None
+    finally:
+        env.close()
+
+
 def close_environment(path: Path, env: Any) -> None:
     """Bring an environment to disk, close it and note that it can be trusted."""
     env.sync(True)
