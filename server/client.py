@@ -52,6 +52,7 @@ class Client:
 
     def __init__(self, address: str, *, tls_ca: Path | None = None, timeout: float = TIMEOUT) -> None:
         """Take host:port, and a PEM root certificate where the server has TLS."""
+        self.address = address
         self.channel = connect(address, tls_ca)
         self._timeout = timeout
         self._retrieval = rpc.RetrievalStub(self.channel)

@@ -5,7 +5,6 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 
 from store.connection import quoted
 from store.ledger import erased_among, read_ledger
@@ -26,11 +25,11 @@ def show(db: duckdb.DuckDBPyConnection, path: Path, ledger: Path, since: datetim
         return
     users = (str(row[0]) for row in db.execute(USERS).fetchall())
     erased = sorted(erased_among(users, erasures, since))
-    db.register("erased", pa.table({"user_id": pa.array(erased, pa.string())}))
+    db.execute("CREATE TABLE data.erased AS SELECT unnest($1::VARCHAR[]) AS user_id", [erased])
     for table in TABLES:
         people = [name for name in ("user_id", "friend_id") if name in table.names]
         if people:
-            _view(db, path, table, " AND ".join(f"{name} NOT IN (FROM erased)" for name in people))
+            _view(db, path, table, " AND ".join(f"{name} NOT IN (FROM data.erased)" for name in people))
 
 
 def _view(db: duckdb.DuckDBPyConnection, path: Path, table: Table, condition: str) -> None:
