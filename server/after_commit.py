@@ -37,6 +37,7 @@ class AfterCommit:
         self._on_items = on_items
         self._items = ThreadPoolExecutor(1, thread_name_prefix="items")
         self._pending: dict[str, None] = {}  # a set that keeps its order
+        self._backlog: list[str] = []  # found by the sweep; new texts go first
         self._meanwhile: list[str] | None = None
         self._sweep: Iterator[list[str]] | None = None
         self._wake = threading.Condition()
@@ -89,40 +90,48 @@ class AfterCommit:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while True:
             with self._wake:
-                while not (self._pending or self._sweep or self._stopping):
+                while not (self._pending or self._backlog or self._sweep or self._stopping):
                     self._wake.wait()
                 if self._stopping:
                     return
-                texts = list(islice(self._pending, _AT_ONCE))
-                for text in texts:
-                    del self._pending[text]
-                sweep = self._sweep if not texts else None
+                texts, sweep = self._next(), self._sweep
             try:
-                self._encode(texts or self._swept(sweep))
+                if texts:
+                    self._encode(texts)
+                elif sweep is not None:
+                    self._go_on(sweep)
             except NotReadyError:
                 continue  # whatever is published first encodes all that is stored
             except Exception:  # a supervisor: one text that fails must not stop the others
                 log.exception("texts could not be encoded")
 
-    def _swept(self, sweep: Iterator[list[str]] | None) -> list[str]:
-        """Return the next stored texts that have no vector; the end of the sweep is noted."""
-        batch = next(sweep, None) if sweep is not None else None
+    def _next(self) -> list[str]:
+        """Return the texts to encode next, none where the sweep has to find some."""
+        if not self._pending:
+            texts, self._backlog = self._backlog[:_AT_ONCE], self._backlog[_AT_ONCE:]
+            return texts
+        texts = list(islice(self._pending, _AT_ONCE))
+        for text in texts:
+            del self._pending[text]
+        return texts
+
+    def _go_on(self, sweep: Iterator[list[str]]) -> None:
+        """Take the next stored texts into the backlog; the end of the sweep is noted."""
+        batch = next(sweep, None)
+        self._backlog = [] if batch is None else self._missing(batch)
         if batch is None:
             with self._wake:
                 self._sweep = None if self._sweep is sweep else self._sweep
-            return []
-        return batch
+
+    def _missing(self, texts: list[str]) -> list[str]:
+        serving = self._retriever.serving
+        _, found = serving.cache.get(serving.encoder.text_model_id, texts, serving.encoder.dim)
+        return [texts[row] for row in np.flatnonzero(~found) if texts[row].strip()]
 
     def _encode(self, texts: list[str]) -> None:
-        serving = self._retriever.serving
-        model_id, dim = serving.encoder.text_model_id, serving.encoder.dim
-        _, found = serving.cache.get(model_id, texts, dim)
-        missing = [texts[row] for row in np.flatnonzero(~found) if texts[row].strip()]
-        if len(missing) > _AT_ONCE:  # of a sweep; others may come first
-            self._add(missing)
-            return
+        serving, missing = self._retriever.serving, self._missing(texts)
         if missing:
-            serving.cache.put(model_id, missing, serving.encoder.encode(missing))
+            serving.cache.put(serving.encoder.text_model_id, missing, serving.encoder.encode(missing))
 
     def _tell(self, put: list[Item], deleted: list[str]) -> None:
         try:
