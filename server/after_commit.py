@@ -66,7 +66,7 @@ class AfterCommit:
     def encode_all(self) -> None:
         """Have every stored text encoded that is not yet, as after an import."""
         with self._wake:
-            self._sweep = self._store.distinct_texts()
+            self._sweep = self._stored()
             self._wake.notify()
 
     @contextmanager
@@ -101,9 +101,10 @@ class AfterCommit:
                 elif sweep is not None:
                     self._go_on(sweep)
             except NotReadyError:
-                continue  # whatever is published first encodes all that is stored
+                self._end(sweep)  # whatever is published first encodes all that is stored
             except Exception:  # a supervisor: one text that fails must not stop the others
                 log.exception("texts could not be encoded")
+                self._end(sweep)
 
     def _next(self) -> list[str]:
         """Return the texts to encode next, none where the sweep has to find some."""
@@ -116,12 +117,25 @@ class AfterCommit:
         return texts
 
     def _go_on(self, sweep: Iterator[list[str]]) -> None:
-        """Take the next stored texts into the backlog; the end of the sweep is noted."""
+        """Take the next stored texts into the backlog."""
         batch = next(sweep, None)
-        self._backlog = [] if batch is None else self._missing(batch)
         if batch is None:
-            with self._wake:
-                self._sweep = None if self._sweep is sweep else self._sweep
+            self._end(sweep)
+        else:
+            self._backlog = self._missing(batch)
+
+    def _end(self, sweep: Iterator[list[str]] | None) -> None:
+        with self._wake:
+            if self._sweep is sweep:
+                self._sweep = None
+
+    def _stored(self) -> Iterator[list[str]]:
+        """Yield all stored texts, after the vectors that came with some of them are cached."""
+        serving = self._retriever.serving
+        model_id = serving.encoder.text_model_id
+        for texts, vectors in self._store.imported_vectors(model_id):
+            serving.cache.put(model_id, texts, vectors)
+        yield from self._store.distinct_texts()
 
     def _missing(self, texts: list[str]) -> list[str]:
         serving = self._retriever.serving
