@@ -20,6 +20,8 @@ class StageName(StrEnum):
     TRAIN = "train"
     REINDEX = "reindex"
     PUBLISH = "publish"
+    INGEST = "ingest"
+    ERASE = "erase"
 
 
 @app.command("serve")
@@ -118,6 +120,42 @@ def index_bench(
     _leave("bench index", report, json_path, "batch", ("factory", "threads", "search"))
 
 
+@app.command("ingest")
+def ingest_bench(
+    users: Annotated[int, typer.Option(min=200, help="Of the synthetic world.")] = 500,
+    items: Annotated[int, typer.Option(min=150, help="Of the synthetic world.")] = 400,
+    dim: Annotated[int, typer.Option(min=2, help="Embedding dim on the synthetic world.")] = 64,
+    seconds: Annotated[float, typer.Option(min=0.2, help="Per measurement.")] = 5.0,
+    batch: Annotated[int, typer.Option(min=1, max=10_000, help="Behaviours per request.")] = 500,
+    rate: Annotated[float, typer.Option(min=1, help="Behaviours per second beside queries.")] = 6_000.0,
+    seed: Annotated[int, typer.Option(help="Of the world and of the writes.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure durable writes, how soon queries see them, and queries at half load beside writes.
+
+    Latencies of paced calls count from when they were due. It starts a server of its own on synthetic data.
+
+    Example: triptych bench ingest --json ingest.json
+    """
+    from scripts.bench_ingest import IngestOptions, measure
+    from scripts.bench_output import show, show_ratios, write_json
+    from scripts.bench_world import make_home, server
+    from store.export import Export
+
+    options = IngestOptions(seconds=seconds, size=batch, rate=rate, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        home = make_home(Path(name), users=users, items=items, dim=dim, seed=seed)
+        with Export.latest(home.exports) as export:
+            people = export.users().to_pylist()
+            things = export.items(available_only=True).column("item_id").to_pylist()
+        with server(home) as address:
+            report = measure(address, people, things, options)
+    show("bench ingest", report["results"])
+    show_ratios(report["ratios"])
+    if json_path is not None:
+        write_json(json_path, report)
+
+
 @app.command("faults")
 def faults_bench(
     home: Annotated[
@@ -128,11 +166,12 @@ def faults_bench(
     stage: Annotated[list[StageName] | None, typer.Option(help="Default: all; repeatable.")] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Kill import, export, train, reindex and publish at random moments and look at what is left.
+    """Kill commands, and a server amid writes and erasures, at random moments and look at what is left.
 
     Per stage: rounds tried and killed; with something lost (rows, a listed artifact, a pointer); mixed (half
-    an import, a listed artifact that is not whole, a pointer to one); failed (the next run of the command, or
-    a server). Rounds of ingest and erase are not built yet. Exit code 1 where anything of that was found.
+    an import or a request, a listed artifact that is not whole, a pointer to one, half a person); failed (the
+    next run of the command, or a server). For ingest, lost is an acknowledged write that is not there or not
+    seen by a query; for erase, an erased person who came back. Exit code 1 where anything of that was found.
 
     Example: triptych bench faults --rounds 20 --json faults.json
     """

@@ -26,6 +26,17 @@ log = logging.getLogger(__name__)
 Rows = dict[str, pa.Table]
 
 
+@dataclass
+class Counts:
+    """Rounds of one stage: tried, killed (the rest ended before), and those with each kind of harm."""
+
+    tried: int = 0
+    killed: int = 0
+    lost: int = 0
+    mixed: int = 0
+    failed: int = 0
+
+
 @dataclass(frozen=True)
 class Left:
     """What a home lists: finished artifacts, by folder, and the pointers that are there."""

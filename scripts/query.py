@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
 from scripts.session import console
+from server.client import Client, QueryFields
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 
 _VIEWS = {pb.VIEW_HISTORY: "history", pb.VIEW_TEXT: "text", pb.VIEW_SOCIAL: "social"}
 _COLUMNS = ("history", "text", "social", "popularity")
@@ -35,23 +34,16 @@ def query_command(
     subjects = [subject for subject in (user, item, text) if subject is not None]
     if len(subjects) != 1:
         raise typer.BadParameter("name exactly one of USER, --item and --text")
-    request = pb.QueryRequest(k=k, exclude_seen=not seen)
+    fields: QueryFields = {"k": k, "exclude_seen": not seen}
     if user is not None:
-        request.user_id = user
+        fields["user_id"] = user
     elif item is not None:
-        request.item_id = item
+        fields["item_id"] = item
     else:
-        request.text = text or ""
-    with channel_to(address, tls_ca) as channel:
-        reply = rpc.RetrievalStub(channel).Query(request, timeout=timeout)
+        fields["text"] = text or ""
+    with Client(address, tls_ca=tls_ca, timeout=timeout) as client:
+        reply = client.query(**fields)
     console().print(reply_table(reply, subjects[0]))
-
-
-def channel_to(address: str, tls_ca: Path | None = None) -> grpc.Channel:
-    """Return a channel to a server, with TLS where a root certificate is given."""
-    if tls_ca is None:
-        return grpc.insecure_channel(address)
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(tls_ca.read_bytes()))
 
 
 def reply_table(reply: pb.QueryResponse, subject: str) -> Table:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from indexer.arrays import IntArray
 from indexer.filters import Filter
 from indexer.index import VectorDimError
 from indexer.search import Excluded
-from server.raw_views import raw_views, stack
+from server.raw_views import Asked, raw_views, stack
 from server.records import (
     Candidates,
     EncodedUser,
@@ -28,7 +28,8 @@ from server.records import (
 )
 from server.serving import Serving
 from store.duck import Store
-from store.records import Event, UserViews
+from store.records import Event
+from store.state import NOBODY, Person, UserState
 
 
 class NotReadyError(RuntimeError):
@@ -38,20 +39,12 @@ class NotReadyError(RuntimeError):
         super().__init__("no index is loaded yet: run `triptych train` and `triptych reindex` for this home")
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A subject as raw views, with the item ids that the answer leaves out."""
-
-    views: UserViews
-    stored: bool
-    left_out: tuple[str, ...] = ()
-
-
 class Retriever:
     """Answers queries; threads may share it, and what serves may be swapped under way."""
 
-    def __init__(self, store: Store, serving: Serving | None = None) -> None:
+    def __init__(self, store: Store, state: UserState, serving: Serving | None = None) -> None:
         self._store = store
+        self._state = state
         self._serving = serving
         self._swap = threading.Lock()
 
@@ -81,7 +74,7 @@ class Retriever:
         """
         serving, start = self.serving, time.perf_counter()
         asked = self._all_asked(queries)
-        batch = stack([raw_views(serving, one.views, keep=one.stored) for one in asked])
+        batch = stack([raw_views(serving, one) for one in asked])
         viewed = time.perf_counter()
         encoded = serving.model.encode_users(batch)
         vectors = _with_raw_vectors(queries, encoded.vectors)
@@ -99,35 +92,36 @@ class Retriever:
         """Return the vector and parts of a person.  Raises: NotReadyError."""
         serving = self.serving
         (asked,) = self._all_asked([Query(subject)])
-        encoded = serving.model.encode_users(raw_views(serving, asked.views, keep=asked.stored))
+        encoded = serving.model.encode_users(raw_views(serving, asked))
         used = _used(encoded.parts[0])
         return EncodedUser(encoded.vectors[0], encoded.parts[0], used, serving.model.model_id)
 
-    def _all_asked(self, queries: Sequence[Query]) -> list[_Asked]:
+    def _all_asked(self, queries: Sequence[Query]) -> list[Asked]:
         people = [query.subject.user_id for query in queries if isinstance(query.subject, StoredUser)]
-        known = self._store.users_views(people) if people else {}
+        known = dict(zip(people, self._state.people(people), strict=True)) if people else {}
         return [self._asked(query, known) for query in queries]
 
-    def _asked(self, query: Query, known: dict[str, UserViews]) -> _Asked:
+    def _asked(self, query: Query, known: dict[str, Person]) -> Asked:
         subject = query.subject
-        own: tuple[str, ...] = ()
-        stored = False
         if isinstance(subject, StoredUser):
-            views, stored = known[subject.user_id], True
+            person, names = known[subject.user_id], self._state.items.names
+            asked = Asked(person, left_out=tuple(names[code] for code in person.history["item"].tolist()))
         elif isinstance(subject, InlineViews):
-            friends = self._store.with_histories(subject.views.friends)
-            views = replace(subject.views, friends=friends)
+            views = subject.views
+            friends = self._state.friends_of({friend.friend_id: friend.weight for friend in views.friends})
+            seen = tuple(event.item_id for event in views.history)
+            asked = Asked(friends, views.history, views.texts, left_out=seen)
         elif isinstance(subject, SimilarTo):
             item = self._store.item(subject.item_id)
             text = item_text(item.title, item.text)
-            views = UserViews((Event(subject.item_id),), (text,) if text else ())
-            stored, own = True, (subject.item_id,)
+            # One event, left out whether seen items are or not.
+            own = (subject.item_id,)
+            return Asked(NOBODY, (Event(*own),), (text,) if text else (), keep=True, left_out=own)
         elif isinstance(subject, FreeText):
-            views = UserViews(texts=(subject.text,))
+            asked = Asked(NOBODY, texts=(subject.text,))
         else:
-            views = UserViews()
-        seen = tuple(event.item_id for event in views.history) if query.exclude_seen else ()
-        return _Asked(views, stored, own + seen)
+            asked = Asked(NOBODY)
+        return asked if query.exclude_seen else replace(asked, left_out=())
 
 
 def _with_raw_vectors(queries: Sequence[Query], encoded: FloatArray) -> FloatArray:
@@ -142,7 +136,7 @@ def _with_raw_vectors(queries: Sequence[Query], encoded: FloatArray) -> FloatArr
 
 
 def _search(
-    serving: Serving, queries: Sequence[Query], asked: Sequence[_Asked], vectors: FloatArray
+    serving: Serving, queries: Sequence[Query], asked: Sequence[Asked], vectors: FloatArray
 ) -> tuple[IntArray, FloatArray]:
     numbers = np.repeat(np.arange(len(asked)), [len(one.left_out) for one in asked])
     left_out = serving.index.rows([item_id for one in asked for item_id in one.left_out])
@@ -163,7 +157,7 @@ def _search(
 
 
 def _candidates(
-    serving: Serving, query: Query, rows: IntArray, scores: FloatArray, parts: FloatArray, asked: _Asked
+    serving: Serving, query: Query, rows: IntArray, scores: FloatArray, parts: FloatArray, asked: Asked
 ) -> Candidates:
     index, used = serving.index, _used(parts)
     shares: FloatArray | None = None

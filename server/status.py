@@ -14,10 +14,14 @@ from encoder.text import NotATextModelError
 from encoder.text_cache import DamagedTextCacheError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
+from server.group_commit import StoppingError
+from server.ingest import IMPORT_ERRORS, NotThisMachineError, TooManyStreamsError
 from server.invalid import InvalidRequestError
 from server.retriever import NotReadyError
+from store.answered import RequestIdReusedError
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.duck import ItemNotFoundError
+from store.state import DamagedStateError
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,12 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (NotATextModelError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
     (DamagedTextCacheError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
     (NotReadyError, code_pb2.UNAVAILABLE, "NOT_READY"),
+    (StoppingError, code_pb2.UNAVAILABLE, "STOPPING"),
+    (RequestIdReusedError, code_pb2.FAILED_PRECONDITION, "REQUEST_ID_REUSED"),
+    (TooManyStreamsError, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS"),
+    (NotThisMachineError, code_pb2.PERMISSION_DENIED, "NOT_THIS_MACHINE"),
+    (DamagedStateError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
+    *((kind, code_pb2.INVALID_ARGUMENT, "IMPORT_REFUSED") for kind in IMPORT_ERRORS),
 )
 
 
@@ -50,13 +60,19 @@ def status_of_errors(context: grpc.ServicerContext) -> Iterator[None]:
     except Exception as error:  # the one place that may: every call ends with a status
         for kind, code, reason in _CODES:
             if isinstance(error, kind):
-                _abort(context, code, reason, ": ".join([*getattr(error, "__notes__", ()), str(error)]))
+                message = ": ".join([*getattr(error, "__notes__", ()), str(error)])
+                _abort(context, code, reason, message, getattr(error, "field", ""))
         log.exception("unexpected error in a call")
         _abort(context, code_pb2.INTERNAL, "INTERNAL", "an unexpected error; the server's log has it")
 
 
-def _abort(context: grpc.ServicerContext, code: int, reason: str, message: str) -> NoReturn:
-    detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
-    status = status_pb2.Status(code=code, message=message[:_MAX_MESSAGE], details=[detail])
+def _abort(context: grpc.ServicerContext, code: int, reason: str, message: str, field: str = "") -> NoReturn:
+    message = message[:_MAX_MESSAGE]
+    details = [any_pb2.Any()]
+    details[0].Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
+    if field:
+        details.append(any_pb2.Any())
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
+        details[1].Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    status = status_pb2.Status(code=code, message=message, details=details)
     context.abort_with_status(rpc_status.to_status(status))

@@ -1,6 +1,5 @@
 """Immutable Parquet copies of the store: what training, reindexing and evaluation read."""
 
-import glob
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from tqdm import tqdm
 from store import artifact
 from store.connection import migrations, quoted
 from store.duck import Store
+from store.export_views import show
+from store.home import Home
 from store.queries import ITEM_HASHES, USERS, VISIBLE, VISIBLE_TEXT, Matrix, texts_with_vectors
 from store.tables import TABLES
 
@@ -50,6 +51,7 @@ def create_export(store: Store, exports: Path) -> str:
     """Return the id of a new export of one state of the store, held-out rows with their split included."""
     export_id = artifact.new_id()
     _log.info("export %s started", export_id)
+    created_at = datetime.now(UTC).isoformat()  # before the state that is copied: see `Export`
     with artifact.build(exports, export_id) as draft, store.snapshot() as cursor:
         counts: dict[str, int] = {}
         for table in tqdm(TABLES, desc="export", unit="table", disable=None):
@@ -69,7 +71,7 @@ def create_export(store: Store, exports: Path) -> str:
         draft.facts |= {
             "kind": "export",
             "schema_version": len(migrations()),
-            "created_at": datetime.now(UTC).isoformat(),
+            "created_at": created_at,
             "counts": counts,
             "held_out": held_out,
         }
@@ -81,6 +83,7 @@ class Export:
     """One export, read through DuckDB; threads may share it.
 
     History, texts and friends are the visible ones; only `held_out` shows rows with split valid or test.
+    Whoever the ledger of the home says was erased since is not shown.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
@@ -91,13 +94,8 @@ class Export:
         self._db.execute(f"SET GLOBAL temp_directory = {quoted(spill)}")
         self._db.execute("SET GLOBAL python_enable_replacements = false")
         self._db.execute("ATTACH ':memory:' AS data")
-        for table in TABLES:
-            # Equal texts lie in the order of their occurrence.
-            number = ", file_row_number AS occurrence" if table.numbered else ""
-            scan = quoted(glob.escape(str(path / f"{table.name}.parquet")))
-            self._db.execute(f"""
-                CREATE VIEW data.{table.name} AS SELECT {", ".join(table.names)}{number}
-                FROM read_parquet({scan}, file_row_number = true)""")
+        since = datetime.fromisoformat(manifest["created_at"]).replace(tzinfo=None)
+        show(self._db, path, Home(path.parent.parent).erasures, since)
 
     @classmethod
     def open(cls, path: Path, *, verify: bool = True) -> Self:
@@ -197,6 +195,11 @@ class Export:
         """Yield distinct visible texts with the vectors (n, D) float32 that came with them for one model."""
         with closing(self._db.cursor()) as cursor:
             yield from texts_with_vectors(cursor, text_model_id, batch)
+
+    def names(self, user_id: str) -> bool:
+        """Return whether any row is about a person."""
+        found = self._table(f"SELECT 1 FROM ({USERS}) WHERE user_id = $1 LIMIT 1", [user_id])
+        return len(found) > 0
 
     def _table(self, sql: str, parameters: list[str] | list[list[str]] | None = None) -> pa.Table:
         with closing(self._db.cursor()) as cursor:

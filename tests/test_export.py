@@ -65,7 +65,7 @@ def test_the_manifest_tells_what_is_inside(export: Export, tmp_path: Path) -> No
     facts = {name: value for name, value in export.manifest.items() if name not in ("files", "created_at")}
     assert facts == {
         "kind": "export",
-        "schema_version": 1,
+        "schema_version": 2,
         "counts": {"items": 3, "behaviors": 6, "texts": 5, "social": 4},
         "held_out": {"valid": 1, "test": 1},
     }

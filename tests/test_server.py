@@ -28,8 +28,8 @@ from encoder.text_cache import TextCache
 from encoder.train import train
 from indexer.index import Index
 from indexer.reindex import reindex
-from scripts.query import channel_to
 from scripts.session import fresh_export
+from server.client_channel import connect
 from server.config import MAX_MESSAGE_BYTES
 from server.invalid import MAX_ID_BYTES
 from server.pb.triptych.v1 import triptych_pb2 as pb
@@ -52,6 +52,7 @@ from store.duck import Store
 from store.export import Export
 from store.home import Home
 from store.records import UserViews
+from store.state import UserState
 
 UNKNOWN = "u-nobody"
 TEXT = "a quiet evening with a good book about gardens"
@@ -486,6 +487,7 @@ def test_health_and_reflection(live: Live) -> None:
     assert {service.name for service in listed.list_services_response.service} == {
         "triptych.v1.Retrieval",
         "triptych.v1.Admin",
+        "triptych.v1.Ingest",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
@@ -635,9 +637,9 @@ def test_with_tls_clients_need_the_certificate_and_commands_beside_the_server_do
     )
     with server(home, "--tls-cert", str(certificate), "--tls-key", str(key)) as client:
         request, address = pb.QueryRequest(text="jazz", k=3), client.address
-        with channel_to(address, certificate) as channel:
+        with connect(address, certificate) as channel:
             assert len(rpc.RetrievalStub(channel).Query(request, timeout=10).item_ids) == 3
-        with channel_to(address) as channel, pytest.raises(grpc.RpcError):
+        with connect(address) as channel, pytest.raises(grpc.RpcError):
             rpc.RetrievalStub(channel).Query(request, timeout=2)
         with fresh_export(home) as export:
             assert export.manifest["kind"] == "export"
@@ -712,19 +714,20 @@ def test_a_home_without_index_waits_for_one_and_shutdown_lets_calls_finish(
 def test_an_unexpected_error_tells_no_details(
     live: Live, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = Store.open(tmp_path / "views.duckdb")
-    store.close()  # what no call expects
+    store, state = Store.open(tmp_path / "views.duckdb"), UserState.open(tmp_path / "state")
+    state.close()  # what no call expects
     with closing(TextCache.open(tmp_path / "cache")) as cache:
         encoder = TextEncoder.load(live.client.home.text_models / live.model.text_model_id, threads=1)
         serving = SimpleNamespace(index=live.index, model=live.model, encoder=encoder, cache=cache)
         grpc_server = grpc.server(ThreadPoolExecutor(1))
-        rpc.add_RetrievalServicer_to_server(RetrievalServicer(Retriever(store, serving)), grpc_server)  # type: ignore[arg-type]
+        rpc.add_RetrievalServicer_to_server(RetrievalServicer(Retriever(store, state, serving)), grpc_server)  # type: ignore[arg-type]
         port = grpc_server.add_insecure_port("127.0.0.1:0")
         grpc_server.start()
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = rpc.RetrievalStub(channel)
             refused = refusal(lambda: stub.Query(pb.QueryRequest(user_id="secret-person")))
         grpc_server.stop(None).wait()
+    store.close()
     assert (refused.code, refused.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert refused.message == "an unexpected error; the server's log has it"
     assert "unexpected error in a call" in caplog.text

@@ -1,0 +1,15 @@
+"""Who asked for what about a person: lines that are only ever added, and never say who the person was."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+def record(path: Path, action: str, **facts: object) -> None:
+    """Add a line of JSON to an audit log; it is on disk when this returns."""
+    line = json.dumps({"at": datetime.now(UTC).isoformat(), "action": action} | facts) + "\n"
+    with path.open("a", encoding="utf-8") as log:
+        log.write(line)
+        log.flush()
+        os.fsync(log.fileno())
