@@ -131,7 +131,7 @@ def next_to(
         log.info("reindex: %d of %d items changed since %s: building anew", rows, size, base.index_id)
         return None
     some = hashes.take(pa.array(found.changed))
-    items = export.some_items(some.column("item_id"))
+    items = export.some_items(some.column("item_id").to_pylist())
     base.put(changes_of(base, items, some, found.encoded, tower), found.removed)
     index_id = new_id()
     with build(home.indexes, index_id) as draft:

@@ -1,41 +1,35 @@
-"""What follows a write without delaying it: texts are encoded, and who keeps items elsewhere is told."""
+"""What follows a write without delaying it: texts are encoded, and the index takes note of items."""
 
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Self
 
 import numpy as np
 
+from server.live_items import LiveItems
 from server.retriever import NotReadyError, Retriever
 from store.duck import Store
-from store.records import Item
 from store.requests import Change
 
 _AT_ONCE = 8  # larger batches are hardly faster, and a new text would wait for them
 _NICENESS = 10
 log = logging.getLogger(__name__)
 
-OnItems = Callable[[list[Item], list[str]], None]
-
 
 class AfterCommit:
-    """Encodes new texts in the background, and calls `on_items(put, deleted)` for each request about items.
+    """Encodes new texts in the background, and tells the index of items.
 
-    Calls of `on_items` come one at a time, in the order of the commits, on a thread of their own, and not for
-    items of an import; one that raises is logged. Texts that are pending when the server stops are encoded by
-    its next start, before it serves.
+    Texts that are pending when the server stops are encoded by its next start, before it serves.
     """
 
-    def __init__(self, store: Store, retriever: Retriever, on_items: OnItems | None = None) -> None:
+    def __init__(self, store: Store, retriever: Retriever, live: LiveItems) -> None:
         self._store = store
         self._retriever = retriever
-        self._on_items = on_items
-        self._items = ThreadPoolExecutor(1, thread_name_prefix="items")
+        self._live = live
         self._pending: dict[str, None] = {}  # a set that keeps its order
         self._backlog: list[str] = []  # found by the sweep; new texts go first
         self._meanwhile: list[str] | None = None
@@ -53,18 +47,17 @@ class AfterCommit:
             self._stopping = True
             self._wake.notify()
         self._thread.join()
-        self._items.shutdown()
 
     def changed(self, change: Change) -> None:
-        """Take note of a committed transaction."""
+        """Take note of a committed transaction; items that it deletes are out of the index afterwards."""
         if change.texts:
             self._add(change.texts)
-        if self._on_items is not None:
-            for put, deleted in change.items:
-                self._items.submit(self._tell, list(put), list(deleted))
+        if change.items:
+            self._live.committed(change.items)
 
-    def encode_all(self) -> None:
-        """Have every stored text encoded that is not yet, as after an import."""
+    def imported(self) -> None:
+        """Have what an import brought encoded and put into the index."""
+        self._live.imported()
         with self._wake:
             self._sweep = self._stored()
             self._wake.notify()
@@ -146,10 +139,3 @@ class AfterCommit:
         serving, missing = self._retriever.serving, self._missing(texts)
         if missing:
             serving.cache.put(serving.encoder.text_model_id, missing, serving.encoder.encode(missing))
-
-    def _tell(self, put: list[Item], deleted: list[str]) -> None:
-        try:
-            if self._on_items is not None:
-                self._on_items(put, deleted)
-        except Exception:  # a supervisor: the items are stored, and the next reindex has them
-            log.exception("on_items failed for %d items put and %d deleted", len(put), len(deleted))

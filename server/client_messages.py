@@ -56,6 +56,7 @@ class QueryFields(TypedDict, total=False):
     vector: Sequence[float]
     k: int
     exclude_seen: bool
+    filter: pb.Filter
 
 
 def query_message(fields: QueryFields) -> pb.QueryRequest:

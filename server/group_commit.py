@@ -111,6 +111,6 @@ class GroupCommit:
             for one in group:
                 self._write([one])
             return
+        self._changed(change)  # first: whoever deleted an item does not find it any more
         for (_, result), told in zip(group, written, strict=True):
             result.set_result(told)
-        self._changed(change)

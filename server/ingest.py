@@ -119,7 +119,7 @@ class Ingest:
             return report
 
         report = self.commit.alone(run)
-        self._after.encode_all()
+        self._after.imported()
         return report
 
     def _finish(self, rest: Unfinished, peer: str, *, resumed: bool) -> Erased:

@@ -14,11 +14,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoder.text_cache import TextCache
-from server.after_commit import AfterCommit, OnItems
+from server.after_commit import AfterCommit
 from server.config import MAX_MESSAGE_BYTES, ServerConfig
 from server.group_commit import GroupCommit
 from server.ingest import Ingest
 from server.ingest_servicer import IngestServicer
+from server.live_items import LiveItems
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.publisher import SERVICES, Publisher
@@ -62,11 +63,8 @@ def serve(config: ServerConfig) -> None:
 
 
 @contextmanager
-def running(config: ServerConfig, on_items: OnItems | None = None) -> Iterator[str]:
-    """Yield the address of a server that answers while the block runs.
-
-    `on_items` is told of items put and deleted, after the commit, as AfterCommit says.  Raises: as `serve`.
-    """
+def running(config: ServerConfig) -> Iterator[str]:
+    """Yield the address of a server that answers while the block runs.  Raises: as `serve`."""
     home = config.home
     with (
         Store.open(home.database) as store,
@@ -78,10 +76,11 @@ def running(config: ServerConfig, on_items: OnItems | None = None) -> Iterator[s
         for service in ("", *SERVICES):
             health_of.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         with (
-            AfterCommit(store, retriever, on_items) as after,
+            LiveItems(store, retriever) as live,
+            AfterCommit(store, retriever, live) as after,
             GroupCommit(Writer(store, state), after.changed) as commit,
         ):
-            publisher = Publisher(config, store, state, cache, retriever, after, health_of)
+            publisher = Publisher(config, store, state, cache, retriever, after, live, health_of)
             ingest = Ingest(home, store, state, cache, commit, after)
             ingest.resume()
             server, calls = _server(config)

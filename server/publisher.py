@@ -10,6 +10,7 @@ from encoder.text_cache import TextCache
 from indexer.publish import load_pair, previous_index
 from server.after_commit import AfterCommit
 from server.config import ServerConfig
+from server.live_items import LiveItems
 from server.pb.triptych.v1 import ingest_pb2
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.retriever import Retriever
@@ -44,6 +45,7 @@ class Publisher:
         cache: TextCache,
         retriever: Retriever,
         after: AfterCommit,
+        live: LiveItems,
         health_of: health.HealthServicer,
     ) -> None:
         self._config = config
@@ -54,6 +56,7 @@ class Publisher:
         self._health = health_of
         self._changing = threading.RLock()  # to roll back is to look and to publish
         self._after = after
+        self._live = live
         self._index_id = ""
 
     def resume(self) -> None:
@@ -91,8 +94,10 @@ class Publisher:
         threads = self._config.encode_threads
         with self._after.taking_note():
             serving = prepare(self._config.home, pair, self._store, self._state, self._cache, threads)
+            self._live.before_serving(serving)
             point(self._config.home.current_index, index_id)
             self._retriever.serve(serving)
+            self._live.since_serving(serving)
         for service in ("", *SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._index_id = index_id

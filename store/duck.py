@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from store.connection import connect, transaction
 from store.head import Head, raise_head, read_head
+from store.items import item_hashes, some_items
 from store.queries import DISTINCT_TEXTS, MARK_SPLITS, USERS, VISIBLE, Matrix, texts_with_vectors
 from store.records import Item, UserViews
 from store.tables import TABLES
@@ -124,6 +125,16 @@ class Store:
             raise ItemNotFoundError(item_id)
         _, title, text, kind, attributes, available, updated_at = row
         return Item(item_id, title, text, kind, json.loads(attributes), available, updated_at)
+
+    def item_hashes(self) -> pa.Table:
+        """Return what `store.items.item_hashes` does."""
+        with closing(self._db.cursor()) as cursor:
+            return item_hashes(cursor)
+
+    def some_items(self, item_ids: Sequence[str]) -> pa.Table:
+        """Return what `store.items.some_items` does."""
+        with closing(self._db.cursor()) as cursor:
+            return some_items(cursor, item_ids)
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows of each table, and of distinct users over all tables."""

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,8 @@ from store.connection import migrations, quoted
 from store.duck import Store
 from store.export_views import show
 from store.home import Home
-from store.queries import ITEM_HASHES, USERS, VISIBLE, VISIBLE_TEXT, Matrix, texts_with_vectors
+from store.items import item_hashes, some_items
+from store.queries import USERS, VISIBLE, VISIBLE_TEXT, Matrix, texts_with_vectors
 from store.tables import TABLES
 
 _EVENT = "user_id, item_id, action, weight, ts"
@@ -144,21 +145,18 @@ class Export:
         return self._table(f"FROM data.items WHERE available OR NOT {available_only} ORDER BY item_id")
 
     def item_hashes(self) -> pa.Table:
-        """Return item_id, content, facts and blank of the available items, by item id.
-
-        `content` is the md5 of title and text, `facts` of kind and attributes (16 bytes each); `blank` says
-        that there is neither title nor text.
-        """
-        return self._table(f"SELECT item_id, {ITEM_HASHES} FROM data.items WHERE available ORDER BY item_id")
+        """Return what `store.items.item_hashes` does."""
+        with closing(self._db.cursor()) as cursor:
+            return item_hashes(cursor)
 
     def item_batches(self, rows: int = _BATCH) -> Iterator[pa.RecordBatch]:
         """Yield the columns of `items` for the available items, in their order, at most `rows` at a time."""
         return self._batches("FROM data.items WHERE available ORDER BY item_id", rows)
 
-    def some_items(self, item_ids: pa.Array) -> pa.Table:
-        """Return the columns of `items` for the items that are named and there, by item id."""
-        sql = "FROM data.items WHERE item_id IN (SELECT unnest($1)) ORDER BY item_id"
-        return self._table(sql, [item_ids.to_pylist()])
+    def some_items(self, item_ids: Sequence[str]) -> pa.Table:
+        """Return what `store.items.some_items` does."""
+        with closing(self._db.cursor()) as cursor:
+            return some_items(cursor, item_ids)
 
     def history(self) -> pa.Table:
         """Return user_id, item_id, action, weight, ts of the history, by user, time (undated first), item."""
@@ -201,7 +199,7 @@ class Export:
         found = self._table(f"SELECT 1 FROM ({USERS}) WHERE user_id = $1 LIMIT 1", [user_id])
         return len(found) > 0
 
-    def _table(self, sql: str, parameters: list[str] | list[list[str]] | None = None) -> pa.Table:
+    def _table(self, sql: str, parameters: list[str] | None = None) -> pa.Table:
         with closing(self._db.cursor()) as cursor:
             table: pa.Table = cursor.sql(sql, params=parameters).to_arrow_table()
         return table

@@ -23,12 +23,6 @@ USERS = """
     SELECT user_id FROM data.behaviors UNION SELECT user_id FROM data.texts
     UNION SELECT user_id FROM data.social UNION SELECT friend_id FROM data.social"""
 
-# Of an item: what its vector is made from, what filters look at, and whether there is nothing to encode.
-ITEM_HASHES = """
-    unhex(md5(to_json([title, text])::VARCHAR)) AS content,
-    unhex(md5(to_json([kind, attributes::VARCHAR])::VARCHAR)) AS facts,
-    trim(coalesce(title, '') || coalesce(text, '')) = '' AS blank"""
-
 # By length, so that neighbours need the same padding when they are encoded together.
 DISTINCT_TEXTS = f"SELECT DISTINCT text FROM data.texts WHERE {VISIBLE_TEXT} ORDER BY length(text), text"
 

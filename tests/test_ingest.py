@@ -28,6 +28,7 @@ from server.group_commit import GroupCommit, StoppingError
 from server.ingest_requests import MAX_ROWS, MAX_TEXT_ROWS
 from server.ingest_servicer import IngestServicer
 from server.lifecycle import running
+from server.live_items import LiveItems
 from server.pb.triptych.v1 import ingest_pb2 as ingest
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2 as pb
@@ -356,25 +357,6 @@ def test_only_callers_on_the_machine_import() -> None:
         servicer.ImportFolder(ingest.ImportFolderRequest(path="/nonexistent"), Elsewhere())  # type: ignore[arg-type]
 
 
-def test_items_are_told_after_the_commit_in_order(small_home: Home, tmp_path: Path) -> None:
-    home = copy_home(small_home, tmp_path / "home")
-    told: list[tuple[list[str], list[str]]] = []
-
-    def on_items(put: list[Item], deleted: list[str]) -> None:
-        told.append(([item.item_id for item in put], deleted))
-        if deleted:
-            raise ValueError("the hook may fail")
-
-    empty = Item("", None, None, None, {}, available=True, updated_at=None)
-    with running(ServerConfig(home, port=0), on_items) as address, Client(address) as client:
-        client.put_items([Item("a", "t", None, None, {}, available=True, updated_at=None), empty])
-        client.delete_items(["a"])
-        client.put_items([Item("b", "t", None, None, {}, available=True, updated_at=None)])
-        client.put_items([Item("b", "t", None, None, {}, available=True, updated_at=None)])  # unchanged
-        soon(lambda: len(told) == 3)
-    assert told == [(["a"], []), ([], ["a"]), (["b"], [])]
-
-
 def test_a_killed_server_comes_back_with_all_it_acknowledged(small_home: Home, tmp_path: Path) -> None:
     home = copy_home(small_home, tmp_path / "home")
     with server(home) as live, Client(live.address) as client:
@@ -467,7 +449,8 @@ def test_a_stopping_server_takes_no_more_writes_and_one_failure_is_alone(tmp_pat
         with store.writing() as cursor:
             cursor.execute("INSERT INTO data.items (item_id) VALUES ('i1')")
         request = Request(Behaviors([BehaviorRow("ann", "i1")]), "r", "d")
-        with AfterCommit(store, Retriever(store, state)) as after:
+        retriever = Retriever(store, state)
+        with LiveItems(store, retriever) as live, AfterCommit(store, retriever, live) as after:
             with GroupCommit(Writer(store, state), after.changed) as commit:
                 waiting = threading.Event()
                 with ThreadPoolExecutor(1) as pool:
