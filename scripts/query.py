@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
+from scripts.filters import filter_message
 from scripts.session import console
 from server.client import Client, QueryFields
 from server.pb.triptych.v1 import triptych_pb2 as pb
@@ -22,12 +23,20 @@ def query_command(
     item: Annotated[str | None, typer.Option(help="Find items similar to this one.")] = None,
     text: Annotated[str | None, typer.Option(help="Find items for a text.")] = None,
     seen: Annotated[bool, typer.Option("--seen", help="Also items of the user's history.")] = False,
+    kind: Annotated[list[str] | None, typer.Option(help="Only items of this kind; may be repeated.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Only items with such an attribute: year>=1999, colour=red; may be repeated."),
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this item; may be repeated.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="Not this item; may be repeated.")] = None,
     tls_ca: Annotated[Path | None, typer.Option(help="PEM root certificate; turns TLS on.")] = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait.")] = 10.0,
 ) -> None:
     """Ask a server for a user's items.
 
-    Prints them with their scores and the share of each view.
+    Prints them with their scores and the share of each view. Conditions on one attribute with = are
+    alternatives; all others must hold together.
 
     Example: triptych query alice --address 127.0.0.1:50051 -k 10
     """
@@ -41,6 +50,9 @@ def query_command(
         fields["item_id"] = item
     else:
         fields["text"] = text or ""
+    wanted = filter_message(kind or [], where or [], only or [], without or [])
+    if wanted is not None:
+        fields["filter"] = wanted
     with Client(address, tls_ca=tls_ca, timeout=timeout) as client:
         reply = client.query(**fields)
     console().print(reply_table(reply, subjects[0]))
