@@ -1,4 +1,4 @@
-"""triptych bench: our server beside bare gRPC, our search beside bare FAISS, and what kill -9 leaves."""
+"""triptych bench: ours beside bare gRPC, bare FAISS and bare ONNX Runtime, and what kill -9 leaves."""
 
 import tempfile
 from enum import StrEnum
@@ -154,6 +154,40 @@ def ingest_bench(
     show_ratios(report["ratios"])
     if json_path is not None:
         write_json(json_path, report)
+
+
+@app.command("text")
+def text_bench(
+    data: Annotated[
+        Path | None, typer.Option(help="A folder with texts.parquet; default: short texts made up here.")
+    ] = None,
+    text_model: Annotated[
+        list[Path] | None, typer.Option(help="HOME/text_models/ID; repeatable. Default: exports MiniLM.")
+    ] = None,
+    texts: Annotated[int, typer.Option(min=2, help="Drawn at random from the different ones.")] = 128,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: one per core.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the texts drawn.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure our text encoder beside a bare ONNX Runtime loop on the same batches in the same run.
+
+    `bare` tokenises, pads and runs; `ready` runs on arrays that were made before. A PNG goes beside the JSON.
+
+    Example: triptych bench text --data DATA --text-model HOME/text_models/ID --json text.json
+    """
+    from encoder.text_export import DEFAULT_SOURCE, export_text_model
+    from scripts.bench_text import TextOptions, draw, measure
+    from scripts.world import make_world
+
+    options = TextOptions(texts=texts, threads=threads, rounds=rounds, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        if data is None:
+            make_world(Path(name) / "data", users=200, items=150, seed=seed)
+        drawn = draw(data or Path(name) / "data", options)
+        models = text_model or [export_text_model(DEFAULT_SOURCE, Path(name) / "text_models")]
+        report = measure(models, drawn, options)
+    _leave("bench text", report, json_path, "texts", ("text_model", "path"))
 
 
 @app.command("faults")
