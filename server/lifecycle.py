@@ -75,8 +75,6 @@ def running(config: ServerConfig, on_items: OnItems | None = None) -> Iterator[s
     ):
         bring_up_to_date(store, state)
         retriever, health_of = Retriever(store, state), health.HealthServicer()
-        for service in ("", *SERVICES):
-            health_of.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         with (
             AfterCommit(store, retriever, on_items) as after,
             GroupCommit(Writer(store, state), after.changed) as commit,
@@ -89,9 +87,7 @@ def running(config: ServerConfig, on_items: OnItems | None = None) -> Iterator[s
             rpc.add_AdminServicer_to_server(AdminServicer(home, store, retriever, publisher), server)
             servicer = IngestServicer(ingest, max(1, config.workers // 2))
             ingest_rpc.add_IngestServicer_to_server(servicer, server)
-            health_pb2_grpc.add_HealthServicer_to_server(health_of, server)
-            names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
+            _add_health(server, health_of)
             address, local = _listen(server, config)
             server.start()
             try:
@@ -114,6 +110,15 @@ def _server(config: ServerConfig) -> tuple[grpc.Server, ThreadPoolExecutor]:
         ("grpc.so_reuseport", 0),
     ]
     return grpc.server(calls, maximum_concurrent_rpcs=config.workers + config.queue, options=options), calls
+
+
+def _add_health(server: grpc.Server, health_of: health.HealthServicer) -> None:
+    """Add the services that say how the others do, which is not serving yet, and what they are."""
+    for service in ("", *SERVICES):
+        health_of.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health_of, server)
+    names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
 
 
 def _listen(server: grpc.Server, config: ServerConfig) -> tuple[str, str]:
