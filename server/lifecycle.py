@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from store.rebuild import bring_up_to_date
 from store.state import UserState
 from store.writing import Writer
 
+_SWITCH_SECONDS = 0.0005  # a query would wait ten times as long for the thread that writes to let it go on
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +54,7 @@ def serve(config: ServerConfig) -> None:
         DamagedArtifactError: what CURRENT names is damaged.
         PortInUseError: the port is taken.
     """
+    sys.setswitchinterval(_SWITCH_SECONDS)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
