@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from store.rebuild import bring_up_to_date
 from store.state import UserState
 from store.writing import Writer
 
+_SWITCH_SECONDS = 0.0005  # a query would wait ten times as long for the thread that writes to let it go on
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +55,7 @@ def serve(config: ServerConfig) -> None:
         DamagedArtifactError: what CURRENT names is damaged.
         PortInUseError: the port is taken.
     """
+    sys.setswitchinterval(_SWITCH_SECONDS)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -73,8 +76,6 @@ def running(config: ServerConfig) -> Iterator[str]:
     ):
         bring_up_to_date(store, state)
         retriever, health_of = Retriever(store, state), health.HealthServicer()
-        for service in ("", *SERVICES):
-            health_of.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         with (
             LiveItems(store, retriever) as live,
             AfterCommit(store, retriever, live) as after,
@@ -88,9 +89,7 @@ def running(config: ServerConfig) -> Iterator[str]:
             rpc.add_AdminServicer_to_server(AdminServicer(home, store, retriever, publisher), server)
             servicer = IngestServicer(ingest, max(1, config.workers // 2))
             ingest_rpc.add_IngestServicer_to_server(servicer, server)
-            health_pb2_grpc.add_HealthServicer_to_server(health_of, server)
-            names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
+            _add_health(server, health_of)
             address, local = _listen(server, config)
             server.start()
             try:
@@ -113,6 +112,15 @@ def _server(config: ServerConfig) -> tuple[grpc.Server, ThreadPoolExecutor]:
         ("grpc.so_reuseport", 0),
     ]
     return grpc.server(calls, maximum_concurrent_rpcs=config.workers + config.queue, options=options), calls
+
+
+def _add_health(server: grpc.Server, health_of: health.HealthServicer) -> None:
+    """Add the services that say how the others do, which is not serving yet, and what they are."""
+    for service in ("", *SERVICES):
+        health_of.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health_of, server)
+    names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
 
 
 def _listen(server: grpc.Server, config: ServerConfig) -> tuple[str, str]:

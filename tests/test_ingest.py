@@ -34,6 +34,7 @@ from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.retriever import Retriever
 from store.artifact import DamagedArtifactError, artifacts
+from store.audit import record
 from store.duck import Store
 from store.erasing import erase, erasures, name_of, unfinished
 from store.export import Export
@@ -426,6 +427,17 @@ def test_a_restored_backup_does_not_bring_anybody_back(small_home: Home, tmp_pat
             assert copied.names("u00001") is known
     with pytest.raises(FileNotFoundError, match="no ledger"):
         ledgers_of(moved, tmp_path / "nothing.json")
+
+
+def test_an_audit_line_that_was_cut_off_does_not_swallow_the_next(tmp_path: Path) -> None:
+    log = tmp_path / "audit.jsonl"
+    record(log, "erase_user", user="h1")
+    with log.open("a") as cut:
+        cut.write('{"at": "20')
+    record(log, "export_user", user="h2", peer="p")
+    first, cut_off, second = log.read_text().splitlines()
+    assert (json.loads(first)["user"], cut_off, json.loads(second)["user"]) == ("h1", '{"at": "20', "h2")
+    assert json.loads(second)["action"] == "export_user"
 
 
 def test_the_ledger_knows_people_by_salted_hash_and_time(tmp_path: Path) -> None:
