@@ -114,11 +114,8 @@ def put_users(users: Index, people: People) -> bool:
         log.info("reindex: %d of %d users changed and %d went: building the user index anew",
                  len(ids), len(users), len(found.removed))  # fmt: skip
         return False
-    vectors = (
-        vector
-        for batch in people.vectors(batches_of(some.column("item_id").combine_chunks()))
-        for vector in batch
-    )
+    batches = people.vectors(batches_of(some.column("item_id").combine_chunks()))
+    vectors = (vector for batch in batches for vector in batch)
     columns = (some.column(name).to_pylist() for name in ("events", "content"))
     described = zip(ids, vectors, *columns, strict=True)
     users.put([user_change(*one) for one in described])
@@ -149,7 +146,7 @@ def _write_users(place: Path, people: People, base: Index | None) -> None:
             if base is not None:
                 kept = ids.slice(start, USER_BATCH).filter(pa.array(~fresh))
                 rows[~fresh] = base.vectors_of(base.rows(kept.to_pylist()))
-            there.append(rows.any(axis=1))
+            there.append(np.asarray(rows.any(axis=1)))
             yield rows[there[-1]]
 
     width = row_width(people.tower.model.dim)
