@@ -30,18 +30,19 @@ ITEM_HASHES = """
     trim(coalesce(title, '') || coalesce(text, '')) = '' AS blank"""
 
 # Of a user: the number of visible events, what the vector is made from, and whether nothing can be encoded.
-# A sum of hashes per view: no order, no string as long as a history. Friends count with their own history.
+# A sum of hashes needs no order, and no string as long as a history. DuckDB's own hash takes a fifth of the
+# time of md5; where a later DuckDB hashes otherwise, every user is encoded once more. Friends count with
+# their own history.
 USER_HASHES = f"""
     WITH history AS (
-        SELECT user_id, count(*) AS events, sum(md5_number_lower(
-            to_json([item_id, action, weight::VARCHAR, ts::VARCHAR])::VARCHAR)) AS digest
+        SELECT user_id, count(*) AS events, sum(hash(item_id, action, weight, ts)) AS digest
         FROM data.behaviors WHERE {VISIBLE} GROUP BY user_id
     ), written AS (
-        SELECT user_id, sum(md5_number_lower(text)) AS digest
+        SELECT user_id, sum(hash(text)) AS digest
         FROM data.texts WHERE {VISIBLE_TEXT} GROUP BY user_id
     ), circle AS (
-        SELECT tie.user_id, count(history.events) AS active, sum(md5_number_lower(
-            to_json([tie.friend_id, tie.weight::VARCHAR, history.digest::VARCHAR])::VARCHAR)) AS digest
+        SELECT tie.user_id, count(history.events) AS active,
+            sum(hash(tie.friend_id, tie.weight, history.digest)) AS digest
         FROM data.social AS tie LEFT JOIN history ON history.user_id = tie.friend_id
         WHERE tie.user_id <> tie.friend_id GROUP BY tie.user_id
     )
