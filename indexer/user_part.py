@@ -42,17 +42,21 @@ class People:
     @classmethod
     def of(cls, export: Export, tower: ItemTower) -> "People":
         """Return the users of an export."""
-        table = export.user_hashes()
-        table = table.filter(pc.invert(table.column("blank"))).combine_chunks()
-        facts = pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(16), len(table), [None, pa.py_buffer(NO_FACTS * len(table))]
-        )
-        columns = {name: table.column(name) for name in ("content", "events")}
-        return cls(export, tower, pa.table({"item_id": table.column("user_id"), **columns, "facts": facts}))
+        return cls(export, tower, people_hashes(export.user_hashes()))
 
     def vectors(self, batches: Sequence[pa.StringArray]) -> Iterator[FloatArray]:
         """Yield the vectors (n, D) float32 of each batch of the users."""
         return user_vectors(self.export, self.tower, batches)
+
+
+def people_hashes(table: pa.Table) -> pa.Table:
+    """Return `user_hashes` of those who may have a vector, as rows that an index can be compared with."""
+    table = table.filter(pc.invert(table.column("blank"))).combine_chunks()
+    facts = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(16), len(table), [None, pa.py_buffer(NO_FACTS * len(table))]
+    )
+    columns = {name: table.column(name) for name in ("content", "events")}
+    return pa.table({"item_id": table.column("user_id"), **columns, "facts": facts})
 
 
 @dataclass(frozen=True)

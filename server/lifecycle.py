@@ -21,6 +21,7 @@ from server.group_commit import GroupCommit
 from server.ingest import Ingest
 from server.ingest_servicer import IngestServicer
 from server.live_items import LiveItems
+from server.live_users import LiveUsers
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.publisher import SERVICES, Publisher
@@ -78,10 +79,11 @@ def running(config: ServerConfig) -> Iterator[str]:
         retriever, health_of = Retriever(store, state), health.HealthServicer()
         with (
             LiveItems(store, retriever) as live,
-            AfterCommit(store, retriever, live) as after,
+            LiveUsers(store, retriever) as live_users,
+            AfterCommit(store, retriever, live, live_users) as after,
             GroupCommit(Writer(store, state), after.changed) as commit,
         ):
-            publisher = Publisher(config, store, state, cache, retriever, after, live, health_of)
+            publisher = Publisher(config, store, state, cache, retriever, after, live, live_users, health_of)
             ingest = Ingest(home, store, state, cache, commit, after)
             ingest.resume()
             server, calls = _server(config)

@@ -29,6 +29,7 @@ from server.ingest_requests import MAX_ROWS, MAX_TEXT_ROWS
 from server.ingest_servicer import IngestServicer
 from server.lifecycle import running
 from server.live_items import LiveItems
+from server.live_users import LiveUsers
 from server.pb.triptych.v1 import ingest_pb2 as ingest
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2 as pb
@@ -462,7 +463,8 @@ def test_a_stopping_server_takes_no_more_writes_and_one_failure_is_alone(tmp_pat
             cursor.execute("INSERT INTO data.items (item_id) VALUES ('i1')")
         request = Request(Behaviors([BehaviorRow("ann", "i1")]), "r", "d")
         retriever = Retriever(store, state)
-        with LiveItems(store, retriever) as live, AfterCommit(store, retriever, live) as after:
+        users = LiveUsers(store, retriever)
+        with LiveItems(store, retriever) as live, AfterCommit(store, retriever, live, users) as after:
             with GroupCommit(Writer(store, state), after.changed) as commit:
                 waiting = threading.Event()
                 with ThreadPoolExecutor(1) as pool:
