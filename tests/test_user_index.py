@@ -255,7 +255,7 @@ def test_every_user_lies_there_with_the_vector_that_the_tower_gives(
     users, model = users_of(pair), pair.model
     views = dataset_views(small_data, small_data.events(model.config), model.table, model.widths)
     vectors = model.encode_users(views).vectors
-    there = vectors.any(axis=1)
+    there = np.asarray(vectors.any(axis=1))
     assert users.ids.to_pylist() == [
         name for name, has in zip(small_data.users.to_pylist(), there, strict=True) if has
     ]
@@ -326,17 +326,14 @@ def test_an_erased_user_is_out_and_in_no_file(
     assert pair.index.manifest["base"] == current_index(home).name  # the items were taken over
     assert users.rows([erased]).tolist() == [-1]
     assert "1 went: building the user index anew" in caplog.text
-    encoded = [
-        record.args[0] for record in caplog.records if record.msg == "reindex: encoding %d of %d users"
-    ]
-    assert encoded == [len(_followers(home, base, erased))]
+    assert f"encoding {len(_followers(home, erased))} of {len(users)} users" in caplog.text
     for path in (home.indexes / pair.index.index_id / FOLDER).iterdir():
         assert erased.encode() not in path.read_bytes()
         assert row.tobytes() not in path.read_bytes()
     assert_same(users, users_of(rebuilt(home, ANEW)))
 
 
-def _followers(home: Home, users: Index, user_id: str) -> list[str]:
+def _followers(home: Home, user_id: str) -> list[str]:
     """Return who named somebody a friend in the export that an index was made of."""
     with Export.open(home.exports / read_manifest(current_index(home))["export_id"]) as export:
         friends = export.friends().to_pylist()
