@@ -110,10 +110,9 @@ def fewest(
         else:
             low = middle
     effort = Effort(high, start.refine)
-    count = judge.k * effort.refine
 
     def search(queries: FloatArray) -> object:
-        return scores_of(judge.vectors, queries, index.search(queries, count, effort, bits))
+        return index.scored(judge.vectors, queries, judge.k, effort, bits)
 
     return Reached(effort, found, _seconds(search, judge.queries))
 
