@@ -14,6 +14,7 @@ from indexer.arrays import FloatArray, IntArray
 from indexer.exact import Searched, scores_of
 
 _FAISS: Any = faiss  # its stubs lack what SWIG adds
+_KEPT = 64  # search parameters
 Bits = npt.NDArray[np.uint8]
 
 
@@ -66,8 +67,7 @@ class Approximate:
         self._shards = list(shards)
         self._starts = np.cumsum([0, *(shard.ntotal for shard in shards)]).tolist()
         self.effort = effort
-        # Of searches without a filter; making them anew costs more than the rest of a small search.
-        self._given: dict[tuple[int, Effort], Any] = {}
+        self._kept: dict[tuple[int, Effort, int | None], tuple[Any, Bits | None, Bits | None]] = {}
 
     @classmethod
     def open(cls, paths: Sequence[Path], effort: Effort) -> "Approximate":
@@ -126,8 +126,12 @@ class Approximate:
         count: int,
         effort: Effort,
         allowed: Bits | None = None,
+        *,
+        room: int = 0,
     ) -> Searched:
-        """Return `effort.refine` · count candidates with exact scores, in any order, −1 and −inf for none.
+        """Return count · `effort.refine` + room candidates with exact scores, in any order.
+
+        Where there are fewer, the rest is row −1 with score −inf.
 
         Args:
             vectors: (N, D), what FAISS was made from.
@@ -135,8 +139,9 @@ class Approximate:
             count: at most, of each shard, before refinement.
             effort: of the search.
             allowed: as in `search`.
+            room: for candidates that the caller drops.
         """
-        rows, scores = self._raw(queries, count * effort.refine, effort, allowed)
+        rows, scores = self._raw(queries, count * effort.refine + room, effort, allowed)
         if not self.full:
             return rows, scores_of(vectors, queries, rows)
         none = rows < 0
@@ -154,15 +159,26 @@ class Approximate:
         self, i: int, queries: FloatArray, count: int, effort: Effort, allowed: Bits | None
     ) -> Searched:
         shard, start = self._shards[i], self._starts[i]
-        if allowed is None:
-            given = self._given.get((i, effort))
-            if given is None:
-                given = self._given[i, effort] = _parameters(shard, effort, None)
-        else:
-            part = np.ascontiguousarray(allowed[start // 8 : (self._starts[i + 1] + 7) // 8])
-            given = _parameters(shard, effort, _FAISS.IDSelectorBitmap(part))
-        scores, rows = shard.search(queries, max(1, min(count, shard.ntotal)), params=given)
+        scores, rows = shard.search(
+            queries, max(1, min(count, shard.ntotal)), params=self._given(i, effort, allowed)
+        )
         return (rows if not start else np.where(rows >= 0, rows + start, -1)), scores
+
+    def _given(self, i: int, effort: Effort, allowed: Bits | None) -> Any:
+        """Return the search parameters of a shard; making them can cost as much as a small search."""
+        key = i, effort, None if allowed is None else id(allowed)
+        kept = self._kept.get(key)
+        if kept is None:
+            part = None
+            if allowed is not None:
+                part = np.ascontiguousarray(allowed[self._starts[i] // 8 : (self._starts[i + 1] + 7) // 8])
+            selector = None if part is None else _FAISS.IDSelectorBitmap(part)
+            # With what `id` names, which must not be another's while it is a key.
+            kept = _parameters(self._shards[i], effort, selector), allowed, part
+            if len(self._kept) >= _KEPT:
+                self._kept = {}
+            self._kept[key] = kept
+        return kept[0]
 
 
 def _parameters(index: Any, effort: Effort, selector: Any) -> Any:

@@ -13,6 +13,7 @@ from indexer.parts import MainPart
 
 _REMEMBERED_ROWS = 8_000_000  # of all filters together: 64 MB
 _REMEMBERED = 256
+_NO_ROWS = np.zeros(0, dtype=np.int64)
 _BITS = 64  # of a row number
 
 
@@ -27,7 +28,7 @@ class Filtering:
         """Return the rows that a filter lets pass."""
         if wanted is None:
             return Allowed()
-        denied = self._delta.rows(wanted.deny)
+        denied = self._delta.rows(wanted.deny) if wanted.deny else _NO_ROWS
         denied = denied[denied >= 0]
         if not wanted.selects:
             return Allowed(denied=denied)

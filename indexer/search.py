@@ -54,55 +54,69 @@ class Searchable:
         passing = len(self.vectors) if allowed.main is None else len(allowed.main)
         if not passing:
             return np.full((len(queries), 0), -1), np.zeros((len(queries), 0), np.float32)
+        room = barred.room(k)
+        rows, scores = barred.best(self._found(queries, min(k, passing), room, allowed), k, room)
+        if rows.shape[1] == k and rows[:, -1].min() >= 0:
+            return rows, scores
         left = barred.left(k, passing, allowed)  # (B,) or one number for all
-        room = k + barred.room(k)
-        rows, scores = barred.best(*self._found(queries, min(room, passing), allowed), k)
         # With room for all that may be barred and every vector compared, no search can fall short.
-        for more, sure in ((_HARDER * room, False), (k + barred.most, True)):
+        for more, sure in ((min(_HARDER * (k + room), barred.most), False), (barred.most, True)):
             short = np.flatnonzero((rows >= 0).sum(axis=1) < left)
             if not len(short):
                 break
-            count = min(more, k + barred.most, passing)
-            found = self._found(queries[short], count, allowed, harder=_HARDER, sure=sure)
-            again = barred.best(*found, k, short)
+            found = self._found(queries[short], min(k, passing), more, allowed, harder=_HARDER, sure=sure)
+            again = barred.best(found, k, more, short)
             rows, scores = _padded(rows, k, -1), _padded(scores, k, -np.inf)
             rows[short], scores[short] = _padded(again[0], k, -1), _padded(again[1], k, -np.inf)
         return rows, scores
 
     def _found(
-        self, queries: FloatArray, count: int, allowed: Allowed, *, harder: int = 1, sure: bool = False
+        self,
+        queries: FloatArray,
+        k: int,
+        room: int,
+        allowed: Allowed,
+        *,
+        harder: int = 1,
+        sure: bool = False,
     ) -> Searched:
-        """Return `count` candidates of the main part or more, with exact scores; `sure` compares all."""
+        """Return k + `room` candidates of the main part or more, with exact scores; `sure` compares all."""
         approximate = None if sure else self.approximate
-        if allowed.main is None:
+        main, total = allowed.main, len(self.vectors)
+        if main is None:
             if approximate is None:
-                return best_of_all(self.vectors, queries, count)
-            return approximate.scored(self.vectors, queries, count, approximate.effort.times(harder))
-        effort = self.policy.effort(len(allowed.main), len(self.vectors))
-        if approximate is not None and effort is not None:
-            bits = bits_of(allowed.main, len(self.vectors)) if allowed.bits is None else allowed.bits
-            return approximate.scored(self.vectors, queries, count, effort.times(harder), bits)
-        share = len(allowed.main) / len(self.vectors)
-        if self.approximate is None and share > self.policy.scan_share:
-            mask = np.zeros(len(self.vectors), dtype=bool)
-            mask[allowed.main] = True
-            return best_of_masked(self.vectors, mask, queries, count)
-        return best_of_some(self.vectors, allowed.main, queries, count)
+                return best_of_all(self.vectors, queries, min(k + room, total))
+            effort = approximate.effort.times(harder)
+            return approximate.scored(self.vectors, queries, k, effort, room=room)
+        effort_of = self.policy.effort(len(main), total)
+        if approximate is not None and effort_of is not None:
+            bits = bits_of(main, total) if allowed.bits is None else allowed.bits
+            effort = effort_of.times(harder)
+            return approximate.scored(self.vectors, queries, k, effort, bits, room=room)
+        if self.approximate is None and len(main) > self.policy.scan_share * total:
+            mask = np.zeros(total, dtype=bool)
+            mask[main] = True
+            return best_of_masked(self.vectors, mask, queries, min(k + room, total))
+        return best_of_some(self.vectors, main, queries, k + room)
 
     def _with_late(
         self, best: Searched, queries: FloatArray, k: int, barred: Barred, allowed: Allowed
     ) -> Searched:
         """Return the best k of what was found in the main part and of the rows after it."""
         main, late = len(self.vectors), len(self.now.vectors)
-        penalty = np.where(self._late_out(allowed), np.float32(-np.inf), np.float32(0.0))  # (d,)
-        query, row = barred.pairs
+        out = self._late_out(allowed)  # (d,)
+        penalty = None if out is None else np.where(out, np.float32(-np.inf), np.float32(0.0))
+        query, row = barred.late_pairs() if barred.late else (None, None)
         numbers = np.arange(main, main + late)
         step = max(1, _LATE_SCORES // late)
         found = []
         for start in range(0, len(queries), step):
-            scores = queries[start : start + step] @ self.now.vectors.T + penalty  # (b, d)
-            own = (row >= main) & (query >= start) & (query < start + step)
-            scores[query[own] - start, row[own] - main] = -np.inf
+            scores = queries[start : start + step] @ self.now.vectors.T  # (b, d)
+            if penalty is not None:
+                scores += penalty
+            if query is not None and row is not None:
+                own = (query >= start) & (query < start + step)
+                scores[query[own] - start, row[own]] = -np.inf
             part = best[0][start : start + step], best[1][start : start + step]
             found.append(with_better(part, scores, numbers, k))
         if len(found) == 1:
@@ -113,9 +127,11 @@ class Searchable:
             np.concatenate([_padded(scores, width, -np.inf) for _, scores in found]),
         )
 
-    def _late_out(self, allowed: Allowed) -> BoolArray:
-        """Return which rows after the main part (d,) no query of a search may find."""
+    def _late_out(self, allowed: Allowed) -> BoolArray | None:
+        """Return which rows after the main part (d,) no query of a search may find; None for none of them."""
         main, late = len(self.vectors), len(self.now.vectors)
+        if allowed.late is None and not self.now.gone and not len(allowed.denied):
+            return None
         if allowed.late is None:
             out = np.zeros(late, dtype=bool)
         else:
