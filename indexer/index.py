@@ -135,12 +135,14 @@ class Index:
     def item_ids(self, rows: IntArray) -> list[str]:
         """Return the item ids of rows (n,)."""
         main = len(self.main)
-        if not len(rows) or rows.max() < main:
+        late = rows >= main
+        if not late.any():
             return self.main.ids.of_rows(rows)
-        return [
-            self.main.ids[row] if row < main else self.delta.of_rows(np.array([row - main]))[0]
-            for row in rows.tolist()
-        ]
+        ids = np.empty(len(rows), dtype=object)
+        ids[~late] = self.main.ids.of_rows(rows[~late])
+        ids[late] = self.delta.of_rows(rows[late] - main)
+        found: list[str] = ids.tolist()
+        return found
 
     def vectors_of(self, rows: IntArray) -> FloatArray:
         """Return the vectors (n, D) float32 of rows (n,)."""
