@@ -1,6 +1,6 @@
 """The client for an event loop; see server/client.py."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -8,7 +8,7 @@ from typing import Self, TypeVar, Unpack
 import grpc.aio
 
 from server.client_channel import IMPORT_TIMEOUT, TIMEOUT, connect_async
-from server.client_errors import errors_of_calls
+from server.client_errors import CallError, answer_of, errors_of_calls
 from server.client_messages import (
     Behavior,
     QueryFields,
@@ -65,6 +65,14 @@ class AsyncClient:
         """Return the candidates of several subjects, in order."""
         request = pb.QueryBatchRequest(requests=[query_message(fields) for fields in queries])
         return list((await self._call(self._retrieval.QueryBatch, request)).responses)
+
+    async def query_stream(
+        self, queries: Iterable[QueryFields]
+    ) -> AsyncIterator[pb.QueryResponse | CallError]:
+        """Yield for each subject, in order, its candidates or the error of that one alone; as Client's."""
+        with errors_of_calls():
+            async for reply in self._retrieval.QueryStream(map(query_message, queries)):
+                yield answer_of(reply)
 
     async def encode_user(self, subject: str | pb.Views) -> pb.EncodeUserResponse:
         """Return the vector, and the part of each view in it, of a stored user or of views sent along."""

@@ -8,7 +8,7 @@ Replies are the messages of proto/triptych/v1. A call that did not reach the ser
 every write carries a request id, so none is written twice.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -17,7 +17,7 @@ import grpc
 
 from server.aio_client import AsyncClient
 from server.client_channel import IMPORT_TIMEOUT, TIMEOUT, connect
-from server.client_errors import CallError, errors_of_calls
+from server.client_errors import CallError, answer_of, errors_of_calls
 from server.client_messages import (
     Behavior,
     QueryFields,
@@ -79,6 +79,16 @@ class Client:
         """Return the candidates of several subjects, in order."""
         request = pb.QueryBatchRequest(requests=[query_message(fields) for fields in queries])
         return list(self._call(self._retrieval.QueryBatch, request).responses)
+
+    def query_stream(self, queries: Iterable[QueryFields]) -> Iterator[pb.QueryResponse | CallError]:
+        """Yield for each of any number of subjects, in order, its candidates or the error of that one alone.
+
+        Queries are taken as the connection takes them, so a reader who pauses holds the stream up. There is
+        no timeout, and a stream that breaks after its first reply is not repeated.
+        """
+        with errors_of_calls():
+            for reply in self._retrieval.QueryStream(map(query_message, queries)):
+                yield answer_of(reply)
 
     def encode_user(self, subject: str | pb.Views) -> pb.EncodeUserResponse:
         """Return the vector, and the part of each view in it, of a stored user or of views sent along."""

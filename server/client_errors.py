@@ -7,6 +7,10 @@ from typing import cast
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from server.pb.triptych.v1 import triptych_pb2 as pb
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
 
 class CallError(RuntimeError):
     """A call failed.
@@ -34,6 +38,14 @@ def errors_of_calls() -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         raise _call_error(error) from error
+
+
+def answer_of(reply: pb.QueryStreamResponse) -> pb.QueryResponse | CallError:
+    """Return the candidates that a reply of a stream carries, or its error."""
+    if reply.WhichOneof("outcome") == "response":
+        return reply.response
+    error = reply.error
+    return CallError(_CODES[error.code], error.reason, error.message, {})
 
 
 def _call_error(error: grpc.RpcError) -> CallError:

@@ -57,6 +57,13 @@ class QueryFields(TypedDict, total=False):
     k: int
     exclude_seen: bool
     filter: pb.Filter
+    view_weights: pb.ViewWeights
+    min_score: float
+    text_query: str
+    text_query_weight: float
+    diversity: float
+    explain: bool
+    exact: bool
 
 
 def query_message(fields: QueryFields) -> pb.QueryRequest:

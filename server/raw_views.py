@@ -10,6 +10,7 @@ from scipy import sparse
 from encoder.rows import NO_TIME, Actions, Events
 from encoder.views import (
     FloatArray,
+    Matrix,
     ViewBatch,
     event_matrix,
     history_view,
@@ -46,7 +47,7 @@ class Asked:
 def raw_views(serving: Serving, asked: Asked) -> ViewBatch:
     """Return the views of one subject."""
     person = asked.person
-    pooled, known = _pooled(serving, asked)  # (1 + F, D_H)
+    pooled, known = pooled_histories(serving, asked)  # (1 + F, D_H)
     vectors = [serving.stored_text_vectors(person.texts)] if person.texts else []
     if asked.texts:
         vectors.append(serving.text_vectors(asked.texts, keep=asked.keep))
@@ -63,17 +64,24 @@ def raw_views(serving: Serving, asked: Asked) -> ViewBatch:
     return view_batch(pooled[:1], unit_rows(text), social, counts)
 
 
-def _pooled(serving: Serving, asked: Asked) -> tuple[FloatArray, int]:
+def pooled_histories(serving: Serving, asked: Asked) -> tuple[FloatArray, int]:
     """Return pooled histories (1 + F, D_H) float32, zero for an empty one, and the first's items."""
-    people = 1 + len(asked.person.friends)
     table = serving.model.table
+    matrix = histories(serving, asked)
+    if matrix is None:
+        return np.zeros((1 + len(asked.person.friends), table.shape[1]), dtype=np.float32), 0
+    return history_view(matrix, table, serving.model.widths), int(matrix.indptr[1])
+
+
+def histories(serving: Serving, asked: Asked) -> Matrix | None:
+    """Return the weighted histories of the subject and its friends (1 + F, N), None where all are empty."""
     events = _stored(serving, asked.person)
     if asked.history:
         events = _joined(_sent_along(serving, asked.history), events)
     if not len(events.items):
-        return np.zeros((people, table.shape[1]), dtype=np.float32), 0
-    matrix = event_matrix(events, (people, len(table)), serving.model.config)  # (1 + F, N)
-    return history_view(matrix, table, serving.model.widths), int(matrix.indptr[1])
+        return None
+    shape = 1 + len(asked.person.friends), len(serving.model.table)
+    return event_matrix(events, shape, serving.model.config)
 
 
 def _stored(serving: Serving, person: Person) -> Events:

@@ -8,7 +8,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from indexer.index import VectorDimError
 from server.filter_requests import filter_of
-from server.invalid import InvalidRequestError, checked_id
+from server.invalid import InvalidRequestError, checked_id, checked_text
+from server.option_requests import options_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.records import FreeText, InlineViews, Query, RawVector, SimilarTo, StoredUser, Subject
 from store.duck import ItemNotFoundError
@@ -18,7 +19,7 @@ DEFAULT_K = 10
 MAX_K = 1_000
 MAX_BATCH = 256
 MAX_BATCH_K = 50_000  # replies of that size stay below the message limit
-MAX_TEXT_BYTES = 100_000
+MAX_EXPLAINED = 5_000  # results of a batch; they are as much larger
 MAX_EVENTS = 10_000
 MAX_TEXTS = 1_000
 MAX_FRIENDS = 1_000
@@ -41,7 +42,7 @@ def query_of(request: pb.QueryRequest) -> Query:
         raise InvalidRequestError(f"k is {k}, not in 1..{MAX_K}")
     exclude_seen = request.exclude_seen if request.HasField("exclude_seen") else True
     wanted = filter_of(request.filter) if request.HasField("filter") else None
-    return Query(_subject(request), k, exclude_seen, wanted)
+    return Query(_subject(request), k, exclude_seen, wanted, options_of(request))
 
 
 def queries_of(request: pb.QueryBatchRequest) -> list[Query]:
@@ -57,6 +58,11 @@ def queries_of(request: pb.QueryBatchRequest) -> list[Query]:
     total = sum(query.k for query in queries)
     if total > MAX_BATCH_K:
         raise InvalidRequestError(f"the k of a batch add up to {total}, more than {MAX_BATCH_K}")
+    explained = sum(query.k for query in queries if query.options.explain)
+    if explained > MAX_EXPLAINED:
+        raise InvalidRequestError(
+            f"the k of a batch's explained requests add up to {explained}, more than {MAX_EXPLAINED}"
+        )
     return queries
 
 
@@ -94,7 +100,7 @@ def _subject(request: pb.QueryRequest) -> Subject:
     if named == "item_id":
         return SimilarTo(checked_id("item_id", request.item_id))
     if named == "text":
-        return FreeText(_text("text", request.text))
+        return FreeText(checked_text("text", request.text))
     if named == "vector":
         return _vector(request.vector)
     raise InvalidRequestError("no subject: set one of user_id, views, item_id, text, vector")
@@ -114,7 +120,7 @@ def _views(views: pb.Views) -> UserViews:
         friends[name] = friends.get(name, 0.0) + _weight(f"views.friends[{i}]", friend)
     return UserViews(
         history=tuple(_event(i, event) for i, event in enumerate(views.events)),
-        texts=tuple(_text(f"views.texts[{i}]", text) for i, text in enumerate(views.texts)),
+        texts=tuple(checked_text(f"views.texts[{i}]", text) for i, text in enumerate(views.texts)),
         friends=tuple(Friend(name, weight, ()) for name, weight in sorted(friends.items())),
     )
 
@@ -135,15 +141,6 @@ def _time(place: str, ts: Timestamp) -> datetime:
             f"{place}.ts is not within the years 1 to 9999: {ts.seconds} s, {ts.nanos} ns"
         )
     return ts.ToDatetime()
-
-
-def _text(place: str, value: str) -> str:
-    size = len(value.encode())
-    if size > MAX_TEXT_BYTES:
-        raise InvalidRequestError(f"{place} has {size} bytes, more than {MAX_TEXT_BYTES}")
-    if not value.strip():
-        raise InvalidRequestError(f"{place} is blank")
-    return value
 
 
 def _weight(place: str, message: pb.Event | pb.Friend) -> float:

@@ -5,19 +5,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from encoder.config import VIEWS
+from encoder.runtime import EncodedUsers
 from encoder.text import item_text
-from indexer.arrays import IntArray
-from indexer.filters import Filter
 from indexer.index import VectorDimError
-from indexer.search import Excluded
+from server.aim import Aim, aim_of
+from server.explaining import explained
 from server.raw_views import Asked, raw_views, stack
 from server.records import (
     Candidates,
     EncodedUser,
-    FloatArray,
     FreeText,
     InlineViews,
     Query,
@@ -26,7 +22,9 @@ from server.records import (
     StoredUser,
     Timings,
 )
+from server.searching import candidates, search
 from server.serving import Serving
+from server.sources import TextNames, by_digest
 from store.duck import Store
 from store.records import Event
 from store.state import NOBODY, Person, UserState
@@ -74,27 +72,42 @@ class Retriever:
         """
         serving, start = self.serving, time.perf_counter()
         asked = self._all_asked(queries)
-        batch = stack([raw_views(serving, one) for one in asked])
+        views = [raw_views(serving, one) for one in asked]
+        texts = _text_queries(queries)
+        views += [raw_views(serving, Asked(NOBODY, texts=(text,))) for text in texts.values()]
+        batch = stack(views)
         viewed = time.perf_counter()
         encoded = serving.model.encode_users(batch)
-        vectors = _with_raw_vectors(queries, encoded.vectors)
+        aims = _aims(queries, encoded, list(texts))
         coded = time.perf_counter()
-        rows, scores = _search(serving, queries, asked, vectors)
-        found = [
-            _candidates(serving, query, rows[i], scores[i], encoded.parts[i], asked[i])
-            for i, query in enumerate(queries)
-        ]
+        rows, scores = search(serving.index, queries, asked, aims)
+        found = []
+        for i, query in enumerate(queries):
+            one, found_rows = candidates(serving, query, rows[i], scores[i], aims[i], asked[i])
+            if query.options.explain and one.shares is not None:  # a fallback is owed to nobody
+                items = serving.index.vectors_of(found_rows)
+                wrote = self._stored_texts(query, asked[i])
+                said = explained(serving, asked[i], views[i], aims[i], items, one.shares, wrote)
+                one = replace(one, explanations=said)
+            found.append(one)
         done = time.perf_counter()
         timings = Timings(1e3 * (viewed - start), 1e3 * (coded - viewed), 1e3 * (done - coded))
-        return [replace(candidates, timings=timings) for candidates in found]
+        return [replace(one, timings=timings) for one in found]
 
     def encode(self, subject: StoredUser | InlineViews) -> EncodedUser:
         """Return the vector and parts of a person.  Raises: NotReadyError."""
         serving = self.serving
         (asked,) = self._all_asked([Query(subject)])
         encoded = serving.model.encode_users(raw_views(serving, asked))
-        used = _used(encoded.parts[0])
-        return EncodedUser(encoded.vectors[0], encoded.parts[0], used, serving.model.model_id)
+        vector, parts = encoded.vectors[0], encoded.parts[0]
+        used = aim_of(Query(subject), vector, parts, None).used
+        return EncodedUser(vector, parts, used, serving.model.model_id)
+
+    def _stored_texts(self, query: Query, asked: Asked) -> TextNames:
+        """Return what a stored user wrote; the state of users has only digests of it."""
+        if not isinstance(query.subject, StoredUser) or not asked.person.texts:
+            return {}
+        return by_digest(self._store.user_views(query.subject.user_id).texts)
 
     def _all_asked(self, queries: Sequence[Query]) -> list[Asked]:
         people = [query.subject.user_id for query in queries if isinstance(query.subject, StoredUser)]
@@ -124,65 +137,30 @@ class Retriever:
         return asked if query.exclude_seen else replace(asked, left_out=())
 
 
-def _with_raw_vectors(queries: Sequence[Query], encoded: FloatArray) -> FloatArray:
-    """Return the encoded vectors (B, D) with those that a query brought along in their places."""
-    vectors = encoded.copy()
+def _text_queries(queries: Sequence[Query]) -> dict[int, str]:
+    """Return the texts that are searched for beside a subject, by the place of the query."""
+    asked = ((i, query.options.text_query) for i, query in enumerate(queries))
+    return {i: one.text for i, one in asked if one is not None}
+
+
+def _aims(queries: Sequence[Query], encoded: EncodedUsers, with_text: list[int]) -> list[Aim]:
+    """Return what each of B queries searches for.
+
+    Args:
+        queries: in order.
+        encoded: their subjects', then those of the text queries.
+        with_text: the places of the queries that have one.
+
+    Raises:
+        VectorDimError: a raw vector is not of the model's embedding dim.
+    """
+    text_of = dict(zip(with_text, encoded.vectors[len(queries) :], strict=True))
+    aims = []
     for i, query in enumerate(queries):
+        vector = encoded.vectors[i]
         if isinstance(query.subject, RawVector):
-            if query.subject.vector.shape != encoded.shape[1:]:
-                raise VectorDimError(len(query.subject.vector), encoded.shape[1])
-            vectors[i] = query.subject.vector
-    return vectors
-
-
-def _search(
-    serving: Serving, queries: Sequence[Query], asked: Sequence[Asked], vectors: FloatArray
-) -> tuple[IntArray, FloatArray]:
-    numbers = np.repeat(np.arange(len(asked)), [len(one.left_out) for one in asked])
-    left_out = serving.index.rows([item_id for one in asked for item_id in one.left_out])
-    numbers, left_out = numbers[left_out >= 0], left_out[left_out >= 0]
-    # A batch is searched with its largest k; each query takes the head of its own row.
-    k = max(query.k for query in queries)
-    rows, scores = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, dtype=np.float32)
-    groups: dict[Filter | None, list[int]] = {}
-    for i, query in enumerate(queries):
-        groups.setdefault(query.filter, []).append(i)
-    for wanted, group in groups.items():  # each filter once
-        place = np.full(len(queries), -1)
-        place[group] = np.arange(len(group))
-        own = place[numbers] >= 0
-        excluded = Excluded(place[numbers[own]], left_out[own])
-        rows[group], scores[group] = serving.index.search(vectors[group], k, excluded, wanted)
-    return rows, scores
-
-
-def _candidates(
-    serving: Serving, query: Query, rows: IntArray, scores: FloatArray, parts: FloatArray, asked: Asked
-) -> Candidates:
-    index, used = serving.index, _used(parts)
-    shares: FloatArray | None = None
-    prior: FloatArray | None = None
-    if isinstance(query.subject, RawVector):
-        rows, scores = _head(rows, scores, query.k)
-    elif used:
-        rows, scores = _head(rows, scores, query.k)
-        shares = index.vectors_of(rows) @ parts.T  # (n, 3)
-        scores = shares.sum(axis=1)  # so that they agree to the last digit, whatever FAISS rounded
-        order = np.argsort(-scores, kind="stable")
-        rows, scores, shares = rows[order], scores[order], shares[order]
-    else:
-        rows = index.popular(query.k, index.rows(asked.left_out), query.filter)
-        scores = prior = index.popularity_of(rows)
-    return Candidates(
-        index.item_ids(rows), scores, shares, prior, used, index.exact, serving.model.model_id, index.index_id
-    )
-
-
-def _head(rows: IntArray, scores: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
-    found = rows[:k] >= 0
-    return rows[:k][found], scores[:k][found]
-
-
-def _used(parts: FloatArray) -> tuple[str, ...]:
-    """Return the views with a part in the vector; `parts` is (3, D)."""
-    return tuple(view for view, part in zip(VIEWS, parts, strict=True) if part.any())
+            if query.subject.vector.shape != vector.shape:
+                raise VectorDimError(len(query.subject.vector), len(vector))
+            vector = query.subject.vector
+        aims.append(aim_of(query, vector, encoded.parts[i], text_of.get(i)))
+    return aims

@@ -1,9 +1,10 @@
 """Errors to gRPC status codes, in one place; the only caller of `context.abort`."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
 
 import grpc
 from google.protobuf import any_pb2
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 DOMAIN = "triptych"
 
+_Result = TypeVar("_Result")
+
 _MAX_MESSAGE = 1_000  # gRPC drops trailers beyond 8 KiB, and the reason with them
 
 _CODES: tuple[tuple[type[Exception], int, str], ...] = (
@@ -49,6 +52,16 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
 )
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What a client is told of an error; `field` is the one at fault, "" where none is named."""
+
+    code: int
+    reason: str
+    message: str
+    field: str = ""
+
+
 @contextmanager
 def status_of_errors(context: grpc.ServicerContext) -> Iterator[None]:
     """Abort the call with the status of the error that the block raises; an unknown one tells no details.
@@ -57,22 +70,35 @@ def status_of_errors(context: grpc.ServicerContext) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # the one place that may: every call ends with a status
-        for kind, code, reason in _CODES:
-            if isinstance(error, kind):
-                message = ": ".join([*getattr(error, "__notes__", ()), str(error)])
-                _abort(context, code, reason, message, getattr(error, "field", ""))
-        log.exception("unexpected error in a call")
-        _abort(context, code_pb2.INTERNAL, "INTERNAL", "an unexpected error; the server's log has it")
+    except Exception as error:  # here and below, the one place that may: every call ends with a status
+        _abort(context, _failure(error))
 
 
-def _abort(context: grpc.ServicerContext, code: int, reason: str, message: str, field: str = "") -> NoReturn:
-    message = message[:_MAX_MESSAGE]
+def outcome(call: Callable[[], _Result]) -> _Result | Failure:
+    """Return what a call returns, or its error as `status_of_errors` would tell it."""
+    try:
+        return call()
+    except Exception as error:
+        return _failure(error)
+
+
+def _failure(error: Exception) -> Failure:
+    for kind, code, reason in _CODES:
+        if isinstance(error, kind):
+            message = ": ".join([*getattr(error, "__notes__", ()), str(error)])[:_MAX_MESSAGE]
+            return Failure(code, reason, message, getattr(error, "field", ""))
+    log.exception("unexpected error in a call")
+    return Failure(code_pb2.INTERNAL, "INTERNAL", "an unexpected error; the server's log has it")
+
+
+def _abort(context: grpc.ServicerContext, failure: Failure) -> NoReturn:
     details = [any_pb2.Any()]
-    details[0].Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
-    if field:
+    details[0].Pack(error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN))
+    if failure.field:
         details.append(any_pb2.Any())
-        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=failure.field, description=failure.message
+        )
         details[1].Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    status = status_pb2.Status(code=code, message=message, details=details)
+    status = status_pb2.Status(code=failure.code, message=failure.message, details=details)
     context.abort_with_status(rpc_status.to_status(status))

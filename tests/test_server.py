@@ -31,7 +31,7 @@ from indexer.reindex import reindex
 from scripts.session import fresh_export
 from server.client_channel import connect
 from server.config import MAX_MESSAGE_BYTES
-from server.invalid import MAX_ID_BYTES
+from server.invalid import MAX_ID_BYTES, MAX_TEXT_BYTES
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.requests import (
@@ -41,7 +41,6 @@ from server.requests import (
     MAX_FRIENDS,
     MAX_K,
     MAX_NORM,
-    MAX_TEXT_BYTES,
     MAX_TEXTS,
     MAX_WEIGHT,
 )
