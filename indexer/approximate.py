@@ -1,5 +1,6 @@
 """FAISS indexes that do not compare everything, searched with a tuned effort."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,10 +13,14 @@ import numpy.typing as npt
 
 from indexer.arrays import FloatArray, IntArray
 from indexer.exact import Searched, scores_of
+from indexer.gpu import MOST_RESULTS, on_a_card, on_cards
 
 _FAISS: Any = faiss  # its stubs lack what SWIG adds
 _KEPT = 64  # search parameters
 Bits = npt.NDArray[np.uint8]
+
+
+_FULL = ("IndexIVFFlat", "IndexHNSWFlat", "GpuIndexFlatIP", "GpuIndexIVFFlat")
 
 
 class FactoryError(ValueError):
@@ -67,13 +72,14 @@ class Approximate:
         self._shards = list(shards)
         self._starts = np.cumsum([0, *(shard.ntotal for shard in shards)]).tolist()
         self.effort = effort
+        self._one_at_a_time = threading.Lock()
         self._kept: dict[tuple[int, Effort, int | None], tuple[Any, Bits | None, Bits | None]] = {}
 
     @classmethod
     def open(cls, paths: Sequence[Path], effort: Effort) -> "Approximate":
         """Return the shards in some files, memory-mapped where FAISS can."""
         flags = faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY
-        return cls([faiss.read_index(str(path), flags) for path in paths], effort)
+        return cls([on_cards(faiss.read_index(str(path), flags)) for path in paths], effort)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -87,7 +93,7 @@ class Approximate:
     def most_probes(self) -> int:
         """The largest effort that means anything; 1 for a kind without probes."""
         inner = inner_of(self._shards[0])
-        if isinstance(inner, faiss.IndexIVF):
+        if hasattr(inner, "nlist"):  # an IVF, on a card or not
             return int(inner.nlist)
         return min(len(self), 8192) if isinstance(inner, faiss.IndexHNSW) else 1
 
@@ -104,7 +110,7 @@ class Approximate:
     @cached_property
     def full(self) -> bool:
         """Whether FAISS holds the vectors as they are, so that its scores are exact."""
-        return isinstance(faiss.downcast_index(self._shards[0]), (faiss.IndexIVFFlat, faiss.IndexHNSWFlat))
+        return type(faiss.downcast_index(self._shards[0])).__name__ in _FULL
 
     def search(
         self, queries: FloatArray, count: int, effort: Effort, allowed: Bits | None = None
@@ -159,9 +165,12 @@ class Approximate:
         self, i: int, queries: FloatArray, count: int, effort: Effort, allowed: Bits | None
     ) -> Searched:
         shard, start = self._shards[i], self._starts[i]
-        scores, rows = shard.search(
-            queries, max(1, min(count, shard.ntotal)), params=self._given(i, effort, allowed)
-        )
+        given, count = self._given(i, effort, allowed), max(1, min(count, shard.ntotal))
+        if on_a_card(shard):
+            with self._one_at_a_time:  # FAISS's resources of a card are for one thread
+                scores, rows = shard.search(queries, min(count, MOST_RESULTS), params=given)
+        else:
+            scores, rows = shard.search(queries, count, params=given)
         return (rows if not start else np.where(rows >= 0, rows + start, -1)), scores
 
     def _given(self, i: int, effort: Effort, allowed: Bits | None) -> Any:
@@ -181,13 +190,20 @@ class Approximate:
         return kept[0]
 
 
+def exact_on_cards(vectors: FloatArray) -> Approximate:
+    """Return what compares all of vectors (N, D) on the cards; N is at least 1."""
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors))
+    return Approximate([on_cards(index)], Effort())
+
+
 def _parameters(index: Any, effort: Effort, selector: Any) -> Any:
     kind = faiss.downcast_index(index)
     given = {} if selector is None else {"sel": selector}
     if isinstance(kind, faiss.IndexPreTransform):
         inner = _parameters(kind.index, effort, selector)
         return _FAISS.SearchParametersPreTransform(index_params=inner)
-    if isinstance(kind, faiss.IndexIVF):
+    if hasattr(kind, "nlist"):
         return _FAISS.SearchParametersIVF(nprobe=effort.probes, **given)
     if isinstance(kind, faiss.IndexHNSW):
         return _FAISS.SearchParametersHNSW(efSearch=effort.probes, **given)

@@ -89,7 +89,7 @@ class Searchable:
             effort = approximate.effort.times(harder)
             return approximate.scored(self.vectors, queries, k, effort, room=room)
         effort_of = self.policy.effort(len(main), total)
-        if approximate is not None and effort_of is not None:
+        if approximate is not None and effort_of is not None and approximate.filters:
             bits = bits_of(main, total) if allowed.bits is None else allowed.bits
             effort = effort_of.times(harder)
             return approximate.scored(self.vectors, queries, k, effort, bits, room=room)
