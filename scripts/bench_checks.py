@@ -15,7 +15,8 @@ from server.client import CallError, Client
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, verify
 from store.connection import NotAStoreError, StoreLockedError
 from store.duck import Store
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
 
 log = logging.getLogger(__name__)

@@ -4,23 +4,20 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
 import duckdb
 import pyarrow as pa
-from tqdm import tqdm
 
 from store import artifact
-from store.connection import migrations, quoted
-from store.duck import Store
+from store.connection import quoted
 from store.export_views import show
 from store.home import Home
 from store.items import item_hashes, some_items
 from store.queries import USER_HASHES, USERS, VISIBLE, VISIBLE_TEXT, Matrix, texts_with_vectors
-from store.tables import TABLES
 
 _EVENT = "user_id, item_id, action, weight, ts"
 _BY_TIME = "ORDER BY user_id, ts NULLS FIRST, item_id, action"
@@ -49,38 +46,6 @@ class NotAnExportError(ValueError):
     def __init__(self, path: Path, kind: object) -> None:
         super().__init__(f"{path} is no export; its manifest says kind {kind!r}")
         self.path = path
-
-
-def create_export(store: Store, exports: Path) -> str:
-    """Return the id of a new export of one state of the store, held-out rows with their split included."""
-    export_id = artifact.new_id()
-    _log.info("export %s started", export_id)
-    created_at = datetime.now(UTC).isoformat()  # before the state that is copied: see `Export`
-    with artifact.build(exports, export_id) as draft, store.snapshot() as cursor:
-        counts: dict[str, int] = {}
-        for table in tqdm(TABLES, desc="export", unit="table", disable=None):
-            columns = ", ".join(
-                f"{column.name}::VARCHAR AS {column.name}" if column.kind == "json" else column.name
-                for column in table.columns
-            )
-            rows = cursor.execute(f"""
-                COPY (SELECT {columns} FROM data.{table.name} ORDER BY {table.order})
-                TO {quoted(draft.path / f"{table.name}.parquet")} (FORMAT parquet, COMPRESSION zstd)""")
-            counts[table.name] = int(rows.fetchall()[0][0])
-        held_out = dict(
-            cursor.execute("""
-                SELECT s, (SELECT count(*) FROM data.behaviors WHERE split = s)
-                FROM unnest(['valid', 'test']) AS t(s)""").fetchall()
-        )
-        draft.facts |= {
-            "kind": "export",
-            "schema_version": len(migrations()),
-            "created_at": created_at,
-            "counts": counts,
-            "held_out": held_out,
-        }
-    _log.info("export %s done: %s", export_id, counts)
-    return export_id
 
 
 class Export:

@@ -24,7 +24,8 @@ from indexer.reindex import Wish, reindex
 from indexer.spool import ReindexRunsError, spool
 from store.artifact import DamagedArtifactError, artifacts, pointed
 from store.duck import Store
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
 from store.importing import import_folder
 

@@ -41,7 +41,8 @@ from indexer.users import (
 )
 from store.artifact import DamagedArtifactError, build, new_id, pointed, read_manifest
 from store.duck import Store
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
 
 Change = Callable[[str], None]
