@@ -1,7 +1,8 @@
 """Texts to vectors: an exported language model in ONNX Runtime. No torch, no transformers."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -55,6 +56,7 @@ class TextEncoder:
         dim: length of a vector.
         max_tokens: what of a text lies beyond is cut off.
         provider: the ONNX Runtime execution provider in use.
+        batch: texts that go through the graph at once, at most.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class TextEncoder:
         self._pad: int = facts["pad_token_id"]
         self._session = _session(directory / MODEL_FILE, threads, device)
         self.provider: str = self._session.get_providers()[0]
+        self.batch: int = _BATCH[self.provider]
         inside = self._session.get_modelmeta().custom_metadata_map.get("text_model_id")
         if inside != self.text_model_id:
             raise NotATextModelError(directory, f"{MODEL_FILE} says it is {inside!r}")
@@ -114,16 +117,33 @@ class TextEncoder:
         Shapes:
             returns: (N, D) float32.
         """
-        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        return self._vectors(len(texts), self._tokens(texts))
+
+    def encode_chunks(self, chunks: Iterable[Sequence[str]]) -> Iterator[Vectors]:
+        """Yield for each chunk what `encode` returns; a thread tokenises the next one meanwhile."""
+        before: tuple[int, Future[dict[int, list[int]]]] | None = None
+        with ThreadPoolExecutor(1, "tokenise") as pool:
+            for chunk in chunks:
+                following = len(chunk), pool.submit(self._tokens, chunk)
+                if before is not None:
+                    yield self._vectors(before[0], before[1].result())
+                before = following
+            if before is not None:
+                yield self._vectors(before[0], before[1].result())
+
+    def _tokens(self, texts: Sequence[str]) -> dict[int, list[int]]:
+        """Return the token ids of the texts that have any, by row."""
         rows = [row for row, text in enumerate(texts) if text.strip()]
         encodings = self._tokenizer.encode_batch_fast([self._prompt + texts[row] for row in rows])
-        tokens = {row: encoding.ids for row, encoding in zip(rows, encodings, strict=True) if encoding.ids}
+        return {row: encoding.ids for row, encoding in zip(rows, encodings, strict=True) if encoding.ids}
+
+    def _vectors(self, count: int, tokens: Mapping[int, Sequence[int]]) -> Vectors:
+        vectors = np.zeros((count, self.dim), dtype=np.float32)
         # Batches of like length need little padding; longest first, so memory is claimed once.
         order = sorted(tokens, key=lambda row: len(tokens[row]), reverse=True)
-        size = _BATCH[self.provider]
-        for start in range(0, len(order), size):
-            batch = order[start : start + size]
-            vectors[batch] = self._run([tokens[row] for row in batch])  # (B, D)
+        for start in range(0, len(order), self.batch):
+            rows = order[start : start + self.batch]
+            vectors[rows] = self._run([tokens[row] for row in rows])  # (B, D)
         return vectors
 
     def _run(self, batch: Sequence[Sequence[int]]) -> Vectors:
@@ -159,4 +179,6 @@ def _session(path: Path, threads: int | None, device: Device) -> onnxruntime.Inf
     session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
     if device == "cuda" and session.get_providers()[0] != CUDA:
         raise CudaUnavailableError(session.get_providers())
+    if len(wanted) > len(session.get_providers()):
+        log.warning("ONNX Runtime is built for CUDA but cannot use it here: texts are encoded on the CPU")
     return session

@@ -46,7 +46,7 @@ def adapt_text_model(source: str, export: Export, text_models: Path, options: Ad
         Gururangan et al. 2020, "Don't stop pretraining: adapt language models to domains and tasks".
     """
     folder = fetch(source)
-    request = Request.of(text_models, source, folder, export.export_id, "adapt", options)
+    request = Request.of(text_models, source, folder, export, "adapt", options)
     found = request.find()
     if found is not None:
         return found

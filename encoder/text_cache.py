@@ -168,17 +168,19 @@ def encode_all(encoder: TextEncoder, cache: TextCache, texts: Sequence[str], lab
     count, total = f"{len(missing):,}", f"{len(texts):,}"
     if missing:
         log.info("%s: encoding %s of %s texts with %s", label, count, total, encoder.text_model_id)
-    began = said = time.monotonic()
+    began, done = time.monotonic(), 0
+    said = began
     with tqdm(total=len(missing), desc=label, unit="text", disable=None) as progress:
-        for start in range(0, len(missing), _CHUNK):
-            rows = missing[start : start + _CHUNK]
-            chunk = [distinct[row] for row in rows]
-            vectors[rows] = encoder.encode(chunk)
-            cache.put(encoder.text_model_id, chunk, vectors[rows])
+        chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
+        encoded = encoder.encode_chunks([distinct[row] for row in rows] for rows in chunks)
+        for rows, found_now in zip(chunks, encoded, strict=True):
+            vectors[rows] = found_now
+            cache.put(encoder.text_model_id, [distinct[row] for row in rows], found_now)
             progress.update(len(rows))
+            done += len(rows)
             if progress.disable and time.monotonic() - said > _SAY_SECONDS:
                 said = time.monotonic()
-                log.info("%s: %s of %s texts", label, f"{start + len(rows):,}", count)
+                log.info("%s: %s of %s texts", label, f"{done:,}", count)
     if missing:
         log.info("%s: done in %.1f s", label, time.monotonic() - began)
     row_of = {text: row for row, text in enumerate(distinct)}

@@ -1,4 +1,4 @@
-"""The settings of a language model's tuning and adaptation; frozen, checked when they are made."""
+"""The settings of a language model's tuning, adaptation and compression; frozen, checked when made."""
 
 import hashlib
 from dataclasses import asdict, dataclass
@@ -9,12 +9,13 @@ from encoder.text_source import POOLINGS, Pooling
 Method = Literal["lora", "adalora"]
 METHODS: tuple[str, ...] = get_args(Method)
 _RATE_OF_ALL = 5e-5
+_RATE_OF_PRUNED = 5e-4
 # AdaLoRA's singular values start at 0: on MiniLM, 80 steps at 2e-3 lowered the loss by .09, at 6e-3 by .47.
 _RATES: dict[Method, float] = {"lora": 5e-4, "adalora": 6e-3}
 
 
 class TextTuningSettingsError(ValueError):
-    """A setting of the tuning or adaptation of a language model makes no sense."""
+    """A setting of the tuning, adaptation or compression of a language model makes no sense."""
 
     def __init__(self, name: str, value: object, wanted: str) -> None:
         super().__init__(f"text tuning: {name} is {value!r}, not {wanted}")
@@ -24,7 +25,7 @@ class TextTuningSettingsError(ValueError):
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What tuning and adaptation share.
+    """What tuning, adaptation and compression share.
 
     Attributes:
         epochs: at most so many; each ends with a look at the held-out loss.
@@ -35,7 +36,7 @@ class FitOptions:
         warmup: share of the steps in which the rate rises.
         clip: largest norm of the gradient.
         patience: epochs without a lower held-out loss before the training stops.
-        held_out: share of the users (tuning) or texts (adaptation) that only early stopping sees.
+        held_out: share of the users (tuning) or texts (else) that only early stopping sees.
         seed: of every random draw.
         pooling: overrides what the model's own modules say, and is saved with it.
         left_out_users: nothing of theirs is read, such as users on whom a model is judged.
@@ -164,3 +165,28 @@ class AdaptOptions(FitOptions):
         self._within("texts", 2, 10_000_000)
         self._within("mask", 0.01, 0.9)
         self._within("head_steps", 0, 100_000)
+
+
+@dataclass(frozen=True)
+class CompressOptions(FitOptions):
+    """Settings of `compress_text_model`, which trains all weights but those of the words.
+
+    Attributes:
+        texts: most texts in one epoch.
+        layers: how many stay; None: half of them.
+    """
+
+    texts: int = 2048
+    layers: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every bound."""
+        super().__post_init__()
+        self._within("texts", 2, 10_000_000)
+        if self.layers is not None:
+            self._within("layers", 1, 1000)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate that is used; a layer that lost its neighbours has far to go."""
+        return _RATE_OF_PRUNED if self.learning_rate is None else self.learning_rate

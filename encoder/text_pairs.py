@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoder.text import item_text
-from encoder.text_options import AdaptOptions, FitOptions, TuneOptions
+from encoder.text_options import AdaptOptions, CompressOptions, FitOptions, TuneOptions
 from store.export import Export
 
 _ROWS = 8192  # texts in memory at once
@@ -93,7 +93,7 @@ def draw_pairs(export: Export, options: TuneOptions) -> tuple[list[Pair], list[P
     return pairs, held_out
 
 
-def draw_texts(export: Export, options: AdaptOptions) -> tuple[list[str], list[str]]:
+def draw_texts(export: Export, options: AdaptOptions | CompressOptions) -> tuple[list[str], list[str]]:
     """Return distinct texts of users and items to train on, and the held-out ones.
 
     Raises:
@@ -189,7 +189,7 @@ def _trivial(pair: Pair) -> bool:
     return text in other or other in text
 
 
-def _texts(export: Export, options: AdaptOptions) -> Iterator[str]:
+def _texts(export: Export, options: FitOptions) -> Iterator[str]:
     for user_id, rows in _by_user(export.texts_batches(_ROWS), "text"):
         if user_id not in options.left_out_users:
             yield from (text[:_CHARACTERS] for (text,) in rows if text.strip())

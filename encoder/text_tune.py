@@ -47,7 +47,7 @@ def tune_text_model(source: str, export: Export, text_models: Path, options: Tun
         DamagedArtifactError: the earlier result is damaged.
     """
     folder = fetch(source)
-    request = Request.of(text_models, source, folder, export.export_id, options.method, options)
+    request = Request.of(text_models, source, folder, export, options.method, options)
     found = request.find()
     if found is not None:
         return found

@@ -13,10 +13,12 @@ from encoder.text_graph import quiet
 from encoder.text_options import FitOptions
 from encoder.text_source import source_digest
 from store.artifact import build, verify
+from store.export import Export
 
 KIND = "tuned_text_model"
 METRICS_FILE = "metrics.json"
 FOLDER = ".tuned"  # hidden: what lies in text_models itself is ONNX that can serve
+_NAMES = ("source", "export_id")  # of what a digest of the content stands beside
 _FORMAT = 1  # part of every id: raise it when the same request would give other weights
 
 log = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """One tuning or adaptation of one model on one export; equal ones share a result.
+    """One tuning, adaptation or compression of one model on one export; equal ones share a result.
 
     Attributes:
         text_models: below which the result lies, at FOLDER/<id>/<id> with its metrics beside it.
@@ -36,16 +38,20 @@ class Request:
 
     @classmethod
     def of(
-        cls, text_models: Path, source: str, folder: Path, export_id: str, method: str, options: FitOptions
+        cls, text_models: Path, source: str, folder: Path, export: Export, method: str, options: FitOptions
     ) -> "Request":
-        """Return the request for a model whose files lie in `folder`; reads them all for their digest."""
+        """Return the request for a model whose files lie in `folder`; reads them all for their digest.
+
+        Exports of the same rows count as equal: every training makes a new one.
+        """
         facts = {
             "kind": KIND,
             "format": _FORMAT,
             "method": method,
             "source": source,
             "source_digest": source_digest(folder),
-            "export_id": export_id,
+            "export_id": export.export_id,
+            "export_files": export.manifest["files"],
             "options": options.as_json(),
         }
         return cls(text_models, facts)
@@ -53,7 +59,7 @@ class Request:
     @property
     def tuned_id(self) -> str:
         """The id: source and method to read, a digest of everything asked for to tell apart."""
-        asked = {name: value for name, value in self.facts.items() if name != "source"}
+        asked = {name: value for name, value in self.facts.items() if name not in _NAMES}
         digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         name = re.sub(r"[^a-z0-9]+", "-", Path(self.facts["source"]).name.lower()).strip("-")[:24].strip("-")
         return f"{name or 'model'}-{self.facts['method']}-{digest[:8]}"

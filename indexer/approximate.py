@@ -1,5 +1,6 @@
 """FAISS indexes that do not compare everything, searched with a tuned effort."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,9 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.arrays import FloatArray, IntArray
+from indexer.exact import Searched, scores_of
+from indexer.gpu import MOST_RESULTS, on_a_card, on_cards
 
 _FAISS: Any = faiss  # its stubs lack what SWIG adds
+_KEPT = 64  # search parameters
 Bits = npt.NDArray[np.uint8]
+
+
+_FULL = ("IndexIVFFlat", "IndexHNSWFlat", "GpuIndexFlatIP", "GpuIndexIVFFlat")
 
 
 class FactoryError(ValueError):
@@ -35,6 +42,10 @@ class Effort:
 
     probes: int = 1
     refine: int = 1
+
+    def times(self, factor: int) -> "Effort":
+        """Return it with so many times the probes."""
+        return self if factor == 1 else Effort(self.probes * factor, self.refine)
 
     def as_json(self) -> dict[str, int]:
         """Return it as plain JSON values."""
@@ -61,12 +72,14 @@ class Approximate:
         self._shards = list(shards)
         self._starts = np.cumsum([0, *(shard.ntotal for shard in shards)]).tolist()
         self.effort = effort
+        self._one_at_a_time = threading.Lock()
+        self._kept: dict[tuple[int, Effort, int | None], tuple[Any, Bits | None, Bits | None]] = {}
 
     @classmethod
     def open(cls, paths: Sequence[Path], effort: Effort) -> "Approximate":
         """Return the shards in some files, memory-mapped where FAISS can."""
         flags = faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY
-        return cls([faiss.read_index(str(path), flags) for path in paths], effort)
+        return cls([on_cards(faiss.read_index(str(path), flags)) for path in paths], effort)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -80,7 +93,7 @@ class Approximate:
     def most_probes(self) -> int:
         """The largest effort that means anything; 1 for a kind without probes."""
         inner = inner_of(self._shards[0])
-        if isinstance(inner, faiss.IndexIVF):
+        if hasattr(inner, "nlist"):  # an IVF, on a card or not
             return int(inner.nlist)
         return min(len(self), 8192) if isinstance(inner, faiss.IndexHNSW) else 1
 
@@ -94,6 +107,11 @@ class Approximate:
             return False
         return bool((found < 0).all())
 
+    @cached_property
+    def full(self) -> bool:
+        """Whether FAISS holds the vectors as they are, so that its scores are exact."""
+        return type(faiss.downcast_index(self._shards[0])).__name__ in _FULL
+
     def search(
         self, queries: FloatArray, count: int, effort: Effort, allowed: Bits | None = None
     ) -> IntArray:
@@ -105,22 +123,78 @@ class Approximate:
             effort: the probes of it; `count` has its refinement in it already.
             allowed: little-endian bitmap of the rows that may be found.
         """
-        parts = [
-            self._of_shard(i, queries, min(count, shard.ntotal), effort, allowed)
-            for i, shard in enumerate(self._shards)
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return self._raw(queries, count, effort, allowed)[0]
+
+    def scored(
+        self,
+        vectors: FloatArray,
+        queries: FloatArray,
+        count: int,
+        effort: Effort,
+        allowed: Bits | None = None,
+        *,
+        room: int = 0,
+    ) -> Searched:
+        """Return count · `effort.refine` + room candidates with exact scores, in any order.
+
+        Where there are fewer, the rest is row −1 with score −inf.
+
+        Args:
+            vectors: (N, D), what FAISS was made from.
+            queries: C-contiguous.
+            count: at most, of each shard, before refinement.
+            effort: of the search.
+            allowed: as in `search`.
+            room: for candidates that the caller drops.
+        """
+        rows, scores = self._raw(queries, count * effort.refine + room, effort, allowed)
+        if not self.full:
+            return rows, scores_of(vectors, queries, rows)
+        none = rows < 0
+        if none.any():
+            scores[none] = -np.inf  # FAISS leaves its smallest finite number there
+        return rows, scores
+
+    def _raw(self, queries: FloatArray, count: int, effort: Effort, allowed: Bits | None) -> Searched:
+        parts = [self._of_shard(i, queries, count, effort, allowed) for i in range(len(self._shards))]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([p[0] for p in parts], axis=1), np.concatenate([p[1] for p in parts], axis=1)
 
     def _of_shard(
         self, i: int, queries: FloatArray, count: int, effort: Effort, allowed: Bits | None
-    ) -> IntArray:
+    ) -> Searched:
         shard, start = self._shards[i], self._starts[i]
-        selector = None
-        if allowed is not None:
-            part = np.ascontiguousarray(allowed[start // 8 : (self._starts[i + 1] + 7) // 8])
-            selector = _FAISS.IDSelectorBitmap(part)
-        rows: IntArray = shard.search(queries, max(1, count), params=_parameters(shard, effort, selector))[1]
-        return rows if not start else np.where(rows >= 0, rows + start, -1)
+        given, count = self._given(i, effort, allowed), max(1, min(count, shard.ntotal))
+        if on_a_card(shard):
+            with self._one_at_a_time:  # FAISS's resources of a card are for one thread
+                scores, rows = shard.search(queries, min(count, MOST_RESULTS), params=given)
+        else:
+            scores, rows = shard.search(queries, count, params=given)
+        return (rows if not start else np.where(rows >= 0, rows + start, -1)), scores
+
+    def _given(self, i: int, effort: Effort, allowed: Bits | None) -> Any:
+        """Return the search parameters of a shard; making them can cost as much as a small search."""
+        key = i, effort, None if allowed is None else id(allowed)
+        kept = self._kept.get(key)
+        if kept is None:
+            part = None
+            if allowed is not None:
+                part = np.ascontiguousarray(allowed[self._starts[i] // 8 : (self._starts[i + 1] + 7) // 8])
+            selector = None if part is None else _FAISS.IDSelectorBitmap(part)
+            # With what `id` names, which must not be another's while it is a key.
+            kept = _parameters(self._shards[i], effort, selector), allowed, part
+            if len(self._kept) >= _KEPT:
+                self._kept = {}
+            self._kept[key] = kept
+        return kept[0]
+
+
+def exact_on_cards(vectors: FloatArray) -> Approximate:
+    """Return what compares all of vectors (N, D) on the cards; N is at least 1."""
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors))
+    return Approximate([on_cards(index)], Effort())
 
 
 def _parameters(index: Any, effort: Effort, selector: Any) -> Any:
@@ -129,7 +203,7 @@ def _parameters(index: Any, effort: Effort, selector: Any) -> Any:
     if isinstance(kind, faiss.IndexPreTransform):
         inner = _parameters(kind.index, effort, selector)
         return _FAISS.SearchParametersPreTransform(index_params=inner)
-    if isinstance(kind, faiss.IndexIVF):
+    if hasattr(kind, "nlist"):
         return _FAISS.SearchParametersIVF(nprobe=effort.probes, **given)
     if isinstance(kind, faiss.IndexHNSW):
         return _FAISS.SearchParametersHNSW(efSearch=effort.probes, **given)

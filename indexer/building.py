@@ -58,6 +58,13 @@ class ItemTower:
         id_vectors = np.where(known, self.model.id_vectors[rows], np.float32(0.0))  # (n, D)
         return self.model.encode_items(id_vectors, text_vectors)
 
+    def encodable(self, hashes: pa.Table) -> npt.NDArray[np.bool_]:
+        """Return which items (n,) bool of `item_hashes` have text, or an id vector in the model."""
+        rows = rows_of(hashes.column("item_id"), self.model.item_ids)
+        named = np.where(rows >= 0, np.any(self.model.id_vectors, axis=1)[rows], False)
+        written = ~np.asarray(hashes.column("blank"))
+        return np.asarray(named | written)
+
     def popularity(self, rows: IntArray) -> FloatArray:
         """Return the number of users behind items (n,) float32, by their rows in the model."""
         return np.where(rows >= 0, self.model.popularity[rows], 0.0).astype(np.float32)

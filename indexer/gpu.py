@@ -51,6 +51,11 @@ def on_cards(index: Any, *, float16: bool = False) -> Any:
         return index
 
 
+def on_a_card(index: Any) -> bool:
+    """Return whether an index is on a card."""
+    return type(index).__name__.startswith("Gpu")
+
+
 def in_cpu_form(index: Any) -> Any:
     """Return an index as it is written to files, wherever it is."""
     return _FAISS.index_gpu_to_cpu(index) if cards().count else index

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from indexer.approximate import Approximate, Effort
+from indexer.approximate import Approximate, Effort, exact_on_cards
 from indexer.arrays import FloatArray, IntArray
 from indexer.delta import Delta
 from indexer.filtering import Filtering
 from indexer.filters import Filter
+from indexer.gpu import cards
 from indexer.parts import Change, MainPart, faiss_file, read_delta
 from indexer.policy import FilterPolicy
 from indexer.search import Excluded, Searchable, Searched
@@ -56,6 +57,8 @@ class Index:
             effort = Effort(manifest["probes"], manifest["refine"])
             files = [directory / faiss_file(shard) for shard in range(manifest["shards"])]
             self.approximate = Approximate.open(files, effort)
+        elif cards().count and len(self.main):
+            self.approximate = exact_on_cards(self.main.vectors)
         self.policy = FilterPolicy.from_json(manifest["filters"])
         self.delta = Delta(self.main.ids, self.dim)
         changes, gone = read_delta(directory)
@@ -135,12 +138,14 @@ class Index:
     def item_ids(self, rows: IntArray) -> list[str]:
         """Return the item ids of rows (n,)."""
         main = len(self.main)
-        if not len(rows) or rows.max() < main:
+        late = rows >= main
+        if not late.any():
             return self.main.ids.of_rows(rows)
-        return [
-            self.main.ids[row] if row < main else self.delta.of_rows(np.array([row - main]))[0]
-            for row in rows.tolist()
-        ]
+        ids = np.empty(len(rows), dtype=object)
+        ids[~late] = self.main.ids.of_rows(rows[~late])
+        ids[late] = self.delta.of_rows(rows[late] - main)
+        found: list[str] = ids.tolist()
+        return found
 
     def vectors_of(self, rows: IntArray) -> FloatArray:
         """Return the vectors (n, D) float32 of rows (n,)."""

@@ -1,4 +1,7 @@
-"""The reindex flow: items of an export → item tower → FAISS → tuned and checked → one published directory."""
+"""The reindex flow: items of an export → item tower → FAISS → tuned and checked → one published directory.
+
+The users of the export lie beside the items in it, encoded by the user tower.
+"""
 
 import hashlib
 import json
@@ -16,13 +19,16 @@ from indexer.approximate import empty_faiss
 from indexer.arrays import map_vectors
 from indexer.building import ItemTower, build_main
 from indexer.choice import AUTO, EXACT, Choice, choose
+from indexer.difference import hashes_array
 from indexer.fitting import fit
-from indexer.incremental import hashes_array, next_to
+from indexer.incremental import next_to
 from indexer.index import Index
 from indexer.parts import VECTORS_FILE
-from indexer.queries import QUERIES, tuning_queries, user_vectors
+from indexer.queries import QUERIES, sample_users, tuning_queries
 from indexer.sealing import seal
 from indexer.spool import spool
+from indexer.user_part import People, build_users
+from indexer.users import open_users
 from store.export import Export
 from store.home import Home
 
@@ -73,8 +79,8 @@ def reindex(
     """Return the directory of a new index over the available items of an export; CURRENT is left as it is.
 
     Where an index of this model serves and few items changed since, its files are taken over and the
-    changes are written beside them. Items without an id vector and without text are counted in the manifest
-    and left out.
+    changes are written beside them, and so for the users. Items without an id vector and without text, and
+    users without any view, are counted in the manifest and left out.
 
     Raises:
         ModelMismatchError: the encoder is not the model's text model.
@@ -86,42 +92,47 @@ def reindex(
         raise ModelMismatchError(model.text_model_id, encoder.text_model_id)
     if wish.factory != AUTO:
         empty_faiss(model.dim, wish.factory)  # so that a bad factory fails before the work
-    tower = ItemTower(model, encoder, cache)
+    people = People.of(export, ItemTower(model, encoder, cache))
     hashes = export.item_hashes()
     asked = {"model_id": model.model_id, "text_model_id": model.text_model_id, "dim": model.dim,
              "asked": {"factory": wish.factory, "ann_recall": wish.ann_recall}}  # fmt: skip
-    directory = None if wish.full else next_to(home, export, hashes, tower, asked)
-    if directory is None:
-        directory = _full(home, export, hashes, tower, wish, asked)
+    with spool(home.indexes, _key(asked, hashes, people.hashes)) as folder:
+        directory = (
+            None if wish.full else next_to(home, folder, people, hashes, asked, wish.memory_bytes)
+        ) or _full(home, folder, people, hashes, wish, asked)
     # What was written is read back, byte for byte, before anyone may serve it.
     index = Index.load(directory)
-    log.info("index %s: %d items, %s", index.index_id, len(index), index.manifest["factory"])
+    users = open_users(directory, index.manifest)
+    log.info("index %s: %d items, %s; %d users", index.index_id, len(index), index.manifest["factory"],
+             len(users or ()))  # fmt: skip
     return directory
 
 
 def _full(
-    home: Home, export: Export, hashes: pa.Table, tower: ItemTower, wish: Wish, asked: dict[str, Any]
+    home: Home, folder: Path, people: People, hashes: pa.Table, wish: Wish, asked: dict[str, Any]
 ) -> Path:
     """Return the directory of an index that is built from nothing, or from where a killed run was."""
-    with spool(home.indexes, _key(asked, hashes)) as folder:
-        build_main(folder, export, hashes, tower)
-        vectors = map_vectors(folder / VECTORS_FILE)
-        if wish.factory == AUTO:
-            choice = choose(len(vectors), tower.model.dim, wish.memory_bytes)
-        else:
-            choice = Choice(wish.factory, "it was asked for", (EXACT,))
-        log.info("reindex: %s: %s", choice.factory, choice.reason)
-        users = user_vectors(export, tower, 0 if choice.factory == EXACT else QUERIES)[1]
-        fitted = fit(folder, tuning_queries(vectors, users), choice, wish.ann_recall)
-        facts = {**asked, "export_id": export.export_id, "items_without_vector": len(hashes) - len(vectors)}
-        return seal(home.indexes, folder, fitted, facts)
+    export, tower = people.export, people.tower
+    build_main(folder, export, hashes, tower)
+    vectors = map_vectors(folder / VECTORS_FILE)
+    if wish.factory == AUTO:
+        choice = choose(len(vectors), tower.model.dim, wish.memory_bytes)
+    else:
+        choice = Choice(wish.factory, "it was asked for", (EXACT,))
+    log.info("reindex: %s: %s", choice.factory, choice.reason)
+    sample = sample_users(export, tower, 0 if choice.factory == EXACT else QUERIES)
+    fitted = fit(folder, tuning_queries(vectors, sample), choice, wish.ann_recall)
+    users = build_users(folder, people, None, wish.ann_recall, wish.memory_bytes)
+    facts = {**asked, "export_id": export.export_id, "items_without_vector": len(hashes) - len(vectors)}
+    return seal(home.indexes, folder, fitted, facts, users)
 
 
-def _key(asked: dict[str, Any], hashes: pa.Table) -> str:
-    """Return what names a build: the same items, model and wish go on where an earlier run was."""
+def _key(asked: dict[str, Any], *tables: pa.Table) -> str:
+    """Return what names a build: the same items, users, model and wish go on where an earlier run was."""
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
-    for item_id in hashes.column("item_id").to_pylist():
-        digest.update(item_id.encode() + b"\0")
-    for name in ("content", "facts"):
-        digest.update(hashes_array(hashes, name).tobytes())
+    for hashes in tables:
+        for item_id in hashes.column("item_id").to_pylist():
+            digest.update(item_id.encode() + b"\0")
+        for name in ("content", "facts"):
+            digest.update(hashes_array(hashes, name).tobytes())
     return digest.hexdigest()

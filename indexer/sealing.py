@@ -11,7 +11,9 @@ from indexer.arrays import map_vectors
 from indexer.building import MAIN_FILES
 from indexer.fitting import Fitted
 from indexer.index import LAYOUT, Index
-from indexer.parts import VECTORS_FILE, write_delta
+from indexer.parts import VECTORS_FILE, faiss_file, write_delta
+from indexer.user_part import BuiltUsers
+from indexer.users import FOLDER
 from store.artifact import build, new_id
 
 _BLOCK = 65_536  # items at a time
@@ -21,7 +23,9 @@ class IndexCheckError(RuntimeError):
     """A freshly built index does not find what brute force finds."""
 
 
-def seal(parent: Path, folder: Path, fitted: Fitted, facts: dict[str, Any]) -> Path:
+def seal(
+    parent: Path, folder: Path, fitted: Fitted, facts: dict[str, Any], users: BuiltUsers | None = None
+) -> Path:
     """Return the new directory below `parent` of an index whose files lie in a folder, which stays.
 
     Args:
@@ -29,27 +33,59 @@ def seal(parent: Path, folder: Path, fitted: Fitted, facts: dict[str, Any]) -> P
         folder: with the main part and the FAISS files.
         fitted: what `fit` returned for it.
         facts: for the manifest: model_id, dim and what else is known.
+        users: the user index, whose files lie in the folder too; None makes an index without one.
 
     Raises:
         IndexCheckError: the index does not find what it holds; there is no directory.
     """
     index_id = new_id()
     with build(parent, index_id) as draft:
-        for name in (*MAIN_FILES, *fitted.files):
-            _link(folder / name, draft.path / name)
-        write_delta(draft.path, [], facts["dim"], np.zeros(0, dtype=np.int64))
-        items = map_vectors(folder / VECTORS_FILE).shape[0]
-        draft.facts = {
-            "kind": "index",
-            "layout": LAYOUT,
-            "items": items,
-            "main_items": items,
-            "changes": 0,
-            **facts,
-            **fitted.facts(),
-        }
-        check(Index(draft.path, draft.facts))
+        draft.facts = lay_out(folder, draft.path, fitted, facts)
+        if users is not None:
+            draft.facts[FOLDER] = lay_out(folder / FOLDER, draft.path / FOLDER, users.fitted, users.facts)
     return parent / index_id
+
+
+def lay_out(folder: Path, target: Path, fitted: Fitted, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what the manifest says of an index whose files, built in a folder, now lie in `target` too.
+
+    Raises:
+        IndexCheckError: the index does not find what it holds.
+    """
+    target.mkdir(exist_ok=True)
+    for name in (*MAIN_FILES, *fitted.files):
+        _link(folder / name, target / name)
+    write_delta(target, [], facts["dim"], np.zeros(0, dtype=np.int64))
+    items = map_vectors(folder / VECTORS_FILE).shape[0]
+    described = {
+        "kind": "index",
+        "layout": LAYOUT,
+        "items": items,
+        "main_items": items,
+        "changes": 0,
+        **facts,
+        **fitted.facts(),
+    }
+    check(Index(target, described))
+    return described
+
+
+def take_over(source: Path, target: Path, index: Index) -> dict[str, Any]:
+    """Write an index with the changes on top of it; return what the manifest then says otherwise.
+
+    Args:
+        source: the directory it was opened from.
+        target: where its files are copied to, and what changed is written.
+        index: with the changes.
+    """
+    target.mkdir(exist_ok=True)
+    shards = [] if index.exact else [faiss_file(i) for i in range(index.manifest["shards"])]
+    for name in (*MAIN_FILES, *shards):
+        # A copy: damage to a file of one index must not reach another.
+        shutil.copyfile(source / name, target / name)
+    changes = index.delta.changes()
+    write_delta(target, changes, index.dim, index.delta.main_gone())
+    return {"items": len(index), "changes": len(changes)}
 
 
 def check(index: Index, queries: int = 50, k: int = 10) -> float:

@@ -1,4 +1,4 @@
-"""triptych bench: our server beside bare gRPC, our search beside bare FAISS, and what kill -9 leaves."""
+"""triptych bench: ours beside bare gRPC, bare FAISS and bare ONNX Runtime, and what kill -9 leaves."""
 
 import tempfile
 from enum import StrEnum
@@ -84,76 +84,93 @@ def index_bench(
     items: Annotated[int, typer.Option(min=1, help="Clustered synthetic vectors.")] = 100_000,
     dim: Annotated[int, typer.Option(min=1)] = 128,
     factory: Annotated[
-        list[str] | None, typer.Option(help="FAISS factory such as HNSW32 or IVF1024,SQ8; repeatable.")
+        list[str] | None,
+        typer.Option(help="FAISS factory such as HNSW32 or IVF1024,SQ8; repeatable; default: each kind."),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000)] = 10,
     excluded: Annotated[int, typer.Option(min=0, help="Items left out per query.")] = 20,
-    nprobe: Annotated[int, typer.Option(min=1, help="Of IVF factories.")] = 32,
-    ef_search: Annotated[int, typer.Option(min=1, help="Of HNSW factories.")] = 128,
-    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0.001, help="Per measurement.")] = 0.5,
+    changes: Annotated[int, typer.Option(min=0, help="Items put since the index was built.")] = 1000,
+    filters: Annotated[bool, typer.Option(help="Also try filters of 0.01 % to 100 % of the items.")] = False,
+    libraries: Annotated[bool, typer.Option(help="Also measure hnswlib and usearch.")] = True,
+    ann_recall: Annotated[float, typer.Option(min=0.01, max=1, help="That indexes are tuned to.")] = 0.99,
+    queries: Annotated[int, typer.Option(min=64, help="That are measured.")] = 256,
+    seconds: Annotated[float, typer.Option(min=0.001, help="Per search and setting.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of vectors and queries.")] = 0,
+    plot_path: Annotated[
+        Path | None, typer.Option("--plot", help="Where to draw recall and throughput.")
+    ] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Measure our search (left-out items, exact scores, ids) beside bare FAISS on the same file.
+    """Measure our search beside bare FAISS with the same effort, hnswlib and usearch.
 
-    ANN recall@k is against brute force. `plain` leaves no item out. A PNG goes beside the JSON.
+    plain: ids and exact scores; usual: left-out items and changes too; everything: a filter too, beside bare
+    FAISS with the same filter. ANN recall@k is against brute force, on queries that nothing was tuned with.
 
-    Example: triptych bench index --factory Flat --factory HNSW32 --json index.json
+    Example: triptych bench index --items 100000 --filters --json index.json --plot index.png
     """
     from scripts.bench_index import IndexOptions, measure
+    from scripts.bench_index_curves import plot_curves
+    from scripts.bench_index_filters import SHARES
+    from scripts.bench_output import show, show_ratios, write_json
 
     options = IndexOptions(
         items=items,
         dim=dim,
-        factories=tuple(factory or ("Flat",)),
+        factories=tuple(factory or ()),
         k=k,
         excluded=excluded,
-        nprobe=nprobe,
-        ef_search=ef_search,
-        rounds=rounds,
+        changes=changes,
+        shares=SHARES if filters else (),
+        ann_recall=ann_recall,
+        queries=queries,
         seconds=seconds,
         seed=seed,
+        libraries=libraries,
     )
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         report = measure(Path(name), options)
-    _leave("bench index", report, json_path, "batch", ("factory", "threads", "search"))
-
-
-@app.command("ingest")
-def ingest_bench(
-    users: Annotated[int, typer.Option(min=200, help="Of the synthetic world.")] = 500,
-    items: Annotated[int, typer.Option(min=150, help="Of the synthetic world.")] = 400,
-    dim: Annotated[int, typer.Option(min=2, help="Embedding dim on the synthetic world.")] = 64,
-    seconds: Annotated[float, typer.Option(min=0.2, help="Per measurement.")] = 5.0,
-    batch: Annotated[int, typer.Option(min=1, max=10_000, help="Behaviours per request.")] = 500,
-    rate: Annotated[float, typer.Option(min=1, help="Behaviours per second beside queries.")] = 6_000.0,
-    seed: Annotated[int, typer.Option(help="Of the world and of the writes.")] = 0,
-    json_path: JsonOption = None,
-) -> None:
-    """Measure durable writes, how soon queries see them, and queries at half load beside writes.
-
-    Latencies of paced calls count from when they were due. It starts a server of its own on synthetic data.
-
-    Example: triptych bench ingest --json ingest.json
-    """
-    from scripts.bench_ingest import IngestOptions, measure
-    from scripts.bench_output import show, show_ratios, write_json
-    from scripts.bench_world import make_home, server
-    from store.export import Export
-
-    options = IngestOptions(seconds=seconds, size=batch, rate=rate, seed=seed)
-    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
-        home = make_home(Path(name), users=users, items=items, dim=dim, seed=seed)
-        with Export.latest(home.exports) as export:
-            people = export.users().to_pylist()
-            things = export.items(available_only=True).column("item_id").to_pylist()
-        with server(home) as address:
-            report = measure(address, people, things, options)
-    show("bench ingest", report["results"])
+    for part in ("builds", "results", "curves", "filters"):
+        if report[part]:
+            show(f"bench index: {part}", report[part])
     show_ratios(report["ratios"])
     if json_path is not None:
         write_json(json_path, report)
+    if plot_path is not None:
+        plot_curves(plot_path, report["curves"])
+
+
+@app.command("text")
+def text_bench(
+    data: Annotated[
+        Path | None, typer.Option(help="A folder with texts.parquet; default: short texts made up here.")
+    ] = None,
+    text_model: Annotated[
+        list[Path] | None, typer.Option(help="HOME/text_models/ID; repeatable. Default: exports MiniLM.")
+    ] = None,
+    texts: Annotated[int, typer.Option(min=2, help="Drawn at random from the different ones.")] = 128,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: one per core.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the texts drawn.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure our text encoder beside a bare ONNX Runtime loop on the same batches in the same run.
+
+    `bare` tokenises, pads and runs; `ready` runs on arrays that were made before. A PNG goes beside the JSON.
+
+    Example: triptych bench text --data DATA --text-model HOME/text_models/ID --json text.json
+    """
+    from encoder.text_export import DEFAULT_SOURCE, export_text_model
+    from scripts.bench_text import TextOptions, draw, measure
+    from scripts.world import make_world
+
+    options = TextOptions(texts=texts, threads=threads, rounds=rounds, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        if data is None:
+            make_world(Path(name) / "data", users=200, items=150, seed=seed)
+        drawn = draw(data or Path(name) / "data", options)
+        models = text_model or [export_text_model(DEFAULT_SOURCE, Path(name) / "text_models")]
+        report = measure(models, drawn, options)
+    _leave("bench text", report, json_path, "texts", ("text_model", "path"))
 
 
 @app.command("faults")

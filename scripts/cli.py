@@ -13,6 +13,7 @@ import typer
 
 from scripts.backup import backup_command
 from scripts.bench import app as bench_app
+from scripts.compress_text import compress_text_command
 from scripts.demo import demo_command
 from scripts.doctor import doctor_command
 from scripts.evaluate import evaluate_command
@@ -46,6 +47,7 @@ app.command("export")(export_command)
 app.add_typer(bench_app, name="bench")
 app.command("split")(split_command)
 app.command("tune")(tune_command)
+app.command("compress-text")(compress_text_command)
 app.command("doctor")(doctor_command)
 app.command("backup")(backup_command)
 app.command("restore")(restore_command)

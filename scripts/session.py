@@ -19,7 +19,8 @@ from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import DamagedArtifactError
 from store.duck import Store
 from store.erasing import erasures
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
 from store.ledger import write_ledger
 

@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from server.live_items import LiveItems
+from server.live_users import LiveUsers
 from server.retriever import NotReadyError, Retriever
 from store.duck import Store
 from store.requests import Change
@@ -26,10 +27,11 @@ class AfterCommit:
     Texts that are pending when the server stops are encoded by its next start, before it serves.
     """
 
-    def __init__(self, store: Store, retriever: Retriever, live: LiveItems) -> None:
+    def __init__(self, store: Store, retriever: Retriever, live: LiveItems, users: LiveUsers) -> None:
         self._store = store
         self._retriever = retriever
         self._live = live
+        self._users = users
         self._pending: dict[str, None] = {}  # a set that keeps its order
         self._backlog: list[str] = []  # found by the sweep; new texts go first
         self._meanwhile: list[str] | None = None
@@ -54,6 +56,12 @@ class AfterCommit:
             self._add(change.texts)
         if change.items:
             self._live.committed(change.items)
+        if change.users:
+            self._users.changed(change.users)
+
+    def erased(self, user_id: str) -> None:
+        """Take a person out of the user index."""
+        self._users.erased(user_id)
 
     def imported(self) -> None:
         """Have what an import brought encoded and put into the index."""

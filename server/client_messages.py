@@ -57,6 +57,7 @@ class QueryFields(TypedDict, total=False):
     k: int
     exclude_seen: bool
     filter: pb.Filter
+    target: pb.Target
     view_weights: pb.ViewWeights
     min_score: float
     text_query: str

@@ -91,6 +91,7 @@ class Ingest:
 
         def run() -> Erased:
             rest = erase(self._store, self._state, user_id, models, unknown)
+            self._after.erased(user_id)
             return self._finish(rest, peer, resumed=False)
 
         return self.commit.alone(run)

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from server.group_commit import GroupCommit
 from server.ingest import Ingest
 from server.ingest_servicer import IngestServicer
 from server.live_items import LiveItems
+from server.live_users import LiveUsers
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.publisher import SERVICES, Publisher
@@ -30,6 +32,7 @@ from store.rebuild import bring_up_to_date
 from store.state import UserState
 from store.writing import Writer
 
+_SWITCH_SECONDS = 0.0005  # a query would wait ten times as long for the thread that writes to let it go on
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +56,7 @@ def serve(config: ServerConfig) -> None:
         DamagedArtifactError: what CURRENT names is damaged.
         PortInUseError: the port is taken.
     """
+    sys.setswitchinterval(_SWITCH_SECONDS)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -73,14 +77,13 @@ def running(config: ServerConfig) -> Iterator[str]:
     ):
         bring_up_to_date(store, state)
         retriever, health_of = Retriever(store, state), health.HealthServicer()
-        for service in ("", *SERVICES):
-            health_of.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         with (
             LiveItems(store, retriever) as live,
-            AfterCommit(store, retriever, live) as after,
+            LiveUsers(store, retriever) as live_users,
+            AfterCommit(store, retriever, live, live_users) as after,
             GroupCommit(Writer(store, state), after.changed) as commit,
         ):
-            publisher = Publisher(config, store, state, cache, retriever, after, live, health_of)
+            publisher = Publisher(config, store, state, cache, retriever, after, live, live_users, health_of)
             ingest = Ingest(home, store, state, cache, commit, after)
             ingest.resume()
             server, calls = _server(config)
@@ -89,9 +92,7 @@ def running(config: ServerConfig) -> Iterator[str]:
             rpc.add_AdminServicer_to_server(AdminServicer(home, store, retriever, publisher), server)
             servicer = IngestServicer(ingest, max(1, config.workers // 2))
             ingest_rpc.add_IngestServicer_to_server(servicer, server)
-            health_pb2_grpc.add_HealthServicer_to_server(health_of, server)
-            names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
+            _add_health(server, health_of)
             address, local = _listen(server, config)
             server.start()
             try:
@@ -114,6 +115,15 @@ def _server(config: ServerConfig) -> tuple[grpc.Server, ThreadPoolExecutor]:
         ("grpc.so_reuseport", 0),
     ]
     return grpc.server(calls, maximum_concurrent_rpcs=config.workers + config.queue, options=options), calls
+
+
+def _add_health(server: grpc.Server, health_of: health.HealthServicer) -> None:
+    """Add the services that say how the others do, which is not serving yet, and what they are."""
+    for service in ("", *SERVICES):
+        health_of.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health_of, server)
+    names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
 
 
 def _listen(server: grpc.Server, config: ServerConfig) -> tuple[str, str]:

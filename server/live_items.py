@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.building import ItemTower
-from indexer.incremental import DELTA_SHARE, changes_of, difference
+from indexer.difference import DELTA_SHARE, difference
+from indexer.incremental import changes_of
 from indexer.parts import Change
 from server.retriever import NotReadyError, Retriever
 from server.serving import Serving
@@ -105,7 +106,7 @@ class LiveItems:
             with self._lock:
                 self._meanwhile = set()  # what requests change from now on is theirs
             hashes = self._store.item_hashes()
-            found = difference(serving.index, hashes, serving.model)
+            found = difference(serving.index, hashes, _tower(serving).encodable(hashes))
             some = hashes.take(pa.array(found.changed[:_BEFORE_SERVING]))
             items = self._store.some_items(some.column("item_id").to_pylist())
             changes: list[Change] = []

@@ -11,6 +11,7 @@ from indexer.publish import load_pair, previous_index
 from server.after_commit import AfterCommit
 from server.config import ServerConfig
 from server.live_items import LiveItems
+from server.live_users import LiveUsers
 from server.pb.triptych.v1 import ingest_pb2
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.retriever import Retriever
@@ -46,6 +47,7 @@ class Publisher:
         retriever: Retriever,
         after: AfterCommit,
         live: LiveItems,
+        live_users: LiveUsers,
         health_of: health.HealthServicer,
     ) -> None:
         self._config = config
@@ -57,6 +59,7 @@ class Publisher:
         self._changing = threading.RLock()  # to roll back is to look and to publish
         self._after = after
         self._live = live
+        self._live_users = live_users
         self._index_id = ""
 
     def resume(self) -> None:
@@ -95,9 +98,11 @@ class Publisher:
         with self._after.taking_note():
             serving = prepare(self._config.home, pair, self._store, self._state, self._cache, threads)
             self._live.before_serving(serving)
+            self._live_users.compare(serving)
             point(self._config.home.current_index, index_id)
             self._retriever.serve(serving)
             self._live.since_serving(serving)
+            self._live_users.compare(serving)
         for service in ("", *SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._index_id = index_id

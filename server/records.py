@@ -83,13 +83,14 @@ PLAIN = Options()
 
 @dataclass(frozen=True)
 class Query:
-    """One question: the top k items for a subject."""
+    """One question: the top k items for a subject, or with `people` the top k users."""
 
     subject: Subject
     k: int = 10
     exclude_seen: bool = True
     filter: Filter | None = None
     options: Options = PLAIN
+    people: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ class Candidates:
         shares: (n, 4) float32 in the order H, T, S, text query, or None for a raw vector.
         prior: (n,) float32 share of popularity, or None; shares and prior sum to the scores.
         explanations: n of them where they were asked for.
+
+    With `people`, item_ids are the ids of users, and there are neither shares nor a prior.
     """
 
     item_ids: list[str]
@@ -134,6 +137,7 @@ class Candidates:
     index_id: str
     timings: Timings = field(default=Timings(0.0, 0.0, 0.0))
     explanations: tuple[Explanation, ...] = ()
+    people: bool = False
 
     @property
     def fallback(self) -> bool:

@@ -16,7 +16,8 @@ def query_reply(found: Candidates) -> pb.QueryResponse:
     """Return candidates as packed parallel arrays."""
     shares = [_packed(found.shares, i) for i in range(len(VIEWS) + 1)]
     return pb.QueryResponse(
-        item_ids=found.item_ids,
+        item_ids=[] if found.people else found.item_ids,
+        user_ids=found.item_ids if found.people else [],
         scores=found.scores.tolist(),
         history_shares=shares[0],
         text_shares=shares[1],

@@ -42,7 +42,22 @@ def query_of(request: pb.QueryRequest) -> Query:
         raise InvalidRequestError(f"k is {k}, not in 1..{MAX_K}")
     exclude_seen = request.exclude_seen if request.HasField("exclude_seen") else True
     wanted = filter_of(request.filter) if request.HasField("filter") else None
-    return Query(_subject(request), k, exclude_seen, wanted, options_of(request))
+    people = _target(request)
+    return Query(_subject(request), k, exclude_seen, wanted, options_of(request), people)
+
+
+def _target(request: pb.QueryRequest) -> bool:
+    """Return whether users are asked for, which few options go with."""
+    if request.target not in pb.Target.values():
+        raise InvalidRequestError(f"target is {request.target}, which is none of TARGET_ITEMS, TARGET_USERS")
+    if request.target != pb.TARGET_USERS:
+        return False
+    for name in ("filter", "view_weights", "min_score", "text_query", "text_query_weight", "diversity"):
+        if request.HasField(name):
+            raise InvalidRequestError(f"{name} does not go with TARGET_USERS")
+    if request.explain:
+        raise InvalidRequestError("explain does not go with TARGET_USERS")
+    return True
 
 
 def queries_of(request: pb.QueryBatchRequest) -> list[Query]:

@@ -10,6 +10,7 @@ from encoder.text import item_text
 from indexer.index import VectorDimError
 from server.aim import Aim, aim_of
 from server.explaining import explained
+from server.people import audience_of, similar_people
 from server.raw_views import Asked, raw_views, stack
 from server.records import (
     Candidates,
@@ -67,10 +68,32 @@ class Retriever:
 
         Raises:
             NotReadyError: no index is loaded.
+            NoUserIndexError: users are asked for, and the index has none.
             ItemNotFoundError: a subject is an item that the store does not have.
             VectorDimError: a raw vector is not of the model's embedding dim.
         """
-        serving, start = self.serving, time.perf_counter()
+        serving = self.serving
+        items = [query for query in queries if not query.people]
+        found = iter(self._items(serving, items) if items else [])
+        return [self._people(serving, query) if query.people else next(found) for query in queries]
+
+    def _people(self, serving: Serving, query: Query) -> Candidates:
+        start = viewed = coded = time.perf_counter()
+        if isinstance(query.subject, SimilarTo | FreeText):
+            found = audience_of(serving, self._store, query)
+        else:
+            (asked,) = self._all_asked([query])
+            views = raw_views(serving, asked)
+            viewed = time.perf_counter()
+            (aim,) = _aims([query], serving.model.encode_users(views), [])
+            coded = time.perf_counter()
+            found = similar_people(serving, query, aim.vector, aim.used)
+        done = time.perf_counter()
+        timings = Timings(1e3 * (viewed - start), 1e3 * (coded - viewed), 1e3 * (done - coded))
+        return replace(found, timings=timings)
+
+    def _items(self, serving: Serving, queries: Sequence[Query]) -> list[Candidates]:
+        start = time.perf_counter()
         asked = self._all_asked(queries)
         views = [raw_views(serving, one) for one in asked]
         texts = _text_queries(queries)

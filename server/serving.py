@@ -29,6 +29,7 @@ class Serving:
     encoder: TextEncoder
     cache: TextCache
     state: UserState
+    users: Index | None = None
 
     @cached_property
     def model_row_of(self) -> dict[str, int]:
@@ -74,7 +75,7 @@ def prepare(
         cache.put(encoder.text_model_id, texts, vectors)
     for batch in store.distinct_texts():
         encode_all(encoder, cache, batch, "user texts")
-    serving = Serving(pair.index, pair.model, encoder, cache, state)
+    serving = Serving(pair.index, pair.model, encoder, cache, state, pair.users)
     # Built before the first query, not by it.
     _ = serving.model_rows(np.zeros(0, dtype=np.int64))
     log.info("ready: index %s, model %s, %d items", pair.index.index_id, pair.model.model_id, len(pair.index))

@@ -18,6 +18,7 @@ from indexer.publish import IndexNotFoundError, NoOlderIndexError
 from server.group_commit import StoppingError
 from server.ingest import IMPORT_ERRORS, NotThisMachineError, TooManyStreamsError
 from server.invalid import InvalidRequestError
+from server.people import NoUserIndexError
 from server.retriever import NotReadyError
 from store.answered import RequestIdReusedError
 from store.artifact import DamagedArtifactError, NotPublishedError
@@ -43,6 +44,7 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (NotATextModelError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
     (DamagedTextCacheError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
     (NotReadyError, code_pb2.UNAVAILABLE, "NOT_READY"),
+    (NoUserIndexError, code_pb2.FAILED_PRECONDITION, "NO_USER_INDEX"),
     (StoppingError, code_pb2.UNAVAILABLE, "STOPPING"),
     (RequestIdReusedError, code_pb2.FAILED_PRECONDITION, "REQUEST_ID_REUSED"),
     (TooManyStreamsError, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS"),

@@ -14,7 +14,7 @@ import pyarrow as pa
 from store.connection import connect, transaction
 from store.head import Head, raise_head, read_head
 from store.items import item_hashes, some_items
-from store.queries import DISTINCT_TEXTS, MARK_SPLITS, USERS, VISIBLE, Matrix, texts_with_vectors
+from store.queries import DISTINCT_TEXTS, MARK_SPLITS, USER_HASHES, USERS, VISIBLE, Matrix, texts_with_vectors
 from store.records import Item, UserViews
 from store.tables import TABLES
 from store.views import read_views
@@ -135,6 +135,12 @@ class Store:
         """Return what `store.items.some_items` does."""
         with closing(self._db.cursor()) as cursor:
             return some_items(cursor, item_ids)
+
+    def user_hashes(self) -> pa.Table:
+        """Return what `Export.user_hashes` does."""
+        with closing(self._db.cursor()) as cursor:
+            hashes: pa.Table = cursor.sql(USER_HASHES).to_arrow_table()
+        return hashes
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows of each table, and of distinct users over all tables."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -44,7 +43,7 @@ def erased_among(user_ids: Iterable[str], erasures: Iterable[Erasure], since: da
 def write_ledger(path: Path, erasures: Iterable[Erasure]) -> None:
     """Replace a ledger file: one durable rename."""
     entries = [asdict(one) | {"erased_at": one.erased_at.isoformat()} for one in erasures]
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    draft = path.with_name(f".{path.name}.tmp")  # whoever owns the store writes it, so there is one writer
     draft.write_text(json.dumps({"erasures": entries}, indent=1) + "\n", "utf-8")
     sync(draft)
     draft.replace(path)

@@ -63,8 +63,10 @@ class Request:
 class Change:
     """What a transaction changed, for those who keep something beside the store.
 
-    `texts` are new and may lack a vector; `put` and `deleted` are items in the order of their requests.
+    `texts` are new and may lack a vector; `put` and `deleted` are items in the order of their requests;
+    `users` are those of whom a row is new or other.
     """
 
     texts: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
     items: tuple[tuple[tuple[Item, ...], tuple[str, ...]], ...] = ()

@@ -53,7 +53,9 @@ class Writer:
                 self._answered.remember(cursor, told, new)
             draft.reflect(self._store.head.commit_id)
         self._answered.keep(new)
-        return results, Change(tuple(dict.fromkeys(row.text for row, _ in pending.texts)), tuple(items))
+        return results, Change(
+            tuple(dict.fromkeys(row.text for row, _ in pending.texts)), tuple(pending.touched), tuple(items)
+        )
 
 
 def _twin(request: Request, digests: Mapping[str, str], told: Mapping[str, Written]) -> Written | None:

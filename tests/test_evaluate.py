@@ -32,7 +32,8 @@ from scripts.evaluate_table import write_tables
 from scripts.evaluating import Evaluator, NoTargetsError, NothingHeldOutError
 from scripts.evaluation_report import evaluate
 from store.duck import Store
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
 from store.importing import import_folder
 

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from store import artifact
 from store.artifact import DamagedArtifactError
 from store.duck import Store
-from store.export import Export, NoExportError, NotAnExportError, create_export
+from store.export import Export, NoExportError, NotAnExportError
+from store.exporting import create_export
 from store.importing import import_folder
 from store.tables import TABLES
 
@@ -277,7 +278,7 @@ def test_import_of_an_export_is_the_same_store_and_twice_is_once(
 KILLED = """
 import pathlib, sys
 from store.duck import Store
-from store.export import create_export
+from store.exporting import create_export
 root = pathlib.Path(sys.argv[1])
 with Store.open(root / "views.duckdb") as store:
     print("go", flush=True)

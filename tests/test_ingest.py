@@ -29,11 +29,13 @@ from server.ingest_requests import MAX_ROWS, MAX_TEXT_ROWS
 from server.ingest_servicer import IngestServicer
 from server.lifecycle import running
 from server.live_items import LiveItems
+from server.live_users import LiveUsers
 from server.pb.triptych.v1 import ingest_pb2 as ingest
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.retriever import Retriever
 from store.artifact import DamagedArtifactError, artifacts
+from store.audit import record
 from store.duck import Store
 from store.erasing import erase, erasures, name_of, unfinished
 from store.export import Export
@@ -428,6 +430,17 @@ def test_a_restored_backup_does_not_bring_anybody_back(small_home: Home, tmp_pat
         ledgers_of(moved, tmp_path / "nothing.json")
 
 
+def test_an_audit_line_that_was_cut_off_does_not_swallow_the_next(tmp_path: Path) -> None:
+    log = tmp_path / "audit.jsonl"
+    record(log, "erase_user", user="h1")
+    with log.open("a") as cut:
+        cut.write('{"at": "20')
+    record(log, "export_user", user="h2", peer="p")
+    first, cut_off, second = log.read_text().splitlines()
+    assert (json.loads(first)["user"], cut_off, json.loads(second)["user"]) == ("h1", '{"at": "20', "h2")
+    assert json.loads(second)["action"] == "export_user"
+
+
 def test_the_ledger_knows_people_by_salted_hash_and_time(tmp_path: Path) -> None:
     early, late = datetime(2026, 1, 1), datetime(2026, 6, 1)
     ledger = (
@@ -450,7 +463,8 @@ def test_a_stopping_server_takes_no_more_writes_and_one_failure_is_alone(tmp_pat
             cursor.execute("INSERT INTO data.items (item_id) VALUES ('i1')")
         request = Request(Behaviors([BehaviorRow("ann", "i1")]), "r", "d")
         retriever = Retriever(store, state)
-        with LiveItems(store, retriever) as live, AfterCommit(store, retriever, live) as after:
+        users = LiveUsers(store, retriever)
+        with LiveItems(store, retriever) as live, AfterCommit(store, retriever, live, users) as after:
             with GroupCommit(Writer(store, state), after.changed) as commit:
                 waiting = threading.Event()
                 with ThreadPoolExecutor(1) as pool:

@@ -8,6 +8,9 @@ import pytest
 
 from server.client import Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
+from store.duck import Store
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
 from store.records import Item
 from tests.live_server import copy_home, server
@@ -101,3 +104,13 @@ def test_a_server_that_was_killed_finds_what_was_put(small_home: Home, tmp_path:
     with server(home) as live, Client(live.address) as client:
         assert "kept" in found(client, k=1000)
         assert gone not in found(client, k=1000)
+
+
+def test_store_and_export_hash_alike(small_home: Home, tmp_path: Path) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    with Store.open(home.database) as store:
+        export_id = create_export(store, home.exports)
+        users, items = store.user_hashes(), store.item_hashes()
+    with Export.open(home.exports / export_id) as export:
+        assert export.user_hashes().equals(users)
+        assert export.item_hashes().equals(items)

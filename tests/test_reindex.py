@@ -24,7 +24,8 @@ from indexer.reindex import Wish, reindex
 from indexer.spool import ReindexRunsError, spool
 from store.artifact import DamagedArtifactError, artifacts, pointed
 from store.duck import Store
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
 from store.importing import import_folder
 
@@ -109,7 +110,7 @@ def test_nothing_changed_is_no_work(home: Home, caplog: pytest.LogCaptureFixture
 
 
 def test_many_changes_are_built_anew(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("indexer.incremental.ALWAYS", 3)
+    monkeypatch.setattr("indexer.difference.ALWAYS", 3)
     put(home, *(Written(f"new{n}", f"Film number {n}") for n in range(12)))
     assert "base" not in rebuilt(home).manifest
 

@@ -2,7 +2,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from encoder import text_cache
-from encoder.text import CUDA, CudaUnavailableError, NotATextModelError, TextEncoder, Vectors, item_text
+from encoder.text import CPU, CUDA, CudaUnavailableError, NotATextModelError, TextEncoder, Vectors, item_text
 from encoder.text_cache import BadVectorsError, DamagedTextCacheError, TextCache, encode_all
 from encoder.text_export import DEFAULT_SOURCE, find_text_model
 from encoder.text_source import fetch
@@ -45,9 +45,10 @@ for batch in range(int(sys.argv[3])):
 class CountingEncoder(TextEncoder):
     encoded = 0
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        self.encoded += len(texts)
-        return super().encode(texts)
+    def encode_chunks(self, chunks: Iterable[Sequence[str]]) -> Iterator[Vectors]:
+        for chunk in chunks:
+            self.encoded += len(chunk)
+            yield self.encode(chunk)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,21 @@ def test_text_beyond_max_tokens_is_cut_off(encoder: TextEncoder) -> None:
     np.testing.assert_allclose(once, twice, atol=1e-5)
 
 
+@given(order=st.lists(st.sampled_from(range(len(TEXTS) - 1)), max_size=12), cuts=st.lists(st.integers(0, 12)))
+@settings(max_examples=10)
+def test_chunks_give_what_each_gives_alone(encoder: TextEncoder, order: list[int], cuts: list[int]) -> None:
+    chunks = [[TEXTS[row] for row in part.tolist()] for part in np.split(np.array(order, int), sorted(cuts))]
+    together = list(encoder.encode_chunks(iter(chunks)))
+    assert [len(vectors) for vectors in together] == [len(chunk) for chunk in chunks]
+    for chunk, vectors in zip(chunks, together, strict=True):
+        np.testing.assert_array_equal(vectors, encoder.encode(chunk))
+
+
+def test_a_chunk_that_cannot_be_tokenised_is_an_error_of_the_caller(encoder: TextEncoder) -> None:
+    with pytest.raises(AttributeError):
+        list(encoder.encode_chunks([["a text"], [None]]))  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
 def test_damage_is_refused(directory: Path, tmp_path: Path, name: str) -> None:
     copy = tmp_path / directory.name
@@ -147,6 +163,20 @@ def test_a_graph_of_another_model_is_refused(directory: Path) -> None:
 def test_cuda_is_refused_where_there_is_none(directory: Path) -> None:
     with pytest.raises(CudaUnavailableError, match="extra `gpu`"):
         TextEncoder.load(directory, device="cuda", verify=False)
+
+
+@pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="CUDA is offered here")
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_cuda_build_without_a_gpu_falls_back_and_says_so(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    caplog.set_level("INFO")
+    assert TextEncoder.load(directory, verify=False).provider == CPU
+    assert caplog.messages == [
+        "ONNX Runtime is built for CUDA but cannot use it here: texts are encoded on the CPU",
+        f"text model {directory.name} runs on {CPU}",
+    ]
 
 
 @pytest.mark.gpu
@@ -197,10 +227,11 @@ def test_a_second_run_encodes_nothing(counting: CountingEncoder, cache: TextCach
 
 
 class DyingEncoder(TextEncoder):
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        if "l" in texts:
-            raise InterruptedError
-        return super().encode(texts)
+    def encode_chunks(self, chunks: Iterable[Sequence[str]]) -> Iterator[Vectors]:
+        for chunk in chunks:
+            if "l" in chunk:
+                raise InterruptedError
+            yield self.encode(chunk)
 
 
 def test_an_interrupted_run_resumes(

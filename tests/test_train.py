@@ -21,7 +21,8 @@ from encoder.tower import dataset_views
 from encoder.train import METRICS_FILE, NothingToLearnError, ParityError, train
 from store.artifact import DamagedArtifactError, artifacts, build, pointed
 from store.duck import Store
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
 
 FIXED = TrainOptions(base=TowerConfig(dim=16, damping=0.1), search=False)

@@ -18,7 +18,8 @@ from test_state import held, told
 from store import answered
 from store.answered import Answered, RequestIdReusedError
 from store.duck import Store
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.importing import import_folder
 from store.packing import NO_TIME
 from store.rebuild import bring_up_to_date, rebuild

@@ -56,6 +56,31 @@ FALLBACK_POPULARITY: Fallback.ValueType  # 1
 """no view was there; scores are numbers of users"""
 Global___Fallback: _TypeAlias = Fallback  # noqa: Y015
 
+class _Target:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TargetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Target.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TARGET_UNSPECIFIED: _Target.ValueType  # 0
+    """as TARGET_ITEMS"""
+    TARGET_ITEMS: _Target.ValueType  # 1
+    TARGET_USERS: _Target.ValueType  # 2
+    """For `user_id`, `views` and `vector` the users most like it, scored by cosine; for `item_id` and `text` its
+    audience, the users with the greatest inner product. Of the options only k and exact go with it.
+    """
+
+class Target(_Target, metaclass=_TargetEnumTypeWrapper): ...
+
+TARGET_UNSPECIFIED: Target.ValueType  # 0
+"""as TARGET_ITEMS"""
+TARGET_ITEMS: Target.ValueType  # 1
+TARGET_USERS: Target.ValueType  # 2
+"""For `user_id`, `views` and `vector` the users most like it, scored by cosine; for `item_id` and `text` its
+audience, the users with the greatest inner product. Of the options only k and exact go with it.
+"""
+Global___Target: _TypeAlias = Target  # noqa: Y015
+
 @_typing.final
 class Event(_message.Message):
     """One thing that a person did."""
@@ -389,6 +414,7 @@ class QueryRequest(_message.Message):
     DIVERSITY_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """at most 256 bytes"""
     item_id: _builtins.str
@@ -418,6 +444,7 @@ class QueryRequest(_message.Message):
     """not with `vector`"""
     exact: _builtins.bool
     """compares every item instead of asking the index"""
+    target: Global___Target.ValueType
     @_builtins.property
     def views(self) -> Global___Views: ...
     @_builtins.property
@@ -450,10 +477,11 @@ class QueryRequest(_message.Message):
         diversity: _builtins.float | None = ...,
         explain: _builtins.bool = ...,
         exact: _builtins.bool = ...,
+        target: Global___Target.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_min_score", b"_min_score", "_text_query", b"_text_query", "_text_query_weight", b"_text_query_weight", "diversity", b"diversity", "exclude_seen", b"exclude_seen", "filter", b"filter", "item_id", b"item_id", "min_score", b"min_score", "subject", b"subject", "text", b"text", "text_query", b"text_query", "text_query_weight", b"text_query_weight", "user_id", b"user_id", "vector", b"vector", "view_weights", b"view_weights", "views", b"views"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_min_score", b"_min_score", "_text_query", b"_text_query", "_text_query_weight", b"_text_query_weight", "diversity", b"diversity", "exact", b"exact", "exclude_seen", b"exclude_seen", "explain", b"explain", "filter", b"filter", "item_id", b"item_id", "k", b"k", "min_score", b"min_score", "subject", b"subject", "text", b"text", "text_query", b"text_query", "text_query_weight", b"text_query_weight", "user_id", b"user_id", "vector", b"vector", "view_weights", b"view_weights", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_min_score", b"_min_score", "_text_query", b"_text_query", "_text_query_weight", b"_text_query_weight", "diversity", b"diversity", "exact", b"exact", "exclude_seen", b"exclude_seen", "explain", b"explain", "filter", b"filter", "item_id", b"item_id", "k", b"k", "min_score", b"min_score", "subject", b"subject", "target", b"target", "text", b"text", "text_query", b"text_query", "text_query_weight", b"text_query_weight", "user_id", b"user_id", "vector", b"vector", "view_weights", b"view_weights", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
     _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
@@ -566,6 +594,7 @@ class QueryResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     QUERY_SHARES_FIELD_NUMBER: _builtins.int
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    USER_IDS_FIELD_NUMBER: _builtins.int
     fallback: Global___Fallback.ValueType
     exact: _builtins.bool
     """whether every item was compared"""
@@ -600,6 +629,10 @@ class QueryResponse(_message.Message):
     def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
         """one per item where asked for"""
 
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """with TARGET_USERS, instead of item_ids"""
+
     def __init__(
         self,
         *,
@@ -618,10 +651,11 @@ class QueryResponse(_message.Message):
         timings: Global___Timings | None = ...,
         query_shares: _abc.Iterable[_builtins.float] | None = ...,
         explanations: _abc.Iterable[Global___Explanation] | None = ...,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "explanations", b"explanations", "fallback", b"fallback", "history_shares", b"history_shares", "index_id", b"index_id", "item_ids", b"item_ids", "model_id", b"model_id", "prior_shares", b"prior_shares", "query_id", b"query_id", "query_shares", b"query_shares", "scores", b"scores", "social_shares", b"social_shares", "text_shares", b"text_shares", "timings", b"timings", "views_used", b"views_used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "explanations", b"explanations", "fallback", b"fallback", "history_shares", b"history_shares", "index_id", b"index_id", "item_ids", b"item_ids", "model_id", b"model_id", "prior_shares", b"prior_shares", "query_id", b"query_id", "query_shares", b"query_shares", "scores", b"scores", "social_shares", b"social_shares", "text_shares", b"text_shares", "timings", b"timings", "user_ids", b"user_ids", "views_used", b"views_used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,127 @@
+"""triptych compress-text: a smaller language model that was taught by the one in use."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from scripts.session import HomeOption, JsonOption, console, existing
+from store.artifact import pointed, read_manifest
+from store.export import Export
+from store.home import Home
+
+if TYPE_CHECKING:
+    from encoder.text_options import CompressOptions
+    from encoder.text_source import Pooling
+
+
+class ChangedTextModelError(ValueError):
+    """The files that the latest model's text model was made from are no longer what they were."""
+
+    def __init__(self, source: str, text_model_id: str) -> None:
+        super().__init__(
+            f"text model {source!r} is not what {text_model_id} was made from any more: "
+            "name the one to compress by --text-model"
+        )
+        self.source = source
+        self.text_model_id = text_model_id
+
+
+def compress_text_command(
+    home: HomeOption,
+    text_model: Annotated[
+        str | None, typer.Option(help="A sentence-transformers id or folder; default: the latest model's.")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="How many to keep; default: half.")] = None,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="At most; it stops when held-out texts no longer improve.")
+    ] = 4,
+    texts: Annotated[int, typer.Option(min=2, help="Most texts in one epoch.")] = 2048,
+    max_tokens: Annotated[int, typer.Option(min=4, help="Of a text, while training.")] = 64,
+    learning_rate: Annotated[float | None, typer.Option(help="At its highest.")] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8/--no-int8", help="Quantise its weights, too: faster still.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Make a smaller text model: fewer layers, taught on the newest export's texts.
+
+    It learns to give the vectors of the whole model. The same request finds the earlier result. The last
+    line names what to train with; what is lost in recall only `evaluate` can say.
+
+    Example: triptych compress-text --home demo --layers 3
+    """
+    from encoder.text_options import CompressOptions
+    from scripts.bench_output import write_json
+
+    place = existing(home)
+    source, pooling = (text_model, None) if text_model else source_of(place)
+    options = CompressOptions(
+        layers=layers,
+        epochs=epochs,
+        texts=texts,
+        max_tokens=max_tokens,
+        learning_rate=learning_rate,
+        seed=seed,
+        pooling=pooling,
+    )
+    report = compress(place, source, options, int8=int8)
+    if json_path is not None:
+        write_json(json_path, report)
+    kept = report["agreement"]
+    console().print(
+        f"text model {report['text_model_id']}: layers {report['training']['layers']} of "
+        f"{report['teacher']}, cosine {kept['cosine']:.4f} to it, "
+        f"{kept['overlap']:.0%} of its {kept['k']} nearest texts, "
+        f"{kept['speedup']:.2f} × its texts per second"
+    )
+    precision = " --precision int8" if int8 else ""
+    print(f"triptych train --home {place.path} --text-model {report['folder']}{precision}")
+
+
+def source_of(home: Home) -> "tuple[str, Pooling | None]":
+    """Return source and pooling of the latest model's text model; the default one where nothing is trained.
+
+    Raises:
+        ChangedTextModelError: the source is no longer what the model was trained with.
+        TextModelUnavailableError: the source is gone.
+    """
+    from encoder.text_source import DEFAULT_SOURCE, fetch, source_digest
+
+    if not home.latest_model.exists():
+        return DEFAULT_SOURCE, None
+    text_model_id = str(read_manifest(pointed(home.latest_model, home.models))["text_model_id"])
+    facts = read_manifest(home.text_models / text_model_id)
+    source = str(facts["source"])
+    if source_digest(fetch(source)) != facts["source_digest"]:
+        raise ChangedTextModelError(source, text_model_id)
+    own = facts["pooling"] == facts["own_pooling"]
+    return source, None if own else cast("Pooling", facts["pooling"])
+
+
+def compress(home: Home, source: str, options: "CompressOptions", *, int8: bool) -> dict[str, Any]:
+    """Return what came of a compression: where the student lies, and how it agrees with its teacher."""
+    from encoder.text import TextEncoder
+    from encoder.text_agreement import agreement
+    from encoder.text_compress import compress_text_model
+    from encoder.text_export import export_text_model
+    from encoder.text_pairs import draw_texts
+    from encoder.text_tuned import METRICS_FILE
+
+    with Export.latest(home.exports) as export:
+        folder = compress_text_model(source, export, home.text_models, options)
+        held_out = draw_texts(export, options)[1]
+        export_id = export.export_id
+    whole = export_text_model(source, home.text_models, pooling=options.pooling)
+    small = export_text_model(str(folder), home.text_models, precision="int8" if int8 else "fp32")
+    kept = agreement(TextEncoder.load(whole), TextEncoder.load(small), held_out)
+    return {
+        "text_model_id": small.name,
+        "folder": str(folder),
+        "teacher": whole.name,
+        "export_id": export_id,
+        "agreement": asdict(kept) | {"speedup": kept.speedup},
+        "training": json.loads((folder.parent / METRICS_FILE).read_text("utf-8")),
+    }
