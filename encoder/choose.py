@@ -68,7 +68,7 @@ class Chooser:
 
     def tower(self, tower: Tower) -> float:
         """Return mean NDCG@20 of a tower on all the views that there are."""
-        views = tower.views(self._data).rows(self._users)
+        views = tower.views(self._data, self._users)
         return self.score(tower.vectors(views), tower.item_vectors(self._data.item_text))
 
 
@@ -148,7 +148,7 @@ def _fusion_trials(data: Dataset, chooser: Chooser, best: TowerConfig, bar: "tqd
     trials = []
     for ridge in RIDGES:
         tower = fit_tower(data, replace(best, ridge=ridge), events, svd)
-        views = dataset_views(data, events, tower.table).rows(chooser.users)
+        views = dataset_views(data, events, tower.table, users=chooser.users)
         items = tower.item_vectors(data.item_text)
         for gates in learned if best.fusion == "ridge" else [(1.0, 1.0, 1.0)]:
             config = replace(tower.config, gates=gates)

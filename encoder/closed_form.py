@@ -1,5 +1,6 @@
 """The tower in closed form: a spectral table, views aligned by regression or MAXVAR; one block."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,8 @@ from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.fusion import fused_parts, plain
 from encoder.spectral import Spectrum, spectrum
-from encoder.tower import Block, Tower, dataset_views
+from encoder.tower import Block, Tower, view_batches
 from encoder.views import FloatArray, Matrix, ViewBatch
-
-_BATCH = 8192
 
 
 def fit_tower(
@@ -32,12 +31,12 @@ def fit_tower(
     dim = min(config.dim, len(svd.singular))
     table = svd.table(dim, config.damping)
     covariances = Covariances((dim, data.text.shape[1], dim))
-    batch = dataset_views(data, data.events(config) if config.half_life else events, table)
-    for start in range(0, len(batch), _BATCH):
-        covariances.add(batch.rows(slice(start, start + _BATCH)))
+    recent = data.events(config) if config.half_life else events
+    for batch in view_batches(data, recent, table):
+        covariances.add(batch)
     if config.fusion == "maxvar":
         alignment = maxvar_alignment(covariances, config.ridge, dim)
-        id_vectors = _items_by_ridge(batch, alignment, config, events)
+        id_vectors = _items_by_ridge(view_batches(data, recent, table), alignment, config, events)
     else:
         alignment = ridge_alignment(covariances, config.ridge)
         id_vectors = svd.items(dim)
@@ -46,7 +45,7 @@ def fit_tower(
 
 
 def _items_by_ridge(
-    batch: ViewBatch, alignment: Alignment, config: TowerConfig, events: Matrix
+    batches: Iterator[ViewBatch], alignment: Alignment, config: TowerConfig, events: Matrix
 ) -> FloatArray:
     """Return item vectors (N, D): ridge regression of the degree-normalised behaviour matrix on V, times D^½.
 
@@ -57,11 +56,12 @@ def _items_by_ridge(
     scaled = sparse.csr_array(sparse.diags_array(scale) @ events)
     dim = alignment.matrices[0].shape[1]
     gram, cross = config.ridge * np.eye(dim), np.zeros((dim, events.shape[1]))
-    for start in range(0, len(batch), _BATCH):
-        chunk = slice(start, start + _BATCH)
-        vectors = fused_parts(batch.rows(chunk), alignment, config.gates).sum(axis=1)  # (B, D)
+    start = 0
+    for batch in batches:
+        vectors = fused_parts(batch, alignment, config.gates).sum(axis=1)  # (B, D)
         gram += vectors.T @ vectors
-        cross += (scaled[chunk].T @ vectors).T
+        cross += (scaled[start : start + len(batch)].T @ vectors).T
+        start += len(batch)
     return np.ascontiguousarray(np.linalg.solve(gram, cross).T, dtype=np.float32)
 
 

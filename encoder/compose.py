@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _USERS = 2_000  # whose scores say how far those of a block spread
+_ROWS = 8_192
 _RIDGE = 1e-9
 
 
@@ -52,7 +53,7 @@ def choose_mix(closed: Tower, learned: list[Block], data: Dataset, split: str) -
     """
     chooser = Chooser(data, split)
     whole = mixed(closed, learned, 1.0, data)
-    vectors = whole.vectors(whole.views(data).rows(chooser.users))
+    vectors = whole.vectors(whole.views(data, chooser.users))
     items = whole.item_vectors(data.item_text)
     own = closed.blocks[0].fusion.dim
     tried = {}
@@ -84,14 +85,17 @@ def compressed(tower: Tower, data: Dataset, dim: int) -> Tower:
     whole = sum(block.fusion.dim for block in tower.blocks)
     if whole <= dim:
         return tower
-    vectors = tower.vectors(tower.views(data))  # (U, Σ D)
-    items = tower.item_vectors(data.item_text).astype(np.float64)
-    left, right = _root(vectors.T @ vectors), _root(items.T @ items)
+    users = np.zeros((whole, whole))
+    for batch in tower.batches(data):
+        vectors = tower.vectors(batch)  # (B, Σ D)
+        users += vectors.T @ vectors
+    left, right = _root(users), _root(_gram(tower.item_vectors(data.item_text)))
     u, s, vt = np.linalg.svd(left.T @ right)
     root = np.sqrt(s[:dim])
     users_map = np.linalg.solve(left.T, u[:, :dim] * root)
     items_map = np.linalg.solve(right.T, vt[:dim].T * root)
-    length = float(np.linalg.norm(vectors @ users_map, axis=1).mean()) or 1.0
+    squares = float(np.einsum("ij,ij->", users_map, users @ users_map))  # of all users' lengths
+    length = np.sqrt(squares / len(data.users)) or 1.0
     users_map, items_map = users_map / length, items_map * length  # V_u keep a length of about 1
     kept = float((s[:dim] ** 2).sum() / (s**2).sum())
     log.info("compressed %d coordinates to %d, %.2f %% of the squared scores kept", whole, dim, 100 * kept)
@@ -99,12 +103,26 @@ def compressed(tower: Tower, data: Dataset, dim: int) -> Tower:
 
 
 def _spread(tower: Tower, data: Dataset) -> float:
-    views = tower.views(data)
-    there = np.flatnonzero(views.amounts.any(axis=1))[:_USERS]
-    vectors, items = tower.vectors(views.rows(there)), tower.item_vectors(data.item_text)
-    gram = np.cov(items.T, bias=True).reshape(items.shape[1], -1)  # of items about their mean
-    variance = np.einsum("ud,de,ue->u", vectors, gram, vectors, optimize=True)
+    found: list[npt.NDArray[np.float64]] = []
+    for batch in tower.batches(data):
+        there = np.flatnonzero(batch.amounts.any(axis=1))[: _USERS - sum(map(len, found))]
+        found.append(tower.vectors(batch.rows(there)))
+        if sum(map(len, found)) == _USERS:
+            break
+    vectors, items = np.concatenate(found), tower.item_vectors(data.item_text)
+    mean = items.mean(axis=0, dtype=np.float64)
+    covariance = _gram(items) / len(items) - np.outer(mean, mean)
+    variance = np.einsum("ud,de,ue->u", vectors, covariance, vectors, optimize=True)
     return float(np.sqrt(np.maximum(variance, 0.0)).mean()) or 1.0
+
+
+def _gram(rows: FloatArray) -> npt.NDArray[np.float64]:
+    """Return rowsᵀ rows (D, D) in float64, a bounded number of rows at a time."""
+    total = np.zeros((rows.shape[1], rows.shape[1]))
+    for start in range(0, len(rows), _ROWS):
+        some = rows[start : start + _ROWS].astype(np.float64)
+        total += some.T @ some
+    return total
 
 
 def _root(gram: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

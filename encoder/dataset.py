@@ -1,7 +1,10 @@
 """An export as arrays: events, ties and encoded texts by user and item row."""
 
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +13,13 @@ import pyarrow.compute as pc
 from scipy import sparse
 
 from encoder.config import TowerConfig
-from encoder.rows import NO_TIME, Events, IntArray, Texts
+from encoder.rows import NO_TIME, Actions, Events, IntArray, Texts
 from encoder.text import TextEncoder, item_text
 from encoder.text_cache import TextCache, encode_all
 from encoder.views import FloatArray, Matrix, event_matrix, text_sums, unit_rows
 from store.export import Export
+
+_TEXT_ROWS = 16_384  # texts whose vectors are in memory at once while they are read
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class Dataset:
 
     def without_users(self, left_out: npt.NDArray[np.bool_]) -> "Dataset":
         """Return the data with some users (U,) bool emptied of every row; row numbers stay."""
+        if not left_out.any():
+            return self
         kept = sparse.csr_array(sparse.diags_array((~left_out).astype(np.float64)))
         return replace(
             self,
@@ -89,23 +96,29 @@ class Dataset:
 
 def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Dataset:
     """Return an export as arrays; texts that the cache lacks are encoded, with a progress bar."""
-    for known, vectors in export.imported_vectors(encoder.text_model_id):
-        cache.put(encoder.text_model_id, known, vectors)
-    users = export.users()
-    table = export.items()
-    items = table.column("item_id").combine_chunks()
-    columns = (table.column(name).to_pylist() for name in ("title", "text"))
-    texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
-    held_out = {split: _events(export.held_out(split), users, items) for split in ("valid", "test")}
-    return Dataset(
-        users=users,
-        items=items,
-        history=_events(export.history(), users, items),
-        held_out={split: rows for split, rows in held_out.items() if len(rows.users)},
-        ties=_ties(export.friends(), users),
-        texts=_texts(export, (users, items), encoder, cache),
-        item_text=encode_all(encoder, cache, texts, "item texts"),
-    )
+    # A connection of its own: DuckDB keeps what it has read in memory until it is closed.
+    with Export(export.path, export.manifest) as source:
+        for known, vectors in source.imported_vectors(encoder.text_model_id):
+            cache.put(encoder.text_model_id, known, vectors)
+        users = source.users()
+        table = source.items()
+        items = table.column("item_id").combine_chunks()
+        columns = (table.column(name).to_pylist() for name in ("title", "text"))
+        texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
+        held_out = {
+            split: _events(source.held_out(split).to_batches(), users, items) for split in ("valid", "test")
+        }
+        data = Dataset(
+            users=users,
+            items=items,
+            history=_events(source.history_batches(), users, items),
+            held_out={split: rows for split, rows in held_out.items() if len(rows.users)},
+            ties=_ties(source.friends(), users),
+            texts=_texts(source, (users, items), encoder, cache),
+            item_text=encode_all(encoder, cache, texts, "item texts"),
+        )
+    pa.default_memory_pool().release_unused()
+    return data
 
 
 def hold_out(data: Dataset, rows: npt.NDArray[np.bool_], split: str) -> Dataset:
@@ -123,14 +136,27 @@ def rows_of(ids: pa.Array | pa.ChunkedArray, known: pa.StringArray) -> IntArray:
     return np.asarray(pc.fill_null(pc.index_in(ids, value_set=known), -1), dtype=np.int64)
 
 
-def _events(table: pa.Table, users: pa.StringArray, items: pa.StringArray) -> Events:
-    return Events(
-        rows_of(table.column("user_id"), users),
-        rows_of(table.column("item_id"), items),
-        np.asarray(table.column("action").to_numpy(), dtype=np.str_),
-        np.asarray(table.column("weight").to_numpy(), dtype=np.float64),
-        _microseconds(table.column("ts")),
-    )
+def _events(batches: Iterable[pa.RecordBatch], users: pa.StringArray, items: pa.StringArray) -> Events:
+    """Return behaviour rows, whose ids are strings only a batch at a time."""
+    columns: list[list[npt.NDArray[Any]]] = [[], [], [], []]
+    actions = []
+    for batch in batches:
+        row = (
+            rows_of(batch.column("user_id"), users),
+            rows_of(batch.column("item_id"), items),
+            np.asarray(batch.column("weight"), dtype=np.float64),
+            _microseconds(batch.column("ts")),
+        )
+        for column, values in zip(columns, row, strict=True):
+            column.append(values)
+        actions.append(batch.column("action").dictionary_encode())
+    if not actions:
+        none = np.zeros(0, dtype=np.int64)
+        return Events(none, none, Actions.of([]), np.zeros(0), none)
+    whole = pa.chunked_array(actions).combine_chunks()  # one dictionary for all batches
+    coded = Actions(np.asarray(whole.indices, dtype=np.int32), tuple(whole.dictionary.to_pylist()))
+    owners, named, weights, ts = (np.concatenate(column) for column in columns)
+    return Events(owners, named, coded, weights, ts)
 
 
 def _ties(table: pa.Table, users: pa.StringArray) -> Matrix:
@@ -143,18 +169,27 @@ def _ties(table: pa.Table, users: pa.StringArray) -> Matrix:
 def _texts(
     export: Export, ids: tuple[pa.StringArray, pa.StringArray], encoder: TextEncoder, cache: TextCache
 ) -> Texts:
-    """Return the encoded texts, read a bounded batch at a time."""
+    """Return the encoded texts, read a bounded batch at a time; their vectors lie in an unnamed file."""
     users, items = ids
-    parts = []
-    for batch in export.texts_batches():
-        owners, named = (rows_of(batch.column(n), i) for n, i in (("user_id", users), ("item_id", items)))
-        vectors = encode_all(encoder, cache, batch.column("text").to_pylist(), "user texts")
-        parts.append(Texts(owners, named, _microseconds(batch.column("ts")), vectors))
-    if not parts:
-        none = np.zeros(0, dtype=np.int64)
-        return Texts(none, none, none, np.zeros((0, encoder.dim), dtype=np.float32))
-    columns = ([getattr(part, name) for part in parts] for name in ("users", "items", "ts", "vectors"))
-    return Texts(*(np.concatenate(column) for column in columns))
+    none = np.zeros(0, dtype=np.int64)
+    columns: tuple[list[IntArray], ...] = ([none], [none], [none])
+    with tempfile.TemporaryFile() as file:  # the mapping keeps it once it is closed
+        for batch in export.texts_batches(_TEXT_ROWS):
+            row = (
+                rows_of(batch.column("user_id"), users),
+                rows_of(batch.column("item_id"), items),
+                _microseconds(batch.column("ts")),
+            )
+            for column, values in zip(columns, row, strict=True):
+                column.append(values)
+            file.write(encode_all(encoder, cache, batch.column("text").to_pylist(), "user texts").data)
+        owners, named, ts = (np.concatenate(column) for column in columns)
+        file.flush()
+        shape = (len(owners), encoder.dim)
+        vectors = np.zeros(shape, np.float32)
+        if len(owners):
+            vectors = np.asarray(np.memmap(file, np.float32, "r", shape=shape))  # slices of a memmap are slow
+    return Texts(owners, named, ts, vectors)
 
 
 def _microseconds(ts: pa.Array | pa.ChunkedArray) -> IntArray:

@@ -67,8 +67,8 @@ def target_events(data: Dataset, split: str, task: str) -> Events:
     if split == TRAIN:
         rows = data.history
         if held_out:
-            targets = np.unique(np.concatenate([other.actions for other in held_out.values()]))
-            rows = rows.where(np.isin(rows.actions, targets))
+            targets = frozenset[str]().union(*(other.actions.used for other in held_out.values()))
+            rows = rows.where(rows.actions.among(targets))
     elif split in held_out:
         rows = held_out[split]
         masked = [data.history, *([held_out["valid"]] if split == "test" and "valid" in held_out else [])]

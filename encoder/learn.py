@@ -62,7 +62,7 @@ def learn(
     steps = Steps(data, config, options)
     events = data.events(config)  # an item that only actions of weight 0 name was never learned
     popularity = np.bincount(events.indices, minlength=len(data.items)).astype(np.float32)
-    run = Run(data, options, popularity, folder)
+    run = Run(data, options, popularity, steps.targets, folder)
     if run.progress.epoch:
         log.info("training goes on after epoch %d (%s)", run.progress.epoch, folder.name)
     with (
@@ -99,10 +99,10 @@ def _key(data: Dataset, config: TowerConfig, options: LearnConfig, *, scored: bo
     digest = hashlib.sha256(json.dumps([config.as_json(), options.as_json(), scored]).encode())
     rows, texts = data.history, data.texts
     arrays = [rows.users, rows.items, rows.weights, rows.ts, texts.users, texts.items, texts.vectors]
-    for array in (*arrays, data.ties.indptr, data.ties.indices, data.ties.data, data.item_text):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    for name, held in sorted(data.held_out.items()):
-        digest.update(name.encode() + held.users.tobytes() + held.items.tobytes())
-        digest.update("\0".join(held.actions.tolist()).encode())
-    digest.update("\0".join(rows.actions.tolist()).encode())
+    arrays += [data.ties.indptr, data.ties.indices, data.ties.data, data.item_text]
+    for name, held in sorted([*data.held_out.items(), ("", rows)]):
+        digest.update("\0".join([name, *held.actions.names]).encode())
+        arrays += [held.users, held.items, held.actions.codes]
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)  # the buffer itself, no copy
     return digest.hexdigest()[:16]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from encoder.learned import Inputs, LearnedBlock
 from encoder.losses import Ranking, step_loss
 from encoder.steps import Steps
 from encoder.tower import Block
+from encoder.views import FloatArray
 
 CHECK_EVERY = 4
 FULL_SOFTMAX_ITEMS = 20_000
@@ -31,11 +33,12 @@ class Run:
         self,
         data: Dataset,
         options: LearnConfig,
-        popularity: np.ndarray[Any, np.dtype[np.float32]],
+        popularity: FloatArray,
+        targets: npt.NDArray[np.bool_],
         folder: Path,
     ) -> None:
         self._options = options
-        self._popularity = popularity
+        self._popularity, self._targets = popularity, targets
         self._folder = folder
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(options.seed)
@@ -117,7 +120,7 @@ class Run:
         """Return the block of other weights; those of the module stay."""
         now = {name: p.detach().clone() for name, p in self._block.named_parameters()}
         self._load(tensors)
-        block = self._block.block(self._popularity)
+        block = self._block.block(self._popularity, self._targets)
         self._load(now)
         return block
 

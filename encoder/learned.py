@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  its usual name
@@ -123,14 +124,23 @@ class LearnedBlock(nn.Module):
         return ids + self.item_text @ self.of_item_text if self._written else ids
 
     @torch.no_grad()
-    def block(self, popularity: FloatArray) -> Block:
-        """Return the fitted arrays; popularity is (N,), 0 for items without an id vector."""
+    def block(self, popularity: FloatArray, targets: npt.NDArray[np.bool_] | None = None) -> Block:
+        """Return the fitted arrays.
+
+        Args:
+            popularity: (N,), 0 for an item that no history names: it gets no row in the table, nor an id
+                vector.
+            targets: (N,) the items that were ever to be found; all where None. What is in histories but is no
+                target has an id vector that only negatives shaped; here its text alone stands for it.
+        """
         scale = float(self.log_scale.exp())
         known = popularity > 0
+        found = known if targets is None else known & targets
         bias = array(self.bias)
-        rare = popularity <= np.quantile(popularity[known], _RARE)
-        bias = bias - bias[known & rare].mean()  # adding a constant to all changes no ranking
-        vectors = scale * array(self.ids + self.item_text @ self.of_item_text)
+        rare = popularity <= np.quantile(popularity[found], _RARE)
+        bias = (bias - bias[found & rare].mean()) * found  # adding a constant to all changes no ranking
+        ids = self.ids * torch.from_numpy(found[:, None]).to(self.ids.device)
+        vectors = scale * array(ids + self.item_text @ self.of_item_text)
         of_text = scale * array(self.of_item_text)
         dim = self.table.shape[1]
         fusion = Fusion(

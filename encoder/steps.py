@@ -12,7 +12,7 @@ from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.learn_config import LearnConfig
 from encoder.rows import NO_TIME, IntArray
-from encoder.views import FloatArray, Matrix, event_matrix, text_sums, unit_rows
+from encoder.views import FloatArray, Matrix, event_matrix, text_pool, unit_rows, view_amounts
 
 MIN_TIMES = 50  # with fewer distinct times, a time alone would hide too much at once
 
@@ -51,9 +51,10 @@ class Steps:
         self._config = replace(config, half_life=0.0)
         self._options = options
         self._groups, self._text_groups = _groups(data)
-        asked = {str(name) for rows in data.held_out.values() for name in np.unique(rows.actions)}
+        self._group_count = int(max(self._groups.max(initial=-1), self._text_groups.max(initial=-1))) + 1
+        asked = frozenset[str]().union(*(rows.actions.used for rows in data.held_out.values()))
         rows = data.history
-        self._target_rows = np.isin(rows.actions, list(asked)) if asked else np.ones(len(rows.users), bool)
+        self._target_rows = rows.actions.among(asked) if asked else np.ones(len(rows.users), bool)
         if not self._target_rows.any():
             self._target_rows[:] = True
         self._all_ones = self._ones(self._target_rows)
@@ -66,47 +67,64 @@ class Steps:
         share = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
         return sparse.csr_array((sparse.diags_array(share) @ ties).astype(np.float32))
 
-    @cached_property
-    def _whole_text(self) -> FloatArray:
-        texts = self._data.texts
-        return text_sums(texts.users, texts.vectors, len(self._data.users))
-
     def epoch(self, number: int) -> Iterator[Step]:
         """Yield the steps of one epoch, users in random order."""
         rng = np.random.default_rng([self._options.seed, number])
-        data, texts = self._data, self._data.texts
-        drawn = rng.random(int(max(self._groups.max(initial=-1), self._text_groups.max(initial=-1))) + 1)
+        drawn = rng.random(self._group_count)
         hidden = drawn[self._groups] < self._options.hold_out
         hidden_text = (self._text_groups >= 0) & (drawn[self._text_groups] < self._options.hold_out)
-        kept = data.history.where(~hidden)
-        events = event_matrix(kept, data.shape, self._config)
+        events = event_matrix(self._data.history.where(~hidden), self._data.shape, self._config)
         lengths = np.sqrt(np.asarray(events.multiply(events).sum(axis=1)))
         scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         unit = sparse.csr_array(sparse.diags_array(scale) @ events)
         targets = self._ones(hidden & self._target_rows)
         targets = sparse.csr_array(targets - targets.multiply(events > 0))
         targets.eliminate_zeros()
-        lost = texts.where(hidden_text)
-        text = unit_rows(self._whole_text - text_sums(lost.users, lost.vectors, len(data.users)))
-        written = data.text_counts - np.bincount(lost.users, minlength=len(data.users))
-        text[written == 0] = 0.0  # what is left of a sum less itself is rounding
-        counts = np.stack([np.diff(events.indptr), written, np.diff(data.ties.indptr)], axis=1)
-        amounts = np.log1p(counts).astype(np.float32)
+        texts = self._texts_without(hidden_text)
         users = np.flatnonzero(np.diff(self._all_ones.indptr))
         rng.shuffle(users)
         for start in range(0, len(users), self._options.batch):
             some = users[start : start + self._options.batch]
             ties = self._strength[some]
             friends = np.unique(ties.indices)
+            written = sparse.csr_array(texts[some])
+            text = unit_rows(np.asarray(written @ self._data.texts.vectors, dtype=np.float32))
             yield Step(
                 history=self._dropped(unit[some], rng),
                 friends=self._dropped(unit[friends], rng),
                 ties=sparse.csr_array(ties[:, friends]),
-                text=text[some],
-                amounts=amounts[some],
+                text=text,
+                amounts=self._amounts(some, events, np.diff(written.indptr), text),
                 targets=targets[some],
                 everything=self._all_ones[some],
             )
+
+    def _texts_without(self, hidden: npt.NDArray[np.bool_]) -> Matrix:
+        """Return (U, texts) 1 where a user wrote a text that is not hidden."""
+        texts = self._data.texts
+        shown = np.flatnonzero(~hidden)
+        return text_pool(texts.users[shown], shown, (len(self._data.users), len(texts.users)))
+
+    def _amounts(
+        self, users: IntArray, events: Matrix, written: npt.NDArray[np.integer], text: FloatArray
+    ) -> FloatArray:
+        """Return the amounts (B, 3) that serving would find for what these users show in this epoch.
+
+        Friends are there where one of them shows an event, and then all of them count.
+        """
+        items = np.diff(events.indptr)  # (U,)
+        shown = self._strength[users] @ (items > 0).astype(np.float32)  # (B,)
+        friends = np.diff(self._data.ties.indptr)[users]
+        counts = np.stack([items[users], written, friends], axis=1)
+        return view_amounts(counts, np.stack([items[users] > 0, text.any(axis=1), shown > 0], axis=1))
+
+    @property
+    def targets(self) -> npt.NDArray[np.bool_]:
+        """(N,) which items are ever to be found."""
+        found: npt.NDArray[np.bool_] = (
+            np.bincount(self._all_ones.indices, minlength=len(self._data.items)) > 0
+        )
+        return found
 
     @property
     def per_epoch(self) -> int:
@@ -136,8 +154,8 @@ def _groups(data: Dataset) -> tuple[IntArray, IntArray]:
     dated = rows.ts != NO_TIME
     by_time = len(np.unique(rows.ts[dated])) >= MIN_TIMES
     own = pairs if not dated.any() else np.where(dated, rows.items, pairs + items)
-    keys = np.stack([np.where(dated, rows.ts, -1), np.where(dated & by_time, -1, own)], axis=1)
-    groups = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    within = _codes(np.where(dated & by_time, -1, own))
+    groups = _codes(_codes(np.where(dated, rows.ts, -1)) * (within.max(initial=0) + 1) + within)
     of_text = np.full(len(texts.users), -1, dtype=np.int64)
     order = np.argsort(pairs, kind="stable")
     if len(pairs):
@@ -150,3 +168,8 @@ def _groups(data: Dataset) -> tuple[IntArray, IntArray]:
         same = (times[place] == texts.ts) & (of_text < 0)
         of_text[same] = groups[dated][first][place[same]]
     return groups, of_text
+
+
+def _codes(values: IntArray) -> IntArray:
+    """Return the rank of each value among the distinct ones (n,): below n, so that two of them make a key."""
+    return np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)

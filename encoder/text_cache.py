@@ -72,8 +72,12 @@ class TextCache:
         """Release the files; the cache is of no use afterwards."""
         self._env.close()
 
-    def get(self, text_model_id: str, texts: Sequence[str], dim: int) -> tuple[Vectors, NDArray[np.bool_]]:
+    def get(
+        self, text_model_id: str, texts: Sequence[str | bytes], dim: int
+    ) -> tuple[Vectors, NDArray[np.bool_]]:
         """Return the cached vectors and which texts have one; the other rows are zero.
+
+        A text may be given as the sha256 digest of its UTF-8 bytes.
 
         Shapes:
             returns: (N, D) float32 and (N,) bool.
@@ -127,8 +131,8 @@ class TextCache:
 
         self._transact(write)
 
-    def discard(self, text_model_id: str, texts: Sequence[str]) -> int:
-        """Return how many cached vectors of these texts were removed, as when a user is erased."""
+    def discard(self, text_model_id: str, texts: Sequence[str | bytes]) -> int:
+        """Return how many cached vectors of these texts were removed, as when a user is erased; see `get`."""
 
         def remove() -> int:
             with self._env.begin(write=True) as transaction:
@@ -186,5 +190,6 @@ def encode_all(encoder: TextEncoder, cache: TextCache, texts: Sequence[str], lab
     return result
 
 
-def _key(text_model_id: str, text: str) -> bytes:
-    return text_model_id.encode() + b"\0" + hashlib.sha256(text.encode()).digest()
+def _key(text_model_id: str, text: str | bytes) -> bytes:
+    digest = text if isinstance(text, bytes) else hashlib.sha256(text.encode()).digest()
+    return text_model_id.encode() + b"\0" + digest

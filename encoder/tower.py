@@ -1,14 +1,20 @@
 """The user and item towers: fitted arrays and their float64 reference."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.fusion import Fusion
+from encoder.rows import IntArray
 from encoder.views import FloatArray, Matrix, ViewBatch, history_view, social_view, view_batch
+
+_BATCH = 8_192  # users whose views are in memory at once
+_PARTS = 1_024  # users whose parts, in float64, are
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,8 @@ class Tower:
 
     def vectors(self, batch: ViewBatch) -> npt.NDArray[np.float64]:
         """Return V_u as (B, D) float64; a user without any view gives a zero row."""
-        return np.asarray(self.parts(batch).sum(axis=1))
+        some = [slice(start, start + _PARTS) for start in range(0, len(batch) or 1, _PARTS)]
+        return np.concatenate([self.parts(batch.rows(each)).sum(axis=1) for each in some])
 
     def item_vectors(self, text: FloatArray) -> FloatArray:
         """Return item vectors (N, D) float32: id vectors, and projected text (N, D_T) where there is none."""
@@ -102,22 +109,47 @@ class Tower:
         known = vectors.any(axis=1, keepdims=True)
         return np.where(known, vectors, text @ self.item_text).astype(np.float32)
 
-    def views(self, data: Dataset) -> ViewBatch:
-        """Return the raw views of every user of a data set."""
-        return dataset_views(data, data.events(self.config), self.table, self.widths)
+    def views(self, data: Dataset, users: IntArray | None = None) -> ViewBatch:
+        """Return the raw views of some users of a data set (their rows), of every user by default."""
+        return dataset_views(data, data.events(self.config), self.table, self.widths, users)
+
+    def batches(self, data: Dataset) -> Iterator[ViewBatch]:
+        """Yield the raw views of every user, a bounded batch at a time."""
+        return view_batches(data, data.events(self.config), self.table, self.widths)
 
 
 def dataset_views(
-    data: Dataset, events: Matrix, table: FloatArray, widths: tuple[int, ...] = ()
+    data: Dataset,
+    events: Matrix,
+    table: FloatArray,
+    widths: tuple[int, ...] = (),
+    users: IntArray | None = None,
 ) -> ViewBatch:
-    """Return the raw views of every user of a data set; no friend's history is the user's own.
+    """Return the raw views of users of a data set; no friend's history is the user's own.
 
     Args:
         data: for the texts and the friends.
         events: (U, N) weighted histories, as `data.events` gives them.
         table: (N, D_H) what they are pooled with.
         widths: of the table's blocks; one block where it is empty.
+        users: their rows, in the order wanted; None is all. Memory goes with them and their friends.
     """
-    histories = history_view(events, table, widths)
-    counts = np.stack([np.diff(events.indptr), data.text_counts, np.diff(data.ties.indptr)], axis=1)
-    return view_batch(histories, data.text, social_view(data.ties, histories, widths), counts)
+    chosen = np.arange(len(data.users)) if users is None else users
+    ties = data.ties[chosen]
+    people = np.union1d(chosen, ties.indices)
+    pooled = history_view(events[people], table, widths)  # (P, ΣD_H)
+    histories = pooled[np.searchsorted(people, chosen)]
+    social = social_view(sparse.csr_array(ties[:, people]), pooled, widths)
+    counts = np.stack(
+        [np.diff(events.indptr)[chosen], data.text_counts[chosen], np.diff(ties.indptr)], axis=1
+    )
+    return view_batch(histories, data.text[chosen], social, counts)
+
+
+def view_batches(
+    data: Dataset, events: Matrix, table: FloatArray, widths: tuple[int, ...] = ()
+) -> Iterator[ViewBatch]:
+    """Yield what `dataset_views` gives of every user, a bounded batch at a time."""
+    for start in range(0, len(data.users), _BATCH):
+        users = np.arange(start, min(start + _BATCH, len(data.users)))
+        yield dataset_views(data, events, table, widths, users)

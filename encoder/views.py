@@ -57,18 +57,20 @@ def event_matrix(events: Events, shape: tuple[int, int], config: TowerConfig) ->
     """
     counts = np.asarray(events.weights, dtype=np.float64)
     if config.actions:
-        names, codes = np.unique(events.actions, return_inverse=True)
-        counts = counts * np.array([config.actions.get(str(name), 1.0) for name in names])[codes]
+        counts = counts * events.actions.weights(config.actions)
     used = (events.items >= 0) & (counts > 0)
     users, items = events.users[used], events.items[used]
-    pairs, of_pair = np.unique(users * shape[1] + items, return_inverse=True)  # sorted by user, then item
-    values = np.log1p(np.bincount(of_pair, weights=counts[used], minlength=len(pairs)))
-    if config.weighting == "binary":
-        values = np.ones(len(pairs))
+    pairs = users * shape[1] + items
+    order = np.argsort(pairs, kind="stable")  # by user, then item
+    pairs = pairs[order]
+    first = np.flatnonzero(np.diff(pairs, prepend=-1))  # row of each pair's first event in that order
+    pairs = pairs[first]
+    values = np.ones(len(pairs))
+    if config.weighting == "log":
+        values = np.log1p(np.add.reduceat(counts[used][order], first))
     if config.half_life:
-        newest = np.zeros(len(pairs))
-        np.maximum.at(newest, of_pair, 0.5 ** (newer(users, events.ts[used]) / config.half_life))
-        values = values * newest
+        decay = 0.5 ** (newer(users, events.ts[used]) / config.half_life)
+        values = values * np.maximum.reduceat(decay[order], first)
     return sparse.csr_array((values.astype(np.float32), np.divmod(pairs, shape[1])), shape=shape)
 
 
@@ -128,11 +130,14 @@ def text_sums(owners: npt.NDArray[np.int64], vectors: FloatArray, users: int) ->
 
     `unit_rows` of the sums is the text view; sums of several batches may be added first.
     """
-    pool = sparse.csr_array(
-        (np.ones(len(owners), dtype=np.float32), (owners, np.arange(len(owners)))),
-        shape=(users, len(owners)),
-    )
-    return np.asarray(pool @ vectors, dtype=np.float32)
+    return np.asarray(text_pool(owners, np.arange(len(owners)), (users, len(owners))) @ vectors, np.float32)
+
+
+def text_pool(
+    owners: npt.NDArray[np.int64], texts: npt.NDArray[np.integer], shape: tuple[int, int]
+) -> Matrix:
+    """Return (users, texts) float32, 1 where user owners[i] wrote texts[i]: times vectors, their sums."""
+    return sparse.csr_array((np.ones(len(owners), dtype=np.float32), (owners, texts)), shape=shape)
 
 
 def view_batch(
@@ -150,5 +155,11 @@ def view_batch(
         counts: (B, 3) numbers of items, texts and friends; a view that is there counts 1 at least.
     """
     present = np.stack([view.any(axis=1) for view in (history, text, social)], axis=1)
-    amounts = np.log1p(np.maximum(counts, 1)) * present
-    return ViewBatch(history, text, social, amounts.astype(np.float32))
+    return ViewBatch(history, text, social, view_amounts(counts, present))
+
+
+def view_amounts(
+    counts: npt.NDArray[np.floating] | npt.NDArray[np.integer], present: npt.NDArray[np.bool_]
+) -> FloatArray:
+    """Return the amounts (B, 3) float32 of views from their counts (B, 3) and which are there (B, 3)."""
+    return np.asarray(np.log1p(np.maximum(counts, 1)) * present, dtype=np.float32)

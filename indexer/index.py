@@ -1,27 +1,26 @@
-"""One published index: FAISS for the search, full vectors for exact scores, ids and popularity."""
+"""One index: an immutable directory, and the changes to it since."""
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from indexer.approximate import Approximate, Effort, exact_on_cards
+from indexer.arrays import FloatArray, IntArray
+from indexer.delta import Delta
+from indexer.filtering import Filtering
+from indexer.filters import Filter
+from indexer.gpu import cards
+from indexer.parts import Change, MainPart, faiss_file, read_delta
+from indexer.policy import FilterPolicy
+from indexer.search import Excluded, Searchable, Searched
 from store.artifact import DamagedArtifactError, read_manifest, verify
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
-
-FAISS_FILE = "items.faiss"
-VECTORS_FILE = "vectors.safetensors"
-IDS_FILE = "items.parquet"
-VECTORS_KEY = "vectors"
-_GATHERED = 65_536  # vectors at a time
+LAYOUT = 2  # of the files; 1 had no changes beside a main part
 
 
 class VectorDimError(ValueError):
@@ -33,28 +32,17 @@ class VectorDimError(ValueError):
         self.dim = dim
 
 
-@dataclass(frozen=True)
-class Excluded:
-    """Items to leave out of the results of a batch: pairs of query number and index row.
-
-    Shapes:
-        queries, rows: (n,) int64, any order; repeats do no harm.
-    """
-
-    queries: IntArray
-    rows: IntArray
-
-
 class Index:
-    """An immutable directory below indexes/.
+    """An immutable directory below indexes/, and the changes that were put on top of it.
+
+    A `row` is a position in the index: below M in its main part, from there on in its changes. The row of an
+    item changes when the item does; the item at a row never does.
 
     Attributes:
         index_id: the directory's name.
         model_id: whose vectors these are; another model's user vectors do not compare.
-        ids: (N,) item ids; a `row` is a position in them.
-        popularity: (N,) float32, number of users behind each item, the fallback's score.
-        vectors: (N, D) float32, memory-mapped, what scores and shares are computed from.
-        exact: whether a search compares every item.
+        main, delta: the two parts.
+        exact: whether a search without a filter compares every item.
     """
 
     def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
@@ -63,17 +51,20 @@ class Index:
         self.model_id: str = manifest["model_id"]
         self.dim: int = manifest["dim"]
         self.exact: bool = manifest["factory"] == "Flat"
-        items = pq.read_table(directory / IDS_FILE)
-        self.ids: pa.StringArray = items.column("item_id").combine_chunks()
-        self.popularity: FloatArray = items.column("popularity").to_numpy().astype(np.float32)
-        self.vectors = map_vectors(directory / VECTORS_FILE)
-        self._faiss = faiss.read_index(str(directory / FAISS_FILE))
-        found = (len(self.ids), *self.vectors.shape, self._faiss.ntotal, self._faiss.d)
-        named = (manifest["items"], manifest["items"], self.dim, manifest["items"], self.dim)
-        if found != named:
-            raise DamagedArtifactError(
-                directory, f"ids, vectors and FAISS disagree with the manifest: {found} is not {named}"
-            )
+        self.main = MainPart.open(directory)
+        self.approximate: Approximate | None = None
+        if not self.exact:
+            effort = Effort(manifest["probes"], manifest["refine"])
+            files = [directory / faiss_file(shard) for shard in range(manifest["shards"])]
+            self.approximate = Approximate.open(files, effort)
+        elif cards().count and len(self.main):
+            self.approximate = exact_on_cards(self.main.vectors)
+        self.policy = FilterPolicy.from_json(manifest["filters"])
+        self.delta = Delta(self.main.ids, self.dim)
+        changes, gone = read_delta(directory)
+        self.delta.apply(changes, [self.main.ids[int(row)] for row in gone])
+        self._filtering = Filtering(self.main, self.delta)
+        self._agree(directory, changes)
 
     @classmethod
     def load(cls, directory: Path, *, check: bool = True) -> "Index":
@@ -85,27 +76,24 @@ class Index:
         manifest = verify(directory) if check else read_manifest(directory)
         if manifest.get("kind") != "index":
             raise DamagedArtifactError(directory, f"is a {manifest.get('kind')!r}, not an index")
+        if manifest.get("layout") != LAYOUT:
+            reason = (
+                f"has layout {manifest.get('layout')}, this version reads {LAYOUT}: run `triptych reindex`"
+            )
+            raise DamagedArtifactError(directory, reason)
         return cls(directory, manifest)
 
     def __len__(self) -> int:
-        return len(self.ids)
-
-    @cached_property
-    def row_of(self) -> dict[str, int]:
-        """Row of each item id."""
-        return {item_id: row for row, item_id in enumerate(self.ids.to_pylist())}
-
-    def item_ids(self, rows: IntArray) -> list[str]:
-        """Return the item ids of rows (n,); quicker than Arrow, whose `take` costs more than a search."""
-        return [self._id_of[row] for row in rows.tolist()]
-
-    @cached_property
-    def _id_of(self) -> list[str]:
-        return list(self.row_of)  # shares its strings
+        now = self.delta.now
+        return len(self.main) - now.main_gone + len(now.vectors) - now.gone
 
     def search(
-        self, vectors: FloatArray, k: int, excluded: Excluded | None = None
-    ) -> tuple[IntArray, FloatArray]:
+        self,
+        vectors: FloatArray,
+        k: int,
+        excluded: Excluded | None = None,
+        wanted: Filter | None = None,
+    ) -> Searched:
         """Return the rows (B, k) int64 of the best items and their scores (B, k) float32, best first.
 
         Where fewer than k items are left, the rest is row −1 with score −inf. Scores are exact inner
@@ -114,77 +102,106 @@ class Index:
         Raises:
             VectorDimError: `vectors` (B, D) are not of the index's embedding dim.
         """
-        if vectors.shape[1] != self.dim:
-            raise VectorDimError(vectors.shape[1], self.dim)
-        most = int(np.bincount(excluded.queries).max(initial=0)) if excluded is not None else 0
-        fetched = max(1, min(k + most, len(self)))
-        scores, rows = self._faiss.search(np.ascontiguousarray(vectors), fetched)
-        if not self.exact:
-            scores = self._exact_scores(vectors, rows)
-        barred = rows < 0  # FAISS pads with row −1
-        if excluded is not None and most:
-            barred |= self._excludes(excluded, rows)
-        scores[barred] = -np.inf
-        rows[barred] = -1
-        if most or not self.exact:  # otherwise FAISS has them in order
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
-        return _padded(rows, k, -1), _padded(scores, k, -np.inf)
+        return self._searchable().search(self._queries(vectors), k, excluded, self._filtering.allowed(wanted))
 
     def brute_force(
-        self, vectors: FloatArray, k: int, excluded: Excluded | None = None
-    ) -> tuple[IntArray, FloatArray]:
-        """Return what `search` returns, from inner products with every vector instead of FAISS."""
-        scores = np.asarray(vectors @ self.vectors.T, dtype=np.float32)  # (B, N)
-        if excluded is not None:
-            scores[excluded.queries, excluded.rows] = -np.inf
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        best = np.take_along_axis(scores, order, 1)
-        rows = np.where(np.isneginf(best), -1, order)
-        return _padded(rows, k, -1), _padded(best, k, -np.inf)
+        self,
+        vectors: FloatArray,
+        k: int,
+        excluded: Excluded | None = None,
+        wanted: Filter | None = None,
+    ) -> Searched:
+        """Return what `search` is to return, from every vector.  Raises: VectorDimError."""
+        state = replace(self._searchable(), approximate=None, policy=FilterPolicy(scan_share=0.0))
+        return state.search(self._queries(vectors), k, excluded, self._filtering.allowed(wanted))
 
-    def popular(self, k: int, excluded: IntArray) -> IntArray:
+    def popular(self, k: int, excluded: IntArray, wanted: Filter | None = None) -> IntArray:
         """Return the rows (at most k,) of the most popular items except some, most popular first."""
-        taken = self._by_popularity[: k + len(excluded)]
-        return taken[~np.isin(taken, excluded)][:k]
+        now, allowed = self.delta.now, self._filtering.allowed(wanted)
+        barred = np.concatenate([excluded, allowed.denied])
+        main = (
+            self._by_popularity[: k + len(barred) + now.main_gone] if allowed.main is None else allowed.main
+        )
+        late = (
+            np.arange(len(now.vectors))
+            if allowed.late is None
+            else allowed.late[allowed.late < len(now.vectors)]
+        )
+        rows = np.concatenate([main, late + len(self.main)])
+        rows = rows[now.there(rows) & ~np.isin(rows, barred)]
+        return rows[np.argsort(-self.popularity_of(rows), kind="stable")][:k]
+
+    def rows(self, item_ids: Sequence[str]) -> IntArray:
+        """Return the row of each item as (n,) int64, −1 for one that is not there to be found."""
+        return self.delta.rows(item_ids)
+
+    def item_ids(self, rows: IntArray) -> list[str]:
+        """Return the item ids of rows (n,)."""
+        main = len(self.main)
+        late = rows >= main
+        if not late.any():
+            return self.main.ids.of_rows(rows)
+        ids = np.empty(len(rows), dtype=object)
+        ids[~late] = self.main.ids.of_rows(rows[~late])
+        ids[late] = self.delta.of_rows(rows[late] - main)
+        found: list[str] = ids.tolist()
+        return found
+
+    def vectors_of(self, rows: IntArray) -> FloatArray:
+        """Return the vectors (n, D) float32 of rows (n,)."""
+        main = len(self.main)
+        if not len(rows) or rows.max() < main:
+            return self.main.vectors[rows]
+        found = np.empty((len(rows), self.dim), dtype=np.float32)
+        early = rows < main
+        found[early] = self.main.vectors[rows[early]]
+        found[~early] = self.delta.now.vectors[rows[~early] - main]
+        return found
+
+    def popularity_of(self, rows: IntArray) -> FloatArray:
+        """Return the popularity (n,) float32 of rows (n,)."""
+        main = len(self.main)
+        late = rows >= main
+        found = np.zeros(len(rows), dtype=np.float32)
+        found[~late] = self.main.popularity[rows[~late]]
+        found[late] = self.delta.now.popularity[rows[late] - main]
+        return found
+
+    @property
+    def ids(self) -> pa.LargeStringArray:
+        """The item id of every row, also of those that are gone."""
+        late = self.delta.of_rows(np.arange(len(self.delta.now.vectors)))
+        column = self.main.ids.column
+        return pa.concat_arrays([column, pa.array(late, pa.large_string())]) if late else column
+
+    def put(self, changes: Sequence[Change], removed: Sequence[str] = ()) -> None:
+        """Put and remove items; searches see all of it from now on, or nothing."""
+        self.delta.apply(changes, removed)
+
+    def _searchable(self) -> Searchable:
+        return Searchable(self.main.vectors, self.approximate, self.policy, self.delta.now)
+
+    def _queries(self, vectors: FloatArray) -> FloatArray:
+        if vectors.shape[1] != self.dim:
+            raise VectorDimError(vectors.shape[1], self.dim)
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def _agree(self, directory: Path, changes: Sequence[Change]) -> None:
+        """Raise DamagedArtifactError where the files and the manifest do not fit together."""
+        main = self.main
+        searched = (len(self.approximate), self.approximate.dim) if self.approximate else main.vectors.shape
+        found = (len(main), *main.vectors.shape, *searched, len(changes))
+        named = (
+            *(self.manifest["main_items"],) * 2,
+            self.dim,
+            self.manifest["main_items"],
+            self.dim,
+            self.manifest["changes"],
+        )
+        if found != named:
+            reason = f"ids, vectors and FAISS disagree with the manifest: {found} is not {named}"
+            raise DamagedArtifactError(directory, reason)
 
     @cached_property
     def _by_popularity(self) -> IntArray:
-        return np.argsort(-self.popularity, kind="stable").astype(np.int64)
-
-    def _excludes(self, excluded: Excluded, rows: IntArray) -> npt.NDArray[np.bool_]:
-        """Return which of the rows (B, n) found are left out; several times faster than np.isin."""
-        codes = np.arange(len(rows))[:, None] * len(self) + rows
-        barred = np.sort(excluded.queries * len(self) + excluded.rows)
-        places = np.searchsorted(barred, codes)
-        places[places == len(barred)] = 0
-        return np.asarray(barred[places] == codes)
-
-    def _exact_scores(self, vectors: FloatArray, rows: IntArray) -> FloatArray:
-        scores = np.empty(rows.shape, dtype=np.float32)
-        step = max(1, _GATHERED // rows.shape[1])  # those of a whole batch may not fit in memory
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            gathered = self.vectors[rows[part]]  # (step, n, D)
-            scores[part] = np.matmul(gathered, vectors[part, :, None])[:, :, 0]
-        return scores
-
-
-def map_vectors(path: Path) -> FloatArray:
-    """Return the vectors in a safetensors file, memory-mapped read-only as (N, D) float32."""
-    with path.open("rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(header_size))[VECTORS_KEY]
-    rows, dim = entry["shape"]
-    if not rows:
-        return np.zeros((0, dim), dtype=np.float32)
-    offset = 8 + header_size + entry["data_offsets"][0]
-    mapped = np.memmap(path, dtype=np.float32, mode="r", offset=offset, shape=(rows, dim))
-    return mapped.view(np.ndarray)  # the subclass makes every access slower
-
-
-def _padded(values: npt.NDArray[Any], k: int, filler: float) -> npt.NDArray[Any]:
-    missing = k - values.shape[1]
-    if missing <= 0:
-        return values
-    return np.pad(values, ((0, 0), (0, missing)), constant_values=filler)
+        return np.argsort(-self.main.popularity, kind="stable").astype(np.int64)

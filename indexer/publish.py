@@ -6,6 +6,7 @@ from pathlib import Path
 
 from encoder.runtime import Model
 from indexer.index import Index
+from indexer.users import open_users
 from store.artifact import DamagedArtifactError, artifacts, point, pointed
 from store.home import Home
 
@@ -25,14 +26,15 @@ class NoOlderIndexError(LookupError):
 
 @dataclass(frozen=True)
 class Pair:
-    """An index with the model that made its vectors."""
+    """An index with the model that made its vectors, and the user index in it, where it has one."""
 
     index: Index
     model: Model
+    users: Index | None = None
 
 
 def load_pair(home: Home, index_id: str, *, threads: int | None = None) -> Pair:
-    """Return an index and its model, every byte of both checked.
+    """Return an index, its model and its user index, every byte of them checked.
 
     Raises:
         IndexNotFoundError: no index of that id.
@@ -48,7 +50,7 @@ def load_pair(home: Home, index_id: str, *, threads: int | None = None) -> Pair:
         raise DamagedArtifactError(
             home.indexes / index_id, f"has dim {index.dim}, but its model {model.model_id} has {model.dim}"
         )
-    return Pair(index, model)
+    return Pair(index, model, open_users(home.indexes / index_id, index.manifest))
 
 
 def publish(home: Home, index_id: str) -> Pair:

@@ -28,8 +28,8 @@ def backup_command(
 ) -> None:
     """Copy the data and what serves to TO/<backup id>, checksummed; a running server goes on serving.
 
-    In it: a fresh export, the index that serves, its model, the latest model, and what these two need.
-    Encoded texts are not: after a restore, the first start encodes them again.
+    In it: a fresh export, the index that serves, its model, the latest model, what these two need, the ledger
+    of erasures and the audit log. Encoded texts are not: after a restore, the first start encodes them again.
 
     Example: triptych backup --home demo --to /mnt/backups
     """
@@ -58,6 +58,9 @@ def back_up(home: Home, export_id: str, to: Path, *, with_index: bool) -> Path:
         for part in tqdm(parts, desc="backup", unit="directory", disable=None):
             verify(part)
             verify(shutil.copytree(part, draft.path / part.relative_to(home.path)))
+        for name in ("erasures", "audit_log"):
+            if (file := getattr(home, name)).exists():
+                shutil.copy2(file, getattr(copy, name))
         if latest:
             copy.latest_model.write_text(latest + "\n", "utf-8")
         if current:

@@ -20,6 +20,8 @@ class StageName(StrEnum):
     TRAIN = "train"
     REINDEX = "reindex"
     PUBLISH = "publish"
+    INGEST = "ingest"
+    ERASE = "erase"
 
 
 @app.command("serve")
@@ -82,40 +84,59 @@ def index_bench(
     items: Annotated[int, typer.Option(min=1, help="Clustered synthetic vectors.")] = 100_000,
     dim: Annotated[int, typer.Option(min=1)] = 128,
     factory: Annotated[
-        list[str] | None, typer.Option(help="FAISS factory such as HNSW32 or IVF1024,SQ8; repeatable.")
+        list[str] | None,
+        typer.Option(help="FAISS factory such as HNSW32 or IVF1024,SQ8; repeatable; default: each kind."),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000)] = 10,
     excluded: Annotated[int, typer.Option(min=0, help="Items left out per query.")] = 20,
-    nprobe: Annotated[int, typer.Option(min=1, help="Of IVF factories.")] = 32,
-    ef_search: Annotated[int, typer.Option(min=1, help="Of HNSW factories.")] = 128,
-    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0.001, help="Per measurement.")] = 0.5,
+    changes: Annotated[int, typer.Option(min=0, help="Items put since the index was built.")] = 1000,
+    filters: Annotated[bool, typer.Option(help="Also try filters of 0.01 % to 100 % of the items.")] = False,
+    libraries: Annotated[bool, typer.Option(help="Also measure hnswlib and usearch.")] = True,
+    ann_recall: Annotated[float, typer.Option(min=0.01, max=1, help="That indexes are tuned to.")] = 0.99,
+    queries: Annotated[int, typer.Option(min=64, help="That are measured.")] = 256,
+    seconds: Annotated[float, typer.Option(min=0.001, help="Per search and setting.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of vectors and queries.")] = 0,
+    plot_path: Annotated[
+        Path | None, typer.Option("--plot", help="Where to draw recall and throughput.")
+    ] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Measure our search (left-out items, exact scores, ids) beside bare FAISS on the same file.
+    """Measure our search beside bare FAISS with the same effort, hnswlib and usearch.
 
-    ANN recall@k is against brute force. `plain` leaves no item out. A PNG goes beside the JSON.
+    plain: ids and exact scores; usual: left-out items and changes too; everything: a filter too, beside bare
+    FAISS with the same filter. ANN recall@k is against brute force, on queries that nothing was tuned with.
 
-    Example: triptych bench index --factory Flat --factory HNSW32 --json index.json
+    Example: triptych bench index --items 100000 --filters --json index.json --plot index.png
     """
     from scripts.bench_index import IndexOptions, measure
+    from scripts.bench_index_curves import plot_curves
+    from scripts.bench_index_filters import SHARES
+    from scripts.bench_output import show, show_ratios, write_json
 
     options = IndexOptions(
         items=items,
         dim=dim,
-        factories=tuple(factory or ("Flat",)),
+        factories=tuple(factory or ()),
         k=k,
         excluded=excluded,
-        nprobe=nprobe,
-        ef_search=ef_search,
-        rounds=rounds,
+        changes=changes,
+        shares=SHARES if filters else (),
+        ann_recall=ann_recall,
+        queries=queries,
         seconds=seconds,
         seed=seed,
+        libraries=libraries,
     )
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         report = measure(Path(name), options)
-    _leave("bench index", report, json_path, "batch", ("factory", "threads", "search"))
+    for part in ("builds", "results", "curves", "filters"):
+        if report[part]:
+            show(f"bench index: {part}", report[part])
+    show_ratios(report["ratios"])
+    if json_path is not None:
+        write_json(json_path, report)
+    if plot_path is not None:
+        plot_curves(plot_path, report["curves"])
 
 
 @app.command("text")
@@ -162,11 +183,12 @@ def faults_bench(
     stage: Annotated[list[StageName] | None, typer.Option(help="Default: all; repeatable.")] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Kill import, export, train, reindex and publish at random moments and look at what is left.
+    """Kill commands, and a server amid writes and erasures, at random moments and look at what is left.
 
     Per stage: rounds tried and killed; with something lost (rows, a listed artifact, a pointer); mixed (half
-    an import, a listed artifact that is not whole, a pointer to one); failed (the next run of the command, or
-    a server). Rounds of ingest and erase are not built yet. Exit code 1 where anything of that was found.
+    an import or a request, a listed artifact that is not whole, a pointer to one, half a person); failed (the
+    next run of the command, or a server). For ingest, lost is an acknowledged write that is not there or not
+    seen by a query; for erase, an erased person who came back. Exit code 1 where anything of that was found.
 
     Example: triptych bench faults --rounds 20 --json faults.json
     """

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -45,6 +46,15 @@ class BareServicer(rpc.RetrievalServicer):
     def Query(self, request: pb.QueryRequest, context: grpc.ServicerContext) -> pb.QueryResponse:  # noqa: ARG002, N802
         """Return the reply for this kind of subject."""
         return self._query[request.WhichOneof("subject") or ""]
+
+    def QueryStream(  # noqa: N802
+        self,
+        requests: Iterator[pb.QueryRequest],
+        context: grpc.ServicerContext,
+    ) -> Iterator[pb.QueryStreamResponse]:
+        """Yield the reply for each request's kind of subject."""
+        for request in requests:
+            yield pb.QueryStreamResponse(response=self.Query(request, context))
 
     def QueryBatch(  # noqa: N802
         self,

@@ -7,23 +7,32 @@ from pathlib import Path
 from typing import Self
 
 import duckdb
-import grpc
 import pyarrow as pa
 
 from indexer.publish import load_pair
 from scripts import bench_world
-from scripts.session import admin
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
+from server.client import CallError, Client
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, verify
 from store.connection import NotAStoreError, StoreLockedError
 from store.duck import Store
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
 
 log = logging.getLogger(__name__)
 
 Rows = dict[str, pa.Table]
+
+
+@dataclass
+class Counts:
+    """Rounds of one stage: tried, killed (the rest ended before), and those with each kind of harm."""
+
+    tried: int = 0
+    killed: int = 0
+    lost: int = 0
+    mixed: int = 0
+    failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,16 +102,12 @@ def left_over(home: Home, before: Left, allowed: list[Rows]) -> tuple[bool, bool
 def answers(home: Home) -> bool:
     """Return whether a server starts on a home and, where an index is published, answers a query."""
     try:
-        with bench_world.server(home) as address, grpc.insecure_channel(address) as channel:
-            with admin(address) as stub:
-                serving = stub.Status(pb.StatusRequest(), timeout=30).serving
+        with bench_world.server(home) as address, Client(address, timeout=30) as client:
+            serving = client.status().serving
             if serving != home.current_index.exists():
                 return False
-            if not serving:
-                return True
-            reply = rpc.RetrievalStub(channel).Query(pb.QueryRequest(user_id="u-nobody"), timeout=30)
-            return len(reply.item_ids) == 10
-    except (bench_world.CommandFailedError, grpc.RpcError) as error:
+            return not serving or len(client.query(user_id="u-nobody").item_ids) == 10
+    except (bench_world.CommandFailedError, CallError) as error:
         log.error("no server answers on %s: %s", home.path, error)
         return False
 

@@ -8,14 +8,16 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
 from scripts import bench_world
-from scripts.bench_checks import Left, answers, left_over, rows_of_store
+from scripts.bench_checks import Counts, Left, answers, left_over, rows_of_store
+from scripts.bench_kills import WRITES, write_rounds
 from scripts.bench_stages import STAGES, Stage, prepare, reset
+from store.home import Home
 
 log = logging.getLogger(__name__)
 
@@ -36,19 +38,8 @@ class TooFastError(RuntimeError):
     """A command changed nothing that was watched, so there is no moment to kill it at."""
 
 
-@dataclass
-class Counts:
-    """Rounds of one stage: tried, killed (the rest ended before), and those with each kind of harm."""
-
-    tried: int = 0
-    killed: int = 0
-    lost: int = 0
-    mixed: int = 0
-    failed: int = 0
-
-
 def run_faults(
-    folder: Path, rounds: int, seed: int, names: Sequence[str] = STAGES
+    folder: Path, rounds: int, seed: int, names: Sequence[str] = (*STAGES, *WRITES)
 ) -> dict[str, dict[str, int]]:
     """Return the counts of each stage, from `rounds` kills of each in a small world below an empty folder.
 
@@ -60,9 +51,13 @@ def run_faults(
     """
     if folder.exists() and any(folder.iterdir()):
         raise NotEmptyError(folder)
-    stages = prepare(folder, names)
+    stages = prepare(folder, [name for name in names if name in STAGES])
     chance = random.Random(seed)  # noqa: S311  # moments, not secrets
-    return {stage.name: asdict(_rounds(stage, folder, rounds, chance)) for stage in stages}
+    counts = {stage.name: _rounds(stage, folder, rounds, chance) for stage in stages}
+    counts |= {
+        name: write_rounds(name, Home(folder / "home"), rounds, chance) for name in names if name in WRITES
+    }
+    return {name: asdict(found) for name, found in counts.items()}
 
 
 def _rounds(stage: Stage, folder: Path, rounds: int, chance: random.Random) -> Counts:

@@ -1,25 +1,27 @@
-"""Measure a search through our index beside bare FAISS on the same file."""
+"""Our search beside bare FAISS, hnswlib and usearch: recall, latency, throughput, filters."""
 
 import logging
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import faiss
-import numpy as np
-from tqdm import tqdm
-
-from indexer.index import FAISS_FILE, Excluded, FloatArray, Index, IntArray
-from scripts.bench_vectors import clustered, write_index
+from indexer.approximate import empty_faiss
+from indexer.arrays import FloatArray
+from indexer.choice import EXACT, choose, lists_for
+from indexer.exact import Searched
+from indexer.index import Index
+from scripts.bench_index_bare import Bare, graph_libraries
+from scripts.bench_index_build import Built, build_apart, centre_of
+from scripts.bench_index_curves import enough, of_library, of_ours
+from scripts.bench_index_filters import sweep
+from scripts.bench_index_searches import BARE, BESIDE, EVERYTHING, Contest
+from scripts.bench_index_timing import ann_recall, beside, figures, threads, timed
+from scripts.bench_vectors import Synthetic
 
 log = logging.getLogger(__name__)
 
-_CLUSTER = 100  # items to a cluster
-_QUERIES = 256
+_PARTS = ("builds", "results", "curves", "filters")
 
 
 @dataclass(frozen=True)
@@ -27,139 +29,151 @@ class IndexOptions:
     """What to measure: all factories at all batches and threads.
 
     Attributes:
-        excluded: items per query that ours leaves out, as seen items are; bare FAISS leaves out none.
-        nprobe, ef_search: set on IVF and on HNSW indexes; FAISS's own 1 and 16 find too little.
-        seconds: of one measurement.
+        factories: empty for one of each kind.
+        k: results per query.
+        excluded: items per query that ours leaves out, as seen items are; bare libraries leave out none.
+        changes: items put since the index was built, half of them in the place of others; ours alone.
+        shares: of the sweep of filters; empty for none.
+        ann_recall: at k = 100, which every index is tuned to on other queries than are measured.
+        queries: that are measured.
+        seconds: per search and setting.
+        libraries: also measure hnswlib and usearch.
     """
 
     items: int = 100_000
     dim: int = 128
-    factories: Sequence[str] = ("Flat",)
+    factories: Sequence[str] = ()
     k: int = 10
     excluded: int = 20
+    changes: int = 1_000
     batches: Sequence[int] = (1, 16, 64)
     threads: Sequence[int] = (1, 2)
-    nprobe: int = 32
-    ef_search: int = 128
-    rounds: int = 3
+    shares: Sequence[float] = ()
+    ann_recall: float = 0.99
+    queries: int = 256
     seconds: float = 1.0
     seed: int = 0
+    libraries: bool = True
 
 
 def measure(folder: Path, options: IndexOptions) -> dict[str, Any]:
-    """Return results and ratios; index files go to a folder.
+    """Return results, curves, filters, builds and ratios; index files go to a folder.
 
     Raises:
         FactoryError: FAISS does not understand a factory.
     """
-    generator = np.random.default_rng(options.seed)
-    centres = generator.standard_normal((max(1, options.items // _CLUSTER), options.dim), dtype=np.float32)
-    vectors = clustered(generator, centres, options.items)
-    queries = clustered(generator, centres, _QUERIES)
-    results: list[dict[str, Any]] = []
-    for factory in options.factories:
+    factories = list(options.factories or default_factories(options.items, options.dim))
+    for factory in factories:
+        empty_faiss(options.dim, factory)  # so that a bad factory fails before the work
+    world = Synthetic(options.items, options.dim, options.seed)
+    queries = world.users(options.queries, draw=1)  # the indexes are tuned with draw 0
+    report: dict[str, list[dict[str, Any]]] = {
+        name: [] for name in ("results", "curves", "filters", "builds")
+    }
+    some: Index | None = None
+    for factory in factories:
         log.info("bench index: building %s over %d × %d", factory, options.items, options.dim)
-        index = write_index(folder, vectors, factory, options.nprobe, options.ef_search)
-        bare = faiss.read_index(str(folder / index.index_id / FAISS_FILE))
-        results += _results(index, bare, queries, factory, options)
+        built = build_apart(folder / str(len(report["builds"])), world, factory, options.ann_recall)
+        index = some = Index.load(built.directory, check=False)
+        facts = {name: index.manifest[name] for name in ("probes", "refine", "ann_recall@100")}
+        of_build = {"factory": factory, "seconds": built.seconds, "peak_mib": built.peak_mib, **facts}
+        report["builds"].append(
+            of_build | {"faiss_mib": built.faiss_mib, "became": index.manifest["factory"]}
+        )
+        if index.manifest["factory"] != factory:
+            log.info("bench index: %s misses the ANN recall and is left out", factory)
+            continue
+        contest = Contest(built.directory, world, queries, options.k, options.excluded, options.changes)
+        report["results"] += _results(contest, factory, options)
+        report["curves"] += [*of_ours(contest, factory, options.seconds)]
+        if options.shares:
+            report["filters"] += sweep(index, factory, queries, centre_of(world), options.shares, options.k)
+    if some is not None and options.libraries:
+        exact = some.brute_force(queries, options.k)
+        for library in graph_libraries(some.main.vectors):
+            report["curves"] += of_library(library, queries, exact, options.k, options.seconds)
+            report["results"] += _of_library(library, queries, exact, options)
     log.info("bench index: done")
-    return {"results": results, "ratios": ratios(results)}
+    headline = choose(options.items, options.dim).factory
+    first = headline if headline in factories else factories[0]
+    return {**report, "ratios": ratios(report["results"], first)}
 
 
-def search_ours(
-    index: Index, queries: FloatArray, k: int, excluded: Excluded | None
-) -> tuple[list[list[str]], FloatArray]:
-    """Return item ids and scores (B, k), best first: what a query takes from the index."""
-    rows, scores = index.search(queries, k, excluded)
-    return [index.item_ids(found[found >= 0]) for found in rows], scores
+def default_factories(items: int, dim: int) -> list[str]:
+    """Return one factory of each kind that fits a number of items."""
+    lists = lists_for(items)
+    return [EXACT, "HNSW32", f"IVF{lists},Flat", f"IVF{lists},SQ8", f"RR{dim},IVF{lists},RaBitQ"]
 
 
-def ratios(results: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return ours over bare per factory and number of threads; short names are the first of both.
+def ratios(results: Sequence[dict[str, Any]], headline: str) -> dict[str, float]:
+    """Return ours over bare per factory and number of threads.
 
-    `batch64_throughput` and its like are ours / bare, `batch1_added_us` is what one query waits longer.
-    `…_plain` leaves nothing out; bare never does.
+    `batch64_throughput` and its like are ours / bare, `batch1_added_us` is what one query waits longer, both
+    of the search with everything; with `_usual` and `_plain` behind, of those. Names that begin with neither
+    factory nor threads are those of one factory with one thread.
     """
     found: dict[str, float] = {}
-    rows = {(r["factory"], r["threads"], r["batch"], r["search"]): r for r in results}
-    for (factory, threads, batch, search), row in rows.items():
-        bare = rows[factory, threads, batch, "bare"]
-        place, suffix = f"{factory}/t{threads}", "_plain" if search == "plain" else ""
-        if search != "bare":
-            found[f"{place}/batch{batch}_throughput{suffix}"] = row["throughput"] / bare["throughput"]
-            found[f"{place}/batch{batch}_added_us{suffix}"] = 1e3 * (row["p50_ms"] - bare["p50_ms"])
-        found[f"{factory}/ann_recall_{'bare' if search == 'bare' else 'ours'}{suffix}"] = row["ann_recall"]
-    first = f"{results[0]['factory']}/t{results[0]['threads']}/"
+    for row in results:
+        place = f"{row['factory']}/t{row['threads']}/batch{row['batch']}"
+        if row["search"] in BESIDE:
+            suffix = "" if row["search"] == EVERYTHING else f"_{row['search']}"
+            found[f"{place}_throughput{suffix}"] = row["over_bare"]
+            found[f"{place}_added_us{suffix}"] = row["added_us"]
+        found[f"{row['factory']}/ann_recall_{row['search']}"] = row["ann_recall"]
+    first = f"{headline}/t1/"
     return {name.removeprefix(first): found[name] for name in found if name.startswith(first)} | found
 
 
-def _results(
-    index: Index, bare: Any, queries: FloatArray, factory: str, options: IndexOptions
+def _of_build(factory: str, built: Built, index: Index) -> dict[str, Any]:
+    return {
+        "factory": factory,
+        "became": index.manifest["factory"],
+        "seconds": built.seconds,
+        "peak_mib": built.peak_mib,
+        "faiss_mib": built.faiss_mib,
+        **{name: index.manifest[name] for name in ("probes", "refine", "ann_recall@100")},
+    }
+
+
+def _results(contest: Contest, factory: str, options: IndexOptions) -> Iterator[dict[str, Any]]:
+    recalls = contest.recalls()
+    for count in options.threads:
+        for batch in options.batches:
+            with threads(count):
+                times = timed(contest.searches(batch), options.queries // batch, options.seconds)
+            for search, taken in times.items():
+                bare = times[BESIDE.get(search, search)]
+                yield {
+                    "factory": factory,
+                    "threads": count,
+                    "batch": batch,
+                    "search": search,
+                    **figures(taken, batch),
+                    **beside(taken, bare),
+                    "ann_recall": recalls[search],
+                }
+
+
+def _of_library(
+    library: Bare, queries: FloatArray, exact: Searched, options: IndexOptions
 ) -> Iterator[dict[str, Any]]:
-    generator = np.random.default_rng(options.seed)
-    left_out = generator.integers(options.items, size=(len(queries), options.excluded))
-    taken = {search: _ann_recall(index, bare, queries, left_out, search, options.k) for search in _SEARCHES}
-    steps = [(t, b, s) for t in options.threads for b in options.batches for s in _SEARCHES]
-    times: dict[tuple[int, int, str], list[list[float]]] = {step: [] for step in steps}
-    for _ in range(options.rounds):
-        for step in tqdm(steps, desc=factory, disable=None):
-            threads, batch, search = step
-            faiss.omp_set_num_threads(threads)
-            calls = _calls(index, bare, queries, left_out, search, batch, options.k)
-            times[step].append(_timed(calls, options.seconds))
-    for (threads, batch, search), rounds in times.items():
-        yield {
-            "factory": factory,
-            "threads": threads,
-            "batch": batch,
-            "search": search,
-            "throughput": statistics.median(batch * len(taken_s) / sum(taken_s) for taken_s in rounds),
-            "p50_ms": statistics.median(1e3 * float(np.percentile(taken_s, 50)) for taken_s in rounds),
-            "p99_ms": statistics.median(1e3 * float(np.percentile(taken_s, 99)) for taken_s in rounds),
-            "ann_recall": taken[search],
-        }
+    """Yield the figures of another library at the least effort that reaches the asked recall."""
+    effort = enough(library, queries, exact, options.k, options.ann_recall)
+    recall = ann_recall(library.find(queries, options.k, effort), exact)
+    for count in options.threads:
+        library.use_threads(count)
+        for batch in options.batches:
 
+            def search(number: int, size: int = batch) -> object:
+                return library.find(queries[number * size : (number + 1) * size], options.k, effort)
 
-_SEARCHES = ("bare", "plain", "excluding")
-
-
-def _calls(
-    index: Index, bare: Any, queries: FloatArray, left_out: IntArray, search: str, batch: int, k: int
-) -> list[Callable[[], object]]:
-    """Return one search per batch of the queries, ready to call."""
-    calls: list[Callable[[], object]] = []
-    for start in range(0, len(queries) - batch + 1, batch):
-        part = queries[start : start + batch]
-        if search == "bare":
-            calls.append(partial(bare.search, part, k))
-        else:
-            excluded = _excluded(left_out[start : start + batch]) if search == "excluding" else None
-            calls.append(partial(search_ours, index, part, k, excluded))
-    return calls
-
-
-def _timed(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
-    """Return the seconds of each call, made in turn for a while."""
-    calls[0]()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        start = time.perf_counter()
-        calls[len(times) % len(calls)]()
-        times.append(time.perf_counter() - start)
-    return times
-
-
-def _ann_recall(
-    index: Index, bare: Any, queries: FloatArray, left_out: IntArray, search: str, k: int
-) -> float:
-    """Return the overlap with the exact top k, over k."""
-    excluded = _excluded(left_out) if search == "excluding" else None
-    exact = index.brute_force(queries, k, excluded)[0]
-    found = bare.search(queries, k)[1] if search == "bare" else index.search(queries, k, excluded)[0]
-    overlaps = [len(np.intersect1d(f[f >= 0], e)) / k for f, e in zip(found, exact, strict=True)]
-    return float(np.mean(overlaps))
-
-
-def _excluded(rows: IntArray) -> Excluded:
-    return Excluded(np.repeat(np.arange(len(rows)), rows.shape[1]), rows.ravel())
+            taken = timed({BARE: search}, options.queries // batch, options.seconds)[BARE]
+            yield {
+                "factory": library.name,
+                "threads": count,
+                "batch": batch,
+                "search": BARE,
+                **figures(taken, batch),
+                **beside(taken, taken),
+                "ann_recall": recall,
+            }

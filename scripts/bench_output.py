@@ -64,4 +64,6 @@ def plot(path: Path, rows: Sequence[Row], x: str, line: Sequence[str], panels: M
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return ""
     return f"{value:,.3f}" if isinstance(value, float) else str(value)

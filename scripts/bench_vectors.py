@@ -1,41 +1,131 @@
 """Synthetic vectors and an index over them, without a model behind it."""
 
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from safetensors.numpy import save_file
 
-from indexer.index import FAISS_FILE, IDS_FILE, VECTORS_FILE, VECTORS_KEY, FloatArray, Index
-from indexer.reindex import empty_faiss, fill
-from store.artifact import build, new_id
+from indexer.arrays import FloatArray, write_vectors
+from indexer.building import write_rows
+from indexer.choice import EXACT, Choice
+from indexer.facts import FactsBuilder
+from indexer.fitting import fit
+from indexer.index import Index
+from indexer.parts import VECTORS_FILE
+from indexer.sealing import seal
+
+Attributes = Callable[[int], dict[str, Any]]
+_CHUNK = 65_536
+_CLUSTER = 100  # items around one centre
+_SPREAD = 0.5  # of a cluster, over that of the centres
+_INTERESTS = 3  # clusters behind a user
 
 
-def clustered(generator: np.random.Generator, centres: FloatArray, count: int) -> FloatArray:
-    """Return unit vectors (count, D) float32 around centres (C, D) that are drawn at random."""
-    spread = generator.standard_normal((count, centres.shape[1]), dtype=np.float32)
-    vectors = centres[generator.integers(len(centres), size=count)] + 0.5 * spread
+@dataclass(frozen=True)
+class Synthetic:
+    """Items in clusters, and users with several interests; the same draws give the same vectors.
+
+    Coordinate i is scaled by 1/√i, as the spectrum of learned vectors falls; without that every index finds
+    everything with next to no effort.
+
+    Attributes:
+        items: how many.
+        dim: of a vector.
+        seed: of everything.
+    """
+
+    items: int
+    dim: int
+    seed: int = 0
+
+    def chunks(self) -> Iterator[FloatArray]:
+        """Yield the unit vectors (n, D) float32 of all items, some at a time."""
+        for number, start in enumerate(range(0, self.items, _CHUNK)):
+            yield self._drawn(np.random.default_rng([self.seed, 1, number]), min(_CHUNK, self.items - start))
+
+    def users(self, count: int, draw: int = 0) -> FloatArray:
+        """Return unit vectors (count, D) float32 of users; another draw gives other users."""
+        drawn = self._drawn(np.random.default_rng([self.seed, 2, draw]), _INTERESTS * count)
+        return _unit(drawn.reshape(count, _INTERESTS, self.dim).sum(axis=1))
+
+    @cached_property
+    def _centres(self) -> FloatArray:
+        generator = np.random.default_rng([self.seed, 0])
+        return generator.standard_normal((max(1, self.items // _CLUSTER), self.dim), dtype=np.float32)
+
+    def _drawn(self, generator: np.random.Generator, count: int) -> FloatArray:
+        spread = generator.standard_normal((count, self.dim), dtype=np.float32)
+        vectors: FloatArray = (
+            self._centres[generator.integers(len(self._centres), size=count)] + _SPREAD * spread
+        )
+        vectors /= np.sqrt(np.arange(1, self.dim + 1, dtype=np.float32))
+        return _unit(vectors)
+
+
+def write_index(
+    parent: Path,
+    vectors: FloatArray,
+    factory: str,
+    queries: FloatArray,
+    *,
+    ann_recall: float = 0.99,
+    attributes: Attributes | None = None,
+) -> Index:
+    """Return a new index over vectors (N, D), tuned with queries (Q, D); its files lie below `parent`.
+
+    Item n is named item-000000n; `attributes` gives what filters may ask of it.
+
+    Raises:
+        FactoryError: FAISS does not understand the factory.
+    """
+    chunks = (vectors[start : start + _CHUNK] for start in range(0, len(vectors), _CHUNK))
+    directory = write_chunks(
+        parent, chunks, vectors.shape[1], factory, queries, ann_recall=ann_recall, attributes=attributes
+    )
+    return Index.load(directory, check=False)
+
+
+def write_chunks(
+    parent: Path,
+    chunks: Iterable[FloatArray],
+    dim: int,
+    factory: str,
+    queries: FloatArray,
+    *,
+    ann_recall: float = 0.99,
+    attributes: Attributes | None = None,
+) -> Path:
+    """Return the directory of what `write_index` returns, of vectors that come in chunks (n, D).
+
+    `attributes` is first called when all vectors have come.
+
+    Raises:
+        FactoryError: FAISS does not understand the factory.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".draft-") as name:
+        folder = Path(name)
+        count = write_vectors(folder / VECTORS_FILE, chunks, dim)
+        facts = FactsBuilder()
+        if attributes is not None:
+            for row in range(count):
+                facts.add(row, None, attributes(row))
+        hashes = pa.table(
+            {
+                "item_id": [f"item-{row:09d}" for row in range(count)],
+                **{name: pa.array([bytes(16)] * count, pa.binary(16)) for name in ("content", "facts")},
+            }
+        )
+        write_rows(folder, hashes, np.zeros(count, dtype=np.float32), facts)
+        fitted = fit(folder, queries, Choice(factory, "it is measured", (EXACT,)), ann_recall)
+        return seal(parent, folder, fitted, {"model_id": "bench", "dim": dim})
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
     unit: FloatArray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit
-
-
-def write_index(parent: Path, vectors: FloatArray, factory: str, nprobe: int, ef_search: int) -> Index:
-    """Return a new index over vectors (N, D), its files below `parent`.  Raises: FactoryError."""
-    built = empty_faiss(vectors.shape[1], factory)
-    if isinstance(built, faiss.IndexIVF):
-        built.nprobe = nprobe
-    if isinstance(built, faiss.IndexHNSW):
-        built.hnsw.efSearch = ef_search
-    fill(built, vectors)
-    index_id = new_id()
-    ids = pa.array([f"item-{row:09d}" for row in range(len(vectors))])
-    with build(parent, index_id) as draft:
-        draft.facts = {"kind": "index", "model_id": "bench", "dim": vectors.shape[1], "factory": factory}
-        draft.facts["items"] = len(vectors)
-        faiss.write_index(built, str(draft.path / FAISS_FILE))
-        save_file({VECTORS_KEY: vectors}, draft.path / VECTORS_FILE)
-        popularity = pa.array(np.zeros(len(vectors), dtype=np.float32))
-        pq.write_table(pa.table({"item_id": ids, "popularity": popularity}), draft.path / IDS_FILE)
-    return Index.load(parent / index_id, check=False)

@@ -101,10 +101,13 @@ def _retriever(home: Home) -> Iterator[Retriever]:
     from indexer.publish import current_index, load_pair
     from server.serving import prepare
     from store.duck import Store
+    from store.rebuild import bring_up_to_date
+    from store.state import UserState
 
-    with Store.open(home.database) as store:
+    with Store.open(home.database) as store, UserState.open(home.state) as state:
+        bring_up_to_date(store, state)
         pair = load_pair(home, current_index(home).name, threads=1)
-        yield Retriever(store, prepare(home, pair, store, TextCache.open(home.text_cache), 1))
+        yield Retriever(store, state, prepare(home, pair, store, state, TextCache.open(home.text_cache), 1))
 
 
 def _dim(home: Home) -> int:

@@ -18,12 +18,11 @@ from rich.console import Console
 
 from scripts.evaluate import evaluate_command
 from scripts.importing import import_command
-from scripts.query import channel_to, reply_table
+from scripts.query import reply_table
 from scripts.reindex import reindex_command
 from scripts.session import HomeOption, server_of
 from scripts.train import train_command
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
+from server.client import Client
 from store.home import Home
 
 log = logging.getLogger(__name__)
@@ -79,10 +78,9 @@ def demo_command(
             "friends only": world.friends_only,
             "unknown": world.unknown,
         }
-        with channel_to(address) as channel:
-            stub = rpc.RetrievalStub(channel)
+        with Client(address) as client:
             for who, user_id in people.items():
-                reply = stub.Query(pb.QueryRequest(user_id=user_id, k=5), timeout=10)
+                reply = client.query(user_id=user_id, k=5)
                 console.print(reply_table(reply, f"{user_id} ({who})"))
         if serve:
             _say_how(console, place, address, world.all_views)

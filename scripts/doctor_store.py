@@ -11,9 +11,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from scripts.checking import Check, State
 from scripts.session import admin, server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
+from store.artifact import DamagedArtifactError
 from store.connection import NewerStoreError, NotAStoreError, StoreLockedError, migrations
 from store.duck import Store
+from store.erasing import unfinished
 from store.home import Home
+from store.ledger import read_ledger
+from store.state_files import head_of
 
 _SECONDS = 5.0
 _VIEWS = {"behaviors": "H", "texts": "T", "social": "S"}
@@ -30,6 +34,9 @@ def store_checks(home: Home) -> Iterator[Check]:
     yield check
     if rows is not None:
         yield from row_checks(rows)
+    if address is None and check.state is State.OK:
+        yield state_check(home)
+    yield ledger_check(home)
 
 
 def server_check(home: Home) -> tuple[str | None, Check]:
@@ -97,6 +104,29 @@ def store_check(home: Home) -> tuple[Check, Mapping[str, int] | None]:
             "store", State.FAILED, str(error), "triptych restore --from BACKUP --home NEW_HOME"
         ), None
     return Check("store", State.OK, f"schema version {len(migrations())}"), rows
+
+
+def state_check(home: Home) -> Check:
+    """Return whether the derived state of users fits the store; only where no server holds both."""
+    hint = "nothing: the next start of the server does it"
+    with Store.open(home.database) as store:
+        left, head = len(unfinished(store)), store.head
+    if left:
+        return Check("user state", State.WARNING, f"{left} erasures are not finished", hint)
+    if not home.state.is_dir():
+        return Check("user state", State.OK, "none yet: a server makes it when it starts")
+    if head_of(home.state) == head.commit_id:
+        return Check("user state", State.OK, f"of commit {head.sequence}, as the store")
+    return Check("user state", State.WARNING, f"not of commit {head.sequence}: it will be made anew", hint)
+
+
+def ledger_check(home: Home) -> Check:
+    """Return whether the ledger of erasures can be read: exports and restores need it."""
+    try:
+        count = len(read_ledger(home.erasures))
+    except DamagedArtifactError as error:
+        return Check("erasures", State.FAILED, str(error), "start the server: it writes the file anew")
+    return Check("erasures", State.OK, f"{count} in the ledger")
 
 
 def row_checks(rows: Mapping[str, int]) -> Iterator[Check]:

@@ -26,6 +26,10 @@ def evaluate_command(
     robustness: Annotated[
         bool, typer.Option("--robustness", help="Also with parts of each view removed or made noise.")
     ] = False,
+    diversity: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Also reordered by maximal marginal relevance with this lambda."),
+    ] = None,
     index: Annotated[str | None, typer.Option(help="An index id; default: CURRENT.")] = None,
 ) -> None:
     """Measure recall on held-out rows.
@@ -46,7 +50,14 @@ def evaluate_command(
     place = existing(home)
     pair = load_pair(place, index or current_index(place).name)
     report = evaluate(
-        place, pair, split.value, chosen, baselines=baselines, exact=exact, robustness=robustness
+        place,
+        pair,
+        split.value,
+        chosen,
+        baselines=baselines,
+        exact=exact,
+        robustness=robustness,
+        diversity=diversity,
     )
     place.reports.mkdir(parents=True, exist_ok=True)
     name = place.reports / f"evaluate-{split.value}-{pair.index.index_id}"

@@ -28,6 +28,8 @@ def write_tables(report: dict[str, Any], html: Path) -> None:
     out.print(f"matching degree: {degrees}")
     if "head" in report:
         print_task_report(report["head"], out)
+    if "diversity" in report:
+        out.print(_diversity(report["diversity"]))
     robustness = report.get("robustness")
     if robustness:
         out.print(robustness_table(robustness))
@@ -78,6 +80,17 @@ def _gain(figures: dict[str, Any]) -> str:
     """Return the paired interval of what the first row gains in recall over this one."""
     low, high = figures["gain"]["recall"]["ci95"] if "gain" in figures else (None, None)
     return "" if low is None else f"{low:+.3f} to {high:+.3f}"
+
+
+def _diversity(figures: dict[str, Any]) -> Table:
+    columns = ("", "R@20", "N@20", "cov.", "intra-list div.", "of texts")
+    title = f"maximal marginal relevance, λ = {figures['lambda']:g}, at 20"
+    table = Table(*columns, title=title, box=SIMPLE_HEAD)
+    for name in ("plain", "diversified"):
+        at = figures[name][K]
+        keys = ("recall", "ndcg", "coverage", "intra_list_diversity", "intra_list_diversity_texts")
+        table.add_row(name, *(_cell(at[key]) for key in keys))
+    return table
 
 
 def _by_view(report: dict[str, Any]) -> Table:

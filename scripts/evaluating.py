@@ -17,8 +17,8 @@ from encoder.views import Matrix, ViewBatch
 from evaluation.bootstrap import ci95, paired_ci95
 from evaluation.metrics import coverage, mean_over_users, mrr, ndcg, recall
 from evaluation.ranking import top_k
-from indexer.index import Excluded
 from indexer.publish import Pair
+from indexer.search import Excluded
 
 IntArray = npt.NDArray[np.int64]
 KS = (10, 20)
@@ -122,7 +122,7 @@ class Evaluator:
         """Return the item rows (len(users), 20) that the index gives for other raw views of `users`."""
         model, index = self.pair.model, self.pair.index
         item_rows = np.append(rows_of(index.ids, self.data.items), -1)  # index row → item row, −1 → −1
-        index_row = rows_of(self.data.items, index.ids)  # item row → index row
+        index_row = index.rows(self.data.items.to_pylist())  # item row → index row
         ranked = np.empty((len(batch), max(KS)), dtype=np.int64)
         # Neighbours with histories of like length are searched together: the index fetches k + the longest.
         order = np.argsort(np.diff(self.masked.indptr)[self.users], kind="stable")
@@ -144,9 +144,10 @@ class Evaluator:
     def rank_popular(self, users: IntArray) -> IntArray:
         """Return what serving falls back to (n, 20): the indexed items by popularity."""
         index = self.pair.index
-        rows = rows_of(index.ids, self.data.items)
+        rows = index.rows(self.data.items.to_pylist())
+        there = rows >= 0
         scores = np.full(len(self.data.items), -1.0, dtype=np.float32)
-        scores[rows[rows >= 0]] = index.popularity[rows >= 0]  # an index may have newer items, too
+        scores[there] = index.popularity_of(rows[there])
         spread = np.broadcast_to(scores, (len(users), len(scores)))
         ranked = top_k(np.ascontiguousarray(spread), self.masked[users], max(KS))
         return np.where(scores[ranked] < 0, -1, ranked)

@@ -18,6 +18,7 @@ from encoder.text_cache import TextCache
 from encoder.tower import dataset_views
 from indexer.publish import Pair
 from scripts.baselines import baseline_figures
+from scripts.diversity import diversity_figures
 from scripts.evaluating import SUBSETS, Evaluator
 from scripts.robustness import robustness_figures
 from scripts.training import item_facts
@@ -34,8 +35,12 @@ def evaluate(
     baselines: bool,
     exact: bool,
     robustness: bool = False,
+    diversity: float | None = None,
 ) -> dict[str, Any]:
-    """Return the report of DESIGN section 5 as JSON values; `robustness` adds the block of that name."""
+    """Return the report of DESIGN section 5 as JSON values; `robustness` adds the block of that name.
+
+    So does `diversity`, the λ of maximal marginal relevance.
+    """
     seconds: dict[str, float] = {}
     with timed(seconds, "load"):
         with _sources(home, pair) as (export, encoder, cache):
@@ -81,6 +86,9 @@ def evaluate(
     if robustness:
         with timed(seconds, "robustness"):
             report["robustness"] = robustness_figures(evaluator, views, ~unseen)
+    if diversity is not None:
+        with timed(seconds, "diversity"):
+            report["diversity"] = diversity_figures(evaluator, views, ~unseen, diversity)
     return report | {"seconds": seconds}
 
 

@@ -8,9 +8,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from scripts.session import HomeOption, own_store
+from scripts.session import HomeOption, own_store, server_of
+from server.client import Client
 from store.home import Home
-from store.importing import ImportReport, import_folder
+from store.importing import ImportReport, TableReport, import_folder
 
 
 class FileFormat(StrEnum):
@@ -34,16 +35,41 @@ def import_command(
 ) -> None:
     """Import a folder of tables.
 
-    All of it or, on an error, nothing. Bad rows are counted by reason and written below rejects/.
+    All of it or, on an error, nothing. Bad rows are counted by reason and written below rejects/. Where a
+    server runs, the server imports; queries see the rows at once, and new items after the next reindex.
 
     Example: triptych import data/ --home demo
     """
     place = Home(home)
+    address = server_of(place)
+    if address is not None:
+        show(import_through(address, path, file_format.value, strict=strict))
+        return
     with own_store(place) as store:
         report = import_folder(
             store, path, rejects=place.rejects, file_format=file_format.value, strict=strict
         )
     show(report)
+
+
+def import_through(address: str, path: Path, file_format: str, *, strict: bool) -> ImportReport:
+    """Return what became of a folder that a running server imported.  Raises: CallError."""
+    with Client(address) as client:
+        reply = client.import_folder(path, file_format, strict=strict)
+    tables = {
+        one.table: TableReport(
+            file=Path(one.file),
+            read=one.read,
+            inserted=one.inserted,
+            updated=one.updated,
+            unchanged=one.unchanged,
+            rejected=dict(one.rejected),
+            ignored_columns=tuple(one.ignored_columns),
+            rejects_file=Path(one.rejects_file) if one.rejects_file else None,
+        )
+        for one in reply.tables
+    }
+    return ImportReport(reply.import_id, tables, reply.seconds)
 
 
 def show(report: ImportReport) -> None:

@@ -19,6 +19,7 @@ from store.home import Home
 IdArgument = Annotated[str, typer.Argument(help="An index id, as `triptych index list` prints it.")]
 
 CALL_SECONDS = 600.0
+_SHOWN = ("model_id", "factory", "ann_recall@100", "items", "changes", "dim")
 
 index_app = typer.Typer(
     help="List, check, publish and remove indexes.  Example: triptych index list --home demo",
@@ -48,11 +49,11 @@ def list_command(home: HomeOption) -> None:
         print(f"there is no index yet: run `triptych reindex --home {home}`")
         return
     current, broken = _current(place)
-    wanted = ("model", "factory", "items", "dim", "created", "size", "state")
+    wanted = ("model", "factory", "ANN recall", "items", "changes", "dim", "created", "size", "state")
     table = Table("", Column("index", no_wrap=True), *wanted)
     for index_id in tqdm(ids, desc="check", unit="index", leave=False, disable=None):
         state = index_state(place, index_id)
-        facts = [str(state.facts.get(name, "–")) for name in ("model_id", "factory", "items", "dim")]
+        facts = [str(state.facts.get(name, "–")) for name in _SHOWN]
         row = [
             index_id,
             *facts,

@@ -3,17 +3,18 @@
 from pathlib import Path
 from typing import Annotated
 
-import grpc
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
+from scripts.filters import filter_message
 from scripts.session import console
+from server.client import Client, QueryFields
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 
 _VIEWS = {pb.VIEW_HISTORY: "history", pb.VIEW_TEXT: "text", pb.VIEW_SOCIAL: "social"}
-_COLUMNS = ("history", "text", "social", "popularity")
+_COLUMNS = ("history", "text", "social", "text query", "popularity")
+_ALWAYS = {"history", "text", "social", "popularity"}
 
 
 def query_command(
@@ -23,35 +24,65 @@ def query_command(
     item: Annotated[str | None, typer.Option(help="Find items similar to this one.")] = None,
     text: Annotated[str | None, typer.Option(help="Find items for a text.")] = None,
     seen: Annotated[bool, typer.Option("--seen", help="Also items of the user's history.")] = False,
+    kind: Annotated[list[str] | None, typer.Option(help="Only items of this kind; may be repeated.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Only items with such an attribute: year>=1999, colour=red; may be repeated."),
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this item; may be repeated.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="Not this item; may be repeated.")] = None,
+    view_weights: Annotated[
+        str | None, typer.Option(help="Weights of history, text and social, e.g. 1,0.5,0 (0 leaves one out).")
+    ] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out results with a lower score.")] = None,
+    text_query: Annotated[str | None, typer.Option(help="Also search for this text.")] = None,
+    text_query_weight: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Of the text query, against the subject's; default 0.5."),
+    ] = None,
+    diversity: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Maximal marginal relevance; 1 is the order by score.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what each result is owed to.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare every item.")] = False,
     tls_ca: Annotated[Path | None, typer.Option(help="PEM root certificate; turns TLS on.")] = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait.")] = 10.0,
 ) -> None:
     """Ask a server for a user's items.
 
-    Prints them with their scores and the share of each view.
+    Prints them with their scores and the share of each view. Conditions on one attribute with = are
+    alternatives; all others must hold together.
 
     Example: triptych query alice --address 127.0.0.1:50051 -k 10
+
+    Example: triptych query alice --text-query "slow jazz" --diversity 0.7 --explain
     """
     subjects = [subject for subject in (user, item, text) if subject is not None]
     if len(subjects) != 1:
         raise typer.BadParameter("name exactly one of USER, --item and --text")
-    request = pb.QueryRequest(k=k, exclude_seen=not seen)
+    fields: QueryFields = {"k": k, "exclude_seen": not seen, "explain": explain, "exact": exact}
     if user is not None:
-        request.user_id = user
+        fields["user_id"] = user
     elif item is not None:
-        request.item_id = item
+        fields["item_id"] = item
     else:
-        request.text = text or ""
-    with channel_to(address, tls_ca) as channel:
-        reply = rpc.RetrievalStub(channel).Query(request, timeout=timeout)
+        fields["text"] = text or ""
+    if view_weights is not None:
+        fields["view_weights"] = _weights(view_weights)
+    if min_score is not None:
+        fields["min_score"] = min_score
+    if text_query is not None:
+        fields["text_query"] = text_query
+    if text_query_weight is not None:
+        fields["text_query_weight"] = text_query_weight
+    if diversity is not None:
+        fields["diversity"] = diversity
+    wanted = filter_message(kind or [], where or [], only or [], without or [])
+    if wanted is not None:
+        fields["filter"] = wanted
+    with Client(address, tls_ca=tls_ca, timeout=timeout) as client:
+        reply = client.query(**fields)
     console().print(reply_table(reply, subjects[0]))
-
-
-def channel_to(address: str, tls_ca: Path | None = None) -> grpc.Channel:
-    """Return a channel to a server, with TLS where a root certificate is given."""
-    if tls_ca is None:
-        return grpc.insecure_channel(address)
-    return grpc.secure_channel(address, grpc.ssl_channel_credentials(tls_ca.read_bytes()))
 
 
 def reply_table(reply: pb.QueryResponse, subject: str) -> Table:
@@ -60,9 +91,34 @@ def reply_table(reply: pb.QueryResponse, subject: str) -> Table:
     fallback = ", popularity fallback" if reply.fallback == pb.FALLBACK_POPULARITY else ""
     title = f"{escape(subject)}: views used: {used}{fallback}"
     item = Column("item", overflow="fold")
-    table = Table("", item, "score", *_COLUMNS, title=title, title_justify="left")
-    shares = (reply.history_shares, reply.text_shares, reply.social_shares, reply.prior_shares)
+    arrays = (
+        reply.history_shares,
+        reply.text_shares,
+        reply.social_shares,
+        reply.query_shares,
+        reply.prior_shares,
+    )
+    shown = [(name, share) for name, share in zip(_COLUMNS, arrays, strict=True) if share or name in _ALWAYS]
+    names = [name for name, _ in shown] + ["owed to"] * bool(reply.explanations)
+    table = Table("", item, "score", *names, title=title, title_justify="left")
     for row, (item_id, score) in enumerate(zip(reply.item_ids, reply.scores, strict=True)):
-        columns = [f"{share[row]:+.4f}" if share else "" for share in shares]
+        columns = [f"{share[row]:+.4f}" if share else "" for _, share in shown]
+        if reply.explanations:
+            columns.append(escape(_owed(reply.explanations[row])))
         table.add_row(str(row + 1), escape(item_id), f"{score:.4f}", *columns)
     return table
+
+
+def _owed(one: pb.Explanation) -> str:
+    """Return what contributed most as lines like history i00012 +0.31."""
+    sources = (("history", one.events), ("text", one.texts), ("social", one.friends))
+    return "\n".join(f"{view} {x.name[:60]} {x.value:+.4f}" for view, some in sources for x in some)
+
+
+def _weights(written: str) -> pb.ViewWeights:
+    """Return the weights that an option names.  Raises: typer.BadParameter."""
+    try:
+        history, text, social = map(float, written.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{written!r} is not three numbers like 1,0.5,0") from error
+    return pb.ViewWeights(history=history, text=text, social=social)

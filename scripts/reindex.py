@@ -11,18 +11,33 @@ from scripts.session import HomeOption, existing, fresh_export, publish_index
 def reindex_command(
     home: HomeOption,
     model: Annotated[str | None, typer.Option(help="A model id; default: the latest one.")] = None,
-    factory: Annotated[str, typer.Option(help="FAISS index factory; Flat is exact.")] = "Flat",
+    factory: Annotated[
+        str, typer.Option(help="FAISS index factory; Flat is exact, auto fits the number of items.")
+    ] = "auto",
+    ann_recall: Annotated[
+        float,
+        typer.Option(min=0.01, max=1, help="At k = 100 against brute force; tuned and built to reach it."),
+    ] = 0.99,
+    memory_mib: Annotated[
+        int | None,
+        typer.Option(min=1, help="For auto: memory of the index; default: half of what is free."),
+    ] = None,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Build anew, even where few items changed."),
+    ] = False,
 ) -> None:
-    """Build, check and publish an index of the items.
+    """Build, tune, check and publish an index of the items.
 
-    Available items only; the index is compared with brute force before it is published.
+    Available items only. Where few of them changed since the index that serves, its files are taken over and
+    the changes are written beside them. A run that was killed goes on where it was.
 
     Example: triptych reindex --home demo
     """
     from encoder.runtime import Model
     from encoder.text import TextEncoder
     from encoder.text_cache import TextCache
-    from indexer.reindex import reindex
+    from indexer.reindex import Wish, reindex
     from store.artifact import artifacts, pointed
 
     place = existing(home)
@@ -30,9 +45,10 @@ def reindex_command(
         raise LookupError(
             f"there is no model {model!r}; there are: {', '.join(artifacts(place.models)) or 'none'}"
         )
+    wish = Wish(factory, ann_recall, memory_mib and memory_mib << 20, full)
     trained = Model.load(place.models / model if model else pointed(place.latest_model, place.models))
     encoder = TextEncoder.load(place.text_models / trained.text_model_id)
     with closing(TextCache.open(place.text_cache)) as cache, fresh_export(place) as export:
-        directory = reindex(place, export, trained, encoder, cache, factory)
+        directory = reindex(place, export, trained, encoder, cache, wish)
     publish_index(place, directory.name)
     print(f"index {directory.name} serves, made by model {trained.model_id}")

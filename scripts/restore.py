@@ -3,6 +3,8 @@
 import logging
 import os
 import shutil
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +14,12 @@ from tqdm import tqdm
 from scripts.backup import KIND
 from scripts.leftovers import abandoned
 from scripts.session import HomeOption
-from store.artifact import MANIFEST, DamagedArtifactError, artifacts, point, verify
+from store.artifact import MANIFEST, DamagedArtifactError, artifacts, point, read_manifest, verify
 from store.duck import Store
+from store.erasing import erase_rows, erasures, take_over
 from store.home import Home
 from store.importing import import_folder
+from store.ledger import Erasure, erased_among, read_ledger, write_ledger
 
 _PARENTS = ("exports", "text_models", "models", "indexes")
 log = logging.getLogger(__name__)
@@ -51,15 +55,20 @@ def restore_command(
         Path,
         typer.Option("--from", help="A backup, or a folder of them: then the newest.", show_default=False),
     ],
+    ledger: Annotated[
+        Path | None,
+        typer.Option("--erasures", help="Also this ledger: erasures.json of the home that was backed up."),
+    ] = None,
 ) -> None:
     """Make a new home from a backup; every byte is checked first, and nothing is ever overwritten.
 
+    Who was erased after the backup stays erased: by the ledgers of all backups beside it, and by --erasures.
     The home appears whole, by one rename: one that fails or is killed leaves none, and can be run again.
 
     Example: triptych restore --from /mnt/backups --home demo2
     """
     backup = find_backup(source)
-    manifest = restore(backup, Home(home))
+    manifest = restore(backup, Home(home), ledgers_of(backup, ledger))
     rows = ", ".join(f"{count:,} {table}" for table, count in manifest["counts"].items())
     print(f"restored {backup} to {home}: {rows}")
     if manifest["current"]:
@@ -78,8 +87,22 @@ def find_backup(path: Path) -> Path:
     return below[-1]
 
 
-def restore(backup: Path, home: Home) -> dict[str, Any]:
-    """Return the manifest of a backup after making a home of it.
+def ledgers_of(backup: Path, also: Path | None = None) -> list[Erasure]:
+    """Return the erasures that a backup and those beside it know, and those of one more ledger file.
+
+    Raises:
+        FileNotFoundError: that file is not there.
+        DamagedArtifactError: a ledger is damaged.
+    """
+    if also is not None and not also.is_file():
+        raise FileNotFoundError(f"{also} is no ledger of erasures: there is no such file")
+    beside = [backup.parent / name for name in artifacts(backup.parent)]
+    files = [Home(folder).erasures for folder in beside] + ([also] if also else [])
+    return sorted({one for file in files for one in read_ledger(file)}, key=lambda one: one.erased_at)
+
+
+def restore(backup: Path, home: Home, ledger: Sequence[Erasure] = ()) -> dict[str, Any]:
+    """Return the manifest of a backup after making a home of it, without those whom a ledger names since.
 
     Raises:
         HomeInUseError: the home holds something.
@@ -99,7 +122,7 @@ def restore(backup: Path, home: Home) -> dict[str, Any]:
     draft = target.parent / f"{prefix}{os.getpid()}"
     draft.mkdir()
     try:
-        _fill(Home(draft), backup, manifest)
+        _fill(Home(draft), backup, manifest, ledger)
         os.sync()  # the rename must not reach the disk before what it names
         draft.rename(target)
     except BaseException:
@@ -120,7 +143,7 @@ def _check_free(target: Path) -> None:
         raise HomeInUseError(target, "is not empty")
 
 
-def _fill(draft: Home, backup: Path, manifest: dict[str, Any]) -> None:
+def _fill(draft: Home, backup: Path, manifest: dict[str, Any], ledger: Sequence[Erasure]) -> None:
     """Bring everything of a backup into a new home, the pointers last."""
     saved = Home(backup)
     pairs = [(getattr(saved, name), getattr(draft, name)) for name in _PARENTS]
@@ -132,9 +155,25 @@ def _fill(draft: Home, backup: Path, manifest: dict[str, Any]) -> None:
     with Store.open(draft.database) as store:
         import_folder(store, exported, rejects=draft.rejects, file_format="parquet", strict=True)
         found = {table: rows for table, rows in store.counts().items() if table in manifest["counts"]}
+        _erase_again(store, ledger, datetime.fromisoformat(read_manifest(exported)["created_at"]))
+        write_ledger(draft.erasures, erasures(store))
     if found != manifest["counts"]:
         raise IncompleteRestoreError(manifest["counts"], found)
+    if Home(backup).audit_log.exists():
+        shutil.copy2(Home(backup).audit_log, draft.audit_log)
     if manifest["latest_model"]:
         point(draft.latest_model, manifest["latest_model"])
     if manifest["current"]:
         point(draft.current_index, manifest["current"])
+
+
+def _erase_again(store: Store, ledger: Sequence[Erasure], exported_at: datetime) -> None:
+    """Take a ledger over, and remove whom it says was erased after an export."""
+    since = exported_at.replace(tzinfo=None)
+    take_over(store, ledger)
+    again = erased_among(store.user_ids(), ledger, since)
+    if again:
+        removed: dict[str, int] = {}
+        with store.writing() as cursor:
+            erase_rows(cursor, again, removed)
+        log.info("%d people were erased since the backup: removed %s again", len(again), removed)

@@ -18,8 +18,11 @@ from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import DamagedArtifactError
 from store.duck import Store
-from store.export import Export, create_export
+from store.erasing import erasures
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
+from store.ledger import write_ledger
 
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False)
@@ -36,7 +39,7 @@ class ServerOwnsStoreError(OSError):
 
     def __init__(self, home: Home, address: str) -> None:
         super().__init__(
-            f"a server on {address} owns {home.database}: stop it first (writing through it is not built yet)"
+            f"a server on {address} owns {home.database}: stop it first (only import goes through a server)"
         )
 
 
@@ -99,6 +102,7 @@ def fresh_export(home: Home) -> Export:
     address = server_of(home)
     if address is None:
         with Store.open(home.database) as store:
+            write_ledger(home.erasures, erasures(store))  # which a killed server may not have come to
             export_id = create_export(store, home.exports)
     else:
         with admin(address) as stub:

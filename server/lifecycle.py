@@ -4,23 +4,35 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoder.text_cache import TextCache
+from server.after_commit import AfterCommit
 from server.config import MAX_MESSAGE_BYTES, ServerConfig
+from server.group_commit import GroupCommit
+from server.ingest import Ingest
+from server.ingest_servicer import IngestServicer
+from server.live_items import LiveItems
+from server.live_users import LiveUsers
+from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.publisher import SERVICES, Publisher
 from server.retriever import Retriever
 from server.servicers import AdminServicer, RetrievalServicer
 from store.duck import Store
+from store.rebuild import bring_up_to_date
+from store.state import UserState
+from store.writing import Writer
 
+_SWITCH_SECONDS = 0.0005  # a query would wait ten times as long for the thread that writes to let it go on
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +56,7 @@ def serve(config: ServerConfig) -> None:
         DamagedArtifactError: what CURRENT names is damaged.
         PortInUseError: the port is taken.
     """
+    sys.setswitchinterval(_SWITCH_SECONDS)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -56,38 +69,61 @@ def serve(config: ServerConfig) -> None:
 @contextmanager
 def running(config: ServerConfig) -> Iterator[str]:
     """Yield the address of a server that answers while the block runs.  Raises: as `serve`."""
-    with Store.open(config.home.database) as store:
-        cache = TextCache.open(config.home.text_cache)
-        retriever, health_of = Retriever(store), health.HealthServicer()
-        for service in ("", *SERVICES):
-            health_of.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
-        publisher = Publisher(config, store, cache, retriever, health_of)
-        calls = ThreadPoolExecutor(config.workers, thread_name_prefix="call")
-        server = grpc.server(
-            calls,
-            maximum_concurrent_rpcs=config.workers + config.queue,
-            options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.so_reuseport", 0),
-            ],
-        )
-        rpc.add_RetrievalServicer_to_server(RetrievalServicer(retriever), server)
-        rpc.add_AdminServicer_to_server(AdminServicer(config.home, store, retriever, publisher), server)
-        health_pb2_grpc.add_HealthServicer_to_server(health_of, server)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        address, local = _listen(server, config)
-        server.start()
-        try:
-            publisher.resume()
-            _announce(config, address, local)
-            yield address
-        finally:
-            health_of.enter_graceful_shutdown()
-            server.stop(config.grace_seconds).wait()
-            calls.shutdown()  # a call that nobody waits for any more still holds the store and the cache
-            config.home.server_file.unlink(missing_ok=True)
-            cache.close()
+    home = config.home
+    with (
+        Store.open(home.database) as store,
+        UserState.open(home.state) as state,
+        closing(TextCache.open(home.text_cache)) as cache,
+    ):
+        bring_up_to_date(store, state)
+        retriever, health_of = Retriever(store, state), health.HealthServicer()
+        with (
+            LiveItems(store, retriever) as live,
+            LiveUsers(store, retriever) as live_users,
+            AfterCommit(store, retriever, live, live_users) as after,
+            GroupCommit(Writer(store, state), after.changed) as commit,
+        ):
+            publisher = Publisher(config, store, state, cache, retriever, after, live, live_users, health_of)
+            ingest = Ingest(home, store, state, cache, commit, after)
+            ingest.resume()
+            server, calls = _server(config)
+            retrieval = RetrievalServicer(retriever, max(1, config.workers // 4))
+            rpc.add_RetrievalServicer_to_server(retrieval, server)
+            rpc.add_AdminServicer_to_server(AdminServicer(home, store, retriever, publisher), server)
+            servicer = IngestServicer(ingest, max(1, config.workers // 2))
+            ingest_rpc.add_IngestServicer_to_server(servicer, server)
+            _add_health(server, health_of)
+            address, local = _listen(server, config)
+            server.start()
+            try:
+                publisher.resume()
+                _announce(config, address, local)
+                yield address
+            finally:
+                health_of.enter_graceful_shutdown()
+                server.stop(config.grace_seconds).wait()
+                calls.shutdown()  # a call that nobody waits for any more still holds the store and the cache
+                home.server_file.unlink(missing_ok=True)
+
+
+def _server(config: ServerConfig) -> tuple[grpc.Server, ThreadPoolExecutor]:
+    """Return a server without services, and the threads that answer its calls."""
+    calls = ThreadPoolExecutor(config.workers, thread_name_prefix="call")
+    options = [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.so_reuseport", 0),
+    ]
+    return grpc.server(calls, maximum_concurrent_rpcs=config.workers + config.queue, options=options), calls
+
+
+def _add_health(server: grpc.Server, health_of: health.HealthServicer) -> None:
+    """Add the services that say how the others do, which is not serving yet, and what they are."""
+    for service in ("", *SERVICES):
+        health_of.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health_of, server)
+    names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
 
 
 def _listen(server: grpc.Server, config: ServerConfig) -> tuple[str, str]:

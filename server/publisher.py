@@ -8,16 +8,23 @@ from grpc_health.v1 import health, health_pb2
 
 from encoder.text_cache import TextCache
 from indexer.publish import load_pair, previous_index
+from server.after_commit import AfterCommit
 from server.config import ServerConfig
+from server.live_items import LiveItems
+from server.live_users import LiveUsers
+from server.pb.triptych.v1 import ingest_pb2
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.retriever import Retriever
 from server.serving import Serving, prepare
 from store.artifact import point, pointed
 from store.duck import Store
+from store.state import UserState
 
 log = logging.getLogger(__name__)
 
-SERVICES = tuple(pb.DESCRIPTOR.services_by_name[name].full_name for name in ("Retrieval", "Admin"))
+SERVICES = tuple(
+    service.full_name for file in (pb, ingest_pb2) for service in file.DESCRIPTOR.services_by_name.values()
+)
 
 
 @dataclass(frozen=True)
@@ -35,16 +42,24 @@ class Publisher:
         self,
         config: ServerConfig,
         store: Store,
+        state: UserState,
         cache: TextCache,
         retriever: Retriever,
+        after: AfterCommit,
+        live: LiveItems,
+        live_users: LiveUsers,
         health_of: health.HealthServicer,
     ) -> None:
         self._config = config
         self._store = store
+        self._state = state
         self._cache = cache
         self._retriever = retriever
         self._health = health_of
         self._changing = threading.RLock()  # to roll back is to look and to publish
+        self._after = after
+        self._live = live
+        self._live_users = live_users
         self._index_id = ""
 
     def resume(self) -> None:
@@ -79,9 +94,15 @@ class Publisher:
 
     def _serve(self, index_id: str) -> Serving:
         pair = load_pair(self._config.home, index_id, threads=1)
-        serving = prepare(self._config.home, pair, self._store, self._cache, self._config.encode_threads)
-        point(self._config.home.current_index, index_id)
-        self._retriever.serve(serving)
+        threads = self._config.encode_threads
+        with self._after.taking_note():
+            serving = prepare(self._config.home, pair, self._store, self._state, self._cache, threads)
+            self._live.before_serving(serving)
+            self._live_users.compare(serving)
+            point(self._config.home.current_index, index_id)
+            self._retriever.serve(serving)
+            self._live.since_serving(serving)
+            self._live_users.compare(serving)
         for service in ("", *SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._index_id = index_id

@@ -1,14 +1,16 @@
 """One person's raw views as a batch of one; the same arithmetic as in training (encoder.views)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from scipy import sparse
 
-from encoder.rows import NO_TIME, Events
+from encoder.rows import NO_TIME, Actions, Events
 from encoder.views import (
     FloatArray,
+    Matrix,
     ViewBatch,
     event_matrix,
     history_view,
@@ -17,51 +19,102 @@ from encoder.views import (
     view_batch,
 )
 from server.serving import Serving
-from store.records import Event, UserViews
+from store.records import Event
+from store.state import Person
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def raw_views(serving: Serving, views: UserViews, *, keep: bool) -> ViewBatch:
-    """Return the views of one person.
+@dataclass(frozen=True)
+class Asked:
+    """A subject as what its raw views are made of.
 
-    Args:
-        serving: whose item table and language model to use.
-        views: the person and the friends, with their visible histories.
-        keep: whether vectors of texts seen for the first time stay in the cache.
+    Attributes:
+        person: what the state holds of it: all of a stored user, the friends of an anonymous one.
+        history: events that were sent along, beside those of `person`.
+        texts: texts that were sent along; what the cache lacks of them is encoded.
+        keep: whether vectors of such texts stay in the cache.
+        left_out: ids of the items that the answer leaves out.
     """
-    friends = views.friends
-    pooled, known = _pooled(serving, [views.history, *(friend.history for friend in friends)])  # (1 + F, D_H)
+
+    person: Person
+    history: tuple[Event, ...] = ()
+    texts: tuple[str, ...] = ()
+    keep: bool = False
+    left_out: tuple[str, ...] = ()
+
+
+def raw_views(serving: Serving, asked: Asked) -> ViewBatch:
+    """Return the views of one subject."""
+    person = asked.person
+    pooled, known = pooled_histories(serving, asked)  # (1 + F, D_H)
+    vectors = [serving.stored_text_vectors(person.texts)] if person.texts else []
+    if asked.texts:
+        vectors.append(serving.text_vectors(asked.texts, keep=asked.keep))
     text = np.zeros((1, serving.encoder.dim), dtype=np.float32)
-    if views.texts:
-        # As `text_sums` of one user, to the last bit.
-        text = serving.text_vectors(views.texts, keep=keep).sum(axis=0, keepdims=True)
+    for some in vectors:
+        text += some.sum(axis=0, keepdims=True)  # as `text_sums` of one user, to the last bit
     social = np.zeros_like(pooled[:1])
+    friends = len(person.friends)
     if friends:
-        weights = np.array([friend.weight for friend in friends], dtype=np.float64)
         # Built from its parts: a matrix this small costs less to multiply than to convert.
-        ties = sparse.csr_array((weights, np.arange(len(friends)), [0, len(friends)]), (1, len(friends)))
+        ties = sparse.csr_array((person.weights, np.arange(friends), [0, friends]), (1, friends))
         social = social_view(ties, pooled[1:], serving.model.widths)
-    counts = np.array([[known, len(views.texts), len(friends)]])
+    counts = np.array([[known, sum(map(len, vectors)), friends]])
     return view_batch(pooled[:1], unit_rows(text), social, counts)
 
 
-def _pooled(serving: Serving, histories: list[tuple[Event, ...]]) -> tuple[FloatArray, int]:
-    """Return pooled histories (len(histories), D_H) float32, zero for an empty one, and the first's items."""
-    events = [event for history in histories for event in history]
+def pooled_histories(serving: Serving, asked: Asked) -> tuple[FloatArray, int]:
+    """Return pooled histories (1 + F, D_H) float32, zero for an empty one, and the first's items."""
     table = serving.model.table
-    if not events:
-        return np.zeros((len(histories), table.shape[1]), dtype=np.float32), 0
-    rows = [serving.model_row_of.get(event.item_id, -1) for event in events]
-    columns = Events(
-        np.repeat(np.arange(len(histories)), [len(history) for history in histories]),
-        np.array(rows, dtype=np.int64),
-        np.array([event.action for event in events], dtype=np.str_),
-        np.array([event.weight for event in events], dtype=np.float64),
-        np.array([_microseconds(event.ts) for event in events], dtype=np.int64),
-    )
-    matrix = event_matrix(columns, (len(histories), len(table)), serving.model.config)  # (1 + F, N)
+    matrix = histories(serving, asked)
+    if matrix is None:
+        return np.zeros((1 + len(asked.person.friends), table.shape[1]), dtype=np.float32), 0
     return history_view(matrix, table, serving.model.widths), int(matrix.indptr[1])
+
+
+def histories(serving: Serving, asked: Asked) -> Matrix | None:
+    """Return the weighted histories of the subject and its friends (1 + F, N), None where all are empty."""
+    events = _stored(serving, asked.person)
+    if asked.history:
+        events = _joined(_sent_along(serving, asked.history), events)
+    if not len(events.items):
+        return None
+    shape = 1 + len(asked.person.friends), len(serving.model.table)
+    return event_matrix(events, shape, serving.model.config)
+
+
+def _stored(serving: Serving, person: Person) -> Events:
+    rows, words = person.events, serving.state.words.names
+    codes, places = np.unique(rows["action"], return_inverse=True)
+    return Events(
+        person.owners,
+        serving.model_rows(rows["item"]),
+        Actions(places.astype(np.int32), tuple(words[code] for code in codes.tolist())),
+        rows["weight"].astype(np.float64),
+        rows["ts"].astype(np.int64),
+    )
+
+
+def _sent_along(serving: Serving, history: Sequence[Event]) -> Events:
+    return Events(
+        np.zeros(len(history), dtype=np.int64),
+        np.array([serving.model_row_of.get(event.item_id, -1) for event in history], dtype=np.int64),
+        Actions.of(event.action for event in history),
+        np.array([event.weight for event in history], dtype=np.float64),
+        np.array([_microseconds(event.ts) for event in history], dtype=np.int64),
+    )
+
+
+def _joined(first: Events, second: Events) -> Events:
+    codes = np.concatenate([first.actions.codes, second.actions.codes + np.int32(len(first.actions.names))])
+    return Events(
+        np.concatenate([first.users, second.users]),
+        np.concatenate([first.items, second.items]),
+        Actions(codes, first.actions.names + second.actions.names),
+        np.concatenate([first.weights, second.weights]),
+        np.concatenate([first.ts, second.ts]),
+    )
 
 
 def _microseconds(ts: datetime | None) -> int:

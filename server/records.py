@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from indexer.filters import Filter
 from store.records import UserViews
 
 FloatArray = npt.NDArray[np.float32]
@@ -49,12 +50,47 @@ Subject = StoredUser | InlineViews | SimilarTo | FreeText | RawVector
 
 
 @dataclass(frozen=True)
+class TextQuery:
+    """What is searched for beside the subject: (1 − weight) of the one and weight of the other, 0 to 1."""
+
+    text: str
+    weight: float = 0.5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a query may ask beyond the plain order by score.
+
+    Attributes:
+        view_weights: of H, T, S, times which their parts go into the vector; 0 leaves a view out.
+        min_score: results with a lower one are left out.
+        text_query: None where there is none.
+        diversity: λ of maximal marginal relevance; 1 is the order by score.
+        explain: say for each result what contributed most.
+        exact: compare every item.
+    """
+
+    view_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    min_score: float | None = None
+    text_query: TextQuery | None = None
+    diversity: float = 1.0
+    explain: bool = False
+    exact: bool = False
+
+
+PLAIN = Options()
+
+
+@dataclass(frozen=True)
 class Query:
-    """One question: the top k items for a subject."""
+    """One question: the top k items for a subject, or with `people` the top k users."""
 
     subject: Subject
     k: int = 10
     exclude_seen: bool = True
+    filter: Filter | None = None
+    options: Options = PLAIN
+    people: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,13 +103,28 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class Contribution:
+    """A source, an item id, a text or a friend id, and its portion of a view's share in a score."""
+
+    name: str
+    value: float
+
+
+Explanation = tuple[tuple[Contribution, ...], tuple[Contribution, ...], tuple[Contribution, ...]]
+"""Of one result: the sources of H, T and S that contributed most, greatest first."""
+
+
+@dataclass(frozen=True)
 class Candidates:
-    """The items found, best first.
+    """The items found, best first, or in the order in which diversity chose them.
 
     Shapes:
         scores: (n,) float32 inner products, n <= k.
-        shares: (n, 3) float32 in the order H, T, S, or None for a raw vector.
+        shares: (n, 4) float32 in the order H, T, S, text query, or None for a raw vector.
         prior: (n,) float32 share of popularity, or None; shares and prior sum to the scores.
+        explanations: n of them where they were asked for.
+
+    With `people`, item_ids are the ids of users, and there are neither shares nor a prior.
     """
 
     item_ids: list[str]
@@ -85,6 +136,8 @@ class Candidates:
     model_id: str
     index_id: str
     timings: Timings = field(default=Timings(0.0, 0.0, 0.0))
+    explanations: tuple[Explanation, ...] = ()
+    people: bool = False
 
     @property
     def fallback(self) -> bool:

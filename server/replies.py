@@ -6,20 +6,23 @@ import numpy as np
 
 from encoder.config import VIEWS
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.records import Candidates, EncodedUser, FloatArray
+from server.records import Candidates, EncodedUser, Explanation, FloatArray
+from server.status import Failure
 
 _VIEW_OF = {"H": pb.VIEW_HISTORY, "T": pb.VIEW_TEXT, "S": pb.VIEW_SOCIAL}
 
 
 def query_reply(found: Candidates) -> pb.QueryResponse:
     """Return candidates as packed parallel arrays."""
-    shares = [_packed(found.shares, i) for i in range(len(VIEWS))]
+    shares = [_packed(found.shares, i) for i in range(len(VIEWS) + 1)]
     return pb.QueryResponse(
-        item_ids=found.item_ids,
+        item_ids=[] if found.people else found.item_ids,
+        user_ids=found.item_ids if found.people else [],
         scores=found.scores.tolist(),
         history_shares=shares[0],
         text_shares=shares[1],
         social_shares=shares[2],
+        query_shares=shares[3],
         prior_shares=found.prior.tolist() if found.prior is not None else [],
         views_used=[_VIEW_OF[view] for view in found.views_used],
         fallback=pb.FALLBACK_POPULARITY if found.fallback else pb.FALLBACK_NONE,
@@ -32,7 +35,16 @@ def query_reply(found: Candidates) -> pb.QueryResponse:
             encode_ms=found.timings.encode_ms,
             search_ms=found.timings.search_ms,
         ),
+        explanations=[_explanation(one) for one in found.explanations],
     )
+
+
+def stream_reply(outcome: Candidates | Failure) -> pb.QueryStreamResponse:
+    """Return candidates, or why there are none, as the reply to one request of a stream."""
+    if isinstance(outcome, Failure):
+        error = pb.QueryError(code=outcome.code, reason=outcome.reason, message=outcome.message)
+        return pb.QueryStreamResponse(error=error)
+    return pb.QueryStreamResponse(response=query_reply(outcome))
 
 
 def encode_reply(user: EncodedUser) -> pb.EncodeUserResponse:
@@ -49,7 +61,14 @@ def encode_reply(user: EncodedUser) -> pb.EncodeUserResponse:
 
 
 def _packed(shares: FloatArray | None, view: int) -> list[float]:
-    if shares is None or not np.any(shares[:, view]):
+    if shares is None or view >= shares.shape[1] or not np.any(shares[:, view]):
         return []
     column: list[float] = shares[:, view].tolist()
     return column
+
+
+def _explanation(one: Explanation) -> pb.Explanation:
+    events, texts, friends = (
+        [pb.Contribution(name=source.name, value=source.value) for source in sources] for sources in one
+    )
+    return pb.Explanation(events=events, texts=texts, friends=friends)

@@ -7,6 +7,9 @@ import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from indexer.index import VectorDimError
+from server.filter_requests import filter_of
+from server.invalid import InvalidRequestError, checked_id, checked_text
+from server.option_requests import options_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.records import FreeText, InlineViews, Query, RawVector, SimilarTo, StoredUser, Subject
 from store.duck import ItemNotFoundError
@@ -16,8 +19,7 @@ DEFAULT_K = 10
 MAX_K = 1_000
 MAX_BATCH = 256
 MAX_BATCH_K = 50_000  # replies of that size stay below the message limit
-MAX_ID_BYTES = 256
-MAX_TEXT_BYTES = 100_000
+MAX_EXPLAINED = 5_000  # results of a batch; they are as much larger
 MAX_EVENTS = 10_000
 MAX_TEXTS = 1_000
 MAX_FRIENDS = 1_000
@@ -27,10 +29,6 @@ MAX_NORM = 1e12
 
 _FIRST_SECOND = -62_135_596_800  # 0001-01-01, the first that the store takes too
 _LAST_SECOND = 253_402_300_799  # 9999-12-31
-
-
-class InvalidRequestError(ValueError):
-    """A request breaks a rule of the API; the message names the field and the value."""
 
 
 def query_of(request: pb.QueryRequest) -> Query:
@@ -43,7 +41,23 @@ def query_of(request: pb.QueryRequest) -> Query:
     if k > MAX_K:
         raise InvalidRequestError(f"k is {k}, not in 1..{MAX_K}")
     exclude_seen = request.exclude_seen if request.HasField("exclude_seen") else True
-    return Query(_subject(request), k, exclude_seen)
+    wanted = filter_of(request.filter) if request.HasField("filter") else None
+    people = _target(request)
+    return Query(_subject(request), k, exclude_seen, wanted, options_of(request), people)
+
+
+def _target(request: pb.QueryRequest) -> bool:
+    """Return whether users are asked for, which few options go with."""
+    if request.target not in pb.Target.values():
+        raise InvalidRequestError(f"target is {request.target}, which is none of TARGET_ITEMS, TARGET_USERS")
+    if request.target != pb.TARGET_USERS:
+        return False
+    for name in ("filter", "view_weights", "min_score", "text_query", "text_query_weight", "diversity"):
+        if request.HasField(name):
+            raise InvalidRequestError(f"{name} does not go with TARGET_USERS")
+    if request.explain:
+        raise InvalidRequestError("explain does not go with TARGET_USERS")
+    return True
 
 
 def queries_of(request: pb.QueryBatchRequest) -> list[Query]:
@@ -59,6 +73,11 @@ def queries_of(request: pb.QueryBatchRequest) -> list[Query]:
     total = sum(query.k for query in queries)
     if total > MAX_BATCH_K:
         raise InvalidRequestError(f"the k of a batch add up to {total}, more than {MAX_BATCH_K}")
+    explained = sum(query.k for query in queries if query.options.explain)
+    if explained > MAX_EXPLAINED:
+        raise InvalidRequestError(
+            f"the k of a batch's explained requests add up to {explained}, more than {MAX_EXPLAINED}"
+        )
     return queries
 
 
@@ -76,7 +95,7 @@ def place_of(error: ItemNotFoundError | VectorDimError, queries: Sequence[Query]
 def person_of(request: pb.EncodeUserRequest) -> StoredUser | InlineViews:
     """Return the person to encode.  Raises: InvalidRequestError."""
     if request.WhichOneof("subject") == "user_id":
-        return StoredUser(_id("user_id", request.user_id))
+        return StoredUser(checked_id("user_id", request.user_id))
     if request.WhichOneof("subject") == "views":
         return InlineViews(_views(request.views))
     raise InvalidRequestError("no subject: set user_id or views")
@@ -84,19 +103,19 @@ def person_of(request: pb.EncodeUserRequest) -> StoredUser | InlineViews:
 
 def index_of(request: pb.PublishIndexRequest) -> str:
     """Return the id of the index to publish.  Raises: InvalidRequestError."""
-    return _id("index_id", request.index_id)
+    return checked_id("index_id", request.index_id)
 
 
 def _subject(request: pb.QueryRequest) -> Subject:
     named = request.WhichOneof("subject")
     if named == "user_id":
-        return StoredUser(_id("user_id", request.user_id))
+        return StoredUser(checked_id("user_id", request.user_id))
     if named == "views":
         return InlineViews(_views(request.views))
     if named == "item_id":
-        return SimilarTo(_id("item_id", request.item_id))
+        return SimilarTo(checked_id("item_id", request.item_id))
     if named == "text":
-        return FreeText(_text("text", request.text))
+        return FreeText(checked_text("text", request.text))
     if named == "vector":
         return _vector(request.vector)
     raise InvalidRequestError("no subject: set one of user_id, views, item_id, text, vector")
@@ -112,11 +131,11 @@ def _views(views: pb.Views) -> UserViews:
             raise InvalidRequestError(f"views.{name} has {len(values)} entries, more than {most}")
     friends: dict[str, float] = {}  # several ties to one friend add up, as they do in the store
     for i, friend in enumerate(views.friends):
-        name = _id(f"views.friends[{i}].friend_id", friend.friend_id)
+        name = checked_id(f"views.friends[{i}].friend_id", friend.friend_id)
         friends[name] = friends.get(name, 0.0) + _weight(f"views.friends[{i}]", friend)
     return UserViews(
         history=tuple(_event(i, event) for i, event in enumerate(views.events)),
-        texts=tuple(_text(f"views.texts[{i}]", text) for i, text in enumerate(views.texts)),
+        texts=tuple(checked_text(f"views.texts[{i}]", text) for i, text in enumerate(views.texts)),
         friends=tuple(Friend(name, weight, ()) for name, weight in sorted(friends.items())),
     )
 
@@ -124,8 +143,8 @@ def _views(views: pb.Views) -> UserViews:
 def _event(position: int, event: pb.Event) -> Event:
     place = f"views.events[{position}]"
     return Event(
-        _id(f"{place}.item_id", event.item_id),
-        _id(f"{place}.action", event.action) if event.action else "interact",
+        checked_id(f"{place}.item_id", event.item_id),
+        checked_id(f"{place}.action", event.action) if event.action else "interact",
         _weight(place, event),
         _time(place, event.ts) if event.HasField("ts") else None,
     )
@@ -137,22 +156,6 @@ def _time(place: str, ts: Timestamp) -> datetime:
             f"{place}.ts is not within the years 1 to 9999: {ts.seconds} s, {ts.nanos} ns"
         )
     return ts.ToDatetime()
-
-
-def _id(place: str, value: str) -> str:
-    size = len(value.encode())
-    if not 1 <= size <= MAX_ID_BYTES:
-        raise InvalidRequestError(f"{place} has {size} bytes, not 1..{MAX_ID_BYTES}")
-    return value
-
-
-def _text(place: str, value: str) -> str:
-    size = len(value.encode())
-    if size > MAX_TEXT_BYTES:
-        raise InvalidRequestError(f"{place} has {size} bytes, more than {MAX_TEXT_BYTES}")
-    if not value.strip():
-        raise InvalidRequestError(f"{place} is blank")
-    return value
 
 
 def _weight(place: str, message: pb.Event | pb.Friend) -> float:

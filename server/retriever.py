@@ -3,18 +3,18 @@
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
-
-from encoder.config import VIEWS
+from encoder.runtime import EncodedUsers
 from encoder.text import item_text
-from indexer.index import Excluded, IntArray, VectorDimError
-from server.raw_views import raw_views, stack
+from indexer.index import VectorDimError
+from server.aim import Aim, aim_of
+from server.explaining import explained
+from server.people import audience_of, similar_people
+from server.raw_views import Asked, raw_views, stack
 from server.records import (
     Candidates,
     EncodedUser,
-    FloatArray,
     FreeText,
     InlineViews,
     Query,
@@ -23,9 +23,12 @@ from server.records import (
     StoredUser,
     Timings,
 )
+from server.searching import candidates, search
 from server.serving import Serving
+from server.sources import TextNames, by_digest
 from store.duck import Store
-from store.records import Event, UserViews
+from store.records import Event
+from store.state import NOBODY, Person, UserState
 
 
 class NotReadyError(RuntimeError):
@@ -35,20 +38,12 @@ class NotReadyError(RuntimeError):
         super().__init__("no index is loaded yet: run `triptych train` and `triptych reindex` for this home")
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A subject as raw views, with the item ids that the answer leaves out."""
-
-    views: UserViews
-    stored: bool
-    left_out: tuple[str, ...] = ()
-
-
 class Retriever:
     """Answers queries; threads may share it, and what serves may be swapped under way."""
 
-    def __init__(self, store: Store, serving: Serving | None = None) -> None:
+    def __init__(self, store: Store, state: UserState, serving: Serving | None = None) -> None:
         self._store = store
+        self._state = state
         self._serving = serving
         self._swap = threading.Lock()
 
@@ -73,109 +68,122 @@ class Retriever:
 
         Raises:
             NotReadyError: no index is loaded.
+            NoUserIndexError: users are asked for, and the index has none.
             ItemNotFoundError: a subject is an item that the store does not have.
             VectorDimError: a raw vector is not of the model's embedding dim.
         """
-        serving, start = self.serving, time.perf_counter()
-        asked = self._all_asked(queries)
-        batch = stack([raw_views(serving, one.views, keep=one.stored) for one in asked])
-        viewed = time.perf_counter()
-        encoded = serving.model.encode_users(batch)
-        vectors = _with_raw_vectors(queries, encoded.vectors)
-        coded = time.perf_counter()
-        rows, scores = _search(serving, queries, asked, vectors)
-        found = [
-            _candidates(serving, query, rows[i], scores[i], encoded.parts[i], asked[i])
-            for i, query in enumerate(queries)
-        ]
+        serving = self.serving
+        items = [query for query in queries if not query.people]
+        found = iter(self._items(serving, items) if items else [])
+        return [self._people(serving, query) if query.people else next(found) for query in queries]
+
+    def _people(self, serving: Serving, query: Query) -> Candidates:
+        start = viewed = coded = time.perf_counter()
+        if isinstance(query.subject, SimilarTo | FreeText):
+            found = audience_of(serving, self._store, query)
+        else:
+            (asked,) = self._all_asked([query])
+            views = raw_views(serving, asked)
+            viewed = time.perf_counter()
+            (aim,) = _aims([query], serving.model.encode_users(views), [])
+            coded = time.perf_counter()
+            found = similar_people(serving, query, aim.vector, aim.used)
         done = time.perf_counter()
         timings = Timings(1e3 * (viewed - start), 1e3 * (coded - viewed), 1e3 * (done - coded))
-        return [replace(candidates, timings=timings) for candidates in found]
+        return replace(found, timings=timings)
+
+    def _items(self, serving: Serving, queries: Sequence[Query]) -> list[Candidates]:
+        start = time.perf_counter()
+        asked = self._all_asked(queries)
+        views = [raw_views(serving, one) for one in asked]
+        texts = _text_queries(queries)
+        views += [raw_views(serving, Asked(NOBODY, texts=(text,))) for text in texts.values()]
+        batch = stack(views)
+        viewed = time.perf_counter()
+        encoded = serving.model.encode_users(batch)
+        aims = _aims(queries, encoded, list(texts))
+        coded = time.perf_counter()
+        rows, scores = search(serving.index, queries, asked, aims)
+        found = []
+        for i, query in enumerate(queries):
+            one, found_rows = candidates(serving, query, rows[i], scores[i], aims[i], asked[i])
+            if query.options.explain and one.shares is not None:  # a fallback is owed to nobody
+                items = serving.index.vectors_of(found_rows)
+                wrote = self._stored_texts(query, asked[i])
+                said = explained(serving, asked[i], views[i], aims[i], items, one.shares, wrote)
+                one = replace(one, explanations=said)
+            found.append(one)
+        done = time.perf_counter()
+        timings = Timings(1e3 * (viewed - start), 1e3 * (coded - viewed), 1e3 * (done - coded))
+        return [replace(one, timings=timings) for one in found]
 
     def encode(self, subject: StoredUser | InlineViews) -> EncodedUser:
         """Return the vector and parts of a person.  Raises: NotReadyError."""
         serving = self.serving
         (asked,) = self._all_asked([Query(subject)])
-        encoded = serving.model.encode_users(raw_views(serving, asked.views, keep=asked.stored))
-        used = _used(encoded.parts[0])
-        return EncodedUser(encoded.vectors[0], encoded.parts[0], used, serving.model.model_id)
+        encoded = serving.model.encode_users(raw_views(serving, asked))
+        vector, parts = encoded.vectors[0], encoded.parts[0]
+        used = aim_of(Query(subject), vector, parts, None).used
+        return EncodedUser(vector, parts, used, serving.model.model_id)
 
-    def _all_asked(self, queries: Sequence[Query]) -> list[_Asked]:
+    def _stored_texts(self, query: Query, asked: Asked) -> TextNames:
+        """Return what a stored user wrote; the state of users has only digests of it."""
+        if not isinstance(query.subject, StoredUser) or not asked.person.texts:
+            return {}
+        return by_digest(self._store.user_views(query.subject.user_id).texts)
+
+    def _all_asked(self, queries: Sequence[Query]) -> list[Asked]:
         people = [query.subject.user_id for query in queries if isinstance(query.subject, StoredUser)]
-        known = self._store.users_views(people) if people else {}
+        known = dict(zip(people, self._state.people(people), strict=True)) if people else {}
         return [self._asked(query, known) for query in queries]
 
-    def _asked(self, query: Query, known: dict[str, UserViews]) -> _Asked:
+    def _asked(self, query: Query, known: dict[str, Person]) -> Asked:
         subject = query.subject
-        own: tuple[str, ...] = ()
-        stored = False
         if isinstance(subject, StoredUser):
-            views, stored = known[subject.user_id], True
+            person, names = known[subject.user_id], self._state.items.names
+            asked = Asked(person, left_out=tuple(names[code] for code in person.history["item"].tolist()))
         elif isinstance(subject, InlineViews):
-            friends = self._store.with_histories(subject.views.friends)
-            views = replace(subject.views, friends=friends)
+            views = subject.views
+            friends = self._state.friends_of({friend.friend_id: friend.weight for friend in views.friends})
+            seen = tuple(event.item_id for event in views.history)
+            asked = Asked(friends, views.history, views.texts, left_out=seen)
         elif isinstance(subject, SimilarTo):
             item = self._store.item(subject.item_id)
             text = item_text(item.title, item.text)
-            views = UserViews((Event(subject.item_id),), (text,) if text else ())
-            stored, own = True, (subject.item_id,)
+            # One event, left out whether seen items are or not.
+            own = (subject.item_id,)
+            return Asked(NOBODY, (Event(*own),), (text,) if text else (), keep=True, left_out=own)
         elif isinstance(subject, FreeText):
-            views = UserViews(texts=(subject.text,))
+            asked = Asked(NOBODY, texts=(subject.text,))
         else:
-            views = UserViews()
-        seen = tuple(event.item_id for event in views.history) if query.exclude_seen else ()
-        return _Asked(views, stored, own + seen)
+            asked = Asked(NOBODY)
+        return asked if query.exclude_seen else replace(asked, left_out=())
 
 
-def _with_raw_vectors(queries: Sequence[Query], encoded: FloatArray) -> FloatArray:
-    """Return the encoded vectors (B, D) with those that a query brought along in their places."""
-    vectors = encoded.copy()
+def _text_queries(queries: Sequence[Query]) -> dict[int, str]:
+    """Return the texts that are searched for beside a subject, by the place of the query."""
+    asked = ((i, query.options.text_query) for i, query in enumerate(queries))
+    return {i: one.text for i, one in asked if one is not None}
+
+
+def _aims(queries: Sequence[Query], encoded: EncodedUsers, with_text: list[int]) -> list[Aim]:
+    """Return what each of B queries searches for.
+
+    Args:
+        queries: in order.
+        encoded: their subjects', then those of the text queries.
+        with_text: the places of the queries that have one.
+
+    Raises:
+        VectorDimError: a raw vector is not of the model's embedding dim.
+    """
+    text_of = dict(zip(with_text, encoded.vectors[len(queries) :], strict=True))
+    aims = []
     for i, query in enumerate(queries):
+        vector = encoded.vectors[i]
         if isinstance(query.subject, RawVector):
-            if query.subject.vector.shape != encoded.shape[1:]:
-                raise VectorDimError(len(query.subject.vector), encoded.shape[1])
-            vectors[i] = query.subject.vector
-    return vectors
-
-
-def _search(
-    serving: Serving, queries: Sequence[Query], asked: Sequence[_Asked], vectors: FloatArray
-) -> tuple[IntArray, FloatArray]:
-    row_of = serving.index.row_of
-    pairs = [(i, row_of[x]) for i, one in enumerate(asked) for x in one.left_out if x in row_of]
-    left_out = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    # A batch is searched with its largest k; each query takes the head of its own row.
-    return serving.index.search(vectors, max(q.k for q in queries), Excluded(left_out[:, 0], left_out[:, 1]))
-
-
-def _candidates(
-    serving: Serving, query: Query, rows: IntArray, scores: FloatArray, parts: FloatArray, asked: _Asked
-) -> Candidates:
-    index, used = serving.index, _used(parts)
-    shares: FloatArray | None = None
-    prior: FloatArray | None = None
-    if isinstance(query.subject, RawVector):
-        rows, scores = _head(rows, scores, query.k)
-    elif used:
-        rows, scores = _head(rows, scores, query.k)
-        shares = index.vectors[rows] @ parts.T  # (n, 3)
-        scores = shares.sum(axis=1)  # so that they agree to the last digit, whatever FAISS rounded
-        order = np.argsort(-scores, kind="stable")
-        rows, scores, shares = rows[order], scores[order], shares[order]
-    else:
-        left_out = [index.row_of[x] for x in asked.left_out if x in index.row_of]
-        rows = index.popular(query.k, np.array(left_out, dtype=np.int64))
-        scores = prior = index.popularity[rows]
-    return Candidates(
-        index.item_ids(rows), scores, shares, prior, used, index.exact, serving.model.model_id, index.index_id
-    )
-
-
-def _head(rows: IntArray, scores: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
-    found = rows[:k] >= 0
-    return rows[:k][found], scores[:k][found]
-
-
-def _used(parts: FloatArray) -> tuple[str, ...]:
-    """Return the views with a part in the vector; `parts` is (3, D)."""
-    return tuple(view for view, part in zip(VIEWS, parts, strict=True) if part.any())
+            if query.subject.vector.shape != vector.shape:
+                raise VectorDimError(len(query.subject.vector), len(vector))
+            vector = query.subject.vector
+        aims.append(aim_of(query, vector, encoded.parts[i], text_of.get(i)))
+    return aims

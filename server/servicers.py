@@ -1,33 +1,41 @@
 """The RPCs: translate, call, translate back."""
 
+import threading
 import time
+from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 
 import grpc
 
 from indexer.index import VectorDimError
+from server.ingest import TooManyStreamsError
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.publisher import Published, Publisher
-from server.replies import encode_reply, query_reply
+from server.records import Candidates
+from server.replies import encode_reply, query_reply, stream_reply
 from server.requests import index_of, person_of, place_of, queries_of, query_of
 from server.retriever import NotReadyError, Retriever
-from server.status import status_of_errors
+from server.status import outcome, status_of_errors
 from store.duck import ItemNotFoundError, Store
-from store.export import create_export
+from store.exporting import create_export
 from store.home import Home
 
 
 class RetrievalServicer(rpc.RetrievalServicer):
     """triptych.v1.Retrieval."""
 
-    def __init__(self, retriever: Retriever) -> None:
+    def __init__(self, retriever: Retriever, most_streams: int = 1) -> None:
+        """Take what answers, and how many streams may hold a thread at the same time."""
         self._retriever = retriever
+        self._most_streams = most_streams
+        self._streams = threading.Semaphore(most_streams)
 
     def Query(self, request: pb.QueryRequest, context: grpc.ServicerContext) -> pb.QueryResponse:
         """Top-k candidates of one subject.  Status: INVALID_ARGUMENT, NOT_FOUND (item), UNAVAILABLE."""
         with status_of_errors(context):
-            return query_reply(self._retriever.retrieve([query_of(request)])[0])
+            return query_reply(self._answer(request))
 
     def QueryBatch(
         self, request: pb.QueryBatchRequest, context: grpc.ServicerContext
@@ -42,12 +50,30 @@ class RetrievalServicer(rpc.RetrievalServicer):
                 raise
             return pb.QueryBatchResponse(responses=[query_reply(one) for one in found])
 
+    def QueryStream(
+        self, request_iterator: Iterator[pb.QueryRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.QueryStreamResponse]:
+        """Top-k candidates, or an error, for each request in turn.  Status: RESOURCE_EXHAUSTED."""
+        with status_of_errors(context):
+            if not self._streams.acquire(blocking=False):
+                raise TooManyStreamsError(self._most_streams)
+            try:
+                for request in request_iterator:
+                    yield stream_reply(outcome(partial(self._answer, request)))
+            except grpc.RpcError:  # the client went away
+                return
+            finally:
+                self._streams.release()
+
     def EncodeUser(
         self, request: pb.EncodeUserRequest, context: grpc.ServicerContext
     ) -> pb.EncodeUserResponse:
         """The vector of a person and its parts.  Status: INVALID_ARGUMENT, UNAVAILABLE."""
         with status_of_errors(context):
             return encode_reply(self._retriever.encode(person_of(request)))
+
+    def _answer(self, request: pb.QueryRequest) -> Candidates:
+        return self._retriever.retrieve([query_of(request)])[0]
 
 
 class AdminServicer(rpc.AdminServicer):

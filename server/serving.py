@@ -12,25 +12,42 @@ from encoder.text_cache import TextCache, encode_all
 from encoder.views import FloatArray
 from indexer.index import Index
 from indexer.publish import Pair
+from store.codes import ByCode
 from store.duck import Store
 from store.home import Home
+from store.state import UserState
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Serving:
-    """One immutable set of everything that a query needs but the store."""
+    """One immutable set of everything that a query needs but the state of users."""
 
     index: Index
     model: Model
     encoder: TextEncoder
     cache: TextCache
+    state: UserState
+    users: Index | None = None
 
     @cached_property
     def model_row_of(self) -> dict[str, int]:
         """Row of each item id in the model's table."""
         return {item_id: row for row, item_id in enumerate(self.model.item_ids.to_pylist())}
+
+    @cached_property
+    def model_rows(self) -> ByCode:
+        """Row in the model's table of item codes of the state, int64, −1 where it has none."""
+        row_of = self.model_row_of
+        return ByCode(
+            self.state.items, lambda names: np.array([row_of.get(x, -1) for x in names], dtype=np.int64)
+        )
+
+    def stored_text_vectors(self, digests: tuple[bytes, ...]) -> FloatArray:
+        """Return unit vectors (m, D_T) of the texts that are encoded by now; the others are on their way."""
+        vectors, found = self.cache.get(self.encoder.text_model_id, digests, self.encoder.dim)
+        return vectors[found]
 
     def text_vectors(self, texts: tuple[str, ...], *, keep: bool) -> FloatArray:
         """Return unit vectors (n, D_T); what the cache lacks is encoded, and kept there where `keep`."""
@@ -45,7 +62,9 @@ class Serving:
         return vectors
 
 
-def prepare(home: Home, pair: Pair, store: Store, cache: TextCache, threads: int) -> Serving:
+def prepare(
+    home: Home, pair: Pair, store: Store, state: UserState, cache: TextCache, threads: int
+) -> Serving:
     """Return a pair ready to serve: language model loaded, every stored text encoded ahead.
 
     Raises:
@@ -56,7 +75,8 @@ def prepare(home: Home, pair: Pair, store: Store, cache: TextCache, threads: int
         cache.put(encoder.text_model_id, texts, vectors)
     for batch in store.distinct_texts():
         encode_all(encoder, cache, batch, "user texts")
-    serving = Serving(pair.index, pair.model, encoder, cache)
-    _ = serving.model_row_of, pair.index.row_of  # built before the first query, not by it
+    serving = Serving(pair.index, pair.model, encoder, cache, state, pair.users)
+    # Built before the first query, not by it.
+    _ = serving.model_rows(np.zeros(0, dtype=np.int64))
     log.info("ready: index %s, model %s, %d items", pair.index.index_id, pair.model.model_id, len(pair.index))
     return serving

@@ -1,9 +1,10 @@
 """Errors to gRPC status codes, in one place; the only caller of `context.abort`."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
 
 import grpc
 from google.protobuf import any_pb2
@@ -14,14 +15,21 @@ from encoder.text import NotATextModelError
 from encoder.text_cache import DamagedTextCacheError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
-from server.requests import InvalidRequestError
+from server.group_commit import StoppingError
+from server.ingest import IMPORT_ERRORS, NotThisMachineError, TooManyStreamsError
+from server.invalid import InvalidRequestError
+from server.people import NoUserIndexError
 from server.retriever import NotReadyError
+from store.answered import RequestIdReusedError
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.duck import ItemNotFoundError
+from store.state import DamagedStateError
 
 log = logging.getLogger(__name__)
 
 DOMAIN = "triptych"
+
+_Result = TypeVar("_Result")
 
 _MAX_MESSAGE = 1_000  # gRPC drops trailers beyond 8 KiB, and the reason with them
 
@@ -36,7 +44,24 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (NotATextModelError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
     (DamagedTextCacheError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
     (NotReadyError, code_pb2.UNAVAILABLE, "NOT_READY"),
+    (NoUserIndexError, code_pb2.FAILED_PRECONDITION, "NO_USER_INDEX"),
+    (StoppingError, code_pb2.UNAVAILABLE, "STOPPING"),
+    (RequestIdReusedError, code_pb2.FAILED_PRECONDITION, "REQUEST_ID_REUSED"),
+    (TooManyStreamsError, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS"),
+    (NotThisMachineError, code_pb2.PERMISSION_DENIED, "NOT_THIS_MACHINE"),
+    (DamagedStateError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
+    *((kind, code_pb2.INVALID_ARGUMENT, "IMPORT_REFUSED") for kind in IMPORT_ERRORS),
 )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a client is told of an error; `field` is the one at fault, "" where none is named."""
+
+    code: int
+    reason: str
+    message: str
+    field: str = ""
 
 
 @contextmanager
@@ -47,16 +72,35 @@ def status_of_errors(context: grpc.ServicerContext) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # the one place that may: every call ends with a status
-        for kind, code, reason in _CODES:
-            if isinstance(error, kind):
-                _abort(context, code, reason, ": ".join([*getattr(error, "__notes__", ()), str(error)]))
-        log.exception("unexpected error in a call")
-        _abort(context, code_pb2.INTERNAL, "INTERNAL", "an unexpected error; the server's log has it")
+    except Exception as error:  # here and below, the one place that may: every call ends with a status
+        _abort(context, _failure(error))
 
 
-def _abort(context: grpc.ServicerContext, code: int, reason: str, message: str) -> NoReturn:
-    detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))
-    status = status_pb2.Status(code=code, message=message[:_MAX_MESSAGE], details=[detail])
+def outcome(call: Callable[[], _Result]) -> _Result | Failure:
+    """Return what a call returns, or its error as `status_of_errors` would tell it."""
+    try:
+        return call()
+    except Exception as error:
+        return _failure(error)
+
+
+def _failure(error: Exception) -> Failure:
+    for kind, code, reason in _CODES:
+        if isinstance(error, kind):
+            message = ": ".join([*getattr(error, "__notes__", ()), str(error)])[:_MAX_MESSAGE]
+            return Failure(code, reason, message, getattr(error, "field", ""))
+    log.exception("unexpected error in a call")
+    return Failure(code_pb2.INTERNAL, "INTERNAL", "an unexpected error; the server's log has it")
+
+
+def _abort(context: grpc.ServicerContext, failure: Failure) -> NoReturn:
+    details = [any_pb2.Any()]
+    details[0].Pack(error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN))
+    if failure.field:
+        details.append(any_pb2.Any())
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=failure.field, description=failure.message
+        )
+        details[1].Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    status = status_pb2.Status(code=failure.code, message=failure.message, details=details)
     context.abort_with_status(rpc_status.to_status(status))

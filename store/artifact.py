@@ -70,7 +70,7 @@ def build(parent: Path, artifact_id: str) -> Iterator[Draft]:
     except BaseException:
         shutil.rmtree(draft.path, ignore_errors=True)
         raise
-    _sync(parent)
+    sync(parent)
 
 
 def verify(directory: Path) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def point(pointer: Path, artifact_id: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(pointer)
-    _sync(pointer.parent)
+    sync(pointer.parent)
 
 
 def pointed(pointer: Path, parent: Path) -> Path:
@@ -160,7 +160,7 @@ def _seal(draft: Draft) -> None:
     (draft.path / MANIFEST).write_bytes(_dumps(manifest | {"checksum": _checksum(manifest)}))
     folders = sorted(p for p in draft.path.rglob("*") if p.is_dir())
     for path in [*files, draft.path / MANIFEST, *folders, draft.path]:
-        _sync(path)
+        sync(path)
 
 
 def _dumps(manifest: dict[str, Any]) -> bytes:
@@ -171,7 +171,8 @@ def _checksum(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(_dumps(manifest)).hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Return once a file or directory is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -4,7 +4,6 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,10 +12,12 @@ import duckdb
 import pyarrow as pa
 
 from store.connection import connect, transaction
-from store.queries import DISTINCT_TEXTS, MARK_SPLITS, USERS, VISIBLE, Matrix, texts_with_vectors
-from store.records import Friend, Item, UserViews
+from store.head import Head, raise_head, read_head
+from store.items import item_hashes, some_items
+from store.queries import DISTINCT_TEXTS, MARK_SPLITS, USER_HASHES, USERS, VISIBLE, Matrix, texts_with_vectors
+from store.records import Item, UserViews
 from store.tables import TABLES
-from store.views import read_histories, read_views
+from store.views import read_views
 
 _ITEM = """
     SELECT item_id, title, text, kind, attributes, available, updated_at FROM data.items WHERE item_id = $1"""
@@ -49,6 +50,8 @@ class Store:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._db = connection
         self._writing = threading.Lock()
+        with closing(connection.cursor()) as cursor:
+            self._head = read_head(cursor)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -79,11 +82,23 @@ class Store:
         with closing(self._db.cursor()) as cursor, transaction(cursor):
             yield cursor
 
+    @property
+    def head(self) -> Head:
+        """The last write transaction."""
+        return self._head
+
     @contextmanager
-    def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yield the cursor of the only write transaction: all of the block is kept, or nothing of it."""
-        with self._writing, self.snapshot() as cursor:
-            yield cursor
+    def writing(self, touched: set[str] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Yield the cursor of the only write transaction: all of the block is kept, or nothing of it.
+
+        `touched` names, when the block ends, every user whose rows it changed; without it, whoever derives
+        something from the store has to make all of it anew.
+        """
+        with self._writing:
+            with self.snapshot() as cursor:
+                yield cursor
+                head = raise_head(cursor, self._head, touched)
+            self._head = head
 
     def user_views(self, user_id: str) -> UserViews:
         """Return what is visible of one user; an unknown user has empty views.
@@ -98,14 +113,6 @@ class Store:
         with self.snapshot() as cursor:
             return read_views(cursor, user_ids)
 
-    def with_histories(self, friends: Sequence[Friend]) -> tuple[Friend, ...]:
-        """Return the same friends, each with the visible history that the store has of them."""
-        if not friends:
-            return ()
-        with closing(self._db.cursor()) as cursor:
-            histories = read_histories(cursor, [friend.friend_id for friend in friends])
-        return tuple(replace(friend, history=tuple(histories[friend.friend_id])) for friend in friends)
-
     def item(self, item_id: str) -> Item:
         """Return one item.
 
@@ -119,6 +126,22 @@ class Store:
         _, title, text, kind, attributes, available, updated_at = row
         return Item(item_id, title, text, kind, json.loads(attributes), available, updated_at)
 
+    def item_hashes(self) -> pa.Table:
+        """Return what `store.items.item_hashes` does."""
+        with closing(self._db.cursor()) as cursor:
+            return item_hashes(cursor)
+
+    def some_items(self, item_ids: Sequence[str]) -> pa.Table:
+        """Return what `store.items.some_items` does."""
+        with closing(self._db.cursor()) as cursor:
+            return some_items(cursor, item_ids)
+
+    def user_hashes(self) -> pa.Table:
+        """Return what `Export.user_hashes` does."""
+        with closing(self._db.cursor()) as cursor:
+            hashes: pa.Table = cursor.sql(USER_HASHES).to_arrow_table()
+        return hashes
+
     def counts(self) -> dict[str, int]:
         """Return the number of rows of each table, and of distinct users over all tables."""
         sources = {table.name: f"data.{table.name}" for table in TABLES} | {"users": f"({USERS})"}
@@ -126,6 +149,11 @@ class Store:
         with closing(self._db.cursor()) as cursor:
             row = cursor.execute(f"SELECT {columns}").fetchall()[0]
         return dict(zip(sources, row, strict=True))
+
+    def user_ids(self) -> list[str]:
+        """Return the ids of all users that any table names."""
+        with closing(self._db.cursor()) as cursor:
+            return [str(row[0]) for row in cursor.execute(f"SELECT user_id FROM ({USERS})").fetchall()]
 
     def distinct_texts(self, batch: int = 4096) -> Iterator[list[str]]:
         """Yield the distinct visible texts of all users, shortest first, at most `batch` at a time."""

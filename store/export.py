@@ -1,24 +1,23 @@
 """Immutable Parquet copies of the store: what training, reindexing and evaluation read."""
 
-import glob
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
 import duckdb
 import pyarrow as pa
-from tqdm import tqdm
 
 from store import artifact
-from store.connection import migrations, quoted
-from store.duck import Store
-from store.queries import USERS, VISIBLE, VISIBLE_TEXT, Matrix, texts_with_vectors
-from store.tables import TABLES
+from store.connection import quoted
+from store.export_views import show
+from store.home import Home
+from store.items import item_hashes, some_items
+from store.queries import USER_HASHES, USERS, VISIBLE, VISIBLE_TEXT, Matrix, texts_with_vectors
 
 _EVENT = "user_id, item_id, action, weight, ts"
 _BY_TIME = "ORDER BY user_id, ts NULLS FIRST, item_id, action"
@@ -26,6 +25,9 @@ _HISTORY = f"SELECT {_EVENT} FROM data.behaviors WHERE {VISIBLE} {_BY_TIME}"
 _TEXTS = f"""
     SELECT user_id, item_id, text, ts FROM data.texts WHERE {VISIBLE_TEXT}
     ORDER BY user_id, ts NULLS FIRST, item_id NULLS FIRST, text"""
+_FRIENDS = """
+    SELECT user_id, friend_id, sum(weight) AS weight FROM data.social WHERE user_id <> friend_id
+    GROUP BY ALL ORDER BY user_id, friend_id"""
 _BATCH = 65_536
 _log = logging.getLogger(__name__)
 
@@ -46,41 +48,11 @@ class NotAnExportError(ValueError):
         self.path = path
 
 
-def create_export(store: Store, exports: Path) -> str:
-    """Return the id of a new export of one state of the store, held-out rows with their split included."""
-    export_id = artifact.new_id()
-    _log.info("export %s started", export_id)
-    with artifact.build(exports, export_id) as draft, store.snapshot() as cursor:
-        counts: dict[str, int] = {}
-        for table in tqdm(TABLES, desc="export", unit="table", disable=None):
-            columns = ", ".join(
-                f"{column.name}::VARCHAR AS {column.name}" if column.kind == "json" else column.name
-                for column in table.columns
-            )
-            rows = cursor.execute(f"""
-                COPY (SELECT {columns} FROM data.{table.name} ORDER BY {table.order})
-                TO {quoted(draft.path / f"{table.name}.parquet")} (FORMAT parquet, COMPRESSION zstd)""")
-            counts[table.name] = int(rows.fetchall()[0][0])
-        held_out = dict(
-            cursor.execute("""
-                SELECT s, (SELECT count(*) FROM data.behaviors WHERE split = s)
-                FROM unnest(['valid', 'test']) AS t(s)""").fetchall()
-        )
-        draft.facts |= {
-            "kind": "export",
-            "schema_version": len(migrations()),
-            "created_at": datetime.now(UTC).isoformat(),
-            "counts": counts,
-            "held_out": held_out,
-        }
-    _log.info("export %s done: %s", export_id, counts)
-    return export_id
-
-
 class Export:
     """One export, read through DuckDB; threads may share it.
 
     History, texts and friends are the visible ones; only `held_out` shows rows with split valid or test.
+    Whoever the ledger of the home says was erased since is not shown.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
@@ -91,13 +63,8 @@ class Export:
         self._db.execute(f"SET GLOBAL temp_directory = {quoted(spill)}")
         self._db.execute("SET GLOBAL python_enable_replacements = false")
         self._db.execute("ATTACH ':memory:' AS data")
-        for table in TABLES:
-            # Equal texts lie in the order of their occurrence.
-            number = ", file_row_number AS occurrence" if table.numbered else ""
-            scan = quoted(glob.escape(str(path / f"{table.name}.parquet")))
-            self._db.execute(f"""
-                CREATE VIEW data.{table.name} AS SELECT {", ".join(table.names)}{number}
-                FROM read_parquet({scan}, file_row_number = true)""")
+        since = datetime.fromisoformat(manifest["created_at"]).replace(tzinfo=None)
+        show(self._db, path, Home(path.parent.parent).erasures, since)
 
     @classmethod
     def open(cls, path: Path, *, verify: bool = True) -> Self:
@@ -145,6 +112,20 @@ class Export:
         """Return all columns of the items, by item id; `attributes` is JSON text."""
         return self._table(f"FROM data.items WHERE available OR NOT {available_only} ORDER BY item_id")
 
+    def item_hashes(self) -> pa.Table:
+        """Return what `store.items.item_hashes` does."""
+        with closing(self._db.cursor()) as cursor:
+            return item_hashes(cursor)
+
+    def item_batches(self, rows: int = _BATCH) -> Iterator[pa.RecordBatch]:
+        """Yield the columns of `items` for the available items, in their order, at most `rows` at a time."""
+        return self._batches("FROM data.items WHERE available ORDER BY item_id", rows)
+
+    def some_items(self, item_ids: Sequence[str]) -> pa.Table:
+        """Return what `store.items.some_items` does."""
+        with closing(self._db.cursor()) as cursor:
+            return some_items(cursor, item_ids)
+
     def history(self) -> pa.Table:
         """Return user_id, item_id, action, weight, ts of the history, by user, time (undated first), item."""
         return self._table(_HISTORY)
@@ -167,19 +148,37 @@ class Export:
 
     def friends(self) -> pa.Table:
         """Return user_id, friend_id, weight summed over relations, by both ids, without oneself."""
-        return self._table("""
-            SELECT user_id, friend_id, sum(weight) AS weight FROM data.social WHERE user_id <> friend_id
-            GROUP BY ALL ORDER BY user_id, friend_id""")
+        return self._table(_FRIENDS)
 
     def users(self) -> pa.StringArray:
         """Return the ids of all users that any table names, sorted."""
         ids = self._table(f"SELECT user_id FROM ({USERS}) ORDER BY user_id")
         return cast("pa.StringArray", ids.column("user_id").combine_chunks())
 
+    def user_hashes(self) -> pa.Table:
+        """Return user_id, events, content and blank of all users that any table names, by user id.
+
+        `events` is the number of visible ones; `content` hashes (16 bytes) the visible history and texts, and
+        the friends with theirs; `blank` says that nothing of it can give a vector.
+        """
+        return self._table(USER_HASHES)
+
+    def some_users(self, user_ids: pa.Array) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """Return `history`, `texts` and `friends` of the users named, the history of their friends too."""
+        named = user_ids.to_pylist()
+        friends = self._table(_some(_FRIENDS), [named])
+        people = pa.concat_arrays([user_ids, *friends.column("friend_id").chunks]).unique().to_pylist()
+        return self._table(_some(_HISTORY), [people]), self._table(_some(_TEXTS), [named]), friends
+
     def imported_vectors(self, text_model_id: str, batch: int = 4096) -> Iterator[tuple[list[str], Matrix]]:
         """Yield distinct visible texts with the vectors (n, D) float32 that came with them for one model."""
         with closing(self._db.cursor()) as cursor:
             yield from texts_with_vectors(cursor, text_model_id, batch)
+
+    def names(self, user_id: str) -> bool:
+        """Return whether any row is about a person."""
+        found = self._table(f"SELECT 1 FROM ({USERS}) WHERE user_id = $1 LIMIT 1", [user_id])
+        return len(found) > 0
 
     def _table(self, sql: str, parameters: list[str] | None = None) -> pa.Table:
         with closing(self._db.cursor()) as cursor:
@@ -189,3 +188,8 @@ class Export:
     def _batches(self, sql: str, rows: int) -> Iterator[pa.RecordBatch]:
         with closing(self._db.cursor()) as cursor:
             yield from cursor.sql(sql).to_arrow_reader(rows)
+
+
+def _some(sql: str) -> str:
+    """Return a statement that reads the rows of the users in a list only."""
+    return sql.replace(" WHERE ", " WHERE user_id IN (SELECT unnest($1)) AND ", 1)

@@ -16,6 +16,11 @@ class Home:
         return self.path / "views.duckdb"
 
     @property
+    def state(self) -> Path:
+        """What queries need of users, packed; derived from the live store."""
+        return self.path / "state"
+
+    @property
     def exports(self) -> Path:
         """Immutable Parquet copies of the store."""
         return self.path / "exports"
@@ -64,6 +69,16 @@ class Home:
     def rejects(self) -> Path:
         """Rows that an import refused."""
         return self.path / "rejects"
+
+    @property
+    def erasures(self) -> Path:
+        """The ledger of erasures, beside the exports that it hides people from."""
+        return self.path / "erasures.json"
+
+    @property
+    def audit_log(self) -> Path:
+        """Who asked for what about a person, as JSON lines."""
+        return self.path / "audit.jsonl"
 
     @property
     def server_file(self) -> Path:

@@ -46,13 +46,6 @@ def read_views(cursor: duckdb.DuckDBPyConnection, user_ids: Sequence[str]) -> di
     }
 
 
-def read_histories(
-    cursor: duckdb.DuckDBPyConnection, user_ids: Sequence[str]
-) -> defaultdict[str, list[Event]]:
-    """Return the visible events of each user, by time (undated first), then item id."""
-    return _histories(_of_users(cursor, _EVENTS, list(user_ids)))
-
-
 def _of_users(cursor: duckdb.DuckDBPyConnection, select: str, user_ids: list[str]) -> list[Any]:
     """Return the rows of some users; of one, by equality, which takes half the time of a list of one."""
     if len(user_ids) == 1:

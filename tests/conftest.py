@@ -20,7 +20,8 @@ from indexer.reindex import reindex
 from scripts import cli
 from scripts.world import make_world
 from store.duck import Store
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
 from store.importing import import_folder
 

@@ -108,7 +108,7 @@ def refusal(call: Callable[[], object]) -> Refusal:
     error = caught.value
     status = rpc_status.from_call(error)
     assert status is not None, f"no google.rpc.Status: {error}"
-    (detail,) = status.details
+    detail, *_ = status.details  # behind it, which field is wrong
     info = error_details_pb2.ErrorInfo()
     assert detail.Unpack(info)
     assert status.message == error.details()

@@ -27,7 +27,8 @@ from scripts.world import make_world
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import point
 from store.duck import Store
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
 
 

@@ -32,7 +32,8 @@ from scripts.evaluate_table import write_tables
 from scripts.evaluating import Evaluator, NoTargetsError, NothingHeldOutError
 from scripts.evaluation_report import evaluate
 from store.duck import Store
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
 from store.importing import import_folder
 
@@ -310,8 +311,8 @@ def test_who_has_none_of_the_views_gets_what_serving_falls_back_to(small_home: H
     index, masked = evaluator.pair.index, evaluator.masked.toarray()
     for place in lost[:20]:
         user = evaluator.users[place]
-        rows = [index.row_of[evaluator.data.items[int(i)].as_py()] for i in np.flatnonzero(masked[user])]
-        popular = index.ids.take(index.popular(20, np.array(rows, dtype=np.int64)))
+        rows = index.rows([evaluator.data.items[int(i)].as_py() for i in np.flatnonzero(masked[user])])
+        popular = index.ids.take(index.popular(20, rows))
         ranked = evaluator.data.items.take(evaluator.rank(("T",))[place])
         assert ranked.to_pylist() == popular.to_pylist()
 

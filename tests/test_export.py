@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from store import artifact
 from store.artifact import DamagedArtifactError
 from store.duck import Store
-from store.export import Export, NoExportError, NotAnExportError, create_export
+from store.export import Export, NoExportError, NotAnExportError
+from store.exporting import create_export
 from store.importing import import_folder
 from store.tables import TABLES
 
@@ -65,7 +66,7 @@ def test_the_manifest_tells_what_is_inside(export: Export, tmp_path: Path) -> No
     facts = {name: value for name, value in export.manifest.items() if name not in ("files", "created_at")}
     assert facts == {
         "kind": "export",
-        "schema_version": 1,
+        "schema_version": 2,
         "counts": {"items": 3, "behaviors": 6, "texts": 5, "social": 4},
         "held_out": {"valid": 1, "test": 1},
     }
@@ -277,7 +278,7 @@ def test_import_of_an_export_is_the_same_store_and_twice_is_once(
 KILLED = """
 import pathlib, sys
 from store.duck import Store
-from store.export import create_export
+from store.exporting import create_export
 root = pathlib.Path(sys.argv[1])
 with Store.open(root / "views.duckdb") as store:
     print("go", flush=True)

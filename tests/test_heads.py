@@ -34,7 +34,7 @@ from encoder.heads_options import HeadOptions, HeadOptionsError, Task, TaskError
 from encoder.heads_report import evaluate_head
 from encoder.heads_runtime import Head, HeadInputError, NoHeadError, load_head, save_head
 from encoder.heads_weights import fit_line, fit_logistic, item_means, logit, sigmoid
-from encoder.rows import NO_TIME, Events, Texts
+from encoder.rows import NO_TIME, Actions, Events, Texts
 from scripts.task_report import print_task_report
 from store.artifact import DamagedArtifactError
 
@@ -53,7 +53,7 @@ def events(rows: list[tuple[Any, ...]]) -> Events:
     full = [(*row, *(1.0, NO_TIME, "see")[len(row) - 2 :]) for row in rows]
     users, items, weights, ts, actions = zip(*full, strict=True)
     return Events(
-        np.array(users, dtype=np.int64), np.array(items, dtype=np.int64), np.array(actions, dtype=np.str_),
+        np.array(users, dtype=np.int64), np.array(items, dtype=np.int64), Actions.of(actions),
         np.array(weights, dtype=np.float64), np.array(ts, dtype=np.int64),
     )  # fmt: skip
 

@@ -1,41 +1,59 @@
+import json
 from pathlib import Path
 
-import faiss
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 
-from indexer.index import FAISS_FILE, IDS_FILE, VECTORS_FILE, Excluded, Index, VectorDimError
-from indexer.reindex import FactoryError, IndexCheckError, check, empty_faiss, fill
-from store.artifact import DamagedArtifactError, build
+from indexer.approximate import FactoryError, empty_faiss
+from indexer.filters import Filter, FilterError, facts_of
+from indexer.index import Index, VectorDimError
+from indexer.parts import Change
+from indexer.sealing import IndexCheckError, check
+from indexer.search import Allowed, Excluded
+from scripts.bench_vectors import write_index
+from store.artifact import MANIFEST, DamagedArtifactError, build
 
 DIM = 8
+COLOURS = ("red", "green", "blue")
 
 
-def filled(vectors: np.ndarray, factory: str) -> faiss.Index:
-    index = empty_faiss(vectors.shape[1], factory)
-    fill(index, vectors)
-    return index
+def attributes(row: int) -> dict[str, object]:
+    return {
+        "colour": COLOURS[row % 3],
+        "price": row / 2,
+        "sold": row % 5 == 0,
+        "tags": [f"t{row % 7}", "all"],
+    }
+
+
+def queries_of(count: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
 
 
 def make_index(parent: Path, items: int, factory: str = "Flat", seed: int = 0) -> Index:
     vectors = np.random.default_rng(seed).standard_normal((items, DIM)).astype(np.float32)
-    with build(parent, f"i{items}-{factory}".replace(",", "-")) as draft:
-        draft.facts = {"kind": "index", "model_id": "m", "dim": DIM, "items": items, "factory": factory}
-        faiss.write_index(filled(vectors, factory), str(draft.path / FAISS_FILE))
-        save_file({"vectors": vectors}, draft.path / VECTORS_FILE)
-        ids = pa.table({"item_id": [f"i{n}" for n in range(items)], "popularity": np.arange(items) % 7})
-        pq.write_table(ids, draft.path / IDS_FILE)
-    return Index.load(parent / draft.path.name.removeprefix(".building-").rpartition("-")[0])
+    return write_index(parent, vectors, factory, queries_of(64), attributes=attributes)
+
+
+def change(
+    item_id: str, vector: np.ndarray, kind: str | None = None, popularity: float = 0.0, **facts: object
+) -> Change:
+    return Change(
+        item_id, vector.astype(np.float32), popularity, bytes(16), bytes(16), kind, json.dumps(facts)
+    )
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     return make_index(tmp_path_factory.mktemp("indexes"), 60)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """An approximate index."""
+    return make_index(tmp_path_factory.mktemp("large"), 4_000, "IVF16,SQ8")
 
 
 def test_k_beyond_the_index_returns_what_there_is(tmp_path: Path) -> None:
@@ -47,7 +65,14 @@ def test_k_beyond_the_index_returns_what_there_is(tmp_path: Path) -> None:
     assert np.isneginf(scores[0, 5:]).all()
 
 
-@settings(max_examples=60, deadline=None)
+def test_an_index_without_items_finds_nothing(tmp_path: Path) -> None:
+    empty = make_index(tmp_path, 0)
+    assert (empty.search(queries_of(2), 3)[0] == -1).all()
+    assert not len(empty.popular(3, np.zeros(0, dtype=np.int64)))
+    empty.put([change("new", np.ones(DIM))])
+    assert empty.item_ids(empty.search(queries_of(1), 1)[0][0]) == ["new"]
+
+
 @given(seed=st.integers(0, 2**31), k=st.integers(1, 70), excluded=st.integers(0, 60))
 def test_flat_search_is_brute_force_over_what_is_not_excluded(
     index: Index, seed: int, k: int, excluded: int
@@ -57,7 +82,7 @@ def test_flat_search_is_brute_force_over_what_is_not_excluded(
     out = [generator.permutation(60)[: max(0, excluded - 10 * q)] for q in range(3)]
     pairs = Excluded(np.repeat(np.arange(3), [len(o) for o in out]), np.concatenate(out).astype(np.int64))
     rows, scores = index.search(queries, k, pairs)
-    exact = queries.astype(float) @ index.vectors.T.astype(float)
+    exact = queries.astype(float) @ index.main.vectors.T.astype(float)
     for q in range(3):
         left = np.setdiff1d(np.arange(60), out[q])
         best = left[np.argsort(-exact[q, left])][:k]
@@ -82,24 +107,34 @@ def test_search_leaves_its_arguments_alone(index: Index) -> None:
     assert (query == 1).all()
 
 
-@pytest.mark.parametrize("factory", ["HNSW16", "IVF4,Flat", "SQ8", "SQfp16"])
+@pytest.mark.parametrize("factory", ["HNSW16", "IVF4,Flat", "SQ8", "SQfp16", "IVF4,RaBitQ", "PCA4,IVF4,Flat"])
 def test_scores_of_a_compressed_index_are_exact(tmp_path: Path, factory: str) -> None:
-    index = make_index(tmp_path, 400, factory)
-    queries = np.random.default_rng(5).standard_normal((4, DIM)).astype(np.float32)
-    rows, scores = index.search(queries, 10)
-    found = rows >= 0
-    exact = np.einsum("qkd,qd->qk", index.vectors[rows], queries)
-    np.testing.assert_allclose(scores[found], exact[found], rtol=1e-5)
-    assert (np.diff(scores, axis=1)[:, :5] <= 0).all()
-    assert index.exact is False
+    index = make_index(tmp_path, 1_000, factory)
+    rows, scores = index.search(queries_of(4, 5), 10)
+    exact = np.einsum("qkd,qd->qk", index.main.vectors[rows], queries_of(4, 5))
+    np.testing.assert_allclose(scores, exact, rtol=1e-5)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert index.manifest["ann_recall@100"] >= 0.99
+    assert index.exact is (index.manifest["factory"] == "Flat")
 
 
-def test_popular_items_come_first_and_excluded_ones_never(index: Index) -> None:
+def test_a_kind_that_cannot_reach_the_recall_becomes_exact(tmp_path: Path) -> None:
+    index = make_index(tmp_path, 4_000, "PQ1x4")
+    assert index.manifest["factory"] == "Flat"
+
+
+def test_popular_items_come_first_and_excluded_ones_never(tmp_path: Path) -> None:
+    index = make_index(tmp_path, 20)
+    index.put([change(f"p{n}", np.ones(DIM), popularity=n) for n in range(1, 30)])
     everything = index.popular(60, np.array([], dtype=np.int64))
-    assert (np.diff(index.popularity[everything]) <= 0).all()
+    assert len(everything) == 49
+    assert (np.diff(index.popularity_of(everything)) <= 0).all()
     left = index.popular(60, everything[:10])
     assert left.tolist() == everything[10:].tolist()
-    assert len(index.popular(5, everything[:3])) == 5
+    assert index.item_ids(index.popular(2, everything[:3])) == ["p26", "p25"]
+    assert index.item_ids(index.popular(9, everything[:0], Filter(allow=("p3", "p4"), deny=("p3",)))) == [
+        "p4"
+    ]
 
 
 def test_a_vector_of_another_dim_is_refused(index: Index) -> None:
@@ -112,44 +147,173 @@ def test_a_factory_that_faiss_does_not_know_is_named() -> None:
         empty_faiss(DIM, "Flatt")
 
 
-def test_an_index_that_misses_what_brute_force_finds_is_refused() -> None:
-    vectors = np.random.default_rng(0).standard_normal((300, DIM)).astype(np.float32)
-    wrong = filled(vectors[::-1].copy(), "Flat")
+def test_an_index_that_misses_what_brute_force_finds_is_refused(tmp_path: Path) -> None:
+    index = make_index(tmp_path, 300, "IVF4,Flat")
+    assert check(index) > 0.9
+    index.approximate, index.exact = None, True
+    index.put([], [f"item-{n:09d}" for n in range(100)])
     with pytest.raises(IndexCheckError, match="only 0"):
-        check(wrong, vectors)
-    assert check(filled(vectors, "Flat"), vectors) == 1.0
+        check(index)
 
 
-@pytest.mark.parametrize("name", [FAISS_FILE, VECTORS_FILE, IDS_FILE, "manifest.json"])
+def allowed_by_hand(index: Index, wanted: Filter) -> list[int]:
+    rows = []
+    for row in range(len(index.main)):
+        facts, item_id = attributes(row), f"item-{row:09d}"
+        rows.append(
+            all(
+                facts[name] in values or (isinstance(facts[name], list) and set(facts[name]) & set(values))
+                for name, values in wanted.equals
+            )
+            and all(least <= facts[name] <= greatest for name, least, greatest in wanted.ranges)
+            and (wanted.allow is None or item_id in wanted.allow)
+            and item_id not in wanted.deny
+        )
+    return np.flatnonzero(rows).tolist()
+
+
+FILTERS = [
+    Filter(equals=(("colour", ("red",)),)),
+    Filter(equals=(("colour", ("red", "blue")), ("sold", (True,)))),
+    Filter(equals=(("tags", ("t3",)),)),
+    Filter(equals=(("price", (7.5, 8.0, 1e9)),)),
+    Filter(ranges=(("price", 3.0, 9.5),)),
+    Filter(ranges=(("price", -np.inf, 11.0),), deny=("item-000000003", "unknown")),
+    Filter(allow=("item-000000001", "item-000000004", "unknown")),
+    Filter(deny=tuple(f"item-{n:09d}" for n in range(40))),
+    Filter(equals=(("colour", ("pink",)),)),
+    Filter(kinds=("film",)),
+]
+
+
+@pytest.mark.parametrize("wanted", FILTERS, ids=str)
+def test_filters_equal_brute_force(index: Index, large: Index, wanted: Filter) -> None:
+    for one in (index, large):
+        if wanted.kinds:
+            allowed = np.zeros(0, dtype=np.int64)
+        else:
+            allowed = np.array(allowed_by_hand(one, wanted), dtype=np.int64)
+        queries = queries_of(5, 9)
+        k = min(20, len(allowed))
+        exact = queries @ one.main.vectors[allowed].T
+        best = allowed[np.argsort(-exact, axis=1)[:, :k]]
+        by_force, found = (
+            one.brute_force(queries, 20, None, wanted)[0],
+            one.search(queries, 20, None, wanted)[0],
+        )
+        assert by_force[:, :k].tolist() == best.tolist()
+        assert (by_force[:, k:] == -1).all()
+        assert (found >= 0).sum() == 5 * k  # never fewer than k while k are allowed
+        assert np.isin(found[found >= 0], allowed).all()
+        assert np.mean([len(np.intersect1d(f, b)) for f, b in zip(found, best, strict=True)]) >= 0.9 * k
+
+
+def test_a_filter_keeps_its_word_beside_exclusions_and_changes(large: Index, tmp_path: Path) -> None:
+    one = make_index(tmp_path, 2_000, "IVF16,SQ8")
+    wanted = Filter(equals=(("colour", ("red",)),), kinds=("film",))
+    films = [change(f"film{n}", queries_of(1, n)[0], "film", colour=COLOURS[n % 2]) for n in range(20)]
+    one.put(films)
+    one.put([], ["film0"])
+    expected = {f"film{n}" for n in range(2, 20, 2)}
+    out = one.rows(["film2", "item-000000000"])
+    rows = one.search(queries_of(1), 50, Excluded(np.array([0, 0]), out), wanted)[0][0]
+    assert set(one.item_ids(rows[rows >= 0])) == expected - {"film2"}
+
+
+def test_impossible_filters_are_refused() -> None:
+    with pytest.raises(FilterError, match="range of attribute 'price' is empty: 3 to 2"):
+        Filter(ranges=(("price", 3, 2),))
+    with pytest.raises(FilterError, match="'colour' is to equal one of no values"):
+        Filter(equals=(("colour", ()),))
+
+
+def test_facts_are_texts_numbers_and_truths_apart() -> None:
+    terms, numbers = facts_of("film", {"a": "true", "b": True, "c": {"d": 2}, "e": ["x", 3, None], "f": None})
+    assert terms == ["kind\0film", "attributes.a\0true", "attributes.b\0\0true", "attributes.e\0x"]
+    assert numbers == [("c.d", 2.0), ("e", 3.0)]
+
+
+@given(steps=st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=30), seed=st.integers(0, 99))
+def test_changes_equal_an_index_built_of_what_is_left(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[bool, int]], seed: int
+) -> None:
+    one = Index.load(_five(tmp_path_factory))
+    rng = np.random.default_rng([7, seed])
+    left = {f"item-{n:09d}": one.main.vectors[n] for n in range(5)}
+    for put, n in steps:
+        item_id = f"item-{n:09d}"
+        if put:
+            left[item_id] = rng.standard_normal(DIM).astype(np.float32)
+            one.put([change(item_id, left[item_id])])
+        else:
+            left.pop(item_id, None)
+            one.put([], [item_id])
+    assert len(one) == len(left)
+    query = rng.standard_normal((1, DIM)).astype(np.float32)
+    rows, scores = one.search(query, 20)
+    found = one.item_ids(rows[0][rows[0] >= 0])
+    assert found == sorted(left, key=lambda item_id: -float(query[0] @ left[item_id]))
+    np.testing.assert_allclose(
+        scores[0][: len(found)], [query[0] @ left[i] for i in found], rtol=1e-4, atol=1e-5
+    )
+    assert one.item_ids(one.rows(found)) == found
+
+
+_made: list[Path] = []
+
+
+def _five(factory: pytest.TempPathFactory) -> Path:
+    if not _made:
+        parent = factory.mktemp("five")
+        _made.append(parent / make_index(parent, 5).index_id)
+    return _made[0]
+
+
+def test_an_old_snapshot_sees_what_it_saw(tmp_path: Path) -> None:
+    one = make_index(tmp_path, 10)
+    query = queries_of(1)
+    before = one._searchable()
+    first = one.search(query, 10)[0]
+    one.put([change("item-000000001", query[0] * 9)], ["item-000000002"])
+    again = before.search(query, 10, None, Allowed())[0]
+    assert again.tolist() == first.tolist()
+    assert one.item_ids(one.search(query, 1)[0][0]) == ["item-000000001"]
+
+
+FILES = ("items.000.faiss", "vectors.safetensors", "items.arrow", "lookup.safetensors", "facts.safetensors",
+         "delta.arrow", "delta.safetensors", MANIFEST)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_any_damage_to_any_file_is_refused_and_named(tmp_path: Path, name: str, damage: str) -> None:
-    index = make_index(tmp_path, 20)
+    index = make_index(tmp_path, 200, "IVF2,Flat")
+    assert {p.name for p in (tmp_path / index.index_id).iterdir()} == set(FILES)
     path = tmp_path / index.index_id / name
     raw = bytearray(path.read_bytes())
     for position in [0, len(raw) // 2, len(raw) - 1] if damage == "flip" else [0]:
+        path.unlink()
         if damage == "flip":
             path.write_bytes(raw[:position] + bytes([raw[position] ^ 1]) + raw[position + 1 :])
         elif damage == "truncate":
             path.write_bytes(raw[:-1])
-        else:
-            path.unlink()
         with pytest.raises(DamagedArtifactError, match=name):
             Index.load(tmp_path / index.index_id)
 
 
-def test_an_index_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_an_index_of_another_kind_or_layout_is_refused(tmp_path: Path) -> None:
     with build(tmp_path, "x") as draft:
         draft.facts = {"kind": "export"}
     with pytest.raises(DamagedArtifactError, match="'export', not an index"):
         Index.load(tmp_path / "x")
+    with build(tmp_path, "y") as draft:
+        draft.facts = {"kind": "index"}
+    with pytest.raises(DamagedArtifactError, match="layout None, this version reads 2: run"):
+        Index.load(tmp_path / "y")
 
 
 def test_an_index_whose_parts_disagree_is_refused(tmp_path: Path) -> None:
-    vectors = np.ones((3, DIM), np.float32)
-    with build(tmp_path, "x") as draft:
-        draft.facts = {"kind": "index", "model_id": "m", "dim": DIM, "items": 3, "factory": "Flat"}
-        faiss.write_index(filled(vectors, "Flat"), str(draft.path / FAISS_FILE))
-        save_file({"vectors": vectors}, draft.path / VECTORS_FILE)
-        pq.write_table(pa.table({"item_id": ["a", "b"], "popularity": [1, 2]}), draft.path / IDS_FILE)
+    whole = make_index(tmp_path, 30)
+    manifest = whole.manifest | {"main_items": 31}
     with pytest.raises(DamagedArtifactError, match="disagree with the manifest"):
-        Index.load(tmp_path / "x")
+        Index(tmp_path / whole.index_id, manifest)

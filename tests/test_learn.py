@@ -23,8 +23,10 @@ from encoder.fit import TrainOptions, fit
 from encoder.learn_config import CHECKPOINT_FILE, LearnConfig
 from encoder.learned import Inputs, LearnedBlock
 from encoder.losses import Ranking, step_loss
+from encoder.rows import Actions
 from encoder.steps import Steps
 from encoder.tower import Tower
+from encoder.views import unit_rows
 
 CPU = torch.device("cpu")
 SMALL = LearnConfig(dim=16, epochs=24, batch=64, members=1)
@@ -178,13 +180,29 @@ def test_other_held_out_rows_do_not_go_on_from_a_checkpoint(data: Dataset, tmp_p
 def test_an_item_that_only_weightless_actions_name_is_found_by_its_text_alone(tmp_path: Path) -> None:
     data = dataset(dated=False)
     item = int(data.history.items[0])
-    actions = np.where(data.history.items == item, "made", "see")
+    actions = Actions.of("made" if each == item else "see" for each in data.history.items)
     data = replace(data, history=replace(data.history, actions=actions))
     config = replace(CONFIG, actions={"made": 0.0})
     block = learn.learn(data, config, replace(SMALL, epochs=1), None, tmp_path).block
     assert not block.table[item].any()
     assert not block.id_vectors[item].any()
     assert block.id_vectors[np.unique(data.history.items[data.history.items != item])].any(axis=1).all()
+
+
+def test_an_item_that_is_never_a_target_is_found_by_its_text_alone(tmp_path: Path) -> None:
+    data = dataset(dated=False)
+    item = int(data.history.items[0])
+    actions = Actions.of("made" if each == item else "see" for each in data.history.items)
+    history = replace(data.history, actions=actions)
+    text = unit_rows(np.random.default_rng(0).random(data.item_text.shape, dtype=np.float32))
+    asked = {"valid": history.where(np.arange(len(history.users)) < 9).where(history.items[:9] != item)}
+    data = replace(data, history=history, item_text=text, held_out=asked)
+    block = learn.learn(data, CONFIG, replace(SMALL, epochs=2), None, tmp_path).block
+    assert block.table[item].any()  # it is in histories, and says something of those who have it
+    np.testing.assert_allclose(block.id_vectors[item], text[item] @ block.item_text, atol=1e-6)
+    others = np.setdiff1d(data.history.items, [item])
+    apart = np.abs(block.id_vectors[others] - text[others] @ block.item_text).max(axis=1)
+    assert (apart > 1e-2).all()
 
 
 def test_a_checkpoint_that_cannot_be_read_starts_anew(tmp_path: Path) -> None:

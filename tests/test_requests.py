@@ -10,14 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.index import VectorDimError
+from server.invalid import MAX_ID_BYTES, MAX_TEXT_BYTES, InvalidRequestError
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.records import InlineViews, Query, RawVector, SimilarTo, StoredUser
 from server.requests import (
     DEFAULT_K,
-    MAX_ID_BYTES,
     MAX_K,
-    MAX_TEXT_BYTES,
-    InvalidRequestError,
     person_of,
     place_of,
     queries_of,

@@ -28,9 +28,10 @@ from encoder.text_cache import TextCache
 from encoder.train import train
 from indexer.index import Index
 from indexer.reindex import reindex
-from scripts.query import channel_to
 from scripts.session import fresh_export
+from server.client_channel import connect
 from server.config import MAX_MESSAGE_BYTES
+from server.invalid import MAX_ID_BYTES, MAX_TEXT_BYTES
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.requests import (
@@ -38,10 +39,8 @@ from server.requests import (
     MAX_DIM,
     MAX_EVENTS,
     MAX_FRIENDS,
-    MAX_ID_BYTES,
     MAX_K,
     MAX_NORM,
-    MAX_TEXT_BYTES,
     MAX_TEXTS,
     MAX_WEIGHT,
 )
@@ -52,6 +51,7 @@ from store.duck import Store
 from store.export import Export
 from store.home import Home
 from store.records import UserViews
+from store.state import UserState
 
 UNKNOWN = "u-nobody"
 TEXT = "a quiet evening with a good book about gardens"
@@ -135,7 +135,9 @@ def test_an_unknown_user_gets_what_most_users_had(live: Live) -> None:
     check(reply)
     assert used(reply) == ""
     assert reply.fallback == pb.FALLBACK_POPULARITY
-    assert list(reply.prior_shares) == list(reply.scores) == sorted(live.index.popularity, reverse=True)[:7]
+    assert (
+        list(reply.prior_shares) == list(reply.scores) == sorted(live.index.main.popularity, reverse=True)[:7]
+    )
     counted = [
         sum(any(e.item_id == x for e in v.history) for v in live.views.values()) for x in reply.item_ids
     ]
@@ -156,15 +158,15 @@ def test_scores_are_inner_products_with_every_item(live: Live, kind: str) -> Non
     np.testing.assert_allclose(sum(p for p in parts if len(p)), vector, atol=1e-6)
 
     reply = live.client.query(user_id=user_id, k=MAX_K, exclude_seen=False)
-    scores = live.index.vectors @ vector
+    scores = live.index.main.vectors @ vector
     best = np.argsort(-scores, kind="stable")
     assert len(reply.item_ids) == len(live.index)
     np.testing.assert_allclose(reply.scores, scores[best], rtol=1e-4, atol=1e-6)
     by_id = dict(zip(live.index.ids.to_pylist(), scores, strict=True))
     np.testing.assert_allclose(reply.scores, [by_id[x] for x in reply.item_ids], rtol=1e-5, atol=1e-7)
     for part, share in zip(parts, shares(reply).T[:3], strict=True):
-        rows = [live.index.row_of[x] for x in reply.item_ids]
-        expected = live.index.vectors[rows] @ part if len(part) else np.zeros(len(rows))
+        rows = live.index.rows(reply.item_ids)
+        expected = live.index.main.vectors[rows] @ part if len(part) else np.zeros(len(rows))
         np.testing.assert_allclose(share, expected, rtol=1e-4, atol=1e-7)
 
 
@@ -274,9 +276,9 @@ def test_a_text_is_a_person_who_wrote_only_that(live: Live) -> None:
 def test_a_vector_is_searched_as_it_is(live: Live) -> None:
     vector = np.random.default_rng(0).normal(size=live.model.dim).astype(np.float32)
     reply = live.client.query(vector=pb.Vector(values=vector.tolist()), k=20)
-    best = np.argsort(-(live.index.vectors @ vector), kind="stable")[:20]
+    best = np.argsort(-(live.index.main.vectors @ vector), kind="stable")[:20]
     assert list(reply.item_ids) == [live.index.ids[int(row)].as_py() for row in best]
-    np.testing.assert_allclose(reply.scores, live.index.vectors[best] @ vector, rtol=1e-5)
+    np.testing.assert_allclose(reply.scores, live.index.main.vectors[best] @ vector, rtol=1e-5)
     assert not shares(reply).any()
     assert used(reply) == ""
     assert reply.fallback == pb.FALLBACK_NONE
@@ -484,6 +486,7 @@ def test_health_and_reflection(live: Live) -> None:
     assert {service.name for service in listed.list_services_response.service} == {
         "triptych.v1.Retrieval",
         "triptych.v1.Admin",
+        "triptych.v1.Ingest",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
@@ -633,9 +636,9 @@ def test_with_tls_clients_need_the_certificate_and_commands_beside_the_server_do
     )
     with server(home, "--tls-cert", str(certificate), "--tls-key", str(key)) as client:
         request, address = pb.QueryRequest(text="jazz", k=3), client.address
-        with channel_to(address, certificate) as channel:
+        with connect(address, certificate) as channel:
             assert len(rpc.RetrievalStub(channel).Query(request, timeout=10).item_ids) == 3
-        with channel_to(address) as channel, pytest.raises(grpc.RpcError):
+        with connect(address) as channel, pytest.raises(grpc.RpcError):
             rpc.RetrievalStub(channel).Query(request, timeout=2)
         with fresh_export(home) as export:
             assert export.manifest["kind"] == "export"
@@ -710,19 +713,20 @@ def test_a_home_without_index_waits_for_one_and_shutdown_lets_calls_finish(
 def test_an_unexpected_error_tells_no_details(
     live: Live, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = Store.open(tmp_path / "views.duckdb")
-    store.close()  # what no call expects
+    store, state = Store.open(tmp_path / "views.duckdb"), UserState.open(tmp_path / "state")
+    state.close()  # what no call expects
     with closing(TextCache.open(tmp_path / "cache")) as cache:
         encoder = TextEncoder.load(live.client.home.text_models / live.model.text_model_id, threads=1)
         serving = SimpleNamespace(index=live.index, model=live.model, encoder=encoder, cache=cache)
         grpc_server = grpc.server(ThreadPoolExecutor(1))
-        rpc.add_RetrievalServicer_to_server(RetrievalServicer(Retriever(store, serving)), grpc_server)  # type: ignore[arg-type]
+        rpc.add_RetrievalServicer_to_server(RetrievalServicer(Retriever(store, state, serving)), grpc_server)  # type: ignore[arg-type]
         port = grpc_server.add_insecure_port("127.0.0.1:0")
         grpc_server.start()
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = rpc.RetrievalStub(channel)
             refused = refusal(lambda: stub.Query(pb.QueryRequest(user_id="secret-person")))
         grpc_server.stop(None).wait()
+    store.close()
     assert (refused.code, refused.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert refused.message == "an unexpected error; the server's log has it"
     assert "unexpected error in a call" in caplog.text
@@ -742,3 +746,41 @@ def test_the_log_holds_nothing_personal(live: Live) -> None:
     assert secret not in log
     assert not set(re.findall(r"\bu\d{5}\b", log))
     assert "unexpected error" not in log
+
+
+def test_a_filter_lets_through_what_brute_force_does(live: Live) -> None:
+    vector = live.client.retrieval.EncodeUser(pb.EncodeUserRequest(user_id=live.users["HTS"]), timeout=30)
+    scores = live.index.main.vectors @ np.array(vector.vector.values, dtype=np.float32)
+    ids = live.index.ids.to_pylist()
+    with Export.latest(live.client.home.exports) as export:
+        kind = {row["item_id"]: row["kind"] for row in export.items().to_pylist()}
+    for kinds in (["video"], ["video", "article"], ["song"]):
+        passing = [i for i in np.argsort(-scores, kind="stable") if kind[ids[i]] in kinds]
+        reply = live.client.query(
+            user_id=live.users["HTS"], k=1000, exclude_seen=False, filter=pb.Filter(kinds=kinds)
+        )
+        check(reply, 1000)
+        assert list(reply.item_ids) == [ids[i] for i in passing]
+
+
+def test_each_query_of_a_batch_keeps_its_own_filter(live: Live) -> None:
+    asked = [("HTS", ["video"]), ("T", []), ("HTS", ["article"]), ("T", ["video"]), ("H", [])]
+    requests = [
+        pb.QueryRequest(user_id=live.users[who], k=5, filter=pb.Filter(kinds=kinds) if kinds else None)
+        for who, kinds in asked
+    ]
+    batch = live.client.retrieval.QueryBatch(pb.QueryBatchRequest(requests=requests), timeout=30).responses
+    for request, reply in zip(requests, batch, strict=True):
+        alone = live.client.retrieval.Query(request, timeout=30)
+        assert list(alone.item_ids) == list(reply.item_ids)
+        assert len(reply.item_ids) == 5
+    popular = live.client.query(user_id=UNKNOWN, k=1000, filter=pb.Filter(kinds=["video"]))
+    assert popular.fallback == pb.FALLBACK_POPULARITY
+    check(popular, 1000)
+
+
+def test_an_impossible_filter_is_refused(live: Live) -> None:
+    bad = pb.Filter(attributes=[pb.AttributeCondition(name="price", at_least=2, at_most=1)])
+    said = refusal(lambda: live.client.query(user_id="u", filter=bad))
+    assert (said.code, said.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert "range of attribute 'price' is empty" in said.message

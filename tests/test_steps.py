@@ -10,8 +10,9 @@ from scipy import sparse
 from encoder.config import SettingsError, TowerConfig
 from encoder.dataset import Dataset
 from encoder.learn_config import LearnConfig
-from encoder.rows import NO_TIME, Events, Texts
+from encoder.rows import NO_TIME, Actions, Events, Texts
 from encoder.steps import MIN_TIMES, Step, Steps
+from encoder.views import history_view, social_view, unit_rows, view_batch
 
 CONFIG = TowerConfig(weighting="binary")
 PLAIN = LearnConfig(hold_out=0.4, event_dropout=0.0, batch=7)
@@ -30,7 +31,7 @@ def dataset(*, dated: bool, times: int = 200, seed: int = 0) -> Dataset:
                 items.append(item)
                 ts.append(when if dated else NO_TIME)
     owner, item, when = (np.array(column, dtype=np.int64) for column in (users, items, ts))
-    events = Events(owner, item, np.full(len(owner), "see"), np.ones(len(owner)), when)
+    events = Events(owner, item, Actions.of(["see"] * len(owner)), np.ones(len(owner)), when)
     ties = np.zeros((USERS, USERS))
     for user in range(USERS):
         ties[user, user ^ 1] = 2.0
@@ -93,7 +94,28 @@ def test_amounts_count_what_is_left() -> None:
         left = np.diff(step.history.indptr)
         np.testing.assert_allclose(np.expm1(step.amounts[:, 0]), left, atol=1e-4)
         np.testing.assert_allclose(np.expm1(step.amounts[:, 1]), (step.text > 0).sum(axis=1), atol=1e-4)
-        np.testing.assert_allclose(np.expm1(step.amounts[:, 2]), 1.0, atol=1e-4)
+        shown = np.asarray(step.ties @ np.diff(step.friends.indptr)) > 0
+        np.testing.assert_allclose(np.expm1(step.amounts[:, 2]), shown, atol=1e-4)
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_amounts_are_those_that_serving_finds_for_what_is_left(dated: bool) -> None:
+    whole = dataset(dated=dated)
+    lonely = np.arange(USERS) % 6 == 0  # whose friends have no history at all
+    data = replace(whole, history=whole.history.where(~lonely[whole.history.users ^ 1]))
+    steps = Steps(data, CONFIG, replace(PLAIN, hold_out=0.8))
+    table = unit_rows(np.random.default_rng(0).standard_normal((ITEMS, 16)))
+    absent = 0
+    for number in range(3):
+        for step in steps.epoch(number):
+            histories = history_view(step.history, table)
+            social = social_view(sparse.csr_array(step.ties), history_view(step.friends, table))
+            written, friends = (step.text > 0).sum(axis=1), np.diff(step.ties.indptr)
+            counts = np.stack([np.diff(step.history.indptr), written, friends], axis=1)
+            served = view_batch(histories, step.text, social, counts)
+            np.testing.assert_array_equal(step.amounts, served.amounts)
+            absent += int((served.present[:, 2] == 0).sum())
+    assert absent > 10
 
 
 def test_the_same_epoch_draws_the_same_and_another_does_not() -> None:
@@ -111,9 +133,9 @@ def test_with_few_times_the_rows_of_one_item_and_time_go_together() -> None:
 
 def test_only_actions_that_are_asked_for_are_targets() -> None:
     data = dataset(dated=False)
-    actions = np.where(np.arange(len(data.history.users)) % 4 == 0, "see", "make")
+    actions = Actions.of("make" if row % 4 else "see" for row in range(len(data.history.users)))
     mixed = replace(data, history=replace(data.history, actions=actions))
-    valid = mixed.history.where(actions == "see")
+    valid = mixed.history.where(actions.among(["see"]))
     asked = replace(mixed, held_out={"valid": valid})
     wanted = {(u, i) for u, i in zip(valid.users.tolist(), valid.items.tolist(), strict=True)}
     everything = sum(int(step.everything.nnz) for step in Steps(asked, CONFIG, PLAIN).epoch(0))

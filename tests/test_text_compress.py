@@ -24,7 +24,8 @@ from encoder.text_source import TextModelUnavailableError, UnsupportedTextModelE
 from scripts.compress_text import ChangedTextModelError, source_of
 from store.artifact import DamagedArtifactError, artifacts, build, point
 from store.duck import Store
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
 from store.importing import import_folder
 

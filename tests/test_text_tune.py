@@ -28,7 +28,8 @@ from encoder.text_source import UnsupportedTextModelError
 from encoder.text_tune import contrastive_loss, tune_text_model, unfair_negatives
 from store.artifact import DamagedArtifactError, artifacts
 from store.duck import Store
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.importing import import_folder
 
 SAID = (["sail", "wave", "harbour", "tide", "gull", "anchor"], list("秋天很美北京"))

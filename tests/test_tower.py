@@ -12,7 +12,7 @@ from encoder.closed_form import fit_tower
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.export import export_towers, item_graph, user_graph
-from encoder.rows import NO_TIME, Events, Texts
+from encoder.rows import NO_TIME, Actions, Events, Texts
 from encoder.runtime import ITEM_GRAPH, USER_GRAPH
 from encoder.tower import Tower, dataset_views
 from encoder.views import ViewBatch, unit_rows
@@ -24,7 +24,7 @@ MAXVAR = TowerConfig(dim=8, fusion="maxvar", gates=(1.0, 1.0, 1.0))
 
 def rows(users: np.ndarray, items: np.ndarray) -> Events:
     ones = np.ones(len(users))
-    return Events(users, items, np.full(len(users), "see"), ones, np.full(len(users), NO_TIME))
+    return Events(users, items, Actions.of(["see"] * len(users)), ones, np.full(len(users), NO_TIME))
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,30 @@ def data() -> Dataset:
         ties=sparse.csr_array(ties.astype(float)),
         texts=Texts(writers, none, np.full(USERS - 1, NO_TIME), unit_rows(text)[writers]),
         item_text=(item_text / np.linalg.norm(item_text, axis=1, keepdims=True)).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("chosen", [[5], [80, 3, 3, 0], list(range(USERS))])
+def test_the_views_of_some_users_are_their_rows_of_the_views_of_all(data: Dataset, chosen: list[int]) -> None:
+    tower = fit_tower(data, RIDGE)
+    whole, some = tower.views(data).rows(np.array(chosen)), tower.views(data, np.array(chosen))
+    for name in ("history", "text", "social", "amounts"):
+        np.testing.assert_allclose(getattr(some, name), getattr(whole, name), atol=1e-6)
+
+
+def test_batches_are_the_views_of_all_in_order(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = fit_tower(data, RIDGE)
+    whole, vectors = tower.views(data), tower.vectors(tower.views(data))
+    monkeypatch.setattr("encoder.tower._BATCH", 32)
+    monkeypatch.setattr("encoder.tower._PARTS", 7)
+    batches = list(tower.batches(data))
+    assert [len(batch) for batch in batches] == [32, 32, 26]
+    np.testing.assert_allclose(np.concatenate([b.social for b in batches]), whole.social, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([tower.vectors(b) for b in batches]), vectors, atol=1e-6)
+    again = fit_tower(data, MAXVAR)  # whose covariances and item vectors are sums over batches
+    monkeypatch.undo()
+    np.testing.assert_allclose(
+        np.abs(again.id_vectors), np.abs(fit_tower(data, MAXVAR).id_vectors), atol=1e-4
     )
 
 

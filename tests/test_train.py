@@ -16,12 +16,13 @@ from encoder.dataset import hold_out, load_dataset
 from encoder.fit import TrainOptions
 from encoder.runtime import LEFT_OUT_FILE, USER_GRAPH, Model
 from encoder.text import TextEncoder
-from encoder.text_cache import TextCache
+from encoder.text_cache import TextCache, encode_all
 from encoder.tower import dataset_views
 from encoder.train import METRICS_FILE, NothingToLearnError, ParityError, train
 from store.artifact import DamagedArtifactError, artifacts, build, pointed
 from store.duck import Store
-from store.export import Export, create_export
+from store.export import Export
+from store.exporting import create_export
 from store.home import Home
 
 FIXED = TrainOptions(base=TowerConfig(dim=16, damping=0.1), search=False)
@@ -65,6 +66,16 @@ def test_training_publishes_a_model_that_says_what_it_is(
     metrics = json.loads((directory / METRICS_FILE).read_text("utf-8"))
     assert metrics["views"] == {"H": True, "T": True, "S": True}
     assert metrics["trials"] == []
+
+
+def test_vectors_of_texts_lie_in_a_file_and_not_in_memory(
+    export: Export, encoder: TextEncoder, cache: TextCache
+) -> None:
+    texts = load_dataset(export, encoder, cache).texts
+    assert isinstance(texts.vectors.base, np.memmap)
+    wanted = encode_all(encoder, cache, export.texts().column("text").to_pylist(), "texts")
+    np.testing.assert_array_equal(texts.vectors, wanted)
+    assert texts.where(np.ones(len(wanted), dtype=bool)) is texts
 
 
 def test_the_same_seed_trains_the_same_model(

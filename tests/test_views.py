@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
 from encoder.config import SettingsError, TowerConfig, UnknownViewError, parse_views
-from encoder.rows import NO_TIME, Events
+from encoder.rows import NO_TIME, Actions, Events
 from encoder.views import event_matrix, history_view, newer, social_view, text_sums, unit_rows, view_batch
 
 ROWS = hnp.arrays(np.float32, (5, 3), elements=st.floats(-100, 100, width=32))
@@ -17,7 +17,25 @@ def matrix(
 ) -> np.ndarray:
     users, items, actions, weights = (np.array(column) for column in zip(*rows, strict=True))
     ts = np.full(len(users), NO_TIME) if times is None else np.array(times)
-    return event_matrix(Events(users, items, actions, weights, ts), (2, 3), config).toarray()
+    return event_matrix(Events(users, items, Actions.of(actions), weights, ts), (2, 3), config).toarray()
+
+
+def test_actions_are_codes_into_their_names() -> None:
+    actions = Actions.of(["see", "share", "see", "make"])
+    assert (actions.codes.tolist(), actions.names) == ([0, 1, 0, 2], ("see", "share", "make"))
+    assert actions.among({"see", "never"}).tolist() == [True, False, True, False]
+    assert actions.weights({"share": 2.0}).tolist() == [1.0, 2.0, 1.0, 1.0]
+    fewer = actions.where(np.array([True, False, True, False]))
+    assert fewer.used == {"see"}
+    assert Actions.of([]).used == frozenset()
+    assert Actions.of([]).among({"see"}).shape == (0,)
+
+
+def test_no_events_make_an_empty_matrix() -> None:
+    none = np.zeros(0, dtype=np.int64)
+    for config in (TowerConfig(), TowerConfig(weighting="binary", half_life=3.0, actions={"share": 2.0})):
+        found = event_matrix(Events(none, none, Actions.of([]), np.zeros(0), none), (2, 3), config)
+        assert (found.shape, found.nnz) == ((2, 3), 0)
 
 
 def test_events_of_a_pair_add_up_before_the_log() -> None:

@@ -56,6 +56,31 @@ FALLBACK_POPULARITY: Fallback.ValueType  # 1
 """no view was there; scores are numbers of users"""
 Global___Fallback: _TypeAlias = Fallback  # noqa: Y015
 
+class _Target:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TargetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Target.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TARGET_UNSPECIFIED: _Target.ValueType  # 0
+    """as TARGET_ITEMS"""
+    TARGET_ITEMS: _Target.ValueType  # 1
+    TARGET_USERS: _Target.ValueType  # 2
+    """For `user_id`, `views` and `vector` the users most like it, scored by cosine; for `item_id` and `text` its
+    audience, the users with the greatest inner product. Of the options only k and exact go with it.
+    """
+
+class Target(_Target, metaclass=_TargetEnumTypeWrapper): ...
+
+TARGET_UNSPECIFIED: Target.ValueType  # 0
+"""as TARGET_ITEMS"""
+TARGET_ITEMS: Target.ValueType  # 1
+TARGET_USERS: Target.ValueType  # 2
+"""For `user_id`, `views` and `vector` the users most like it, scored by cosine; for `item_id` and `text` its
+audience, the users with the greatest inner product. Of the options only k and exact go with it.
+"""
+Global___Target: _TypeAlias = Target  # noqa: Y015
+
 @_typing.final
 class Event(_message.Message):
     """One thing that a person did."""
@@ -207,6 +232,170 @@ class Timings(_message.Message):
 Global___Timings: _TypeAlias = Timings  # noqa: Y015
 
 @_typing.final
+class AttributeValue(_message.Message):
+    """A value that an attribute may have."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TRUTH_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    number: _builtins.float
+    truth: _builtins.bool
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        number: _builtins.float = ...,
+        truth: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "text", b"text", "truth", b"truth", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "text", b"text", "truth", b"truth", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["text", "number", "truth"]  # noqa: Y015
+    _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
+
+Global___AttributeValue: _TypeAlias = AttributeValue  # noqa: Y015
+
+@_typing.final
+class AttributeCondition(_message.Message):
+    """What one attribute of an item must be: one of some values (of a list: one of its elements is), or within a
+    range, both ends allowed; both where both are given.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ANY_OF_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    AT_MOST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """members of objects with dots: "maker.country" """
+    at_least: _builtins.float
+    at_most: _builtins.float
+    @_builtins.property
+    def any_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeValue]:
+        """at most 1,000"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        any_of: _abc.Iterable[Global___AttributeValue] | None = ...,
+        at_least: _builtins.float | None = ...,
+        at_most: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_at_most", b"_at_most", "at_least", b"at_least", "at_most", b"at_most"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_at_most", b"_at_most", "any_of", b"any_of", "at_least", b"at_least", "at_most", b"at_most", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__at_least: _TypeAlias = _typing.Literal["at_least"]  # noqa: Y015
+    _WhichOneofArgType__at_least: _TypeAlias = _typing.Literal["_at_least", b"_at_least"]  # noqa: Y015
+    _WhichOneofReturnType__at_most: _TypeAlias = _typing.Literal["at_most"]  # noqa: Y015
+    _WhichOneofArgType__at_most: _TypeAlias = _typing.Literal["_at_most", b"_at_most"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_least) -> _WhichOneofReturnType__at_least | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_most) -> _WhichOneofReturnType__at_most | None: ...
+
+Global___AttributeCondition: _TypeAlias = AttributeCondition  # noqa: Y015
+
+@_typing.final
+class ItemIds(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """at most 10,000"""
+
+    def __init__(
+        self,
+        *,
+        item_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item_ids", b"item_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemIds: _TypeAlias = ItemIds  # noqa: Y015
+
+@_typing.final
+class Filter(_message.Message):
+    """Conditions that items must meet, all of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KINDS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    ALLOW_FIELD_NUMBER: _builtins.int
+    DENY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """one of these, at most 100; empty allows every kind"""
+
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeCondition]:
+        """at most 32"""
+
+    @_builtins.property
+    def allow(self) -> Global___ItemIds:
+        """where it is set, no other items"""
+
+    @_builtins.property
+    def deny(self) -> Global___ItemIds: ...
+    def __init__(
+        self,
+        *,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        attributes: _abc.Iterable[Global___AttributeCondition] | None = ...,
+        allow: Global___ItemIds | None = ...,
+        deny: Global___ItemIds | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "deny", b"deny"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "attributes", b"attributes", "deny", b"deny", "kinds", b"kinds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Filter: _TypeAlias = Filter  # noqa: Y015
+
+@_typing.final
+class ViewWeights(_message.Message):
+    """What the parts of the views are multiplied by before they are added up: 0 leaves a view out, 1 leaves its part as
+    the model made it. All three 0 is the same as none given.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HISTORY_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    SOCIAL_FIELD_NUMBER: _builtins.int
+    history: _builtins.float
+    """each at most 1,000"""
+    text: _builtins.float
+    social: _builtins.float
+    def __init__(
+        self,
+        *,
+        history: _builtins.float = ...,
+        text: _builtins.float = ...,
+        social: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "social", b"social", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ViewWeights: _TypeAlias = ViewWeights  # noqa: Y015
+
+@_typing.final
 class QueryRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -217,6 +406,15 @@ class QueryRequest(_message.Message):
     VECTOR_FIELD_NUMBER: _builtins.int
     K_FIELD_NUMBER: _builtins.int
     EXCLUDE_SEEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    VIEW_WEIGHTS_FIELD_NUMBER: _builtins.int
+    MIN_SCORE_FIELD_NUMBER: _builtins.int
+    TEXT_QUERY_FIELD_NUMBER: _builtins.int
+    TEXT_QUERY_WEIGHT_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """at most 256 bytes"""
     item_id: _builtins.str
@@ -227,11 +425,39 @@ class QueryRequest(_message.Message):
     """1 to 1,000; 0 means 10"""
     exclude_seen: _builtins.bool
     """default true: leaves out the items of the subject's history"""
+    min_score: _builtins.float
+    """leaves out results with a lower score, so fewer than k may come back"""
+    text_query: _builtins.str
+    """Personalised search: the vector is (1 - w) times the subject's plus w times that of this text alone. A subject
+    without any view gives way to the text.
+    at most 100,000 bytes
+    """
+    text_query_weight: _builtins.float
+    """w, 0 to 1, default 0.5"""
+    diversity: _builtins.float
+    """Maximal marginal relevance over the best max(100, 5k) candidates, at most max(2,000, k): each result in turn
+    is the one with the greatest d * relevance - (1 - d) * (greatest cosine with the results before it), where
+    relevance is the score scaled to 0 to 1 over the candidates. 1, the default, is the order by score.
+    d, 0 to 1
+    """
+    explain: _builtins.bool
+    """not with `vector`"""
+    exact: _builtins.bool
+    """compares every item instead of asking the index"""
+    target: Global___Target.ValueType
     @_builtins.property
     def views(self) -> Global___Views: ...
     @_builtins.property
     def vector(self) -> Global___Vector:
         """of the model's embedding dim, norm at most 1e12; the reply carries no shares"""
+
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """fewer than k results only where fewer than k items pass"""
+
+    @_builtins.property
+    def view_weights(self) -> Global___ViewWeights:
+        """not with `vector`"""
 
     def __init__(
         self,
@@ -243,26 +469,112 @@ class QueryRequest(_message.Message):
         vector: Global___Vector | None = ...,
         k: _builtins.int = ...,
         exclude_seen: _builtins.bool | None = ...,
+        filter: Global___Filter | None = ...,
+        view_weights: Global___ViewWeights | None = ...,
+        min_score: _builtins.float | None = ...,
+        text_query: _builtins.str | None = ...,
+        text_query_weight: _builtins.float | None = ...,
+        diversity: _builtins.float | None = ...,
+        explain: _builtins.bool = ...,
+        exact: _builtins.bool = ...,
+        target: Global___Target.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "exclude_seen", b"exclude_seen", "item_id", b"item_id", "subject", b"subject", "text", b"text", "user_id", b"user_id", "vector", b"vector", "views", b"views"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_min_score", b"_min_score", "_text_query", b"_text_query", "_text_query_weight", b"_text_query_weight", "diversity", b"diversity", "exclude_seen", b"exclude_seen", "filter", b"filter", "item_id", b"item_id", "min_score", b"min_score", "subject", b"subject", "text", b"text", "text_query", b"text_query", "text_query_weight", b"text_query_weight", "user_id", b"user_id", "vector", b"vector", "view_weights", b"view_weights", "views", b"views"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "exclude_seen", b"exclude_seen", "item_id", b"item_id", "k", b"k", "subject", b"subject", "text", b"text", "user_id", b"user_id", "vector", b"vector", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_min_score", b"_min_score", "_text_query", b"_text_query", "_text_query_weight", b"_text_query_weight", "diversity", b"diversity", "exact", b"exact", "exclude_seen", b"exclude_seen", "explain", b"explain", "filter", b"filter", "item_id", b"item_id", "k", b"k", "min_score", b"min_score", "subject", b"subject", "target", b"target", "text", b"text", "text_query", b"text_query", "text_query_weight", b"text_query_weight", "user_id", b"user_id", "vector", b"vector", "view_weights", b"view_weights", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
+    _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
     _WhichOneofReturnType__exclude_seen: _TypeAlias = _typing.Literal["exclude_seen"]  # noqa: Y015
     _WhichOneofArgType__exclude_seen: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen"]  # noqa: Y015
+    _WhichOneofReturnType__min_score: _TypeAlias = _typing.Literal["min_score"]  # noqa: Y015
+    _WhichOneofArgType__min_score: _TypeAlias = _typing.Literal["_min_score", b"_min_score"]  # noqa: Y015
+    _WhichOneofReturnType__text_query: _TypeAlias = _typing.Literal["text_query"]  # noqa: Y015
+    _WhichOneofArgType__text_query: _TypeAlias = _typing.Literal["_text_query", b"_text_query"]  # noqa: Y015
+    _WhichOneofReturnType__text_query_weight: _TypeAlias = _typing.Literal["text_query_weight"]  # noqa: Y015
+    _WhichOneofArgType__text_query_weight: _TypeAlias = _typing.Literal["_text_query_weight", b"_text_query_weight"]  # noqa: Y015
     _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["user_id", "views", "item_id", "text", "vector"]  # noqa: Y015
     _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__diversity) -> _WhichOneofReturnType__diversity | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exclude_seen) -> _WhichOneofReturnType__exclude_seen | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__text_query) -> _WhichOneofReturnType__text_query | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__text_query_weight) -> _WhichOneofReturnType__text_query_weight | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
 
 Global___QueryRequest: _TypeAlias = QueryRequest  # noqa: Y015
 
 @_typing.final
+class Contribution(_message.Message):
+    """One thing that a result is owed to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """an item id, the first 200 characters of a text, or a friend id"""
+    value: _builtins.float
+    """its portion of the view's share in the score; may be negative"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Contribution: _TypeAlias = Contribution  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    """What contributed most to one result, greatest first, at most three of each. All contributions to a view sum to its
+    share; where a person has three texts or fewer, those listed do.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    FRIENDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
+        """an item counts once, whatever happened with it how often"""
+
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]: ...
+    @_builtins.property
+    def friends(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]: ...
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___Contribution] | None = ...,
+        texts: _abc.Iterable[Global___Contribution] | None = ...,
+        friends: _abc.Iterable[Global___Contribution] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "friends", b"friends", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
 class QueryResponse(_message.Message):
-    """Parallel arrays, best first. score[i] = history_shares[i] + text_shares[i] + social_shares[i] + prior_shares[i]
-    to 1e-5 relative; an array is empty where all its entries would be 0. For a `vector` all four are empty.
+    """Parallel arrays, best first (with `diversity`: in the order of choice).
+    score[i] = history_shares[i] + text_shares[i] + social_shares[i] + query_shares[i] + prior_shares[i] to 1e-5
+    relative; an array is empty where all its entries would be 0. For a `vector` all five are empty.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -280,6 +592,9 @@ class QueryResponse(_message.Message):
     MODEL_ID_FIELD_NUMBER: _builtins.int
     INDEX_ID_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    QUERY_SHARES_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    USER_IDS_FIELD_NUMBER: _builtins.int
     fallback: Global___Fallback.ValueType
     exact: _builtins.bool
     """whether every item was compared"""
@@ -306,6 +621,18 @@ class QueryResponse(_message.Message):
     def views_used(self) -> _containers.RepeatedScalarFieldContainer[Global___View.ValueType]: ...
     @_builtins.property
     def timings(self) -> Global___Timings: ...
+    @_builtins.property
+    def query_shares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """of text_query"""
+
+    @_builtins.property
+    def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
+        """one per item where asked for"""
+
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """with TARGET_USERS, instead of item_ids"""
+
     def __init__(
         self,
         *,
@@ -322,14 +649,72 @@ class QueryResponse(_message.Message):
         model_id: _builtins.str = ...,
         index_id: _builtins.str = ...,
         timings: Global___Timings | None = ...,
+        query_shares: _abc.Iterable[_builtins.float] | None = ...,
+        explanations: _abc.Iterable[Global___Explanation] | None = ...,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "fallback", b"fallback", "history_shares", b"history_shares", "index_id", b"index_id", "item_ids", b"item_ids", "model_id", b"model_id", "prior_shares", b"prior_shares", "query_id", b"query_id", "scores", b"scores", "social_shares", b"social_shares", "text_shares", b"text_shares", "timings", b"timings", "views_used", b"views_used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "explanations", b"explanations", "fallback", b"fallback", "history_shares", b"history_shares", "index_id", b"index_id", "item_ids", b"item_ids", "model_id", b"model_id", "prior_shares", b"prior_shares", "query_id", b"query_id", "query_shares", b"query_shares", "scores", b"scores", "social_shares", b"social_shares", "text_shares", b"text_shares", "timings", b"timings", "user_ids", b"user_ids", "views_used", b"views_used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryResponse: _TypeAlias = QueryResponse  # noqa: Y015
+
+@_typing.final
+class QueryError(_message.Message):
+    """Why one request of a stream failed, as the status of a Query would say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """of google.rpc.Code"""
+    reason: _builtins.str
+    """of ErrorInfo"""
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryError: _TypeAlias = QueryError  # noqa: Y015
+
+@_typing.final
+class QueryStreamResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___QueryResponse: ...
+    @_builtins.property
+    def error(self) -> Global___QueryError: ...
+    def __init__(
+        self,
+        *,
+        response: Global___QueryResponse | None = ...,
+        error: Global___QueryError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___QueryStreamResponse: _TypeAlias = QueryStreamResponse  # noqa: Y015
 
 @_typing.final
 class QueryBatchRequest(_message.Message):

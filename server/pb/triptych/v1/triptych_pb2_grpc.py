@@ -48,6 +48,11 @@ class RetrievalStub:
                 request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryBatchRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryBatchResponse.FromString,
                 _registered_method=True)
+        self.QueryStream = channel.stream_stream(
+                '/triptych.v1.Retrieval/QueryStream',
+                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryStreamResponse.FromString,
+                _registered_method=True)
         self.EncodeUser = channel.unary_unary(
                 '/triptych.v1.Retrieval/EncodeUser',
                 request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.EncodeUserRequest.SerializeToString,
@@ -76,6 +81,16 @@ class RetrievalServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueryStream(self, request_iterator, context):
+        """The same for any number of subjects, one after another: replies come in the order of the requests, and a
+        request that fails is answered with its error while the stream goes on. The server reads a request when it
+        has sent the reply before, so a client that does not read is not read from. Streams hold a thread each: beyond
+        a quarter of the server's workers another one gets RESOURCE_EXHAUSTED, TOO_MANY_STREAMS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EncodeUser(self, request, context):
         """The user vector and the part of each view in it.
         """
@@ -95,6 +110,11 @@ def add_RetrievalServicer_to_server(servicer, server):
                     servicer.QueryBatch,
                     request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryBatchRequest.FromString,
                     response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryBatchResponse.SerializeToString,
+            ),
+            'QueryStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.QueryStream,
+                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryRequest.FromString,
+                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryStreamResponse.SerializeToString,
             ),
             'EncodeUser': grpc.unary_unary_rpc_method_handler(
                     servicer.EncodeUser,
@@ -160,6 +180,33 @@ class Retrieval:
             '/triptych.v1.Retrieval/QueryBatch',
             server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryBatchRequest.SerializeToString,
             server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/triptych.v1.Retrieval/QueryStream',
+            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryRequest.SerializeToString,
+            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

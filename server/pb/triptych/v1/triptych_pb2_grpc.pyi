@@ -41,6 +41,12 @@ class RetrievalStub:
     """The top items for one subject. An unknown user is no error: the reply says that it fell back."""
     QueryBatch: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.QueryBatchRequest, _triptych_pb2.QueryBatchResponse]
     """The same for up to 256 subjects at once; one that is invalid fails the whole batch."""
+    QueryStream: _grpc.StreamStreamMultiCallable[_triptych_pb2.QueryRequest, _triptych_pb2.QueryStreamResponse]
+    """The same for any number of subjects, one after another: replies come in the order of the requests, and a
+    request that fails is answered with its error while the stream goes on. The server reads a request when it
+    has sent the reply before, so a client that does not read is not read from. Streams hold a thread each: beyond
+    a quarter of the server's workers another one gets RESOURCE_EXHAUSTED, TOO_MANY_STREAMS.
+    """
     EncodeUser: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.EncodeUserRequest, _triptych_pb2.EncodeUserResponse]
     """The user vector and the part of each view in it."""
 
@@ -57,6 +63,12 @@ class RetrievalAsyncStub(RetrievalStub):
     """The top items for one subject. An unknown user is no error: the reply says that it fell back."""
     QueryBatch: _aio.UnaryUnaryMultiCallable[_triptych_pb2.QueryBatchRequest, _triptych_pb2.QueryBatchResponse]  # type: ignore[assignment]
     """The same for up to 256 subjects at once; one that is invalid fails the whole batch."""
+    QueryStream: _aio.StreamStreamMultiCallable[_triptych_pb2.QueryRequest, _triptych_pb2.QueryStreamResponse]  # type: ignore[assignment]
+    """The same for any number of subjects, one after another: replies come in the order of the requests, and a
+    request that fails is answered with its error while the stream goes on. The server reads a request when it
+    has sent the reply before, so a client that does not read is not read from. Streams hold a thread each: beyond
+    a quarter of the server's workers another one gets RESOURCE_EXHAUSTED, TOO_MANY_STREAMS.
+    """
     EncodeUser: _aio.UnaryUnaryMultiCallable[_triptych_pb2.EncodeUserRequest, _triptych_pb2.EncodeUserResponse]  # type: ignore[assignment]
     """The user vector and the part of each view in it."""
 
@@ -82,6 +94,18 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_triptych_pb2.QueryBatchResponse, _abc.Awaitable[_triptych_pb2.QueryBatchResponse]]:
         """The same for up to 256 subjects at once; one that is invalid fails the whole batch."""
+
+    @_abc_1.abstractmethod
+    def QueryStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_triptych_pb2.QueryRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_triptych_pb2.QueryStreamResponse], _abc.AsyncIterator[_triptych_pb2.QueryStreamResponse]]:
+        """The same for any number of subjects, one after another: replies come in the order of the requests, and a
+        request that fails is answered with its error while the stream goes on. The server reads a request when it
+        has sent the reply before, so a client that does not read is not read from. Streams hold a thread each: beyond
+        a quarter of the server's workers another one gets RESOURCE_EXHAUSTED, TOO_MANY_STREAMS.
+        """
 
     @_abc_1.abstractmethod
     def EncodeUser(

@@ -1,0 +1,174 @@
+"""What a search must not return: rows that are gone, excluded, denied or not let through by a filter."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from indexer.arrays import IntArray
+from indexer.delta import Snapshot
+from indexer.exact import Searched, best_of, taken
+
+BoolArray = npt.NDArray[np.bool_]
+Bits = npt.NDArray[np.uint8]
+
+_ROOM = 64  # beside k, excluded items that a first search makes room for
+_GONE_ROOM = 4  # rows that are gone, and twice as many as there are among k rows drawn at random
+_MANY = 2_048  # values, from which on a table pays
+_TABLE = 1 << 16
+_NO_ROWS = np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Items to leave out of the results of a batch: pairs of query number and index row.
+
+    Shapes:
+        queries, rows: (n,) int64, any order; repeats do no harm.
+    """
+
+    queries: IntArray
+    rows: IntArray
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The rows that a filter lets pass.
+
+    Shapes:
+        main: (n,) int64, sorted, of the main part; None where all of them pass.
+        late: (m,) int64, sorted, of the rows after it, counted from 0; None where all of them pass.
+        denied: (d,) int64, of both; what passes otherwise, but is denied by id.
+        bits: little-endian bitmap of `main` where somebody keeps one; None is made when needed.
+    """
+
+    main: IntArray | None = None
+    late: IntArray | None = None
+    denied: IntArray = field(default_factory=lambda: _NO_ROWS)
+    bits: Bits | None = None
+
+
+@dataclass(frozen=True)
+class Barred:
+    """What one search must not return, beside what its filter bars.
+
+    Attributes:
+        main: rows in the main part.
+        now: what changed since.
+        batch: queries of the search.
+        codes: sorted, query number · total + row of each excluded pair.
+        denied: sorted rows.
+        own: rows, at most, that are excluded or denied for any one query.
+        late: whether any excluded pair has a row after the main part.
+    """
+
+    main: int
+    now: Snapshot
+    batch: int
+    codes: IntArray
+    denied: IntArray
+    own: int
+    late: bool
+
+    @classmethod
+    def of(
+        cls, main: int, now: Snapshot, batch: int, excluded: Excluded | None, allowed: Allowed
+    ) -> "Barred":
+        """Return what is barred in a search."""
+        total = main + len(now.vectors)
+        codes, most, late = _NO_ROWS, 0, False
+        if excluded is not None and len(excluded.rows) and total:
+            queries, rows = excluded.queries, excluded.rows
+            last = int(rows.max())
+            late = last >= main
+            if last >= total or rows.min() < 0:
+                known = (rows >= 0) & (rows < total)
+                queries, rows = queries[known], rows[known]
+            codes = queries * total + rows
+            codes.sort()
+            most = len(rows) if batch == 1 else int(np.bincount(queries).max(initial=0))
+        denied = np.sort(allowed.denied)
+        return cls(main, now, batch, codes, denied, most + len(denied), late)
+
+    @property
+    def total(self) -> int:
+        """Rows of the main part and after it."""
+        return self.main + len(self.now.vectors)
+
+    @property
+    def most(self) -> int:
+        """Rows of the main part, at most, that any one query may not find, beside those the filter bars."""
+        return self.own + self.now.main_gone
+
+    def room(self, k: int) -> int:
+        """Return how many more than k a first search asks for; where that is too little, another follows."""
+        gone = self.now.main_gone
+        likely = min(gone, _GONE_ROOM + 2 * k * gone // max(1, self.main)) if gone else 0
+        return min(self.own, k + _ROOM) + likely
+
+    def late_pairs(self) -> tuple[IntArray, IntArray]:
+        """Return query number and row, counted after the main part, of the excluded pairs there."""
+        query, row = np.divmod(self.codes, max(1, self.total))
+        late = row >= self.main
+        return query[late], row[late] - self.main
+
+    def left(self, k: int, passing: int, allowed: Allowed) -> IntArray | int:
+        """Return how many of k results there are in the main part: of each query (B,), or of all of them."""
+        if passing - self.most >= k:
+            return k
+        passed = np.arange(passing) if allowed.main is None else allowed.main
+        open_to_all = passed[self.now.there(passed) & ~_among(passed, self.denied)]
+        query, row = np.divmod(np.unique(self.codes), max(1, self.total))
+        counts = np.bincount(query[_among(row, open_to_all)], minlength=self.batch)  # (B,)
+        return np.minimum(k, len(open_to_all) - counts)
+
+    def best(self, found: Searched, k: int, room: int, queries: IntArray | None = None) -> Searched:
+        """Return the best k of candidates (B, n) that are not barred, best first, −1 and −inf behind them.
+
+        Of more than k + `room` only the best of all are looked at, barred or not.
+        """
+        rows, scores = best_of(*found, k + room)
+        if not self.most:
+            return rows, scores
+        out = rows < 0
+        if self.now.main_gone:
+            went = self.now.main_went[rows]  # row −1 is out already
+            out |= (went != 0) & (went <= self.now.version)
+        if len(self.codes):
+            numbers = np.arange(len(rows)) if queries is None else queries
+            out |= _among(numbers[:, None] * self.total + rows, self.codes)
+        if len(self.denied):
+            out |= _among(rows, self.denied)
+        if not out[:, :k].any():
+            return rows[:, :k], scores[:, :k]
+        order = np.argsort(out, axis=1, kind="stable")[:, :k]
+        rows, scores, out = taken(rows, order), taken(scores, order), taken(out, order)
+        rows[out], scores[out] = -1, -np.inf
+        return rows, scores
+
+
+def bits_of(rows: IntArray, total: int) -> Bits:
+    """Return rows of `total` as a little-endian bitmap."""
+    mask = np.zeros(total, dtype=bool)
+    mask[rows] = True
+    return np.packbits(mask, bitorder="little")
+
+
+def _among(values: IntArray, known: IntArray) -> BoolArray:
+    """Return which values, of any shape, are among sorted ones."""
+    if not len(known):
+        return np.zeros(values.shape, dtype=bool)
+    if values.size < _MANY:
+        return _held(values, known)
+    # By their last bits first, which rules out nearly all: a search for each takes several times as long.
+    table = np.zeros(_TABLE, dtype=bool)
+    table[known & (_TABLE - 1)] = True
+    found = np.asarray(table[values & (_TABLE - 1)])
+    found[found] = _held(values[found], known)
+    return found
+
+
+def _held(values: IntArray, known: IntArray) -> BoolArray:
+    places = np.searchsorted(known, values)
+    places[places == len(known)] = 0
+    return np.asarray(known[places] == values)

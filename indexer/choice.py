@@ -1,0 +1,62 @@
+"""Which kind of FAISS index fits a number of items and a memory budget."""
+
+import math
+from dataclasses import dataclass
+
+import psutil
+
+EXACT_ITEMS = 50_000
+AUTO = "auto"
+EXACT = "Flat"
+_LIST_BYTES = 12  # per item: its id, and its share of growth
+_MEMORY_SHARE = 0.5  # of what is free, when no budget is given
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A FAISS factory string, the reason for it, and what follows where it misses the asked ANN recall."""
+
+    factory: str
+    reason: str
+    finer: tuple[str, ...] = ()
+
+
+def choose(items: int, dim: int, memory_bytes: int | None = None) -> Choice:
+    """Return the kind of index for N items of D coordinates.
+
+    Args:
+        items: N.
+        dim: D.
+        memory_bytes: what the searched structure may take; None is half of what is free now. The full
+            vectors are memory-mapped beside it and are not counted.
+    """
+    if items <= EXACT_ITEMS:
+        return Choice(
+            EXACT, f"{items} items are at most {EXACT_ITEMS}: comparing every one is exact and quick"
+        )
+    free = int(psutil.virtual_memory().available * _MEMORY_SHARE)
+    budget = free if memory_bytes is None else memory_bytes
+    lists = lists_for(items)
+    fine = items * (dim + _LIST_BYTES) + 4 * lists * dim
+    if fine <= budget:
+        reason = f"{lists} lists of 8-bit codes, {_megabytes(fine)}, fit in {_megabytes(budget)}"
+        return Choice(f"IVF{lists},SQ8", reason, (f"IVF{lists},Flat", EXACT))
+    coarse = items * (dim // 8 + _LIST_BYTES + 8) + 4 * lists * dim
+    reason = (
+        f"8-bit codes take {_megabytes(fine)} of {_megabytes(budget)}, so {lists} lists of 1-bit codes, "
+        f"{_megabytes(coarse)}"
+    )
+    return Choice(f"IVF{lists},RaBitQ", reason, (f"IVF{lists},SQ8", f"IVF{lists},Flat", EXACT))
+
+
+def lists_for(items: int) -> int:
+    """Return the number of lists of an IVF: the power of two next to 4 √N.
+
+    Source:
+        https://github.com/facebookresearch/faiss/wiki/Guidelines-to-choose-an-index, 4 √N to 16 √N.
+    """
+    return 1 << round(math.log2(4 * math.sqrt(items)))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"

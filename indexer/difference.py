@@ -1,0 +1,84 @@
+"""What changed between the rows of an index and the rows that an export has now."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from encoder.dataset import rows_of
+from indexer.arrays import IntArray
+from indexer.index import Index
+
+DELTA_SHARE = 0.05  # of the main part; beyond it the exact search beside FAISS would be felt
+GONE_SHARE = 0.1
+ALWAYS = 1_000  # changes that any index may carry
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What an index lacks of some rows, by their position in a table, and what it has too much.
+
+    Shapes:
+        changed: (c,) int64 positions of rows that are new, or differ; encoded: (c,) whether the vector must
+        be made anew; removed: ids that the index has and the table lacks.
+    """
+
+    changed: IntArray
+    encoded: npt.NDArray[np.bool_]
+    removed: list[str]
+
+
+def difference(index: Index, hashes: pa.Table, encodable: npt.NDArray[np.bool_]) -> Difference:
+    """Return how the rows of a table differ from those of an index.
+
+    Args:
+        index: of the model that encodes them.
+        hashes: item_id, content, facts of n rows, each id once.
+        encodable: (n,) which may have a vector; the others are no difference unless the index has them.
+    """
+    ids = hashes.column("item_id")
+    new_content, new_facts = hashes_array(hashes, "content"), hashes_array(hashes, "facts")
+    main = rows_of(ids.cast(pa.large_string()), index.main.ids.column)
+    late = {change.item_id: change for change in index.delta.changes()}
+    rows = np.where(index.delta.now.there(main), main, -1)
+    content, facts = (
+        np.where((rows >= 0)[:, None], hashes_array(index.main.table, name)[rows], np.uint8(0))
+        if len(index.main) else np.zeros_like(new_content)
+        for name in ("content", "facts")
+    )  # fmt: skip
+    places = rows_of(pa.array(list(late), pa.string()), ids.combine_chunks())
+    for place, change in zip(places.tolist(), late.values(), strict=True):
+        if place >= 0:
+            content[place] = np.frombuffer(change.content, np.uint8)
+            facts[place] = np.frombuffer(change.facts, np.uint8)
+    there = rows >= 0
+    there[places[places >= 0]] = True
+    encoded = ~there | (content != new_content).any(axis=1)
+    changed = np.flatnonzero((encoded | (facts != new_facts).any(axis=1)) & (encodable | there))
+    lost = np.ones(len(index.main), dtype=bool)
+    lost[rows[rows >= 0]] = False
+    lost &= index.delta.now.there(np.arange(len(lost)))
+    removed = index.main.ids.of_rows(np.flatnonzero(lost))
+    removed += [item_id for item_id, place in zip(late, places.tolist(), strict=True) if place < 0]
+    return Difference(changed, encoded[changed], removed)
+
+
+def too_many(rows: int, gone: int, size: int) -> bool:
+    """Return whether an index is better built anew than with so many rows beside its main part of `size`.
+
+    Args:
+        rows: after the main part.
+        gone: rows of the main part that are no longer there.
+        size: of the main part.
+    """
+    return rows > max(ALWAYS, DELTA_SHARE * size) or gone > max(ALWAYS, GONE_SHARE * size)
+
+
+def hashes_array(table: pa.Table, name: str) -> npt.NDArray[np.uint8]:
+    """Return a column of 16-byte hashes as (n, 16) uint8."""
+    column = table.column(name).cast(pa.binary(16)).combine_chunks()
+    if not len(column):
+        return np.zeros((0, 16), dtype=np.uint8)
+    raw = np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, 16)
+    return raw[column.offset : column.offset + len(column)]

@@ -1,0 +1,58 @@
+"""Filters worked out against an index; those of the main part are remembered."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+
+from indexer.arrays import IntArray
+from indexer.barred import Allowed, bits_of
+from indexer.delta import Delta
+from indexer.filters import Filter, allowed_rows
+from indexer.parts import MainPart
+
+_REMEMBERED_ROWS = 8_000_000  # of all filters together: 64 MB
+_REMEMBERED = 256
+_NO_ROWS = np.zeros(0, dtype=np.int64)
+_BITS = 64  # of a row number
+
+
+class Filtering:
+    """Turns filters into rows; threads may share it."""
+
+    def __init__(self, main: MainPart, delta: Delta) -> None:
+        self._main, self._delta = main, delta
+        self._known: OrderedDict[Filter, Allowed] = OrderedDict()
+
+    def allowed(self, wanted: Filter | None) -> Allowed:
+        """Return the rows that a filter lets pass."""
+        if wanted is None:
+            return Allowed()
+        denied = self._delta.rows(wanted.deny) if wanted.deny else _NO_ROWS
+        denied = denied[denied >= 0]
+        if not wanted.selects:
+            return Allowed(denied=denied)
+        late = allowed_rows(wanted, self._delta.facts, self._late_rows)
+        main = self._of_main(wanted)
+        return Allowed(main.main, late, denied, main.bits)
+
+    def _of_main(self, wanted: Filter) -> Allowed:
+        main = self._known.get(wanted)
+        if main is None:
+            rows = allowed_rows(wanted, self._main.facts, self._main.ids.rows)
+            many = len(rows) * _BITS >= len(self._main)  # then a bitmap is smaller than the rows
+            main = Allowed(rows, bits=bits_of(rows, len(self._main)) if many else None)
+            known = OrderedDict(self._known)
+            known[wanted] = main
+            while len(known) > _REMEMBERED or sum(map(_size, known.values())) > _REMEMBERED_ROWS:
+                known.popitem(last=False)
+            self._known = known  # swapped whole: another thread may be reading
+        return main
+
+    def _late_rows(self, item_ids: Sequence[str]) -> IntArray:
+        rows = self._delta.rows(item_ids)
+        return np.where(rows >= len(self._main), rows - len(self._main), -1)
+
+
+def _size(allowed: Allowed) -> int:
+    return 0 if allowed.main is None else len(allowed.main)

@@ -1,0 +1,70 @@
+"""From vectors on disk to a searchable index that reaches the asked ANN recall, however much that takes."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from indexer.approximate import Approximate, Effort
+from indexer.arrays import FloatArray, map_vectors
+from indexer.building import build_shards
+from indexer.choice import EXACT, Choice
+from indexer.parts import VECTORS_FILE
+from indexer.policy import FilterPolicy
+from indexer.tuning import TUNED_K, Judge, fewest, filter_policy, tune
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A kind of index, its FAISS files, and what was measured on it."""
+
+    factory: str
+    files: list[str]
+    effort: Effort
+    recall: float
+    policy: FilterPolicy
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest says of it."""
+        return {
+            "factory": self.factory,
+            "shards": len(self.files),
+            **self.effort.as_json(),
+            f"ann_recall@{TUNED_K}": self.recall,
+            "filters": self.policy.as_json(),
+        }
+
+
+def fit(folder: Path, queries: FloatArray, choice: Choice, target: float) -> Fitted:
+    """Return the first of the kinds of a choice that reaches an ANN recall; the last one is exact.
+
+    Half of the queries choose the effort. The other half must reach the recall too, which raises it where
+    it does not, and gives the figure.
+
+    Args:
+        folder: with the main part; FAISS files are written there.
+        queries: (Q, D) user vectors.
+        choice: kinds, coarse ones first.
+        target: ANN recall at TUNED_K.
+
+    Raises:
+        FactoryError: FAISS does not understand a factory.
+    """
+    vectors = map_vectors(folder / VECTORS_FILE)
+    for factory in (choice.factory, *choice.finer):
+        if factory == EXACT or not len(vectors):
+            break
+        files = build_shards(folder, factory)
+        index = Approximate.open([folder / name for name in files], Effort())
+        tuned = tune(index, Judge(vectors, queries[::2]), target)
+        reached = tuned and fewest(index, Judge(vectors, queries[1::2]), target, tuned.effort)
+        if reached:
+            policy = filter_policy(vectors, index, queries, reached.effort, target)
+            return Fitted(factory, files, reached.effort, reached.recall, policy)
+        log.warning(
+            "%s does not reach ANN recall@%d %.4f: going on with a finer kind", factory, TUNED_K, target
+        )
+    policy = filter_policy(vectors, None, queries, Effort(), target)
+    return Fitted(EXACT, [], Effort(), 1.0, policy)

@@ -1,0 +1,117 @@
+"""The cheap reindex: the files of the serving index, with what changed since written beside them."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from encoder.dataset import rows_of
+from indexer.building import ItemTower
+from indexer.difference import difference, too_many
+from indexer.index import Index
+from indexer.parts import Change
+from indexer.sealing import lay_out, take_over
+from indexer.user_part import People, build_users, put_users
+from indexer.users import FOLDER, open_users
+from store.artifact import DamagedArtifactError, build, new_id, pointed
+from store.export import Export
+from store.home import Home
+
+log = logging.getLogger(__name__)
+
+
+def changes_of(
+    index: Index, items: pa.Table, hashes: pa.Table, encoded: npt.NDArray[np.bool_], tower: ItemTower
+) -> list[Change]:
+    """Return items as changes to an index; vectors that need not be made anew are taken from it.
+
+    Args:
+        index: of the model of the tower.
+        tower: encodes the others.
+        items: item_id, title, text, kind, attributes, of n items.
+        hashes: item_id, content, facts of the same items in the same order.
+        encoded: (n,) whether the vector must be made anew.
+    """
+    rows = rows_of(items.column("item_id"), tower.model.item_ids)
+    vectors = np.empty((len(rows), tower.model.dim), dtype=np.float32)
+    anew = np.flatnonzero(encoded)
+    vectors[anew] = tower.vectors(items.take(pa.array(anew)), rows[anew])
+    ids = items.column("item_id").to_pylist()
+    vectors[~encoded] = index.vectors_of(index.rows([ids[i] for i in np.flatnonzero(~encoded)]))
+    columns = (items.column(name).to_pylist() for name in ("kind", "attributes"))
+    content, facts = (hashes.column(name).to_pylist() for name in ("content", "facts"))
+    popularity = tower.popularity(rows).tolist()
+    described = zip(ids, vectors, popularity, content, facts, *columns, strict=True)
+    return [Change(*one) for one in described]
+
+
+def next_to(
+    home: Home, folder: Path, people: People, hashes: pa.Table, asked: dict[str, Any], room: int | None
+) -> Path | None:
+    """Return the directory of an index made from the one that serves, or None where all is to be built.
+
+    Args:
+        home: where it serves, and where the new one goes.
+        folder: for what is built on the way, such as a user index that too much changed for.
+        people: the users, and the export and the tower that the items are of, too.
+        hashes: `export.item_hashes()`.
+        asked: what the manifest must say for its files to be taken over.
+        room: memory budget of a user index that is built.
+
+    Raises:
+        DamagedArtifactError: CURRENT names nothing that is there.
+    """
+    base = _base(home, asked)
+    if base is None or not _put_items(base, people.export, hashes, people.tower):
+        return None
+    source = home.indexes / base.index_id
+    users = open_users(source, base.manifest)
+    index_id = new_id()
+    with build(home.indexes, index_id) as draft:
+        draft.facts = base.manifest | {
+            "export_id": people.export.export_id,
+            "base": base.index_id,
+            "items_without_vector": len(hashes) - len(base),
+            **take_over(source, draft.path, base),
+        }
+        del draft.facts["files"]
+        if users is not None and put_users(users, people):
+            kept = users.manifest | {"without_vector": len(people.hashes) - len(users)}
+            draft.facts[FOLDER] = kept | take_over(source / FOLDER, draft.path / FOLDER, users)
+        else:
+            built = build_users(folder, people, users, asked["asked"]["ann_recall"], room)
+            draft.facts[FOLDER] = lay_out(folder / FOLDER, draft.path / FOLDER, built.fitted, built.facts)
+    return home.indexes / index_id
+
+
+def _put_items(base: Index, export: Export, hashes: pa.Table, tower: ItemTower) -> bool:
+    """Put what changed of the items on top of an index; return False where that is too much, undone."""
+    found = difference(base, hashes, tower.encodable(hashes))
+    some = hashes.take(pa.array(found.changed))
+    touched = set(found.removed) | set(some.column("item_id").to_pylist())
+    rows = sum(change.item_id not in touched for change in base.delta.changes()) + len(found.changed)
+    if too_many(rows, base.delta.now.main_gone + len(touched), len(base.main)):
+        log.info("reindex: %d of %d items changed since %s: building anew",
+                 rows, len(base.main), base.index_id)  # fmt: skip
+        return False
+    items = export.some_items(some.column("item_id").to_pylist())
+    base.put(changes_of(base, items, some, found.encoded, tower), found.removed)
+    log.info("reindex: %d items changed and %d went since %s", len(found.changed), len(found.removed),
+             base.index_id)  # fmt: skip
+    return True
+
+
+def _base(home: Home, asked: dict[str, Any]) -> Index | None:
+    """Return the serving index where its files can be taken over."""
+    if not home.current_index.exists():
+        return None
+    directory = pointed(home.current_index, home.indexes)
+    try:
+        index = Index.load(directory)
+    except DamagedArtifactError as error:
+        log.warning("reindex: %s; building anew", error)
+        return None
+    return index if all(index.manifest.get(name) == value for name, value in asked.items()) else None

@@ -1,0 +1,116 @@
+"""The files of an index directory: an immutable main part, and what changed since it was built."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from safetensors.numpy import save_file
+
+from indexer.arrays import FloatArray, IntArray, map_tensors, map_vectors
+from indexer.facts import MappedFacts
+from indexer.ids import ItemIds, hashed, map_table, write_table
+
+VECTORS_FILE = "vectors.safetensors"
+ITEMS_FILE = "items.arrow"
+LOOKUP_FILE = "lookup.safetensors"
+FACTS_FILE = "facts.safetensors"
+DELTA_FILE = "delta.arrow"
+DELTA_VECTORS_FILE = "delta.safetensors"
+DELTA_FILES = (DELTA_FILE, DELTA_VECTORS_FILE)
+
+MAIN_SCHEMA = pa.schema(
+    [
+        ("item_id", pa.large_string()),
+        ("popularity", pa.float32()),
+        ("content", pa.binary(16)),
+        ("facts", pa.binary(16)),
+    ]
+)
+DELTA_SCHEMA = pa.schema([*MAIN_SCHEMA, ("kind", pa.string()), ("attributes", pa.string())])
+
+
+def faiss_file(shard: int) -> str:
+    """Return the name of the FAISS file of a shard."""
+    return f"items.{shard:03d}.faiss"
+
+
+@dataclass(frozen=True)
+class MainPart:
+    """The rows 0 to M − 1 of an index, memory-mapped.
+
+    Attributes:
+        ids: their item ids.
+        vectors: (M, D) float32, what scores and shares are computed from.
+        popularity: (M,) float32, number of users behind each item.
+        facts: kinds and attributes.
+        table: the columns of MAIN_SCHEMA.
+    """
+
+    ids: ItemIds
+    vectors: FloatArray
+    popularity: FloatArray
+    facts: MappedFacts
+    table: pa.Table
+
+    @classmethod
+    def open(cls, directory: Path) -> "MainPart":
+        """Return the main part of an index directory."""
+        table = map_table(directory / ITEMS_FILE)
+        lookup = map_tensors(directory / LOOKUP_FILE)
+        ids: pa.LargeStringArray = table.column("item_id").combine_chunks()
+        return cls(
+            ItemIds(ids, lookup["hashes"], lookup["order"]),
+            map_vectors(directory / VECTORS_FILE),
+            table.column("popularity").to_numpy(),
+            MappedFacts(directory / FACTS_FILE),
+            table,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Change:
+    """An item that is put into an index, or replaces the one of its id there.
+
+    Attributes:
+        vector: (D,) float32; zero for an item that nothing is known of, which is not retrieved.
+        popularity: number of users behind it.
+        content, facts: hashes (16 bytes) of what its vector is made from, and of its kind and attributes.
+        attributes: as JSON text.
+    """
+
+    item_id: str
+    vector: FloatArray
+    popularity: float
+    content: bytes
+    facts: bytes
+    kind: str | None
+    attributes: str
+
+
+def write_lookup(directory: Path, ids: pa.LargeStringArray) -> None:
+    """Write what finds the row of an id."""
+    hashes, order = hashed(ids)
+    save_file({"hashes": hashes, "order": order}, directory / LOOKUP_FILE)
+
+
+def write_delta(directory: Path, changes: Iterable[Change], dim: int, gone: IntArray) -> None:
+    """Write the changes since the main part, and the rows of it that are gone."""
+    rows = list(changes)
+    columns = {name: [getattr(change, name) for change in rows] for name in DELTA_SCHEMA.names}
+    write_table(directory / DELTA_FILE, pa.table(columns, schema=DELTA_SCHEMA))
+    vectors = np.array([change.vector for change in rows], dtype=np.float32).reshape(-1, dim)
+    save_file({"vectors": vectors, "gone": np.sort(gone)}, directory / DELTA_VECTORS_FILE)
+
+
+def read_delta(directory: Path) -> tuple[list[Change], IntArray]:
+    """Return what `write_delta` wrote: the changes and the rows of the main part that are gone."""
+    tensors: dict[str, Any] = map_tensors(directory / DELTA_VECTORS_FILE)
+    rows = map_table(directory / DELTA_FILE).to_pylist()
+    changes = [Change(vector=vector, **row) for row, vector in zip(rows, tensors["vectors"], strict=True)]
+    return changes, tensors["gone"]

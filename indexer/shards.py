@@ -1,0 +1,79 @@
+"""FAISS files built from vectors on disk, some rows to each; a build that is killed goes on."""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from tqdm import tqdm
+
+from indexer.approximate import empty_faiss, inner_of
+from indexer.arrays import FloatArray
+from indexer.gpu import in_cpu_form, on_cards
+
+log = logging.getLogger(__name__)
+
+SHARD_ITEMS = 4_194_304  # of one FAISS file; a multiple of 8, so that a bitmap splits between bytes
+_ADDED = 65_536  # vectors at a time
+_TRAINED = 64  # vectors per list of an IVF that its k-means looks at
+_TRAINED_AT_LEAST = 65_536
+_SAVED_S = 60.0
+
+
+def build_shard(vectors: FloatArray, factory: str, path: Path) -> None:
+    """Write a FAISS index over vectors (N, D), which may be memory-mapped, to one file.
+
+    What a killed run had added is found beside the file and goes on.
+
+    Raises:
+        FactoryError: FAISS does not understand the factory.
+    """
+    partial = path.with_suffix(".part")
+    if partial.exists():
+        built = faiss.read_index(str(partial))
+        log.info("%s: going on after %d of %d items", path.name, built.ntotal, len(vectors))
+    else:
+        built = empty_faiss(vectors.shape[1], factory)
+        worker = on_cards(built)
+        _train(worker, built, vectors)
+        built = in_cpu_form(worker)
+        _save(built, partial)
+    worker, saved = on_cards(built), time.monotonic()
+    starts = range(built.ntotal, len(vectors), _ADDED)
+    for start in tqdm(starts, desc=f"index {path.stem}", unit="chunk", disable=None):
+        worker.add(np.ascontiguousarray(vectors[start : start + _ADDED]))
+        if time.monotonic() - saved > _SAVED_S:
+            _save(in_cpu_form(worker), partial)
+            saved = time.monotonic()
+    faiss.write_index(in_cpu_form(worker), str(path))
+    partial.unlink()
+
+
+def _train(worker: Any, built: Any, vectors: FloatArray) -> None:
+    """Train an index, which may be on a card, where its kind wants that; `built` is its CPU form."""
+    if worker.is_trained:
+        return
+    inner = inner_of(built)
+    lists = inner.nlist if isinstance(inner, faiss.IndexIVF) else 1
+    wanted = min(len(vectors), max(_TRAINED * lists, _TRAINED_AT_LEAST))
+    rows = np.linspace(0, len(vectors) - 1, wanted).astype(np.int64)  # evenly, so in the order on disk
+    for one in {id(worker): worker, id(inner): inner}.values():
+        if hasattr(one, "cp"):  # of an IVF
+            one.cp.max_points_per_centroid = _TRAINED
+            one.cp.min_points_per_centroid = 1  # a warning on stderr is nothing that its user can act on
+    worker.train(np.ascontiguousarray(vectors[rows]))
+
+
+def _save(built: Any, path: Path) -> None:
+    draft = path.with_suffix(".tmp")
+    faiss.write_index(built, str(draft))
+    draft.replace(path)
+
+
+def shards_of(rows: int) -> Iterator[slice]:
+    """Yield the rows of each shard; at least one, which may be empty."""
+    for start in range(0, max(1, rows), SHARD_ITEMS):
+        yield slice(start, min(rows, start + SHARD_ITEMS))

@@ -1,0 +1,168 @@
+"""The user index inside an index directory: built from an export, or brought up to date from one before."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexer.arrays import FloatArray, map_vectors, write_vectors
+from indexer.building import MAIN_FILES, ItemTower, write_rows
+from indexer.choice import choose
+from indexer.difference import difference, too_many
+from indexer.facts import FactsBuilder
+from indexer.fitting import Fitted, fit
+from indexer.index import Index
+from indexer.parts import VECTORS_FILE
+from indexer.queries import QUERIES, USER_BATCH, batches_of, user_vectors
+from indexer.spool import finish, finished
+from indexer.users import EMBEDDING_DIM, FOLDER, NO_FACTS, row_width, user_change, user_rows
+from store.export import Export
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class People:
+    """The users of an export, and what encodes them.
+
+    Attributes:
+        hashes: item_id (the user's), content, facts, events of the users who may have a vector, by id.
+    """
+
+    export: Export
+    tower: ItemTower
+    hashes: pa.Table
+
+    @classmethod
+    def of(cls, export: Export, tower: ItemTower) -> "People":
+        """Return the users of an export."""
+        return cls(export, tower, people_hashes(export.user_hashes()))
+
+    def vectors(self, batches: Sequence[pa.StringArray]) -> Iterator[FloatArray]:
+        """Yield the vectors (n, D) float32 of each batch of the users."""
+        return user_vectors(self.export, self.tower, batches)
+
+
+def people_hashes(table: pa.Table) -> pa.Table:
+    """Return `user_hashes` of those who may have a vector, as rows that an index can be compared with."""
+    table = table.filter(pc.invert(table.column("blank"))).combine_chunks()
+    facts = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(16), len(table), [None, pa.py_buffer(NO_FACTS * len(table))]
+    )
+    columns = {name: table.column(name) for name in ("content", "events")}
+    return pa.table({"item_id": table.column("user_id"), **columns, "facts": facts})
+
+
+@dataclass(frozen=True)
+class BuiltUsers:
+    """A user index whose files are written: what was measured on it, and what the manifest says of it."""
+
+    fitted: Fitted
+    facts: dict[str, Any]
+
+
+def build_users(
+    folder: Path, people: People, base: Index | None, ann_recall: float, memory_bytes: int | None
+) -> BuiltUsers:
+    """Write the files of a user index below a folder, where a run that was killed goes on.
+
+    Args:
+        folder: of the build; the files go into a folder in it.
+        people: users whose vector is zero are counted and left out.
+        base: a user index of the same model, whose vectors serve for users who did not change.
+        ann_recall: to be reached at k = 100 where not every user is compared.
+        memory_bytes: budget of the searched structure; None is half of what is free.
+    """
+    place = folder / FOLDER
+    place.mkdir(exist_ok=True)
+    if not finished(place, "rows"):
+        _write_users(place, people, base)
+        finish(place, "rows", list(MAIN_FILES))
+    rows = map_vectors(place / VECTORS_FILE)
+    choice = choose(len(rows), rows.shape[1], memory_bytes)
+    log.info("reindex: users: %s: %s", choice.factory, choice.reason)
+    model = people.tower.model
+    facts = {
+        "model_id": model.model_id,
+        "dim": rows.shape[1],
+        EMBEDDING_DIM: model.dim,
+        "without_vector": len(people.hashes) - len(rows),
+    }
+    return BuiltUsers(fit(place, _queries(rows), choice, ann_recall), facts)
+
+
+def put_users(users: Index, people: People) -> bool:
+    """Put what changed on top of a user index; return False, with nothing put, where it is to be built anew.
+
+    That is where too much changed, and where somebody is gone: what lies under a tombstone could be read.
+
+    Args:
+        users: of the same model.
+        people: as they are now.
+    """
+    found = difference(users, people.hashes, np.ones(len(people.hashes), dtype=bool))
+    some = people.hashes.take(pa.array(found.changed))
+    ids = some.column("item_id").to_pylist()
+    anew = set(ids)
+    rows = sum(change.item_id not in anew for change in users.delta.changes()) + len(ids)
+    # Those who have no vector whatever is done differ each time, and take no row.
+    rows -= users.manifest["without_vector"]
+    gone = users.delta.now.main_gone + int((users.rows(ids) >= 0).sum())
+    if found.removed or too_many(rows, gone, len(users.main)):
+        log.info("reindex: %d of %d users changed and %d went: building the user index anew",
+                 len(ids), len(users), len(found.removed))  # fmt: skip
+        return False
+    batches = people.vectors(batches_of(some.column("item_id").combine_chunks()))
+    vectors = (vector for batch in batches for vector in batch)
+    columns = (some.column(name).to_pylist() for name in ("events", "content"))
+    described = zip(ids, vectors, *columns, strict=True)
+    users.put([user_change(*one) for one in described])
+    log.info("reindex: %d users changed", len(ids))
+    return True
+
+
+def _write_users(place: Path, people: People, base: Index | None) -> None:
+    """Write the main part of a user index."""
+    hashes = people.hashes
+    anew = np.ones(len(hashes), dtype=bool)
+    if base is not None:
+        anew[:] = False
+        anew[difference(base, hashes, ~anew).changed] = True
+    log.info("reindex: encoding %d of %d users", int(anew.sum()), len(hashes))
+    starts = range(0, len(hashes), USER_BATCH)
+    ids = hashes.column("item_id").combine_chunks()
+    batches = [
+        ids.slice(start, USER_BATCH).filter(pa.array(anew[start : start + USER_BATCH])) for start in starts
+    ]
+    there: list[npt.NDArray[np.bool_]] = []
+
+    def chunks() -> Iterator[FloatArray]:
+        for start, encoded in zip(starts, people.vectors(batches), strict=True):
+            fresh = anew[start : start + USER_BATCH]
+            rows = np.zeros((len(fresh), width), dtype=np.float32)
+            rows[fresh] = user_rows(encoded)
+            if base is not None:
+                kept = ids.slice(start, USER_BATCH).filter(pa.array(~fresh))
+                rows[~fresh] = base.vectors_of(base.rows(kept.to_pylist()))
+            there.append(np.asarray(rows.any(axis=1)))
+            yield rows[there[-1]]
+
+    width = row_width(people.tower.model.dim)
+    count = write_vectors(place / VECTORS_FILE, chunks(), width)
+    some = hashes.filter(pa.array(np.concatenate([np.zeros(0, dtype=bool), *there])))
+    write_rows(place, some, some.column("events").to_numpy().astype(np.float32), FactsBuilder())
+    log.info("reindex: %d users have a vector", count)
+
+
+def _queries(rows: FloatArray) -> FloatArray:
+    """Return some of the users (Q, W) as queries, which is what they are asked about with."""
+    chosen = rows[np.unique(np.linspace(0, max(0, len(rows) - 1), min(QUERIES, len(rows))).astype(np.int64))]
+    queries = np.array(chosen)
+    queries[:, -1] = 0.0  # the length is no part of a query
+    return queries

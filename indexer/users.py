@@ -1,0 +1,159 @@
+"""The user index: users like someone, and the users whom an item or a text suits best.
+
+A row is a user's unit vector, zeros, and in its last coordinate the length of V_u. So the inner product with
+a unit query is the cosine, whatever finds candidates, and one row has all that an audience needs.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encoder.views import unit_rows
+from indexer.arrays import FloatArray, IntArray
+from indexer.delta import Snapshot
+from indexer.exact import best_of_parts
+from indexer.index import Index, VectorDimError
+from indexer.parts import Change
+from indexer.search import Excluded, Searched
+
+FOLDER = "users"
+EMBEDDING_DIM = "embedding_dim"
+UNKNOWN_CONTENT = bytes(16)
+NO_FACTS = bytes(16)
+_SCALE = np.float32(2**-10)  # of a stored length: a power of two loses nothing, and FAISS hardly sees it
+_LANES = 16  # FAISS is several times slower at 8-bit codes of a width that is no multiple of it
+_BLOCK_BYTES = 64 << 20  # of scores or vectors at a time
+
+
+class ZeroVectorError(ValueError):
+    """A query vector is zero: no user is more like it, or suits it better, than another."""
+
+    def __init__(self, query: int) -> None:
+        super().__init__(f"the vector of query {query} is zero: it points nowhere")
+        self.query = query
+
+
+def open_users(directory: Path, manifest: dict[str, Any]) -> Index | None:
+    """Return the user index inside the directory of an index; None for an index without one.
+
+    Raises:
+        DamagedArtifactError: its files disagree with the manifest.
+    """
+    return Index(directory / FOLDER, manifest[FOLDER]) if FOLDER in manifest else None
+
+
+def similar_users(
+    users: Index, vectors: FloatArray, k: int, without: Excluded | None = None, *, exact: bool = False
+) -> Searched:
+    """Return the rows (B, k) int64 of the users most like some, and their cosines (B, k) float32, best first.
+
+    Where fewer than k users are left, the rest is row −1 with −inf. Candidates come from inner products of
+    unit vectors, which are the cosines themselves: from all where the user index is exact, else from FAISS.
+
+    Args:
+        users: a user index.
+        vectors: (B, D) V_u, or any vectors of that space; their lengths do not matter.
+        k: at most so many.
+        without: users to leave out, such as the one asked about.
+        exact: compare every user, also where the user index has FAISS.
+
+    Raises:
+        VectorDimError: the vectors are not of the embedding dim.
+        ZeroVectorError: one of them is zero.
+    """
+    queries = _queries(users, unit_rows(vectors))
+    return users.brute_force(queries, k, without) if exact else users.search(queries, k, without)
+
+
+def audience(users: Index, vectors: FloatArray, k: int, without: Excluded | None = None) -> Searched:
+    """Return the rows (B, k) int64 of the users with the highest <V_u, x>, and it (B, k) float32, best first.
+
+    Every user is compared: FAISS finds those with the highest cosine, which are others where lengths differ.
+
+    Args:
+        users: a user index.
+        vectors: (B, D) item vectors x.
+        k: at most so many; where fewer are left, the rest is row −1 with −inf.
+        without: users to leave out.
+
+    Raises:
+        VectorDimError: the vectors are not of the embedding dim.
+        ZeroVectorError: one of them is zero.
+    """
+    queries, now = _queries(users, vectors), users.delta.now
+    none = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, dtype=np.float32)
+    parts = [none]
+    for start, block in _blocks(users.main.vectors, now, len(queries)):
+        scores = (queries @ block.T) * (block[:, -1] / _SCALE)  # (B, n)
+        _bar(scores, start, now, without)
+        count = min(k, len(block))
+        at = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+        best = np.take_along_axis(scores, at, 1)
+        parts = [best_of_parts([*parts, (np.where(np.isneginf(best), -1, at + start), best)], k)]
+    return parts[0]
+
+
+def vectors_of(users: Index, rows: IntArray) -> FloatArray:
+    """Return V_u (n, D) float32 of rows (n,) of a user index."""
+    stored = users.vectors_of(rows)
+    dim: int = users.manifest[EMBEDDING_DIM]
+    return stored[:, :dim] * (stored[:, -1:] / _SCALE)
+
+
+def user_rows(vectors: FloatArray) -> FloatArray:
+    """Return user vectors (n, D) as rows (n, W) float32 of a user index; a zero vector stays zero."""
+    dim = vectors.shape[1]
+    rows = np.zeros((len(vectors), row_width(dim)), dtype=np.float32)
+    rows[:, :dim] = unit_rows(vectors)
+    rows[:, -1] = np.linalg.norm(vectors, axis=1) * _SCALE
+    return rows
+
+
+def row_width(dim: int) -> int:
+    """Return the width W of a row for vectors of D coordinates."""
+    return _LANES * -(-(dim + 1) // _LANES)
+
+
+def user_change(user_id: str, vector: FloatArray, events: int, content: bytes = UNKNOWN_CONTENT) -> Change:
+    """Return a user as a change to a user index, to be given to `Index.put`.
+
+    Args:
+        user_id: a new one, or one whose row is replaced.
+        vector: (D,) V_u; a user whose vector is zero leaves the index.
+        events: number of visible ones.
+        content: hash of what the vector was made from; unknown for one that no reindex made.
+    """
+    return Change(user_id, user_rows(vector[None])[0], float(events), content, NO_FACTS, None, "{}")
+
+
+def _queries(users: Index, vectors: FloatArray) -> FloatArray:
+    """Return queries (B, W) that leave the stored length out."""
+    dim: int = users.manifest[EMBEDDING_DIM]
+    if vectors.shape[1] != dim:
+        raise VectorDimError(vectors.shape[1], dim)
+    zero = np.flatnonzero(~vectors.any(axis=1))
+    if len(zero):
+        raise ZeroVectorError(int(zero[0]))
+    queries = np.zeros((len(vectors), users.dim), dtype=np.float32)
+    queries[:, :dim] = vectors
+    return queries
+
+
+def _blocks(main: FloatArray, now: Snapshot, batch: int) -> Iterator[tuple[int, FloatArray]]:
+    """Yield the first row of each block, and the block (n, W)."""
+    step = max(1, _BLOCK_BYTES // (4 * max(main.shape[1], batch)))
+    for first, vectors in ((0, main), (len(main), now.vectors)):
+        for start in range(0, len(vectors), step):
+            yield first + start, vectors[start : start + step]
+
+
+def _bar(scores: FloatArray, start: int, now: Snapshot, without: Excluded | None) -> None:
+    """Set the scores (B, n) of rows that are gone, or left out, to −inf in place."""
+    end = start + scores.shape[1]
+    if now.main_gone or now.gone:
+        scores[:, ~now.there(np.arange(start, end))] = -np.inf
+    if without is not None:
+        own = (without.rows >= start) & (without.rows < end)
+        scores[without.queries[own], without.rows[own] - start] = -np.inf

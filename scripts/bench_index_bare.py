@@ -1,0 +1,163 @@
+"""Bare libraries to measure our search beside: FAISS, hnswlib and usearch."""
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import faiss
+import numpy as np
+
+from indexer.approximate import Bits, Effort, inner_of
+from indexer.arrays import FloatArray, IntArray
+from indexer.index import Index
+from indexer.parts import faiss_file
+
+log = logging.getLogger(__name__)
+
+M, EF_CONSTRUCTION = 32, 40  # FAISS's own for HNSW32
+_FAISS: Any = faiss  # its stubs lack what SWIG adds
+_STEP = 65_536  # vectors at a time
+
+
+class Bare(Protocol):
+    """A library that finds rows; `effort` is what its recall is bought with."""
+
+    name: str
+
+    def find(self, queries: FloatArray, k: int, effort: int) -> IntArray:
+        """Return rows (B, k) of queries (B, D)."""
+
+    def use_threads(self, count: int) -> None:
+        """Let searches use so many threads."""
+
+
+class BareFaiss:
+    """FAISS alone, over the file that our index searches.
+
+    Where ours looks again at more candidates than asked for, this is FAISS's own refinement with as many.
+
+    Args:
+        index: ours, without changes.
+        directory: of it.
+    """
+
+    def __init__(self, index: Index, directory: Any) -> None:
+        self.name = "faiss"
+        self._refine = index.approximate.effort.refine if index.approximate else 1
+        self._given: dict[tuple[int, int | None], Any] = {}
+        if index.approximate is None:
+            self._faiss: Any = _flat(index.main.vectors)
+            return
+        self._faiss = faiss.read_index(str(directory / faiss_file(0)))
+        self._base = self._faiss
+        if self._refine > 1:
+            self._flat = _flat(index.main.vectors)
+            self._faiss = _FAISS.IndexRefine(self._base, self._flat)
+
+    def find(self, queries: FloatArray, k: int, effort: int, allowed: Bits | None = None) -> IntArray:
+        """Return rows (B, k), of those in a bitmap alone where there is one."""
+        rows: IntArray = self._faiss.search(queries, k, params=self._parameters(effort, allowed))[1]
+        return rows
+
+    def use_threads(self, count: int) -> None:
+        """Let searches use so many threads."""
+        faiss.omp_set_num_threads(count)
+
+    def _parameters(self, effort: int, allowed: Bits | None) -> Any:
+        """Return search parameters, made once for each effort and bitmap."""
+        key = effort, None if allowed is None else id(allowed)
+        if key not in self._given:
+            selector = None if allowed is None else _FAISS.IDSelectorBitmap(allowed)
+            given = _of_kind(self._faiss if self._refine == 1 else self._base, effort, selector)
+            if self._refine > 1:
+                given = _FAISS.IndexRefineSearchParameters(
+                    k_factor=float(self._refine), base_index_params=given
+                )
+            self._given[key] = given
+        return self._given[key]
+
+
+class BareHnswlib:
+    """hnswlib over the vectors of our index."""
+
+    def __init__(self, vectors: FloatArray) -> None:
+        import hnswlib
+
+        self.name = f"hnswlib M={M}"
+        self._index = hnswlib.Index(space="ip", dim=vectors.shape[1])
+        self._index.init_index(max_elements=len(vectors), M=M, ef_construction=EF_CONSTRUCTION)
+        for start in range(0, len(vectors), _STEP):
+            self._index.add_items(vectors[start : start + _STEP])
+
+    def find(self, queries: FloatArray, k: int, effort: int) -> IntArray:
+        """Return rows (B, k)."""
+        self._index.set_ef(max(k, effort))
+        rows: IntArray = self._index.knn_query(queries, k)[0].astype(np.int64)
+        return rows
+
+    def use_threads(self, count: int) -> None:
+        """Let searches use so many threads."""
+        self._index.set_num_threads(count)
+
+
+class BareUsearch:
+    """usearch over the vectors of our index."""
+
+    def __init__(self, vectors: FloatArray) -> None:
+        from usearch.index import Index as Usearch
+
+        self.name = f"usearch M={M}"
+        self._threads = 0
+        self._index: Any = Usearch(
+            ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=M, expansion_add=EF_CONSTRUCTION
+        )
+        for start in range(0, len(vectors), _STEP):
+            some = vectors[start : start + _STEP]
+            self._index.add(np.arange(start, start + len(some)), some)
+
+    def find(self, queries: FloatArray, k: int, effort: int) -> IntArray:
+        """Return rows (B, k)."""
+        self._index.expansion_search = max(k, effort)
+        found = self._index.search(queries, k, threads=self._threads)
+        return np.asarray(found.keys).astype(np.int64).reshape(len(queries), -1)
+
+    def use_threads(self, count: int) -> None:
+        """Let searches use so many threads."""
+        self._threads = count
+
+
+def graph_libraries(vectors: FloatArray) -> Sequence[Bare]:
+    """Return the libraries that are installed, built over vectors (N, D)."""
+    made: list[Bare] = []
+    for package, kind in (("hnswlib", BareHnswlib), ("usearch", BareUsearch)):
+        if importlib.util.find_spec(package) is None:
+            log.info("bench index: %s is not installed (pip install 'triptych[bench]'): left out", package)
+            continue
+        log.info("bench index: building %s", package)
+        made.append(kind(vectors))
+    return made
+
+
+def effort_of(index: Index) -> Effort:
+    """Return what a search of an index without a filter looks at."""
+    return index.approximate.effort if index.approximate else Effort()
+
+
+def _flat(vectors: FloatArray) -> Any:
+    flat = faiss.IndexFlatIP(vectors.shape[1])
+    for start in range(0, len(vectors), _STEP):
+        flat.add(np.ascontiguousarray(vectors[start : start + _STEP]))
+    return flat
+
+
+def _of_kind(index: Any, effort: int, selector: Any) -> Any:
+    given = {} if selector is None else {"sel": selector}
+    if isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):
+        inner = _of_kind(inner_of(index), effort, selector)
+        return _FAISS.SearchParametersPreTransform(index_params=inner)
+    if isinstance(inner_of(index), faiss.IndexIVF):
+        return _FAISS.SearchParametersIVF(nprobe=effort, **given)
+    if isinstance(inner_of(index), faiss.IndexHNSW):
+        return _FAISS.SearchParametersHNSW(efSearch=effort, **given)
+    return _FAISS.SearchParameters(**given)

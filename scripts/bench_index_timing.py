@@ -1,0 +1,79 @@
+"""Timing of searches that take turns, and how much of the exact answer they find."""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from indexer.arrays import IntArray
+from indexer.exact import Searched
+
+Search = Callable[[int], object]  # of the n-th batch
+Times = npt.NDArray[np.float64]  # (T,) seconds, of each turn
+
+
+def threads(count: int) -> AbstractContextManager[Any]:
+    """Return a context in which FAISS and the matrix products of it and of numpy use so many threads.
+
+    Without it their own numbers differ, and a search waits for threads that find no core.
+    """
+    faiss.omp_set_num_threads(count)
+    limits: AbstractContextManager[Any] = threadpool_limits(count)
+    return limits
+
+
+def timed(searches: Mapping[str, Search], batches: int, seconds: float) -> dict[str, Times]:
+    """Return the times of each search, over turns in each of which all are called with the same batch.
+
+    So whatever else the machine does falls on all of them alike. Their order is drawn anew in each turn,
+    because who comes first finds the data farthest away.
+
+    Args:
+        searches: by name.
+        batches: how many there are, used one after the other.
+        seconds: for each search.
+    """
+    times: dict[str, list[float]] = {name: [] for name in searches}
+    order, rng = list(searches), random.Random(0)  # noqa: S311
+    for search in searches.values():
+        search(0)
+    turn, end = 0, time.perf_counter() + seconds * len(searches)
+    with tqdm(total=None, disable=None, leave=False, desc="turns") as bar:
+        while not turn or time.perf_counter() < end:
+            rng.shuffle(order)
+            for name in order:
+                began = time.perf_counter()
+                searches[name](turn % batches)
+                times[name].append(time.perf_counter() - began)
+            turn += 1
+            bar.update()
+    return {name: np.array(taken) for name, taken in times.items()}
+
+
+def figures(times: Times, batch: int) -> dict[str, float]:
+    """Return queries per second at the median call, and the median and the 99th percentile of a call."""
+    p50, p99 = np.percentile(times, [50, 99])
+    return {"throughput": float(batch / p50), "p50_ms": float(1e3 * p50), "p99_ms": float(1e3 * p99)}
+
+
+def beside(ours: Times, bare: Times) -> dict[str, float]:
+    """Return bare's time over ours, and what ours takes longer: the medians over the turns."""
+    return {"over_bare": float(np.median(bare / ours)), "added_us": float(1e6 * np.median(ours - bare))}
+
+
+def ann_recall(found: IntArray, exact: Searched) -> float:
+    """Return the mean overlap of rows (Q, n) with the exact best, over how many of these there are."""
+    wanted = [rows[rows >= 0] for rows in exact[0]]
+    shares = [
+        len(np.intersect1d(rows, best)) / len(best)
+        for rows, best in zip(found, wanted, strict=True)
+        if len(best)
+    ]
+    return float(np.mean(shares)) if shares else 1.0

@@ -1,0 +1,159 @@
+"""What clients say, as the messages of the API; their own kinds of rows."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypedDict
+from uuid import uuid4
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from server.pb.triptych.v1 import ingest_pb2 as ingest
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from store.records import Item
+
+
+@dataclass(frozen=True, slots=True)
+class Behavior:
+    """Something that a user did; a time without a zone is UTC."""
+
+    user_id: str
+    item_id: str
+    action: str = "interact"
+    weight: float = 1.0
+    ts: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Something that a user wrote, about an item where one is named."""
+
+    user_id: str
+    text: str
+    item_id: str = ""
+    ts: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """A tie of a user to a friend."""
+
+    user_id: str
+    friend_id: str
+    relation: str = "friend"
+    weight: float = 1.0
+    ts: datetime | None = None
+
+
+class QueryFields(TypedDict, total=False):
+    """The fields of QueryRequest; exactly one of the first five."""
+
+    user_id: str
+    views: pb.Views
+    item_id: str
+    text: str
+    vector: Sequence[float]
+    k: int
+    exclude_seen: bool
+    filter: pb.Filter
+    target: pb.Target
+    view_weights: pb.ViewWeights
+    min_score: float
+    text_query: str
+    text_query_weight: float
+    diversity: float
+    explain: bool
+    exact: bool
+
+
+def query_message(fields: QueryFields) -> pb.QueryRequest:
+    """Return a query."""
+    given = dict(fields)
+    if "vector" in fields:
+        given["vector"] = pb.Vector(values=fields["vector"])
+    return pb.QueryRequest(**given)  # type: ignore[arg-type]
+
+
+def person_message(subject: str | pb.Views) -> pb.EncodeUserRequest:
+    """Return the request to encode a stored user, or views."""
+    if isinstance(subject, str):
+        return pb.EncodeUserRequest(user_id=subject)
+    return pb.EncodeUserRequest(views=subject)
+
+
+def behaviors_message(rows: Iterable[Behavior], request_id: str) -> ingest.AppendBehaviorsRequest:
+    """Return the request to append behaviours."""
+    behaviors = [
+        ingest.BehaviorRow(
+            user_id=row.user_id, item_id=row.item_id, action=row.action, weight=row.weight, ts=_time(row.ts)
+        )
+        for row in rows
+    ]
+    return ingest.AppendBehaviorsRequest(behaviors=behaviors, request_id=_id(request_id))
+
+
+def texts_message(rows: Iterable[Text], request_id: str) -> ingest.AppendTextsRequest:
+    """Return the request to append texts."""
+    texts = [
+        ingest.TextRow(user_id=row.user_id, text=row.text, item_id=row.item_id, ts=_time(row.ts))
+        for row in rows
+    ]
+    return ingest.AppendTextsRequest(texts=texts, request_id=_id(request_id))
+
+
+def ties_message(rows: Iterable[Tie], request_id: str) -> ingest.PutFriendsRequest:
+    """Return the request to put ties."""
+    friends = [
+        ingest.FriendRow(
+            user_id=row.user_id,
+            friend_id=row.friend_id,
+            relation=row.relation,
+            weight=row.weight,
+            ts=_time(row.ts),
+        )
+        for row in rows
+    ]
+    return ingest.PutFriendsRequest(friends=friends, request_id=_id(request_id))
+
+
+def items_message(rows: Iterable[Item], request_id: str) -> ingest.PutItemsRequest:
+    """Return the request to put items."""
+    items = [
+        ingest.ItemRow(
+            item_id=row.item_id,
+            title=row.title,
+            text=row.text,
+            kind=row.kind,
+            attributes=json.dumps(row.attributes),
+            available=row.available,
+            updated_at=_time(row.updated_at),
+        )
+        for row in rows
+    ]
+    return ingest.PutItemsRequest(items=items, request_id=_id(request_id))
+
+
+def deletions_message(item_ids: Iterable[str], request_id: str) -> ingest.DeleteItemsRequest:
+    """Return the request to delete items."""
+    return ingest.DeleteItemsRequest(item_ids=list(item_ids), request_id=_id(request_id))
+
+
+def user_export(parts: Iterable[ingest.ExportUserResponse]) -> dict[str, list[Mapping[str, object]]]:
+    """Return the parts of an export of a user as rows by table."""
+    tables: dict[str, list[Mapping[str, object]]] = {}
+    for part in parts:
+        tables.setdefault(part.table, []).extend(json.loads(row) for row in part.rows)
+    return tables
+
+
+def _id(request_id: str) -> str:
+    return request_id or uuid4().hex
+
+
+def _time(ts: datetime | None) -> Timestamp | None:
+    if ts is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(ts)
+    return stamp

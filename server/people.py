@@ -1,0 +1,80 @@
+"""Queries for people: whom a person is like, and whom an item or a text suits."""
+
+import numpy as np
+
+from encoder.text import item_text
+from indexer.arrays import IntArray
+from indexer.index import Index
+from indexer.search import Excluded
+from indexer.users import ZeroVectorError, audience, similar_users
+from server.records import Candidates, FloatArray, FreeText, Query, SimilarTo, StoredUser
+from server.serving import Serving
+from store.duck import Store
+
+
+class NoUserIndexError(RuntimeError):
+    """The index that serves has no user index beside it."""
+
+    def __init__(self, index_id: str) -> None:
+        super().__init__(f"index {index_id} has no user index: run `triptych reindex --full`")
+        self.index_id = index_id
+
+
+def users_of(serving: Serving) -> Index:
+    """Return the user index.  Raises: NoUserIndexError."""
+    if serving.users is None:
+        raise NoUserIndexError(serving.index.index_id)
+    return serving.users
+
+
+def similar_people(serving: Serving, query: Query, vector: FloatArray, used: tuple[str, ...]) -> Candidates:
+    """Return the people most like a vector (D,), by cosine, without the one who asks.
+
+    Raises:
+        NoUserIndexError: the index has none.
+        VectorDimError: the vector is not of the embedding dim.
+    """
+    users = users_of(serving)
+    own = users.rows([query.subject.user_id]) if isinstance(query.subject, StoredUser) else np.array([-1])
+    without = Excluded(np.zeros(1, dtype=np.int64), own) if own[0] >= 0 else None
+    try:
+        rows, scores = similar_users(users, vector[None], query.k, without, exact=query.options.exact)
+    except ZeroVectorError:  # somebody without any view is like nobody
+        rows, scores = np.zeros((1, 0), dtype=np.int64), np.zeros((1, 0), dtype=np.float32)
+    return _found(serving, rows[0], scores[0], used, exact=users.exact or query.options.exact)
+
+
+def audience_of(serving: Serving, store: Store, query: Query) -> Candidates:
+    """Return the people whose vectors have the highest inner product with an item or a text.
+
+    Raises:
+        NoUserIndexError: the index has none.
+        ItemNotFoundError: the store does not have the item.
+    """
+    users, model = users_of(serving), serving.model
+    id_vector, text = np.zeros(model.dim, dtype=np.float32), ""
+    if isinstance(query.subject, SimilarTo):
+        item = store.item(query.subject.item_id)
+        text = item_text(item.title, item.text)
+        row = serving.model_row_of.get(item.item_id, -1)
+        id_vector = model.id_vectors[row] if row >= 0 else id_vector
+    elif isinstance(query.subject, FreeText):
+        text = query.subject.text
+    text_vector = np.zeros((1, serving.encoder.dim), dtype=np.float32)
+    if text:
+        text_vector = serving.text_vectors((text,), keep=isinstance(query.subject, SimilarTo))
+    vector = model.encode_items(id_vector[None], text_vector)
+    try:
+        rows, scores = audience(users, vector, query.k)
+    except ZeroVectorError:  # an item of which nothing is known suits nobody
+        rows, scores = np.zeros((1, 0), dtype=np.int64), np.zeros((1, 0), dtype=np.float32)
+    return _found(serving, rows[0], scores[0], (), exact=True)
+
+
+def _found(
+    serving: Serving, rows: IntArray, scores: FloatArray, used: tuple[str, ...], *, exact: bool
+) -> Candidates:
+    there = rows >= 0
+    user_ids = users_of(serving).item_ids(rows[there])
+    known = (serving.model.model_id, serving.index.index_id)
+    return Candidates(user_ids, scores[there], None, None, used, exact, *known, people=True)

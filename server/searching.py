@@ -1,0 +1,94 @@
+"""From what queries search for to the items found, with scores and shares."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from indexer.arrays import IntArray
+from indexer.filters import Filter
+from indexer.index import Index
+from indexer.search import Excluded
+from server.aim import Aim
+from server.diversity import diversified, pool_size
+from server.raw_views import Asked
+from server.records import PLAIN, Candidates, FloatArray, Query
+from server.serving import Serving
+
+
+def search(
+    index: Index, queries: Sequence[Query], asked: Sequence[Asked], aims: Sequence[Aim]
+) -> tuple[IntArray, FloatArray]:
+    """Return rows (B, n) and scores (B, n) of the best items for each query, −1 where there are fewer."""
+    vectors = np.stack([aim.vector for aim in aims])
+    numbers = np.repeat(np.arange(len(asked)), [len(one.left_out) for one in asked])
+    left_out = index.rows([item_id for one in asked for item_id in one.left_out])
+    numbers, left_out = numbers[left_out >= 0], left_out[left_out >= 0]
+    # A batch is searched with its largest k; each query takes the head of its own row.
+    k = max(_pool(query) for query in queries)
+    rows, scores = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, dtype=np.float32)
+    groups: dict[tuple[Filter | None, bool], list[int]] = {}
+    for i, query in enumerate(queries):
+        groups.setdefault((query.filter, query.options.exact), []).append(i)
+    for (wanted, exact), group in groups.items():  # each filter once
+        place = np.full(len(queries), -1)
+        place[group] = np.arange(len(group))
+        own = place[numbers] >= 0
+        excluded = Excluded(place[numbers[own]], left_out[own])
+        find = index.brute_force if exact else index.search
+        rows[group], scores[group] = find(vectors[group], k, excluded, wanted)
+    return rows, scores
+
+
+def candidates(
+    serving: Serving, query: Query, rows: IntArray, scores: FloatArray, aim: Aim, asked: Asked
+) -> tuple[Candidates, IntArray]:
+    """Return the answer to one query, and the rows (n,) of its items.
+
+    Where there was nothing to search for, popularity answers.
+    """
+    index, pool = serving.index, _pool(query)
+    shares: FloatArray | None = None
+    prior: FloatArray | None = None
+    if aim.blind:
+        rows = index.popular(pool, index.rows(asked.left_out), query.filter)
+        scores = prior = index.popularity_of(rows)
+    else:
+        there = rows[:pool] >= 0
+        rows, scores = rows[:pool][there], scores[:pool][there]
+    if aim.parts is not None and prior is None:
+        shares = index.vectors_of(rows) @ aim.parts.T  # (n, 3) or (n, 4)
+        scores = shares.sum(axis=1)  # so that they agree to the last digit, whatever FAISS rounded
+        order = np.argsort(-scores, kind="stable")
+        rows, scores, shares = rows[order], scores[order], shares[order]
+    if query.options is not PLAIN:
+        chosen = _chosen(index, query, rows, scores)
+        rows, scores = rows[chosen], scores[chosen]
+        shares = None if shares is None else shares[chosen]
+        prior = None if prior is None else prior[chosen]
+    found = Candidates(
+        index.item_ids(rows),
+        scores,
+        shares,
+        prior,
+        aim.used,
+        index.exact or query.options.exact,
+        serving.model.model_id,
+        index.index_id,
+    )
+    return found, rows
+
+
+def _pool(query: Query) -> int:
+    """Return how many items an answer is chosen from."""
+    return query.k if query.options.diversity >= 1.0 else pool_size(query.k)
+
+
+def _chosen(index: Index, query: Query, rows: IntArray, scores: FloatArray) -> IntArray:
+    """Return the places of the candidates, best first, that the options let into the answer, in its order."""
+    options, places = query.options, np.arange(len(rows))
+    if options.min_score is not None:
+        places = places[scores.astype(np.float64) >= options.min_score]
+    if options.diversity < 1.0:
+        vectors = index.vectors_of(rows[places])
+        places = places[diversified(scores[places], vectors, query.k, options.diversity)]
+    return places

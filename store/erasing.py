@@ -1,0 +1,137 @@
+"""Erasing a person from the store and the derived state, and taking up what a crash left unfinished."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+
+from store.duck import Store
+from store.ledger import Erasure, user_hash
+from store.packing import Ties
+from store.state import UserState
+from store.state_draft import Draft
+
+# Texts that nobody else wrote, by digest.
+_OWN_TEXTS = """
+    SELECT DISTINCT sha256(text) FROM data.texts WHERE user_id = $1
+        AND text NOT IN (SELECT text FROM data.texts WHERE user_id <> $1)"""
+_DELETIONS = {
+    "behaviors": "DELETE FROM data.behaviors WHERE user_id = $1",
+    "texts": "DELETE FROM data.texts WHERE user_id = $1",
+    "social": "DELETE FROM data.social WHERE user_id = $1 OR friend_id = $1",
+}
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What of an erasure is still to be removed outside the store.
+
+    Attributes:
+        user_id: whom it is about.
+        digests: sha256, hexadecimal, of the texts that nobody else wrote.
+        removed: rows removed from the store, by table.
+        models: models trained on the person; `unknown_models` those of which nobody can tell.
+    """
+
+    user_id: str
+    digests: tuple[str, ...] = ()
+    removed: dict[str, int] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
+    unknown_models: tuple[str, ...] = ()
+
+
+def erase(
+    store: Store, state: UserState, user_id: str, models: Sequence[str], unknown_models: Sequence[str]
+) -> Unfinished:
+    """Return what is left to do after removing a person from store and state, durably."""
+    touched, removed = {user_id}, dict[str, int]()
+    with state.writing() as draft:
+        with store.writing(touched) as cursor:
+            digests = tuple(row[0] for row in cursor.execute(_OWN_TEXTS, [user_id]).fetchall())
+            followers = erase_rows(cursor, [user_id], removed)
+            rest = Unfinished(user_id, digests, removed, tuple(models), tuple(unknown_models))
+            cursor.execute(
+                "INSERT INTO data.erasures SELECT $1, salt, sha256(salt || $2), $3, $4 FROM data.salt",
+                [_now(), user_id, list(models), json.dumps(asdict(rest))],
+            )
+            touched |= followers
+        for table in ("events", "texts", "friends"):
+            draft.put(table, user_id, b"")
+        for follower in followers:
+            _forget(draft, follower, user_id)
+        draft.reflect(store.head.commit_id)
+    return rest
+
+
+def erase_rows(
+    cursor: duckdb.DuckDBPyConnection, user_ids: Iterable[str], removed: dict[str, int]
+) -> set[str]:
+    """Return whose ties to some people were removed with all rows of these; counts them in `removed`."""
+    followers: set[str] = set()
+    for user_id in user_ids:
+        named = cursor.execute("SELECT user_id FROM data.social WHERE friend_id = $1", [user_id]).fetchall()
+        followers.update(row[0] for row in named)
+        for table, sql in _DELETIONS.items():
+            count = int(cursor.execute(sql, [user_id]).fetchall()[0][0])
+            removed[table] = removed.get(table, 0) + count
+    return followers
+
+
+def unfinished(store: Store) -> list[Unfinished]:
+    """Return the erasures that a crash interrupted after the rows were gone."""
+    with store.snapshot() as cursor:
+        rows = cursor.execute("SELECT unfinished FROM data.erasures WHERE unfinished IS NOT NULL").fetchall()
+    return [_unfinished(json.loads(row[0])) for row in rows]
+
+
+def finish(store: Store, user_id: str) -> None:
+    """Note that nothing is left to remove of a person, and forget the id."""
+    with store.writing(set()) as cursor:
+        cursor.execute(
+            """UPDATE data.erasures SET unfinished = NULL
+            WHERE user_hash = sha256(salt || $1) AND unfinished IS NOT NULL""",
+            [user_id],
+        )
+
+
+def erasures(store: Store) -> list[Erasure]:
+    """Return the whole ledger, oldest first."""
+    with store.snapshot() as cursor:
+        rows = cursor.execute(
+            "SELECT erased_at, salt, user_hash, models FROM data.erasures ORDER BY erased_at"
+        ).fetchall()
+    return [Erasure(at, salt, hashed, tuple(models)) for at, salt, hashed, models in rows]
+
+
+def take_over(store: Store, ledger: Iterable[Erasure]) -> None:
+    """Add erasures of another store to the ledger of this one."""
+    with store.writing(set()) as cursor:
+        for one in ledger:
+            cursor.execute(
+                "INSERT INTO data.erasures VALUES ($1, $2, $3, $4, NULL)",
+                [one.erased_at, one.salt, one.user_hash, list(one.models)],
+            )
+
+
+def name_of(store: Store, user_id: str) -> str:
+    """Return the salted hash that stands for a person in the audit log."""
+    with store.snapshot() as cursor:
+        return user_hash(str(cursor.execute("SELECT salt FROM data.salt").fetchall()[0][0]), user_id)
+
+
+def _unfinished(said: dict[str, Any]) -> Unfinished:
+    lists = {name: tuple(said[name]) for name in ("digests", "models", "unknown_models")}
+    return Unfinished(user_id=said["user_id"], removed=said["removed"], **lists)
+
+
+def _forget(draft: Draft, follower: str, user_id: str) -> None:
+    ties = Ties.unpack(draft.get("friends", follower))
+    rows = zip(ties.friends, ties.relations, ties.weights, ties.times, strict=True)
+    draft.put("friends", follower, Ties.of(row for row in rows if row[0] != user_id).pack())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)

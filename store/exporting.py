@@ -1,0 +1,46 @@
+"""Writing exports: one state of the store as Parquet files."""
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tqdm import tqdm
+
+from store import artifact
+from store.connection import migrations, quoted
+from store.duck import Store
+from store.tables import TABLES
+
+_log = logging.getLogger(__name__)
+
+
+def create_export(store: Store, exports: Path) -> str:
+    """Return the id of a new export of one state of the store, held-out rows with their split included."""
+    export_id = artifact.new_id()
+    _log.info("export %s started", export_id)
+    created_at = datetime.now(UTC).isoformat()  # before the state that is copied: see `Export`
+    with artifact.build(exports, export_id) as draft, store.snapshot() as cursor:
+        counts: dict[str, int] = {}
+        for table in tqdm(TABLES, desc="export", unit="table", disable=None):
+            columns = ", ".join(
+                f"{column.name}::VARCHAR AS {column.name}" if column.kind == "json" else column.name
+                for column in table.columns
+            )
+            rows = cursor.execute(f"""
+                COPY (SELECT {columns} FROM data.{table.name} ORDER BY {table.order})
+                TO {quoted(draft.path / f"{table.name}.parquet")} (FORMAT parquet, COMPRESSION zstd)""")
+            counts[table.name] = int(rows.fetchall()[0][0])
+        held_out = dict(
+            cursor.execute("""
+                SELECT s, (SELECT count(*) FROM data.behaviors WHERE split = s)
+                FROM unnest(['valid', 'test']) AS t(s)""").fetchall()
+        )
+        draft.facts |= {
+            "kind": "export",
+            "schema_version": len(migrations()),
+            "created_at": created_at,
+            "counts": counts,
+            "held_out": held_out,
+        }
+    _log.info("export %s done: %s", export_id, counts)
+    return export_id

@@ -1,0 +1,92 @@
+"""Items put and deleted one request at a time, by the statements of an import."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from store.packing import NO_TIME
+from store.reading import Source
+from store.records import Item
+from store.rows import ItemRow, Rejected, Written
+from store.state_draft import Draft
+from store.tables import TABLES
+from store.upsert import upsert
+from store.validation import MAX_ID_BYTES, check
+
+_ITEMS = TABLES[0]
+_TYPES = {
+    "item_id": "VARCHAR",
+    "title": "VARCHAR",
+    "text": "VARCHAR",
+    "kind": "VARCHAR",
+    "attributes": "VARCHAR",
+    "available": "VARCHAR",
+    "updated_at": "TIMESTAMP",
+}
+_CHANGED = """
+    SELECT * EXCLUDE (_row, _reason) FROM checked_items WHERE _reason IS NULL
+    EXCEPT SELECT item_id, title, text, kind, attributes, available, updated_at FROM data.items"""
+_SOURCE = Source(_ITEMS, Path("request"), _ITEMS.columns, (), _TYPES)
+
+
+def put_items(
+    cursor: duckdb.DuckDBPyConnection, draft: Draft, rows: Sequence[ItemRow]
+) -> tuple[Written, list[Item]]:
+    """Return what became of some items, and those that are new or changed; a known one is replaced whole."""
+    cursor.register("put_rows", _table(rows))
+    cursor.execute("CREATE TEMP VIEW raw_items AS SELECT *, NULL::VARCHAR AS _line FROM put_rows")
+    check(cursor, _SOURCE)
+    cursor.execute(f"""
+        UPDATE checked_items SET _reason = 'word_too_long'
+        WHERE _reason IS NULL AND strlen(kind) > {MAX_ID_BYTES}""")
+    reasons = "SELECT _row, _reason FROM checked_items WHERE _reason IS NOT NULL ORDER BY _row"
+    rejected = tuple(Rejected(row - 1, reason) for row, reason in cursor.execute(reasons).fetchall())
+    items = [_item(row) for row in cursor.execute(_CHANGED).fetchall()]
+    inserted, updated = upsert(cursor, _ITEMS, _ITEMS.columns)
+    for item in items:
+        draft.items.code(item.item_id)
+    for name in ("TABLE checked_items", "TABLE accepted_items", "VIEW raw_items"):
+        cursor.execute(f"DROP {name}")
+    cursor.unregister("put_rows")
+    unchanged = len(rows) - len(rejected) - inserted - updated
+    return Written(inserted, updated, unchanged, rejected), items
+
+
+def delete_items(
+    cursor: duckdb.DuckDBPyConnection, draft: Draft, item_ids: Sequence[str]
+) -> tuple[Written, list[str]]:
+    """Return what became of the wish to delete some items, and those that are gone.
+
+    What describes an item is removed, and it is not available any more; its id stays, as behaviours name it.
+    """
+    rejected = [Rejected(i, "unknown_item") for i, name in enumerate(item_ids) if name not in draft.items]
+    known = sorted({name for name in item_ids if name in draft.items})
+    gone = cursor.execute(
+        """
+        UPDATE data.items SET title = NULL, text = NULL, kind = NULL, attributes = '{}', available = false,
+            updated_at = NULL
+        WHERE item_id IN (SELECT unnest($1)) AND (available OR title IS NOT NULL OR text IS NOT NULL
+            OR kind IS NOT NULL OR attributes <> '{}' OR updated_at IS NOT NULL)
+        RETURNING item_id""",
+        [known],
+    ).fetchall()
+    deleted = sorted(str(item_id) for (item_id,) in gone)
+    unchanged = len(item_ids) - len(rejected) - len(deleted)
+    return Written(0, len(deleted), unchanged, tuple(rejected)), deleted
+
+
+def _table(rows: Sequence[ItemRow]) -> pa.Table:
+    columns = dict(zip(ItemRow._fields, zip(*rows, strict=True), strict=True))
+    times = pa.array([None if ts == NO_TIME else ts for ts in columns.pop("updated_at")], pa.timestamp("us"))
+    available = pa.array(["true" if one else "false" for one in columns.pop("available")], pa.string())
+    words = {name: pa.array(column, pa.string()) for name, column in columns.items()}
+    numbers = pa.array(range(1, len(rows) + 1), pa.int64())
+    return pa.table({"_row": numbers} | words | {"available": available, "updated_at": times})
+
+
+def _item(row: Sequence[object]) -> Item:
+    item_id, title, text, kind, attributes, available, updated_at = row
+    return Item(item_id, title, text, kind, json.loads(str(attributes)), available, updated_at)  # type: ignore[arg-type]

@@ -1,0 +1,158 @@
+"""Making the derived state from the rows of the store: of all users, or of some."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+from store.codes import CodesDraft
+from store.duck import Store
+from store.packing import EVENT, NO_ITEM, NO_TIME, TEXT, Ties
+from store.queries import VISIBLE, VISIBLE_TEXT
+from store.state import UserState
+from store.state_draft import Draft
+
+_BATCH = 65_536
+_TS = f"coalesce(epoch_us(ts), ({NO_TIME + 1} - 1)::BIGINT)"  # the literal itself would be a HUGEINT
+_HISTORIES = f"""
+    SELECT user_id, {_TS} AS ts, i.code AS item, a.code AS action, weight, NOT {VISIBLE} AS hidden
+    FROM data.behaviors JOIN item_codes AS i ON i.name = item_id JOIN word_codes AS a ON a.name = action
+    WHERE {{0}} ORDER BY user_id, {_TS}, item_id, action"""
+_TEXTS = f"""
+    SELECT user_id, unhex(sha256(text)) AS digest, {_TS} AS ts, coalesce(i.code, {NO_ITEM}::UINTEGER) AS item,
+        NOT {VISIBLE_TEXT} AS hidden
+    FROM data.texts LEFT JOIN item_codes AS i ON i.name = item_id
+    WHERE {{0}} ORDER BY user_id, {_TS}, item_id NULLS FIRST, text, occurrence"""
+_TIES = f"""
+    SELECT user_id, friend_id, r.code AS relation, weight, {_TS} AS ts
+    FROM data.social JOIN word_codes AS r ON r.name = relation
+    WHERE {{0}} ORDER BY user_id, friend_id, social.relation"""
+_WORDS = """
+    SELECT DISTINCT action FROM data.behaviors UNION SELECT DISTINCT relation FROM data.social ORDER BY 1"""
+log = logging.getLogger(__name__)
+
+
+def bring_up_to_date(store: Store, state: UserState) -> None:
+    """Make the state reflect the store's last commit.
+
+    One commit behind, which is all that a killed server can be, is caught up user by user; after any other
+    difference (an import, a split, a restored or a replaced store) the state is made anew.
+    """
+    head = store.head
+    if state.head == head.commit_id:
+        return
+    if state.head == head.previous and head.users is not None:
+        log.info("state is one commit behind: reading %d users again", len(head.users))
+        with state.writing() as draft, store.snapshot() as cursor:
+            if head.users:
+                refresh(cursor, draft, head.users)
+            draft.reflect(head.commit_id)
+        return
+    rebuild(store, state)
+
+
+def rebuild(store: Store, state: UserState) -> None:
+    """Make the state of all users anew; readers go on with the old one until it is complete."""
+    head, start = store.head, time.monotonic()
+    log.info("making the state of all users for commit %d", head.sequence)
+    with state.writing() as draft, store.snapshot() as cursor:
+        draft.clear()
+        total = cursor.execute("""
+            SELECT (SELECT count(*) FROM data.behaviors) + (SELECT count(*) FROM data.texts)
+                + (SELECT count(*) FROM data.social)""").fetchall()[0][0]
+        with tqdm(total=int(total), desc="user state", unit="row", disable=None) as progress:
+            _fill(cursor, draft, "true", progress)
+        draft.reflect(head.commit_id)
+    log.info("state of all users made in %.1f s", time.monotonic() - start)
+
+
+def refresh(cursor: duckdb.DuckDBPyConnection, draft: Draft, user_ids: Sequence[str]) -> None:
+    """Bring the packed rows of some users up to what the cursor sees."""
+    wanted = sorted(set(user_ids))
+    for user_id in wanted:
+        for table in ("events", "texts", "friends"):
+            draft.put(table, user_id, b"")
+    cursor.register("wanted", pa.table({"id": pa.array(wanted, pa.string())}))
+    _fill(cursor, draft, "user_id IN (SELECT id FROM wanted)", None)
+    cursor.unregister("wanted")
+
+
+def _fill(
+    cursor: duckdb.DuckDBPyConnection, draft: Draft, condition: str, progress: "tqdm[Any] | None"
+) -> None:
+    """Put the rows of the users whom a condition names; whoever has none is left as they are."""
+    for (item_id,) in cursor.execute("SELECT item_id FROM data.items ORDER BY item_id").fetchall():
+        draft.items.code(item_id)
+    for (word,) in cursor.execute(_WORDS).fetchall():
+        draft.words.code(word)
+    for name, codes in (("item_codes", draft.items), ("word_codes", draft.words)):
+        cursor.register(name, _table_of(codes))
+    for table, sql, rows_of, pack in (
+        ("events", _HISTORIES, partial(_rows, EVENT), _joined),
+        ("texts", _TEXTS, partial(_rows, TEXT), _joined),
+        ("friends", _TIES, _tie_rows, _ties),
+    ):
+        for user_id, parts in _by_user(cursor.sql(sql.format(condition)).to_arrow_reader(_BATCH), rows_of):
+            draft.put(table, user_id, pack(parts))
+            if progress is not None:
+                progress.update(sum(map(len, parts)))
+    for name in ("item_codes", "word_codes"):
+        cursor.unregister(name)
+
+
+def _by_user(
+    batches: Iterable[pa.RecordBatch], rows_of: Callable[[pa.RecordBatch], Any]
+) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the rows of each user, in parts: batches come sorted by user, and one may end amid a user."""
+    owner = ""
+    parts: list[Any] = []
+    for batch in batches:
+        rows = rows_of(batch)
+        ends = pc.run_end_encode(batch.column("user_id"), run_end_type=pa.int64())
+        stops = ends.run_ends.to_pylist()
+        for user_id, start, stop in zip(ends.values.to_pylist(), [0, *stops[:-1]], stops, strict=True):
+            if user_id != owner and parts:
+                yield owner, parts
+                parts = []
+            owner = user_id
+            parts.append(rows[start:stop])
+    if parts:
+        yield owner, parts
+
+
+def _rows(dtype: np.dtype[np.void], batch: pa.RecordBatch) -> npt.NDArray[np.void]:
+    rows = np.empty(len(batch), dtype)
+    for name in dtype.names or ():
+        column = batch.column(name)
+        if name == "digest":  # pyarrow gives it as Python bytes, which NumPy would cut at zero bytes
+            rows[name] = np.frombuffer(b"".join(column.to_pylist()), dtype[name])
+        else:
+            rows[name] = column.to_numpy(zero_copy_only=False)
+    return rows
+
+
+def _tie_rows(batch: pa.RecordBatch) -> list[tuple[str, int, float, int]]:
+    columns = (batch.column(name).to_pylist() for name in ("friend_id", "relation", "weight", "ts"))
+    return list(zip(*columns, strict=True))
+
+
+def _joined(parts: list[npt.NDArray[np.void]]) -> bytes:
+    return b"".join(part.tobytes() for part in parts)
+
+
+def _ties(parts: list[list[tuple[str, int, float, int]]]) -> bytes:
+    return Ties.of(chain.from_iterable(parts)).pack()
+
+
+def _table_of(codes: CodesDraft) -> pa.Table:
+    names = codes.all()
+    return pa.table({"name": pa.array(names, pa.string()), "code": pa.array(range(len(names)), pa.uint32())})

@@ -1,0 +1,83 @@
+"""Requests that write, several in one transaction: durable and in the derived state when `write` returns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import duckdb
+
+from store.answered import Answered, RequestIdReusedError
+from store.appending import append_behaviors, append_texts, put_friends
+from store.duck import Store
+from store.pending import Pending
+from store.put_items import delete_items, put_items
+from store.rebuild import bring_up_to_date
+from store.records import Item
+from store.requests import Behaviors, Change, Content, Deletion, Friends, Items, Request, Texts
+from store.rows import Written
+from store.state import UserState
+from store.state_draft import Draft
+
+
+class Writer:
+    """The one who writes requests; one thread at a time."""
+
+    def __init__(self, store: Store, state: UserState) -> None:
+        self._store = store
+        self._state = state
+        self._answered = Answered.load(store)
+
+    def write(self, requests: Sequence[Request]) -> tuple[list[Written], Change]:
+        """Return what became of each request, in order, and what the transaction changed; all or nothing.
+
+        Raises:
+            RequestIdReusedError: a request has the id of another that says something else.
+        """
+        bring_up_to_date(self._store, self._state)  # after a transaction whose second half failed
+        pending, told, new = Pending(), dict[str, Written](), dict[str, str]()
+        items: list[tuple[tuple[Item, ...], tuple[str, ...]]] = []
+        results = []
+        with self._state.writing() as draft:
+            with self._store.writing(pending.touched) as cursor:
+                for request in requests:
+                    known = self._answered.find(cursor, request) or _twin(request, new, told)
+                    if known is not None:
+                        results.append(replace(known, repeated=True))
+                        continue
+                    written, put, deleted = _apply(cursor, draft, request.content, pending)
+                    results.append(written)
+                    if put or deleted:
+                        items.append((tuple(put), tuple(deleted)))
+                    if request.request_id:
+                        told[request.request_id], new[request.request_id] = written, request.digest
+                pending.flush(cursor)
+                self._answered.remember(cursor, told, new)
+            draft.reflect(self._store.head.commit_id)
+        self._answered.keep(new)
+        return results, Change(
+            tuple(dict.fromkeys(row.text for row, _ in pending.texts)), tuple(pending.touched), tuple(items)
+        )
+
+
+def _twin(request: Request, digests: Mapping[str, str], told: Mapping[str, Written]) -> Written | None:
+    """Return what became of an equal request in the same transaction.  Raises: RequestIdReusedError."""
+    if digests.get(request.request_id, request.digest) != request.digest:
+        raise RequestIdReusedError(request.request_id)
+    return told.get(request.request_id)
+
+
+def _apply(
+    cursor: duckdb.DuckDBPyConnection, draft: Draft, content: Content, pending: Pending
+) -> tuple[Written, list[Item], list[str]]:
+    match content:
+        case Behaviors(rows):
+            return append_behaviors(draft, rows, pending), [], []
+        case Texts(rows):
+            return append_texts(draft, rows, pending), [], []
+        case Friends(rows):
+            return put_friends(draft, rows, pending), [], []
+        case Items(rows):
+            written, put = put_items(cursor, draft, rows)
+            return written, put, []
+        case Deletion(item_ids):
+            written, deleted = delete_items(cursor, draft, item_ids)
+            return written, [], deleted
