@@ -124,8 +124,8 @@ def filter_policy(
 ) -> FilterPolicy:
     """Return when to scan what a filter allows and how hard to search otherwise, from trials.
 
-    Each share is tried with items drawn at random, and with those nearest to one item and to another, which is
-    what a filter by kind is like; the worst counts. Shares below the first at which a scan is as quick,
+    Each share is tried with items drawn at random, and with those nearest to one item and to another, which
+    is what a filter by kind is like; the worst counts. Shares below the first at which a scan is as quick,
     or at which no effort reaches the asked recall, are scanned.
     """
     rng = np.random.default_rng(0)
