@@ -1,6 +1,7 @@
 """What a search must not return: rows that are gone, excluded, denied or not let through by a filter."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +57,7 @@ class Barred:
         main: rows in the main part.
         now: what changed since.
         batch: queries of the search.
-        codes: sorted, query number · total + row of each excluded pair.
+        queries, rows: of each excluded pair.
         denied: sorted rows.
         own: rows, at most, that are excluded or denied for any one query.
         late: whether any excluded pair has a row after the main part.
@@ -65,7 +66,8 @@ class Barred:
     main: int
     now: Snapshot
     batch: int
-    codes: IntArray
+    queries: IntArray
+    rows: IntArray
     denied: IntArray
     own: int
     late: bool
@@ -76,7 +78,7 @@ class Barred:
     ) -> "Barred":
         """Return what is barred in a search."""
         total = main + len(now.vectors)
-        codes, most, late = _NO_ROWS, 0, False
+        queries, rows, most, late = _NO_ROWS, _NO_ROWS, 0, False
         if excluded is not None and len(excluded.rows) and total:
             queries, rows = excluded.queries, excluded.rows
             last = int(rows.max())
@@ -84,11 +86,16 @@ class Barred:
             if last >= total or rows.min() < 0:
                 known = (rows >= 0) & (rows < total)
                 queries, rows = queries[known], rows[known]
-            codes = queries * total + rows
-            codes.sort()
             most = len(rows) if batch == 1 else int(np.bincount(queries).max(initial=0))
-        denied = np.sort(allowed.denied)
-        return cls(main, now, batch, codes, denied, most + len(denied), late)
+        denied = np.sort(allowed.denied) if len(allowed.denied) else allowed.denied
+        return cls(main, now, batch, queries, rows, denied, most + len(denied), late)
+
+    @cached_property
+    def codes(self) -> IntArray:
+        """Query number · total + row of each excluded pair, sorted."""
+        codes = self.queries * self.total + self.rows
+        codes.sort()
+        return codes
 
     @property
     def total(self) -> int:
@@ -106,11 +113,17 @@ class Barred:
         likely = min(gone, _GONE_ROOM + 2 * k * gone // max(1, self.main)) if gone else 0
         return min(self.own, k + _ROOM) + likely
 
-    def late_pairs(self) -> tuple[IntArray, IntArray]:
-        """Return query number and row, counted after the main part, of the excluded pairs there."""
-        query, row = np.divmod(self.codes, max(1, self.total))
-        late = row >= self.main
-        return query[late], row[late] - self.main
+    def open_late(self, query: IntArray, late: IntArray, allowed: Allowed) -> BoolArray:
+        """Return which pairs (n,) of a query number and a row, counted after the main part, may be found."""
+        rows = late + self.main
+        found = self.now.there(rows)
+        if allowed.late is not None:
+            found &= _among(late, allowed.late)
+        if len(self.denied):
+            found &= ~_among(rows, self.denied)
+        if self.late:
+            found &= ~_among(query * self.total + rows, self.codes)
+        return found
 
     def left(self, k: int, passing: int, allowed: Allowed) -> IntArray | int:
         """Return how many of k results there are in the main part: of each query (B,), or of all of them."""
@@ -130,21 +143,31 @@ class Barred:
         rows, scores = best_of(*found, k + room)
         if not self.most:
             return rows, scores
+        if self.batch == 1:
+            keep = self._open_to_one(rows[0])[:k]
+            return rows[:, keep], scores[:, keep]
         out = rows < 0
         if self.now.main_gone:
             went = self.now.main_went[rows]  # row −1 is out already
             out |= (went != 0) & (went <= self.now.version)
-        if len(self.codes):
+        if len(self.rows):
             numbers = np.arange(len(rows)) if queries is None else queries
             out |= _among(numbers[:, None] * self.total + rows, self.codes)
         if len(self.denied):
             out |= _among(rows, self.denied)
-        if not out[:, :k].any():
-            return rows[:, :k], scores[:, :k]
         order = np.argsort(out, axis=1, kind="stable")[:, :k]
         rows, scores, out = taken(rows, order), taken(scores, order), taken(out, order)
         rows[out], scores[out] = -1, -np.inf
         return rows, scores
+
+    def _open_to_one(self, rows: IntArray) -> list[int]:
+        """Return the places of rows (n,) that the only query may find."""
+        out = {-1, *self.rows.tolist(), *self.denied.tolist()}  # quicker than arrays so small
+        places = [place for place, row in enumerate(rows.tolist()) if row not in out]
+        if not self.now.main_gone:
+            return places
+        went, version = self.now.main_went[rows].tolist(), self.now.version
+        return [place for place in places if not 0 < went[place] <= version]
 
 
 def bits_of(rows: IntArray, total: int) -> Bits:

@@ -79,15 +79,30 @@ def with_better(best: Searched, scores: FloatArray, rows: IntArray, k: int) -> S
         at = np.argpartition(-scores, few - 1, axis=1)[:, :few]
         new = taken(scores, at)
         return best_of_parts([best, (np.where(np.isneginf(new), -1, rows[at]), new)], k)
-    # Nearly all of what comes later is no better than the k-th so far: no need to put it in order.
-    query, at = np.nonzero(scores > best[1][:, -1:])
+    query, at = better(scores, best)
+    return merged(best, query, rows[at], scores[query, at], k)
+
+
+def better(scores: FloatArray, best: Searched) -> tuple[IntArray, IntArray]:
+    """Return query and column of scores (B, n) above the last of what was found, which are few as a rule."""
+    places = np.flatnonzero(scores > best[1][:, -1:])
+    if not len(places) or len(scores) == 1:
+        return np.zeros(len(places), dtype=np.int64), places
+    query, at = np.divmod(places, scores.shape[1])
+    return query, at
+
+
+def merged(best: Searched, query: IntArray, rows: IntArray, scores: FloatArray, k: int) -> Searched:
+    """Return the best k of what was found and of rows (m,) with their query, in order, and score."""
     if not len(query):
         return best
-    counts = np.bincount(query, minlength=len(scores))
+    if len(best[0]) == 1:
+        return best_of_parts([best, (rows[None], scores[None])], k)
+    counts = np.bincount(query, minlength=len(best[0]))
     place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    new_rows = np.full((len(scores), counts.max()), -1, dtype=np.int64)
+    new_rows = np.full((len(counts), counts.max()), -1, dtype=np.int64)
     new_scores = np.full(new_rows.shape, -np.inf, dtype=np.float32)
-    new_rows[query, place], new_scores[query, place] = rows[at], scores[query, at]
+    new_rows[query, place], new_scores[query, place] = rows, scores
     return best_of_parts([best, (new_rows, new_scores)], k)
 
 

@@ -22,6 +22,7 @@ class Filtering:
 
     def __init__(self, main: MainPart, delta: Delta) -> None:
         self._main, self._delta = main, delta
+        self._known_late: tuple[int, dict[Filter, IntArray]] = (0, {})  # of one version
         self._known: OrderedDict[Filter, Allowed] = OrderedDict()
 
     def allowed(self, wanted: Filter | None) -> Allowed:
@@ -32,8 +33,7 @@ class Filtering:
         denied = denied[denied >= 0]
         if not wanted.selects:
             return Allowed(denied=denied)
-        late = allowed_rows(wanted, self._delta.facts, self._late_rows)
-        main = self._of_main(wanted)
+        main, late = self._of_main(wanted), self._of_late(wanted)
         return Allowed(main.main, late, denied, main.bits)
 
     def _of_main(self, wanted: Filter) -> Allowed:
@@ -48,6 +48,16 @@ class Filtering:
                 known.popitem(last=False)
             self._known = known  # swapped whole: another thread may be reading
         return main
+
+    def _of_late(self, wanted: Filter) -> IntArray:
+        version = self._delta.now.version  # before the facts are read: newer ones do no harm
+        known = self._known_late
+        if known[0] != version or len(known[1]) >= _REMEMBERED:
+            known = self._known_late = (version, {})
+        rows = known[1].get(wanted)
+        if rows is None:
+            rows = known[1][wanted] = allowed_rows(wanted, self._delta.facts, self._late_rows)
+        return rows
 
     def _late_rows(self, item_ids: Sequence[str]) -> IntArray:
         rows = self._delta.rows(item_ids)

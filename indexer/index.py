@@ -141,11 +141,11 @@ class Index:
         late = rows >= main
         if not late.any():
             return self.main.ids.of_rows(rows)
-        ids = np.empty(len(rows), dtype=object)
-        ids[~late] = self.main.ids.of_rows(rows[~late])
-        ids[late] = self.delta.of_rows(rows[late] - main)
-        found: list[str] = ids.tolist()
-        return found
+        ids = self.main.ids.of_rows(np.where(late, 0, rows)) if main else [""] * len(rows)
+        places = np.flatnonzero(late)
+        for place, item_id in zip(places.tolist(), self.delta.of_rows(rows[places] - main), strict=True):
+            ids[place] = item_id
+        return ids
 
     def vectors_of(self, rows: IntArray) -> FloatArray:
         """Return the vectors (n, D) float32 of rows (n,)."""
@@ -191,13 +191,8 @@ class Index:
         main = self.main
         searched = (len(self.approximate), self.approximate.dim) if self.approximate else main.vectors.shape
         found = (len(main), *main.vectors.shape, *searched, len(changes))
-        named = (
-            *(self.manifest["main_items"],) * 2,
-            self.dim,
-            self.manifest["main_items"],
-            self.dim,
-            self.manifest["changes"],
-        )
+        items = self.manifest["main_items"]
+        named = (items, items, self.dim, items, self.dim, self.manifest["changes"])
         if found != named:
             reason = f"ids, vectors and FAISS disagree with the manifest: {found} is not {named}"
             raise DamagedArtifactError(directory, reason)

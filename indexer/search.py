@@ -8,14 +8,15 @@ import numpy.typing as npt
 
 from indexer.approximate import Approximate
 from indexer.arrays import FloatArray
-from indexer.barred import Allowed, Barred, BoolArray, Excluded, bits_of
+from indexer.barred import Allowed, Barred, Excluded, bits_of
 from indexer.delta import Snapshot
 from indexer.exact import (
     Searched,
     best_of_all,
     best_of_masked,
     best_of_some,
-    with_better,
+    better,
+    merged,
 )
 from indexer.policy import FilterPolicy
 
@@ -45,9 +46,8 @@ class Searchable:
         """Return rows (B, k) and scores (B, k), best first, −1 and −inf where fewer are left."""
         barred = Barred.of(len(self.vectors), self.now, len(queries), excluded, allowed)
         rows, scores = self._main(queries, k, barred, allowed)
-        if len(self.now.vectors):
-            rows, scores = self._with_late((rows, scores), queries, k, barred, allowed)
-        return _padded(rows, k, -1), _padded(scores, k, -np.inf)
+        best = _padded(rows, k, -1), _padded(scores, k, -np.inf)
+        return self._with_late(best, queries, k, barred, allowed) if len(self.now.vectors) else best
 
     def _main(self, queries: FloatArray, k: int, barred: Barred, allowed: Allowed) -> Searched:
         """Return at most k of the main part: from a search with little room, and again where too little."""
@@ -102,48 +102,20 @@ class Searchable:
     def _with_late(
         self, best: Searched, queries: FloatArray, k: int, barred: Barred, allowed: Allowed
     ) -> Searched:
-        """Return the best k of what was found in the main part and of the rows after it."""
-        main, late = len(self.vectors), len(self.now.vectors)
-        out = self._late_out(allowed)  # (d,)
-        penalty = None if out is None else np.where(out, np.float32(-np.inf), np.float32(0.0))
-        query, row = barred.late_pairs() if barred.late else (None, None)
-        numbers = np.arange(main, main + late)
-        step = max(1, _LATE_SCORES // late)
+        """Return the best k of what was found in the main part (B, k) and of the rows after it."""
+        step = max(1, _LATE_SCORES // len(self.now.vectors))
         found = []
         for start in range(0, len(queries), step):
             scores = queries[start : start + step] @ self.now.vectors.T  # (b, d)
-            if penalty is not None:
-                scores += penalty
-            if query is not None and row is not None:
-                own = (query >= start) & (query < start + step)
-                scores[query[own] - start, row[own]] = -np.inf
             part = best[0][start : start + step], best[1][start : start + step]
-            found.append(with_better(part, scores, numbers, k))
+            query, at = better(scores, part)
+            if len(query):  # few, so whether they may be found is asked of them alone
+                open_to = barred.open_late(query + start, at, allowed)
+                query, at = query[open_to], at[open_to]
+            found.append(merged(part, query, at + len(self.vectors), scores[query, at], k))
         if len(found) == 1:
             return found[0]
-        width = max(rows.shape[1] for rows, _ in found)
-        return (
-            np.concatenate([_padded(rows, width, -1) for rows, _ in found]),
-            np.concatenate([_padded(scores, width, -np.inf) for _, scores in found]),
-        )
-
-    def _late_out(self, allowed: Allowed) -> BoolArray | None:
-        """Return which rows after the main part (d,) no query of a search may find; None for none of them."""
-        main, late = len(self.vectors), len(self.now.vectors)
-        if allowed.late is None and not self.now.gone and not len(allowed.denied):
-            return None
-        if allowed.late is None:
-            out = np.zeros(late, dtype=bool)
-        else:
-            out = np.ones(late, dtype=bool)
-            out[allowed.late[allowed.late < late]] = (
-                False  # an item may have come since the filter was worked out
-            )
-        if self.now.gone:
-            out |= ~self.now.there(np.arange(main, main + late))
-        denied = allowed.denied - main
-        out[denied[(denied >= 0) & (denied < late)]] = True
-        return out
+        return np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found])
 
 
 def _padded(values: npt.NDArray[Any], k: int, filler: float) -> npt.NDArray[Any]:

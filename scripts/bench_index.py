@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,10 @@ def measure(folder: Path, options: IndexOptions) -> dict[str, Any]:
         report["results"] += _results(contest, factory, options)
         report["curves"] += [*of_ours(contest, factory, options.seconds)]
         if options.shares:
-            report["filters"] += sweep(index, factory, queries, centre_of(world), options.shares, options.k)
+            centre = centre_of(world)
+            report["filters"] += sweep(
+                index, factory, queries, centre, options.shares, options.k, options.seconds
+            )
     if some is not None and options.libraries:
         exact = some.brute_force(queries, options.k)
         for library in graph_libraries(some.main.vectors):
@@ -109,15 +113,17 @@ def ratios(results: Sequence[dict[str, Any]], headline: str) -> dict[str, float]
     """Return ours over bare per factory and number of threads.
 
     `batch64_throughput` and its like are ours / bare, `batch1_added_us` is what one query waits longer, both
-    of the search with everything; with `_usual` and `_plain` behind, of those. Names that begin with neither
-    factory nor threads are those of one factory with one thread.
+    of the search with everything; with `_usual` and `_plain` behind, of those. The throughput of one thread
+    is per second of its processor. Names that begin with neither factory nor threads are those of one factory
+    with one thread.
     """
     found: dict[str, float] = {}
     for row in results:
         place = f"{row['factory']}/t{row['threads']}/batch{row['batch']}"
         if row["search"] in BESIDE:
             suffix = "" if row["search"] == EVERYTHING else f"_{row['search']}"
-            found[f"{place}_throughput{suffix}"] = row["over_bare"]
+            over = row["cpu_over_bare" if row["threads"] == 1 else "over_bare"]
+            found[f"{place}_throughput{suffix}"] = over
             found[f"{place}_added_us{suffix}"] = row["added_us"]
         found[f"{row['factory']}/ann_recall_{row['search']}"] = row["ann_recall"]
     first = f"{headline}/t1/"
@@ -137,19 +143,22 @@ def _of_build(factory: str, built: Built, index: Index) -> dict[str, Any]:
 
 def _results(contest: Contest, factory: str, options: IndexOptions) -> Iterator[dict[str, Any]]:
     recalls = contest.recalls()
-    for count in options.threads:
-        for batch in options.batches:
+    for count, batch in product(options.threads, options.batches):
+        searches = contest.searches(batch)
+        for ours, bare in BESIDE.items():
+            if ours not in searches:
+                continue
+            pair = {name: searches[name] for name in (bare, ours)}
             with threads(count):
-                times = timed(contest.searches(batch), options.queries // batch, options.seconds)
+                times = timed(pair, options.queries // batch, options.seconds)
             for search, taken in times.items():
-                bare = times[BESIDE.get(search, search)]
                 yield {
                     "factory": factory,
                     "threads": count,
                     "batch": batch,
                     "search": search,
                     **figures(taken, batch),
-                    **beside(taken, bare),
+                    **beside(taken, times[bare]),
                     "ann_recall": recalls[search],
                 }
 

@@ -160,4 +160,4 @@ def _of_kind(index: Any, effort: int, selector: Any) -> Any:
         return _FAISS.SearchParametersIVF(nprobe=effort, **given)
     if isinstance(inner_of(index), faiss.IndexHNSW):
         return _FAISS.SearchParametersHNSW(efSearch=effort, **given)
-    return _FAISS.SearchParameters(**given)
+    return _FAISS.SearchParameters(**given) if given else None

@@ -14,11 +14,16 @@ from scripts.bench_index_build import NEAR, RANDOM
 from scripts.bench_index_timing import ann_recall, figures, timed
 
 SHARES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-_SECONDS = 0.3
 
 
 def sweep(
-    index: Index, factory: str, queries: FloatArray, centre: FloatArray, shares: Sequence[float], k: int
+    index: Index,
+    factory: str,
+    queries: FloatArray,
+    centre: FloatArray,
+    shares: Sequence[float],
+    k: int,
+    seconds: float,
 ) -> Iterator[dict[str, Any]]:
     """Yield what a search finds with filters, beside brute force over what they let pass.
 
@@ -32,6 +37,7 @@ def sweep(
         centre: (D,) that `near` is measured from.
         shares: of the items, that pass.
         k: results per query.
+        seconds: of timing each.
     """
     near = np.concatenate([index.main.vectors[i : i + 65_536] @ centre for i in range(0, len(index), 65_536)])
     for share in shares:
@@ -45,7 +51,7 @@ def sweep(
             passing = int((near >= least).sum()) if subset == "near" else int(share * len(index))
             effort = index.policy.effort(passing, len(index.main))
             one = partial(_one, index, queries, k, wanted)
-            taken = timed({"ours": one}, len(queries), _SECONDS)["ours"]
+            taken = timed({"ours": one}, len(queries), seconds)["ours"]
             yield {
                 "factory": factory,
                 "share": share,

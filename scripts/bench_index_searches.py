@@ -30,7 +30,7 @@ class Contest:
     `plain` gives ids and scores. `usual` also leaves items out of each query and merges in what changed.
     `everything` also filters, half of the items passing. Beside them stands FAISS with the same effort:
     `bare` asked for k, `bare_more` for as many more as a caller needs who leaves items out, `bare_filtered`
-    for as many with the same filter.
+    for as many with the same filter. Where FAISS cannot filter, there is neither `everything` nor that.
 
     Args:
         directory: of an index that `bench_index_build.build` built.
@@ -60,6 +60,9 @@ class Contest:
             BARE_MORE: (more, probes, None),
             BARE_FILTERED: (more, of_half.probes, bits),
         }
+        self._filters = self.index.approximate is None or self.index.approximate.filters
+        if not self._filters:
+            del self._asked[BARE_FILTERED]
 
     def searches(self, batch: int) -> dict[str, Search]:
         """Return each search as a function of the number of a batch."""
@@ -69,7 +72,8 @@ class Contest:
         nothing = [None] * len(out)
         found[PLAIN] = partial(self._of_ours, batch, self.index, nothing, None)
         found[USUAL] = partial(self._of_ours, batch, self._changed, out, None)
-        found[EVERYTHING] = partial(self._of_ours, batch, self._changed, out, _HALF)
+        if self._filters:
+            found[EVERYTHING] = partial(self._of_ours, batch, self._changed, out, _HALF)
         return found
 
     def recalls(self) -> dict[str, float]:
@@ -85,6 +89,7 @@ class Contest:
                 index.search(queries, k, excluded, wanted)[0], index.brute_force(queries, k, excluded, wanted)
             )
             for name, (index, excluded, wanted) in all_of.items()
+            if self._filters or name != EVERYTHING
         }
         for name, (count, _, bits) in self._asked.items():
             exact = self.index.brute_force(queries, count, None, _HALF if bits is not None else None)
@@ -126,7 +131,7 @@ def search_ours(
 
 def _changes(world: Synthetic, count: int) -> list[Change]:
     """Return items to put: every other one takes the place of an item, the rest are new."""
-    vectors = world.users(count, draw=3) if count else np.zeros((0, world.dim), np.float32)
+    vectors = world.more(count)
     rows = np.linspace(0, world.items - 1, max(1, count)).astype(int)
     return [
         Change(

@@ -48,6 +48,10 @@ class Synthetic:
         for number, start in enumerate(range(0, self.items, _CHUNK)):
             yield self._drawn(np.random.default_rng([self.seed, 1, number]), min(_CHUNK, self.items - start))
 
+    def more(self, count: int) -> FloatArray:
+        """Return unit vectors (count, D) float32 of further items."""
+        return self._drawn(np.random.default_rng([self.seed, 4]), count)
+
     def users(self, count: int, draw: int = 0) -> FloatArray:
         """Return unit vectors (count, D) float32 of users; another draw gives other users."""
         drawn = self._drawn(np.random.default_rng([self.seed, 2, draw]), _INTERESTS * count)

@@ -6,22 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from indexer.index import Excluded, Index
-from scripts import bench_faults, bench_serve
+from indexer.approximate import FactoryError
+from indexer.barred import bits_of
+from indexer.filters import Filter
+from indexer.index import Index
+from indexer.search import Excluded
+from scripts import bench_faults, bench_index_build, bench_serve
 from scripts.bench import app
 from scripts.bench_bare import BATCH, BareServicer
 from scripts.bench_checks import Left, left_over, rows_of_store
 from scripts.bench_faults import NotEmptyError, TooFastError
-from scripts.bench_index import search_ours
+from scripts.bench_index_bare import BareFaiss, graph_libraries
+from scripts.bench_index_searches import BESIDE, Contest, search_ours
+from scripts.bench_index_timing import Times, ann_recall, beside, figures, timed
 from scripts.bench_load import Bounds, CallFailedError, Clients, Load, Work
 from scripts.bench_output import plot, write_json
 from scripts.bench_serve import NobodyToAskForError, NotLoopbackError, ServeOptions, check_loopback, make_work
 from scripts.bench_stages import Stage
-from scripts.bench_vectors import clustered, write_index
+from scripts.bench_vectors import Synthetic, write_index
 from scripts.bench_world import CommandFailedError, process, run
 from scripts.world import make_world
 from server.pb.triptych.v1 import triptych_pb2 as pb
@@ -45,83 +49,158 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.fixture(scope="module")
-def indexes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Index]:
-    folder = tmp_path_factory.mktemp("indexes")
-    generator = np.random.default_rng(0)
-    vectors = clustered(generator, generator.standard_normal((6, 8), dtype=np.float32), 600)
-    factories = ("Flat", "HNSW16", "IVF8,SQ8")
-    return {factory: write_index(folder, vectors, factory, nprobe=8, ef_search=32) for factory in factories}
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Synthetic]:
+    """An index that the benchmark built, and the world that it is of."""
+    world = Synthetic(2_000, 16)
+    return bench_index_build.build(
+        tmp_path_factory.mktemp("built"), world, "IVF16,SQ8", 0.99
+    ).directory, world
 
 
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    queries=st.integers(1, 5),
-    k=st.integers(1, 40),
-    left_out=st.integers(0, 60),
-)
-def test_search_with_left_out_items_is_brute_force(
-    indexes: dict[str, Index], seed: int, queries: int, k: int, left_out: int
+def test_a_world_is_the_same_twice_and_its_draws_differ() -> None:
+    world, again = Synthetic(70_000, 4, seed=3), Synthetic(70_000, 4, seed=3)
+    first, second = (np.concatenate(list(one.chunks())) for one in (world, again))
+    assert first.shape == (70_000, 4)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-5)
+    users, others = world.users(5), world.users(5, draw=1)
+    np.testing.assert_allclose(np.linalg.norm(users, axis=1), 1, rtol=1e-5)
+    assert not (users == others).any()
+    assert (first[:65_536][:10] != first[65_536:][:10]).any()  # chunks differ too
+
+
+def test_what_is_built_apart_says_what_it_took(tmp_path: Path) -> None:
+    built = bench_index_build.build_apart(tmp_path, Synthetic(300, 8), "Flat", 0.99)
+    index = Index.load(built.directory)
+    assert len(index) == 300
+    assert built.seconds > 0
+    assert built.peak_mib > 20  # a Python with numpy and FAISS
+    assert built.faiss_mib == 0
+    assert (
+        len(index.search(index.main.vectors[:1], 300, None, Filter(equals=(("half", (True,)),)))[0][0]) == 300
+    )
+
+
+def test_ours_gives_the_ids_of_each_query_apart(built: tuple[Path, Synthetic]) -> None:
+    index = Index.load(built[0])
+    everything_but_two = np.setdiff1d(np.arange(2_000), [7, 9])
+    out = Excluded(np.ones(len(everything_but_two), np.int64), everything_but_two)
+    ids, scores = search_ours(index, index.main.vectors[[5, 7, 5]], 3, out)
+    assert ids[0] == ids[2]
+    assert ids[0][0] == "item-000000005"
+    assert ids[1] == ["item-000000007", "item-000000009"]
+    assert np.isneginf(scores[1, 2])
+    assert search_ours(index, index.main.vectors[5:6], 3)[0] == [ids[0]]
+
+
+def test_ours_and_bare_do_the_same_work(built: tuple[Path, Synthetic]) -> None:
+    directory, world = built
+    contest = Contest(directory, world, world.users(64, draw=1), k=10, excluded=5, changes=40)
+    recalls = contest.recalls()
+    assert recalls["plain"] == pytest.approx(recalls["bare"], abs=0.01)
+    assert min(recalls.values()) > 0.95
+    searches = contest.searches(16)
+    assert BESIDE.keys() | set(BESIDE.values()) == searches.keys()
+    assert {len(search(3)) for name, search in searches.items() if name in BESIDE.values()} == {16}
+    ids, scores = searches["everything"](3)
+    assert {len(found) for found in ids} == {10}
+    assert scores.shape == (16, 10)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,SQ8", "PCA4,IVF4,Flat", "HNSW16"])
+def test_bare_faiss_finds_what_brute_force_finds_with_and_without_a_filter(
+    tmp_path: Path, factory: str
 ) -> None:
-    generator = np.random.default_rng(seed)
-    vectors = generator.standard_normal((queries, 8), dtype=np.float32)
-    pairs = generator.integers((queries, 600), size=(left_out, 2))
-    excluded = Excluded(pairs[:, 0], pairs[:, 1])
-    index = indexes["Flat"]
-    rows, scores = index.search(vectors, k, excluded)
-    exact_rows, exact_scores = index.brute_force(vectors, k, excluded)
-    np.testing.assert_allclose(scores, exact_scores, rtol=1e-4, atol=1e-5)
-    assert (rows == exact_rows).mean() > 0.9  # but for near ties, which rounding may turn around
-    assert not {tuple(pair) for pair in pairs} & {(i, row) for i, found in enumerate(rows) for row in found}
+    vectors = np.random.default_rng(0).standard_normal((500, 8), dtype=np.float32)
+    index = write_index(tmp_path, vectors, factory, vectors[:64])
+    bare, half = BareFaiss(index, tmp_path / index.index_id), np.arange(0, 500, 2)
+    for allowed, bits in ((np.arange(500), None), (half, bits_of(half, 500))):
+        exact = allowed[np.argsort(-(vectors[:9] @ vectors[allowed].T), axis=1)[:, :10]]
+        found = bare.find(vectors[:9], 10, 500, bits)
+        assert np.mean([len(np.intersect1d(f, e)) / 10 for f, e in zip(found, exact, strict=True)]) > 0.9
 
 
-@pytest.mark.parametrize("factory", ["HNSW16", "IVF8,SQ8"])
-def test_approximate_search_gives_exact_scores_in_order(indexes: dict[str, Index], factory: str) -> None:
-    index, queries = indexes[factory], np.random.default_rng(1).standard_normal((9, 8), dtype=np.float32)
-    rows, scores = index.search(queries, 20)
-    assert (rows >= 0).all()
-    exact = np.einsum("qkd,qd->qk", index.vectors[rows], queries)
-    np.testing.assert_allclose(scores, exact, rtol=1e-5, atol=1e-6)
-    assert (np.diff(scores, axis=1) <= 0).all()
+@pytest.mark.parametrize("package", ["hnswlib", "usearch"])
+def test_other_libraries_find_what_brute_force_finds(package: str) -> None:
+    pytest.importorskip(package)
+    vectors = np.random.default_rng(0).standard_normal((300, 8), dtype=np.float32)
+    (library,) = [one for one in graph_libraries(vectors) if one.name.startswith(package)]
+    library.use_threads(1)
+    found = library.find(vectors[:5], 4, 200)
+    exact = np.argsort(-(vectors[:5] @ vectors.T), axis=1)[:, :4]
+    assert np.mean([len(np.intersect1d(f, e)) / 4 for f, e in zip(found, exact, strict=True)]) > 0.9
 
 
-def test_ids_come_with_the_rows_and_none_where_too_few_are_left(indexes: dict[str, Index]) -> None:
-    index = indexes["Flat"]
-    everything = Excluded(np.zeros(599, dtype=np.int64), np.arange(599))
-    ids, scores = search_ours(index, index.vectors[599:600], 3, everything)
-    assert ids == [["item-000000599"]]
-    assert np.isneginf(scores[0, 1:]).all()
-    assert index.item_ids(np.array([2, 0])) == ["item-000000002", "item-000000000"]
+def test_searches_are_timed_by_turns() -> None:
+    calls: list[tuple[str, int]] = []
+    searches = {name: (lambda n, name=name: calls.append((name, n))) for name in "ab"}
+    times = timed(searches, batches=3, seconds=0.01)
+    turns = calls[2:]  # the first two are not counted
+    assert len(times["a"].wall) == len(times["b"].cpu) == len(turns) // 2
+    for turn in range(len(turns) // 2):
+        assert sorted(turns[2 * turn : 2 * turn + 2]) == [("a", turn % 3), ("b", turn % 3)]
 
 
-def test_bench_index_reports_every_step_and_its_ratios(tmp_path: Path) -> None:
-    out = tmp_path / "index.json"
-    arguments = [
+def test_figures_by_hand() -> None:
+    ours = Times(np.array([0.2, 0.4, 0.4]), np.array([0.1, 0.1, 0.2]))
+    bare = Times(np.array([0.1, 0.2, 0.4]), np.array([0.1, 0.05, 0.1]))
+    assert figures(ours, 64)["throughput"] == 160
+    assert figures(ours, 64)["p50_ms"] == 400
+    assert beside(ours, bare) == pytest.approx({"over_bare": 0.5, "cpu_over_bare": 0.5, "added_us": 1e5})
+    exact = np.array([[1, 2], [3, -1], [-1, -1]]), np.zeros((3, 2), np.float32)
+    assert ann_recall(np.array([[2, 9], [3, -1], [-1, -1]]), exact) == 0.75
+
+
+def test_bench_index_reports_every_setting_and_its_ratios(tmp_path: Path) -> None:
+    out, drawn = tmp_path / "index.json", tmp_path / "index.png"
+    sizes = [
         "--items",
-        "600",
+        "2500",
         "--dim",
         "8",
-        "--factory",
-        "Flat",
-        "--factory",
-        "IVF8,Flat",
-        "--nprobe",
-        "8",
+        "--changes",
+        "10",
+        "--seconds",
+        "0.002",
+        "--filters",
+        "--no-libraries",
     ]
+    factories = [word for name in ("Flat", "IVF8,Flat", "PQ1x2") for word in ("--factory", name)]
     done = CliRunner().invoke(
-        app, ["index", *arguments, "--rounds", "1", "--seconds", "0.002", "--json", str(out)]
+        app,
+        [
+            "index",
+            *sizes,
+            *factories,
+            "--filters",
+            "--no-libraries",
+            "--json",
+            str(out),
+            "--plot",
+            str(drawn),
+        ],
     )
     assert done.exit_code == 0, done.output
     report = json.loads(out.read_text("utf-8"))
-    assert len(report["results"]) == 2 * 2 * 3 * 3  # factories, threads, batches, searches
-    assert {row["ann_recall"] for row in report["results"]} == {1.0}  # all 8 lists are probed
-    ratios, rows = report["ratios"], report["results"]
-    figures = {(r["factory"], r["threads"], r["batch"], r["search"]): r for r in rows}
-    ours, bare = figures["Flat", 1, 64, "excluding"], figures["Flat", 1, 64, "bare"]
-    assert ratios["batch64_throughput"] == ours["throughput"] / bare["throughput"]
-    assert ratios["IVF8,Flat/ann_recall_ours"] == ratios["IVF8,Flat/ann_recall_bare"] == 1.0
-    added = figures["Flat", 1, 1, "excluding"]["p50_ms"] - figures["Flat", 1, 1, "bare"]["p50_ms"]
-    assert ratios["batch1_added_us"] == pytest.approx(1e3 * added)
-    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert [build["became"] for build in report["builds"]] == ["Flat", "IVF8,Flat", "Flat"]  # PQ1x2 misses
+    rows = {(r["factory"], r["threads"], r["batch"], r["search"]): r for r in report["results"]}
+    assert len(rows) == len(report["results"]) == 2 * 2 * 3 * 6  # factories, threads, batches, searches
+    ratios = report["ratios"]
+    assert ratios["batch64_throughput"] == rows["Flat", 1, 64, "everything"]["cpu_over_bare"]
+    assert ratios["batch1_added_us_usual"] == rows["Flat", 1, 1, "usual"]["added_us"]
+    assert ratios["IVF8,Flat/t2/batch16_throughput_plain"] == rows["IVF8,Flat", 2, 16, "plain"]["over_bare"]
+    assert ratios["Flat/ann_recall_everything"] == ratios["Flat/ann_recall_bare"] == 1.0
+    assert ratios["IVF8,Flat/ann_recall_plain"] >= 0.95
+    assert {point["library"] for point in report["curves"]} == {"faiss", "triptych"}
+    for row in report["filters"]:
+        assert row["fewest"] == row["there_are"]
+        assert row["ann_recall"] >= (0.99 if row["scan"] else 0.95)
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_index_refuses_a_bad_factory_before_it_works() -> None:
+    done = CliRunner().invoke(app, ["index", "--factory", "Flatt"])
+    assert isinstance(done.exception, FactoryError)
 
 
 def test_ratios_are_ours_over_bare_with_short_names_of_the_extremes() -> None:
