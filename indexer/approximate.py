@@ -14,6 +14,7 @@ import numpy.typing as npt
 from indexer.arrays import FloatArray, IntArray
 from indexer.exact import Searched, scores_of
 from indexer.gpu import MOST_RESULTS, on_a_card, on_cards
+from indexer.kinds import inner_of
 
 _FAISS: Any = faiss  # its stubs lack what SWIG adds
 _KEPT = 64  # search parameters
@@ -21,14 +22,6 @@ Bits = npt.NDArray[np.uint8]
 
 
 _FULL = ("IndexIVFFlat", "IndexHNSWFlat", "GpuIndexFlatIP", "GpuIndexIVFFlat")
-
-
-class FactoryError(ValueError):
-    """A FAISS factory string is not understood."""
-
-    def __init__(self, factory: str, reason: str) -> None:
-        super().__init__(f"FAISS does not understand the factory {factory!r}: {reason}")
-        self.factory = factory
 
 
 @dataclass(frozen=True)
@@ -50,14 +43,6 @@ class Effort:
     def as_json(self) -> dict[str, int]:
         """Return it as plain JSON values."""
         return asdict(self)
-
-
-def empty_faiss(dim: int, factory: str) -> Any:
-    """Return an empty FAISS index with inner-product metric.  Raises: FactoryError."""
-    try:
-        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise FactoryError(factory, str(error).rpartition(": ")[2]) from error
 
 
 class Approximate:
@@ -208,9 +193,3 @@ def _parameters(index: Any, effort: Effort, selector: Any) -> Any:
     if isinstance(kind, faiss.IndexHNSW):
         return _FAISS.SearchParametersHNSW(efSearch=effort.probes, **given)
     return _FAISS.SearchParameters(**given) if given else None
-
-
-def inner_of(index: Any) -> Any:
-    """Return the index behind the transforms in front of one."""
-    kind = faiss.downcast_index(index)
-    return inner_of(kind.index) if isinstance(kind, faiss.IndexPreTransform) else kind

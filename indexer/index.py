@@ -77,15 +77,13 @@ class Index:
         if manifest.get("kind") != "index":
             raise DamagedArtifactError(directory, f"is a {manifest.get('kind')!r}, not an index")
         if manifest.get("layout") != LAYOUT:
-            reason = (
-                f"has layout {manifest.get('layout')}, this version reads {LAYOUT}: run `triptych reindex`"
-            )
+            found = manifest.get("layout")
+            reason = f"has layout {found}, this version reads {LAYOUT}: run `triptych reindex`"
             raise DamagedArtifactError(directory, reason)
         return cls(directory, manifest)
 
     def __len__(self) -> int:
-        now = self.delta.now
-        return len(self.main) - now.main_gone + len(now.vectors) - now.gone
+        return len(self.main) - self.delta.now.main_gone + len(self.delta.now.vectors) - self.delta.now.gone
 
     def search(
         self,

@@ -15,7 +15,6 @@ import pyarrow as pa
 from encoder.runtime import Model
 from encoder.text import TextEncoder
 from encoder.text_cache import TextCache
-from indexer.approximate import empty_faiss
 from indexer.arrays import map_vectors
 from indexer.building import ItemTower, build_main
 from indexer.choice import AUTO, EXACT, Choice, choose
@@ -23,6 +22,7 @@ from indexer.difference import hashes_array
 from indexer.fitting import fit
 from indexer.incremental import next_to
 from indexer.index import Index
+from indexer.kinds import empty_faiss
 from indexer.parts import VECTORS_FILE
 from indexer.queries import QUERIES, sample_users, tuning_queries
 from indexer.sealing import seal

@@ -10,9 +10,9 @@ import faiss
 import numpy as np
 from tqdm import tqdm
 
-from indexer.approximate import empty_faiss, inner_of
 from indexer.arrays import FloatArray
 from indexer.gpu import in_cpu_form, on_cards
+from indexer.kinds import empty_faiss, inner_of
 
 log = logging.getLogger(__name__)
 

@@ -3,10 +3,12 @@
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from scripts.bench_ingest_command import ingest_bench
+from scripts.bench_text_command import text_bench
 from scripts.session import JsonOption
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
@@ -76,7 +78,9 @@ def serve_bench(
             home = make_home(folder, users=users, items=items, dim=dim, seed=seed)
             with Export.latest(home.exports) as export, server(home, options.workers) as own:
                 report = measure(own, make_work(export, dim, options), folder, options)
-    _leave("bench serve", report, json_path, "concurrency", ("kind", "server"))
+    from scripts.bench_output import leave
+
+    leave("bench serve", report, json_path, "concurrency", ("kind", "server"))
 
 
 @app.command("index")
@@ -139,40 +143,6 @@ def index_bench(
         plot_curves(plot_path, report["curves"])
 
 
-@app.command("text")
-def text_bench(
-    data: Annotated[
-        Path | None, typer.Option(help="A folder with texts.parquet; default: short texts made up here.")
-    ] = None,
-    text_model: Annotated[
-        list[Path] | None, typer.Option(help="HOME/text_models/ID; repeatable. Default: exports MiniLM.")
-    ] = None,
-    texts: Annotated[int, typer.Option(min=2, help="Drawn at random from the different ones.")] = 128,
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: one per core.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of the texts drawn.")] = 0,
-    json_path: JsonOption = None,
-) -> None:
-    """Measure our text encoder beside a bare ONNX Runtime loop on the same batches in the same run.
-
-    `bare` tokenises, pads and runs; `ready` runs on arrays that were made before. A PNG goes beside the JSON.
-
-    Example: triptych bench text --data DATA --text-model HOME/text_models/ID --json text.json
-    """
-    from encoder.text_export import DEFAULT_SOURCE, export_text_model
-    from scripts.bench_text import TextOptions, draw, measure
-    from scripts.world import make_world
-
-    options = TextOptions(texts=texts, threads=threads, rounds=rounds, seed=seed)
-    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
-        if data is None:
-            make_world(Path(name) / "data", users=200, items=150, seed=seed)
-        drawn = draw(data or Path(name) / "data", options)
-        models = text_model or [export_text_model(DEFAULT_SOURCE, Path(name) / "text_models")]
-        report = measure(models, drawn, options)
-    _leave("bench text", report, json_path, "texts", ("text_model", "path"))
-
-
 @app.command("faults")
 def faults_bench(
     home: Annotated[
@@ -209,14 +179,5 @@ def faults_bench(
         raise RuntimeError(f"{harm} findings after kill -9, see the table")
 
 
-def _leave(title: str, report: dict[str, Any], json_path: Path | None, x: str, line: tuple[str, ...]) -> None:
-    """Show a report, and write it with its plot where a file was asked for."""
-    from scripts.bench_output import plot, show, show_ratios, write_json
-
-    results, ratios = report["results"], report["ratios"]
-    show(title, results)
-    show_ratios(ratios)
-    if json_path is not None:
-        write_json(json_path, report)
-        panels = {"throughput": "per second", "p50_ms": "p50, ms"}
-        plot(json_path.with_suffix(".png"), results, x, line, panels)
+app.command("text")(text_bench)
+app.command("ingest")(ingest_bench)

@@ -7,11 +7,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from indexer.approximate import empty_faiss
 from indexer.arrays import FloatArray
 from indexer.choice import EXACT, choose, lists_for
 from indexer.exact import Searched
 from indexer.index import Index
+from indexer.kinds import empty_faiss
 from scripts.bench_index_bare import Bare, graph_libraries
 from scripts.bench_index_build import Built, build_apart, centre_of
 from scripts.bench_index_curves import enough, of_library, of_ours

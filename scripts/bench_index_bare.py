@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import faiss
 import numpy as np
 
-from indexer.approximate import Bits, Effort, inner_of
+from indexer.approximate import Bits, Effort
 from indexer.arrays import FloatArray, IntArray
 from indexer.index import Index
+from indexer.kinds import inner_of
 from indexer.parts import faiss_file
 
 log = logging.getLogger(__name__)

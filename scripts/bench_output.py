@@ -67,3 +67,14 @@ def _shown(value: object) -> str:
     if value is None:
         return ""
     return f"{value:,.3f}" if isinstance(value, float) else str(value)
+
+
+def leave(title: str, report: dict[str, Any], json_path: Path | None, x: str, line: tuple[str, ...]) -> None:
+    """Show a report, and write it with its plot where a file was asked for."""
+    results, ratios = report["results"], report["ratios"]
+    show(title, results)
+    show_ratios(ratios)
+    if json_path is not None:
+        write_json(json_path, report)
+        panels = {"throughput": "per second", "p50_ms": "p50, ms"}
+        plot(json_path.with_suffix(".png"), results, x, line, panels)

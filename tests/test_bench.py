@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from indexer.approximate import FactoryError
 from indexer.barred import bits_of
 from indexer.filters import Filter
 from indexer.index import Index
+from indexer.kinds import FactoryError
 from indexer.search import Excluded
 from scripts import bench_faults, bench_index_build, bench_serve
 from scripts.bench import app

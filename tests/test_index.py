@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.approximate import FactoryError, empty_faiss
 from indexer.filters import Filter, FilterError, facts_of
 from indexer.index import Index, VectorDimError
+from indexer.kinds import FactoryError, empty_faiss
 from indexer.parts import Change
 from indexer.sealing import IndexCheckError, check
 from indexer.search import Allowed, Excluded
