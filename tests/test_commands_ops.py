@@ -178,14 +178,14 @@ def test_index_list_marks_what_serves_and_what_is_damaged(home: Home, run: Run) 
     (first,) = artifacts(home.indexes)
     second = "20990101T000000000000-ffff"
     shutil.copytree(home.indexes / first, home.indexes / second)
-    damage(home.indexes / second / "items.faiss")
+    damage(home.indexes / second / "vectors.safetensors")
     (home.indexes / "20990102T000000000000-ffff").mkdir()
     code, out, _ = run("index", "list", "--home", home.path)
     assert code == 0
     lines = {line.split("│")[2].strip(): line for line in out.splitlines() if line.startswith("│")}
     assert lines[first].startswith("│ * │")
     assert "│ ok " in lines[first]
-    assert "items.faiss is damaged" in lines[second]
+    assert "vectors.safetensors is damaged" in lines[second]
     assert "2099-01-01 00:00:00 UTC" in lines[second]
     assert "manifest.json is missing" in lines["20990102T000000000000-ffff"]
     assert run("index", "show", second, "--home", home.path)[0] == 1
