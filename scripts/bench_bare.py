@@ -6,7 +6,7 @@ Example: python -m scripts.bench_bare REPLIES ANNOUNCED --workers 8
 import json
 import os
 import signal
-import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -71,8 +71,8 @@ def serve_bare(
     workers: Annotated[int, typer.Option(min=1)] = 8,
 ) -> None:
     """Serve until SIGTERM on a free loopback port."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda received, _: asked.append(received))
     server = grpc.server(
         ThreadPoolExecutor(workers),
         maximum_concurrent_rpcs=workers + _QUEUE,
@@ -86,7 +86,8 @@ def serve_bare(
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     announce(announced, f"127.0.0.1:{port}")
-    stop.wait()
+    while not asked:  # a signal that another thread receives does not wake a wait without end
+        time.sleep(0.1)
     server.stop(None).wait()
 
 

@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -32,6 +32,7 @@ from store.rebuild import bring_up_to_date
 from store.state import UserState
 from store.writing import Writer
 
+_LOOK_SECONDS = 0.1
 _SWITCH_SECONDS = 0.0005  # a query would wait ten times as long for the thread that writes to let it go on
 log = logging.getLogger(__name__)
 
@@ -57,12 +58,14 @@ def serve(config: ServerConfig) -> None:
         PortInUseError: the port is taken.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
-    stop = threading.Event()
+    asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda received, _: asked.append(received))
     with running(config) as address:
         log.info("listening on %s", address)
-        stop.wait()
+        # Not an Event: a signal that another thread receives does not wake a wait without end.
+        while not asked:
+            time.sleep(_LOOK_SECONDS)
         log.info("stopping: running calls have %.0f s to finish", config.grace_seconds)
 
 
