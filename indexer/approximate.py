@@ -18,6 +18,7 @@ from indexer.kinds import inner_of
 
 _FAISS: Any = faiss  # its stubs lack what SWIG adds
 _KEPT = 64  # search parameters
+_REFINED = 30  # results, at least, that a refinement is reckoned for
 Bits = npt.NDArray[np.uint8]
 
 
@@ -111,16 +112,10 @@ class Approximate:
         return self._raw(queries, count, effort, allowed)[0]
 
     def scored(
-        self,
-        vectors: FloatArray,
-        queries: FloatArray,
-        count: int,
-        effort: Effort,
-        allowed: Bits | None = None,
-        *,
-        room: int = 0,
-    ) -> Searched:
-        """Return count · `effort.refine` + room candidates with exact scores, in any order.
+        self, vectors: FloatArray, queries: FloatArray, count: int, effort: Effort,
+        allowed: Bits | None = None, *, room: int = 0,
+    ) -> Searched:  # fmt: skip
+        """Return count · `effort.refine` + room candidates or more, with exact scores, in any order.
 
         Where there are fewer, the rest is row −1 with score −inf.
 
@@ -132,7 +127,10 @@ class Approximate:
             allowed: as in `search`.
             room: for candidates that the caller drops.
         """
-        rows, scores = self._raw(queries, count * effort.refine + room, effort, allowed)
+        looked_at = count * effort.refine
+        if effort.refine > 1:
+            looked_at = max(looked_at, _REFINED * effort.refine)  # what codes lose hurts a short list most
+        rows, scores = self._raw(queries, looked_at + room, effort, allowed)
         if not self.full:
             return rows, scores_of(vectors, queries, rows)
         none = rows < 0
@@ -163,10 +161,10 @@ class Approximate:
         key = i, effort, None if allowed is None else id(allowed)
         kept = self._kept.get(key)
         if kept is None:
-            part = None
+            part = selector = None
             if allowed is not None:
                 part = np.ascontiguousarray(allowed[self._starts[i] // 8 : (self._starts[i + 1] + 7) // 8])
-            selector = None if part is None else _FAISS.IDSelectorBitmap(part)
+                selector = _FAISS.IDSelectorBitmap(part)
             # With what `id` names, which must not be another's while it is a key.
             kept = _parameters(self._shards[i], effort, selector), allowed, part
             if len(self._kept) >= _KEPT:

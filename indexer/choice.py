@@ -46,7 +46,8 @@ def choose(items: int, dim: int, memory_bytes: int | None = None) -> Choice:
         f"8-bit codes take {_megabytes(fine)} of {_megabytes(budget)}, so {lists} lists of 1-bit codes, "
         f"{_megabytes(coarse)}"
     )
-    return Choice(f"IVF{lists},RaBitQ", reason, (f"IVF{lists},SQ8", f"IVF{lists},Flat", EXACT))
+    # Rotated, because one bit for each coordinate is only fair to coordinates that vary alike.
+    return Choice(f"RR{dim},IVF{lists},RaBitQ", reason, (f"IVF{lists},SQ8", f"IVF{lists},Flat", EXACT))
 
 
 def lists_for(items: int) -> int:

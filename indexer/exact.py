@@ -52,8 +52,10 @@ def best_of_masked(
 ) -> Searched:
     """Return what `best_of_all` returns, of the rows where `allowed` (N,) is true, by a pass over all rows.
 
-    Where fewer than k are allowed, the rest is row −1 with score −inf.
+    Where fewer than k are allowed, the rest is row −1 with score −inf, or missing.
     """
+    if len(queries) < _MULTIPLIED_BATCH:
+        return best_of_some(vectors, np.flatnonzero(allowed), queries, k)
     return _by_product(vectors, np.where(allowed, np.float32(0.0), np.float32(-np.inf)), queries, k)
 
 

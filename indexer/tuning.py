@@ -22,6 +22,7 @@ REFINES = (1, 2, 4, 8)
 SHARES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
 _TIMED = 7  # single searches behind a median
 _RUNS = 3  # of each of them
+_BATCH = 16  # queries of an exact search with a filter, timed together
 _FILTER_QUERIES = 128
 _CENTRES = 2  # items whose nearest ones are a filter, for each share
 _BLOCK = 1 << 18  # vectors at a time
@@ -76,7 +77,7 @@ def tune(index: Approximate, judge: Judge, target: float) -> Reached | None:
     For each refinement the fewest probes that reach it are found by bisection; the quickest pair wins.
     """
     best: Reached | None = None
-    for refine in REFINES:
+    for refine in (1,) if index.full else REFINES:  # scores that are exact need no second look
         reached = fewest(index, judge, target, Effort(1, refine))
         if reached is None:
             continue
@@ -137,19 +138,22 @@ def filter_policy(
             return FilterPolicy(share, tuple(efforts))
         effort = base
         for allowed in _subsets(vectors, count, rng):
-            judge = Judge(vectors, queries, allowed)
-            scan = _seconds(partial(_scan, vectors, allowed), queries)
             mask = np.zeros(len(vectors), dtype=bool)
             mask[allowed] = True
-            if index is None:
-                passing = _seconds(partial(_pass_over, vectors, mask), queries)
+            if index is None:  # single queries are scanned either way
+                scan, passing = (
+                    _seconds(one, queries, _BATCH)
+                    for one in (partial(_scan, vectors, allowed), partial(_pass_over, vectors, mask))
+                )
                 if scan <= passing:
                     return FilterPolicy(share, ())
                 continue
             if not index.filters:
                 return FilterPolicy(1.0, ())
             bits = np.packbits(mask, bitorder="little")
+            judge = Judge(vectors, queries, allowed)
             reached = fewest(index, judge, target, effort, bits)
+            scan = _seconds(partial(_scan, vectors, allowed), queries)
             if reached is None or scan <= reached.seconds:
                 return FilterPolicy(share, tuple(efforts))
             effort = reached.effort
@@ -175,15 +179,16 @@ def _subsets(vectors: FloatArray, count: int, rng: np.random.Generator) -> Itera
         yield np.sort(np.argpartition(-near, count - 1)[:count])
 
 
-def _seconds(search: Callable[[FloatArray], object], queries: FloatArray) -> float:
-    """Return the seconds of a search for one query: the median over a few, each at its best of some runs.
+def _seconds(search: Callable[[FloatArray], object], queries: FloatArray, size: int = 1) -> float:
+    """Return the seconds of a search for `size` queries: the median over a few, each at its best of three.
 
     The best, because whatever else the machine does only ever adds.
     """
-    times = [[0.0] * _RUNS for _ in range(min(_TIMED, len(queries)))]
+    starts = range(0, min(_TIMED * size, len(queries)), size)
+    times = [[0.0] * _RUNS for _ in starts]
     for run in range(_RUNS):
-        for i, of_query in enumerate(times):
+        for start, of_query in zip(starts, times, strict=True):
             began = time.perf_counter()
-            search(queries[i : i + 1])
+            search(queries[start : start + size])
             of_query[run] = time.perf_counter() - began
     return statistics.median(map(min, times))

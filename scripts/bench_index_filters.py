@@ -11,7 +11,7 @@ from indexer.exact import Searched
 from indexer.filters import Filter
 from indexer.index import Index
 from scripts.bench_index_build import NEAR, RANDOM
-from scripts.bench_index_timing import ann_recall, figures, timed
+from scripts.bench_index_timing import ann_recall, figures, threads, timed
 
 SHARES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -51,7 +51,8 @@ def sweep(
             passing = int((near >= least).sum()) if subset == "near" else int(share * len(index))
             effort = index.policy.effort(passing, len(index.main))
             one = partial(_one, index, queries, k, wanted)
-            taken = timed({"ours": one}, len(queries), seconds)["ours"]
+            with threads(1):
+                taken = timed({"ours": one}, len(queries), seconds)["ours"]
             yield {
                 "factory": factory,
                 "share": share,

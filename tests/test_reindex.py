@@ -200,7 +200,7 @@ def test_the_kind_follows_items_and_memory() -> None:
     assert choose(50_000, 128) == Choice("Flat", choose(50_000, 128).reason)
     assert choose(1_000_000, 128, 1 << 30).factory == "IVF4096,SQ8"
     small = choose(1_000_000, 128, 64 << 20)
-    assert (small.factory, small.finer) == ("IVF4096,RaBitQ", ("IVF4096,SQ8", "IVF4096,Flat", "Flat"))
+    assert (small.factory, small.finer) == ("RR128,IVF4096,RaBitQ", ("IVF4096,SQ8", "IVF4096,Flat", "Flat"))
     assert "64 MiB" in small.reason
     assert [lists_for(n) for n in (100_000, 1_000_000, 10_000_000)] == [1024, 4096, 16384]
 

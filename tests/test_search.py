@@ -120,7 +120,8 @@ def test_exact_searches_equal_a_sort_of_all_scores(batch: int) -> None:
             found[1], np.take_along_axis(scores, best_allowed, 1), rtol=1e-4, atol=1e-5
         )
     few = best_of_masked(vectors, np.arange(20_000) < 3, queries, 5)
-    assert np.sort(few[0], axis=1)[:, 2:].tolist() == [[0, 1, 2]] * batch
+    assert np.sort(few[0][:, :3], axis=1).tolist() == [[0, 1, 2]] * batch
+    assert (few[0][:, 3:] == -1).all()
     assert np.isneginf(few[1][:, 3:]).all()
 
 
