@@ -1,10 +1,8 @@
 """FAISS indexes that do not compare everything, searched with a tuned effort."""
 
-import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from typing import Any
 
 import faiss
@@ -12,9 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.arrays import FloatArray, IntArray
+from indexer.effort import Effort, parameters
 from indexer.exact import Searched, scores_of
-from indexer.gpu import MOST_RESULTS, on_a_card, on_cards
+from indexer.gpu import (
+    MOST_RESULTS,
+    MOST_WIDTH,
+    cagra_parameters,
+    cards,
+    is_cagra,
+    on_a_card,
+)
 from indexer.kinds import inner_of
+from indexer.together import Found, Together
 
 _FAISS: Any = faiss  # its stubs lack what SWIG adds
 _KEPT = 64  # search parameters
@@ -22,28 +29,14 @@ _REFINED = 30  # results, at least, that a refinement is reckoned for
 Bits = npt.NDArray[np.uint8]
 
 
-_FULL = ("IndexIVFFlat", "IndexHNSWFlat", "GpuIndexFlatIP", "GpuIndexIVFFlat")
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much a search looks at.
-
-    Attributes:
-        probes: lists of an IVF (nprobe) or candidates of an HNSW graph (efSearch); other kinds have none.
-        refine: candidates per result asked for, of which the best by exact score stay.
-    """
-
-    probes: int = 1
-    refine: int = 1
-
-    def times(self, factor: int) -> "Effort":
-        """Return it with so many times the probes."""
-        return self if factor == 1 else Effort(self.probes * factor, self.refine)
-
-    def as_json(self) -> dict[str, int]:
-        """Return it as plain JSON values."""
-        return asdict(self)
+_FULL = (
+    "IndexIVFFlat",
+    "IndexHNSWFlat",
+    "IndexHNSWCagra",
+    "GpuIndexFlat",
+    "GpuIndexFlatIP",
+    "GpuIndexIVFFlat",
+)
 
 
 class Approximate:
@@ -52,20 +45,21 @@ class Approximate:
     Args:
         shards: FAISS indexes; the rows of one follow those of the one before.
         effort: of a search that names none.
+        float16: whether those on a card hold full vectors as halves.
     """
 
-    def __init__(self, shards: Sequence[Any], effort: Effort) -> None:
+    def __init__(self, shards: Sequence[Any], effort: Effort, *, float16: bool = False) -> None:
         self._shards = list(shards)
         self._starts = np.cumsum([0, *(shard.ntotal for shard in shards)]).tolist()
         self.effort = effort
-        self._one_at_a_time = threading.Lock()
+        self._float16 = float16
+        # FAISS's resources of a card are for one thread.
+        self._together = [
+            Together(partial(_on_card, shard)) if on_a_card(shard) else None for shard in shards
+        ]
+        several = len(shards) > 1 and any(self._together)
+        self._threads = ThreadPoolExecutor(cards().count) if several else None
         self._kept: dict[tuple[int, Effort, int | None], tuple[Any, Bits | None, Bits | None]] = {}
-
-    @classmethod
-    def open(cls, paths: Sequence[Path], effort: Effort) -> "Approximate":
-        """Return the shards in some files, memory-mapped where FAISS can."""
-        flags = faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY
-        return cls([on_cards(faiss.read_index(str(path), flags)) for path in paths], effort)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -81,6 +75,8 @@ class Approximate:
         inner = inner_of(self._shards[0])
         if hasattr(inner, "nlist"):  # an IVF, on a card or not
             return int(inner.nlist)
+        if is_cagra(inner):
+            return MOST_WIDTH
         return min(len(self), 8192) if isinstance(inner, faiss.IndexHNSW) else 1
 
     @cached_property
@@ -96,7 +92,8 @@ class Approximate:
     @cached_property
     def full(self) -> bool:
         """Whether FAISS holds the vectors as they are, so that its scores are exact."""
-        return type(faiss.downcast_index(self._shards[0])).__name__ in _FULL
+        kind = faiss.downcast_index(self._shards[0])
+        return type(kind).__name__ in _FULL and not (self._float16 and on_a_card(kind))
 
     def search(
         self, queries: FloatArray, count: int, effort: Effort, allowed: Bits | None = None
@@ -139,7 +136,11 @@ class Approximate:
         return rows, scores
 
     def _raw(self, queries: FloatArray, count: int, effort: Effort, allowed: Bits | None) -> Searched:
-        parts = [self._of_shard(i, queries, count, effort, allowed) for i in range(len(self._shards))]
+        def one(i: int) -> Searched:
+            return self._of_shard(i, queries, count, effort, allowed)
+
+        numbers = range(len(self._shards))
+        parts = [*map(one, numbers)] if self._threads is None else [*self._threads.map(one, numbers)]
         if len(parts) == 1:
             return parts[0]
         return np.concatenate([p[0] for p in parts], axis=1), np.concatenate([p[1] for p in parts], axis=1)
@@ -147,13 +148,12 @@ class Approximate:
     def _of_shard(
         self, i: int, queries: FloatArray, count: int, effort: Effort, allowed: Bits | None
     ) -> Searched:
-        shard, start = self._shards[i], self._starts[i]
+        shard, start, together = self._shards[i], self._starts[i], self._together[i]
         given, count = self._given(i, effort, allowed), max(1, min(count, shard.ntotal))
-        if on_a_card(shard):
-            with self._one_at_a_time:  # FAISS's resources of a card are for one thread
-                scores, rows = shard.search(queries, min(count, MOST_RESULTS), params=given)
-        else:
+        if together is None:
             scores, rows = shard.search(queries, count, params=given)
+        else:
+            scores, rows = together(queries, count, given)
         return (rows if not start else np.where(rows >= 0, rows + start, -1)), scores
 
     def _given(self, i: int, effort: Effort, allowed: Bits | None) -> Any:
@@ -166,28 +166,17 @@ class Approximate:
                 part = np.ascontiguousarray(allowed[self._starts[i] // 8 : (self._starts[i + 1] + 7) // 8])
                 selector = _FAISS.IDSelectorBitmap(part)
             # With what `id` names, which must not be another's while it is a key.
-            kept = _parameters(self._shards[i], effort, selector), allowed, part
+            kept = parameters(self._shards[i], effort, selector), allowed, part
             if len(self._kept) >= _KEPT:
                 self._kept = {}
             self._kept[key] = kept
         return kept[0]
 
 
-def exact_on_cards(vectors: FloatArray) -> Approximate:
-    """Return what compares all of vectors (N, D) on the cards; N is at least 1."""
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(np.ascontiguousarray(vectors))
-    return Approximate([on_cards(index)], Effort())
-
-
-def _parameters(index: Any, effort: Effort, selector: Any) -> Any:
-    kind = faiss.downcast_index(index)
-    given = {} if selector is None else {"sel": selector}
-    if isinstance(kind, faiss.IndexPreTransform):
-        inner = _parameters(kind.index, effort, selector)
-        return _FAISS.SearchParametersPreTransform(index_params=inner)
-    if hasattr(kind, "nlist"):
-        return _FAISS.SearchParametersIVF(nprobe=effort.probes, **given)
-    if isinstance(kind, faiss.IndexHNSW):
-        return _FAISS.SearchParametersHNSW(efSearch=effort.probes, **given)
-    return _FAISS.SearchParameters(**given) if given else None
+def _on_card(shard: Any, queries: FloatArray, count: int, given: Any) -> Found:
+    """Return scores and rows of a search on a card; FAISS's names for them are the other way round."""
+    if is_cagra(shard):
+        count = min(count, MOST_WIDTH)
+        given = cagra_parameters(given, count)
+    scores, rows = shard.search(queries, min(count, MOST_RESULTS), params=given)
+    return scores, rows

@@ -41,7 +41,10 @@ class Filtering:
         if main is None:
             rows = allowed_rows(wanted, self._main.facts, self._main.ids.rows)
             many = len(rows) * _BITS >= len(self._main)  # then a bitmap is smaller than the rows
-            main = Allowed(rows, bits=bits_of(rows, len(self._main)) if many else None)
+            if len(rows) == len(self._main):
+                main = Allowed()
+            else:
+                main = Allowed(rows, bits=bits_of(rows, len(self._main)) if many else None)
             known = OrderedDict(self._known)
             known[wanted] = main
             while len(known) > _REMEMBERED or sum(map(_size, known.values())) > _REMEMBERED_ROWS:

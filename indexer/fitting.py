@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer.approximate import Approximate, Effort
 from indexer.arrays import FloatArray, map_vectors
 from indexer.building import build_shards
 from indexer.choice import EXACT, Choice
+from indexer.effort import Effort
+from indexer.kinds import cagra_degree
+from indexer.opening import open_shards
 from indexer.parts import VECTORS_FILE
 from indexer.policy import FilterPolicy
 from indexer.tuning import TUNED_K, Judge, fewest, filter_policy, tune
@@ -37,7 +39,7 @@ class Fitted:
         }
 
 
-def fit(folder: Path, queries: FloatArray, choice: Choice, target: float) -> Fitted:
+def fit(folder: Path, queries: FloatArray, choice: Choice, target: float, *, float16: bool = False) -> Fitted:
     """Return the first of the kinds of a choice that reaches an ANN recall; the last one is exact.
 
     Half of the queries choose the effort. The other half must reach the recall too, which raises it where
@@ -48,6 +50,7 @@ def fit(folder: Path, queries: FloatArray, choice: Choice, target: float) -> Fit
         queries: (Q, D) user vectors.
         choice: kinds, coarse ones first.
         target: ANN recall at TUNED_K.
+        float16: hold full vectors as halves on cards.
 
     Raises:
         FactoryError: FAISS does not understand a factory.
@@ -57,7 +60,9 @@ def fit(folder: Path, queries: FloatArray, choice: Choice, target: float) -> Fit
         if factory == EXACT or not len(vectors):
             break
         files = build_shards(folder, factory)
-        index = Approximate.open([folder / name for name in files], Effort())
+        # A graph is tuned as a CPU searches it: a card looks at as many candidates from more places.
+        cpu = cagra_degree(factory) is not None
+        index = open_shards([folder / name for name in files], Effort(), cpu=cpu, float16=float16)
         tuned = tune(index, Judge(vectors, queries[::2]), target)
         reached = tuned and fewest(index, Judge(vectors, queries[1::2]), target, tuned.effort)
         if reached:

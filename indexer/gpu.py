@@ -6,10 +6,16 @@ from functools import cache
 from typing import Any
 
 import faiss
+import numpy as np
+
+from indexer.arrays import FloatArray
+from indexer.kinds import has_cuvs, inner_of
 
 log = logging.getLogger(__name__)
 
 MOST_RESULTS = 2_048  # of one search on a card: a limit of FAISS's kernels
+MOST_WIDTH = 512  # of a search in a CAGRA graph: a limit of cuVS's kernels
+_WIDTH_STEP = 32  # cuVS rounds up to it
 _FAISS: Any = faiss  # a CPU build and its stubs lack what is named below
 
 
@@ -28,49 +34,70 @@ def cards() -> Cards:
         found = Cards(0, "this FAISS is a CPU build")
     else:
         count = int(_FAISS.get_num_gpus())
-        found = Cards(count, f"FAISS sees {count} graphics cards")
+        cuvs = "with" if has_cuvs() else "without"
+        found = Cards(count, f"FAISS sees {count} graphics cards, {cuvs} cuVS")
     log.info("faiss: %s; searches and builds run on the %s", found.reason, "GPU" if found.count else "CPU")
     return found
 
 
-def on_cards(index: Any, *, float16: bool = False) -> Any:
-    """Return an index on the cards, its rows spread over them where there are several.
+def on_card(index: Any, number: int = 0, *, float16: bool = False) -> Any:
+    """Return an index on a card.
 
     Where there are no cards, or FAISS has no such kind for them, it is the index itself.
 
     Args:
         index: in CPU form; it stays as it is.
+        number: what follows when it is divided by the number of cards says which one.
         float16: keep full vectors as halves; scores that matter are computed from the stored ones anyway.
     """
-    if not cards().count:
+    count = cards().count
+    if not count:
         return index
+    options = _FAISS.GpuClonerOptions()
+    options.useFloat16 = float16
     try:
-        return _cloned(index, float16)
+        return _FAISS.index_cpu_to_gpu(_resources(number % count), number % count, index, options)
     except RuntimeError as error:
         log.info("faiss: this kind stays on the CPU: %s", str(error).rpartition(": ")[2])
         return index
 
 
 def on_a_card(index: Any) -> bool:
-    """Return whether an index is on a card."""
-    return type(index).__name__.startswith("Gpu")
+    """Return whether an index is on a card, be it behind transforms."""
+    return type(inner_of(index)).__name__.startswith("Gpu")
 
 
 def in_cpu_form(index: Any) -> Any:
     """Return an index as it is written to files, wherever it is."""
-    return _FAISS.index_gpu_to_cpu(index) if cards().count else index
+    return _FAISS.index_gpu_to_cpu(index) if on_a_card(index) else index
 
 
-def _cloned(index: Any, float16: bool) -> Any:
-    if cards().count == 1:
-        options = _FAISS.GpuClonerOptions()
-        options.useFloat16 = float16
-        return _FAISS.index_cpu_to_gpu(_resources(), 0, index, options)
-    options = _FAISS.GpuMultipleClonerOptions()
-    options.useFloat16, options.shard = float16, True
-    return _FAISS.index_cpu_to_all_gpus(index, options)
+def cagra_graph(vectors: FloatArray, degree: int) -> Any:
+    """Return the CAGRA graph of vectors (N, D), built on the first card, in CPU form.
+
+    On a CPU it is searched as the lowest level of an HNSW graph, from the best of some random vectors.
+
+    Source:
+        Ootomo et al. 2024, CAGRA: Highly Parallel Graph Construction and Approximate Nearest Neighbor Search.
+    """
+    config = _FAISS.GpuIndexCagraConfig()
+    config.graph_degree, config.intermediate_graph_degree = degree, 2 * degree
+    built = _FAISS.GpuIndexCagra(_resources(0), vectors.shape[1], faiss.METRIC_INNER_PRODUCT, config)
+    built.train(np.ascontiguousarray(vectors))
+    return _FAISS.index_gpu_to_cpu(built)
+
+
+def is_cagra(index: Any) -> bool:
+    """Return whether an index is a CAGRA graph on a card."""
+    return type(index).__name__ == "GpuIndexCagra"
+
+
+def cagra_parameters(width: int, count: int) -> Any:
+    """Return the parameters of a search on a card for `count` results, with `width` candidates or more."""
+    wanted = _WIDTH_STEP * -(-max(width, count) // _WIDTH_STEP)
+    return _FAISS.SearchParametersCagra(itopk_size=min(wanted, MOST_WIDTH))
 
 
 @cache
-def _resources() -> Any:
+def _resources(number: int) -> Any:  # noqa: ARG001  # FAISS keeps those of a card apart
     return _FAISS.StandardGpuResources()

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from indexer.approximate import Approximate, Effort, exact_on_cards
 from indexer.arrays import FloatArray, IntArray
 from indexer.delta import Delta
 from indexer.filtering import Filtering
 from indexer.filters import Filter
-from indexer.gpu import cards
-from indexer.parts import Change, MainPart, faiss_file, read_delta
+from indexer.opening import open_searched
+from indexer.parts import Change, MainPart, read_delta
 from indexer.policy import FilterPolicy
 from indexer.search import Excluded, Searchable, Searched
 from store.artifact import DamagedArtifactError, read_manifest, verify
@@ -52,13 +51,7 @@ class Index:
         self.dim: int = manifest["dim"]
         self.exact: bool = manifest["factory"] == "Flat"
         self.main = MainPart.open(directory)
-        self.approximate: Approximate | None = None
-        if not self.exact:
-            effort = Effort(manifest["probes"], manifest["refine"])
-            files = [directory / faiss_file(shard) for shard in range(manifest["shards"])]
-            self.approximate = Approximate.open(files, effort)
-        elif cards().count and len(self.main):
-            self.approximate = exact_on_cards(self.main.vectors)
+        self.approximate = open_searched(directory, manifest, self.main.vectors)
         self.policy = FilterPolicy.from_json(manifest["filters"])
         self.delta = Delta(self.main.ids, self.dim)
         changes, gone = read_delta(directory)

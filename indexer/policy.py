@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from indexer.approximate import Effort
+from indexer.effort import Effort
 
 
 @dataclass(frozen=True)

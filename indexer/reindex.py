@@ -20,6 +20,7 @@ from indexer.building import ItemTower, build_main
 from indexer.choice import AUTO, EXACT, Choice, choose
 from indexer.difference import hashes_array
 from indexer.fitting import fit
+from indexer.gpu import cards
 from indexer.incremental import next_to
 from indexer.index import Index
 from indexer.kinds import empty_faiss
@@ -53,6 +54,7 @@ class Wish:
         ann_recall: at k = 100, against brute force; an index that misses it is built finer, at last exact.
         memory_bytes: budget of the searched structure, for "auto"; None is half of what is free.
         full: build everything anew, even where few items changed.
+        card_float16: hold full vectors as halves where the index is searched on a graphics card.
 
     Raises:
         ValueError: the ANN recall is not in (0, 1].
@@ -62,6 +64,7 @@ class Wish:
     ann_recall: float = 0.99
     memory_bytes: int | None = None
     full: bool = False
+    card_float16: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.ann_recall <= 1:
@@ -95,7 +98,8 @@ def reindex(
     people = People.of(export, ItemTower(model, encoder, cache))
     hashes = export.item_hashes()
     asked = {"model_id": model.model_id, "text_model_id": model.text_model_id, "dim": model.dim,
-             "asked": {"factory": wish.factory, "ann_recall": wish.ann_recall}}  # fmt: skip
+             "asked": {"factory": wish.factory, "ann_recall": wish.ann_recall},
+             "card_float16": wish.card_float16}  # fmt: skip
     with spool(home.indexes, _key(asked, hashes, people.hashes)) as folder:
         directory = (
             None if wish.full else next_to(home, folder, people, hashes, asked, wish.memory_bytes)
@@ -116,12 +120,12 @@ def _full(
     build_main(folder, export, hashes, tower)
     vectors = map_vectors(folder / VECTORS_FILE)
     if wish.factory == AUTO:
-        choice = choose(len(vectors), tower.model.dim, wish.memory_bytes)
+        choice = choose(len(vectors), tower.model.dim, wish.memory_bytes, card=cards().count > 0)
     else:
         choice = Choice(wish.factory, "it was asked for", (EXACT,))
     log.info("reindex: %s: %s", choice.factory, choice.reason)
-    sample = sample_users(export, tower, 0 if choice.factory == EXACT else QUERIES)
-    fitted = fit(folder, tuning_queries(vectors, sample), choice, wish.ann_recall)
+    queries = tuning_queries(vectors, sample_users(export, tower, 0 if choice.factory == EXACT else QUERIES))
+    fitted = fit(folder, queries, choice, wish.ann_recall, float16=wish.card_float16)
     users = build_users(folder, people, None, wish.ann_recall, wish.memory_bytes)
     facts = {**asked, "export_id": export.export_id, "items_without_vector": len(hashes) - len(vectors)}
     return seal(home.indexes, folder, fitted, facts, users)

@@ -11,8 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from indexer.arrays import FloatArray
-from indexer.gpu import in_cpu_form, on_cards
-from indexer.kinds import empty_faiss, inner_of
+from indexer.gpu import cagra_graph, in_cpu_form, on_card
+from indexer.kinds import cagra_degree, empty_faiss, inner_of
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +31,22 @@ def build_shard(vectors: FloatArray, factory: str, path: Path) -> None:
     Raises:
         FactoryError: FAISS does not understand the factory.
     """
+    degree = cagra_degree(factory)
+    if degree is not None:  # in one go, because such a graph does not grow
+        empty_faiss(vectors.shape[1], factory)
+        faiss.write_index(cagra_graph(vectors, degree), str(path))
+        return
     partial = path.with_suffix(".part")
     if partial.exists():
         built = faiss.read_index(str(partial))
         log.info("%s: going on after %d of %d items", path.name, built.ntotal, len(vectors))
     else:
         built = empty_faiss(vectors.shape[1], factory)
-        worker = on_cards(built)
+        worker = on_card(built)
         _train(worker, built, vectors)
         built = in_cpu_form(worker)
         _save(built, partial)
-    worker, saved = on_cards(built), time.monotonic()
+    worker, saved = on_card(built), time.monotonic()
     starts = range(built.ntotal, len(vectors), _ADDED)
     for start in tqdm(starts, desc=f"index {path.stem}", unit="chunk", disable=None):
         worker.add(np.ascontiguousarray(vectors[start : start + _ADDED]))

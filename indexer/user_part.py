@@ -17,6 +17,7 @@ from indexer.choice import choose
 from indexer.difference import difference, too_many
 from indexer.facts import FactsBuilder
 from indexer.fitting import Fitted, fit
+from indexer.gpu import cards
 from indexer.index import Index
 from indexer.parts import VECTORS_FILE
 from indexer.queries import QUERIES, USER_BATCH, batches_of, user_vectors
@@ -85,7 +86,7 @@ def build_users(
         _write_users(place, people, base)
         finish(place, "rows", list(MAIN_FILES))
     rows = map_vectors(place / VECTORS_FILE)
-    choice = choose(len(rows), rows.shape[1], memory_bytes)
+    choice = choose(len(rows), rows.shape[1], memory_bytes, card=cards().count > 0)
     log.info("reindex: users: %s: %s", choice.factory, choice.reason)
     model = people.tower.model
     facts = {

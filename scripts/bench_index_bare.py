@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import faiss
 import numpy as np
 
-from indexer.approximate import Bits, Effort
+from indexer.approximate import Bits
 from indexer.arrays import FloatArray, IntArray
+from indexer.effort import Effort
 from indexer.index import Index
 from indexer.kinds import inner_of
 from indexer.parts import faiss_file

@@ -26,6 +26,10 @@ def reindex_command(
         bool,
         typer.Option("--full", help="Build anew, even where few items changed."),
     ] = False,
+    card_float16: Annotated[
+        bool,
+        typer.Option("--card-float16", help="Hold vectors as halves on graphics cards; scores stay exact."),
+    ] = False,
 ) -> None:
     """Build, tune, check and publish an index of the items.
 
@@ -45,7 +49,7 @@ def reindex_command(
         raise LookupError(
             f"there is no model {model!r}; there are: {', '.join(artifacts(place.models)) or 'none'}"
         )
-    wish = Wish(factory, ann_recall, memory_mib and memory_mib << 20, full)
+    wish = Wish(factory, ann_recall, memory_mib and memory_mib << 20, full, card_float16)
     trained = Model.load(place.models / model if model else pointed(place.latest_model, place.models))
     encoder = TextEncoder.load(place.text_models / trained.text_model_id)
     with closing(TextCache.open(place.text_cache)) as cache, fresh_export(place) as export:

@@ -1,0 +1,55 @@
+"""How much a search looks at, and how FAISS is told so."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import faiss
+
+from indexer.gpu import is_cagra
+
+_FAISS: Any = faiss  # its stubs lack what SWIG adds
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much a search looks at.
+
+    Attributes:
+        probes: lists of an IVF (nprobe) or candidates of a graph (efSearch); other kinds have none.
+        refine: candidates per result asked for, of which the best by exact score stay.
+    """
+
+    probes: int = 1
+    refine: int = 1
+
+    def times(self, factor: int) -> "Effort":
+        """Return it with so many times the probes."""
+        return self if factor == 1 else Effort(self.probes * factor, self.refine)
+
+    def as_json(self) -> dict[str, int]:
+        """Return it as plain JSON values."""
+        return asdict(self)
+
+
+def parameters(index: Any, effort: Effort, selector: Any) -> Any:
+    """Return the search parameters for an index, on a card or not; None where it takes none.
+
+    For a CAGRA graph on a card it is the width, since its parameters hang on the number of results, too.
+
+    Raises:
+        RuntimeError: the kind takes no selector; FAISS raises this as well.
+    """
+    kind = faiss.downcast_index(index)
+    if is_cagra(kind):
+        if selector is not None:
+            raise RuntimeError("a CAGRA graph on a card takes no filter")
+        return effort.probes
+    given = {} if selector is None else {"sel": selector}
+    if isinstance(kind, faiss.IndexPreTransform):
+        inner = parameters(kind.index, effort, selector)
+        return _FAISS.SearchParametersPreTransform(index_params=inner)
+    if hasattr(kind, "nlist"):
+        return _FAISS.SearchParametersIVF(nprobe=effort.probes, **given)
+    if isinstance(kind, faiss.IndexHNSW):
+        return _FAISS.SearchParametersHNSW(efSearch=effort.probes, **given)
+    return _FAISS.SearchParameters(**given) if given else None
