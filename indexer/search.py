@@ -93,7 +93,7 @@ class Searchable:
             bits = bits_of(main, total) if allowed.bits is None else allowed.bits
             effort = effort_of.times(harder)
             return approximate.scored(self.vectors, queries, k, effort, bits, room=room)
-        if self.approximate is None and len(main) > self.policy.scan_share * total:
+        if len(main) > self.policy.scan_share * total:
             mask = np.zeros(total, dtype=bool)
             mask[main] = True
             return best_of_masked(self.vectors, mask, queries, min(k + room, total))
