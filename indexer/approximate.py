@@ -25,7 +25,6 @@ from indexer.together import Found, Together
 
 _FAISS: Any = faiss  # its stubs lack what SWIG adds
 _KEPT = 64  # search parameters
-_REFINED = 30  # results, at least, that a refinement is reckoned for
 Bits = npt.NDArray[np.uint8]
 
 
@@ -103,7 +102,7 @@ class Approximate:
         Args:
             queries: C-contiguous.
             count: at most, of each shard.
-            effort: the probes of it; `count` has its refinement in it already.
+            effort: the probes of it; `count` has its candidates in it already.
             allowed: little-endian bitmap of the rows that may be found.
         """
         return self._raw(queries, count, effort, allowed)[0]
@@ -112,7 +111,7 @@ class Approximate:
         self, vectors: FloatArray, queries: FloatArray, count: int, effort: Effort,
         allowed: Bits | None = None, *, room: int = 0,
     ) -> Searched:  # fmt: skip
-        """Return count · `effort.refine` + room candidates or more, with exact scores, in any order.
+        """Return `effort.looked_at(count)` + room candidates or more, with exact scores, in any order.
 
         Where there are fewer, the rest is row −1 with score −inf.
 
@@ -124,10 +123,7 @@ class Approximate:
             allowed: as in `search`.
             room: for candidates that the caller drops.
         """
-        looked_at = count * effort.refine
-        if effort.refine > 1:
-            looked_at = max(looked_at, _REFINED * effort.refine)  # what codes lose hurts a short list most
-        rows, scores = self._raw(queries, looked_at + room, effort, allowed)
+        rows, scores = self._raw(queries, effort.looked_at(count) + room, effort, allowed)
         if not self.full:
             return rows, scores_of(vectors, queries, rows)
         none = rows < 0

@@ -1,6 +1,6 @@
 """How much a search looks at, and how FAISS is told so."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import faiss
@@ -17,14 +17,25 @@ class Effort:
     Attributes:
         probes: lists of an IVF (nprobe) or candidates of a graph (efSearch); other kinds have none.
         refine: candidates per result asked for, of which the best by exact score stay.
+        least: candidates, however few results are asked for; what codes lose hurts a short list most.
     """
 
     probes: int = 1
     refine: int = 1
+    least: int = 0
+
+    def looked_at(self, count: int) -> int:
+        """Return the candidates of a search for `count` results."""
+        return max(count * self.refine, self.least)
 
     def times(self, factor: int) -> "Effort":
         """Return it with so many times the probes."""
-        return self if factor == 1 else Effort(self.probes * factor, self.refine)
+        return self if factor == 1 else replace(self, probes=self.probes * factor)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Effort":
+        """Return what `as_json` wrote, other keys beside it or not."""
+        return cls(values["probes"], values["refine"], values["least"])
 
     def as_json(self) -> dict[str, int]:
         """Return it as plain JSON values."""

@@ -9,11 +9,13 @@ from indexer.arrays import FloatArray, map_vectors
 from indexer.building import build_shards
 from indexer.choice import EXACT, Choice
 from indexer.effort import Effort
+from indexer.filter_tuning import filter_policy
+from indexer.judging import TUNED_K, judges_of
 from indexer.kinds import cagra_degree
 from indexer.opening import open_shards
 from indexer.parts import VECTORS_FILE
 from indexer.policy import FilterPolicy
-from indexer.tuning import TUNED_K, Judge, fewest, filter_policy, tune
+from indexer.tuning import fewest, tune
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +65,8 @@ def fit(folder: Path, queries: FloatArray, choice: Choice, target: float, *, flo
         # A graph is tuned as a CPU searches it: a card looks at as many candidates from more places.
         cpu = cagra_degree(factory) is not None
         index = open_shards([folder / name for name in files], Effort(), cpu=cpu, float16=float16)
-        tuned = tune(index, Judge(vectors, queries[::2]), target)
-        reached = tuned and fewest(index, Judge(vectors, queries[1::2]), target, tuned.effort)
+        tuned = tune(index, judges_of(vectors, queries[::2]), target)
+        reached = tuned and fewest(index, judges_of(vectors, queries[1::2]), target, tuned.effort)
         if reached:
             policy = filter_policy(vectors, index, queries, reached.effort, target)
             return Fitted(factory, files, reached.effort, reached.recall, policy)

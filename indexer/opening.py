@@ -21,7 +21,7 @@ def open_searched(directory: Path, manifest: dict[str, Any], vectors: FloatArray
     if manifest["factory"] == EXACT:
         return exact_on_cards(vectors, float16=float16) if cards().count and len(vectors) else None
     files = [directory / faiss_file(shard) for shard in range(manifest["shards"])]
-    return open_shards(files, Effort(manifest["probes"], manifest["refine"]), float16=float16)
+    return open_shards(files, Effort.from_json(manifest), float16=float16)
 
 
 def open_shards(

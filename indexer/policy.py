@@ -35,5 +35,5 @@ class FilterPolicy:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "FilterPolicy":
         """Return what `as_json` wrote."""
-        efforts = tuple((e["share"], Effort(e["probes"], e["refine"])) for e in values["efforts"])
+        efforts = tuple((e["share"], Effort.from_json(e)) for e in values["efforts"])
         return cls(values["scan_share"], efforts)

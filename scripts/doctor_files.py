@@ -10,6 +10,7 @@ from scripts.checking import Check, State
 from scripts.leftovers import abandoned
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, read_manifest, verify
 from store.home import Home
+from store.ledger import erased_among, read_ledger
 
 _CACHE = "cache"
 _UNIT = 1e-3
@@ -35,6 +36,7 @@ def file_checks(home: Home) -> Iterator[Check]:
     yield latest_check(home)
     yield current_check(home)
     yield from text_checks(home)
+    yield from erased_check(home)
     yield leftover_check(home, parents.values())
 
 
@@ -128,6 +130,31 @@ def text_models_in_use(home: Home) -> list[str]:
     return sorted(found)
 
 
+def erased_check(home: Home) -> Iterator[Check]:
+    """Yield a warning where an index still has vectors of people who were erased since; nobody finds them."""
+    from indexer.users import open_users
+
+    try:
+        erasures = read_ledger(home.erasures)
+    except DamagedArtifactError:
+        return  # said by the check of the ledger
+    found = []
+    for index_id in artifacts(home.indexes) if erasures else ():
+        try:
+            manifest = read_manifest(home.indexes / index_id)
+            users = open_users(home.indexes / index_id, manifest)
+        except (DamagedArtifactError, OSError):
+            continue  # said by the check of the indexes
+        if users is not None:
+            made = made_at(manifest["export_id"]).replace(tzinfo=None)
+            count = len(erased_among(users.ids.to_pylist(), erasures, made))
+            found += [f"index {index_id}: {count}"] if count else []
+    if found:
+        hint = "triptych reindex --home HOME, then triptych index prune --keep 1 --home HOME"
+        said = f"vectors of erased people lie in files that nobody searches: {', '.join(found)}"
+        yield Check("erased people", State.WARNING, said, hint)
+
+
 def leftover_check(home: Home, parents: Any) -> Check:
     """Return what builds and prunes that were killed left behind; none of it is ever read."""
     left = [
@@ -139,6 +166,10 @@ def leftover_check(home: Home, parents: Any) -> Check:
     left += abandoned(home.path, ".new-*")
     if left:
         return Check("leftovers", State.WARNING, ", ".join(map(str, left)), "of killed commands: remove them")
+    begun = sorted(home.indexes.glob(".spool-*"))
+    if begun:
+        hint = "if no reindex runs: run it again, which goes on there, or remove them"
+        return Check("leftovers", State.WARNING, ", ".join(map(str, begun)), hint)
     return Check("leftovers", State.OK, "none")
 
 

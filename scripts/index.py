@@ -154,7 +154,9 @@ def index_state(home: Home, index_id: str) -> IndexState:
         elif facts["model_id"] not in artifacts(home.models):
             damage = f"of no use: model {facts['model_id']} is missing"
     except DamagedArtifactError as error:
-        damage = f"damaged: {error.path.name} {error.reason}"
+        inside = error.path.is_relative_to(directory) and error.path != directory
+        name = error.path.relative_to(directory) if inside else error.path.name
+        damage = f"damaged: {name} {error.reason}"
     return IndexState(index_id, facts, _size(directory), damage)
 
 

@@ -43,6 +43,10 @@ def query_command(
     diversity: Annotated[
         float | None, typer.Option(min=0, max=1, help="Maximal marginal relevance; 1 is the order by score.")
     ] = None,
+    users: Annotated[
+        bool,
+        typer.Option("--users", help="Find users: those like USER, or who should see the item or text."),
+    ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say what each result is owed to.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Compare every item.")] = False,
     tls_ca: Annotated[Path | None, typer.Option(help="PEM root certificate; turns TLS on.")] = None,
@@ -56,6 +60,8 @@ def query_command(
     Example: triptych query alice --address 127.0.0.1:50051 -k 10
 
     Example: triptych query alice --text-query "slow jazz" --diversity 0.7 --explain
+
+    Example: triptych query --item i00012 --users -k 100
     """
     subjects = [subject for subject in (user, item, text) if subject is not None]
     if len(subjects) != 1:
@@ -67,6 +73,8 @@ def query_command(
         fields["item_id"] = item
     else:
         fields["text"] = text or ""
+    if users:
+        fields["target"] = pb.TARGET_USERS
     if view_weights is not None:
         fields["view_weights"] = _weights(view_weights)
     if min_score is not None:
@@ -90,7 +98,8 @@ def reply_table(reply: pb.QueryResponse, subject: str) -> Table:
     used = ", ".join(_VIEWS[view] for view in reply.views_used) or "none"
     fallback = ", popularity fallback" if reply.fallback == pb.FALLBACK_POPULARITY else ""
     title = f"{escape(subject)}: views used: {used}{fallback}"
-    item = Column("item", overflow="fold")
+    found = reply.user_ids or reply.item_ids
+    column = Column("user" if reply.user_ids else "item", overflow="fold")
     arrays = (
         reply.history_shares,
         reply.text_shares,
@@ -98,14 +107,15 @@ def reply_table(reply: pb.QueryResponse, subject: str) -> Table:
         reply.query_shares,
         reply.prior_shares,
     )
-    shown = [(name, share) for name, share in zip(_COLUMNS, arrays, strict=True) if share or name in _ALWAYS]
+    always = set() if reply.user_ids else _ALWAYS
+    shown = [(name, share) for name, share in zip(_COLUMNS, arrays, strict=True) if share or name in always]
     names = [name for name, _ in shown] + ["owed to"] * bool(reply.explanations)
-    table = Table("", item, "score", *names, title=title, title_justify="left")
-    for row, (item_id, score) in enumerate(zip(reply.item_ids, reply.scores, strict=True)):
+    table = Table("", column, "score", *names, title=title, title_justify="left")
+    for row, (name, score) in enumerate(zip(found, reply.scores, strict=True)):
         columns = [f"{share[row]:+.4f}" if share else "" for _, share in shown]
         if reply.explanations:
             columns.append(escape(_owed(reply.explanations[row])))
-        table.add_row(str(row + 1), escape(item_id), f"{score:.4f}", *columns)
+        table.add_row(str(row + 1), escape(name), f"{score:.4f}", *columns)
     return table
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import Self
 
@@ -18,8 +19,9 @@ from store.duck import Store
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 32  # users encoded before the next are seen
-_PAUSE_S = 0.05  # between batches: queries come first, and a user who writes much is encoded once
+_AT_ONCE = 4  # users encoded before the next are seen
+_PAUSE_S = 0.05  # between batches, at least: a user who writes much is encoded once
+_PAUSES = 9  # times as long as the batch before took: queries come first, so a tenth of a processor at most
 
 
 class LiveUsers:
@@ -86,14 +88,16 @@ class LiveUsers:
                 for user_id in some:
                     del self._pending[user_id]
                 self._erased.clear()
+            began = time.monotonic()
             try:
                 self._encode(some)
             except NotReadyError:
                 continue  # what is published first is compared with the store
             except Exception:  # a supervisor: the next reindex has them
                 log.exception("%d users could not be put into the user index", len(some))
+            pause = max(_PAUSE_S, _PAUSES * (time.monotonic() - began))
             with self._wake:
-                self._wake.wait_for(lambda: self._stopping, _PAUSE_S)
+                self._wake.wait_for(lambda: self._stopping, pause)
 
     def _encode(self, user_ids: Sequence[str]) -> None:
         serving = self._retriever.serving

@@ -1,5 +1,6 @@
 """The change of what a server serves: load, check, make CURRENT, swap."""
 
+import gc
 import logging
 import threading
 from dataclasses import dataclass
@@ -106,4 +107,6 @@ class Publisher:
         for service in ("", *SERVICES):
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._index_id = index_id
+        # What was loaded stays; each time Python's collector looked through it, all threads stood for 45 ms.
+        gc.freeze()
         return serving
