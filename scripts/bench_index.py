@@ -76,11 +76,7 @@ def measure(folder: Path, options: IndexOptions) -> dict[str, Any]:
         log.info("bench index: building %s over %d × %d", factory, options.items, options.dim)
         built = build_apart(folder / str(len(report["builds"])), world, factory, options.ann_recall)
         index = some = Index.load(built.directory, check=False)
-        facts = {name: index.manifest[name] for name in ("probes", "refine", "ann_recall@100")}
-        of_build = {"factory": factory, "seconds": built.seconds, "peak_mib": built.peak_mib, **facts}
-        report["builds"].append(
-            of_build | {"faiss_mib": built.faiss_mib, "became": index.manifest["factory"]}
-        )
+        report["builds"].append(_of_build(factory, built, index))
         if index.manifest["factory"] != factory:
             log.info("bench index: %s misses the ANN recall and is left out", factory)
             continue
@@ -137,7 +133,7 @@ def _of_build(factory: str, built: Built, index: Index) -> dict[str, Any]:
         "seconds": built.seconds,
         "peak_mib": built.peak_mib,
         "faiss_mib": built.faiss_mib,
-        **{name: index.manifest[name] for name in ("probes", "refine", "ann_recall@100")},
+        **{name: index.manifest[name] for name in ("probes", "refine", "least", "ann_recall@100")},
     }
 
 

@@ -46,36 +46,37 @@ class BareFaiss:
 
     def __init__(self, index: Index, directory: Any) -> None:
         self.name = "faiss"
-        self._refine = index.approximate.effort.refine if index.approximate else 1
-        self._given: dict[tuple[int, int | None], Any] = {}
+        self._given: dict[tuple[int, int | None, float], Any] = {}
+        self._refined: Any = None
+        self._effort = effort_of(index)
         if index.approximate is None:
             self._faiss: Any = _flat(index.main.vectors)
             return
         self._faiss = faiss.read_index(str(directory / faiss_file(0)))
-        self._base = self._faiss
-        if self._refine > 1:
+        if not index.approximate.full:
             self._flat = _flat(index.main.vectors)
-            self._faiss = _FAISS.IndexRefine(self._base, self._flat)
+            self._refined = _FAISS.IndexRefine(self._faiss, self._flat)
 
     def find(self, queries: FloatArray, k: int, effort: int, allowed: Bits | None = None) -> IntArray:
         """Return rows (B, k), of those in a bitmap alone where there is one."""
-        rows: IntArray = self._faiss.search(queries, k, params=self._parameters(effort, allowed))[1]
+        factor = self._effort.looked_at(k) / k
+        refines = self._refined is not None and factor > 1
+        given = self._parameters(effort, allowed, factor if refines else 1.0)
+        rows: IntArray = (self._refined if refines else self._faiss).search(queries, k, params=given)[1]
         return rows
 
     def use_threads(self, count: int) -> None:
         """Let searches use so many threads."""
         faiss.omp_set_num_threads(count)
 
-    def _parameters(self, effort: int, allowed: Bits | None) -> Any:
-        """Return search parameters, made once for each effort and bitmap."""
-        key = effort, None if allowed is None else id(allowed)
+    def _parameters(self, effort: int, allowed: Bits | None, factor: float) -> Any:
+        """Return search parameters, made once for each effort, bitmap and refinement."""
+        key = effort, None if allowed is None else id(allowed), factor
         if key not in self._given:
             selector = None if allowed is None else _FAISS.IDSelectorBitmap(allowed)
-            given = _of_kind(self._faiss if self._refine == 1 else self._base, effort, selector)
-            if self._refine > 1:
-                given = _FAISS.IndexRefineSearchParameters(
-                    k_factor=float(self._refine), base_index_params=given
-                )
+            given = _of_kind(self._faiss, effort, selector)
+            if factor > 1:
+                given = _FAISS.IndexRefineSearchParameters(k_factor=factor, base_index_params=given)
             self._given[key] = given
         return self._given[key]
 

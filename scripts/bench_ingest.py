@@ -38,7 +38,7 @@ class IngestOptions:
     seconds: float = 5.0
     size: int = 500
     rounds: int = 3
-    rate: float = 6_000.0
+    rate: float = 5_200.0
     samples: int = 50
     seed: int = 0
 

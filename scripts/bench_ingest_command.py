@@ -15,7 +15,7 @@ def ingest_bench(
     dim: Annotated[int, typer.Option(min=2, help="Embedding dim on the synthetic world.")] = 64,
     seconds: Annotated[float, typer.Option(min=0.2, help="Per measurement.")] = 5.0,
     batch: Annotated[int, typer.Option(min=1, max=10_000, help="Behaviours per request.")] = 500,
-    rate: Annotated[float, typer.Option(min=1, help="Behaviours per second beside queries.")] = 6_000.0,
+    rate: Annotated[float, typer.Option(min=1, help="Behaviours per second beside queries.")] = 5_200.0,
     seed: Annotated[int, typer.Option(help="Of the world and of the writes.")] = 0,
     json_path: JsonOption = None,
 ) -> None:

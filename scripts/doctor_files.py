@@ -133,6 +133,7 @@ def text_models_in_use(home: Home) -> list[str]:
 def erased_check(home: Home) -> Iterator[Check]:
     """Yield a warning where an index still has vectors of people who were erased since; nobody finds them."""
     from indexer.users import open_users
+    from scripts.index import made_at
 
     try:
         erasures = read_ledger(home.erasures)

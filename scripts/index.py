@@ -160,10 +160,15 @@ def index_state(home: Home, index_id: str) -> IndexState:
     return IndexState(index_id, facts, _size(directory), damage)
 
 
+def made_at(artifact_id: str) -> datetime:
+    """Return the time, UTC, at which an artifact got its id.  Raises: ValueError, where it holds none."""
+    return datetime.strptime(artifact_id.partition("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
+
+
 def created(artifact_id: str) -> str:
     """Return the time in an artifact id, such as "2026-11-23 19:41:02 UTC"; "–" where it holds none."""
     try:
-        at = datetime.strptime(artifact_id.partition("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
+        at = made_at(artifact_id)
     except ValueError:
         return "–"
     return f"{at:%Y-%m-%d %H:%M:%S} UTC"

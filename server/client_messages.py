@@ -57,7 +57,7 @@ class QueryFields(TypedDict, total=False):
     k: int
     exclude_seen: bool
     filter: pb.Filter
-    target: pb.Target
+    target: "pb.Target.ValueType"
     view_weights: pb.ViewWeights
     min_score: float
     text_query: str

@@ -1,6 +1,7 @@
 """One thread that writes: requests which wait together share a transaction and one wait for the disk."""
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from store.requests import Change, Request
 from store.rows import Written
 from store.writing import Writer
 
+_NICENESS = 5  # queries first, where there are fewer processors than work
 MOST_ROWS = 20_000  # of one transaction, so that nobody waits long for the others'
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -78,6 +80,7 @@ class GroupCommit:
             self._wake.notify()
 
     def _run(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while True:
             with self._wake:
                 while not (self._queue or self._stopping):

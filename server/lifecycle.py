@@ -27,6 +27,7 @@ from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.publisher import SERVICES, Publisher
 from server.retriever import Retriever
 from server.servicers import AdminServicer, RetrievalServicer
+from server.traffic import Traffic
 from store.duck import Store
 from store.rebuild import bring_up_to_date
 from store.state import UserState
@@ -79,12 +80,13 @@ def running(config: ServerConfig) -> Iterator[str]:
         closing(TextCache.open(home.text_cache)) as cache,
     ):
         bring_up_to_date(store, state)
-        retriever, health_of = Retriever(store, state), health.HealthServicer()
+        traffic, health_of = Traffic(), health.HealthServicer()
+        retriever = Retriever(store, state, traffic=traffic)
         with (
             LiveItems(store, retriever) as live,
             LiveUsers(store, retriever) as live_users,
             AfterCommit(store, retriever, live, live_users) as after,
-            GroupCommit(Writer(store, state), after.changed) as commit,
+            GroupCommit(Writer(store, state, traffic.pause), after.changed) as commit,
         ):
             publisher = Publisher(config, store, state, cache, retriever, after, live, live_users, health_of)
             ingest = Ingest(home, store, state, cache, commit, after)

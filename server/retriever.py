@@ -26,6 +26,7 @@ from server.records import (
 from server.searching import candidates, search
 from server.serving import Serving
 from server.sources import TextNames, by_digest
+from server.traffic import Traffic
 from store.duck import Store
 from store.records import Event
 from store.state import NOBODY, Person, UserState
@@ -41,9 +42,13 @@ class NotReadyError(RuntimeError):
 class Retriever:
     """Answers queries; threads may share it, and what serves may be swapped under way."""
 
-    def __init__(self, store: Store, state: UserState, serving: Serving | None = None) -> None:
+    def __init__(
+        self, store: Store, state: UserState, serving: Serving | None = None, traffic: Traffic | None = None
+    ) -> None:
+        """Take where people and items are stored, what serves, and who counts the queries that run."""
         self._store = store
         self._state = state
+        self._traffic = traffic or Traffic()
         self._serving = serving
         self._swap = threading.Lock()
 
@@ -72,10 +77,11 @@ class Retriever:
             ItemNotFoundError: a subject is an item that the store does not have.
             VectorDimError: a raw vector is not of the model's embedding dim.
         """
-        serving = self.serving
-        items = [query for query in queries if not query.people]
-        found = iter(self._items(serving, items) if items else [])
-        return [self._people(serving, query) if query.people else next(found) for query in queries]
+        with self._traffic.query():
+            serving = self.serving
+            items = [query for query in queries if not query.people]
+            found = iter(self._items(serving, items) if items else [])
+            return [self._people(serving, query) if query.people else next(found) for query in queries]
 
     def _people(self, serving: Serving, query: Query) -> Candidates:
         start = viewed = coded = time.perf_counter()

@@ -46,7 +46,7 @@ def append_behaviors(draft: Draft, rows: Sequence[BehaviorRow], pending: Pending
     """Return what became of some behaviours; a known one takes the new weight."""
     rejected: list[Rejected] = []
     by_user: dict[str, dict[bytes, BehaviorRow]] = {}
-    for position, row in enumerate(rows):
+    for position, row in enumerate(pending.unhurried(rows)):
         reason = refusal_of_behavior(row, draft.items)
         if reason is None:
             identity = event_identity(row.ts, draft.items.code(row.item_id), draft.words.code(row.action))
@@ -57,7 +57,7 @@ def append_behaviors(draft: Draft, rows: Sequence[BehaviorRow], pending: Pending
             reason = DUPLICATE
         rejected.append(Rejected(position, reason))
     counts = Counter[str]()
-    for user_id, mine in by_user.items():
+    for user_id, mine in pending.unhurried(by_user.items()):
         before = packed = draft.get("events", user_id)
         for identity, row in mine.items():
             packed, what = _with_event(packed, identity, row, pending)
@@ -91,7 +91,7 @@ def append_texts(draft: Draft, rows: Sequence[TextRow], pending: Pending) -> Wri
     rejected: list[Rejected] = []
     inserted = unchanged = 0
     seen = Counter[tuple[str, bytes]]()
-    for position, row in enumerate(rows):
+    for position, row in enumerate(pending.unhurried(rows)):
         reason = refusal_of_text(row, draft.items)
         if reason is not None:
             rejected.append(Rejected(position, reason))
@@ -116,7 +116,7 @@ def put_friends(draft: Draft, rows: Sequence[FriendRow], pending: Pending) -> Wr
     """Return what became of some ties; a known one takes the new weight, and the time where there is one."""
     rejected: list[Rejected] = []
     by_user: dict[str, dict[tuple[str, int], FriendRow]] = {}
-    for position, row in enumerate(rows):
+    for position, row in enumerate(pending.unhurried(rows)):
         reason = refusal_of_friend(row)
         if reason is None:
             mine = by_user.setdefault(row.user_id, {})

@@ -1,6 +1,8 @@
 """Rows on their way into the store: gathered from many requests, written with a few statements."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -9,6 +11,8 @@ from store.packing import NO_TIME
 from store.rows import BehaviorRow, FriendRow, TextRow
 
 _TIME = pa.timestamp("us")
+_ROWS = 50  # between pauses: half a millisecond
+_Row = TypeVar("_Row")
 _NEW_WEIGHTS = """
     UPDATE data.behaviors AS old SET weight = new.weight FROM new_rows AS new
     WHERE old.user_id = new.user_id AND old.item_id = new.item_id AND old.action = new.action
@@ -28,9 +32,18 @@ class Pending:
     ties: list[FriendRow] = field(default_factory=list)
     new_ties: dict[tuple[object, ...], FriendRow] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
+    pause: Callable[[], None] = lambda: None  # called every few rows: what is more urgent goes first
+
+    def unhurried(self, rows: Iterable[_Row]) -> Iterator[_Row]:
+        """Yield rows, with a pause after every few."""
+        for number, row in enumerate(rows, 1):
+            yield row
+            if number % _ROWS == 0:
+                self.pause()
 
     def flush(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """Write everything; what was inserted and then changed within the group ends up changed."""
+        self.pause()
         names = BehaviorRow._fields
         _run(cursor, "INSERT INTO data.behaviors BY NAME FROM new_rows", _table(names, self.behaviors))
         _run(cursor, _NEW_WEIGHTS, _table(names, list(self.weights.values())))

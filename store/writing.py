@@ -1,6 +1,6 @@
 """Requests that write, several in one transaction: durable and in the derived state when `write` returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import duckdb
@@ -21,8 +21,10 @@ from store.state_draft import Draft
 class Writer:
     """The one who writes requests; one thread at a time."""
 
-    def __init__(self, store: Store, state: UserState) -> None:
+    def __init__(self, store: Store, state: UserState, pause: Callable[[], None] = lambda: None) -> None:
+        """Take where to write, and what to call every few rows so that more urgent work goes first."""
         self._store = store
+        self._pause = pause
         self._state = state
         self._answered = Answered.load(store)
 
@@ -33,7 +35,7 @@ class Writer:
             RequestIdReusedError: a request has the id of another that says something else.
         """
         bring_up_to_date(self._store, self._state)  # after a transaction whose second half failed
-        pending, told, new = Pending(), dict[str, Written](), dict[str, str]()
+        pending, told, new = Pending(pause=self._pause), dict[str, Written](), dict[str, str]()
         items: list[tuple[tuple[Item, ...], tuple[str, ...]]] = []
         results = []
         with self._state.writing() as draft:
@@ -51,6 +53,8 @@ class Writer:
                         told[request.request_id], new[request.request_id] = written, request.digest
                 pending.flush(cursor)
                 self._answered.remember(cursor, told, new)
+                self._pause()
+            self._pause()
             draft.reflect(self._store.head.commit_id)
         self._answered.keep(new)
         return results, Change(

@@ -7,6 +7,7 @@ import socketserver
 import threading
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoder.config import TowerConfig
+from indexer.users import open_users
 from scripts.checking import Check, State
 from scripts.doctor import checks
 from scripts.doctor_machine import disk_check, faiss_check, package_checks
@@ -45,6 +47,7 @@ from store.duck import Store
 from store.export import Export
 from store.home import Home
 from store.importing import import_folder
+from store.ledger import Erasure, user_hash, write_ledger
 
 DEAD = 2**22 + 1  # no Linux process has such an id
 Run = Callable[..., tuple[int, str, str]]
@@ -290,6 +293,41 @@ def test_doctor_sees_what_is_missing_and_what_was_left_behind(home: Home) -> Non
     assert named(found, "CURRENT").state is State.FAILED
     assert named(found, "LATEST").state is State.FAILED
     assert named(found, "text model").state is State.FAILED
+
+
+def test_doctor_names_a_reindex_that_can_go_on(home: Home) -> None:
+    (home.indexes / ".spool-abc").mkdir()
+    left = named(list(checks(home)), "leftovers")
+    assert (left.state, left.found) == (State.WARNING, str(home.indexes / ".spool-abc"))
+    assert "goes on there" in left.hint
+
+
+def test_doctor_names_indexes_with_vectors_of_people_who_were_erased(home: Home) -> None:
+    assert "erased people" not in [check.name for check in checks(home)]
+    user = str(open_users(*described(home)).ids[0])
+    later, earlier = datetime(2100, 1, 1), datetime(2000, 1, 1)
+    entries = [
+        Erasure(earlier, "salt", user_hash("salt", user)),
+        Erasure(later, "salt", user_hash("salt", "x")),
+    ]
+    write_ledger(home.erasures, entries)
+    assert "erased people" not in [check.name for check in checks(home)]
+    write_ledger(home.erasures, [Erasure(later, "salt", user_hash("salt", user))])
+    found = named(list(checks(home)), "erased people")
+    assert found.state is State.WARNING
+    assert f"index {artifacts(home.indexes)[0]}: 1" in found.found
+    assert "triptych index prune" in found.hint
+
+
+def described(home: Home) -> tuple[Path, dict[str, Any]]:
+    directory = home.indexes / artifacts(home.indexes)[0]
+    return directory, read_manifest(directory)
+
+
+def test_index_list_names_a_damaged_file_of_the_user_index(home: Home) -> None:
+    directory, _ = described(home)
+    damage(directory / "users" / "vectors.safetensors")
+    assert "users/vectors.safetensors" in str(index_state(home, directory.name).damage)
 
 
 def test_doctor_on_a_server_that_is_silent_and_a_damaged_server_file(tmp_path: Path) -> None:

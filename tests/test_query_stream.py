@@ -219,3 +219,11 @@ def test_the_command_line_asks_with_every_option(
     code, _, err = run(*words, "--view-weights", "1,2")
     assert code == 2
     assert "'1,2' is not three numbers like 1,0.5,0" in err
+
+
+def test_the_command_line_asks_for_users(live: Live, run: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = run("query", USER, "--address", live.address, "-k", 3, "--users")
+    assert (code, err) == (0, "")
+    assert "┃ user " in out
+    assert "prior" not in out  # no shares: a user is owed to no view
+    assert run("query", "--text", "jazz", "--users", "--address", live.address, "--explain")[0] == 1

@@ -46,6 +46,7 @@ from server.requests import (
 )
 from server.retriever import Retriever
 from server.servicers import RetrievalServicer
+from server.traffic import Traffic
 from store.artifact import point
 from store.duck import Store
 from store.export import Export
@@ -784,3 +785,15 @@ def test_an_impossible_filter_is_refused(live: Live) -> None:
     said = refusal(lambda: live.client.query(user_id="u", filter=bad))
     assert (said.code, said.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     assert "range of attribute 'price' is empty" in said.message
+
+
+def test_who_writes_waits_for_queries_but_not_for_long() -> None:
+    traffic = Traffic()
+    start = time.monotonic()
+    for _ in range(1_000):
+        traffic.pause()
+    assert time.monotonic() - start < 0.5  # nothing runs, so there is nothing to wait for
+    with traffic.query():
+        start = time.monotonic()
+        traffic.pause()
+        assert 0.001 < time.monotonic() - start < 1.0

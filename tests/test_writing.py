@@ -346,3 +346,11 @@ def test_writes_are_what_imports_of_the_same_rows_are(
         assert tables[0].equals(tables[1]), name
     ours.close()
     theirs.close()
+
+
+def test_a_writer_pauses_every_few_rows_so_that_queries_go_first(place: Place) -> None:
+    pauses: list[int] = []
+    writer = Writer(place.store, place.state, lambda: pauses.append(0))
+    writer.write([Request(Behaviors([BehaviorRow(f"u{n}", "i1") for n in range(500)]))])
+    assert len(pauses) >= 20
+    place.check("u0", "u499")

@@ -1,0 +1,75 @@
+"""What an exact search finds, so that others can be judged by it, and how long a search takes."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from indexer.arrays import FloatArray, IntArray
+from indexer.exact import best_of_all, best_of_parts, best_of_some, scores_of
+
+TUNED_K = 100
+SHORT_K = 10
+_TIMED = 7  # single searches behind a median
+_RUNS = 3  # of each of them
+_BLOCK = 1 << 18  # vectors at a time
+_TIE = 1e-5  # relative; scores this close are equal
+
+
+class Judge:
+    """What an exact search finds for some queries.
+
+    Args:
+        vectors: (N, D), may be memory-mapped.
+        queries: (Q, D) user vectors that the index was not made from.
+        allowed: rows that count; None are all of them.
+        k: results that are looked at, or as many as there are.
+    """
+
+    def __init__(
+        self, vectors: FloatArray, queries: FloatArray, allowed: IntArray | None = None, k: int = TUNED_K
+    ) -> None:
+        self.vectors, self.queries, self.allowed = vectors, np.ascontiguousarray(queries), allowed
+        self.k = min(k, len(vectors) if allowed is None else len(allowed))
+        if allowed is not None:
+            best = best_of_some(vectors, allowed, self.queries, self.k)[1]
+        else:
+            best = best_of_parts(list(self._blocks()), self.k)[1]
+        self._least = best[:, -1] - _TIE * np.maximum(np.abs(best[:, -1]), 1.0)  # (Q,)
+
+    def recall(self, rows: IntArray) -> float:
+        """Return the share of the best k that candidates (Q, n) hold; what ties with the last counts."""
+        rows = np.sort(rows, axis=1)
+        rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = -1  # counted once
+        good = scores_of(self.vectors, self.queries, rows) >= self._least[:, None]
+        return float(np.minimum(good.sum(axis=1), self.k).mean() / self.k)
+
+    def _blocks(self) -> Iterator[tuple[IntArray, FloatArray]]:
+        for start in range(0, len(self.vectors), _BLOCK):
+            block = np.ascontiguousarray(self.vectors[start : start + _BLOCK])
+            rows, scores = best_of_all(block, self.queries, min(self.k, len(block)))
+            yield rows + start, scores
+
+
+Judges = tuple[Judge, Judge]
+
+
+def judges_of(vectors: FloatArray, queries: FloatArray, allowed: IntArray | None = None) -> Judges:
+    """Return judges of TUNED_K results and of SHORT_K."""
+    return Judge(vectors, queries, allowed), Judge(vectors, queries, allowed, SHORT_K)
+
+
+def seconds_of(search: Callable[[FloatArray], object], queries: FloatArray, size: int = 1) -> float:
+    """Return the seconds of a search for `size` queries: the median over a few, each at its best of three.
+
+    The best, because whatever else the machine does only ever adds.
+    """
+    starts = range(0, min(_TIMED * size, len(queries)), size)
+    times = [[0.0] * _RUNS for _ in starts]
+    for run in range(_RUNS):
+        for start, of_query in zip(starts, times, strict=True):
+            began = time.perf_counter()
+            search(queries[start : start + size])
+            of_query[run] = time.perf_counter() - began
+    return statistics.median(map(min, times))
