@@ -285,6 +285,24 @@ FILES = ("items.000.faiss", "vectors.safetensors", "items.arrow", "lookup.safete
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_a_filter_that_lets_everything_pass_is_none(large: Index) -> None:
+    everything = Filter(ranges=(("price", -np.inf, np.inf),))
+    assert large._filtering.allowed(everything).main is None
+    found, plain = large.search(queries_of(5), 10, None, everything), large.search(queries_of(5), 10)
+    np.testing.assert_array_equal(found[0], plain[0])
+
+
+def test_short_lists_are_tuned_too(large: Index) -> None:
+    assert large.approximate is not None
+    effort = large.approximate.effort
+    assert effort.least >= 10 * effort.refine
+    assert effort.looked_at(1) == effort.least
+    assert effort.looked_at(100) >= 100 * effort.refine
+    others = queries_of(200, 5)
+    found, exact = large.search(others, 10)[0], large.brute_force(others, 10)[0]
+    assert np.mean([len(np.intersect1d(f, e)) for f, e in zip(found, exact, strict=True)]) >= 0.97 * 10
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_any_damage_to_any_file_is_refused_and_named(tmp_path: Path, name: str, damage: str) -> None:
     index = make_index(tmp_path, 200, "IVF2,Flat")
