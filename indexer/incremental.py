@@ -13,7 +13,7 @@ from indexer.building import ItemTower
 from indexer.difference import difference, too_many
 from indexer.index import Index
 from indexer.parts import Change
-from indexer.sealing import lay_out, take_over
+from indexer.sealing import files_taken_over, lay_out, take_over
 from indexer.user_part import People, build_users, put_users
 from indexer.users import FOLDER, open_users
 from store.artifact import DamagedArtifactError, build, new_id, pointed
@@ -77,10 +77,14 @@ def next_to(
             "items_without_vector": len(hashes) - len(base),
             **take_over(source, draft.path, base),
         }
-        del draft.facts["files"]
+        digests: dict[str, str] = draft.facts.pop("files")
+        # Whether the copies are whole is seen when the new index is read back.
+        draft.digests |= {name: digests[name] for name in files_taken_over(base)}
         if users is not None and put_users(users, people):
             kept = users.manifest | {"without_vector": len(people.hashes) - len(users)}
             draft.facts[FOLDER] = kept | take_over(source / FOLDER, draft.path / FOLDER, users)
+            names = [f"{FOLDER}/{name}" for name in files_taken_over(users)]
+            draft.digests |= {name: digests[name] for name in names}
         else:
             built = build_users(folder, people, users, asked["asked"]["ann_recall"], room)
             draft.facts[FOLDER] = lay_out(folder / FOLDER, draft.path / FOLDER, built.fitted, built.facts)

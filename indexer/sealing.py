@@ -79,13 +79,18 @@ def take_over(source: Path, target: Path, index: Index) -> dict[str, Any]:
         index: with the changes.
     """
     target.mkdir(exist_ok=True)
-    shards = [] if index.exact else [faiss_file(i) for i in range(index.manifest["shards"])]
-    for name in (*MAIN_FILES, *shards):
+    for name in files_taken_over(index):
         # A copy: damage to a file of one index must not reach another.
         shutil.copyfile(source / name, target / name)
     changes = index.delta.changes()
     write_delta(target, changes, index.dim, index.delta.main_gone())
     return {"items": len(index), "changes": len(changes)}
+
+
+def files_taken_over(index: Index) -> list[str]:
+    """Return the names of the files of an index that do not change while changes are put on top of it."""
+    shards = [] if index.exact else [faiss_file(i) for i in range(index.manifest["shards"])]
+    return [*MAIN_FILES, *shards]
 
 
 def check(index: Index, queries: int = 50, k: int = 10) -> float:

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,10 +35,11 @@ class NotPublishedError(LookupError):
 
 @dataclass
 class Draft:
-    """A directory under construction; `facts` becomes its manifest."""
+    """A directory under construction; `facts` becomes its manifest, `digests` are sha256 that are known."""
 
     path: Path
     facts: dict[str, Any] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def new_id() -> str:
@@ -155,11 +156,12 @@ def sha256(path: Path) -> str:
 
 
 def _seal(draft: Draft) -> None:
-    files = sorted(p for p in draft.path.rglob("*") if p.is_file())
-    manifest = draft.facts | {"files": {p.relative_to(draft.path).as_posix(): sha256(p) for p in files}}
+    files = {p.relative_to(draft.path).as_posix(): p for p in sorted(draft.path.rglob("*")) if p.is_file()}
+    digests = {name: draft.digests.get(name) or sha256(path) for name, path in files.items()}
+    manifest = draft.facts | {"files": digests}
     (draft.path / MANIFEST).write_bytes(_dumps(manifest | {"checksum": _checksum(manifest)}))
     folders = sorted(p for p in draft.path.rglob("*") if p.is_dir())
-    for path in [*files, draft.path / MANIFEST, *folders, draft.path]:
+    for path in [*files.values(), draft.path / MANIFEST, *folders, draft.path]:
         sync(path)
 
 
@@ -189,10 +191,9 @@ def _sweep(parent: Path) -> None:
 
 
 def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    with suppress(PermissionError):  # somebody else's, but alive
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
     return True

@@ -284,7 +284,6 @@ FILES = ("items.000.faiss", "vectors.safetensors", "items.arrow", "lookup.safete
          "delta.arrow", "delta.safetensors", MANIFEST)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FILES)
 def test_a_filter_that_lets_everything_pass_is_none(large: Index) -> None:
     everything = Filter(ranges=(("price", -np.inf, np.inf),))
     assert large._filtering.allowed(everything).main is None
@@ -303,6 +302,7 @@ def test_short_lists_are_tuned_too(large: Index) -> None:
     assert np.mean([len(np.intersect1d(f, e)) for f, e in zip(found, exact, strict=True)]) >= 0.97 * 10
 
 
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_any_damage_to_any_file_is_refused_and_named(tmp_path: Path, name: str, damage: str) -> None:
     index = make_index(tmp_path, 200, "IVF2,Flat")
