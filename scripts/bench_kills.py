@@ -146,7 +146,8 @@ def _check_erased(client: Client, work: _Work, items: list[str]) -> tuple[bool, 
 
 
 def _rows(client: Client, person: str) -> dict[str, int]:
-    return {table: len(rows) for table, rows in client.export_user(person).items() if table != "models"}
+    found = client.export_user(person)
+    return {table: len(rows) for table, rows in found.items() if table not in ("models", "indexes")}
 
 
 def _said(found: bool, what: str) -> bool:

@@ -132,7 +132,7 @@ def text_models_in_use(home: Home) -> list[str]:
 
 def erased_check(home: Home) -> Iterator[Check]:
     """Yield a warning where an index still has vectors of people who were erased since; nobody finds them."""
-    from indexer.users import open_users
+    from indexer.stored_users import stored_users
     from scripts.index import made_at
 
     try:
@@ -142,14 +142,12 @@ def erased_check(home: Home) -> Iterator[Check]:
     found = []
     for index_id in artifacts(home.indexes) if erasures else ():
         try:
-            manifest = read_manifest(home.indexes / index_id)
-            users = open_users(home.indexes / index_id, manifest)
-        except (DamagedArtifactError, OSError):
+            made = made_at(read_manifest(home.indexes / index_id)["export_id"]).replace(tzinfo=None)
+            users = stored_users(home.indexes / index_id)
+        except (DamagedArtifactError, OSError, ValueError):
             continue  # said by the check of the indexes
-        if users is not None:
-            made = made_at(manifest["export_id"]).replace(tzinfo=None)
-            count = len(erased_among(users.ids.to_pylist(), erasures, made))
-            found += [f"index {index_id}: {count}"] if count else []
+        count = len(erased_among(users, erasures, made))
+        found += [f"index {index_id}: {count}"] if count else []
     if found:
         hint = "triptych reindex --home HOME, then triptych index prune --keep 1 --home HOME"
         said = f"vectors of erased people lie in files that nobody searches: {', '.join(found)}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from encoder.text_cache import TextCache
+from indexer.stored_users import indexes_with
 from server.after_commit import AfterCommit
 from server.group_commit import GroupCommit
 from store.about_user import rejects_about, remove_rejects, rows_about, trained_on
@@ -52,11 +53,12 @@ class NotThisMachineError(PermissionError):
 
 @dataclass(frozen=True)
 class Erased:
-    """What an erasure removed, by kind, and the models that still know the person, or may."""
+    """What an erasure removed, by kind; models that still know the person, or may; indexes on disk, too."""
 
     removed: dict[str, int]
     models: tuple[str, ...]
     unknown_models: tuple[str, ...]
+    indexes: tuple[str, ...]
 
 
 class Ingest:
@@ -108,6 +110,8 @@ class Ingest:
             yield "models", [f'{{"model_id": "{model_id}", "trained_on": true}}']
         for model_id in unknown:
             yield "models", [f'{{"model_id": "{model_id}", "trained_on": null}}']
+        for index_id in indexes_with(self._home.indexes, user_id):
+            yield "indexes", [f'{{"index_id": "{index_id}"}}']
 
     def import_folder(self, path: Path, file_format: str, *, strict: bool) -> ImportReport:
         """Return what became of a folder's tables, when queries see them.  Raises: any of IMPORT_ERRORS."""
@@ -130,6 +134,7 @@ class Ingest:
         vectors = sum(self._cache.discard(text_model_id, digests) for text_model_id in text_models)
         refused = remove_rejects(self._home.rejects, rest.user_id)
         removed = rest.removed | {"text_vectors": vectors, "rejects": refused}
+        indexes = indexes_with(self._home.indexes, rest.user_id)
         write_ledger(self._home.erasures, erasures(self._store))
         record(
             self._home.audit_log,
@@ -139,11 +144,12 @@ class Ingest:
             removed=removed,
             models=rest.models,
             unknown_models=rest.unknown_models,
+            indexes=indexes,
             resumed=resumed,
         )
         finish(self._store, rest.user_id)
         self._reflect()
-        return Erased(removed, rest.models, rest.unknown_models)
+        return Erased(removed, rest.models, rest.unknown_models, indexes)
 
     def _reflect(self) -> None:
         bring_up_to_date(self._store, self._state)

@@ -84,7 +84,10 @@ class IngestServicer(rpc.IngestServicer):
         with status_of_errors(context):
             done = self._ingest.erase(person_of(request), context.peer())
             return pb.EraseUserResponse(
-                removed=done.removed, models=done.models, unknown_models=done.unknown_models
+                removed=done.removed,
+                models=done.models,
+                unknown_models=done.unknown_models,
+                indexes=done.indexes,
             )
 
     def ExportUser(

@@ -312,7 +312,11 @@ def test_an_erased_person_is_gone_everywhere(client: Client, home: Home, items: 
 def test_models_trained_on_a_person_are_named(client: Client, home: Home) -> None:
     (model,) = artifacts(home.models)
     assert client.export_user("u00003")["models"] == [{"model_id": model, "trained_on": True}]
-    assert client.erase_user("u00003").models == [model]
+    (index_id,) = artifacts(home.indexes)
+    assert client.export_user("u00003")["indexes"] == [{"index_id": index_id}]
+    erased = client.erase_user("u00003")
+    assert (erased.models, erased.indexes) == ([model], [index_id])
+    assert client.erase_user("never seen").indexes == []
     (home.exports / "hidden").mkdir(exist_ok=True)
     export_id = json.loads((home.models / model / "manifest.json").read_text())["export_id"]
     (home.exports / export_id).rename(home.path / "away")

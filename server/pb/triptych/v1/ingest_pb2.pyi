@@ -456,6 +456,7 @@ class EraseUserResponse(_message.Message):
     REMOVED_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     UNKNOWN_MODELS_FIELD_NUMBER: _builtins.int
+    INDEXES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def removed(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """rows by table, and "rejects", "text_vectors" """
@@ -468,16 +469,23 @@ class EraseUserResponse(_message.Message):
     def unknown_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """whose export is gone, so that nobody can tell"""
 
+    @_builtins.property
+    def indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Indexes on disk whose files still hold the person's vector, which no search finds; gone with the next reindex
+        and `triptych index prune`.
+        """
+
     def __init__(
         self,
         *,
         removed: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
         unknown_models: _abc.Iterable[_builtins.str] | None = ...,
+        indexes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "removed", b"removed", "unknown_models", b"unknown_models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexes", b"indexes", "models", b"models", "removed", b"removed", "unknown_models", b"unknown_models"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -509,7 +517,7 @@ class ExportUserResponse(_message.Message):
     TABLE_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     table: _builtins.str
-    """behaviors, texts, social, named_by, rejects, models"""
+    """behaviors, texts, social, named_by, rejects, models, indexes"""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """JSON objects"""
