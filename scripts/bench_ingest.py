@@ -15,6 +15,7 @@ from tqdm import tqdm
 from scripts.bench_pace import APPEND, QUERY, Pace, Paced, batches, keep
 from server.client import Behavior, Client, Text, Tie
 from server.pb.triptych.v1 import triptych_pb2 as pb
+from store.records import Item
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +25,10 @@ _SEEN_SECONDS = 10.0
 
 
 class NeverSeenError(TimeoutError):
-    """A query did not see an acknowledged write, so that its delay cannot be told."""
+    """Queries did not see an acknowledged write, so that its delay cannot be told."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"no query saw an acknowledged {what} within {_SEEN_SECONDS:g} s")
+        super().__init__(f"it took more than {_SEEN_SECONDS:g} s after the acknowledgement until {what}")
         self.what = what
 
 
@@ -114,10 +115,28 @@ def visibility(client: Client, items: Sequence[str], options: IngestOptions) -> 
         client.append_texts([Text(name, f"{name} wrote about gardens and telescopes")])
         return lambda: pb.VIEW_TEXT in client.query(user_id=name, k=1).views_used
 
+    def found(name: str) -> list[str]:
+        only = pb.Filter(allow=pb.ItemIds(item_ids=[name]))
+        return list(client.query(text="gardens", k=1, filter=only).item_ids)
+
+    def item(name: str) -> Callable[[], bool]:
+        client.put_items([Item(name, f"{name}, a book about gardens", None, None, {}, True, None)])
+        return lambda: found(name) == [name]
+
+    def deletion(name: str) -> Callable[[], bool]:
+        client.delete_items([name])
+        return lambda: found(name) == []
+
     rows = []
-    for what, act in (("a behaviour", behavior), ("a friend's behaviour", friend), ("a text", text)):
+    for what, act in (
+        ("a behaviour shows", behavior),
+        ("a friend's behaviour shows", friend),
+        ("a text shows", text),
+        ("an item is found", item),
+        ("a deleted item is gone", deletion),
+    ):
         delays = np.array([_delay(what, act(name)) for name in names])
-        row = {"load": f"until {what} shows", "per_second": None, "events_per_second": None}
+        row = {"load": f"until {what}", "per_second": None, "events_per_second": None}
         rows.append(row | {"p50_ms": np.percentile(delays, 50), "p99_ms": np.percentile(delays, 99)})
     return rows
 

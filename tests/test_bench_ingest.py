@@ -60,10 +60,11 @@ def test_every_measurement_is_reported(address: str, home: Home) -> None:
     options = IngestOptions(seconds=0.3, rounds=1, size=20, rate=200, samples=2)
     report = measure(address, users, items, options)
     loads = {row["load"]: row for row in report["results"]}
-    assert len(loads) == 8
+    assert len(loads) == 10
     assert loads["writes alone"]["events_per_second"] > 0
     assert loads["writes beside queries"]["events_per_second"] == pytest.approx(200, rel=0.5)
     assert loads["until a text shows"]["p50_ms"] > 0
+    assert loads["until an item is found"]["p50_ms"] < 1_000
     assert report["ratios"]["query_p99_growth"] == pytest.approx(
         loads["the same beside writes"]["p99_ms"] / loads["queries at half of that"]["p99_ms"]
     )
@@ -73,7 +74,7 @@ def test_every_measurement_is_reported(address: str, home: Home) -> None:
 
 def test_a_write_that_nobody_sees_is_said_so(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripts.bench_ingest._SEEN_SECONDS", 0.05)
-    with Client(address) as client, pytest.raises(NeverSeenError, match="a behaviour"):
+    with Client(address) as client, pytest.raises(NeverSeenError, match="until a behaviour shows"):
         visibility(client, ["nothing", "nothing"], IngestOptions(samples=1))
 
 
