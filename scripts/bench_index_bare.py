@@ -51,8 +51,14 @@ class BareFaiss:
         self._effort = effort_of(index)
         if index.approximate is None:
             self._faiss: Any = _flat(index.main.vectors)
+            self._kind: Any = self._faiss
             return
-        self._faiss = faiss.read_index(str(directory / faiss_file(0)))
+        shards = [faiss.read_index(str(directory / faiss_file(i))) for i in range(index.manifest["shards"])]
+        self._faiss = self._kind = shards[0]
+        if len(shards) > 1:
+            self._shards, self._faiss = shards, _FAISS.IndexShards(index.dim, False, True)
+            for shard in shards:
+                self._faiss.add_shard(shard)
         if not index.approximate.full:
             self._flat = _flat(index.main.vectors)
             self._refined = _FAISS.IndexRefine(self._faiss, self._flat)
@@ -74,7 +80,7 @@ class BareFaiss:
         key = effort, None if allowed is None else id(allowed), factor
         if key not in self._given:
             selector = None if allowed is None else _FAISS.IDSelectorBitmap(allowed)
-            given = _of_kind(self._faiss, effort, selector)
+            given = _of_kind(self._kind, effort, selector)
             if factor > 1:
                 given = _FAISS.IndexRefineSearchParameters(k_factor=factor, base_index_params=given)
             self._given[key] = given

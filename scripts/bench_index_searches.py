@@ -60,7 +60,9 @@ class Contest:
             BARE_MORE: (more, probes, None),
             BARE_FILTERED: (more, of_half.probes, bits),
         }
-        self._filters = self.index.approximate is None or self.index.approximate.filters
+        # The rows of a bitmap are those of the whole index, which FAISS's own shards do not know.
+        several = self.index.manifest["shards"] > 1
+        self._filters = not several and (self.index.approximate is None or self.index.approximate.filters)
         if not self._filters:
             del self._asked[BARE_FILTERED]
 

@@ -93,6 +93,17 @@ def test_ours_gives_the_ids_of_each_query_apart(built: tuple[Path, Synthetic]) -
     assert search_ours(index, index.main.vectors[5:6], 3)[0] == [ids[0]]
 
 
+def test_bare_faiss_searches_all_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexer.shards.SHARD_ITEMS", 512)
+    world = Synthetic(2_000, 16)
+    vectors = np.concatenate(list(world.chunks()))
+    index = write_index(tmp_path, vectors, "IVF4,SQ8", world.users(64))
+    contest = Contest(tmp_path / index.index_id, world, world.users(64, draw=1), k=10, excluded=5, changes=40)
+    recalls = contest.recalls()
+    assert recalls.keys() == {"plain", "usual", "bare", "bare_more"}
+    assert min(recalls.values()) > 0.95
+
+
 def test_ours_and_bare_do_the_same_work(built: tuple[Path, Synthetic]) -> None:
     directory, world = built
     contest = Contest(directory, world, world.users(64, draw=1), k=10, excluded=5, changes=40)

@@ -284,6 +284,26 @@ FILES = ("items.000.faiss", "vectors.safetensors", "items.arrow", "lookup.safete
          "delta.arrow", "delta.safetensors", MANIFEST)  # fmt: skip
 
 
+def test_an_index_of_several_shards_is_one_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexer.shards.SHARD_ITEMS", 1_024)
+    index = make_index(tmp_path, 4_000, "IVF16,SQ8")
+    assert index.manifest["shards"] == 4
+    index.put(
+        [change("item-000002000", queries_of(1)[0] * 9), change("new", -queries_of(1)[0] * 9)],
+        ["item-000000001"],
+    )
+    queries = queries_of(64)
+    for wanted in (None, Filter(equals=(("colour", ("red",)),)), Filter(equals=(("sold", (True,)),))):
+        for excluded in (None, Excluded(np.zeros(3, np.int64), np.array([4, 1_030, 3_999]))):
+            found = index.search(queries, 10, excluded, wanted)
+            exact = index.brute_force(queries, 10, excluded, wanted)
+            shared = [len(np.intersect1d(f, e)) for f, e in zip(found[0], exact[0], strict=True)]
+            assert np.mean(shared) >= 9.8
+            assert (found[0] >= 0).all()
+    assert index.item_ids(index.search(queries[:1], 1)[0][0]) == ["item-000002000"]
+    assert len(Index.load(tmp_path / index.index_id)) == 4_000
+
+
 def test_a_filter_that_lets_everything_pass_is_none(large: Index) -> None:
     everything = Filter(ranges=(("price", -np.inf, np.inf),))
     assert large._filtering.allowed(everything).main is None
