@@ -64,10 +64,14 @@ def lists_for(items: int) -> int:
     return 1 << round(math.log2(4 * math.sqrt(items)))
 
 
+def padded(dim: int) -> int:
+    """Return the least width for D coordinates at which FAISS is quick with 8-bit codes."""
+    return _LANES * -(-dim // _LANES)
+
+
 def _fine(lists: int, dim: int) -> str:
     """Return the factory of 8-bit codes, whose width is padded with zeros where that is quicker."""
-    wide = _LANES * -(-dim // _LANES)
-    return f"IVF{lists},SQ8" if dim % 8 == 0 else f"Pad{wide},IVF{lists},SQ8"
+    return f"IVF{lists},SQ8" if dim % 8 == 0 else f"Pad{padded(dim)},IVF{lists},SQ8"
 
 
 def _megabytes(size: int) -> str:

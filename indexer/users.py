@@ -12,6 +12,7 @@ import numpy as np
 
 from encoder.views import unit_rows
 from indexer.arrays import FloatArray, IntArray
+from indexer.choice import padded
 from indexer.delta import Snapshot
 from indexer.exact import best_of_parts
 from indexer.index import Index, VectorDimError
@@ -23,7 +24,6 @@ EMBEDDING_DIM = "embedding_dim"
 UNKNOWN_CONTENT = bytes(16)
 NO_FACTS = bytes(16)
 _SCALE = np.float32(2**-10)  # of a stored length: a power of two loses nothing, and FAISS hardly sees it
-_LANES = 16  # FAISS is several times slower at 8-bit codes of a width that is no multiple of it
 _BLOCK_BYTES = 64 << 20  # of scores or vectors at a time
 
 
@@ -113,7 +113,7 @@ def user_rows(vectors: FloatArray) -> FloatArray:
 
 def row_width(dim: int) -> int:
     """Return the width W of a row for vectors of D coordinates."""
-    return _LANES * -(-(dim + 1) // _LANES)
+    return padded(dim + 1)
 
 
 def user_change(user_id: str, vector: FloatArray, events: int, content: bytes = UNKNOWN_CONTENT) -> Change:
