@@ -8,6 +8,7 @@ import faiss
 from indexer.gpu import is_cagra
 
 _FAISS: Any = faiss  # its stubs lack what SWIG adds
+_LEAST_BEFORE = 30
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,12 @@ class Effort:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Effort":
-        """Return what `as_json` wrote, other keys beside it or not."""
-        return cls(values["probes"], values["refine"], values["least"])
+        """Return what `as_json` wrote, other keys beside it or not.
+
+        Indexes of the first versions do not say `least`: they were tuned with as many as this.
+        """
+        probes, refine = values["probes"], values["refine"]
+        return cls(probes, refine, values.get("least", _LEAST_BEFORE * refine if refine > 1 else 0))
 
     def as_json(self) -> dict[str, int]:
         """Return it as plain JSON values."""

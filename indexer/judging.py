@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from copy import copy
 
 import numpy as np
 
@@ -24,25 +25,31 @@ class Judge:
         vectors: (N, D), may be memory-mapped.
         queries: (Q, D) user vectors that the index was not made from.
         allowed: rows that count; None are all of them.
-        k: results that are looked at, or as many as there are.
+
+    Attributes:
+        k: results that are looked at: TUNED_K, or as many as there are.
     """
 
-    def __init__(
-        self, vectors: FloatArray, queries: FloatArray, allowed: IntArray | None = None, k: int = TUNED_K
-    ) -> None:
+    def __init__(self, vectors: FloatArray, queries: FloatArray, allowed: IntArray | None = None) -> None:
         self.vectors, self.queries, self.allowed = vectors, np.ascontiguousarray(queries), allowed
-        self.k = min(k, len(vectors) if allowed is None else len(allowed))
+        self.k = min(TUNED_K, len(vectors) if allowed is None else len(allowed))
         if allowed is not None:
-            best = best_of_some(vectors, allowed, self.queries, self.k)[1]
+            self._best = best_of_some(vectors, allowed, self.queries, self.k)[1]  # (Q, k), best first
         else:
-            best = best_of_parts(list(self._blocks()), self.k)[1]
-        self._least = best[:, -1] - _TIE * np.maximum(np.abs(best[:, -1]), 1.0)  # (Q,)
+            self._best = best_of_parts(list(self._blocks()), self.k)[1]
+
+    def shorter(self, k: int) -> "Judge":
+        """Return a judge of the best k alone, without another exact search."""
+        other = copy(self)
+        other.k = min(k, self.k)
+        return other
 
     def recall(self, rows: IntArray) -> float:
         """Return the share of the best k that candidates (Q, n) hold; what ties with the last counts."""
         rows = np.sort(rows, axis=1)
         rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = -1  # counted once
-        good = scores_of(self.vectors, self.queries, rows) >= self._least[:, None]
+        last = self._best[:, self.k - 1 : self.k]
+        good = scores_of(self.vectors, self.queries, rows) >= last - _TIE * np.maximum(np.abs(last), 1.0)
         return float(np.minimum(good.sum(axis=1), self.k).mean() / self.k)
 
     def _blocks(self) -> Iterator[tuple[IntArray, FloatArray]]:
@@ -57,7 +64,8 @@ Judges = tuple[Judge, Judge]
 
 def judges_of(vectors: FloatArray, queries: FloatArray, allowed: IntArray | None = None) -> Judges:
     """Return judges of TUNED_K results and of SHORT_K."""
-    return Judge(vectors, queries, allowed), Judge(vectors, queries, allowed, SHORT_K)
+    judge = Judge(vectors, queries, allowed)
+    return judge, judge.shorter(SHORT_K)
 
 
 def seconds_of(search: Callable[[FloatArray], object], queries: FloatArray, size: int = 1) -> float:

@@ -54,7 +54,7 @@ class Wish:
         ann_recall: at k = 100, against brute force; an index that misses it is built finer, at last exact.
         memory_bytes: budget of the searched structure, for "auto"; None is half of what is free.
         full: build everything anew, even where few items changed.
-        card_float16: hold full vectors as halves where the index is searched on a graphics card.
+        card_float16: hold full item vectors as halves where they are searched on a graphics card.
 
     Raises:
         ValueError: the ANN recall is not in (0, 1].

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoder.config import TowerConfig
+from indexer.stored_users import indexes_with, stored_users
 from indexer.users import open_users
 from scripts.checking import Check, State
 from scripts.doctor import checks
@@ -317,6 +318,26 @@ def test_doctor_names_indexes_with_vectors_of_people_who_were_erased(home: Home)
     assert found.state is State.WARNING
     assert f"index {artifacts(home.indexes)[0]}: 1" in found.found
     assert "triptych index prune" in found.hint
+
+
+@pytest.mark.parametrize("name", ["items.arrow", "lookup.safetensors", "delta.arrow", "delta.safetensors"])
+def test_an_index_that_cannot_be_read_may_hold_anybody(home: Home, name: str) -> None:
+    directory, _ = described(home)
+    user = stored_users(directory)[0]
+    assert indexes_with(home.indexes, user) == (directory.name,)
+    assert indexes_with(home.indexes, "never seen") == ()
+    write_ledger(home.erasures, [Erasure(datetime(2100, 1, 1), "salt", user_hash("salt", user))])
+    path = directory / "users" / name
+    whole = path.read_bytes()
+    path.unlink()
+    with pytest.raises((OSError, ValueError)):
+        stored_users(directory)
+    assert indexes_with(home.indexes, "never seen") == (directory.name,)
+    path.write_bytes(whole[: len(whole) // 2])
+    assert indexes_with(home.indexes, "never seen") == (directory.name,)
+    found = list(checks(home))  # which name the file, and go on
+    assert f"users/{name}" in next(check.found for check in found if check.state is State.FAILED)
+    assert "erased people" not in [check.name for check in found]
 
 
 def described(home: Home) -> tuple[Path, dict[str, Any]]:

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer.effort import Effort
 from indexer.filters import Filter, FilterError, facts_of
 from indexer.index import Index, VectorDimError
+from indexer.judging import judges_of
 from indexer.kinds import FactoryError, empty_faiss
 from indexer.parts import Change
 from indexer.sealing import IndexCheckError, check
@@ -309,6 +311,24 @@ def test_a_filter_that_lets_everything_pass_is_none(large: Index) -> None:
     assert large._filtering.allowed(everything).main is None
     found, plain = large.search(queries_of(5), 10, None, everything), large.search(queries_of(5), 10)
     np.testing.assert_array_equal(found[0], plain[0])
+
+
+def test_an_index_from_before_short_lists_were_tuned_is_searched_as_it_was() -> None:
+    assert Effort.from_json({"probes": 7, "refine": 2, "factory": "IVF16,SQ8"}) == Effort(7, 2, 60)
+    assert Effort.from_json({"probes": 7, "refine": 1}) == Effort(7, 1, 0)
+    assert Effort.from_json(Effort(3, 4, 5).as_json()) == Effort(3, 4, 5)
+
+
+def test_a_judge_of_a_short_list_knows_the_best_of_it() -> None:
+    vectors, queries = queries_of(300, 3), queries_of(20)
+    long, short = judges_of(vectors, queries)
+    order = np.argsort(-(queries @ vectors.T), axis=1)
+    assert (long.k, short.k) == (100, 10)
+    assert (long.recall(order[:, :100]), short.recall(order[:, :10])) == (1.0, 1.0)
+    assert long.recall(order[:, :50]) == pytest.approx(0.5)
+    assert short.recall(order[:, 5:15]) == pytest.approx(0.5)
+    few = judges_of(vectors, queries, np.arange(4))
+    assert (few[0].k, few[1].k) == (4, 4)
 
 
 def test_short_lists_are_tuned_too(large: Index) -> None:
