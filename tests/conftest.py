@@ -87,3 +87,8 @@ def small_data(small_home: Home) -> Dataset:
         closing(TextCache.open(small_home.text_cache)) as cache,
     ):
         return load_dataset(export, TextEncoder.load(small_home.text_models / name), cache)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add how many examples the tests draw that are run for an hour by hand."""
+    parser.addoption("--examples", type=int, default=20, help="examples per RPC and per file format")
