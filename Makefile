@@ -5,8 +5,9 @@ DEVICE := $(if $(GPU),gpu,cpu)
 BIN := .venv/bin
 READY := .venv/ready-$(DEVICE)
 STUBS := server/pb
+RELEASED := proto/released.txtpb
 
-.PHONY: demo test check proto clean
+.PHONY: demo test check proto proto-release clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Triptych needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
@@ -26,6 +27,8 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/buf lint proto
+	$(BIN)/buf breaking proto --against $(RELEASED)
 
 proto: $(READY)
 	rm -rf $(STUBS)/triptych
@@ -33,6 +36,10 @@ proto: $(READY)
 	  --mypy_out=. --mypy_grpc_out=. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(sort $(wildcard proto/triptych/v1/*.proto))
 	touch $(STUBS)/__init__.py $(STUBS)/triptych/__init__.py $(STUBS)/triptych/v1/__init__.py
+
+# With each release, and only then: clients of the released API may not break afterwards.
+proto-release: check
+	$(BIN)/buf build proto --exclude-source-info -o $(RELEASED)
 
 clean:
 	rm -rf .venv demo-home .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
