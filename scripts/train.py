@@ -111,10 +111,11 @@ def train_command(
 
     Example: triptych train --home demo
     """
+    from encoder.runtime import METRICS_FILE
     from encoder.text import TextEncoder
     from encoder.text_cache import TextCache
     from encoder.text_export import export_text_model
-    from encoder.train import METRICS_FILE, train
+    from encoder.train import train
 
     place, console = existing(home), Console()
     if config is not None and (dim or action or epochs or members or fusion is not FusionName.LEARNED):
