@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from encoder.config import SettingsError
 from encoder.views import FloatArray, ViewBatch
 
 Float64 = npt.NDArray[np.float64]
@@ -59,8 +60,20 @@ def ridge_alignment(covariances: Covariances, ridge: float) -> Alignment:
     matrices: list[npt.NDArray[np.floating]] = [np.eye(covariances.dims[0])]
     for i in (1, 2):
         own = plain[i][i] + ridge * np.eye(covariances.dims[i])
-        matrices.append(np.linalg.solve(own, plain[i][0]))
+        matrices.append(solved(own, plain[i][0]))
     return Alignment((_f32(matrices[0]), _f32(matrices[1]), _f32(matrices[2])), unit=True)
+
+
+def solved(gram: Float64, right: Float64) -> Float64:
+    """Return the solution of gram · X = right.
+
+    Raises:
+        SettingsError: there is none, or many, as a ridge of 0 may leave it.
+    """
+    try:
+        return np.asarray(np.linalg.solve(gram, right), dtype=np.float64)
+    except np.linalg.LinAlgError as error:
+        raise SettingsError("ridge 0 leaves a regression without one solution: take one above 0") from error
 
 
 def maxvar_alignment(covariances: Covariances, ridge: float, dim: int) -> Alignment:

@@ -127,15 +127,16 @@ def _history_trials(data: Dataset, chooser: Chooser, base: TowerConfig, dims: tu
 def _table_trials(
     data: Dataset, chooser: Chooser, config: TowerConfig, dims: tuple[int, ...], bar: "tqdm[NoReturn]"
 ) -> list[Trial]:
-    """Return the trials of one decomposition: every dim with every damping."""
+    """Return the trials of one decomposition: every dim with every damping that tells unseen items apart."""
     events = data.events(config)
     svd = spectrum(events, max(dims), config.user_exponent, config.item_exponent)
     trials = []
-    for dim, damping in product(dims, DAMPINGS):
-        tried = replace(config, dim=min(dim, len(svd.singular)), damping=damping)
-        vectors = history_view(events[chooser.users], svd.table(tried.dim, damping))
-        trials.append(Trial(tried, chooser.score(vectors, svd.items(tried.dim))))
-        bar.update()
+    for dim, damping in product(sorted({min(dim, len(svd.singular)) for dim in dims}), DAMPINGS):
+        if svd.tells(dim, damping):
+            vectors = history_view(events[chooser.users], svd.table(dim, damping))
+            reached = chooser.score(vectors, svd.items(dim))
+            trials.append(Trial(replace(config, dim=dim, damping=damping), reached))
+    bar.update(len(dims) * len(DAMPINGS))
     return trials
 
 

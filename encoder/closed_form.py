@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import sparse
 
-from encoder.alignment import Alignment, Covariances, maxvar_alignment, ridge_alignment
+from encoder.alignment import Alignment, Covariances, maxvar_alignment, ridge_alignment, solved
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.fusion import fused_parts, plain
@@ -62,7 +62,7 @@ def _items_by_ridge(
         gram += vectors.T @ vectors
         cross += (scaled[start : start + len(batch)].T @ vectors).T
         start += len(batch)
-    return np.ascontiguousarray(np.linalg.solve(gram, cross).T, dtype=np.float32)
+    return np.ascontiguousarray(solved(gram, cross).T, dtype=np.float32)
 
 
 def item_text_matrix(data: Dataset, id_vectors: FloatArray) -> FloatArray:

@@ -1,6 +1,8 @@
 """The settings of a user tower: chosen once, saved with the model."""
 
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 VIEWS = ("H", "T", "S")
@@ -64,21 +66,40 @@ class TowerConfig:
         Raises:
             SettingsError: a setting is missing, unknown or not of its kind.
         """
-        try:
-            return cls(**(values | {"gates": tuple(values["gates"])}))
-        except (TypeError, KeyError) as error:
-            raise SettingsError(error) from error
+        check_names(cls, values)
+        if not isinstance(values.get("gates"), list | tuple):
+            raise SettingsError(f"gates {values.get('gates')!r} are not three numbers")
+        return cls(**(values | {"gates": tuple(values["gates"])}))
 
     def __post_init__(self) -> None:
-        if (
-            self.dim < 1
-            or min(self.ridge, self.damping, self.user_exponent, self.item_exponent, self.half_life) < 0
-        ):
-            raise SettingsError("dim must be positive; ridge, damping, exponents and half_life not negative")
-        if len(self.gates) != len(VIEWS) or min(self.gates) < 0 or not max(self.gates) > 0:
+        numbers = {
+            name: getattr(self, name)
+            for name in ("dim", "ridge", "damping", "user_exponent", "item_exponent", "half_life")
+        }
+        check_numbers(numbers | dict(enumerate(self.gates)) | self.actions)
+        if self.dim < 1:
+            raise SettingsError(f"dim {self.dim} is not positive")
+        if len(self.gates) != len(VIEWS) or not max(self.gates) > 0:
             raise SettingsError(f"gates {self.gates} are not three numbers that are not negative")
         if self.weighting not in get_args(Weighting) or self.fusion not in get_args(Fusion):
             raise SettingsError(f"weighting {self.weighting!r} or fusion {self.fusion!r} is unknown")
+
+
+def check_names(kind: type, values: object) -> None:
+    """Check that values, as JSON has them, name settings of a kind only.  Raises: SettingsError."""
+    if not isinstance(values, dict):
+        raise SettingsError(f"{values!r} is no JSON object")
+    known = [one.name for one in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise SettingsError(f"there is no {name!r}; there are {', '.join(known)}")
+
+
+def check_numbers(values: Mapping[Any, object]) -> None:
+    """Check that all are finite numbers that are not negative.  Raises: SettingsError, with the name."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise SettingsError(f"{name} is {value!r}, not a finite number that is not negative")
 
 
 def parse_views(text: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from encoder.text import TextEncoder, item_text
 from encoder.text_cache import TextCache, encode_all
 from encoder.views import FloatArray, Matrix, event_matrix, text_sums, unit_rows
 from store.export import Export
+from store.validation import MAX_WEIGHT
 
 _TEXT_ROWS = 16_384  # texts whose vectors are in memory at once while they are read
 
@@ -100,25 +101,40 @@ def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Data
     with Export(export.path, export.manifest) as source:
         for known, vectors in source.imported_vectors(encoder.text_model_id):
             cache.put(encoder.text_model_id, known, vectors)
-        users = source.users()
         table = source.items()
-        items = table.column("item_id").combine_chunks()
         columns = (table.column(name).to_pylist() for name in ("title", "text"))
         texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
-        held_out = {
-            split: _events(source.held_out(split).to_batches(), users, items) for split in ("valid", "test")
-        }
-        data = Dataset(
-            users=users,
-            items=items,
-            history=_events(source.history_batches(), users, items),
-            held_out={split: rows for split, rows in held_out.items() if len(rows.users)},
-            ties=_ties(source.friends(), users),
-            texts=_texts(source, (users, items), encoder, cache),
+        data = _rows(source, table.column("item_id").combine_chunks())
+        data = replace(
+            data,
+            texts=_texts(source, (data.users, data.items), encoder, cache),
             item_text=encode_all(encoder, cache, texts, "item texts"),
         )
     pa.default_memory_pool().release_unused()
     return data
+
+
+def load_rows(export: Export) -> Dataset:
+    """Return an export as arrays without its texts, which take longest: D_T is 0."""
+    with Export(export.path, export.manifest) as source:
+        return _rows(source, source.items().column("item_id").combine_chunks())
+
+
+def _rows(source: Export, items: pa.StringArray) -> Dataset:
+    users = source.users()
+    held_out = {
+        split: _events(source.held_out(split).to_batches(), users, items) for split in ("valid", "test")
+    }
+    none = np.zeros(0, dtype=np.int64)
+    return Dataset(
+        users=users,
+        items=items,
+        history=_events(source.history_batches(), users, items),
+        held_out={split: rows for split, rows in held_out.items() if len(rows.users)},
+        ties=_ties(source.friends(), users),
+        texts=Texts(none, none, none, np.zeros((0, 0), np.float32)),
+        item_text=np.zeros((len(items), 0), np.float32),
+    )
 
 
 def hold_out(data: Dataset, rows: npt.NDArray[np.bool_], split: str) -> Dataset:
@@ -144,7 +160,7 @@ def _events(batches: Iterable[pa.RecordBatch], users: pa.StringArray, items: pa.
         row = (
             rows_of(batch.column("user_id"), users),
             rows_of(batch.column("item_id"), items),
-            np.asarray(batch.column("weight"), dtype=np.float64),
+            np.minimum(np.asarray(batch.column("weight"), dtype=np.float64), MAX_WEIGHT),
             _microseconds(batch.column("ts")),
         )
         for column, values in zip(columns, row, strict=True):

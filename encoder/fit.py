@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 _INNER_SHARE = 0.1
 _INNER = "inner"
+# Where nothing tells which table is best. Without damping, a table of full rank scores all that is unseen 0.
+_DAMPING = 0.3
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def fit(data: Dataset, options: TrainOptions, training: Path, report: "Report | 
     """Return the tower of the visible rows of a data set.
 
     Settings are chosen on the valid split; without one, on a tenth of train, and everything is then fitted
-    once more on the whole of train with the settings chosen.
+    once more on the whole of train with the settings chosen. Where not even that can be held out, because
+    nobody has three events, nothing is chosen or learned: a damped closed form says what it can.
 
     Args:
         data: held-out rows are only chosen on.
@@ -67,8 +70,12 @@ def fit(data: Dataset, options: TrainOptions, training: Path, report: "Report | 
         report: takes the figures of each epoch of a learned block.
     """
     choosing, split = _choosing(data, options)
-    trials = choose_config(choosing, split, options.base, options.dims) if split and options.search else []
-    closed = fit_tower(choosing, trials[-1].config if trials else options.base)
+    if split and options.search:
+        trials = choose_config(choosing, split, options.base, options.dims)
+        closed = fit_tower(choosing, trials[-1].config)
+    else:
+        trials = []
+        closed = fit_tower(choosing, _unchosen(options) if options.search else options.base)
     if split is None or options.learn is None:
         closed = closed if choosing is data else fit_tower(data, closed.config)
         return Fitted(compressed(closed, data, options.max_dim), _facts(data, split, trials, None))
@@ -103,10 +110,18 @@ def _choosing(data: Dataset, options: TrainOptions) -> tuple[Dataset, str | None
     rows = data.history
     share = _INNER_SHARE
     inner = mark("random", rows.users, rows.items, rows.ts, valid=share, test=0.0, seed=options.seed) == VALID
-    if not inner.any():
+    choosing = hold_out(data, inner, _INNER)
+    if not inner.any() or not choosing.events(options.base).nnz:
+        log.info("too few events to hold any out: no setting is chosen on the data, and no block is learned")
         return data, None
     log.info("no valid split: choosing on %d train rows held out by event group, then one refit", inner.sum())
-    return hold_out(data, inner, _INNER), _INNER
+    return choosing, _INNER
+
+
+def _unchosen(options: TrainOptions) -> TowerConfig:
+    """Return the settings for data that no setting can be chosen on."""
+    dim = min(options.dims, key=lambda asked: abs(asked - options.base.dim))
+    return replace(options.base, dim=dim, damping=_DAMPING)
 
 
 def _learn(

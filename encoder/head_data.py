@@ -169,6 +169,14 @@ def hold_out_pairs(examples: Examples, n_items: int, options: HeadOptions) -> tu
     return examples.where(~chosen[position]), examples.where(chosen[position])
 
 
+def check_labels(task: str, train: Examples) -> None:
+    """Check that the labels of a click or a rating differ.  Raises: NoExamplesError."""
+    if task != "category" and (train.labels == train.labels[0]).all():
+        told = "; a rating is the weight of a behaviour" if task == "rating" else ""
+        reason = f"every label is {train.labels[0]:g}: nothing to tell apart{told}"
+        raise NoExamplesError(task, TRAIN, reason)
+
+
 def pair_codes(users: IntArray, items: IntArray, n_items: int) -> IntArray:
     """Return user · N + item of each pair, (n,) int64."""
     return users * n_items + items

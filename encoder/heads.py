@@ -13,6 +13,7 @@ from encoder.head_data import (
     TRAIN,
     Examples,
     category_examples,
+    check_labels,
     click_examples,
     hold_out_pairs,
     rating_examples,
@@ -60,18 +61,33 @@ def train_head(
     """
     from encoder.heads_build import fit_head  # noqa: PLC0415  # torch
 
-    labels = _checked(task, data, attributes, kinds, users, items, options)
-    train, _ = _examples(task, data, TRAIN, labels, options)
-    if VALID in data.held_out:
-        split, valid = VALID, _examples(task, data, VALID, labels, options)[0]
-    else:
-        split = f"{TRAIN}, held out"
-        train, valid = hold_out_pairs(train, data.shape[1], options)
+    _check_vectors(data, users, items)
+    labels = _labels(task, data, attributes, kinds, options)
+    train, valid, split = _to_learn(task, data, labels, options)
     head = fit_head(task, train, valid, users, items, options, classes=labels.classes if labels else ())
     found = {"split": split, **evaluate_head(head, valid, train, users, items)}
     found.pop("classes", None)  # a thousand classes are for `head_report`
     log.info("%s head on %s: %s", task, split, found["metrics"])
     return replace(head, metrics=found), found
+
+
+def check_head(
+    task: Task, data: Dataset, attributes: Attributes, kinds: Sequence[str | None], options: HeadOptions
+) -> None:
+    """Check that a task can be learned from some rows, before the vectors are made from them.
+
+    Args:
+        task: click, rating or category.
+        data: its texts do not matter.
+        attributes: as in `train_head`.
+        kinds: as in `train_head`.
+        options: of the head.
+
+    Raises:
+        TaskError, LabelError, NoExamplesError: as `train_head` would.
+    """
+    labels = _labels(task, data, attributes, kinds, options)
+    check_labels(task, _to_learn(task, data, labels, options)[0])
 
 
 def head_report(
@@ -93,7 +109,8 @@ def head_report(
         HeadInputError: the vectors do not fit the data.
     """
     options = head.options
-    labels = _checked(head.task, data, attributes, kinds, users, items, options)
+    _check_vectors(data, users, items)
+    labels = _labels(head.task, data, attributes, kinds, options)
     if labels is not None and labels.classes != head.classes:
         raise LabelError(
             options.label,
@@ -110,30 +127,37 @@ def head_report(
     }
 
 
-def _checked(
-    task: Task,
-    data: Dataset,
-    attributes: Attributes,
-    kinds: Sequence[str | None],
-    users: FloatArray,
-    items: FloatArray,
-    options: HeadOptions,
-) -> ItemLabels | None:
-    """Return the items' classes for a category, None for other tasks, after checking that all fits."""
-    if task not in HEAD_TASKS:
-        raise TaskError(task)
+def _check_vectors(data: Dataset, users: FloatArray, items: FloatArray) -> None:
     n_users, n_items = data.shape
     if len(users) != n_users or len(items) != n_items or users.shape[1:] != items.shape[1:]:
         raise HeadInputError(
             f"vectors are {users.shape} and {items.shape}, but there are {n_users} users and {n_items} items"
         )
+
+
+def _labels(
+    task: Task, data: Dataset, attributes: Attributes, kinds: Sequence[str | None], options: HeadOptions
+) -> ItemLabels | None:
+    """Return the items' classes for a category, None for other tasks, after checking that they fit."""
+    if task not in HEAD_TASKS:
+        raise TaskError(task)
     if task != "category":
         if options.label is not None:
             raise LabelError(options.label, f"{task} takes no label; only category does")
         return None
-    if len(attributes) != n_items:
-        raise HeadInputError(f"{len(attributes)} items have attributes, but the data has {n_items}")
+    if len(attributes) != len(data.items):
+        raise HeadInputError(f"{len(attributes)} items have attributes, but the data has {len(data.items)}")
     return item_labels(options.label, attributes, kinds, options.max_classes)
+
+
+def _to_learn(
+    task: Task, data: Dataset, labels: ItemLabels | None, options: HeadOptions
+) -> tuple[Examples, Examples, str]:
+    """Return the examples to learn from, those to stop by, and what the latter are called."""
+    train, _ = _examples(task, data, TRAIN, labels, options)
+    if VALID in data.held_out:
+        return train, _examples(task, data, VALID, labels, options)[0], VALID
+    return *hold_out_pairs(train, data.shape[1], options), f"{TRAIN}, held out"
 
 
 def _examples(

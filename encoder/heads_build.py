@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from encoder.head_data import TRAIN, Examples, NoExamplesError
+from encoder.head_data import TRAIN, Examples, NoExamplesError, check_labels
 from encoder.heads_category import fit_categories
 from encoder.heads_fit import fit_pairs
 from encoder.heads_graph import category_graph, pair_graph
@@ -61,13 +61,12 @@ def fit_head(
         if not np.isfinite(vectors).all():
             row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
             raise HeadInputError(f"the {name} vector of row {row} is not finite")
+    check_labels(task, train)
     some = valid.where(np.arange(len(valid)) < _CHECKED)
     if task == "category":
         of_category = fit_categories(train, valid, users, len(classes), options)
         model, wanted = category_graph(of_category.weights()), of_category.predict(users[some.users])
     else:
-        if (train.labels == train.labels[0]).all():
-            raise NoExamplesError(task, TRAIN, f"every label is {train.labels[0]:g}: nothing to tell apart")
         fitted = fit_pairs(task, train, valid, users, items, options)
         model, wanted = pair_graph(fitted.weights()), fitted.predict(some, users, items)
     head = Head(task, model.SerializeToString(), users.shape[1], options, classes)

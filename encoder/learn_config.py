@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from encoder.config import SettingsError
+from encoder.config import SettingsError, check_names, check_numbers
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 _BATCH = 256  # users per step that the learning rate is meant for
@@ -61,23 +61,13 @@ class LearnConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_numbers(asdict(self))
         for name in ("dim", "epochs", "members", "patience"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} {getattr(self, name)} is not at least 1")
         for name in ("hold_out", "event_dropout", "view_dropout", "noise", "id_dropout", "averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} {getattr(self, name)} is not in [0, 1)")
-        for name in (
-            "weight_decay",
-            "history_loss",
-            "view_loss",
-            "alignment",
-            "adversarial",
-            "negatives",
-            "batch",
-        ):
-            if not getattr(self, name) >= 0:
-                raise SettingsError(f"{name} {getattr(self, name)} is negative")
         if not self.learning_rate > 0 or not self.hold_out > 0:
             raise SettingsError("learning_rate and hold_out must be above 0")
 
@@ -101,7 +91,5 @@ class LearnConfig:
         Raises:
             SettingsError: a setting is missing, unknown or not of its kind.
         """
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise SettingsError(error) from error
+        check_names(cls, values)
+        return cls(**values)

@@ -26,6 +26,17 @@ SAMPLED = 4_096
 Score = Callable[[Block], float]
 
 
+class LearningDivergedError(RuntimeError):
+    """The loss of a learned block is no longer a number."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(
+            f"training of the learned block diverged in epoch {epoch}: use a smaller learning_rate "
+            "(--config), or --fusion ridge"
+        )
+        self.epoch = epoch
+
+
 class Run:
     """A module, its optimizer and what they have reached."""
 
@@ -64,7 +75,7 @@ class Run:
             self._restore(*found)
 
     def epoch(self, steps: Steps) -> float:
-        """Train for one epoch and return the mean loss of its steps."""
+        """Train for one epoch and return the mean loss of its steps.  Raises: LearningDivergedError."""
         number = self.progress.epoch
         torch.manual_seed(self._options.seed * 1_000_003 + number)  # so that a resumed run draws the same
         self._ranking.seed(number)
@@ -81,6 +92,8 @@ class Run:
             self._average()
             total += float(loss.detach())
         self.progress.epoch += 1
+        if not np.isfinite(total):
+            raise LearningDivergedError(self.progress.epoch)
         return total / max(1, steps.per_epoch)
 
     def check(self, score: Score | None, *, last: bool) -> dict[str, float]:

@@ -137,8 +137,10 @@ class LearnedBlock(nn.Module):
         known = popularity > 0
         found = known if targets is None else known & targets
         bias = array(self.bias)
-        rare = popularity <= np.quantile(popularity[found], _RARE)
-        bias = (bias - bias[found & rare].mean()) * found  # adding a constant to all changes no ranking
+        if found.any():
+            rare = found & (popularity <= np.quantile(popularity[found], _RARE))
+            bias = bias - bias[rare].mean()  # adding a constant to all changes no ranking
+        bias = bias * found
         ids = self.ids * torch.from_numpy(found[:, None]).to(self.ids.device)
         vectors = scale * array(ids + self.item_text @ self.of_item_text)
         of_text = scale * array(self.of_item_text)

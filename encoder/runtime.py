@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +25,18 @@ CONFIG_FILE = "config.json"
 ITEMS_FILE = "items.parquet"
 LEFT_OUT_FILE = "left_out_users.parquet"
 TABLES_FILE = "item_tables.safetensors"
+METRICS_FILE = "metrics.json"
+
+
+class NotFiniteModelError(ValueError):
+    """A model holds a number that is not finite, so it can say nothing."""
+
+    def __init__(self, directory: Path, tensor: str) -> None:
+        super().__init__(
+            f"model {directory.name} is of no use: {tensor} holds a number that is not finite; "
+            "run `triptych train` for another"
+        )
+        self.tensor = tensor
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,7 @@ class EncodedUsers:
     parts: FloatArray
 
     @property
-    def used(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def used(self) -> npt.NDArray[np.bool_]:
         """(B, 3) bool: which views have a part in the vector."""
         return np.asarray(self.parts.any(axis=2))
 
@@ -64,6 +77,8 @@ class Model:
     ) -> None:
         self.model_id = model_id
         self.manifest = manifest
+        self._directory = directory
+        self._said = False
         self.text_model_id: str = manifest["text_model_id"]
         self.export_id: str = manifest["export_id"]
         self.config = TowerConfig.from_json(json.loads((directory / CONFIG_FILE).read_text("utf-8")))
@@ -97,17 +112,46 @@ class Model:
         return cls(directory, directory.name, manifest, threads)
 
     def encode_users(self, batch: ViewBatch) -> EncodedUsers:
-        """Return the vectors and parts of a batch of users."""
+        """Return the vectors and parts of a batch of users.
+
+        A vector that is not finite comes back as zeros, as if no view were there, and the log says so.
+        """
         vectors, parts = self._user.run(
             ["vectors", "parts"],
             {"history": batch.history, "text": batch.text, "social": batch.social, "amounts": batch.amounts},
         )
+        if not np.isfinite(vectors).all():
+            lost = self._lost(vectors, "people")
+            vectors, parts = np.where(lost[:, None], 0, vectors), np.where(lost[:, None, None], 0, parts)
         return EncodedUsers(vectors, parts)
 
     def encode_items(self, id_vectors: FloatArray, text: FloatArray) -> FloatArray:
-        """Return item vectors (B, D) float32 from id vectors (B, D) and text vectors (B, D_T)."""
+        """Return item vectors (B, D) float32 from id vectors (B, D) and text vectors (B, D_T).
+
+        A vector that is not finite comes back as zeros, and the log says so.
+        """
         vectors: FloatArray = self._item.run(["vectors"], {"id_vector": id_vectors, "text": text})[0]
+        if not np.isfinite(vectors).all():
+            vectors = np.where(self._lost(vectors, "items")[:, None], 0, vectors)
         return vectors
+
+    def check_finite(self) -> None:
+        """Check that the tables hold numbers only.  Raises: NotFiniteModelError."""
+        for name, values in (("table", self.table), ("id_vectors", self.id_vectors)):
+            if not np.isfinite(values).all():
+                raise NotFiniteModelError(self._directory, f"{TABLES_FILE}: {name}")
+
+    def _lost(self, vectors: FloatArray, whose: str) -> npt.NDArray[np.bool_]:
+        """Return which rows (B,) are not finite; the log says so once."""
+        lost = np.asarray(~np.isfinite(vectors).all(axis=1))
+        if not self._said:
+            self._said = True
+            log.error(
+                "model %s gives vectors that are not finite, of %d of %d %s at first: they count as nothing; "
+                "run `triptych train` for another",
+                self.model_id, lost.sum(), len(lost), whose,
+            )  # fmt: skip
+        return lost
 
 
 def _session(path: Path, model_id: str, threads: int | None) -> ort.InferenceSession:

@@ -11,6 +11,7 @@ from encoder.views import FloatArray, Matrix
 
 _OVERSAMPLING = 32
 _POWER_ITERATIONS = 12
+_LEAST = 1e-4  # of the greatest singular value; what is less is rounding, of numbers with 7 digits
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,25 @@ class Spectrum:
     """Truncated SVD of a degree-normalised behaviour matrix.
 
     Shapes:
-        singular: (R,) float64, descending.
+        singular: (R,) float64, descending, none of them numerically 0.
         right: (N, R) float32, orthonormal columns; zero rows for items without events.
         degree: (N,) float64, summed weight of each item.
         item_exponent: b, the power of the degree that the matrix was divided by.
+        rank: of the matrix, as far as it was looked at: more than R only where that cut something off.
     """
 
     singular: npt.NDArray[np.float64]
     right: FloatArray
     degree: npt.NDArray[np.float64]
-    item_exponent: float = 0.5
+    item_exponent: float
+    rank: int
+
+    def tells(self, dim: int, damping: float) -> bool:
+        """Return whether a table says anything about items that a person has not seen.
+
+        All directions together and undamped give a history back as it was, with 0 for all that is not in it.
+        """
+        return damping > 0 or dim < self.rank
 
     def table(self, dim: int, damping: float) -> FloatArray:
         """Return what a history is pooled with, (N, dim) float32: D^-b V filtered by s²/(s² + damping·s₁²).
@@ -58,7 +68,7 @@ def spectrum(
 ) -> Spectrum:
     """Return the top singular values and right vectors of D_u^-a X D_i^-b.
 
-    The rank is cut to what the matrix can have. Memory: (U + N) × rank floats.
+    The rank is cut to that of the matrix. Memory: (U + N) × rank floats.
 
     Source:
         Halko, Martinsson, Tropp 2011, "Finding structure with randomness", algorithm 4.4 (randomised
@@ -82,16 +92,19 @@ def spectrum(
     basis = np.linalg.qr(basis)[0]
     projected = np.asarray(scaled @ basis, dtype=np.float64)  # (U, width)
     power, rotation = np.linalg.eigh(projected.T @ projected)
-    best = np.argsort(power)[::-1][:rank]
-    right = (basis @ rotation[:, best]).astype(np.float32)
+    singular = np.sqrt(np.maximum(power[::-1], 0.0))  # (width,), descending
+    whole = int((singular > _LEAST * singular[0]).sum())
+    best = slice(min(rank, whole))
+    right = (basis @ rotation[:, ::-1][:, best]).astype(np.float32)
     right[item_degree == 0] = 0.0
-    return Spectrum(np.sqrt(np.maximum(power[best], 0.0)), right, item_degree, item_exponent)
+    return Spectrum(singular[best], right, item_degree, item_exponent, whole)
 
 
 def _independent(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return nearly orthonormal columns of the same span: one shifted Cholesky QR, a tenth of the time of QR.
 
     Between power iterations the columns need only be kept from falling together; the last step is a true QR.
+    Where they have fallen together already, as those of a matrix of low rank do at once, a true QR is taken.
 
     Source:
         Fukaya et al. 2020, "Shifted Cholesky QR for computing the QR factorization of
@@ -99,5 +112,8 @@ def _independent(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """
     gram = block.T @ block
     shift = 1e-6 * np.trace(gram) / len(gram)
-    lower = np.linalg.cholesky(gram.astype(np.float64) + shift * np.eye(len(gram)))
+    try:
+        lower = np.linalg.cholesky(gram.astype(np.float64) + shift * np.eye(len(gram)))
+    except np.linalg.LinAlgError:
+        return np.linalg.qr(block)[0]
     return np.asarray(solve_triangular(lower.astype(np.float32), block.T, lower=True).T)

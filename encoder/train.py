@@ -3,22 +3,34 @@
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
+from encoder.apart import told_apart
 from encoder.dataset import Dataset, load_dataset
 from encoder.export import export_towers
 from encoder.fit import TrainOptions, fit
 from encoder.heads_runtime import Head, save_head
 from encoder.learn_config import CHECKPOINT_FILE
-from encoder.runtime import CONFIG_FILE, ITEMS_FILE, LEFT_OUT_FILE, TABLES_FILE, Model
+from encoder.runtime import (
+    CONFIG_FILE,
+    ITEMS_FILE,
+    LEFT_OUT_FILE,
+    METRICS_FILE,
+    TABLES_FILE,
+    Model,
+    NotFiniteModelError,
+)
+from encoder.teachable import check_actions, check_left_out, warn_of_weights
 from encoder.text import TextEncoder
 from encoder.text_cache import TextCache
 from encoder.tower import Tower
@@ -32,13 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.json"
 HeadOf = Callable[[Dataset, FloatArray, FloatArray], tuple[Head, dict[str, Any]]]
 PARITY = 1e-5
-
-
-class NothingToLearnError(ValueError):
-    """The export has no visible behaviour to learn item vectors from."""
 
 
 class ParityError(RuntimeError):
@@ -75,20 +82,25 @@ def train(
         head: gives the task head of (data, user vectors, item vectors), if one is asked for.
 
     Raises:
-        NothingToLearnError: the export has no visible behaviour.
+        NothingToLearnError: the export has no visible behaviour that counts.
+        UnknownActionError: an action is weighted that no behaviour has.
+        LeftOutShareError: the share of users to leave out leaves out nobody, or all who did anything.
+        LearningDivergedError: a learned block came to nothing.
+        NotFiniteModelError: a number of the model is not finite; nothing is published.
         ParityError: the exported graph does not compute what was fitted.
     """
     start = time.perf_counter()
+    check_actions(export, options.base)
+    warn_of_weights(export)
     data = load_dataset(export, encoder, cache)
     encoded = time.perf_counter()
     left_out = left_out_users(len(data.users), options)
+    check_left_out(data, left_out, options.left_out_share, options.base)
     data = data.without_users(left_out)
-    if not len(data.history.users):
-        raise NothingToLearnError(f"export {export.export_id} has no visible behaviour to learn from")
     fitted = fit(data, options, home.training, report)
     seconds = {"encode": encoded - start, "fit": time.perf_counter() - encoded}
-    metrics = fitted.facts | {"seconds": seconds}
     tower = fitted.tower
+    metrics = fitted.facts | {"seconds": seconds}
     made = None
     if head is not None:
         users = tower.vectors(tower.views(data)).astype(np.float32)
@@ -135,11 +147,34 @@ def save_model(
             pa.table({"user_id": data.users.filter(pa.array(left_out))}), draft.path / LEFT_OUT_FILE
         )
         (draft.path / CONFIG_FILE).write_text(json.dumps(tower.config.as_json(), indent=2), "utf-8")
-        (draft.path / METRICS_FILE).write_text(json.dumps(metrics, indent=2), "utf-8")
         if head is not None:
             save_head(head, draft.path)
+        check_finite(draft.path)
+        said = metrics | {"people": asdict(told_apart(tower, data))}
+        (draft.path / METRICS_FILE).write_text(json.dumps(said, indent=2), "utf-8")
         _check_parity(Model(draft.path, model_id, draft.facts), tower, data)
     return models / model_id
+
+
+def check_finite(directory: Path) -> None:
+    """Check that every number of a model's tables and graphs is finite.
+
+    Raises:
+        NotFiniteModelError: names the tensor.
+    """
+    for name, values in _tensors(directory):
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise NotFiniteModelError(directory, name)
+
+
+def _tensors(directory: Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """Yield every tensor of a model by its name, <file>: <tensor>."""
+    for path in sorted(directory.glob("*.safetensors")):
+        for name, values in load_file(path).items():
+            yield f"{path.name}: {name}", values
+    for path in sorted(directory.glob("*.onnx")):
+        for tensor in onnx.load(path).graph.initializer:
+            yield f"{path.name}: {tensor.name}", onnx.numpy_helper.to_array(tensor)
 
 
 def left_out_users(users: int, options: TrainOptions) -> npt.NDArray[np.bool_]:
@@ -152,5 +187,5 @@ def left_out_users(users: int, options: TrainOptions) -> npt.NDArray[np.bool_]:
 def _check_parity(model: Model, tower: Tower, data: Dataset, users: int = 512) -> None:
     sample = tower.views(data, np.arange(min(users, len(data.users))))
     difference = float(np.abs(model.encode_users(sample).parts - tower.parts(sample)).max(initial=0.0))
-    if difference > PARITY:
+    if not difference <= PARITY:
         raise ParityError(difference)

@@ -8,6 +8,9 @@ from scipy import sparse
 
 from encoder.config import VIEWS, TowerConfig
 from encoder.rows import Events
+from store.validation import MAX_WEIGHT
+
+_LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # what is less is 0 as float32
 
 FloatArray = npt.NDArray[np.float32]
 Matrix = sparse.csr_array
@@ -51,14 +54,15 @@ class ViewBatch:
 def event_matrix(events: Events, shape: tuple[int, int], config: TowerConfig) -> Matrix:
     """Return the weighted histories (users, items) float32; events of one pair add up before the log.
 
-    An event counts `config.actions[action]` × weight; a pair whose events all count 0 is no entry. With a
-    half-life h, a pair whose newest event has n newer ones in the same history counts 2^(−n/h) of that.
+    An event counts `config.actions[action]` × weight, each MAX_WEIGHT at most, which an old store may
+    exceed; a pair whose events all count 0 is no entry. With a half-life h, a pair whose newest event has n
+    newer ones in the same history counts 2^(−n/h) of that.
     Rows whose item is −1 (unknown to the model) are left out.
     """
-    counts = np.asarray(events.weights, dtype=np.float64)
+    counts = np.minimum(np.asarray(events.weights, dtype=np.float64), MAX_WEIGHT)
     if config.actions:
-        counts = counts * events.actions.weights(config.actions)
-    used = (events.items >= 0) & (counts > 0)
+        counts = counts * np.minimum(events.actions.weights(config.actions), MAX_WEIGHT)
+    used = (events.items >= 0) & (counts >= _LEAST_WEIGHT)
     users, items = events.users[used], events.items[used]
     pairs = users * shape[1] + items
     order = np.argsort(pairs, kind="stable")  # by user, then item

@@ -87,12 +87,14 @@ def reindex(
 
     Raises:
         ModelMismatchError: the encoder is not the model's text model.
+        NotFiniteModelError: the model holds a number that is not finite, as one of an earlier version may.
         FactoryError: FAISS does not understand the factory.
         IndexCheckError: an exact index misses something; nothing is published.
         ReindexRunsError: another process builds the same index.
     """
     if encoder.text_model_id != model.text_model_id:
         raise ModelMismatchError(model.text_model_id, encoder.text_model_id)
+    model.check_finite()
     if wish.factory != AUTO:
         empty_faiss(model.dim, wish.factory)  # so that a bad factory fails before the work
     people = People.of(export, ItemTower(model, encoder, cache))

@@ -1,5 +1,6 @@
 """What `triptych doctor` checks of a home's files: every byte of every artifact, and the pointers."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def file_checks(home: Home) -> Iterator[Check]:
         yield from artifact_checks(kind, parent)
     yield latest_check(home)
     yield current_check(home)
+    yield from model_check(home)
     yield from text_checks(home)
     yield from erased_check(home)
     yield leftover_check(home, parents.values())
@@ -95,6 +97,28 @@ def current_check(home: Home) -> Check:
     if _latest_id(home) not in (None, pair.model.model_id):
         return Check("CURRENT", State.WARNING, found, "a newer model waits: triptych reindex --home HOME")
     return Check("CURRENT", State.OK, found)
+
+
+def model_check(home: Home) -> Iterator[Check]:
+    """Yield whether the latest model holds numbers only and tells items apart, where there is one."""
+    try:
+        from encoder.runtime import METRICS_FILE, Model, NotFiniteModelError
+
+        model = pointed(home.latest_model, home.models)
+        Model.load(model, check=False).check_finite()
+        people = json.loads((model / METRICS_FILE).read_text("utf-8")).get("people")
+    except NotFiniteModelError as error:
+        yield Check("model", State.FAILED, str(error), "triptych train --home HOME, then triptych reindex")
+    except (ImportError, NotPublishedError, DamagedArtifactError, OSError):
+        return  # said by the checks of the machine, of the models and of LATEST
+    else:
+        alike, checked = (people["alike"], people["checked"]) if people else (0, 0)
+        found = f"it tells nothing apart for {alike} of {checked} people looked at" if people else "finite"
+        if alike * 2 > checked:
+            hint = "more behaviours, texts or friends would help; until then the order of items says little"
+            yield Check("model", State.WARNING, found, hint)
+        else:
+            yield Check("model", State.OK, found)
 
 
 def text_checks(home: Home) -> Iterator[Check]:

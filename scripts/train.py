@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 
 from scripts.session import HomeOption, existing, fresh_export
-from scripts.training import head_of, reporting, train_options, tuned_source
+from scripts.training import checked, reporting, train_options, tuned_source
+from store.validation import MAX_WEIGHT
 
 
 class FusionName(StrEnum):
@@ -111,14 +112,19 @@ def train_command(
 
     Example: triptych train --home demo
     """
+    from encoder.runtime import METRICS_FILE
     from encoder.text import TextEncoder
     from encoder.text_cache import TextCache
     from encoder.text_export import export_text_model
-    from encoder.train import METRICS_FILE, train
+    from encoder.train import train
 
     place, console = existing(home), Console()
     if config is not None and (dim or action or epochs or members or fusion is not FusionName.LEARNED):
         raise typer.BadParameter("--config names every setting: leave the others out")
+    if label is not None and task is not TaskName.CATEGORY:
+        raise typer.BadParameter("--label is for --task category")
+    if label is None and task is TaskName.CATEGORY:
+        raise typer.BadParameter("--task category needs a --label, such as kind or attributes.genre")
     options = train_options(fusion.value, parse_actions(action or []), config, epochs, members, seed)
     options = replace(
         options,
@@ -126,8 +132,8 @@ def train_command(
         max_dim=max_dim,
         left_out_share=holdout_users,
     )
-    fits_head = head_of(task.value, label, seed)
     with fresh_export(place) as export, reporting(options, wandb=wandb) as report:
+        head = checked(export, options, task.value, label)
         source = tuned_source(
             text_model, export, place, options, adapt=adapt_text,
             method=tune_text and tune_text.value, pooling=pooling and pooling.value,
@@ -136,7 +142,6 @@ def train_command(
             source, place.text_models, precision=precision.value, pooling=pooling.value if pooling else None
         )
         encoder = TextEncoder.load(text_directory)
-        head = fits_head(export) if fits_head else None
         with closing(TextCache.open(place.text_cache)) as cache:
             directory = train(place, export, encoder, cache, options, report, head)
     metrics = json.loads((directory / METRICS_FILE).read_text("utf-8"))
@@ -151,7 +156,7 @@ def parse_actions(named: list[str]) -> dict[str, float]:
     """Return action weights from texts like "share=2".
 
     Raises:
-        ValueError: a text is not NAME=NUMBER with a number that is not negative.
+        ValueError: a text is not NAME=NUMBER with a number from 0 to MAX_WEIGHT.
     """
     actions = {}
     for text in named:
@@ -160,6 +165,6 @@ def parse_actions(named: list[str]) -> dict[str, float]:
             actions[name] = float(weight)
         except ValueError:
             raise ValueError(f"--action {text!r} is not NAME=NUMBER, such as share=2") from None
-        if not name or not 0 <= actions[name] < float("inf"):
-            raise ValueError(f"--action {text!r}: the weight must be a number that is not negative")
+        if not name or not 0 <= actions[name] <= MAX_WEIGHT:
+            raise ValueError(f"--action {text!r}: the weight must be a number from 0 to {MAX_WEIGHT:g}")
     return actions

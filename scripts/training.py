@@ -1,17 +1,20 @@
 """What `triptych train` puts together: settings, the text model, the task head and who hears of figures."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import typer
+
 from store.export import Export
 from store.home import Home
 
 if TYPE_CHECKING:
+    from encoder.dataset import Dataset
     from encoder.fit import TrainOptions
     from encoder.learn import Report
     from encoder.train import HeadOf
@@ -35,15 +38,18 @@ def train_options(
     """Return the options of training from what the command line said, or from a file of `triptych tune`.
 
     Raises:
-        SettingsError: the file has a setting that is missing, unknown or not of its kind.
+        SettingsError: the file is not JSON, or has a setting that is unknown or not of its kind.
     """
-    from encoder.config import Fusion, TowerConfig
+    from encoder.config import Fusion, SettingsError, TowerConfig
     from encoder.fit import TrainOptions
     from encoder.learn_config import LearnConfig
 
     if config is not None:
-        values = json.loads(config.read_text("utf-8"))
-        learned = values.pop("learned", None)
+        try:
+            values = json.loads(config.read_text("utf-8"))
+        except ValueError as error:
+            raise SettingsError(f"{config} is not JSON: {error}") from error
+        learned = values.pop("learned", None) if isinstance(values, dict) else None
         learn = LearnConfig.from_json(learned) if learned else None
         return TrainOptions(base=TowerConfig.from_json(values), search=False, learn=learn, seed=seed)
     learn = None
@@ -93,26 +99,44 @@ def tuned_source(
     return source
 
 
-def head_of(task: str, label: str | None, seed: int) -> "Callable[[Export], HeadOf] | None":
-    """Return what fits the task head to an export's data, or None for plain retrieval.
+def checked(export: Export, options: "TrainOptions", task: str, label: str | None) -> "HeadOf | None":
+    """Return what fits the task head to an export's data, None for plain retrieval, once all can be learned.
+
+    What is found here would come out only after all texts are encoded and the tower is fitted.
 
     Raises:
-        HeadOptionsError: an option makes no sense for the task.
+        typer.BadParameter: an action is weighted that no behaviour has.
+        NothingToLearnError: no behaviour is there, visible and of a weight above 0.
+        LeftOutShareError: the share of users to leave out leaves out nobody, or all who did anything.
+        LabelError: the items do not have the label, or too few or too many classes of it.
+        NoExamplesError: the rows cannot teach the task.
     """
-    if task == "retrieval":
+    from encoder.dataset import load_rows
+    from encoder.teachable import UnknownActionError, check_actions, check_left_out
+    from encoder.train import left_out_users
+
+    try:
+        check_actions(export, options.base)
+    except UnknownActionError as error:
+        raise typer.BadParameter(str(error)) from error
+    if task == "retrieval" and not options.left_out_share:
         return None
-    from encoder.heads import train_head
+    data = load_rows(export)
+    left_out = left_out_users(len(data.users), options)
+    check_left_out(data, left_out, options.left_out_share, options.base)
+    return None if task == "retrieval" else _head(export, data.without_users(left_out), task, label, options)
+
+
+def _head(export: Export, rows: "Dataset", task: str, label: str | None, trained: "TrainOptions") -> "HeadOf":
+    from encoder.heads import check_head, train_head
     from encoder.heads_options import HeadOptions, Task
 
-    options = HeadOptions(label=label, seed=seed)
-
-    def of_export(export: Export) -> "HeadOf":
-        attributes, kinds = item_facts(export)
-        return lambda data, users, items: train_head(
-            cast("Task", task), data, attributes, kinds, users, items, options
-        )
-
-    return of_export
+    options = HeadOptions(label=label, seed=trained.seed)
+    attributes, kinds = item_facts(export)
+    check_head(cast("Task", task), rows, attributes, kinds, options)
+    return lambda data, users, items: train_head(
+        cast("Task", task), data, attributes, kinds, users, items, options
+    )
 
 
 def item_facts(export: Export) -> tuple[list[dict[str, Any] | None], list[str | None]]:

@@ -11,6 +11,7 @@ import typer
 
 from scripts.session import HomeOption, existing, fresh_export
 from scripts.train import FusionName, parse_actions
+from scripts.training import checked
 from store.artifact import NotPublishedError, pointed
 from store.export import Export
 from store.home import Home
@@ -51,6 +52,7 @@ def tune_command(
     """
     from encoder.config import TowerConfig
     from encoder.dataset import load_dataset
+    from encoder.fit import TrainOptions
     from encoder.text import TextEncoder
     from encoder.text_cache import TextCache
     from scripts.tuning import SPLIT, NoValidSplitError
@@ -64,11 +66,13 @@ def tune_command(
     closed_fusion = cast("Fusion", "ridge" if learned else fusion.value)
     base = TowerConfig(fusion=closed_fusion, actions=parse_actions(action or []))
     latest = _latest(place)
-    encoder = TextEncoder.load(_text_directory(place, text_model, latest))
-    with fresh_export(place) as export, closing(TextCache.open(place.text_cache)) as cache:
-        data = load_dataset(export, encoder, cache)
-        if SPLIT not in data.held_out:
+    with fresh_export(place) as export:
+        checked(export, TrainOptions(base=base), "retrieval", None)
+        if not export.held_out(SPLIT).num_rows:
             raise NoValidSplitError
+        encoder = TextEncoder.load(_text_directory(place, text_model, latest))
+        with closing(TextCache.open(place.text_cache)) as cache:
+            data = load_dataset(export, encoder, cache)
         if learned:
             base = closed_settings(data, base, latest)
         name = study_name(export, encoder.text_model_id, base, learned=learned)

@@ -13,7 +13,7 @@ from encoder.choose import choose_config
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.learn_config import LearnConfig
-from encoder.train import METRICS_FILE
+from encoder.runtime import METRICS_FILE
 from scripts.tuning import SPLIT, Objective, Space
 from scripts.tuning_learned import LearnObjective, LearnSpace
 from store.artifact import read_manifest

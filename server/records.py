@@ -1,6 +1,6 @@
 """What the retriever is asked and what it answers; no protobuf."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -143,6 +143,21 @@ class Candidates:
     def fallback(self) -> bool:
         """Whether popularity answered because no view was there."""
         return self.prior is not None
+
+    def finite(self) -> "Candidates":
+        """Return the candidates with a finite score: all, unless the index is of a model that is broken."""
+        kept = np.isfinite(self.scores)
+        if kept.all():
+            return self
+        places = np.flatnonzero(kept).tolist()
+        return replace(
+            self,
+            item_ids=[self.item_ids[place] for place in places],
+            scores=self.scores[kept],
+            shares=None if self.shares is None else self.shares[kept],
+            prior=None if self.prior is None else self.prior[kept],
+            explanations=tuple(self.explanations[place] for place in places if self.explanations),
+        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.records import FreeText, InlineViews, Query, RawVector, SimilarTo, StoredUser, Subject
 from store.duck import ItemNotFoundError
 from store.records import Event, Friend, UserViews
+from store.validation import MAX_WEIGHT
 
 DEFAULT_K = 10
 MAX_K = 1_000
@@ -24,7 +25,6 @@ MAX_EVENTS = 10_000
 MAX_TEXTS = 1_000
 MAX_FRIENDS = 1_000
 MAX_DIM = 65_536
-MAX_WEIGHT = 1e12
 MAX_NORM = 1e12
 
 _FIRST_SECOND = -62_135_596_800  # 0001-01-01, the first that the store takes too

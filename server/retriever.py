@@ -96,7 +96,7 @@ class Retriever:
             found = similar_people(serving, query, aim.vector, aim.used)
         done = time.perf_counter()
         timings = Timings(1e3 * (viewed - start), 1e3 * (coded - viewed), 1e3 * (done - coded))
-        return replace(found, timings=timings)
+        return replace(found.finite(), timings=timings)
 
     def _items(self, serving: Serving, queries: Sequence[Query]) -> list[Candidates]:
         start = time.perf_counter()
@@ -121,7 +121,7 @@ class Retriever:
             found.append(one)
         done = time.perf_counter()
         timings = Timings(1e3 * (viewed - start), 1e3 * (coded - viewed), 1e3 * (done - coded))
-        return [replace(one, timings=timings) for one in found]
+        return [replace(one.finite(), timings=timings) for one in found]
 
     def encode(self, subject: StoredUser | InlineViews) -> EncodedUser:
         """Return the vector and parts of a person.  Raises: NotReadyError."""

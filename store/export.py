@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import duckdb
 import pyarrow as pa
@@ -17,7 +17,16 @@ from store.connection import quoted
 from store.export_views import show
 from store.home import Home
 from store.items import item_hashes, some_items
-from store.queries import USER_HASHES, USERS, VISIBLE, VISIBLE_TEXT, Matrix, texts_with_vectors
+from store.queries import (
+    BOUNDED_WEIGHT,
+    USER_HASHES,
+    USERS,
+    VISIBLE,
+    VISIBLE_TEXT,
+    Matrix,
+    texts_with_vectors,
+)
+from store.validation import MAX_WEIGHT
 
 _EVENT = "user_id, item_id, action, weight, ts"
 _BY_TIME = "ORDER BY user_id, ts NULLS FIRST, item_id, action"
@@ -25,9 +34,16 @@ _HISTORY = f"SELECT {_EVENT} FROM data.behaviors WHERE {VISIBLE} {_BY_TIME}"
 _TEXTS = f"""
     SELECT user_id, item_id, text, ts FROM data.texts WHERE {VISIBLE_TEXT}
     ORDER BY user_id, ts NULLS FIRST, item_id NULLS FIRST, text"""
-_FRIENDS = """
-    SELECT user_id, friend_id, sum(weight) AS weight FROM data.social WHERE user_id <> friend_id
+_FRIENDS = f"""
+    SELECT user_id, friend_id, sum({BOUNDED_WEIGHT}) AS weight FROM data.social WHERE user_id <> friend_id
     GROUP BY ALL ORDER BY user_id, friend_id"""
+_ACTIONS = f"""
+    SELECT action, NOT {VISIBLE} AS held_out, count(*)::BIGINT AS rows, max({BOUNDED_WEIGHT}) AS most
+    FROM data.behaviors GROUP BY ALL ORDER BY ALL"""
+_OVERWEIGHT = f"""
+    SELECT count(*) FROM (
+        SELECT weight FROM data.behaviors UNION ALL SELECT weight FROM data.social
+    ) WHERE weight > {MAX_WEIGHT!r}"""
 _BATCH = 65_536
 _log = logging.getLogger(__name__)
 
@@ -46,6 +62,15 @@ class NotAnExportError(ValueError):
     def __init__(self, path: Path, kind: object) -> None:
         super().__init__(f"{path} is no export; its manifest says kind {kind!r}")
         self.path = path
+
+
+class ActionFacts(NamedTuple):
+    """How many behaviours have an action, held-out ones apart, and the greatest weight of one."""
+
+    action: str
+    held_out: bool
+    rows: int
+    most: float
 
 
 class Export:
@@ -133,6 +158,16 @@ class Export:
     def history_batches(self, rows: int = _BATCH) -> Iterator[pa.RecordBatch]:
         """Yield the history in the same order, at most `rows` at a time."""
         return self._batches(_HISTORY, rows)
+
+    def actions(self) -> list[ActionFacts]:
+        """Return what there is of each action, by name."""
+        with closing(self._db.cursor()) as cursor:
+            return [ActionFacts(*row) for row in cursor.execute(_ACTIONS).fetchall()]
+
+    def overweight(self) -> tuple[int, float]:
+        """Return how many rows weigh more than an import takes today, and the most that it does."""
+        with closing(self._db.cursor()) as cursor:
+            return int(cursor.execute(_OVERWEIGHT).fetchall()[0][0]), MAX_WEIGHT
 
     def held_out(self, split: str) -> pa.Table:
         """Return user_id, item_id, action, weight, ts of the behaviours in one split (valid or test)."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from store.validation import MAX_WEIGHT
+
 NO_TIME = int(np.iinfo(np.int64).min)
 NO_ITEM = int(np.iinfo(np.uint32).max)
 
@@ -75,12 +77,10 @@ class Ties:
         return cls(*columns) if columns else cls()
 
     def by_friend(self) -> dict[str, float]:
-        """Return the summed weight of each friend."""
-        sums = dict(zip(self.friends, self.weights, strict=True))
-        if len(sums) < len(self.friends):
-            sums = dict.fromkeys(self.friends, 0.0)
-            for friend, weight in zip(self.friends, self.weights, strict=True):
-                sums[friend] += weight
+        """Return the summed weight of each friend; each counts MAX_WEIGHT at most, as in an export."""
+        sums = dict.fromkeys(self.friends, 0.0)
+        for friend, weight in zip(self.friends, self.weights, strict=True):
+            sums[friend] += min(weight, MAX_WEIGHT)
         return sums
 
 

@@ -9,7 +9,12 @@ from collections.abc import Iterator
 import duckdb
 import numpy as np
 
+from store.validation import MAX_WEIGHT
+
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+
+# A store from before weights had a bound may hold greater ones; two of them could add up to infinity.
+BOUNDED_WEIGHT = f"least(weight, {MAX_WEIGHT!r})"
 
 VISIBLE = "(split IS NULL OR split = 'train')"
 
@@ -66,6 +71,12 @@ MARK_SPLITS = """
 def texts_with_vectors(
     cursor: duckdb.DuckDBPyConnection, text_model_id: str, batch: int
 ) -> Iterator[tuple[list[str], Matrix]]:
-    """Yield distinct visible texts and the vectors (n, D) float32 they came with, `batch` at a time."""
+    """Yield distinct visible texts and the vectors (n, D) float32 they came with, `batch` at a time.
+
+    The vectors are scaled to length 1, as those of the text model are; one of length 0 stays as it is.
+    """
     for rows in cursor.sql(IMPORTED_VECTORS, params=[text_model_id]).to_arrow_reader(batch):
-        yield rows.column("text").to_pylist(), np.vstack(rows.column("vector").to_numpy(zero_copy_only=False))
+        vectors = np.vstack(rows.column("vector").to_numpy(zero_copy_only=False)).astype(np.float64)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = np.divide(vectors, norms, out=vectors, where=norms > 0)
+        yield rows.column("text").to_pylist(), unit.astype(np.float32)

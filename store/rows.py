@@ -6,7 +6,7 @@ from math import isfinite
 from typing import NamedTuple
 
 from store.packing import NO_TIME
-from store.validation import MAX_ID_BYTES, MAX_TEXT_CHARS
+from store.validation import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT
 
 FIRST_TIME = -62_135_596_800_000_000  # microseconds: 0001-01-01
 LAST_TIME = 253_402_300_799_999_999  # 9999-12-31
@@ -122,7 +122,9 @@ def _too_long(name: str) -> bool:
 def _of_weight(weight: float) -> str | None:
     if not isfinite(weight):
         return "weight_not_a_number"
-    return "negative_weight" if weight < 0 else None
+    if weight < 0:
+        return "negative_weight"
+    return "weight_too_large" if weight > MAX_WEIGHT else None
 
 
 def _of_time(ts: int) -> str | None:

@@ -9,6 +9,7 @@ from store.tables import SQL_TYPES, Column, Kind
 
 MAX_ID_BYTES = 256
 MAX_TEXT_CHARS = 100_000
+MAX_WEIGHT = 1e12  # of one row: beyond any count, price or seconds; sums stay far below infinity
 DUPLICATE = "duplicate"
 VECTOR_DIMENSION = "vector_dimension"
 
@@ -50,6 +51,7 @@ CHECKS: tuple[Check, ...] = (
         "weight_not_a_number", "weight", "raw_weight IS NOT NULL AND NOT coalesce(isfinite(weight), false)"
     ),
     Check("negative_weight", "weight", "weight < 0"),
+    Check("weight_too_large", "weight", f"weight > {MAX_WEIGHT!r}"),
     Check("unparsable_time", "", "raw_{0} IS NOT NULL AND {0} IS NULL", kind="time"),
     Check("unknown_split", "split", "split NOT IN ('train', 'valid', 'test')"),
     Check(

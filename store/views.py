@@ -7,9 +7,10 @@ from typing import Any
 
 import duckdb
 
+from store.queries import BOUNDED_WEIGHT
 from store.records import Event, Friend, UserViews
 
-_FRIENDS = "SELECT user_id, friend_id, weight FROM data.social"
+_FRIENDS = f"SELECT user_id, friend_id, {BOUNDED_WEIGHT} FROM data.social"
 _EVENTS = "SELECT user_id, item_id, action, weight, ts, split FROM data.behaviors"
 _TEXTS = "SELECT user_id, item_id, text, ts FROM data.texts"
 _HELD_OUT = ("valid", "test")

@@ -42,7 +42,6 @@ from server.requests import (
     MAX_K,
     MAX_NORM,
     MAX_TEXTS,
-    MAX_WEIGHT,
 )
 from server.retriever import Retriever
 from server.servicers import RetrievalServicer
@@ -53,6 +52,7 @@ from store.export import Export
 from store.home import Home
 from store.records import UserViews
 from store.state import UserState
+from store.validation import MAX_WEIGHT
 
 UNKNOWN = "u-nobody"
 TEXT = "a quiet evening with a good book about gardens"

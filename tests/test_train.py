@@ -15,10 +15,11 @@ from encoder.config import TowerConfig
 from encoder.dataset import hold_out, load_dataset
 from encoder.fit import TrainOptions
 from encoder.runtime import LEFT_OUT_FILE, USER_GRAPH, Model
+from encoder.teachable import NothingToLearnError
 from encoder.text import TextEncoder
 from encoder.text_cache import TextCache, encode_all
 from encoder.tower import dataset_views
-from encoder.train import METRICS_FILE, NothingToLearnError, ParityError, train
+from encoder.train import METRICS_FILE, ParityError, train
 from store.artifact import DamagedArtifactError, artifacts, build, pointed
 from store.duck import Store
 from store.export import Export
@@ -161,7 +162,7 @@ def test_nothing_to_learn_from_is_an_error(
         export_id = create_export(store, tmp_path / "exports")
     with (
         Export.open(tmp_path / "exports" / export_id) as empty,
-        pytest.raises(NothingToLearnError, match="no visible behaviour"),
+        pytest.raises(NothingToLearnError, match="has no behaviours"),
     ):
         train(home, empty, encoder, cache, FIXED)
 

@@ -1,0 +1,107 @@
+"""What an export can teach, found out before the long work."""
+
+import logging
+from difflib import get_close_matches
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.config import TowerConfig
+from encoder.dataset import Dataset
+from store.export import Export
+
+log = logging.getLogger(__name__)
+
+
+class NothingToLearnError(ValueError):
+    """The export has no visible behaviour that counts, so there is nothing to learn item vectors from."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}, nothing to learn: {remedy}")
+        self.reason = reason
+
+
+class UnknownActionError(LookupError):
+    """An action is given a weight, and no behaviour has it."""
+
+    def __init__(self, action: str, there: list[str]) -> None:
+        near = get_close_matches(action, there, 1, 0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        super().__init__(f"no behaviour has the action {action!r}: {hint}there are {', '.join(there)}")
+        self.action = action
+
+
+class LeftOutShareError(ValueError):
+    """A share of users to leave out leaves out nobody, or everybody who could teach anything."""
+
+    def __init__(self, share: float, left_out: int, users: int, trouble: str) -> None:
+        super().__init__(
+            f"a share of {share:g} of the users to hold out is {left_out} of {users} here, and {trouble}: "
+            "take another share, or another seed"
+        )
+        self.share = share
+
+
+def check_actions(export: Export, config: TowerConfig) -> None:
+    """Check that there are behaviours, that they count something, and that every action weighted is there.
+
+    Raises:
+        NothingToLearnError: says why there is nothing to learn, and what to do.
+        UnknownActionError: names the action and the nearest one.
+    """
+    facts = export.actions()
+    visible = [one for one in facts if not one.held_out]
+    if not visible:
+        rows = sum(one.rows for one in facts)
+        if rows:
+            raise NothingToLearnError(
+                f"all {rows} behaviours of export {export.export_id} are held out",
+                "leave some in split train",
+            )
+        raise NothingToLearnError(
+            f"export {export.export_id} has no behaviours",
+            "import a table behaviors with user_id and item_id, and see which rows an import refused",
+        )
+    there = sorted({one.action for one in facts})
+    for action in config.actions:
+        if action not in there:
+            raise UnknownActionError(action, there)
+    if not any(one.most for one in visible):
+        raise NothingToLearnError(
+            "every behaviour weighs 0", "import weights above 0; without a column weight each row weighs 1"
+        )
+    if not any(one.most * config.actions.get(one.action, 1.0) for one in visible):
+        ignored = ", ".join(sorted(action for action, weight in config.actions.items() if not weight))
+        raise NothingToLearnError(
+            "every behaviour weighs 0", f"give one of these actions a weight above 0: {ignored}"
+        )
+
+
+def check_left_out(data: Dataset, left_out: npt.NDArray[np.bool_], share: float, config: TowerConfig) -> None:
+    """Check that a share of users leaves somebody out, and somebody to learn from.
+
+    Args:
+        data: with the rows of everybody.
+        left_out: (U,) which users training never sees.
+        share: as it was asked for.
+        config: how events are weighted.
+
+    Raises:
+        LeftOutShareError: it does not.
+    """
+    if not share:
+        return
+    counts = int(left_out.sum()), len(left_out)
+    if not counts[0]:
+        raise LeftOutShareError(share, *counts, "nobody would be unseen")
+    if not data.without_users(left_out).events(config).nnz:
+        raise LeftOutShareError(share, *counts, "nobody who did anything is left to learn from")
+
+
+def warn_of_weights(export: Export) -> None:
+    """Log how many rows weigh more than an import takes today; they count as the most that it does."""
+    rows, most = export.overweight()
+    if rows:
+        log.warning(
+            "%d rows weigh more than %g, as an older store let them: they count as %g", rows, most, most
+        )
