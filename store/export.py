@@ -17,7 +17,7 @@ from store.connection import quoted
 from store.export_views import show
 from store.home import Home
 from store.items import item_hashes, some_items
-from store.queries import USER_HASHES, USERS, VISIBLE, VISIBLE_TEXT, Matrix, texts_with_vectors
+from store.queries import TEXTS_AMONG, USER_HASHES, USERS, VISIBLE, VISIBLE_TEXT, Matrix, texts_with_vectors
 
 _EVENT = "user_id, item_id, action, weight, ts"
 _BY_TIME = "ORDER BY user_id, ts NULLS FIRST, item_id, action"
@@ -170,6 +170,12 @@ class Export:
         people = pa.concat_arrays([user_ids, *friends.column("friend_id").chunks]).unique().to_pylist()
         return self._table(_some(_HISTORY), [people]), self._table(_some(_TEXTS), [named]), friends
 
+    def texts_among(self, texts: Sequence[str]) -> set[str]:
+        """Return those of some texts that the export shows by the ledger as it is now."""
+        with Export(self.path, self.manifest) as now:
+            found = now._table(TEXTS_AMONG, [list(texts)])
+        return set(found.column("text").to_pylist())
+
     def imported_vectors(self, text_model_id: str, batch: int = 4096) -> Iterator[tuple[list[str], Matrix]]:
         """Yield distinct visible texts with the vectors (n, D) float32 that came with them for one model."""
         with closing(self._db.cursor()) as cursor:
@@ -180,7 +186,7 @@ class Export:
         found = self._table(f"SELECT 1 FROM ({USERS}) WHERE user_id = $1 LIMIT 1", [user_id])
         return len(found) > 0
 
-    def _table(self, sql: str, parameters: list[str] | None = None) -> pa.Table:
+    def _table(self, sql: str, parameters: list[Any] | None = None) -> pa.Table:
         with closing(self._db.cursor()) as cursor:
             table: pa.Table = cursor.sql(sql, params=parameters).to_arrow_table()
         return table
