@@ -1,6 +1,6 @@
 """What `triptych doctor` checks of a home's files: every byte of every artifact, and the pointers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from scripts.checking import Check, State
 from scripts.leftovers import abandoned
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, read_manifest, verify
 from store.home import Home
-from store.ledger import erased_among, read_ledger
+from store.ledger import Erasure, erased_among, read_ledger, since, unknown_to
 
 _CACHE = "cache"
 _UNIT = 1e-3
@@ -133,7 +133,6 @@ def text_models_in_use(home: Home) -> list[str]:
 def erased_check(home: Home) -> Iterator[Check]:
     """Yield a warning where an index still has vectors of people who were erased since; nobody finds them."""
     from indexer.stored_users import stored_users
-    from scripts.index import made_at
 
     try:
         erasures = read_ledger(home.erasures)
@@ -142,16 +141,25 @@ def erased_check(home: Home) -> Iterator[Check]:
     found = []
     for index_id in artifacts(home.indexes) if erasures else ():
         try:
-            made = made_at(read_manifest(home.indexes / index_id)["export_id"]).replace(tzinfo=None)
+            unknown = _unknown_to(home, read_manifest(home.indexes / index_id)["export_id"], erasures)
             users = stored_users(home.indexes / index_id)
         except (DamagedArtifactError, OSError, ValueError):
             continue  # said by the check of the indexes
-        count = len(erased_among(users, erasures, made))
+        count = len(erased_among(users, unknown))
         found += [f"index {index_id}: {count}"] if count else []
     if found:
         hint = "triptych reindex --home HOME, then triptych index prune --keep 1 --home HOME"
         said = f"vectors of erased people lie in files that nobody searches: {', '.join(found)}"
         yield Check("erased people", State.WARNING, said, hint)
+
+
+def _unknown_to(home: Home, export_id: str, erasures: Sequence[Erasure]) -> list[Erasure]:
+    """Return the erasures that an export, which may be gone by now, did not know."""
+    from scripts.index import made_at
+
+    if export_id in artifacts(home.exports):
+        return unknown_to(home.exports / export_id, read_manifest(home.exports / export_id), erasures)
+    return since(made_at(export_id), erasures)
 
 
 def leftover_check(home: Home, parents: Any) -> Check:

@@ -4,7 +4,6 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -63,8 +62,7 @@ class Export:
         self._db.execute(f"SET GLOBAL temp_directory = {quoted(spill)}")
         self._db.execute("SET GLOBAL python_enable_replacements = false")
         self._db.execute("ATTACH ':memory:' AS data")
-        since = datetime.fromisoformat(manifest["created_at"]).replace(tzinfo=None)
-        show(self._db, path, Home(path.parent.parent).erasures, since)
+        show(self._db, path, Home(path.parent.parent).erasures, manifest)
 
     @classmethod
     def open(cls, path: Path, *, verify: bool = True) -> Self:
