@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -179,18 +179,6 @@ class TextCache:
             transaction.put(_FENCE, raised.to_bytes(8, "little"))
             return sum(transaction.delete(_key(text_model_id, text)) for text in texts)
 
-    def count(self) -> tuple[int, int]:
-        """Return how many vectors there are, and how many of them are damaged."""
-        there = damaged = 0
-        with self._transaction() as transaction:
-            for key, value in transaction.cursor():
-                model, ends, _ = key.partition(b"\0")
-                if model and ends:
-                    dim = _dim(model, transaction.get(model))
-                    there += 1
-                    damaged += dim is None or _unpacked(key, value, dim) is None
-        return there, damaged
-
     def _drop(self, keys: Sequence[bytes], dim: int) -> None:
         with self._transaction(write=True) as transaction:
             for key in keys:
@@ -258,6 +246,24 @@ class WrittenTexts:
             there = self._among(texts)
             rows = [row for row, text in enumerate(texts) if text in there]
             texts, vectors = [texts[row] for row in rows], vectors[rows]
+
+
+def look_through(path: Path) -> tuple[int, int]:
+    """Return how many vectors a cache holds and how many are damaged; changes nothing.
+
+    Raises:
+        UnsoundFileError: the file is damaged.
+    """
+    env, _ = open_sound(path, map_size=_MAP_BYTES, max_readers=_READERS)
+    there = damaged = 0
+    with closing(env), env.begin() as transaction:
+        for key, value in transaction.cursor():
+            model, ends, _ = key.partition(b"\0")
+            if model and ends:
+                dim = _dim(model, transaction.get(model))
+                there += 1
+                damaged += dim is None or _unpacked(key, value, dim) is None
+    return there, damaged
 
 
 def encode_all(

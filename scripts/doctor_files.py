@@ -11,6 +11,7 @@ from scripts.leftovers import abandoned
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, read_manifest, verify
 from store.home import Home
 from store.ledger import Erasure, erased_among, read_ledger, since, unknown_to
+from store.sound import DATA, UnsoundFileError
 
 _CACHE = "cache"
 _UNIT = 1e-3
@@ -36,6 +37,7 @@ def file_checks(home: Home) -> Iterator[Check]:
     yield latest_check(home)
     yield current_check(home)
     yield from text_checks(home)
+    yield cache_check(home)
     yield from erased_check(home)
     yield leftover_check(home, parents.values())
 
@@ -117,6 +119,22 @@ def text_checks(home: Home) -> Iterator[Check]:
             yield Check("text model", State.FAILED, found, "remove its directory, then train again")
         else:
             yield Check("text model", State.OK, found)
+
+
+def cache_check(home: Home) -> Check:
+    """Return whether every page and every vector of the text cache is what was written."""
+    from encoder.text_cache import look_through
+
+    name, hint = "text cache", "nothing: whoever opens it next makes anew what is damaged"
+    if not (home.text_cache / DATA).exists():
+        return Check(name, State.OK, "none yet")
+    try:
+        there, damaged = look_through(home.text_cache)
+    except UnsoundFileError as error:
+        return Check(name, State.WARNING, str(error), hint)
+    if damaged:
+        return Check(name, State.WARNING, f"{damaged:,} of {there:,} vectors are damaged", hint)
+    return Check(name, State.OK, f"{there:,} vectors, every byte as it was written")
 
 
 def text_models_in_use(home: Home) -> list[str]:

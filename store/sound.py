@@ -57,7 +57,7 @@ def open_sound(path: Path, **options: Any) -> tuple[Any, bool]:
     if looks and all(looks):
         raise UnsoundFileError(path, looks[-1])
     try:
-        env = lmdb.open(str(path), **options)
+        env: Any = lmdb.open(str(path), **options)
     except (*DAMAGE, lmdb.MemoryError) as error:
         raise UnsoundFileError(path, str(error)) from error
     try:
