@@ -15,7 +15,7 @@ from scipy import sparse
 from encoder.config import TowerConfig
 from encoder.rows import NO_TIME, Actions, Events, IntArray, Texts
 from encoder.text import TextEncoder, item_text
-from encoder.text_cache import TextCache, encode_all
+from encoder.text_cache import TextCache, WrittenTexts, encode_all
 from encoder.views import FloatArray, Matrix, event_matrix, text_sums, unit_rows
 from store.export import Export
 from store.validation import MAX_WEIGHT
@@ -97,17 +97,18 @@ class Dataset:
 
 def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Dataset:
     """Return an export as arrays; texts that the cache lacks are encoded, with a progress bar."""
+    written = WrittenTexts(cache, export.texts_among)
     # A connection of its own: DuckDB keeps what it has read in memory until it is closed.
     with Export(export.path, export.manifest) as source:
         for known, vectors in source.imported_vectors(encoder.text_model_id):
-            cache.put(encoder.text_model_id, known, vectors)
+            written.put(encoder.text_model_id, known, vectors)
         table = source.items()
         columns = (table.column(name).to_pylist() for name in ("title", "text"))
         texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
         data = _rows(source, table.column("item_id").combine_chunks())
         data = replace(
             data,
-            texts=_texts(source, (data.users, data.items), encoder, cache),
+            texts=_texts(source, (data.users, data.items), encoder, cache, written),
             item_text=encode_all(encoder, cache, texts, "item texts"),
         )
     pa.default_memory_pool().release_unused()
@@ -183,7 +184,11 @@ def _ties(table: pa.Table, users: pa.StringArray) -> Matrix:
 
 
 def _texts(
-    export: Export, ids: tuple[pa.StringArray, pa.StringArray], encoder: TextEncoder, cache: TextCache
+    export: Export,
+    ids: tuple[pa.StringArray, pa.StringArray],
+    encoder: TextEncoder,
+    cache: TextCache,
+    written: WrittenTexts,
 ) -> Texts:
     """Return the encoded texts, read a bounded batch at a time; their vectors lie in an unnamed file."""
     users, items = ids
@@ -198,7 +203,8 @@ def _texts(
             )
             for column, values in zip(columns, row, strict=True):
                 column.append(values)
-            file.write(encode_all(encoder, cache, batch.column("text").to_pylist(), "user texts").data)
+            texts = batch.column("text").to_pylist()
+            file.write(encode_all(encoder, cache, texts, "user texts", written).data)
         owners, named, ts = (np.concatenate(column) for column in columns)
         file.flush()
         shape = (len(owners), encoder.dim)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from encoder.dataset import rows_of
 from encoder.rows import NO_TIME, Actions, Events
-from encoder.text_cache import encode_all
+from encoder.text_cache import WrittenTexts, encode_all
 from encoder.views import (
     FloatArray,
     event_matrix,
@@ -45,11 +45,12 @@ def user_vectors(export: Export, tower: ItemTower, batches: Sequence[pa.StringAr
     if not any(map(len, batches)):
         yield from (np.zeros((0, tower.model.dim), dtype=np.float32) for _ in batches)
         return
+    written = WrittenTexts(tower.cache, export.texts_among)
     with Export(export.path, export.manifest) as source:  # DuckDB keeps what it has read until it is closed
         for known, vectors in source.imported_vectors(tower.encoder.text_model_id):
-            tower.cache.put(tower.encoder.text_model_id, known, vectors)
+            written.put(tower.encoder.text_model_id, known, vectors)
         for user_ids in tqdm(batches, desc="user vectors", unit="batch", disable=None):
-            yield _vectors(source, tower, user_ids)
+            yield _vectors(source, tower, user_ids, written)
 
 
 def batches_of(user_ids: pa.StringArray) -> list[pa.StringArray]:
@@ -82,7 +83,9 @@ def tuning_queries(vectors: FloatArray, users: FloatArray) -> FloatArray:
     return np.ascontiguousarray((picked / norms).sum(axis=1), dtype=np.float32)
 
 
-def _vectors(export: Export, tower: ItemTower, user_ids: pa.StringArray) -> FloatArray:
+def _vectors(
+    export: Export, tower: ItemTower, user_ids: pa.StringArray, texts_of: WrittenTexts
+) -> FloatArray:
     """Return the vectors (B, D) of some users; their views are those of `encoder.tower.dataset_views`."""
     model = tower.model
     history, texts, friends = export.some_users(user_ids)
@@ -101,17 +104,19 @@ def _vectors(export: Export, tower: ItemTower, user_ids: pa.StringArray) -> Floa
         axis=1,
     )
     words = texts.column("text").combine_chunks().dictionary_encode()
-    written = _encoded(tower, words.dictionary.to_pylist())
+    written = _encoded(tower, words.dictionary.to_pylist(), texts_of)
     pool = text_pool(authors, np.asarray(words.indices), (len(user_ids), len(written)))
     text = unit_rows(np.asarray(pool @ written, dtype=np.float32))  # (B, D_T)
     views = view_batch(pooled[own], text, social_view(ties, pooled, model.widths), counts)
     return model.encode_users(views).vectors
 
 
-def _encoded(tower: ItemTower, texts: list[str]) -> FloatArray:
+def _encoded(tower: ItemTower, texts: list[str], written: WrittenTexts) -> FloatArray:
     """Return the vectors of texts; a bar is shown only where some have to be encoded."""
     vectors, found = tower.cache.get(tower.encoder.text_model_id, texts, tower.encoder.dim)
-    return vectors if found.all() else encode_all(tower.encoder, tower.cache, texts, "user texts")
+    if found.all():
+        return vectors
+    return encode_all(tower.encoder, tower.cache, texts, "user texts", written)
 
 
 def _events(history: pa.Table, people: pa.StringArray, items: pa.StringArray) -> Events:

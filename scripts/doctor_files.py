@@ -1,7 +1,7 @@
 """What `triptych doctor` checks of a home's files: every byte of every artifact, and the pointers."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from scripts.checking import Check, State
 from scripts.leftovers import abandoned
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, read_manifest, verify
 from store.home import Home
-from store.ledger import erased_among, read_ledger
+from store.ledger import Erasure, erased_among, read_ledger, since, unknown_to
+from store.sound import DATA, UnsoundFileError
 
 _CACHE = "cache"
 _UNIT = 1e-3
@@ -38,6 +39,7 @@ def file_checks(home: Home) -> Iterator[Check]:
     yield current_check(home)
     yield from model_check(home)
     yield from text_checks(home)
+    yield cache_check(home)
     yield from erased_check(home)
     yield leftover_check(home, parents.values())
 
@@ -143,6 +145,22 @@ def text_checks(home: Home) -> Iterator[Check]:
             yield Check("text model", State.OK, found)
 
 
+def cache_check(home: Home) -> Check:
+    """Return whether every page and every vector of the text cache is what was written."""
+    from encoder.text_cache import look_through
+
+    name, hint = "text cache", "nothing: whoever opens it next makes anew what is damaged"
+    if not (home.text_cache / DATA).exists():
+        return Check(name, State.OK, "none yet")
+    try:
+        there, damaged = look_through(home.text_cache)
+    except UnsoundFileError as error:
+        return Check(name, State.WARNING, str(error), hint)
+    if damaged:
+        return Check(name, State.WARNING, f"{damaged:,} of {there:,} vectors are damaged", hint)
+    return Check(name, State.OK, f"{there:,} vectors, every byte as it was written")
+
+
 def text_models_in_use(home: Home) -> list[str]:
     """Return the text models behind LATEST and CURRENT, as far as manifests can be read."""
     found = set()
@@ -157,7 +175,6 @@ def text_models_in_use(home: Home) -> list[str]:
 def erased_check(home: Home) -> Iterator[Check]:
     """Yield a warning where an index still has vectors of people who were erased since; nobody finds them."""
     from indexer.stored_users import stored_users
-    from scripts.index import made_at
 
     try:
         erasures = read_ledger(home.erasures)
@@ -166,16 +183,25 @@ def erased_check(home: Home) -> Iterator[Check]:
     found = []
     for index_id in artifacts(home.indexes) if erasures else ():
         try:
-            made = made_at(read_manifest(home.indexes / index_id)["export_id"]).replace(tzinfo=None)
+            unknown = _unknown_to(home, read_manifest(home.indexes / index_id)["export_id"], erasures)
             users = stored_users(home.indexes / index_id)
         except (DamagedArtifactError, OSError, ValueError):
             continue  # said by the check of the indexes
-        count = len(erased_among(users, erasures, made))
+        count = len(erased_among(users, unknown))
         found += [f"index {index_id}: {count}"] if count else []
     if found:
         hint = "triptych reindex --home HOME, then triptych index prune --keep 1 --home HOME"
         said = f"vectors of erased people lie in files that nobody searches: {', '.join(found)}"
         yield Check("erased people", State.WARNING, said, hint)
+
+
+def _unknown_to(home: Home, export_id: str, erasures: Sequence[Erasure]) -> list[Erasure]:
+    """Return the erasures that an export, which may be gone by now, did not know."""
+    from scripts.index import made_at
+
+    if export_id in artifacts(home.exports):
+        return unknown_to(home.exports / export_id, read_manifest(home.exports / export_id), erasures)
+    return since(made_at(export_id), erasures)
 
 
 def leftover_check(home: Home, parents: Any) -> Check:

@@ -17,6 +17,8 @@ from store.duck import Store
 from store.erasing import unfinished
 from store.home import Home
 from store.ledger import read_ledger
+from store.packing import DamagedRecordError
+from store.sound import UnsoundFileError
 from store.state_files import head_of
 
 _SECONDS = 5.0
@@ -115,7 +117,11 @@ def state_check(home: Home) -> Check:
         return Check("user state", State.WARNING, f"{left} erasures are not finished", hint)
     if not home.state.is_dir():
         return Check("user state", State.OK, "none yet: a server makes it when it starts")
-    if head_of(home.state) == head.commit_id:
+    try:
+        reflects = head_of(home.state)
+    except (UnsoundFileError, DamagedRecordError) as error:
+        return Check("user state", State.WARNING, f"{error}; it will be made anew", hint)
+    if reflects == head.commit_id:
         return Check("user state", State.OK, f"of commit {head.sequence}, as the store")
     return Check("user state", State.WARNING, f"not of commit {head.sequence}: it will be made anew", hint)
 

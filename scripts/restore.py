@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +18,7 @@ from store.duck import Store
 from store.erasing import erase_rows, erasures, take_over
 from store.home import Home
 from store.importing import import_folder
-from store.ledger import Erasure, erased_among, read_ledger, write_ledger
+from store.ledger import LEDGER, Erasure, erased_among, read_ledger, together, unknown_to, write_ledger
 
 _PARENTS = ("exports", "text_models", "models", "indexes")
 log = logging.getLogger(__name__)
@@ -98,11 +97,11 @@ def ledgers_of(backup: Path, also: Path | None = None) -> list[Erasure]:
         raise FileNotFoundError(f"{also} is no ledger of erasures: there is no such file")
     beside = [backup.parent / name for name in artifacts(backup.parent)]
     files = [Home(folder).erasures for folder in beside] + ([also] if also else [])
-    return sorted({one for file in files for one in read_ledger(file)}, key=lambda one: one.erased_at)
+    return together(*map(read_ledger, files))
 
 
 def restore(backup: Path, home: Home, ledger: Sequence[Erasure] = ()) -> dict[str, Any]:
-    """Return the manifest of a backup after making a home of it, without those whom a ledger names since.
+    """Make a home of a backup without those whose erasure it does not know; return the backup's manifest.
 
     Raises:
         HomeInUseError: the home holds something.
@@ -155,7 +154,7 @@ def _fill(draft: Home, backup: Path, manifest: dict[str, Any], ledger: Sequence[
     with Store.open(draft.database) as store:
         import_folder(store, exported, rejects=draft.rejects, file_format="parquet", strict=True)
         found = {table: rows for table, rows in store.counts().items() if table in manifest["counts"]}
-        _erase_again(store, ledger, datetime.fromisoformat(read_manifest(exported)["created_at"]))
+        _erase_again(store, together(ledger, read_ledger(exported / LEDGER)), exported)
         write_ledger(draft.erasures, erasures(store))
     if found != manifest["counts"]:
         raise IncompleteRestoreError(manifest["counts"], found)
@@ -167,11 +166,11 @@ def _fill(draft: Home, backup: Path, manifest: dict[str, Any], ledger: Sequence[
         point(draft.current_index, manifest["current"])
 
 
-def _erase_again(store: Store, ledger: Sequence[Erasure], exported_at: datetime) -> None:
-    """Take a ledger over, and remove whom it says was erased after an export."""
-    since = exported_at.replace(tzinfo=None)
+def _erase_again(store: Store, ledger: Sequence[Erasure], exported: Path) -> None:
+    """Take a ledger over, and remove those whose erasure an export does not know."""
     take_over(store, ledger)
-    again = erased_among(store.user_ids(), ledger, since)
+    unknown = unknown_to(exported, read_manifest(exported), ledger)
+    again = erased_among(store.user_ids(), unknown)
     if again:
         removed: dict[str, int] = {}
         with store.writing() as cursor:

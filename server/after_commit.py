@@ -10,6 +10,7 @@ from typing import Self
 
 import numpy as np
 
+from encoder.text_cache import WrittenTexts
 from server.live_items import LiveItems
 from server.live_users import LiveUsers
 from server.retriever import NotReadyError, Retriever
@@ -18,6 +19,7 @@ from store.requests import Change
 
 _AT_ONCE = 8  # larger batches are hardly faster, and a new text would wait for them
 _NICENESS = 10
+_NO_FENCE = -1
 log = logging.getLogger(__name__)
 
 
@@ -32,10 +34,10 @@ class AfterCommit:
         self._retriever = retriever
         self._live = live
         self._users = users
-        self._pending: dict[str, None] = {}  # a set that keeps its order
-        self._backlog: list[str] = []  # found by the sweep; new texts go first
-        self._meanwhile: list[str] | None = None
-        self._sweep: Iterator[list[str]] | None = None
+        self._pending: dict[str, int] = {}  # with the cache's fence of when they came, oldest first
+        self._backlog: dict[str, int] = {}  # found by the sweep; new texts go first
+        self._meanwhile: dict[str, int] | None = None
+        self._sweep: Iterator[dict[str, int]] | None = None
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="texts")
@@ -53,7 +55,7 @@ class AfterCommit:
     def changed(self, change: Change) -> None:
         """Take note of a committed transaction; items that it deletes are out of the index afterwards."""
         if change.texts:
-            self._add(change.texts)
+            self._add(dict.fromkeys(change.texts, self._fence()))
         if change.items:
             self._live.committed(change.items)
         if change.users:
@@ -66,6 +68,10 @@ class AfterCommit:
     def imported(self) -> None:
         """Have what an import brought encoded and put into the index."""
         self._live.imported()
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Have every stored text encoded that the cache lacks."""
         with self._wake:
             self._sweep = self._stored()
             self._wake.notify()
@@ -73,19 +79,26 @@ class AfterCommit:
     @contextmanager
     def taking_note(self) -> Iterator[None]:
         """Encode the texts that come during the block once more afterwards, when another model may serve."""
-        self._meanwhile = []
+        self._meanwhile = {}
         try:
             yield
         finally:
             texts, self._meanwhile = self._meanwhile, None
             self._add(texts)
 
-    def _add(self, texts: list[str] | tuple[str, ...]) -> None:
+    def _add(self, texts: dict[str, int]) -> None:
         with self._wake:
-            self._pending.update(dict.fromkeys(texts))
+            self._pending |= texts
             if self._meanwhile is not None:
-                self._meanwhile += texts
+                self._meanwhile |= texts
             self._wake.notify()
+
+    def _fence(self) -> int:
+        """Return the fence of the cache, where nothing serves one that it never has."""
+        try:
+            return self._retriever.serving.cache.fence()
+        except NotReadyError:
+            return _NO_FENCE
 
     def _run(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
@@ -107,43 +120,43 @@ class AfterCommit:
                 log.exception("texts could not be encoded")
                 self._end(sweep)
 
-    def _next(self) -> list[str]:
+    def _next(self) -> dict[str, int]:
         """Return the texts to encode next, none where the sweep has to find some."""
-        if not self._pending:
-            texts, self._backlog = self._backlog[:_AT_ONCE], self._backlog[_AT_ONCE:]
-            return texts
-        texts = list(islice(self._pending, _AT_ONCE))
-        for text in texts:
-            del self._pending[text]
-        return texts
+        waiting = self._pending or self._backlog
+        return {text: waiting.pop(text) for text in list(islice(waiting, _AT_ONCE))}
 
-    def _go_on(self, sweep: Iterator[list[str]]) -> None:
+    def _go_on(self, sweep: Iterator[dict[str, int]]) -> None:
         """Take the next stored texts into the backlog."""
         batch = next(sweep, None)
         if batch is None:
             self._end(sweep)
         else:
-            self._backlog = self._missing(batch)
+            self._backlog = {text: batch[text] for text in self._missing(list(batch))}
 
-    def _end(self, sweep: Iterator[list[str]] | None) -> None:
+    def _end(self, sweep: Iterator[dict[str, int]] | None) -> None:
         with self._wake:
             if self._sweep is sweep:
                 self._sweep = None
 
-    def _stored(self) -> Iterator[list[str]]:
+    def _stored(self) -> Iterator[dict[str, int]]:
         """Yield all stored texts, after the vectors that came with some of them are cached."""
         serving = self._retriever.serving
-        model_id = serving.encoder.text_model_id
+        model_id, fence = serving.encoder.text_model_id, serving.cache.fence()
+        written = WrittenTexts(serving.cache, self._store.texts_among, fence)
         for texts, vectors in self._store.imported_vectors(model_id):
-            serving.cache.put(model_id, texts, vectors)
-        yield from self._store.distinct_texts()
+            written.put(model_id, texts, vectors)
+        for texts in self._store.distinct_texts():
+            yield dict.fromkeys(texts, fence)
 
     def _missing(self, texts: list[str]) -> list[str]:
         serving = self._retriever.serving
         _, found = serving.cache.get(serving.encoder.text_model_id, texts, serving.encoder.dim)
         return [texts[row] for row in np.flatnonzero(~found) if texts[row].strip()]
 
-    def _encode(self, texts: list[str]) -> None:
-        serving, missing = self._retriever.serving, self._missing(texts)
+    def _encode(self, texts: dict[str, int]) -> None:
+        serving, missing = self._retriever.serving, self._missing(list(texts))
         if missing:
-            serving.cache.put(serving.encoder.text_model_id, missing, serving.encoder.encode(missing))
+            fences = {texts[text] for text in missing}
+            fence = fences.pop() if len(fences) == 1 else _NO_FENCE
+            written = WrittenTexts(serving.cache, self._store.texts_among, fence)
+            written.put(serving.encoder.text_model_id, missing, serving.encoder.encode(missing))

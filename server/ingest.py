@@ -129,13 +129,15 @@ class Ingest:
 
     def _finish(self, rest: Unfinished, peer: str, *, resumed: bool) -> Erased:
         """Remove what lies outside the store, write it down, then forget who it was."""
+        write_ledger(
+            self._home.erasures, erasures(self._store)
+        )  # first: who reads exports sees it with the fence
         digests = [bytes.fromhex(digest) for digest in rest.digests]
         text_models = [one for one in artifacts(self._home.text_models) if one != self._home.text_cache.name]
         vectors = sum(self._cache.discard(text_model_id, digests) for text_model_id in text_models)
         refused = remove_rejects(self._home.rejects, rest.user_id)
         removed = rest.removed | {"text_vectors": vectors, "rejects": refused}
         indexes = indexes_with(self._home.indexes, rest.user_id)
-        write_ledger(self._home.erasures, erasures(self._store))
         record(
             self._home.audit_log,
             "erase_user",

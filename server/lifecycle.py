@@ -90,6 +90,7 @@ def running(config: ServerConfig) -> Iterator[str]:
         ):
             publisher = Publisher(config, store, state, cache, retriever, after, live, live_users, health_of)
             ingest = Ingest(home, store, state, cache, commit, after)
+            cache.when_lost(after.sweep)
             ingest.resume()
             server, calls = _server(config)
             retrieval = RetrievalServicer(retriever, max(1, config.workers // 4))

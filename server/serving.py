@@ -8,7 +8,7 @@ import numpy as np
 
 from encoder.runtime import Model
 from encoder.text import TextEncoder
-from encoder.text_cache import TextCache, encode_all
+from encoder.text_cache import TextCache, WrittenTexts, encode_all
 from encoder.views import FloatArray
 from indexer.index import Index
 from indexer.publish import Pair
@@ -58,7 +58,7 @@ class Serving:
             lacking = [texts[i] for i in missing]
             vectors[missing] = self.encoder.encode(lacking)
             if keep:
-                self.cache.put(model_id, lacking, vectors[missing])
+                self.cache.put_later(model_id, lacking, vectors[missing])
         return vectors
 
 
@@ -71,10 +71,11 @@ def prepare(
         DamagedArtifactError: the language model is missing or damaged.
     """
     encoder = TextEncoder.load(home.text_models / pair.model.text_model_id, threads=threads)
+    written = WrittenTexts(cache, store.texts_among)
     for texts, vectors in store.imported_vectors(encoder.text_model_id):
-        cache.put(encoder.text_model_id, texts, vectors)
+        written.put(encoder.text_model_id, texts, vectors)
     for batch in store.distinct_texts():
-        encode_all(encoder, cache, batch, "user texts")
+        encode_all(encoder, cache, batch, "user texts", written)
     serving = Serving(pair.index, pair.model, encoder, cache, state, pair.users)
     # Built before the first query, not by it.
     _ = serving.model_rows(np.zeros(0, dtype=np.int64))

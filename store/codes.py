@@ -7,6 +7,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from store.packing import DamagedRecordError, sealed, unsealed
+
 _CODE = struct.Struct(">I")  # sorts by number
 
 
@@ -22,9 +24,12 @@ class Codes:
 
     @classmethod
     def load(cls, env: Any, table: Any) -> Self:
-        """Return the codes that an LMDB table holds."""
+        """Return the codes that an LMDB table holds.  Raises: DamagedRecordError."""
         with env.begin() as transaction:
-            return cls([name.decode() for _, name in transaction.cursor(table)])
+            rows = [(key, unsealed("codes", key, raw).decode()) for key, raw in transaction.cursor(table)]
+        if any(key != _CODE.pack(code) for code, (key, _) in enumerate(rows)):
+            raise DamagedRecordError("codes")
+        return cls([name for _, name in rows])
 
     def draft(self, transaction: Any, table: Any) -> "CodesDraft":
         """Return what gives new codes within a write transaction."""
@@ -82,7 +87,8 @@ class CodesDraft:
             code = self.new.get(name)
         if code is None:
             code = self.new[name] = len(self._codes.names) + len(self.new)
-            self._transaction.put(_CODE.pack(code), name.encode(), db=self._table)
+            key = _CODE.pack(code)
+            self._transaction.put(key, sealed(key, name.encode()), db=self._table)
         return code
 
     def name(self, code: int) -> str:

@@ -14,7 +14,16 @@ import pyarrow as pa
 from store.connection import connect, transaction
 from store.head import Head, raise_head, read_head
 from store.items import item_hashes, some_items
-from store.queries import DISTINCT_TEXTS, MARK_SPLITS, USER_HASHES, USERS, VISIBLE, Matrix, texts_with_vectors
+from store.queries import (
+    DISTINCT_TEXTS,
+    MARK_SPLITS,
+    TEXTS_AMONG,
+    USER_HASHES,
+    USERS,
+    VISIBLE,
+    Matrix,
+    texts_with_vectors,
+)
 from store.records import Item, UserViews
 from store.tables import TABLES
 from store.views import read_views
@@ -160,6 +169,11 @@ class Store:
         with closing(self._db.cursor()) as cursor:
             for rows in cursor.sql(DISTINCT_TEXTS).to_arrow_reader(batch):
                 yield rows.column("text").to_pylist()
+
+    def texts_among(self, texts: Sequence[str]) -> set[str]:
+        """Return those of some texts that somebody has written."""
+        with closing(self._db.cursor()) as cursor:
+            return {str(row[0]) for row in cursor.execute(TEXTS_AMONG, [list(texts)]).fetchall()}
 
     def imported_vectors(self, text_model_id: str, batch: int = 4096) -> Iterator[tuple[list[str], Matrix]]:
         """Yield distinct visible texts with the vectors (n, D) float32 that came with them for one model."""

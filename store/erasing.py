@@ -18,6 +18,13 @@ from store.state_draft import Draft
 _OWN_TEXTS = """
     SELECT DISTINCT sha256(text) FROM data.texts WHERE user_id = $1
         AND text NOT IN (SELECT text FROM data.texts WHERE user_id <> $1)"""
+_IN_LEDGER = "SELECT count(*) FROM data.erasures WHERE user_hash = sha256(salt || $1)"
+# A time that this person has not yet: it is part of the name of an erasure.
+_ENTER = """
+    INSERT INTO data.erasures SELECT
+        greatest($1::TIMESTAMP, (SELECT max(erased_at) + INTERVAL 1 MICROSECOND FROM data.erasures
+            WHERE user_hash = sha256(salt || $2))),
+        salt, sha256(salt || $2), $3, $4 FROM data.salt"""
 _DELETIONS = {
     "behaviors": "DELETE FROM data.behaviors WHERE user_id = $1",
     "texts": "DELETE FROM data.texts WHERE user_id = $1",
@@ -46,17 +53,20 @@ class Unfinished:
 def erase(
     store: Store, state: UserState, user_id: str, models: Sequence[str], unknown_models: Sequence[str]
 ) -> Unfinished:
-    """Return what is left to do after removing a person from store and state, durably."""
+    """Remove a person from store and state, durably; return what is left to do.
+
+    The ledger gets an entry where there was something to remove, and for a person whom it does not name yet:
+    an older backup may hold somebody whom this store has never seen. To say it again adds nothing.
+    """
     touched, removed = {user_id}, dict[str, int]()
     with state.writing() as draft:
         with store.writing(touched) as cursor:
             digests = tuple(row[0] for row in cursor.execute(_OWN_TEXTS, [user_id]).fetchall())
             followers = erase_rows(cursor, [user_id], removed)
             rest = Unfinished(user_id, digests, removed, tuple(models), tuple(unknown_models))
-            cursor.execute(
-                "INSERT INTO data.erasures SELECT $1, salt, sha256(salt || $2), $3, $4 FROM data.salt",
-                [_now(), user_id, list(models), json.dumps(asdict(rest))],
-            )
+            named = int(cursor.execute(_IN_LEDGER, [user_id]).fetchall()[0][0])
+            if any(removed.values()) or not named:
+                cursor.execute(_ENTER, [_now(), user_id, list(models), json.dumps(asdict(rest))])
             touched |= followers
         for table in ("events", "texts", "friends"):
             draft.put(table, user_id, b"")
@@ -100,9 +110,14 @@ def finish(store: Store, user_id: str) -> None:
 def erasures(store: Store) -> list[Erasure]:
     """Return the whole ledger, oldest first."""
     with store.snapshot() as cursor:
-        rows = cursor.execute(
-            "SELECT erased_at, salt, user_hash, models FROM data.erasures ORDER BY erased_at"
-        ).fetchall()
+        return read_erasures(cursor)
+
+
+def read_erasures(cursor: duckdb.DuckDBPyConnection) -> list[Erasure]:
+    """Return the ledger of the state that the cursor sees, oldest first."""
+    rows = cursor.execute(
+        "SELECT erased_at, salt, user_hash, models FROM data.erasures ORDER BY erased_at"
+    ).fetchall()
     return [Erasure(at, salt, hashed, tuple(models)) for at, salt, hashed, models in rows]
 
 

@@ -4,7 +4,6 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
@@ -19,6 +18,7 @@ from store.home import Home
 from store.items import item_hashes, some_items
 from store.queries import (
     BOUNDED_WEIGHT,
+    TEXTS_AMONG,
     USER_HASHES,
     USERS,
     VISIBLE,
@@ -88,8 +88,7 @@ class Export:
         self._db.execute(f"SET GLOBAL temp_directory = {quoted(spill)}")
         self._db.execute("SET GLOBAL python_enable_replacements = false")
         self._db.execute("ATTACH ':memory:' AS data")
-        since = datetime.fromisoformat(manifest["created_at"]).replace(tzinfo=None)
-        show(self._db, path, Home(path.parent.parent).erasures, since)
+        show(self._db, path, Home(path.parent.parent).erasures, manifest)
 
     @classmethod
     def open(cls, path: Path, *, verify: bool = True) -> Self:
@@ -205,6 +204,12 @@ class Export:
         people = pa.concat_arrays([user_ids, *friends.column("friend_id").chunks]).unique().to_pylist()
         return self._table(_some(_HISTORY), [people]), self._table(_some(_TEXTS), [named]), friends
 
+    def texts_among(self, texts: Sequence[str]) -> set[str]:
+        """Return those of some texts that the export shows by the ledger as it is now."""
+        with Export(self.path, self.manifest) as now:
+            found = now._table(TEXTS_AMONG, [list(texts)])
+        return set(found.column("text").to_pylist())
+
     def imported_vectors(self, text_model_id: str, batch: int = 4096) -> Iterator[tuple[list[str], Matrix]]:
         """Yield distinct visible texts with the vectors (n, D) float32 that came with them for one model."""
         with closing(self._db.cursor()) as cursor:
@@ -215,7 +220,7 @@ class Export:
         found = self._table(f"SELECT 1 FROM ({USERS}) WHERE user_id = $1 LIMIT 1", [user_id])
         return len(found) > 0
 
-    def _table(self, sql: str, parameters: list[str] | None = None) -> pa.Table:
+    def _table(self, sql: str, parameters: list[Any] | None = None) -> pa.Table:
         with closing(self._db.cursor()) as cursor:
             table: pa.Table = cursor.sql(sql, params=parameters).to_arrow_table()
         return table

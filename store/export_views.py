@@ -1,30 +1,31 @@
 """The files of an export as tables, without the people who were erased since."""
 
 import glob
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
 from store.connection import quoted
-from store.ledger import erased_among, read_ledger
+from store.ledger import erased_among, read_ledger, unknown_to
 from store.queries import USERS
 from store.tables import TABLES, Table
 
 
-def show(db: duckdb.DuckDBPyConnection, path: Path, ledger: Path, since: datetime) -> None:
-    """Make the tables of an export views in catalog `data`; whom a ledger names after `since` is left out.
+def show(db: duckdb.DuckDBPyConnection, path: Path, ledger: Path, manifest: Mapping[str, Any]) -> None:
+    """Make the tables of an export views in catalog `data`, without those whose erasure it does not know.
 
     Raises:
-        DamagedArtifactError: the ledger is damaged.
+        DamagedArtifactError: a ledger is damaged.
     """
     for table in TABLES:
         _view(db, path, table, "true")
-    erasures = [one for one in read_ledger(ledger) if one.erased_at >= since]
+    erasures = unknown_to(path, manifest, read_ledger(ledger))
     if not erasures:
         return
     users = (str(row[0]) for row in db.execute(USERS).fetchall())
-    erased = sorted(erased_among(users, erasures, since))
+    erased = sorted(erased_among(users, erasures))
     db.execute("CREATE TABLE data.erased AS SELECT unnest($1::VARCHAR[]) AS user_id", [erased])
     for table in TABLES:
         people = [name for name in ("user_id", "friend_id") if name in table.names]

@@ -9,16 +9,21 @@ from tqdm import tqdm
 from store import artifact
 from store.connection import migrations, quoted
 from store.duck import Store
+from store.erasing import read_erasures
+from store.ledger import LEDGER, write_ledger
 from store.tables import TABLES
 
 _log = logging.getLogger(__name__)
 
 
 def create_export(store: Store, exports: Path) -> str:
-    """Return the id of a new export of one state of the store, held-out rows with their split included."""
+    """Write one state of the store, held-out rows with their split and the ledger of erasures included.
+
+    Returns the id of the export.
+    """
     export_id = artifact.new_id()
     _log.info("export %s started", export_id)
-    created_at = datetime.now(UTC).isoformat()  # before the state that is copied: see `Export`
+    created_at = datetime.now(UTC).isoformat()
     with artifact.build(exports, export_id) as draft, store.snapshot() as cursor:
         counts: dict[str, int] = {}
         for table in tqdm(TABLES, desc="export", unit="table", disable=None):
@@ -30,6 +35,7 @@ def create_export(store: Store, exports: Path) -> str:
                 COPY (SELECT {columns} FROM data.{table.name} ORDER BY {table.order})
                 TO {quoted(draft.path / f"{table.name}.parquet")} (FORMAT parquet, COMPRESSION zstd)""")
             counts[table.name] = int(rows.fetchall()[0][0])
+        write_ledger(draft.path / LEDGER, read_erasures(cursor))
         held_out = dict(
             cursor.execute("""
                 SELECT s, (SELECT count(*) FROM data.behaviors WHERE split = s)

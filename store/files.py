@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from store.artifact import MANIFEST
+from store.ledger import LEDGER
 from store.tables import TABLES, Table
 
 FORMATS = {"parquet": (".parquet",), "csv": (".csv",), "jsonl": (".jsonl", ".ndjson")}
@@ -56,7 +57,7 @@ def find_files(folder: Path, file_format: str) -> list[tuple[Table, Path]]:
         found += [(table, file) for file in files]
     if not found:
         raise NothingToImportError(folder, suffixes)
-    known = {file for _, file in found} | {folder / MANIFEST}  # the last: of an export
+    known = {file for _, file in found} | {folder / MANIFEST, folder / LEDGER}  # the last: of an export
     for path in sorted(set(folder.iterdir()) - known):
         _log.warning("%s belongs to no table and is not imported", path)
     return found

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from store.ledger import LEDGER
+
 
 @dataclass(frozen=True)
 class Home:
@@ -73,7 +75,7 @@ class Home:
     @property
     def erasures(self) -> Path:
         """The ledger of erasures, beside the exports that it hides people from."""
-        return self.path / "erasures.json"
+        return self.path / LEDGER
 
     @property
     def audit_log(self) -> Path:

@@ -1,13 +1,21 @@
-"""The ledger of erasures: who must not come back from an export or a backup, by salted hash."""
+"""The ledger of erasures: who must not come back from an export or a backup, by salted hash.
+
+Which erasures an export or a backup does not know yet is told by its own ledger, which is that of the very
+state that it copied: no clocks are compared, and nothing is assumed of homes that were copied or restored.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from store.artifact import DamagedArtifactError, sync
+
+LEDGER = "erasures.json"  # of a home, and of an export
+_CLOCKS = timedelta(hours=1)  # that may have disagreed when an export without a ledger was made
 
 
 @dataclass(frozen=True)
@@ -19,18 +27,48 @@ class Erasure:
     user_hash: str
     models: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> tuple[datetime, str, str]:
+        """What tells an erasure from all others; a store gives no time twice for one person."""
+        return self.erased_at, self.salt, self.user_hash
+
 
 def user_hash(salt: str, user_id: str) -> str:
     """Return the name under which a ledger and an audit log know a person."""
     return hashlib.sha256((salt + user_id).encode()).hexdigest()
 
 
-def erased_among(user_ids: Iterable[str], erasures: Iterable[Erasure], since: datetime) -> set[str]:
-    """Return those who were erased after a time: what was written by then may still hold them."""
+def unknown_to(export: Path, manifest: Mapping[str, Any], erasures: Iterable[Erasure]) -> list[Erasure]:
+    """Return the erasures that the rows of an export were copied without.
+
+    An export of an earlier version carries no ledger. It tells only when it was made, so what was erased up
+    to an hour before it counts as unknown to it, too.
+
+    Raises:
+        DamagedArtifactError: the ledger of the export is damaged.
+    """
+    if LEDGER not in manifest["files"]:
+        return since(datetime.fromisoformat(manifest["created_at"]), erasures)
+    known = {one.name for one in read_ledger(export / LEDGER)}
+    return [one for one in erasures if one.name not in known]
+
+
+def since(made: datetime, erasures: Iterable[Erasure]) -> list[Erasure]:
+    """Return the erasures that what was made at a time, UTC, may not know."""
+    earliest = made.replace(tzinfo=None) - _CLOCKS
+    return [one for one in erasures if one.erased_at >= earliest]
+
+
+def together(*ledgers: Iterable[Erasure]) -> list[Erasure]:
+    """Return the erasures of several ledgers, each once, oldest first."""
+    return [one for _, one in sorted({one.name: one for ledger in ledgers for one in ledger}.items())]
+
+
+def erased_among(user_ids: Iterable[str], erasures: Iterable[Erasure]) -> set[str]:
+    """Return those whom some erasures name."""
     by_salt: dict[str, set[str]] = {}
     for one in erasures:
-        if one.erased_at >= since:
-            by_salt.setdefault(one.salt, set()).add(one.user_hash)
+        by_salt.setdefault(one.salt, set()).add(one.user_hash)
     if not by_salt:
         return set()
     return {

@@ -1,6 +1,7 @@
 """The bytes in which the derived state of users lies on disk."""
 
 import struct
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -24,6 +25,28 @@ TextRows = npt.NDArray[np.void]
 event_identity = struct.Struct("<qII").pack
 text_identity = struct.Struct("<32sqI").pack
 _COUNT = struct.Struct("<I")
+_SUM = struct.Struct("<I")
+
+
+class DamagedRecordError(ValueError):
+    """A stored value is not what was written."""
+
+    def __init__(self, table: str) -> None:
+        super().__init__(f"a record among the {table} is not what was written")
+        self.table = table
+
+
+def sealed(key: bytes, value: bytes) -> bytes:
+    """Return a value with a checksum of it and its key behind it."""
+    return value + _SUM.pack(zlib.crc32(value, zlib.crc32(key)))
+
+
+def unsealed(table: str, key: bytes, raw: bytes) -> bytes:
+    """Return the value that `sealed` was given.  Raises: DamagedRecordError."""
+    value = raw[: -_SUM.size]
+    if raw[-_SUM.size :] != _SUM.pack(zlib.crc32(value, zlib.crc32(key))):
+        raise DamagedRecordError(table)
+    return value
 
 
 @dataclass(frozen=True, slots=True)

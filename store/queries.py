@@ -56,6 +56,8 @@ USER_HASHES = f"""
 # By length, so that neighbours need the same padding when they are encoded together.
 DISTINCT_TEXTS = f"SELECT DISTINCT text FROM data.texts WHERE {VISIBLE_TEXT} ORDER BY length(text), text"
 
+TEXTS_AMONG = "SELECT DISTINCT text FROM data.texts WHERE text IN (SELECT unnest($1::VARCHAR[]))"
+
 IMPORTED_VECTORS = f"""
     SELECT DISTINCT ON (text) text, vector FROM data.texts
     WHERE text_model_id = $1 AND vector IS NOT NULL AND {VISIBLE_TEXT}

@@ -19,7 +19,7 @@ from store.duck import Store
 from store.packing import EVENT, NO_ITEM, NO_TIME, TEXT, Ties
 from store.queries import VISIBLE, VISIBLE_TEXT
 from store.state import UserState
-from store.state_draft import Draft
+from store.state_draft import TABLES, Draft
 
 _BATCH = 65_536
 _TS = f"coalesce(epoch_us(ts), ({NO_TIME + 1} - 1)::BIGINT)"  # the literal itself would be a HUGEINT
@@ -45,8 +45,10 @@ def bring_up_to_date(store: Store, state: UserState) -> None:
     """Make the state reflect the store's last commit.
 
     One commit behind, which is all that a killed server can be, is caught up user by user; after any other
-    difference (an import, a split, a restored or a replaced store) the state is made anew.
+    difference (an import, a split, a restored or a replaced store) the state is made anew. From then on the
+    state reads damaged records again from the store.
     """
+    state.mend_with(partial(_mend, store))
     head = store.head
     if state.head == head.commit_id:
         return
@@ -75,19 +77,34 @@ def rebuild(store: Store, state: UserState) -> None:
     log.info("state of all users made in %.1f s", time.monotonic() - start)
 
 
-def refresh(cursor: duckdb.DuckDBPyConnection, draft: Draft, user_ids: Sequence[str]) -> None:
-    """Bring the packed rows of some users up to what the cursor sees."""
+def refresh(
+    cursor: duckdb.DuckDBPyConnection,
+    draft: Draft,
+    user_ids: Sequence[str],
+    tables: Sequence[str] = TABLES,
+) -> None:
+    """Bring the packed rows of some users, in some tables, up to what the cursor sees."""
     wanted = sorted(set(user_ids))
     for user_id in wanted:
-        for table in ("events", "texts", "friends"):
+        for table in tables:
             draft.put(table, user_id, b"")
     cursor.register("wanted", pa.table({"id": pa.array(wanted, pa.string())}))
-    _fill(cursor, draft, "user_id IN (SELECT id FROM wanted)", None)
+    _fill(cursor, draft, "user_id IN (SELECT id FROM wanted)", None, tables)
     cursor.unregister("wanted")
 
 
+def _mend(store: Store, draft: Draft, table: str, user_id: str) -> None:
+    """Put the rows of a table and user anew; whoever changed them in this transaction left them sound."""
+    with store.snapshot() as cursor:
+        refresh(cursor, draft, [user_id], [table])
+
+
 def _fill(
-    cursor: duckdb.DuckDBPyConnection, draft: Draft, condition: str, progress: "tqdm[Any] | None"
+    cursor: duckdb.DuckDBPyConnection,
+    draft: Draft,
+    condition: str,
+    progress: "tqdm[Any] | None",
+    tables: Sequence[str] = TABLES,
 ) -> None:
     """Put the rows of the users whom a condition names; whoever has none is left as they are."""
     for (item_id,) in cursor.execute("SELECT item_id FROM data.items ORDER BY item_id").fetchall():
@@ -101,6 +118,8 @@ def _fill(
         ("texts", _TEXTS, partial(_rows, TEXT), _joined),
         ("friends", _TIES, _tie_rows, _ties),
     ):
+        if table not in tables:
+            continue
         for user_id, parts in _by_user(cursor.sql(sql.format(condition)).to_arrow_reader(_BATCH), rows_of):
             draft.put(table, user_id, pack(parts))
             if progress is not None:

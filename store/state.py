@@ -1,30 +1,33 @@
 """What a query needs of a user, packed in LMDB beside the store: derived, checked, and made anew in doubt."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from store.codes import Codes
-from store.packing import EVENT, TEXT, EventRows, Ties
-from store.state_draft import TABLES, Draft
-from store.state_files import DAMAGE, close_environment, discard, open_environment
+from store.packing import EVENT, TEXT, DamagedRecordError, EventRows, Ties
+from store.sound import DAMAGE
+from store.state_draft import TABLES, Draft, rows_of
+from store.state_files import close_environment, discard, open_environment
 
 _CODES = ("items", "words")
+_Result = TypeVar("_Result")
+_Mend = Callable[[Draft, str, str], None]
+log = logging.getLogger(__name__)
 
 
 class DamagedStateError(ValueError):
-    """The derived state is not what was written; it is derived, so deleting it loses only time."""
+    """LMDB cannot read the derived state any more; it is derived, and the next start makes it anew."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(
-            f"state {path} is damaged ({reason}); stop the server, delete the folder and start it again"
-        )
+        super().__init__(f"state {path} is damaged ({reason}); start the server again, which makes it anew")
         self.path = path
         self.reason = reason
 
@@ -52,6 +55,14 @@ class Person:
         return self.events[: int(np.searchsorted(self.owners, 1))]
 
 
+class _DamagedRowsError(DamagedRecordError):
+    """The rows of a user in a table are not what was written."""
+
+    def __init__(self, table: str, user_id: str) -> None:
+        super().__init__(table)
+        self.user_id = user_id
+
+
 NOBODY = Person(np.zeros(0, EVENT), np.zeros(0, np.int64), (), (), np.zeros(0))
 
 
@@ -65,6 +76,7 @@ class UserState:
     def __init__(self, path: Path, env: Any) -> None:
         self._path = path
         self._env = env
+        self._mend: _Mend | None = None
         self._tables = {name: env.open_db(name.encode()) for name in (*TABLES, *_CODES)}
         self.items = Codes.load(env, self._tables["items"])
         self.words = Codes.load(env, self._tables["words"])
@@ -75,7 +87,7 @@ class UserState:
         env = open_environment(path)
         try:
             return cls(path, env)
-        except DAMAGE as error:
+        except (*DAMAGE, DamagedRecordError) as error:
             env.close()
             discard(path, str(error))
             return cls(path, open_environment(path))
@@ -92,6 +104,10 @@ class UserState:
         """Release the files, with all of it on disk."""
         close_environment(self._path, self._env)
 
+    def mend_with(self, mend: _Mend) -> None:
+        """Take what puts the rows of a table and user anew; from then on damaged records are read again."""
+        self._mend = mend
+
     @property
     def head(self) -> str:
         """The commit id of the store that the state reflects, "" for none."""
@@ -100,13 +116,12 @@ class UserState:
 
     def people(self, user_ids: Sequence[str]) -> list[Person]:
         """Return what is visible of some users, from one state; an unknown user has nothing."""
-        with self._reading() as transaction:
-            return [self._person(transaction, user_id) for user_id in user_ids]
+        return self._mending(lambda transaction: [self._person(transaction, one) for one in user_ids])
 
     def friends_of(self, weights: Mapping[str, float]) -> Person:
         """Return a person with nothing but these friends."""
-        with self._reading() as transaction:
-            return self._gathered(transaction, b"", b"", dict(sorted(weights.items())))
+        friends = dict(sorted(weights.items()))
+        return self._mending(lambda transaction: self._gathered(transaction, b"", b"", friends))
 
     @contextmanager
     def writing(self) -> Iterator[Draft]:
@@ -114,7 +129,7 @@ class UserState:
         draft = None
         try:
             with self._env.begin(write=True) as transaction:
-                draft = Draft(transaction, self._tables, self.items, self.words)
+                draft = Draft(transaction, self._tables, self.items, self.words, self._mend_in)
                 yield draft
                 # Readers must know a code as soon as they can meet it.
                 self.items.take(draft.items)
@@ -133,16 +148,34 @@ class UserState:
         except DAMAGE as error:
             raise DamagedStateError(self._path, str(error)) from error
 
+    def _mending(self, read: Callable[[Any], _Result]) -> _Result:
+        """Return what is read in one transaction, after damaged records were put anew."""
+        while True:
+            try:
+                with self._reading() as transaction:
+                    return read(transaction)
+            except _DamagedRowsError as error:
+                with self.writing() as draft:
+                    draft.get(error.table, error.user_id)
+
+    def _mend_in(self, draft: Draft, table: str, user_id: str) -> None:
+        if self._mend is None:
+            raise DamagedStateError(self._path, f"the {table} of a user are not what was written")
+        log.warning("state %s: the %s of a user are damaged: reading them again", self._path, table)
+        self._mend(draft, table, user_id)
+
+    def _rows(self, transaction: Any, table: str, user_id: str) -> bytes:
+        try:
+            return rows_of(transaction, self._tables[table], table, user_id)
+        except DamagedRecordError as error:
+            raise _DamagedRowsError(table, user_id) from error
+
     def _person(self, transaction: Any, user_id: str) -> Person:
-        key = user_id.encode()
-        events = transaction.get(key, default=b"", db=self._tables["events"])
-        texts = transaction.get(key, default=b"", db=self._tables["texts"])
-        ties = Ties.unpack(transaction.get(key, default=b"", db=self._tables["friends"]))
-        return self._gathered(transaction, events, texts, ties.by_friend())
+        events, texts, friends = (self._rows(transaction, name, user_id) for name in TABLES)
+        return self._gathered(transaction, events, texts, Ties.unpack(friends).by_friend())
 
     def _gathered(self, transaction: Any, own: bytes, texts: bytes, ties: Mapping[str, float]) -> Person:
-        table = self._tables["events"]
-        parts = [own, *(transaction.get(friend.encode(), default=b"", db=table) for friend in ties)]
+        parts = [own, *(self._rows(transaction, "events", friend) for friend in ties)]
         events = np.frombuffer(b"".join(parts), EVENT)
         owners = np.repeat(np.arange(len(parts)), [len(part) // EVENT.itemsize for part in parts])
         if events["hidden"].any():

@@ -2,49 +2,40 @@
 
 import logging
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
 from store.artifact import sync
+from store.packing import DamagedRecordError, sealed, unsealed
+from store.sound import UnsoundFileError, faults, open_sound, seal
 
-_FORMAT = b"1"
+_FORMAT = b"2"
+_WITHOUT_CHECKSUMS = b"1"
 _MAP_BYTES = 1 << 40  # address space, not disk
 _READERS = 1024
 _OPEN = "OPEN"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-DAMAGE = (
-    lmdb.InvalidError,
-    lmdb.BadTxnError,
-    lmdb.CorruptedError,
-    lmdb.PageNotFoundError,
-    lmdb.PanicError,
-    lmdb.VersionMismatchError,
-)
+_TABLES = (b"events", b"texts", b"friends", b"items", b"words")
 log = logging.getLogger(__name__)
 
 
 def open_environment(path: Path) -> Any:
-    """Return the LMDB environment of a state, an empty one where what lies there cannot be trusted.
+    """Open the LMDB environment of a state, an empty one where what lies there cannot be trusted.
 
     Its commits are not waited for, so what was written survives the death of the process, not that of the
-    machine: a state that an earlier boot left open is thrown away.
+    machine: a state that an earlier boot left open is thrown away. One that was closed is compared with its
+    seal; of any other one every page and every record is looked at.
     """
-    env = None
     if path.exists() and _left_open_before_boot(path):
         discard(path, "it was open when the machine stopped")
     path.mkdir(parents=True, exist_ok=True)
-    with suppress(*DAMAGE):
-        env = _environment(path)
-        if not _known_format(env):
-            env.close()
-            env = None
-    if env is None:
-        discard(path, "it is damaged or of another version")
-        env = _environment(path)
-        _known_format(env)
+    try:
+        env = _trusted(path)
+    except (UnsoundFileError, DamagedRecordError) as error:
+        discard(path, str(error))
+        env = _trusted(path)
     (path / _OPEN).write_text(_boot_id(), "utf-8")
     sync(path / _OPEN)
     sync(path)
@@ -52,27 +43,32 @@ def open_environment(path: Path) -> Any:
 
 
 def head_of(path: Path) -> str | None:
-    """Return the commit that a state reflects, None where it would be made anew; changes nothing."""
+    """Return the commit that a state reflects, None where it cannot be told; changes nothing.
+
+    Every page is looked at before LMDB reads it, and every record then.
+
+    Raises:
+        UnsoundFileError, DamagedRecordError: it is damaged.
+    """
     if _left_open_before_boot(path):
         return None
-    try:
-        env = lmdb.open(str(path), readonly=True, max_dbs=8)
-    except (lmdb.Error, OSError):
-        return None
+    if found := faults(path):
+        raise UnsoundFileError(path, found[0])
+    env, _ = open_sound(path, map_size=_MAP_BYTES, max_dbs=8, readonly=True)
     try:
         with env.begin() as transaction:
-            if transaction.get(b"format") != _FORMAT:
+            if (found := transaction.get(b"format")) == _FORMAT:
+                _check_records(env, transaction)
+            elif found != _WITHOUT_CHECKSUMS:
                 return None
             return str(transaction.get(b"head", default=b"").decode())
-    except DAMAGE:
-        return None
     finally:
         env.close()
 
 
 def close_environment(path: Path, env: Any) -> None:
     """Bring an environment to disk, close it and note that it can be trusted."""
-    env.sync(True)
+    seal(path, env)
     env.close()
     (path / _OPEN).unlink(missing_ok=True)
     sync(path)
@@ -85,22 +81,53 @@ def discard(path: Path, reason: str) -> None:
     path.mkdir()
 
 
-def _known_format(env: Any) -> bool:
-    """Return whether an environment is of this format; an empty one takes it on."""
-    with env.begin(write=True) as transaction:
-        if not transaction.stat()["entries"]:
-            transaction.put(b"format", _FORMAT)
-        known: bool = transaction.get(b"format") == _FORMAT
-    return known
+def _trusted(path: Path) -> Any:
+    """Open an environment whose file, format and records are sound.
 
-
-def _environment(path: Path) -> Any:
+    Raises:
+        UnsoundFileError: the file is damaged, or of another version.
+        DamagedRecordError: a record is.
+    """
     # The store waits for the disk; to do so a second time would halve the writes.
-    env = lmdb.open(
-        str(path), map_size=_MAP_BYTES, max_dbs=8, max_readers=_READERS, sync=False, metasync=False
+    env, as_sealed = open_sound(
+        path, map_size=_MAP_BYTES, max_dbs=8, max_readers=_READERS, sync=False, metasync=False
     )
-    env.reader_check()  # slots of processes that were killed
+    try:
+        env.reader_check()  # slots of processes that were killed
+        tables = [env.open_db(name) for name in _TABLES]
+        with env.begin(write=True) as transaction:
+            found = transaction.get(b"format")
+            if found is None and not any(transaction.stat(table)["entries"] for table in tables):
+                transaction.put(b"format", _FORMAT)
+            elif found == _WITHOUT_CHECKSUMS:
+                _add_checksums(transaction, tables)
+            elif found != _FORMAT:
+                raise UnsoundFileError(path, f"its format is {found!r}, not {_FORMAT!r}")
+            elif not as_sealed:
+                _check_records(env, transaction)
+    except BaseException:
+        env.close()
+        raise
     return env
+
+
+def _add_checksums(transaction: Any, tables: list[Any]) -> None:
+    """Bring a state of the first format to this one."""
+    for table in tables:
+        for key, raw in list(transaction.cursor(table)):
+            transaction.put(key, sealed(key, raw), db=table)
+    transaction.put(b"format", _FORMAT)
+
+
+def _check_records(env: Any, transaction: Any) -> None:
+    """Look at every record.  Raises: DamagedRecordError."""
+    for name in _TABLES:
+        try:
+            table = env.open_db(name, txn=transaction, create=False)
+        except lmdb.Error as error:
+            raise DamagedRecordError(name.decode()) from error
+        for key, raw in transaction.cursor(table):
+            unsealed(name.decode(), key, raw)
 
 
 def _left_open_before_boot(path: Path) -> bool:

@@ -16,14 +16,54 @@ from server.pb.triptych.v1 import ingest_pb2, triptych_pb2
 
 _MOST = 4  # of a repeated field
 _NASTY = (
-    *("", " ", "\0", "a\0b", "\ufeff", "\u202e", "NaN", "null", "-0", "1e400", "../../etc", "'; --", "[bold]"),
+    *(
+        "",
+        " ",
+        "\0",
+        "a\0b",
+        "\ufeff",
+        "\u202e",
+        "NaN",
+        "null",
+        "-0",
+        "1e400",
+        "../../etc",
+        "'; --",
+        "[bold]",
+    ),
     *("日本語テキスト", "👩‍👩‍👧", "x" * 257, "é" * 200, "\n\r\t", "\U0010ffff"),
 )
-_NUMBERS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-320, 1e38, 1.7e308, -1.7e308, math.inf, -math.inf, math.nan, 2.0**53)
+_NUMBERS = (
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    0.5,
+    1e-320,
+    1e38,
+    1.7e308,
+    -1.7e308,
+    math.inf,
+    -math.inf,
+    math.nan,
+    2.0**53,
+)
 _WHOLE = (0, 1, -1, 2**31 - 1, -(2**31), 2**53 + 1, 2**63 - 1, -(2**63), 2**64 - 1)
 # Without these a row or a request says nothing.
 _NEEDED = frozenset(
-    ("user_id", "item_id", "item_ids", "friend_id", "text", "items", "behaviors", "texts", "friends", "requests", "path")
+    (
+        "user_id",
+        "item_id",
+        "item_ids",
+        "friend_id",
+        "text",
+        "items",
+        "behaviors",
+        "texts",
+        "friends",
+        "requests",
+        "path",
+    )
 )
 _JSON = (
     "",
@@ -64,7 +104,9 @@ class Draws:
     def _message(self, descriptor: Descriptor) -> st.SearchStrategy[Message]:
         kind = GetMessageClass(descriptor)
         if kind is Timestamp:
-            return st.builds(Timestamp, seconds=self._whole(-(2**63), 2**63 - 1), nanos=self._whole(-(2**31), 2**31 - 1))
+            return st.builds(
+                Timestamp, seconds=self._whole(-(2**63), 2**63 - 1), nanos=self._whole(-(2**31), 2**31 - 1)
+            )
         if descriptor.full_name == "triptych.v1.Vector":
             values = st.one_of(
                 st.lists(st.floats(width=32), min_size=self._dim, max_size=self._dim),
@@ -72,7 +114,9 @@ class Draws:
             )
             return st.builds(kind, values=values)
         fields = {field.name: self._field(field) for field in descriptor.fields}
-        choices = [[field.name for field in oneof.fields] for oneof in descriptor.oneofs if len(oneof.fields) > 1]
+        choices = [
+            [field.name for field in oneof.fields] for oneof in descriptor.oneofs if len(oneof.fields) > 1
+        ]
 
         @st.composite
         def draw(pick: st.DrawFn) -> Message:
@@ -108,7 +152,10 @@ class Draws:
             case kinds.CPPTYPE_BOOL:
                 return st.booleans()
             case kinds.CPPTYPE_ENUM:
-                return st.one_of(st.sampled_from(sorted(field.enum_type.values_by_number)), self._whole(-(2**31), 2**31 - 1))
+                return st.one_of(
+                    st.sampled_from(sorted(field.enum_type.values_by_number)),
+                    self._whole(-(2**31), 2**31 - 1),
+                )
             case kinds.CPPTYPE_INT32:
                 return self._whole(-(2**31), 2**31 - 1)
             case kinds.CPPTYPE_UINT32:
@@ -164,7 +211,9 @@ def _objects() -> st.SearchStrategy[str]:
     )
     values = st.recursive(
         leaves,
-        lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)
+        ),
         max_leaves=8,
     )
     return st.dictionaries(st.text(max_size=6), values, max_size=4).map(json.dumps)

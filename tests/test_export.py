@@ -72,7 +72,8 @@ def test_the_manifest_tells_what_is_inside(export: Export, tmp_path: Path) -> No
     }
     assert datetime.fromisoformat(export.manifest["created_at"]).utcoffset() is not None
     assert export.export_id == artifact.artifacts(tmp_path / "exports")[0]
-    assert set(export.manifest["files"]) == {f"{table.name}.parquet" for table in TABLES}
+    files = {f"{table.name}.parquet" for table in TABLES}
+    assert set(export.manifest["files"]) == {*files, "erasures.json"}
 
 
 def test_the_files_carry_every_row_in_order_and_compressed(export: Export) -> None:

@@ -50,7 +50,10 @@ def fuzzed(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def draws(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Draws:
     with Store.open(copy_home(small_home, tmp_path_factory.mktemp("ids") / "home").database) as store:
         with store.snapshot() as cursor:
-            users = [row[0] for row in cursor.execute("SELECT DISTINCT user_id FROM data.behaviors ORDER BY 1").fetchall()]
+            users = [
+                row[0]
+                for row in cursor.execute("SELECT DISTINCT user_id FROM data.behaviors ORDER BY 1").fetchall()
+            ]
             items = [row[0] for row in cursor.execute("SELECT item_id FROM data.items ORDER BY 1").fetchall()]
     folder = tmp_path_factory.mktemp("import")
     (folder / "items.jsonl").write_text('{"item_id": "imported", "text": "stars"}\n')
@@ -60,7 +63,10 @@ def draws(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Draws:
 def _call(client: Client, method: MethodDescriptor) -> Callable[[list[Message]], list[Message]]:
     """Return a function that sends requests to a method and returns its replies."""
     path = f"/{method.containing_service.full_name}/{method.name}"
-    write, read = GetMessageClass(method.input_type).SerializeToString, GetMessageClass(method.output_type).FromString
+    write, read = (
+        GetMessageClass(method.input_type).SerializeToString,
+        GetMessageClass(method.output_type).FromString,
+    )
     channel, streams = client.channel, {"request_serializer": write, "response_deserializer": read}
     match method.client_streaming, method.server_streaming:
         case False, False:
@@ -102,7 +108,9 @@ def test_every_request_is_answered_or_refused_by_name(
                 assert reply.inserted + reply.updated + reply.unchanged + len(reply.rejected) == rows
             if isinstance(reply, pb.QueryResponse):
                 assert len(reply.item_ids or reply.user_ids) == len(reply.scores)
-                assert list(reply.scores) == sorted(reply.scores, reverse=True) or requests[0].HasField("diversity")
+                assert list(reply.scores) == sorted(reply.scores, reverse=True) or requests[0].HasField(
+                    "diversity"
+                )
 
     check()
     print(f"{method.full_name}: {dict(codes)}")
@@ -111,7 +119,9 @@ def test_every_request_is_answered_or_refused_by_name(
 @given(st.binary(max_size=60))
 @settings(suppress_health_check=list(HealthCheck))
 @pytest.mark.parametrize("method", methods(), ids=lambda method: method.name)
-def test_bytes_that_are_no_message_are_an_invalid_argument(fuzzed: Client, method: MethodDescriptor, sent: bytes) -> None:
+def test_bytes_that_are_no_message_are_an_invalid_argument(
+    fuzzed: Client, method: MethodDescriptor, sent: bytes
+) -> None:
     try:
         GetMessageClass(method.input_type).FromString(sent)
     except Exception:  # noqa: BLE001 - protobuf's own, which differs by implementation
@@ -134,7 +144,9 @@ def test_bytes_that_are_no_message_are_an_invalid_argument(fuzzed: Client, metho
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_home_of_a_fuzzed_server_can_be_indexed_again(fuzzed: Client, run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_home_of_a_fuzzed_server_can_be_indexed_again(
+    fuzzed: Client, run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
     """Last of this file: whatever was accepted so far does not stop a reindex."""
     copy = tmp_path / "home"
     shutil.copytree(fuzzed.home.path, copy, ignore=shutil.ignore_patterns("server.json"))

@@ -236,7 +236,7 @@ def test_damage_met_under_way_names_the_folder(store: Store, tmp_path: Path) -> 
         bring_up_to_date(store, state)
         file = tmp_path / "state" / "data.mdb"
         blank(file)
-        with pytest.raises(DamagedStateError, match="delete the folder") as caught:
+        with pytest.raises(DamagedStateError, match="start the server again") as caught:
             state.people(["ann"])
         assert caught.value.path == tmp_path / "state"
 
