@@ -1,12 +1,12 @@
 """Items put and deleted one request at a time, by the statements of an import."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
+from store.attributes import attributes_of
 from store.packing import NO_TIME
 from store.reading import Source
 from store.records import Item
@@ -89,4 +89,4 @@ def _table(rows: Sequence[ItemRow]) -> pa.Table:
 
 def _item(row: Sequence[object]) -> Item:
     item_id, title, text, kind, attributes, available, updated_at = row
-    return Item(item_id, title, text, kind, json.loads(str(attributes)), available, updated_at)  # type: ignore[arg-type]
+    return Item(item_id, title, text, kind, attributes_of(str(attributes)), available, updated_at)  # type: ignore[arg-type]
