@@ -13,7 +13,7 @@ import pyarrow as pa
 from store.attributes import attributes_of
 from store.connection import connect, transaction
 from store.head import Head, raise_head, read_head
-from store.items import item_hashes, some_items
+from store.items import bad_attributes, item_hashes, some_items
 from store.queries import DISTINCT_TEXTS, MARK_SPLITS, USER_HASHES, USERS, VISIBLE, Matrix, texts_with_vectors
 from store.records import Item, UserViews
 from store.tables import TABLES
@@ -148,6 +148,11 @@ class Store:
         """Return what `store.items.some_items` does."""
         with closing(self._db.cursor()) as cursor:
             return some_items(cursor, item_ids)
+
+    def bad_attributes(self) -> dict[str, str]:
+        """Return what `store.items.bad_attributes` does."""
+        with closing(self._db.cursor()) as cursor:
+            return bad_attributes(cursor)
 
     def user_hashes(self) -> pa.Table:
         """Return what `Export.user_hashes` does."""

@@ -52,7 +52,7 @@ def put_items(
         cursor.execute(f"DROP {name}")
     cursor.unregister("put_rows")
     unchanged = len(rows) - len(rejected) - inserted - updated
-    return Written(inserted, updated, unchanged, rejected), items
+    return Written(inserted, updated, unchanged, rejected, without_text=sum(map(_wordless, items))), items
 
 
 def delete_items(
@@ -85,6 +85,10 @@ def _table(rows: Sequence[ItemRow]) -> pa.Table:
     words = {name: pa.array(column, pa.string()) for name, column in columns.items()}
     numbers = pa.array(range(1, len(rows) + 1), pa.int64())
     return pa.table({"_row": numbers} | words | {"available": available, "updated_at": times})
+
+
+def _wordless(item: Item) -> bool:
+    return item.available and not ((item.title or "") + (item.text or "")).strip()
 
 
 def _item(row: Sequence[object]) -> Item:
