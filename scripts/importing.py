@@ -88,8 +88,8 @@ def show(report: ImportReport) -> None:
             console.print(f"{name}: {count:,} rejected, {reason}: see {one.rejects_file}")
         if one.without_text:
             console.print(
-                f"{name}: {one.without_text:,} with neither title nor text: until a model is trained on events"
-                " with them, filters and the popularity fallback find them, and no search does"
+                f"{name}: {one.without_text:,} with neither title nor text: until a model is trained on"
+                " events with them, filters and the popularity fallback find them, and no search does"
             )
         if one.ignored_columns:
             console.print(f"{name}: columns not used: {', '.join(one.ignored_columns)}")

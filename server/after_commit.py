@@ -73,13 +73,11 @@ class AfterCommit:
     @contextmanager
     def taking_note(self) -> Iterator[None]:
         """Encode the texts that come during the block once more afterwards, when another model may serve."""
-        with self._wake:
-            self._meanwhile = []
+        self._meanwhile = []
         try:
             yield
         finally:
-            with self._wake:
-                texts, self._meanwhile = self._meanwhile, None
+            texts, self._meanwhile = self._meanwhile, None
             self._add(texts)
 
     def _add(self, texts: list[str] | tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""A put into an index is there whole, or not at all, for who searches meanwhile; one that fails is nothing."""
+"""A put into an index is there whole or not at all for who searches meanwhile; one that fails is nothing."""
 
 import sys
 from collections.abc import Iterator
@@ -16,10 +16,8 @@ from indexer.filtering import Filtering
 from indexer.filters import Filter, facts_of, term
 from indexer.ids import ItemIds, hashed
 from indexer.parts import Change
-from server.after_commit import AfterCommit
 from store.attributes import BadAttributesError
 from store.codes import ByCode, Codes, CodesDraft
-from store.requests import Change as Committed
 
 ROUNDS = 1_000
 VECTOR = np.ones(4, dtype=np.float32)
@@ -177,32 +175,6 @@ def test_a_filtered_search_sees_two_items_change_together(quick_switches: None) 
         delta.apply([change(name, ("blue", "red")[n % 2]) for name in ("a", "b")])
     reader.join()
     assert seen == {(2, 0), (0, 2)}
-
-
-def test_texts_that_come_while_another_model_begins_to_serve_are_encoded_again(quick_switches: None) -> None:
-    """Whoever writes meets the end of `taking_note`, which must not take the list away under its hands."""
-    after = AfterCommit(None, None, None, None)  # type: ignore[arg-type]  # nothing runs: it only takes note
-    meet = Barrier(2, timeout=60)
-    failed: list[Exception] = []
-
-    def write() -> None:
-        for n in range(ROUNDS):
-            meet.wait()
-            for i in range(5):
-                try:
-                    after.changed(Committed(texts=(f"{n}-{i}",)))
-                except TypeError as error:
-                    failed.append(error)
-
-    writer = Thread(target=write)
-    writer.start()
-    for _ in range(ROUNDS):
-        meet.wait()
-        with after.taking_note():
-            pass
-    writer.join()
-    assert failed == []
-    assert len(after._pending) == 5 * ROUNDS
 
 
 class Table:
