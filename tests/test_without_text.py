@@ -1,6 +1,6 @@
-"""Items that nothing is known of are found by filters and the fallback, new ones at once, and by no search."""
+"""Items that nothing is known of are found by filters and the fallback, new ones at once; by no search."""
 
-import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -22,7 +22,7 @@ from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.retriever import Retriever
 from server.serving import prepare
-from store.artifact import artifacts
+from store.artifact import MANIFEST, artifacts, build, new_id, point, read_manifest
 from store.duck import Store
 from store.home import Home
 from store.records import Item
@@ -191,13 +191,13 @@ def test_an_index_from_before_such_items_were_kept_finds_them_once_it_serves(
     source = home.indexes / home.current_index.read_text().strip()
     with Store.open(home.database) as store, store.writing() as cursor:
         cursor.execute("INSERT INTO data.items BY NAME SELECT 'shard' AS item_id, 'relic' AS kind")
-    manifest = source / "manifest.json"
-    said = json.loads(manifest.read_text())
-    for name in (WITHOUT_VECTOR_FILE, f"users/{WITHOUT_VECTOR_FILE}"):
-        del said["files"][name]
-        (source / name).unlink()
-    manifest.unlink()  # not the one that other homes link to
-    manifest.write_text(json.dumps(said))
+    with build(home.indexes, new_id()) as draft:
+        shutil.copytree(source, draft.path, dirs_exist_ok=True)
+        draft.facts = read_manifest(source)
+        for name in (MANIFEST, WITHOUT_VECTOR_FILE, f"users/{WITHOUT_VECTOR_FILE}"):
+            (draft.path / name).unlink()
+        del draft.facts["files"]
+    point(home.current_index, artifacts(home.indexes)[-1])
     with server(home) as live, Client(live.address) as client:
         assert fallback(client, filter=RELICS) == ["shard"]
         assert "Traceback" not in live.log.read_text()
