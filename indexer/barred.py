@@ -77,7 +77,7 @@ class Barred:
         cls, main: int, now: Snapshot, batch: int, excluded: Excluded | None, allowed: Allowed
     ) -> "Barred":
         """Return what is barred in a search."""
-        total = main + len(now.vectors)
+        total = main + len(now.went)
         queries, rows, most, late = _NO_ROWS, _NO_ROWS, 0, False
         if excluded is not None and len(excluded.rows) and total:
             queries, rows = excluded.queries, excluded.rows
@@ -100,7 +100,7 @@ class Barred:
     @property
     def total(self) -> int:
         """Rows of the main part and after it."""
-        return self.main + len(self.now.vectors)
+        return self.main + len(self.now.went)
 
     @property
     def most(self) -> int:

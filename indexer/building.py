@@ -1,6 +1,5 @@
 """The main part of an index, built from an export in bounded memory; a build that is killed goes on."""
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,11 +22,15 @@ from indexer.parts import (
     LOOKUP_FILE,
     MAIN_SCHEMA,
     VECTORS_FILE,
+    WITHOUT_VECTOR_FILE,
+    Change,
     faiss_file,
     write_lookup,
+    write_without_vector,
 )
 from indexer.shards import build_shard, shards_of
 from indexer.spool import finish, finished
+from store.attributes import left_out, sorted_out
 from store.export import Export
 
 log = logging.getLogger(__name__)
@@ -73,27 +76,41 @@ class ItemTower:
 def build_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower) -> None:
     """Write vectors, ids, lookup and facts of the available items of an export into a folder.
 
-    Items without an id vector and without text have no vector and are left out.
+    Items without an id vector and without text have no vector and are written apart; those whose attributes
+    cannot be used are left out, and the log names them.
 
     `hashes` are `export.item_hashes()`.
     """
     if finished(folder, "items"):
         return
     kept: list[npt.NDArray[np.bool_]] = []
-    facts = FactsBuilder()
+    facts, apart, reasons = FactsBuilder(), list[Change](), dict[str, str]()
     rows = rows_of(hashes.column("item_id"), tower.model.item_ids)  # (N,)
 
     def chunks() -> Iterator[FloatArray]:
         start = count = 0
         for batch in export.item_batches(_BATCH):
-            vectors = tower.vectors(batch, rows[start : start + len(batch)])
-            there = np.any(vectors, axis=1)
+            part = slice(start, start + len(batch))
+            vectors = tower.vectors(batch, rows[part])
+            ids, kinds, texts = (batch.column(name).to_pylist() for name in ("item_id", "kind", "attributes"))
+            usable, bad = sorted_out(zip(ids, texts, strict=True))
+            reasons.update(bad)
+            can_be_used = np.array([item_id in usable for item_id in ids], dtype=bool)
+            found = np.any(vectors, axis=1)
+            there = found & can_be_used
             kept.append(there)
-            some = batch.filter(pa.array(there))
-            described = (some.column(name).to_pylist() for name in ("kind", "attributes"))
-            for kind, attributes in zip(*described, strict=True):
-                facts.add(count, kind, json.loads(attributes))
+            for at in np.flatnonzero(there).tolist():
+                facts.add(count, kinds[at], usable[ids[at]])
                 count += 1
+            without = np.flatnonzero(can_be_used & ~found)
+            apart.extend(
+                as_changes(
+                    batch.take(pa.array(without)),
+                    vectors[without],
+                    tower.popularity(rows[part][without]),
+                    hashes.slice(start, len(batch)).take(pa.array(without)),
+                )
+            )
             start += len(batch)
             yield vectors[there]
 
@@ -101,7 +118,27 @@ def build_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower)
     there = np.concatenate(kept) if kept else np.zeros(0, dtype=bool)
     some = hashes.filter(pa.array(there))
     write_rows(folder, some, tower.popularity(rows[there]), facts)
-    finish(folder, "items", list(MAIN_FILES))
+    write_without_vector(folder, apart)
+    finish(folder, "items", [*MAIN_FILES, WITHOUT_VECTOR_FILE])
+    if reasons:
+        log.warning("reindex: %s", left_out(reasons))
+
+
+def as_changes(
+    items: pa.Table | pa.RecordBatch, vectors: FloatArray, popularity: FloatArray, hashes: pa.Table
+) -> list[Change]:
+    """Return n items as changes to an index.
+
+    Args:
+        items: with item_id, kind, attributes.
+        vectors: (n, D) float32.
+        popularity: (n,) float32.
+        hashes: content and facts of the same items in the same order.
+    """
+    ids, kinds, attributes = (items.column(name).to_pylist() for name in ("item_id", "kind", "attributes"))
+    content, facts = (hashes.column(name).to_pylist() for name in ("content", "facts"))
+    described = zip(ids, vectors, popularity.tolist(), content, facts, kinds, attributes, strict=True)
+    return [Change(*one) for one in described]
 
 
 def write_rows(folder: Path, hashes: pa.Table, popularity: FloatArray, facts: FactsBuilder) -> None:

@@ -4,7 +4,6 @@ One writer at a time; readers take no lock. A row that goes keeps the number of 
 so whoever searches with an older snapshot still sees one whole state.
 """
 
-import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.arrays import FloatArray, IntArray
-from indexer.facts import GrowingFacts
+from indexer.facts import GrowingFacts, ItemFacts
+from indexer.filters import facts_of
 from indexer.ids import ItemIds
 from indexer.parts import Change
+from store.attributes import attributes_of
 
 Versions = npt.NDArray[np.int32]
 
@@ -24,25 +25,32 @@ _ROOM = 64  # rows to begin with
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One state of an index.
+    """One state of an index; d rows lie after the main part, and v of them have a vector.
 
     Shapes:
-        vectors: (d, D) float32 of the rows after the main part; popularity: (d,) float32.
+        vectors: (v, D) float32, and places: (v,) int64, the row of each, counted from 0 and increasing.
+        popularity: (d,) float32.
         went, main_went: version in which a row went, 0 while it is there; (d,) and (M,).
+
+    Attributes:
+        main_gone, gone: rows of the main part, and after it, that are gone.
+        without_vector: rows that are there and have no vector.
     """
 
     version: int
     vectors: FloatArray
+    places: IntArray
     popularity: FloatArray
     went: Versions
     main_went: Versions
     main_gone: int
     gone: int
+    without_vector: int
 
     def there(self, rows: IntArray) -> npt.NDArray[np.bool_]:
         """Return which rows, of any shape, are there; row −1 is not."""
         main = len(self.main_went)
-        if not len(self.vectors):
+        if not len(self.went):
             went = self.main_went[np.maximum(rows, 0)] if main else np.zeros(rows.shape, np.int32)
         else:
             late = rows >= main
@@ -50,6 +58,41 @@ class Snapshot:
             if main:
                 went = np.where(late, went, self.main_went[np.where(late, 0, np.maximum(rows, 0))])
         return np.asarray((rows >= 0) & ((went == 0) | (went > self.version)))
+
+    def vectors_of(self, rows: IntArray) -> FloatArray:
+        """Return vectors (n, D) of rows (n,) after the main part, counted from 0; zero where one has none."""
+        found = np.zeros((len(rows), self.vectors.shape[1]), dtype=np.float32)
+        at = np.searchsorted(self.places, rows)
+        at[at == len(self.places)] = 0
+        placed = self.places[at] == rows if len(self.places) else np.zeros(len(rows), dtype=bool)
+        found[placed] = self.vectors[at[placed]]
+        return found
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows that are ready to be written: all that can fail is done.
+
+    Shapes:
+        placed: (v,) int64, which of the n changes have a vector; vectors: (v, D); popularity: (n,) float32.
+    """
+
+    changes: list[Change]
+    facts: list[ItemFacts]
+    placed: IntArray
+    vectors: FloatArray
+    popularity: FloatArray
+
+    @classmethod
+    def of(cls, changes: list[Change], dim: int) -> "_Rows":
+        """Return changes as rows.  Raises: BadAttributesError, ValueError."""
+        facts = [facts_of(change.kind, attributes_of(change.attributes)) for change in changes]
+        placed = np.array([i for i, change in enumerate(changes) if change.has_vector], dtype=np.int64)
+        vectors = np.empty((len(placed), dim), dtype=np.float32)
+        for i, place in enumerate(placed.tolist()):
+            vectors[i] = changes[place].vector
+        popularity = np.array([change.popularity for change in changes], dtype=np.float32)
+        return cls(changes, facts, placed, vectors, popularity)
 
 
 class Delta:
@@ -64,13 +107,15 @@ class Delta:
         self._main = main
         self._row_of: dict[str, int] = {}  # of all that changed; −1 for what is gone
         self._changes: list[Change] = []
+        self._dim = dim
         self._vectors = np.empty((_ROOM, dim), dtype=np.float32)
+        self._places = np.empty(_ROOM, dtype=np.int64)
         self._popularity = np.empty(_ROOM, dtype=np.float32)
         self._went = np.zeros(_ROOM, dtype=np.int32)
         self._writing = threading.Lock()
         self.facts = GrowingFacts()
-        none = self._vectors[:0], self._popularity[:0], self._went[:0]
-        self.now = Snapshot(0, *none, np.zeros(len(main), dtype=np.int32), 0, 0)
+        none = self._vectors[:0], self._places[:0], self._popularity[:0], self._went[:0]
+        self.now = Snapshot(0, *none, np.zeros(len(main), dtype=np.int32), 0, 0, 0)
 
     def rows(self, ids: Sequence[str]) -> IntArray:
         """Return the row of each id as (n,) int64, −1 where the item is not there."""
@@ -89,29 +134,60 @@ class Delta:
     def apply(self, puts: Sequence[Change], removed: Sequence[str] = ()) -> None:
         """Put and remove items; searches see all of it or nothing.
 
-        What is not there is removed in vain; what is put without a vector is not there.
+        What is not there is removed in vain. An item without a vector has a row all the same, which filters
+        find and searches by vector do not look at.
+
+        Raises:
+            BadAttributesError: of an item that is put; nothing changes.
+            ValueError: a vector is not (D,); nothing changes.
         """
         with self._writing:
             latest = {put.item_id: put for put in puts}
-            there = [put for put in latest.values() if put.vector.any()]
-            version = self.now.version + 1
-            main_gone, gone = self._let_go(list({**latest, **dict.fromkeys(removed)}), version)
-            first = len(self._changes)
-            self._make_room(first + len(there))
-            for put in there:
-                self._append(put)
-            self._row_of |= dict.fromkeys([*removed, *latest], -1)
-            self._row_of |= {put.item_id: len(self._main) + first + i for i, put in enumerate(there)}
-            count = first + len(there)
-            self.now = Snapshot(
-                version,
-                self._vectors[:count],
-                self._popularity[:count],
-                self._went[:count],
-                self.now.main_went,
-                self.now.main_gone + main_gone,
-                self.now.gone + gone,
-            )
+            going = self.rows(list({**latest, **dict.fromkeys(removed)}))
+            new = _Rows.of([put for put in latest.values() if put.listed or put.has_vector], self._dim)
+            first = self._write(new)
+            self._commit(new, first, going, [*removed, *latest])
+
+    def _write(self, new: "_Rows") -> int:
+        """Write rows where no search looks yet; return the first of them.
+
+        Rows of a change that broke off on the way are not used again, so nothing of them belongs to others.
+        """
+        first, before = len(self._changes), self.now
+        count, filled = first + len(new.changes), len(before.vectors) + len(new.vectors)
+        self._make_room(count, filled)
+        self._changes += new.changes
+        for row, one in enumerate(new.facts, start=first):
+            self.facts.add(row, one)
+        self._popularity[first:count] = new.popularity
+        self._vectors[len(before.vectors) : filled] = new.vectors
+        self._places[len(before.vectors) : filled] = new.placed + first
+        return first
+
+    def _commit(self, new: "_Rows", first: int, going: IntArray, touched: Sequence[str]) -> None:
+        """Make it true that rows came and went, by steps that do not fail."""
+        before, main = self.now, len(self._main)
+        version, count = before.version + 1, first + len(new.changes)
+        early, late = going[(going >= 0) & (going < main)], going[going >= main] - main
+        unplaced = sum(not self._changes[row].has_vector for row in late.tolist())
+        broken_off = first - len(before.went)
+        self._row_of |= dict.fromkeys(touched, -1)
+        self._row_of |= {put.item_id: main + first + i for i, put in enumerate(new.changes)}
+        self._went[first - broken_off : first] = version
+        self._went[late] = version
+        before.main_went[early] = version
+        filled = len(before.vectors) + len(new.vectors)
+        self.now = Snapshot(
+            version,
+            self._vectors[:filled],
+            self._places[:filled],
+            self._popularity[:count],
+            self._went[:count],
+            before.main_went,
+            before.main_gone + len(early),
+            before.gone + len(late) + broken_off,
+            before.without_vector - unplaced + len(new.changes) - len(new.vectors),
+        )
 
     def changes(self) -> list[Change]:
         """Return the rows after the main part that are there."""
@@ -121,26 +197,15 @@ class Delta:
         """Return the rows of the main part that are gone, sorted."""
         return np.flatnonzero(self.now.main_went)
 
-    def _let_go(self, ids: Sequence[str], version: int) -> tuple[int, int]:
-        """Mark the rows of ids as gone in a version; return how many of the main part, and after it."""
-        rows = self.rows(ids)
-        main = len(self._main)
-        early, late = rows[(rows >= 0) & (rows < main)], rows[rows >= main] - main
-        self.now.main_went[early] = version
-        self._went[late] = version
-        return len(early), len(late)
-
-    def _append(self, put: Change) -> None:
-        row = len(self._changes)
-        self._vectors[row], self._popularity[row] = put.vector, put.popularity
-        self.facts.add(row, put.kind, json.loads(put.attributes))
-        self._changes.append(put)
-
-    def _make_room(self, rows: int) -> None:
-        if rows > len(self._vectors):
-            size = max(rows, 2 * len(self._vectors))
-            for name in ("_vectors", "_popularity", "_went"):
+    def _make_room(self, rows: int, vectors: int) -> None:
+        for names, needed in ((("_popularity", "_went"), rows), (("_vectors", "_places"), vectors)):
+            held = len(getattr(self, names[0]))
+            if needed <= held:
+                continue
+            grown = {}
+            for name in names:
                 old = getattr(self, name)
-                new = np.zeros((size, *old.shape[1:]), dtype=old.dtype)
-                new[: len(old)] = old
+                grown[name] = np.zeros((max(needed, 2 * held), *old.shape[1:]), dtype=old.dtype)
+                grown[name][:held] = old
+            for name, new in grown.items():
                 setattr(self, name, new)  # snapshots keep the old one

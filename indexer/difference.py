@@ -29,13 +29,12 @@ class Difference:
     removed: list[str]
 
 
-def difference(index: Index, hashes: pa.Table, encodable: npt.NDArray[np.bool_]) -> Difference:
+def difference(index: Index, hashes: pa.Table) -> Difference:
     """Return how the rows of a table differ from those of an index.
 
     Args:
         index: of the model that encodes them.
         hashes: item_id, content, facts of n rows, each id once.
-        encodable: (n,) which may have a vector; the others are no difference unless the index has them.
     """
     ids = hashes.column("item_id")
     new_content, new_facts = hashes_array(hashes, "content"), hashes_array(hashes, "facts")
@@ -55,7 +54,7 @@ def difference(index: Index, hashes: pa.Table, encodable: npt.NDArray[np.bool_])
     there = rows >= 0
     there[places[places >= 0]] = True
     encoded = ~there | (content != new_content).any(axis=1)
-    changed = np.flatnonzero((encoded | (facts != new_facts).any(axis=1)) & (encodable | there))
+    changed = np.flatnonzero(encoded | (facts != new_facts).any(axis=1))
     lost = np.ones(len(index.main), dtype=bool)
     lost[rows[rows >= 0]] = False
     lost &= index.delta.now.there(np.arange(len(lost)))

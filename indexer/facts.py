@@ -12,7 +12,9 @@ from indexer.arrays import IntArray, map_tensors
 from indexer.filters import facts_of
 from indexer.ids import hash_of, hashes_of
 
+ItemFacts = tuple[list[str], list[tuple[str, float]]]
 _NONE = np.zeros(0, dtype=np.int64)
+_NO_ROWS = array("q")
 
 
 class FactsBuilder:
@@ -84,15 +86,19 @@ class MappedFacts:
 
 
 class GrowingFacts:
-    """The facts of rows that are added one by one; readers ignore rows that they do not know yet."""
+    """The facts of rows that are added one by one; readers ignore rows that they do not know yet.
+
+    Readers copy a column by slicing it, in one step of the interpreter: a view of its memory would make it
+    impossible for the writer to add a row meanwhile.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[str, array[int]] = {}
         self._numbers: dict[str, tuple[array[float], array[int]]] = {}
 
-    def add(self, row: int, kind: str | None, attributes: dict[str, Any]) -> None:
-        """Take in the facts of one row; rows come in order."""
-        terms, numbers = facts_of(kind, attributes)
+    def add(self, row: int, facts: ItemFacts) -> None:
+        """Take in the facts of one row, as `facts_of` returns them; rows come in order."""
+        terms, numbers = facts
         for term in set(terms):
             self._rows.setdefault(term, array("q")).append(row)
         for name, value in numbers:
@@ -102,13 +108,13 @@ class GrowingFacts:
 
     def having(self, term: str) -> IntArray:
         """Return the rows with a term, sorted."""
-        return np.array(self._rows.get(term, ()), dtype=np.int64)
+        return np.array(self._rows.get(term, _NO_ROWS)[:], dtype=np.int64)
 
     def between(self, name: str, least: float, greatest: float) -> IntArray:
         """Return the rows with a number within a range, sorted and each once."""
         if name not in self._numbers:
             return _NONE
-        values, rows = (np.array(column) for column in self._numbers[name])
+        values, rows = (np.array(column[:]) for column in self._numbers[name])
         count = min(len(values), len(rows))  # a writer may be between the two
         inside = (values[:count] >= least) & (values[:count] <= greatest)
         return np.unique(rows[:count][inside]).astype(np.int64)

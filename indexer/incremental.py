@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from encoder.dataset import rows_of
-from indexer.building import ItemTower
+from indexer.building import ItemTower, as_changes
 from indexer.difference import difference, too_many
 from indexer.index import Index
 from indexer.parts import Change
@@ -17,6 +17,7 @@ from indexer.sealing import files_taken_over, lay_out, take_over
 from indexer.user_part import People, build_users, put_users
 from indexer.users import FOLDER, open_users
 from store.artifact import DamagedArtifactError, build, new_id, pointed
+from store.attributes import left_out, sorted_out
 from store.export import Export
 from store.home import Home
 
@@ -41,11 +42,17 @@ def changes_of(
     vectors[anew] = tower.vectors(items.take(pa.array(anew)), rows[anew])
     ids = items.column("item_id").to_pylist()
     vectors[~encoded] = index.vectors_of(index.rows([ids[i] for i in np.flatnonzero(~encoded)]))
-    columns = (items.column(name).to_pylist() for name in ("kind", "attributes"))
-    content, facts = (hashes.column(name).to_pylist() for name in ("content", "facts"))
-    popularity = tower.popularity(rows).tolist()
-    described = zip(ids, vectors, popularity, content, facts, *columns, strict=True)
-    return [Change(*one) for one in described]
+    return as_changes(items, vectors, tower.popularity(rows), hashes)
+
+
+def without_bad(
+    items: pa.Table, hashes: pa.Table, encoded: npt.NDArray[np.bool_]
+) -> tuple[pa.Table, pa.Table, npt.NDArray[np.bool_], dict[str, str]]:
+    """Return what `changes_of` takes, without items whose attributes cannot be used, and why they cannot."""
+    ids, texts = (items.column(name).to_pylist() for name in ("item_id", "attributes"))
+    usable, reasons = sorted_out(zip(ids, texts, strict=True))
+    kept = np.array([item_id in usable for item_id in ids], dtype=bool)
+    return items.filter(pa.array(kept)), hashes.filter(pa.array(kept)), encoded[kept], reasons
 
 
 def next_to(
@@ -74,7 +81,8 @@ def next_to(
         draft.facts = base.manifest | {
             "export_id": people.export.export_id,
             "base": base.index_id,
-            "items_without_vector": len(hashes) - len(base),
+            "items_without_vector": base.without_vector,
+            "items_left_out": len(hashes) - len(base) - base.without_vector,
             **take_over(source, draft.path, base),
         }
         digests: dict[str, str] = draft.facts.pop("files")
@@ -93,16 +101,20 @@ def next_to(
 
 def _put_items(base: Index, export: Export, hashes: pa.Table, tower: ItemTower) -> bool:
     """Put what changed of the items on top of an index; return False where that is too much, undone."""
-    found = difference(base, hashes, tower.encodable(hashes))
+    found = difference(base, hashes)
     some = hashes.take(pa.array(found.changed))
     touched = set(found.removed) | set(some.column("item_id").to_pylist())
-    rows = sum(change.item_id not in touched for change in base.delta.changes()) + len(found.changed)
+    kept = sum(change.has_vector and change.item_id not in touched for change in base.delta.changes())
+    rows = kept + int(tower.encodable(some).sum())
     if too_many(rows, base.delta.now.main_gone + len(touched), len(base.main)):
         log.info("reindex: %d of %d items changed since %s: building anew",
                  rows, len(base.main), base.index_id)  # fmt: skip
         return False
     items = export.some_items(some.column("item_id").to_pylist())
-    base.put(changes_of(base, items, some, found.encoded, tower), found.removed)
+    items, some, encoded, reasons = without_bad(items, some, found.encoded)
+    if reasons:
+        log.warning("reindex: %s", left_out(reasons))
+    base.put(changes_of(base, items, some, encoded, tower), [*found.removed, *reasons])
     log.info("reindex: %d items changed and %d went since %s", len(found.changed), len(found.removed),
              base.index_id)  # fmt: skip
     return True

@@ -1,5 +1,6 @@
 """One index: an immutable directory, and the changes to it since."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,10 +15,13 @@ from indexer.delta import Delta
 from indexer.filtering import Filtering
 from indexer.filters import Filter
 from indexer.opening import open_searched
-from indexer.parts import Change, MainPart, read_delta
+from indexer.parts import Change, MainPart, read_delta, read_without_vector
 from indexer.policy import FilterPolicy
 from indexer.search import Excluded, Searchable, Searched
 from store.artifact import DamagedArtifactError, read_manifest, verify
+from store.attributes import BadAttributesError, left_out, sorted_out
+
+log = logging.getLogger(__name__)
 
 LAYOUT = 2  # of the files; 1 had no changes beside a main part
 
@@ -55,7 +59,7 @@ class Index:
         self.policy = FilterPolicy.from_json(manifest["filters"])
         self.delta = Delta(self.main.ids, self.dim)
         changes, gone = read_delta(directory)
-        self.delta.apply(changes, [self.main.ids[int(row)] for row in gone])
+        self._take_over([*changes, *read_without_vector(directory, self.dim)], gone)
         self._filtering = Filtering(self.main, self.delta)
         self._agree(directory, changes)
 
@@ -76,7 +80,13 @@ class Index:
         return cls(directory, manifest)
 
     def __len__(self) -> int:
-        return len(self.main) - self.delta.now.main_gone + len(self.delta.now.vectors) - self.delta.now.gone
+        now = self.delta.now
+        return len(self.main) - now.main_gone + len(now.went) - now.gone - now.without_vector
+
+    @property
+    def without_vector(self) -> int:
+        """Items that filters and the popularity fallback find, and searches by vector do not."""
+        return self.delta.now.without_vector
 
     def search(
         self,
@@ -114,9 +124,7 @@ class Index:
             self._by_popularity[: k + len(barred) + now.main_gone] if allowed.main is None else allowed.main
         )
         late = (
-            np.arange(len(now.vectors))
-            if allowed.late is None
-            else allowed.late[allowed.late < len(now.vectors)]
+            np.arange(len(now.went)) if allowed.late is None else allowed.late[allowed.late < len(now.went)]
         )
         rows = np.concatenate([main, late + len(self.main)])
         rows = rows[now.there(rows) & ~np.isin(rows, barred)]
@@ -146,7 +154,7 @@ class Index:
         found = np.empty((len(rows), self.dim), dtype=np.float32)
         early = rows < main
         found[early] = self.main.vectors[rows[early]]
-        found[~early] = self.delta.now.vectors[rows[~early] - main]
+        found[~early] = self.delta.now.vectors_of(rows[~early] - main)
         return found
 
     def popularity_of(self, rows: IntArray) -> FloatArray:
@@ -161,13 +169,23 @@ class Index:
     @property
     def ids(self) -> pa.LargeStringArray:
         """The item id of every row, also of those that are gone."""
-        late = self.delta.of_rows(np.arange(len(self.delta.now.vectors)))
+        late = self.delta.of_rows(np.arange(len(self.delta.now.went)))
         column = self.main.ids.column
         return pa.concat_arrays([column, pa.array(late, pa.large_string())]) if late else column
 
     def put(self, changes: Sequence[Change], removed: Sequence[str] = ()) -> None:
-        """Put and remove items; searches see all of it from now on, or nothing."""
+        """Put and remove items; searches see all of it from now on, or nothing.  Raises: as `Delta.apply`."""
         self.delta.apply(changes, removed)
+
+    def _take_over(self, changes: Sequence[Change], gone: IntArray) -> None:
+        """Put the changes that lie beside the main part; one with bad attributes is named and left out."""
+        removed = [self.main.ids[int(row)] for row in gone]
+        try:
+            self.delta.apply(changes, removed)
+        except BadAttributesError:  # of an index that was made before they were refused
+            usable, reasons = sorted_out((change.item_id, change.attributes) for change in changes)
+            log.warning("index %s: %s", self.index_id, left_out(reasons))
+            self.delta.apply([change for change in changes if change.item_id in usable], removed)
 
     def _searchable(self) -> Searchable:
         return Searchable(self.main.vectors, self.approximate, self.policy, self.delta.now)

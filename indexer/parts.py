@@ -19,7 +19,8 @@ LOOKUP_FILE = "lookup.safetensors"
 FACTS_FILE = "facts.safetensors"
 DELTA_FILE = "delta.arrow"
 DELTA_VECTORS_FILE = "delta.safetensors"
-DELTA_FILES = (DELTA_FILE, DELTA_VECTORS_FILE)
+WITHOUT_VECTOR_FILE = "without_vector.arrow"
+DELTA_FILES = (DELTA_FILE, DELTA_VECTORS_FILE, WITHOUT_VECTOR_FILE)
 
 MAIN_SCHEMA = pa.schema(
     [
@@ -78,10 +79,12 @@ class Change:
     """An item that is put into an index, or replaces the one of its id there.
 
     Attributes:
-        vector: (D,) float32; zero for an item that nothing is known of, which is not retrieved.
+        vector: (D,) float32; zero for an item that nothing is known of: filters and the popularity fallback
+            find it, searches by vector do not.
         popularity: number of users behind it.
         content, facts: hashes (16 bytes) of what its vector is made from, and of its kind and attributes.
         attributes: as JSON text.
+        listed: whether it has a row where its vector is zero; otherwise it is not there then.
     """
 
     item_id: str
@@ -91,6 +94,12 @@ class Change:
     facts: bytes
     kind: str | None
     attributes: str
+    listed: bool = True
+
+    @property
+    def has_vector(self) -> bool:
+        """Whether searches by vector can find it."""
+        return bool(self.vector.any())
 
 
 def write_lookup(directory: Path, ids: pa.LargeStringArray) -> None:
@@ -101,16 +110,36 @@ def write_lookup(directory: Path, ids: pa.LargeStringArray) -> None:
 
 def write_delta(directory: Path, changes: Iterable[Change], dim: int, gone: IntArray) -> None:
     """Write the changes since the main part, and the rows of it that are gone."""
-    rows = list(changes)
-    columns = {name: [getattr(change, name) for change in rows] for name in DELTA_SCHEMA.names}
-    write_table(directory / DELTA_FILE, pa.table(columns, schema=DELTA_SCHEMA))
+    changes = list(changes)
+    rows = [change for change in changes if change.has_vector]
+    write_table(directory / DELTA_FILE, _table(rows))
+    write_without_vector(directory, [change for change in changes if not change.has_vector])
     vectors = np.array([change.vector for change in rows], dtype=np.float32).reshape(-1, dim)
     save_file({"vectors": vectors, "gone": np.sort(gone)}, directory / DELTA_VECTORS_FILE)
 
 
+def write_without_vector(directory: Path, changes: Iterable[Change]) -> None:
+    """Write the items that have no vector."""
+    write_table(directory / WITHOUT_VECTOR_FILE, _table(list(changes)))
+
+
+def read_without_vector(directory: Path, dim: int) -> list[Change]:
+    """Return the items without a vector; none of an index that was made before such items were kept."""
+    if not (directory / WITHOUT_VECTOR_FILE).exists():
+        return []
+    vector = np.zeros(dim, dtype=np.float32)
+    rows = map_table(directory / WITHOUT_VECTOR_FILE).to_pylist()
+    return [Change(vector=vector, **row) for row in rows]
+
+
 def read_delta(directory: Path) -> tuple[list[Change], IntArray]:
-    """Return what `write_delta` wrote: the changes and the rows of the main part that are gone."""
+    """Return the changes with a vector that `write_delta` wrote, and which rows of the main part are gone."""
     tensors: dict[str, Any] = map_tensors(directory / DELTA_VECTORS_FILE)
     rows = map_table(directory / DELTA_FILE).to_pylist()
     changes = [Change(vector=vector, **row) for row, vector in zip(rows, tensors["vectors"], strict=True)]
     return changes, tensors["gone"]
+
+
+def _table(rows: list[Change]) -> pa.Table:
+    columns = {name: [getattr(change, name) for change in rows] for name in DELTA_SCHEMA.names}
+    return pa.table(columns, schema=DELTA_SCHEMA)

@@ -24,7 +24,7 @@ from indexer.gpu import cards
 from indexer.incremental import next_to
 from indexer.index import Index
 from indexer.kinds import empty_faiss
-from indexer.parts import VECTORS_FILE
+from indexer.parts import VECTORS_FILE, read_without_vector
 from indexer.queries import QUERIES, sample_users, tuning_queries
 from indexer.sealing import seal
 from indexer.spool import spool
@@ -82,8 +82,9 @@ def reindex(
     """Return the directory of a new index over the available items of an export; CURRENT is left as it is.
 
     Where an index of this model serves and few items changed since, its files are taken over and the
-    changes are written beside them, and so for the users. Items without an id vector and without text, and
-    users without any view, are counted in the manifest and left out.
+    changes are written beside them, and so for the users. Items without an id vector and without text have
+    no vector: filters and the popularity fallback find them. Users without any view, and items whose
+    attributes cannot be used, are left out. The manifest counts each kind.
 
     Raises:
         ModelMismatchError: the encoder is not the model's text model.
@@ -129,7 +130,9 @@ def _full(
     queries = tuning_queries(vectors, sample_users(export, tower, 0 if choice.factory == EXACT else QUERIES))
     fitted = fit(folder, queries, choice, wish.ann_recall, float16=wish.card_float16)
     users = build_users(folder, people, None, wish.ann_recall, wish.memory_bytes)
-    facts = {**asked, "export_id": export.export_id, "items_without_vector": len(hashes) - len(vectors)}
+    apart = len(read_without_vector(folder, tower.model.dim))
+    facts = {**asked, "export_id": export.export_id, "items_without_vector": apart,
+             "items_left_out": len(hashes) - len(vectors) - apart}  # fmt: skip
     return seal(home.indexes, folder, fitted, facts, users)
 
 

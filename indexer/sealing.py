@@ -11,7 +11,7 @@ from indexer.arrays import map_vectors
 from indexer.building import MAIN_FILES
 from indexer.fitting import Fitted
 from indexer.index import LAYOUT, Index
-from indexer.parts import VECTORS_FILE, faiss_file, write_delta
+from indexer.parts import VECTORS_FILE, faiss_file, read_without_vector, write_delta
 from indexer.user_part import BuiltUsers
 from indexer.users import FOLDER
 from store.artifact import build, new_id
@@ -55,7 +55,7 @@ def lay_out(folder: Path, target: Path, fitted: Fitted, facts: dict[str, Any]) -
     target.mkdir(exist_ok=True)
     for name in (*MAIN_FILES, *fitted.files):
         _link(folder / name, target / name)
-    write_delta(target, [], facts["dim"], np.zeros(0, dtype=np.int64))
+    write_delta(target, read_without_vector(folder, facts["dim"]), facts["dim"], np.zeros(0, dtype=np.int64))
     items = map_vectors(folder / VECTORS_FILE).shape[0]
     described = {
         "kind": "index",
@@ -84,7 +84,7 @@ def take_over(source: Path, target: Path, index: Index) -> dict[str, Any]:
         shutil.copyfile(source / name, target / name)
     changes = index.delta.changes()
     write_delta(target, changes, index.dim, index.delta.main_gone())
-    return {"items": len(index), "changes": len(changes)}
+    return {"items": len(index), "changes": sum(change.has_vector for change in changes)}
 
 
 def files_taken_over(index: Index) -> list[str]:

@@ -110,9 +110,10 @@ class Searchable:
             part = best[0][start : start + step], best[1][start : start + step]
             query, at = better(scores, part)
             if len(query):  # few, so whether they may be found is asked of them alone
-                open_to = barred.open_late(query + start, at, allowed)
+                open_to = barred.open_late(query + start, self.now.places[at], allowed)
                 query, at = query[open_to], at[open_to]
-            found.append(merged(part, query, at + len(self.vectors), scores[query, at], k))
+            rows = self.now.places[at] + len(self.vectors)
+            found.append(merged(part, query, rows, scores[query, at], k))
         if len(found) == 1:
             return found[0]
         return np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found])

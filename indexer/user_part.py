@@ -107,7 +107,7 @@ def put_users(users: Index, people: People) -> bool:
         users: of the same model.
         people: as they are now.
     """
-    found = difference(users, people.hashes, np.ones(len(people.hashes), dtype=bool))
+    found = difference(users, people.hashes)
     some = people.hashes.take(pa.array(found.changed))
     ids = some.column("item_id").to_pylist()
     anew = set(ids)
@@ -134,7 +134,7 @@ def _write_users(place: Path, people: People, base: Index | None) -> None:
     anew = np.ones(len(hashes), dtype=bool)
     if base is not None:
         anew[:] = False
-        anew[difference(base, hashes, ~anew).changed] = True
+        anew[difference(base, hashes).changed] = True
     log.info("reindex: encoding %d of %d users", int(anew.sum()), len(hashes))
     starts = range(0, len(hashes), USER_BATCH)
     ids = hashes.column("item_id").combine_chunks()

@@ -85,13 +85,13 @@ def audience(users: Index, vectors: FloatArray, k: int, without: Excluded | None
     queries, now = _queries(users, vectors), users.delta.now
     none = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, dtype=np.float32)
     parts = [none]
-    for start, block in _blocks(users.main.vectors, now, len(queries)):
+    for own, block in _blocks(users.main.vectors, now, len(queries)):
         scores = (queries @ block.T) * (block[:, -1] / _SCALE)  # (B, n)
-        _bar(scores, start, now, without)
+        _bar(scores, own, now, without)
         count = min(k, len(block))
         at = np.argpartition(-scores, count - 1, axis=1)[:, :count]
         best = np.take_along_axis(scores, at, 1)
-        parts = [best_of_parts([*parts, (np.where(np.isneginf(best), -1, at + start), best)], k)]
+        parts = [best_of_parts([*parts, (np.where(np.isneginf(best), -1, own[at]), best)], k)]
     return parts[0]
 
 
@@ -125,7 +125,8 @@ def user_change(user_id: str, vector: FloatArray, events: int, content: bytes = 
         events: number of visible ones.
         content: hash of what the vector was made from; unknown for one that no reindex made.
     """
-    return Change(user_id, user_rows(vector[None])[0], float(events), content, NO_FACTS, None, "{}")
+    row = user_rows(vector[None])[0]
+    return Change(user_id, row, float(events), content, NO_FACTS, None, "{}", listed=False)
 
 
 def _queries(users: Index, vectors: FloatArray) -> FloatArray:
@@ -141,19 +142,21 @@ def _queries(users: Index, vectors: FloatArray) -> FloatArray:
     return queries
 
 
-def _blocks(main: FloatArray, now: Snapshot, batch: int) -> Iterator[tuple[int, FloatArray]]:
-    """Yield the first row of each block, and the block (n, W)."""
+def _blocks(main: FloatArray, now: Snapshot, batch: int) -> Iterator[tuple[IntArray, FloatArray]]:
+    """Yield the rows (n,) of each block, increasing, and the block (n, W)."""
     step = max(1, _BLOCK_BYTES // (4 * max(main.shape[1], batch)))
-    for first, vectors in ((0, main), (len(main), now.vectors)):
-        for start in range(0, len(vectors), step):
-            yield first + start, vectors[start : start + step]
+    for start in range(0, len(main), step):
+        yield np.arange(start, min(start + step, len(main))), main[start : start + step]
+    for start in range(0, len(now.vectors), step):
+        yield now.places[start : start + step] + len(main), now.vectors[start : start + step]
 
 
-def _bar(scores: FloatArray, start: int, now: Snapshot, without: Excluded | None) -> None:
-    """Set the scores (B, n) of rows that are gone, or left out, to −inf in place."""
-    end = start + scores.shape[1]
+def _bar(scores: FloatArray, rows: IntArray, now: Snapshot, without: Excluded | None) -> None:
+    """Set the scores (B, n) of rows (n,) that are gone, or left out, to −inf in place."""
     if now.main_gone or now.gone:
-        scores[:, ~now.there(np.arange(start, end))] = -np.inf
+        scores[:, ~now.there(rows)] = -np.inf
     if without is not None:
-        own = (without.rows >= start) & (without.rows < end)
-        scores[without.queries[own], without.rows[own] - start] = -np.inf
+        at = np.searchsorted(rows, without.rows)
+        at[at == len(rows)] = 0
+        own = rows[at] == without.rows
+        scores[without.queries[own], at[own]] = -np.inf

@@ -94,6 +94,8 @@ def current_check(home: Home) -> Check:
     except (DamagedArtifactError, LookupError) as error:
         return Check("CURRENT", State.FAILED, str(error), serving)
     found = f"index {pair.index.index_id} of model {pair.model.model_id}, {len(pair.index):,} items"
+    if pair.index.without_vector:
+        found += f" and {pair.index.without_vector:,} without a vector"
     if not len(pair.index):
         return Check("CURRENT", State.WARNING, found, "no item is available: import items, then reindex")
     if _latest_id(home) not in (None, pair.model.model_id):

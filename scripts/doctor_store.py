@@ -12,6 +12,7 @@ from scripts.checking import Check, State
 from scripts.session import admin, server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError
+from store.attributes import left_out
 from store.connection import NewerStoreError, NotAStoreError, StoreLockedError, migrations
 from store.duck import Store
 from store.erasing import unfinished
@@ -22,6 +23,7 @@ from store.sound import UnsoundFileError
 from store.state_files import head_of
 
 _SECONDS = 5.0
+_PUT_AGAIN = "put these items again with other attributes, or delete them"
 _VIEWS = {"behaviors": "H", "texts": "T", "social": "S"}
 
 
@@ -30,14 +32,19 @@ def store_checks(home: Home) -> Iterator[Check]:
     address, check = server_check(home)
     yield check
     if address is not None:
-        check, rows = _served_store(address)
+        check, status = _served_store(address)
+        yield check
+        if status is not None:
+            yield from row_checks(status.rows)
+            yield served_items_check(status)
     else:
         check, rows = store_check(home)
-    yield check
-    if rows is not None:
-        yield from row_checks(rows)
-    if address is None and check.state is State.OK:
-        yield state_check(home)
+        yield check
+        if rows is not None:
+            yield from row_checks(rows)
+            yield attributes_check(home)
+        if check.state is State.OK:
+            yield state_check(home)
     yield ledger_check(home)
 
 
@@ -77,13 +84,13 @@ def _code(error: grpc.RpcError) -> str:
     return str(error.code().name if isinstance(error, grpc.Call) else error)
 
 
-def _served_store(address: str) -> tuple[Check, Mapping[str, int] | None]:
+def _served_store(address: str) -> tuple[Check, pb.StatusResponse | None]:
     try:
         with admin(address) as stub:
             status = stub.Status(pb.StatusRequest(), timeout=_SECONDS)
     except grpc.RpcError as error:
         return Check("store", State.FAILED, f"the server says {_code(error)}", "see the server's log"), None
-    return Check("store", State.OK, f"owned by the server, version {status.version}"), status.rows
+    return Check("store", State.OK, f"owned by the server, version {status.version}"), status
 
 
 def store_check(home: Home) -> tuple[Check, Mapping[str, int] | None]:
@@ -106,6 +113,26 @@ def store_check(home: Home) -> tuple[Check, Mapping[str, int] | None]:
             "store", State.FAILED, str(error), "triptych restore --from BACKUP --home NEW_HOME"
         ), None
     return Check("store", State.OK, f"schema version {len(migrations())}"), rows
+
+
+def served_items_check(status: pb.StatusResponse) -> Check:
+    """Return how many items the server finds by vector, without one, and not at all."""
+    found = f"{status.indexed_items:,} found by searches"
+    if status.items_without_vector:
+        found += f", {status.items_without_vector:,} without a vector by filters and the fallback alone"
+    if status.items_left_out:
+        found = f"{status.items_left_out:,} left out: their attributes cannot be used; {found}"
+        return Check("served items", State.WARNING, found, f"the server's log names them: {_PUT_AGAIN}")
+    return Check("served items", State.OK, found)
+
+
+def attributes_check(home: Home) -> Check:
+    """Return whether the attributes of all items can be used; every one is read."""
+    with Store.open(home.database) as store:
+        reasons = store.bad_attributes()
+    if reasons:
+        return Check("attributes", State.WARNING, f"{len(reasons):,} items: {left_out(reasons)}", _PUT_AGAIN)
+    return Check("attributes", State.OK, "of every item can be used")
 
 
 def state_check(home: Home) -> Check:

@@ -66,6 +66,7 @@ def import_through(address: str, path: Path, file_format: str, *, strict: bool) 
             rejected=dict(one.rejected),
             ignored_columns=tuple(one.ignored_columns),
             rejects_file=Path(one.rejects_file) if one.rejects_file else None,
+            without_text=one.without_text,
         )
         for one in reply.tables
     }
@@ -85,5 +86,10 @@ def show(report: ImportReport) -> None:
     for name, one in report.tables.items():
         for reason, count in sorted(one.rejected.items()):
             console.print(f"{name}: {count:,} rejected, {reason}: see {one.rejects_file}")
+        if one.without_text:
+            console.print(
+                f"{name}: {one.without_text:,} with neither title nor text: until a model is trained on"
+                " events with them, filters and the popularity fallback find them, and no search does"
+            )
         if one.ignored_columns:
             console.print(f"{name}: columns not used: {', '.join(one.ignored_columns)}")

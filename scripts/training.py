@@ -1,7 +1,8 @@
 """What `triptych train` puts together: settings, the text model, the task head and who hears of figures."""
 
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
+from store.attributes import left_out, sorted_out
 from store.export import Export
 from store.home import Home
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from encoder.fit import TrainOptions
     from encoder.learn import Report
     from encoder.train import HeadOf
+
+log = logging.getLogger(__name__)
 
 
 class WandbMissingError(LookupError):
@@ -140,10 +144,16 @@ def _head(export: Export, rows: "Dataset", task: str, label: str | None, trained
 
 
 def item_facts(export: Export) -> tuple[list[dict[str, Any] | None], list[str | None]]:
-    """Return the attributes and the kind of every item of an export, in the order of their ids."""
+    """Return the attributes and the kind of every item of an export, in the order of their ids.
+
+    Attributes that cannot be used are None, and the log names their items.
+    """
     items = export.items()
-    attributes = [json.loads(text) if text else None for text in items.column("attributes").to_pylist()]
-    return attributes, items.column("kind").to_pylist()
+    ids, texts = (items.column(name).to_pylist() for name in ("item_id", "attributes"))
+    usable, reasons = sorted_out((i, text) for i, text in zip(ids, texts, strict=True) if text)
+    if reasons:
+        log.warning("train: %s", left_out(reasons))
+    return [usable.get(item_id) for item_id in ids], items.column("kind").to_pylist()
 
 
 @contextmanager

@@ -118,6 +118,7 @@ class IngestServicer(rpc.IngestServicer):
                     rejected=one.rejected,
                     ignored_columns=one.ignored_columns,
                     rejects_file=str(one.rejects_file or ""),
+                    without_text=one.without_text,
                 )
                 for name, one in report.tables.items()
             ]
@@ -132,6 +133,7 @@ class IngestServicer(rpc.IngestServicer):
                 unchanged=done.unchanged,
                 rejected=[pb.RejectedRow(position=i, reason=reason) for i, reason in done.rejected],
                 repeated_request=done.repeated,
+                without_text=done.without_text,
             )
 
     def _stream(self, requests: Iterator[Write], context: grpc.ServicerContext) -> pb.StreamResponse:
@@ -160,6 +162,7 @@ def _add(total: pb.StreamResponse, done: Written) -> None:
     total.unchanged += done.unchanged
     total.rejected_rows += len(done.rejected)
     total.repeated_requests += done.repeated
+    total.without_text += done.without_text
     room = MAX_ROWS - len(total.rejected)
     total.rejected.extend(
         pb.RejectedRow(position=i, reason=reason, request=total.requests)

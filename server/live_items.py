@@ -4,20 +4,23 @@ import itertools
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from indexer.arrays import FloatArray, IntArray
 from indexer.building import ItemTower
 from indexer.difference import DELTA_SHARE, difference
-from indexer.incremental import changes_of
+from indexer.incremental import changes_of, without_bad
 from indexer.parts import Change
 from server.retriever import NotReadyError, Retriever
 from server.serving import Serving
+from store.attributes import left_out
 from store.duck import Store
 from store.records import Item
 
@@ -31,9 +34,13 @@ _UNKNOWN = bytes(16)  # a hash that nothing has: the next reindex looks at the i
 class LiveItems:
     """Puts items into the index that serves, and takes them out.
 
-    What is deleted or unavailable is gone when `committed` returns; what is put follows as soon as its text
-    is encoded, on a thread of its own. An index that begins to serve is brought up to date by the hashes of
-    its items, so nothing depends on what a process that was killed remembered.
+    When `committed` returns, what is deleted or unavailable is gone, and filters and the popularity fallback
+    find what is new; searches by vector find it as soon as its text is encoded, on a thread of its own, and
+    what was known changes then. An index that begins to serve is brought up to date by the hashes of its
+    items, so nothing depends on what a process that was killed remembered.
+
+    Attributes:
+        left_out: why stored items are not served, by item id: their attributes cannot be used.
     """
 
     def __init__(self, store: Store, retriever: Retriever) -> None:
@@ -44,6 +51,7 @@ class LiveItems:
         self._numbers = itertools.count()
         self._pending: dict[str, int] = {}  # items being encoded, by number of the latest request
         self._meanwhile: set[str] | None = None
+        self.left_out: dict[str, str] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="items")
 
     def __enter__(self) -> Self:
@@ -69,9 +77,10 @@ class LiveItems:
             self._pending |= dict.fromkeys([item.item_id for item in there], number)
             if self._meanwhile is not None:
                 self._meanwhile |= latest.keys()
+            self._forget_left_out(latest)
             serving = self._serving()
-            if gone and serving is not None:
-                serving.index.put([], sorted(gone))
+            if serving is not None:
+                serving.index.put(_new(serving, there), sorted(gone))
         if there:
             self._pool.submit(self._encode, there, number)
 
@@ -105,36 +114,66 @@ class LiveItems:
         with self._catching_up:
             with self._lock:
                 self._meanwhile = set()  # what requests change from now on is theirs
-            hashes = self._store.item_hashes()
-            found = difference(serving.index, hashes, _tower(serving).encodable(hashes))
-            some = hashes.take(pa.array(found.changed[:_BEFORE_SERVING]))
-            items = self._store.some_items(some.column("item_id").to_pylist())
-            changes: list[Change] = []
-            if len(items) == len(some):  # otherwise one has gone since: the next round sees it so
-                encoded = found.encoded[:_BEFORE_SERVING]
-                changes = changes_of(serving.index, items, some, encoded, _tower(serving))
-            with self._lock:
-                skipped, self._meanwhile = self._meanwhile or set(), None
-                serving.index.put(
-                    [change for change in changes if change.item_id not in skipped],
-                    [item_id for item_id in found.removed if item_id not in skipped],
-                )
+            try:
+                return self._compared(serving)
+            finally:
+                with self._lock:
+                    self._meanwhile = None
+
+    def _compared(self, serving: Serving) -> int:
+        """Put into an index what it lacks of the store, up to a bound; return how many items are left."""
+        hashes = self._store.item_hashes()
+        found = difference(serving.index, hashes)
+        known_bad = pc.is_in(hashes.column("item_id"), pa.array(list(self.left_out), pa.string()))
+        wanted = ~np.asarray(known_bad)[found.changed]
+        changed, encoded = found.changed[wanted][:_BEFORE_SERVING], found.encoded[wanted][:_BEFORE_SERVING]
+        some = hashes.take(pa.array(changed))
+        items = self._store.some_items(some.column("item_id").to_pylist())
+        changes: list[Change] = []
+        reasons: dict[str, str] = {}
+        if len(items) == len(some):  # otherwise one has gone since: the next round sees it so
+            items, some, encoded, reasons = without_bad(items, some, encoded)
+            changes = changes_of(serving.index, items, some, encoded, _tower(serving))
+        with self._lock:
+            skipped = self._meanwhile or set()
+            self.left_out |= {name: why for name, why in reasons.items() if name not in skipped}
+            removed = [*found.removed, *self.left_out]
+            serving.index.put(
+                [change for change in changes if change.item_id not in skipped],
+                [item_id for item_id in removed if item_id not in skipped],
+            )
+        if reasons:
+            log.warning("index %s: %s", serving.index.index_id, left_out(reasons))
         count = len(changes) + len(found.removed)
         if count:
             log.info("index %s: %d items changed in the store since", serving.index.index_id, count)
-        return len(found.changed) - len(changes)
+        return int(wanted.sum()) - len(changes) - len(reasons)
+
+    def _forget_left_out(self, item_ids: Iterable[str]) -> None:
+        """Look at items again that were left out, now that they were written."""
+        for item_id in item_ids:
+            self.left_out.pop(item_id, None)
 
     def _encode(self, items: Sequence[Item], number: int) -> None:
-        try:
-            for start in range(0, len(items), _AT_ONCE):
-                self._put(items[start : start + _AT_ONCE], number)
-        except Exception:  # a supervisor: the items are stored, and the next start or reindex has them
-            log.exception("%d items could not be put into the index", len(items))
+        for start in range(0, len(items), _AT_ONCE):
+            some = items[start : start + _AT_ONCE]
+            try:
+                self._put(some, number)
+            except Exception:  # a supervisor: the items are stored, and the next start or reindex has them
+                log.exception("%d items could not be put into the index", len(some))
 
     def _put(self, items: Sequence[Item], number: int) -> None:
-        serving = self._serving()
-        if serving is None:
-            return  # what is published first catches up
+        try:
+            serving = self._serving()
+            if serving is not None:  # otherwise what is published first catches up
+                self._put_into(serving, items, number)
+        finally:
+            with self._lock:
+                for item in items:
+                    if self._pending.get(item.item_id) == number:
+                        del self._pending[item.item_id]
+
+    def _put_into(self, serving: Serving, items: Sequence[Item], number: int) -> None:
         with self._lock:
             items = [item for item in items if self._pending.get(item.item_id) == number]
         changes = _changes(serving, items)
@@ -142,8 +181,6 @@ class LiveItems:
             latest = [change for change in changes if self._pending.get(change.item_id) == number]
             if self._serving() is serving:  # otherwise the one that serves now catches up
                 serving.index.put(latest)
-            for change in latest:
-                del self._pending[change.item_id]
         if len(serving.index.delta.now.vectors) > max(_BEFORE_SERVING, DELTA_SHARE * len(serving.index.main)):
             log.warning("many items changed since the last reindex: run `triptych reindex` for full speed")
 
@@ -158,13 +195,29 @@ def _tower(serving: Serving) -> ItemTower:
     return ItemTower(serving.model, serving.encoder, serving.cache)
 
 
+def _new(serving: Serving, items: Sequence[Item]) -> list[Change]:
+    """Return the items that an index does not have, as changes without a vector yet."""
+    rows = serving.index.rows([item.item_id for item in items])
+    new = [item for item, row in zip(items, rows.tolist(), strict=True) if row < 0]
+    return _as_changes(serving, new, np.zeros((len(new), serving.index.dim), dtype=np.float32))
+
+
 def _changes(serving: Serving, items: Sequence[Item]) -> list[Change]:
-    tower, row_of = _tower(serving), serving.model_row_of
-    rows = np.array([row_of.get(item.item_id, -1) for item in items], dtype=np.int64)
     titles, texts = [item.title for item in items], [item.text for item in items]
     table = pa.table({"title": pa.array(titles, pa.string()), "text": pa.array(texts, pa.string())})
-    found = zip(items, tower.vectors(table, rows), tower.popularity(rows).tolist(), strict=True)
+    return _as_changes(serving, items, _tower(serving).vectors(table, _model_rows(serving, items)))
+
+
+def _as_changes(serving: Serving, items: Sequence[Item], vectors: FloatArray) -> list[Change]:
+    popularity = _tower(serving).popularity(_model_rows(serving, items))
+    found = zip(items, vectors, popularity.tolist(), strict=True)
     return [
-        Change(i.item_id, vector, popularity, _UNKNOWN, _UNKNOWN, i.kind, json.dumps(i.attributes))
-        for i, vector, popularity in found
+        Change(
+            i.item_id, vector, one, _UNKNOWN, _UNKNOWN, i.kind, json.dumps(i.attributes, ensure_ascii=False)
+        )
+        for i, vector, one in found
     ]
+
+
+def _model_rows(serving: Serving, items: Sequence[Item]) -> IntArray:
+    return np.array([serving.model_row_of.get(item.item_id, -1) for item in items], dtype=np.int64)

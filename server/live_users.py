@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Self
 
-import numpy as np
 import pyarrow as pa
 
 from indexer.difference import difference
@@ -73,7 +72,7 @@ class LiveUsers:
         if serving.users is None:
             return
         hashes = people_hashes(self._store.user_hashes())
-        found = difference(serving.users, hashes, np.ones(len(hashes), dtype=bool))
+        found = difference(serving.users, hashes)
         serving.users.put([], found.removed)
         self.changed(hashes.column("item_id").take(pa.array(found.changed)).to_pylist())
 

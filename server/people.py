@@ -54,9 +54,8 @@ def audience_of(serving: Serving, store: Store, query: Query) -> Candidates:
     users, model = users_of(serving), serving.model
     id_vector, text = np.zeros(model.dim, dtype=np.float32), ""
     if isinstance(query.subject, SimilarTo):
-        item = store.item(query.subject.item_id)
-        text = item_text(item.title, item.text)
-        row = serving.model_row_of.get(item.item_id, -1)
+        text = item_text(*store.title_and_text(query.subject.item_id))
+        row = serving.model_row_of.get(query.subject.item_id, -1)
         id_vector = model.id_vectors[row] if row >= 0 else id_vector
     elif isinstance(query.subject, FreeText):
         text = query.subject.text

@@ -93,6 +93,11 @@ class Publisher:
         with self._changing:
             return self.publish(previous_index(self._config.home))
 
+    @property
+    def items_left_out(self) -> int:
+        """How many stored items are not served because their attributes cannot be used."""
+        return len(self._live.left_out)
+
     def _serve(self, index_id: str) -> Serving:
         pair = load_pair(self._config.home, index_id, threads=1)
         threads = self._config.encode_threads

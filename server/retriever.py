@@ -154,8 +154,7 @@ class Retriever:
             seen = tuple(event.item_id for event in views.history)
             asked = Asked(friends, views.history, views.texts, left_out=seen)
         elif isinstance(subject, SimilarTo):
-            item = self._store.item(subject.item_id)
-            text = item_text(item.title, item.text)
+            text = item_text(*self._store.title_and_text(subject.item_id))
             # One event, left out whether seen items are or not.
             own = (subject.item_id,)
             return Asked(NOBODY, (Event(*own),), (text,) if text else (), keep=True, left_out=own)

@@ -104,6 +104,8 @@ class AdminServicer(rpc.AdminServicer):
             reply.text_model_id = serving.encoder.text_model_id
             reply.indexed_items = len(serving.index)
             reply.dim = serving.index.dim
+            reply.items_without_vector = serving.index.without_vector
+            reply.items_left_out = self._publisher.items_left_out
             return reply
 
     def CreateExport(

@@ -96,6 +96,7 @@ def _tidy(cursor: duckdb.DuckDBPyConnection) -> None:
 
 def _as_json(written: Written) -> str:
     counts = {"inserted": written.inserted, "updated": written.updated, "unchanged": written.unchanged}
+    counts["without_text"] = written.without_text
     return json.dumps(counts | {"rejected": written.rejected})
 
 

@@ -20,6 +20,7 @@ class Codes:
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
+        self.taken_back = 0  # times that codes were: whoever keeps something by code has to look again
         self.code_of = {name: code for code, name in enumerate(names)}
 
     @classmethod
@@ -42,7 +43,8 @@ class Codes:
             self.code_of[name] = code
 
     def forget(self, draft: "CodesDraft") -> None:
-        """Take back the new codes of a draft that was not committed."""
+        """Take back the new codes of a draft that was not committed; others may get them."""
+        self.taken_back += 1
         for name in draft.new:
             if self.code_of.pop(name, None) is not None:
                 self.names.pop()
@@ -53,17 +55,20 @@ class ByCode:
 
     def __init__(self, codes: Codes, values_of: Callable[[Sequence[str]], npt.NDArray[Any]]) -> None:
         """Take what gives the values (n,) of n names; it is asked once for every name."""
-        self._names = codes.names
+        self._codes = codes
         self._values_of = values_of
-        self._values = values_of([])
+        self._known = (codes.taken_back, values_of([]))
 
     def __call__(self, codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the value of each code."""
-        values: npt.NDArray[Any] = self._values
-        known = len(self._names)
+        taken_back, values = self._known
+        if taken_back != self._codes.taken_back:  # codes may be those of other names by now
+            taken_back, values = self._codes.taken_back, self._values_of([])
+        names = self._codes.names
+        known = len(names)
         if known > len(values):  # codes given out since
-            values = np.concatenate([values, self._values_of(self._names[len(values) : known])])
-            self._values = values  # whole, so that other threads see the old or the new one
+            values = np.concatenate([values, self._values_of(names[len(values) : known])])
+            self._known = taken_back, values  # whole, so that other threads see the old or the new one
         found: npt.NDArray[Any] = values[codes]
         return found
 

@@ -1,19 +1,19 @@
 """The live store: one DuckDB file, owned by one process, safe to use from many threads."""
 
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
 
+from store.attributes import attributes_of
 from store.connection import connect, transaction
 from store.head import Head, raise_head, read_head
-from store.items import item_hashes, some_items
+from store.items import bad_attributes, item_hashes, some_items
 from store.queries import (
     DISTINCT_TEXTS,
     MARK_SPLITS,
@@ -127,13 +127,26 @@ class Store:
 
         Raises:
             ItemNotFoundError: no such item.
+            BadAttributesError: its attributes cannot be used.
         """
+        _, title, text, kind, attributes, available, updated_at = self._row(item_id)
+        return Item(item_id, title, text, kind, attributes_of(attributes), available, updated_at)
+
+    def title_and_text(self, item_id: str) -> tuple[str | None, str | None]:
+        """Return the title and the text of one item, whatever its attributes are.
+
+        Raises:
+            ItemNotFoundError: no such item.
+        """
+        _, title, text, *_ = self._row(item_id)
+        return title, text
+
+    def _row(self, item_id: str) -> tuple[Any, ...]:
         with closing(self._db.cursor()) as cursor:
-            row = cursor.execute(_ITEM, [item_id]).fetchone()
+            row: tuple[Any, ...] | None = cursor.execute(_ITEM, [item_id]).fetchone()
         if row is None:
             raise ItemNotFoundError(item_id)
-        _, title, text, kind, attributes, available, updated_at = row
-        return Item(item_id, title, text, kind, json.loads(attributes), available, updated_at)
+        return row
 
     def item_hashes(self) -> pa.Table:
         """Return what `store.items.item_hashes` does."""
@@ -144,6 +157,11 @@ class Store:
         """Return what `store.items.some_items` does."""
         with closing(self._db.cursor()) as cursor:
             return some_items(cursor, item_ids)
+
+    def bad_attributes(self) -> dict[str, str]:
+        """Return what `store.items.bad_attributes` does."""
+        with closing(self._db.cursor()) as cursor:
+            return bad_attributes(cursor)
 
     def user_hashes(self) -> pa.Table:
         """Return what `Export.user_hashes` does."""

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from store.artifact import new_id
 from store.duck import Store
 from store.files import find_files
+from store.items import count_without_text
 from store.reading import readable, stage
 from store.rejects import first_reject, write_rejects
 from store.tables import Table
@@ -23,7 +24,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TableReport:
-    """What became of the rows of one file; `rejected` counts rows by reason."""
+    """What became of the rows of one file.
+
+    Attributes:
+        rejected: rows by reason.
+        without_text: items of the file that are available and have neither title nor text.
+    """
 
     file: Path
     read: int
@@ -33,6 +39,7 @@ class TableReport:
     rejected: dict[str, int]
     ignored_columns: tuple[str, ...]
     rejects_file: Path | None
+    without_text: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,4 +107,5 @@ def _import_file(
         rejected=rejected,
         ignored_columns=source.ignored,
         rejects_file=rejects_file,
+        without_text=count_without_text(cursor) if table.name == "items" else 0,
     )

@@ -1,12 +1,12 @@
 """Items put and deleted one request at a time, by the statements of an import."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
+from store.attributes import attributes_of
 from store.packing import NO_TIME
 from store.reading import Source
 from store.records import Item
@@ -52,7 +52,7 @@ def put_items(
         cursor.execute(f"DROP {name}")
     cursor.unregister("put_rows")
     unchanged = len(rows) - len(rejected) - inserted - updated
-    return Written(inserted, updated, unchanged, rejected), items
+    return Written(inserted, updated, unchanged, rejected, without_text=sum(map(_wordless, items))), items
 
 
 def delete_items(
@@ -87,6 +87,10 @@ def _table(rows: Sequence[ItemRow]) -> pa.Table:
     return pa.table({"_row": numbers} | words | {"available": available, "updated_at": times})
 
 
+def _wordless(item: Item) -> bool:
+    return item.available and not ((item.title or "") + (item.text or "")).strip()
+
+
 def _item(row: Sequence[object]) -> Item:
     item_id, title, text, kind, attributes, available, updated_at = row
-    return Item(item_id, title, text, kind, json.loads(str(attributes)), available, updated_at)  # type: ignore[arg-type]
+    return Item(item_id, title, text, kind, attributes_of(str(attributes)), available, updated_at)  # type: ignore[arg-type]

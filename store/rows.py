@@ -64,13 +64,14 @@ class Rejected(NamedTuple):
 
 @dataclass(frozen=True)
 class Written:
-    """What became of the rows of one request."""
+    """What became of the rows of one request; `without_text` counts items with neither title nor text."""
 
     inserted: int = 0
     updated: int = 0
     unchanged: int = 0
     rejected: tuple[Rejected, ...] = ()
     repeated: bool = False
+    without_text: int = 0
 
 
 def refusal_of_behavior(row: BehaviorRow, items: Container[str]) -> str | None:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import duckdb
+import pyarrow as pa
 
+from store.attributes import MAX_CHARS, sorted_out
 from store.reading import Source
 from store.tables import SQL_TYPES, Column, Kind
 
@@ -12,6 +14,8 @@ MAX_TEXT_CHARS = 100_000
 MAX_WEIGHT = 1e12  # of one row: beyond any count, price or seconds; sums stay far below infinity
 DUPLICATE = "duplicate"
 VECTOR_DIMENSION = "vector_dimension"
+BAD_ATTRIBUTES = "bad_attributes"
+_BATCH = 65_536
 
 _EPOCH = (
     "make_timestamp(CASE WHEN {0} BETWEEN -62135596800 AND 253402300799 THEN (round({0} * 1e6))::BIGINT END)"
@@ -45,7 +49,8 @@ CHECKS: tuple[Check, ...] = (
     Check("id_too_long", "", f"strlen({{0}}) > {MAX_ID_BYTES}", kind="id"),
     Check("empty_text", "text", "text IS NULL OR trim(text, E' \\t\\r\\n') = ''", table="texts"),
     Check("text_too_long", "", f"length({{0}}) > {MAX_TEXT_CHARS}", kind="text"),
-    Check("bad_attributes", "attributes", "raw_attributes IS NOT NULL AND attributes IS NULL"),
+    Check(BAD_ATTRIBUTES, "attributes", "raw_attributes IS NOT NULL AND attributes IS NULL"),
+    Check(BAD_ATTRIBUTES, "attributes", f"length(attributes::VARCHAR) > {MAX_CHARS}"),
     Check("bad_available", "available", "raw_available IS NOT NULL AND available IS NULL"),
     Check(
         "weight_not_a_number", "weight", "raw_weight IS NOT NULL AND NOT coalesce(isfinite(weight), false)"
@@ -95,6 +100,8 @@ def check(cursor: duckdb.DuckDBPyConnection, source: Source) -> None:
         CREATE TEMP TABLE {name} AS
         SELECT _row, CASE {conditions} END AS _reason, {", ".join(outer)}
         FROM (SELECT {", ".join(inner)} FROM raw_{table.name}) AS typed""")
+    if "attributes" in source.types:
+        _refuse_attributes(cursor, name)
     if not table.numbered:
         _refuse_duplicates(cursor, source)
     if {"vector", "text_model_id"} <= source.types.keys():
@@ -145,6 +152,22 @@ def _time(raw: str, held: str) -> str:
         return _EPOCH.format(seconds)
     iso = f"TRY_CAST({raw} AS TIMESTAMPTZ) AT TIME ZONE 'UTC'"
     return f"(CASE WHEN {seconds} IS NULL THEN {iso} ELSE {_EPOCH.format(seconds)} END)"
+
+
+def _refuse_attributes(cursor: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Refuse attributes that are a JSON object to DuckDB, but none that a filter could be right about."""
+    batches = cursor.sql(f"""
+        SELECT _row, attributes::VARCHAR AS attributes FROM {name}
+        WHERE _reason IS NULL AND attributes::VARCHAR <> '{{}}'""").to_arrow_reader(_BATCH)
+    bad: list[int] = []
+    for batch in batches:
+        columns = (batch.column(column).to_pylist() for column in ("_row", "attributes"))
+        bad += sorted_out(zip(*columns, strict=True))[1]
+    if bad:
+        cursor.register("unusable", pa.table({"_row": pa.array(bad, pa.int64())}))
+        cursor.execute(f"""
+            UPDATE {name} AS c SET _reason = '{BAD_ATTRIBUTES}' FROM unusable AS u WHERE c._row = u._row""")
+        cursor.unregister("unusable")
 
 
 def _refuse_duplicates(cursor: duckdb.DuckDBPyConnection, source: Source) -> None:

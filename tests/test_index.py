@@ -283,7 +283,7 @@ def test_an_old_snapshot_sees_what_it_saw(tmp_path: Path) -> None:
 
 
 FILES = ("items.000.faiss", "vectors.safetensors", "items.arrow", "lookup.safetensors", "facts.safetensors",
-         "delta.arrow", "delta.safetensors", MANIFEST)  # fmt: skip
+         "delta.arrow", "delta.safetensors", "without_vector.arrow", MANIFEST)  # fmt: skip
 
 
 def test_an_index_of_several_shards_is_one_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,10 @@ class ItemRow(_message.Message):
     text: _builtins.str
     kind: _builtins.str
     attributes: _builtins.str
-    """a JSON object"""
+    """A JSON object, at most 1,000,000 characters: names once in their object, at most 64 levels, 100,000 values and
+    1,000 bytes to a name with those around it, numbers within the range of a double, no nul and no half surrogate
+    pair. What is otherwise is rejected as bad_attributes.
+    """
     available: _builtins.bool
     """default true"""
     @_builtins.property
@@ -346,11 +349,16 @@ class WriteResponse(_message.Message):
     UNCHANGED_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
     REPEATED_REQUEST_FIELD_NUMBER: _builtins.int
+    WITHOUT_TEXT_FIELD_NUMBER: _builtins.int
     inserted: _builtins.int
     updated: _builtins.int
     unchanged: _builtins.int
     repeated_request: _builtins.bool
     """the request was answered before and not written again"""
+    without_text: _builtins.int
+    """Available items written with neither title nor text: until a model knows events with them, filters and the
+    popularity fallback find them, and no search does.
+    """
     @_builtins.property
     def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRow]: ...
     def __init__(
@@ -361,10 +369,11 @@ class WriteResponse(_message.Message):
         unchanged: _builtins.int = ...,
         rejected: _abc.Iterable[Global___RejectedRow] | None = ...,
         repeated_request: _builtins.bool = ...,
+        without_text: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "rejected", b"rejected", "repeated_request", b"repeated_request", "unchanged", b"unchanged", "updated", b"updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "rejected", b"rejected", "repeated_request", b"repeated_request", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -381,12 +390,15 @@ class StreamResponse(_message.Message):
     REJECTED_ROWS_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
     REPEATED_REQUESTS_FIELD_NUMBER: _builtins.int
+    WITHOUT_TEXT_FIELD_NUMBER: _builtins.int
     requests: _builtins.int
     inserted: _builtins.int
     updated: _builtins.int
     unchanged: _builtins.int
     rejected_rows: _builtins.int
     repeated_requests: _builtins.int
+    without_text: _builtins.int
+    """as in WriteResponse"""
     @_builtins.property
     def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRow]:
         """the first 10,000"""
@@ -401,10 +413,11 @@ class StreamResponse(_message.Message):
         rejected_rows: _builtins.int = ...,
         rejected: _abc.Iterable[Global___RejectedRow] | None = ...,
         repeated_requests: _builtins.int = ...,
+        without_text: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "rejected", b"rejected", "rejected_rows", b"rejected_rows", "repeated_requests", b"repeated_requests", "requests", b"requests", "unchanged", b"unchanged", "updated", b"updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "rejected", b"rejected", "rejected_rows", b"rejected_rows", "repeated_requests", b"repeated_requests", "requests", b"requests", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -622,6 +635,7 @@ class TableReport(_message.Message):
     REJECTED_FIELD_NUMBER: _builtins.int
     IGNORED_COLUMNS_FIELD_NUMBER: _builtins.int
     REJECTS_FILE_FIELD_NUMBER: _builtins.int
+    WITHOUT_TEXT_FIELD_NUMBER: _builtins.int
     table: _builtins.str
     file: _builtins.str
     read: _builtins.int
@@ -629,6 +643,8 @@ class TableReport(_message.Message):
     updated: _builtins.int
     unchanged: _builtins.int
     rejects_file: _builtins.str
+    without_text: _builtins.int
+    """items, as in WriteResponse"""
     @_builtins.property
     def rejected(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """by reason"""
@@ -647,10 +663,11 @@ class TableReport(_message.Message):
         rejected: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         ignored_columns: _abc.Iterable[_builtins.str] | None = ...,
         rejects_file: _builtins.str = ...,
+        without_text: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "ignored_columns", b"ignored_columns", "inserted", b"inserted", "read", b"read", "rejected", b"rejected", "rejects_file", b"rejects_file", "table", b"table", "unchanged", b"unchanged", "updated", b"updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "ignored_columns", b"ignored_columns", "inserted", b"inserted", "read", b"read", "rejected", b"rejected", "rejects_file", b"rejects_file", "table", b"table", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -874,6 +874,8 @@ class StatusResponse(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    ITEMS_WITHOUT_VECTOR_FIELD_NUMBER: _builtins.int
+    ITEMS_LEFT_OUT_FIELD_NUMBER: _builtins.int
     serving: _builtins.bool
     model_id: _builtins.str
     index_id: _builtins.str
@@ -882,6 +884,10 @@ class StatusResponse(_message.Message):
     dim: _builtins.int
     uptime_seconds: _builtins.float
     version: _builtins.str
+    items_without_vector: _builtins.int
+    """filters and the popularity fallback find them, no search does"""
+    items_left_out: _builtins.int
+    """of the store, because their attributes cannot be used; the log names them"""
     @_builtins.property
     def rows(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """of the store, by table"""
@@ -898,10 +904,12 @@ class StatusResponse(_message.Message):
         rows: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         uptime_seconds: _builtins.float = ...,
         version: _builtins.str = ...,
+        items_without_vector: _builtins.int = ...,
+        items_left_out: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "index_id", b"index_id", "indexed_items", b"indexed_items", "model_id", b"model_id", "rows", b"rows", "serving", b"serving", "text_model_id", b"text_model_id", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "index_id", b"index_id", "indexed_items", b"indexed_items", "items_left_out", b"items_left_out", "items_without_vector", b"items_without_vector", "model_id", b"model_id", "rows", b"rows", "serving", b"serving", "text_model_id", b"text_model_id", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,207 @@
+"""A put into an index is there whole or not at all for who searches meanwhile; one that fails is nothing."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from threading import Barrier, Thread
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from indexer.delta import Delta
+from indexer.facts import GrowingFacts
+from indexer.filtering import Filtering
+from indexer.filters import Filter, facts_of, term
+from indexer.ids import ItemIds, hashed
+from indexer.parts import Change
+from store.attributes import BadAttributesError
+from store.codes import ByCode, Codes, CodesDraft
+
+ROUNDS = 1_000
+VECTOR = np.ones(4, dtype=np.float32)
+
+
+class MainPart:
+    """Stands for the main part of an index: ten items without facts."""
+
+    def __init__(self) -> None:
+        names = pa.array([f"m{n}" for n in range(10)], pa.large_string())
+        self.ids = ItemIds(names, *hashed(names))
+        self.facts = GrowingFacts()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def change(item_id: str, kind: str = "film", attributes: str = "{}", **other: Any) -> Change:
+    return replace(Change(item_id, VECTOR, 1.0, bytes(16), bytes(16), kind, attributes), **other)
+
+
+@pytest.fixture
+def delta() -> Delta:
+    delta = Delta(MainPart().ids, 4)
+    delta.apply([change(f"x{n}", attributes=f'{{"price": {n}}}') for n in range(20)])
+    return delta
+
+
+@pytest.fixture
+def quick_switches() -> Iterator[None]:
+    """Have threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def state(delta: Delta, names: list[str]) -> tuple[object, ...]:
+    """Return all that a search can see of a delta."""
+    now = delta.now
+    rows = delta.rows(names)
+    films, prices = delta.facts.having(term("kind", "film")), delta.facts.between("price", -1e9, 1e9)
+    known = [found[found < len(now.went)].tolist() for found in (films, prices)]
+    there = now.there(np.arange(len(now.main_went) + len(now.went))).tolist()
+    held = now.vectors.tolist(), now.places.tolist(), now.popularity.tolist()
+    counts = now.version, now.main_gone, now.gone, now.without_vector
+    return rows.tolist(), there, held, counts, known, [one.item_id for one in delta.changes()]
+
+
+FAILING = {
+    "attributes": (BadAttributesError, change("x1", attributes='{"x": 1%s}' % ("0" * 400))),
+    "no JSON": (BadAttributesError, change("x1", attributes="{")),
+    "vector": (ValueError, change("x1", vector=np.ones(5, dtype=np.float32))),
+}
+NAMES = ["m0", "m1", "m2", "x0", "x1", "x2", "new", "other"]
+
+
+@pytest.mark.parametrize(("error", "bad"), FAILING.values(), ids=FAILING)
+def test_a_put_that_fails_changes_nothing_then_or_later(
+    delta: Delta, error: type[Exception], bad: Change
+) -> None:
+    before = state(delta, NAMES)
+    with pytest.raises(error):
+        delta.apply([change("m1"), change("x0"), bad, change("new")], ["m2", "x2"])
+    assert state(delta, NAMES) == before
+    delta.apply([change("other")])  # has nothing to do with it
+    rows = delta.rows(NAMES)
+    assert delta.now.there(rows[:-2]).all()
+    assert (rows[-2], delta.now.main_gone, delta.now.gone) == (-1, 0, 0)
+    assert [one.item_id for one in delta.changes()] == [*(f"x{n}" for n in range(20)), "other"]
+    delta.apply([change("m1")], ["x1"])
+    assert len(delta.changes()) == 21
+    assert delta.rows(["x1"])[0] == -1
+
+
+def test_a_put_that_breaks_off_half_way_leaves_nothing_to_those_that_follow(
+    delta: Delta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, add = state(delta, NAMES), GrowingFacts.add
+
+    def adds_one_and_fails(facts: GrowingFacts, row: int, *rest: Any) -> None:
+        if row >= 21:
+            raise MemoryError
+        add(facts, row, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GrowingFacts, "add", adds_one_and_fails)
+        with pytest.raises(MemoryError):
+            delta.apply([change("new", "film", '{"price": 7}'), change("x0")], ["m2"])
+    assert state(delta, NAMES)[:4] == before[:4]
+    delta.apply([change("other", "book")])
+    films = delta.facts.having(term("kind", "film")) + 10
+    assert not set(delta.of_rows(films[delta.now.there(films)] - 10)) & {"new", "other"}
+    assert delta.rows(["new", "m2"]).tolist() == [-1, 2]
+    assert [one.item_id for one in delta.changes()] == [*(f"x{n}" for n in range(20)), "other"]
+    assert len(delta.now.went) - delta.now.gone == 21
+
+
+def test_readers_never_make_a_put_fail(quick_switches: None) -> None:
+    """A copy of 5,000 rows takes long enough for the writer to come between."""
+    main = MainPart()
+    delta = Delta(main.ids, 4)
+    delta.apply([change(f"x{n}", attributes='{"price": 1}') for n in range(5_000)])
+    meet = Barrier(3, timeout=60)
+    failed: list[str] = []
+
+    def read() -> None:
+        for _ in range(ROUNDS):
+            meet.wait()
+            for _ in range(2):
+                delta.facts.having(term("kind", "film"))
+                delta.facts.between("price", 0, 2)
+
+    readers = [Thread(target=read) for _ in range(2)]
+    for thread in readers:
+        thread.start()
+    for n in range(ROUNDS):
+        meet.wait()
+        try:
+            delta.apply([change(f"y{n}", attributes='{"price": 1}')])
+        except BufferError as error:
+            failed.append(str(error))
+    for thread in readers:
+        thread.join()
+    assert failed == []
+    assert len(delta.changes()) == 5_000 + ROUNDS
+    assert len(delta.facts.having(term("kind", "film"))) == 5_000 + ROUNDS
+    assert len(delta.facts.between("price", 0, 2)) == 5_000 + ROUNDS
+
+
+def test_a_filtered_search_sees_two_items_change_together(quick_switches: None) -> None:
+    main = MainPart()
+    delta = Delta(main.ids, 4)
+    delta.apply([change("a", "red"), change("b", "red")])
+    filtering = Filtering(main, delta)  # type: ignore[arg-type]
+    meet = Barrier(2, timeout=60)
+    seen: set[tuple[int, int]] = set()
+
+    def read() -> None:
+        for _ in range(ROUNDS):
+            meet.wait()
+            now = delta.now
+            counts = []
+            for kind in ("red", "blue"):
+                late = filtering.allowed(Filter(kinds=(kind,))).late
+                assert late is not None
+                late = late[late < len(now.went)]
+                counts.append(int(now.there(late + len(main)).sum()))
+            seen.add((counts[0], counts[1]))
+
+    reader = Thread(target=read)
+    reader.start()
+    for n in range(ROUNDS):
+        meet.wait()
+        delta.apply([change(name, ("blue", "red")[n % 2]) for name in ("a", "b")])
+    reader.join()
+    assert seen == {(2, 0), (0, 2)}
+
+
+class Table:
+    """Stands for the transaction that codes are written in."""
+
+    def put(self, *_: object, **__: object) -> None:
+        pass
+
+
+def test_a_code_that_was_taken_back_is_looked_up_again() -> None:
+    codes = Codes(["a"])
+    lengths = ByCode(codes, lambda names: np.array([len(name) for name in names], dtype=np.int64))
+    broken = CodesDraft(codes, Table(), None)
+    broken.code("broken")
+    codes.take(broken)
+    assert lengths(np.array([0, 1])).tolist() == [1, 6]  # a reader, before the transaction fails
+    codes.forget(broken)
+    kept = CodesDraft(codes, Table(), None)
+    assert kept.code("ok") == 1
+    codes.take(kept)
+    assert lengths(np.array([0, 1])).tolist() == [1, 2]
+
+
+def test_facts_are_read_as_they_were_added() -> None:
+    facts = GrowingFacts()
+    assert not len(facts.having(term("kind", "film")))
+    assert not len(facts.between("price", 0, 9))
+    facts.add(3, facts_of("film", {"price": [1, 8, 8]}))
+    assert facts.having(term("kind", "film")).tolist() == [3]
+    assert facts.between("price", 8, 8).tolist() == [3]
