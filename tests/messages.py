@@ -140,32 +140,23 @@ class Draws:
 
     def _one(self, field: FieldDescriptor) -> st.SearchStrategy[Any]:
         kinds = FieldDescriptor
-        match field.cpp_type:
-            case kinds.CPPTYPE_MESSAGE:
-                return st.deferred(lambda: self.message(field.message_type))
-            case kinds.CPPTYPE_STRING:
-                return self._text(field.name)
-            case kinds.CPPTYPE_DOUBLE | kinds.CPPTYPE_FLOAT:
-                width = 64 if field.cpp_type == kinds.CPPTYPE_DOUBLE else 32
-                usual = st.sampled_from((0.0, 0.25, 0.5, 1.0, 3.0))
-                return st.one_of(usual, usual, st.sampled_from(_NUMBERS), st.floats(width=width))
-            case kinds.CPPTYPE_BOOL:
-                return st.booleans()
-            case kinds.CPPTYPE_ENUM:
-                return st.one_of(
-                    st.sampled_from(sorted(field.enum_type.values_by_number)),
-                    self._whole(-(2**31), 2**31 - 1),
-                )
-            case kinds.CPPTYPE_INT32:
-                return self._whole(-(2**31), 2**31 - 1)
-            case kinds.CPPTYPE_UINT32:
-                usual_k = st.integers(0, 20)
-                return st.one_of(usual_k, usual_k, usual_k, self._whole(0, 2**32 - 1))
-            case kinds.CPPTYPE_INT64:
-                return self._whole(-(2**63), 2**63 - 1)
-            case kinds.CPPTYPE_UINT64:
-                return self._whole(0, 2**64 - 1)
-        raise ValueError(f"no values for {field.full_name} of type {field.cpp_type}")
+        if field.cpp_type == kinds.CPPTYPE_MESSAGE:
+            return st.deferred(lambda: self.message(field.message_type))
+        if field.cpp_type == kinds.CPPTYPE_STRING:
+            return self._text(field.name)
+        usual = st.sampled_from((0.0, 0.25, 0.5, 1.0, 3.0))
+        few = st.integers(0, 20)
+        number = st.sampled_from(_NUMBERS)
+        return {
+            kinds.CPPTYPE_BOOL: st.booleans(),
+            kinds.CPPTYPE_DOUBLE: st.one_of(usual, usual, number, st.floats()),
+            kinds.CPPTYPE_FLOAT: st.one_of(usual, usual, st.floats(width=32)),
+            kinds.CPPTYPE_ENUM: st.one_of(st.integers(0, 3), _whole(32)),
+            kinds.CPPTYPE_INT32: _whole(32),
+            kinds.CPPTYPE_INT64: _whole(64),
+            kinds.CPPTYPE_UINT32: st.one_of(few, few, few, _whole(32, signed=False)),
+            kinds.CPPTYPE_UINT64: st.one_of(few, _whole(64, signed=False)),
+        }[field.cpp_type]
 
     def _text(self, name: str) -> st.SearchStrategy[str]:
         any_text = st.one_of(st.sampled_from(_NASTY), st.text(max_size=20))
@@ -179,10 +170,6 @@ class Draws:
         if name == "text":
             return st.one_of(st.sampled_from(("dark telescopes", "a walk at night", "星空")), any_text)
         return any_text
-
-    def _whole(self, least: int, greatest: int) -> st.SearchStrategy[int]:
-        inside = [number for number in _WHOLE if least <= number <= greatest]
-        return st.one_of(st.sampled_from(inside), st.integers(least, greatest))
 
 
 def numbers_of(message: Message) -> Iterator[float]:
@@ -203,6 +190,12 @@ def methods() -> list[MethodDescriptor]:
     files = (triptych_pb2.DESCRIPTOR, ingest_pb2.DESCRIPTOR)
     services = [service for file in files for service in file.services_by_name.values()]
     return sorted((method for service in services for method in service.methods), key=lambda m: m.full_name)
+
+
+def _whole(bits: int, *, signed: bool = True) -> st.SearchStrategy[int]:
+    least, greatest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    inside = [number for number in _WHOLE if least <= number <= greatest]
+    return st.one_of(st.sampled_from(inside), st.integers(least, greatest))
 
 
 def _objects() -> st.SearchStrategy[str]:
