@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -18,6 +19,7 @@ from encoder.text_cache import TextCache
 from server.after_commit import AfterCommit
 from server.config import MAX_MESSAGE_BYTES, ServerConfig
 from server.group_commit import GroupCommit
+from server.identity import Identity
 from server.ingest import Ingest
 from server.ingest_servicer import IngestServicer
 from server.live_items import LiveItems
@@ -94,15 +96,16 @@ def running(config: ServerConfig) -> Iterator[str]:
             server, calls = _server(config)
             retrieval = RetrievalServicer(retriever, max(1, config.workers // 4))
             rpc.add_RetrievalServicer_to_server(retrieval, server)
-            rpc.add_AdminServicer_to_server(AdminServicer(home, store, retriever, publisher), server)
+            identity = Identity.of(home, store)
+            admin = AdminServicer(home, store, retriever, publisher, identity)
+            rpc.add_AdminServicer_to_server(admin, server)
             servicer = IngestServicer(ingest, max(1, config.workers // 2))
             ingest_rpc.add_IngestServicer_to_server(servicer, server)
             _add_health(server, health_of)
             address, local = _listen(server, config)
             server.start()
             try:
-                publisher.resume()
-                _announce(config, address, local)
+                publisher.resume(partial(_announce, config, identity, address, local))
                 yield address
             finally:
                 health_of.enter_graceful_shutdown()
@@ -148,9 +151,16 @@ def _listen(server: grpc.Server, config: ServerConfig) -> tuple[str, str]:
     return address, address
 
 
-def _announce(config: ServerConfig, address: str, local: str) -> None:
+def _announce(config: ServerConfig, identity: Identity, address: str, local: str) -> None:
     """Write server.json whole, so that a command that reads it never sees half of it."""
     draft = config.home.server_file.with_suffix(".tmp")
-    said = {"address": address, "local": local, "pid": os.getpid(), "tls": config.tls_cert is not None}
+    said = {
+        "address": address,
+        "local": local,
+        "pid": os.getpid(),
+        "tls": config.tls_cert is not None,
+        "home_id": identity.home_id,
+        "server_id": identity.server_id,
+    }
     draft.write_text(json.dumps(said) + "\n", "utf-8")
     draft.replace(config.home.server_file)

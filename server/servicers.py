@@ -9,6 +9,7 @@ from importlib.metadata import version
 import grpc
 
 from indexer.index import VectorDimError
+from server.identity import Identity
 from server.ingest import TooManyStreamsError
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
@@ -79,11 +80,14 @@ class RetrievalServicer(rpc.RetrievalServicer):
 class AdminServicer(rpc.AdminServicer):
     """triptych.v1.Admin."""
 
-    def __init__(self, home: Home, store: Store, retriever: Retriever, publisher: Publisher) -> None:
+    def __init__(
+        self, home: Home, store: Store, retriever: Retriever, publisher: Publisher, identity: Identity
+    ) -> None:
         self._home = home
         self._store = store
         self._retriever = retriever
         self._publisher = publisher
+        self._identity = identity
         self._start = time.monotonic()
 
     def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:
@@ -93,6 +97,7 @@ class AdminServicer(rpc.AdminServicer):
                 rows=self._store.counts(),
                 uptime_seconds=time.monotonic() - self._start,
                 version=version("triptych"),
+                home=self._identity.message(),
             )
             try:
                 serving = self._retriever.serving

@@ -6,11 +6,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from store.locks import sweep, workplace
 
 MANIFEST = "manifest.json"
 _BUILDING = ".building-"
@@ -61,16 +63,16 @@ def build(parent: Path, artifact_id: str) -> Iterator[Draft]:
     target = parent / artifact_id
     if target.exists():
         raise FileExistsError(f"{target} exists, and what is published there is immutable")
-    _sweep(parent)
-    draft = Draft(parent / f"{_BUILDING}{artifact_id}-{os.getpid()}")
-    draft.path.mkdir()
-    try:
-        yield draft
-        _seal(draft)
-        draft.path.rename(target)
-    except BaseException:
-        shutil.rmtree(draft.path, ignore_errors=True)
-        raise
+    sweep(parent, f"{_BUILDING}*")
+    with workplace(parent / f"{_BUILDING}{artifact_id}-{secrets.token_hex(4)}") as folder:
+        draft = Draft(folder)
+        try:
+            yield draft
+            _seal(draft)
+            draft.path.rename(target)
+        except BaseException:
+            shutil.rmtree(draft.path, ignore_errors=True)
+            raise
     sync(parent)
 
 
@@ -180,20 +182,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sweep(parent: Path) -> None:
-    """Remove drafts whose process is gone."""
-    for draft in parent.glob(f"{_BUILDING}*"):
-        pid = draft.name.rpartition("-")[2]
-        if not (pid.isdigit() and _alive(int(pid))):
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    with suppress(PermissionError):  # somebody else's, but alive
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-    return True

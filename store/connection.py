@@ -8,6 +8,8 @@ from pathlib import Path
 
 import duckdb
 
+from store.locks import holding
+
 # Small row groups: min/max pruning then reads few rows beside those of the user looked up.  At 5 M events, 20
 # users come back in 12 ms instead of 82 ms; an index on user_id takes 28 ms and four times the write time.
 _ROW_GROUP_SIZE = 10_240
@@ -117,7 +119,7 @@ def _apply(cursor: duckdb.DuckDBPyConnection, number: int, sql: str) -> None:
 
 
 def _create(path: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder, holding(Path(folder)):
         draft = Path(folder) / path.name
         with closing(_attach(draft)) as connection:
             _apply(connection.cursor(), 1, migrations()[0])

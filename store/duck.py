@@ -1,5 +1,6 @@
 """The live store: one DuckDB file, owned by one process, safe to use from many threads."""
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,9 @@ class Store:
     """The raw views of all users, and the items.
 
     Every call takes a cursor of its own, so threads may share a store; writers take turns.
+
+    Attributes:
+        home_id: random name that was made with the store; a copy of the file has it, too.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -52,6 +56,8 @@ class Store:
         self._writing = threading.Lock()
         with closing(connection.cursor()) as cursor:
             self._head = read_head(cursor)
+            ((salt,),) = cursor.execute("SELECT salt FROM data.salt").fetchall()
+        self.home_id = hashlib.sha256(f"home {salt}".encode()).hexdigest()[:32]
 
     @classmethod
     def open(cls, path: Path) -> Self:
