@@ -14,9 +14,9 @@ from store.home import Home
 class Identity:
     """What a server tells in server.json and in Status.
 
-    A copied home brings the server.json of the original along, and one that a killed server left behind may name
-    a port that is another server's by now. So both must agree on `server_id`, and the file of the store that the
-    server holds open must be the one in the home: no other file has its device and inode while it is open.
+    A copied home brings the server.json of the original along, and one that a killed server left behind may
+    name a port that is another server's by now. So both must agree on `server_id`, and the store's file that
+    the server holds open must be the one in the home: while it is open, no other has its device and inode.
 
     Attributes:
         home_id: made with the home.

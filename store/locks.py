@@ -1,4 +1,4 @@
-"""Locks of the file system: they end with the process that holds them, whatever its id is and whoever has it next."""
+"""Locks of files and directories: they end with the process that holds them, whoever gets its id next."""
 
 import fcntl
 import logging

@@ -199,9 +199,9 @@ def test_what_is_no_triptych_is_no_server(tmp_path: Path, monkeypatch: pytest.Mo
         assert server_of(name(port)) is None
         other.stop(None).wait()
     monkeypatch.setattr(session, "_ANSWER_SECONDS", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(SilentServerError, match=r"does not answer: DEADLINE_EXCEEDED; try again"):
-            server_of(name(silent.getsockname()[1]))
+    silent = r"does not answer: DEADLINE_EXCEEDED; try again"
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(SilentServerError, match=silent):
+        server_of(name(listener.getsockname()[1]))
 
 
 @contextmanager

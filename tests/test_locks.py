@@ -1,4 +1,4 @@
-"""Who works in a directory, and who may change CURRENT: held by living processes, not told by ids of processes."""
+"""Who works in a directory, and who may change CURRENT: living processes hold it, ids prove nothing."""
 
 import os
 import subprocess
@@ -29,10 +29,12 @@ def test_a_draft_is_swept_unless_somebody_works_in_it_whatever_its_name_says(tmp
 
 
 def test_one_artifact_can_be_built_twice_at_a_time_and_the_second_fails(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="not empty|exists"), build(tmp_path, "a") as first:
-        (first.path / "file").write_text("first")
-        with build(tmp_path, "a") as second:
-            (second.path / "file").write_text("second")
+    first = build(tmp_path, "a")
+    (first.__enter__().path / "file").write_text("first")
+    with build(tmp_path, "a") as second:
+        (second.path / "file").write_text("second")
+    with pytest.raises(OSError, match=r"not empty|exists"):
+        first.__exit__(None, None, None)
     assert (tmp_path / "a" / "file").read_text() == "second"
     assert artifacts(tmp_path) == ["a"]
     assert list(tmp_path.glob(".*")) == []
