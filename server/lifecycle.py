@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoder.text_cache import TextCache
@@ -26,9 +26,10 @@ from server.live_items import LiveItems
 from server.live_users import LiveUsers
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.publisher import SERVICES, Publisher
+from server.publisher import Publisher
 from server.retriever import Retriever
 from server.servicers import AdminServicer, RetrievalServicer
+from server.supervisor import SERVICES, Supervisor
 from server.traffic import Traffic
 from store.duck import Store
 from store.rebuild import bring_up_to_date
@@ -83,21 +84,27 @@ def running(config: ServerConfig) -> Iterator[str]:
     ):
         bring_up_to_date(store, state)
         traffic, health_of = Traffic(), health.HealthServicer()
-        retriever = Retriever(store, state, traffic=traffic)
+        retriever, supervisor = Retriever(store, state, traffic=traffic), Supervisor(health_of)
+
+        def catch_up() -> None:
+            bring_up_to_date(store, state)
+            after.missed()
+
+        writer = Writer(store, state, traffic.pause)
         with (
-            LiveItems(store, retriever) as live,
-            LiveUsers(store, retriever) as live_users,
-            AfterCommit(store, retriever, live, live_users) as after,
-            GroupCommit(Writer(store, state, traffic.pause), after.changed) as commit,
+            LiveItems(store, retriever, supervisor) as live,
+            LiveUsers(store, retriever, supervisor) as live_users,
+            AfterCommit(store, retriever, live, live_users, supervisor) as after,
+            GroupCommit(writer, after.changed, catch_up, supervisor) as commit,
         ):
-            publisher = Publisher(config, store, state, cache, retriever, after, live, live_users, health_of)
+            publisher = Publisher(config, store, state, cache, retriever, after, live, live_users, supervisor)
             ingest = Ingest(home, store, state, cache, commit, after)
             ingest.resume()
             server, calls = _server(config)
             retrieval = RetrievalServicer(retriever, max(1, config.workers // 4))
             rpc.add_RetrievalServicer_to_server(retrieval, server)
             identity = Identity.of(home, store)
-            admin = AdminServicer(home, store, retriever, publisher, identity)
+            admin = AdminServicer(home, store, retriever, publisher, identity, supervisor)
             rpc.add_AdminServicer_to_server(admin, server)
             servicer = IngestServicer(ingest, max(1, config.workers // 2))
             ingest_rpc.add_IngestServicer_to_server(servicer, server)
@@ -126,9 +133,7 @@ def _server(config: ServerConfig) -> tuple[grpc.Server, ThreadPoolExecutor]:
 
 
 def _add_health(server: grpc.Server, health_of: health.HealthServicer) -> None:
-    """Add the services that say how the others do, which is not serving yet, and what they are."""
-    for service in ("", *SERVICES):
-        health_of.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+    """Add the services that say how the others do, and what they are."""
     health_pb2_grpc.add_HealthServicer_to_server(health_of, server)
     names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)

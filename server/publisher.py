@@ -7,27 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from grpc_health.v1 import health, health_pb2
-
 from encoder.text_cache import TextCache
 from indexer.publish import changing_current, load_pair, previous_index
 from server.after_commit import AfterCommit
 from server.config import ServerConfig
 from server.live_items import LiveItems
 from server.live_users import LiveUsers
-from server.pb.triptych.v1 import ingest_pb2
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.retriever import Retriever
 from server.serving import Serving, prepare
+from server.supervisor import Supervisor
 from store.artifact import point, pointed
 from store.duck import Store
 from store.state import UserState
 
 log = logging.getLogger(__name__)
-
-SERVICES = tuple(
-    service.full_name for file in (pb, ingest_pb2) for service in file.DESCRIPTOR.services_by_name.values()
-)
 
 
 @dataclass(frozen=True)
@@ -51,14 +44,14 @@ class Publisher:
         after: AfterCommit,
         live: LiveItems,
         live_users: LiveUsers,
-        health_of: health.HealthServicer,
+        supervisor: Supervisor,
     ) -> None:
         self._config = config
         self._store = store
         self._state = state
         self._cache = cache
         self._retriever = retriever
-        self._health = health_of
+        self._supervisor = supervisor
         self._changing = threading.RLock()  # to roll back is to look and to publish
         self._after = after
         self._live = live
@@ -112,8 +105,7 @@ class Publisher:
             self._retriever.serve(serving)
             self._live.since_serving(serving)
             self._live_users.compare(serving)
-        for service in ("", *SERVICES):
-            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._supervisor.ready()
         self._index_id = index_id
         # What was loaded stays; each time Python's collector looked through it, all threads stood for 45 ms.
         gc.freeze()
