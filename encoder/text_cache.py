@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from encoder.text import TextEncoder, Vectors
+from store.disk import disk_errors, reserve_lock_file
 
 _FIRST_MAP_BYTES = 64 << 20  # address space, not disk; doubles when full
+_READERS = 126  # LMDB's own default
 _STORED = np.dtype("<f4")
 _SAY_SECONDS = 30.0  # between lines in a pipe, where there is no progress bar
 _CHUNK = 512  # texts whose vectors are lost at most when a run is killed
@@ -59,10 +61,12 @@ class TextCache:
 
         Raises:
             DamagedTextCacheError: what lies there is no cache.
+            DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
         """
-        path.mkdir(parents=True, exist_ok=True)
+        reserve_lock_file(path, _READERS)
         try:
-            env = lmdb.open(str(path), map_size=_FIRST_MAP_BYTES)
+            with disk_errors(path):
+                env = lmdb.open(str(path), map_size=_FIRST_MAP_BYTES, max_readers=_READERS)
         except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError) as error:
             raise DamagedTextCacheError(path, str(error)) from error
         env.reader_check()  # slots of processes that were killed
@@ -110,6 +114,7 @@ class TextCache:
         Raises:
             BadVectorsError: not (N, D) float32 with one row per text, another D than this model's
                 earlier vectors, or a value is not finite.
+            DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
         """
         if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(texts):
             shape = f"{vectors.dtype} {vectors.shape}"
@@ -144,7 +149,8 @@ class TextCache:
         with self._lock:
             while True:
                 try:
-                    return work()
+                    with disk_errors(self._path):
+                        return work()
                 except lmdb.MapFullError:
                     self._env.set_mapsize(2 * self._env.info()["map_size"])
                 except lmdb.MapResizedError:  # another process made the file larger

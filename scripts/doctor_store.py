@@ -11,6 +11,7 @@ from scripts.session import SilentServerError, admin, server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError
 from store.connection import NewerStoreError, NotAStoreError, StoreLockedError, migrations
+from store.disk import DiskFullError, ReadOnlyDiskError
 from store.duck import Store
 from store.erasing import unfinished
 from store.home import Home
@@ -102,6 +103,8 @@ def store_check(home: Home) -> tuple[Check, Mapping[str, int] | None]:
         ), None
     except NewerStoreError as error:
         return Check("store", State.FAILED, str(error), "upgrade Triptych"), None
+    except (DiskFullError, ReadOnlyDiskError) as error:
+        return Check("store", State.FAILED, str(error), "nothing else is known of it until then"), None
     except (NotAStoreError, duckdb.Error) as error:
         return Check(
             "store", State.FAILED, str(error), "triptych restore --from BACKUP --home NEW_HOME"

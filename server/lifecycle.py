@@ -31,6 +31,7 @@ from server.retriever import Retriever
 from server.servicers import AdminServicer, RetrievalServicer
 from server.supervisor import SERVICES, Supervisor
 from server.traffic import Traffic
+from store.disk import disk_errors
 from store.duck import Store
 from store.rebuild import bring_up_to_date
 from store.state import UserState
@@ -60,6 +61,7 @@ def serve(config: ServerConfig) -> None:
         StoreLockedError: another process owns the home's store.
         DamagedArtifactError: what CURRENT names is damaged.
         PortInUseError: the port is taken.
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     asked: list[int] = []
@@ -78,6 +80,7 @@ def running(config: ServerConfig) -> Iterator[str]:
     """Yield the address of a server that answers while the block runs.  Raises: as `serve`."""
     home = config.home
     with (
+        disk_errors(home.path),
         Store.open(home.database) as store,
         UserState.open(home.state) as state,
         closing(TextCache.open(home.text_cache)) as cache,

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from store.disk import disk_errors
 from store.locks import sweep, workplace
 
 MANIFEST = "manifest.json"
@@ -58,22 +59,24 @@ def build(parent: Path, artifact_id: str) -> Iterator[Draft]:
 
     Raises:
         FileExistsError: parent/artifact_id exists; artifacts are immutable.
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more; nothing stays.
     """
-    parent.mkdir(parents=True, exist_ok=True)
     target = parent / artifact_id
-    if target.exists():
-        raise FileExistsError(f"{target} exists, and what is published there is immutable")
-    sweep(parent, f"{_BUILDING}*")
-    with workplace(parent / f"{_BUILDING}{artifact_id}-{secrets.token_hex(4)}") as folder:
-        draft = Draft(folder)
-        try:
-            yield draft
-            _seal(draft)
-            draft.path.rename(target)
-        except BaseException:
-            shutil.rmtree(draft.path, ignore_errors=True)
-            raise
-    sync(parent)
+    with disk_errors(target):
+        parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            raise FileExistsError(f"{target} exists, and what is published there is immutable")
+        sweep(parent, f"{_BUILDING}*")
+        with workplace(parent / f"{_BUILDING}{artifact_id}-{secrets.token_hex(4)}") as folder:
+            draft = Draft(folder)
+            try:
+                yield draft
+                _seal(draft)
+                draft.path.rename(target)
+            except BaseException:
+                shutil.rmtree(draft.path, ignore_errors=True)
+                raise
+        sync(parent)
 
 
 def verify(directory: Path) -> dict[str, Any]:
@@ -118,12 +121,20 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def point(pointer: Path, artifact_id: str) -> None:
-    """Make a pointer file (CURRENT, LATEST) name an artifact: one durable rename."""
+    """Make a pointer file (CURRENT, LATEST) name an artifact: one durable rename.
+
+    Raises:
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more; the pointer is as it was.
+    """
     draft = pointer.with_name(f".{pointer.name}-{os.getpid()}-{secrets.token_hex(2)}")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(artifact_id + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with disk_errors(pointer), draft.open("w", encoding="utf-8") as file:
+            file.write(artifact_id + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
     draft.replace(pointer)
     sync(pointer.parent)
 

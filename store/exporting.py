@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from store import artifact
 from store.connection import migrations, quoted
+from store.disk import disk_errors
 from store.duck import Store
 from store.tables import TABLES
 
@@ -15,7 +16,11 @@ _log = logging.getLogger(__name__)
 
 
 def create_export(store: Store, exports: Path) -> str:
-    """Return the id of a new export of one state of the store, held-out rows with their split included."""
+    """Return the id of a new export of one state of the store, held-out rows with their split included.
+
+    Raises:
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more; there is no export.
+    """
     export_id = artifact.new_id()
     _log.info("export %s started", export_id)
     created_at = datetime.now(UTC).isoformat()  # before the state that is copied: see `Export`
@@ -26,9 +31,10 @@ def create_export(store: Store, exports: Path) -> str:
                 f"{column.name}::VARCHAR AS {column.name}" if column.kind == "json" else column.name
                 for column in table.columns
             )
-            rows = cursor.execute(f"""
-                COPY (SELECT {columns} FROM data.{table.name} ORDER BY {table.order})
-                TO {quoted(draft.path / f"{table.name}.parquet")} (FORMAT parquet, COMPRESSION zstd)""")
+            with disk_errors(draft.path):
+                rows = cursor.execute(f"""
+                    COPY (SELECT {columns} FROM data.{table.name} ORDER BY {table.order})
+                    TO {quoted(draft.path / f"{table.name}.parquet")} (FORMAT parquet, COMPRESSION zstd)""")
             counts[table.name] = int(rows.fetchall()[0][0])
         held_out = dict(
             cursor.execute("""

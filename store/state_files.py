@@ -9,6 +9,7 @@ from typing import Any
 import lmdb
 
 from store.artifact import sync
+from store.disk import reserve_lock_file
 
 _FORMAT = b"1"
 _MAP_BYTES = 1 << 40  # address space, not disk
@@ -95,6 +96,7 @@ def _known_format(env: Any) -> bool:
 
 
 def _environment(path: Path) -> Any:
+    reserve_lock_file(path, _READERS)
     # The store waits for the disk; to do so a second time would halve the writes.
     env = lmdb.open(
         str(path), map_size=_MAP_BYTES, max_dbs=8, max_readers=_READERS, sync=False, metasync=False
