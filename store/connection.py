@@ -14,6 +14,8 @@ from store.locks import holding
 # Small row groups: min/max pruning then reads few rows beside those of the user looked up.  At 5 M events, 20
 # users come back in 12 ms instead of 82 ms; an index on user_id takes 28 ms and four times the write time.
 _ROW_GROUP_SIZE = 10_240
+# What follows a question mark are options: the write-ahead log would lie elsewhere. A backslash is a slash.
+_UNUSABLE = ("?", "\\")
 _SCHEMAS = ("schema.sql", "schema_2.sql")
 
 
@@ -49,10 +51,10 @@ class NewerStoreError(ValueError):
 class UnusablePathError(ValueError):
     """A store cannot lie there, whatever the file system says."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, character: str) -> None:
         super().__init__(
-            f"{path} has a question mark, and DuckDB takes what follows one for options, not for a part of "
-            f"the path: rename the folder, or use another"
+            f"{path} has a {character!r} in it, which DuckDB reads as something else than a part of a name: "
+            f"rename the folder, or use another"
         )
         self.path = path
 
@@ -70,15 +72,16 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
     means, because closing that second handle would drop the lock.
 
     Raises:
-        UnusablePathError: the path holds a "?".
+        UnusablePathError: the path has a question mark or a backslash.
         StoreLockedError: another process owns the file.
         NotAStoreError: the file is damaged or foreign.
         NewerStoreError: the file has a newer schema.
         DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
     """
     path = path.absolute()
-    if "?" in str(path.resolve()):  # as DuckDB sees it; its write-ahead log would lie elsewhere
-        raise UnusablePathError(path)
+    for character in _UNUSABLE:
+        if character in str(path.resolve()):  # DuckDB looks through links, too
+            raise UnusablePathError(path, character)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():

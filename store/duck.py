@@ -69,7 +69,7 @@ class Store:
         """Return the store in a file, made or brought to the newest schema where need be.
 
         Raises:
-            UnusablePathError: the path holds a "?".
+            UnusablePathError: the path has a question mark or a backslash.
             StoreLockedError: another process owns the file.
             NotAStoreError: the file is damaged or foreign.
             NewerStoreError: the file has a newer schema.
