@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from encoder.text import TextEncoder, Vectors
+from store.disk import disk_errors
 from store.sound import DAMAGE, DATA, UnsoundFileError, open_sound, seal, unlink
 
 _MAP_BYTES = 1 << 40  # address space, not disk: a map that had to grow would make everybody wait
@@ -71,7 +72,11 @@ class TextCache:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Return the cache in a directory, an empty one where there is none or a damaged one."""
+        """Return the cache in a directory, an empty one where there is none or a damaged one.
+
+        Raises:
+            DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
+        """
         return cls(path, _environment(path))
 
     def close(self) -> None:
@@ -137,6 +142,7 @@ class TextCache:
         Raises:
             BadVectorsError: not (N, D) float32 with one row per text, another D than this model's
                 earlier vectors, or a value is not finite.
+            DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
         """
         if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(texts):
             shape = f"{vectors.dtype} {vectors.shape}"
@@ -202,7 +208,7 @@ class TextCache:
         if write and self._file != _identity(self._path):
             self._reopen()
         try:
-            with self._env.begin(write=write, buffers=buffers) as transaction:
+            with disk_errors(self._path), self._env.begin(write=write, buffers=buffers) as transaction:
                 yield transaction
         except DAMAGE as error:
             self._reopen(str(error))

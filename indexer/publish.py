@@ -1,6 +1,7 @@
 """Which index serves: load it with its model, make it CURRENT, roll back, prune."""
 
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from indexer.index import Index
 from indexer.users import open_users
 from store.artifact import DamagedArtifactError, artifacts, point, pointed
 from store.home import Home
+from store.locks import holding
 
 
 class IndexNotFoundError(LookupError):
@@ -53,8 +55,16 @@ def load_pair(home: Home, index_id: str, *, threads: int | None = None) -> Pair:
     return Pair(index, model, open_users(home.indexes / index_id, index.manifest))
 
 
+def changing_current(home: Home) -> AbstractContextManager[None]:
+    """Hold CURRENT while the block runs: whoever writes it, or loads what it names, shuts the others out."""
+    return holding(home.current_lock, wait=True, make=True)
+
+
 def publish(home: Home, index_id: str) -> Pair:
-    """Make an index CURRENT after checking it and its model; return both.  Raises: as `load_pair`."""
+    """Make an index CURRENT after checking it and its model; return both.  Raises: as `load_pair`.
+
+    To be called where no server runs on the home, within `changing_current`.
+    """
     pair = load_pair(home, index_id)
     point(home.current_index, index_id)
     return pair
@@ -91,6 +101,7 @@ def prune(home: Home, keep: int) -> list[str]:
     for index_id in removed:
         directory = home.indexes / index_id
         hidden = directory.with_name(f".pruned-{index_id}")
-        directory.rename(hidden)  # gone at once and whole, even if removing is cut short
-        shutil.rmtree(hidden)
+        with holding(directory):
+            directory.rename(hidden)  # gone at once and whole, even if removing is cut short
+            shutil.rmtree(hidden)
     return removed

@@ -1,22 +1,21 @@
 """Where a reindex keeps what it has done, so that one that was killed goes on."""
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from store.artifact import sha256
+from store.locks import LockedError, holding, sweep
 
 log = logging.getLogger(__name__)
 
 _PREFIX = ".spool-"
 _DONE = "done.json"
-_LOCK = "lock"
 
 
 class ReindexRunsError(RuntimeError):
@@ -38,15 +37,14 @@ def spool(parent: Path, key: str) -> Iterator[Path]:
     """
     parent.mkdir(parents=True, exist_ok=True)
     folder = parent / f"{_PREFIX}{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    for other in parent.glob(f"{_PREFIX}*"):
-        if other != folder:
-            _sweep(other)
-    folder.mkdir(exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ReindexRunsError(folder) from error
+    with ExitStack() as stack:
+        with holding(parent, wait=True):  # nobody sweeps a folder before it is held
+            folder.mkdir(exist_ok=True)
+            try:
+                stack.enter_context(holding(folder))
+            except LockedError as error:
+                raise ReindexRunsError(folder) from error
+        sweep(parent, f"{_PREFIX}*")
         yield folder
         shutil.rmtree(folder)
 
@@ -73,15 +71,6 @@ def finish(folder: Path, stage: str, names: list[str]) -> None:
     draft.write_text(json.dumps({name: sha256(folder / name) for name in names}), "utf-8")
     _sync(draft)
     draft.replace(folder / f"{stage}.{_DONE}")
-
-
-def _sweep(folder: Path) -> None:
-    try:
-        with (folder / _LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder)
-    except (FileNotFoundError, BlockingIOError):
-        return  # somebody works in it, or it has gone
 
 
 def _sync(path: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.checking import Check, State
-from scripts.leftovers import abandoned
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, read_manifest, verify
 from store.home import Home
 from store.ledger import Erasure, erased_among, read_ledger, since, unknown_to
+from store.locks import abandoned
 from store.sound import DATA, UnsoundFileError
 
 _CACHE = "cache"
@@ -217,9 +217,9 @@ def leftover_check(home: Home, parents: Any) -> Check:
     left += abandoned(home.path, ".new-*")
     if left:
         return Check("leftovers", State.WARNING, ", ".join(map(str, left)), "of killed commands: remove them")
-    begun = sorted(home.indexes.glob(".spool-*"))
+    begun = abandoned(home.indexes, ".spool-*")
     if begun:
-        hint = "if no reindex runs: run it again, which goes on there, or remove them"
+        hint = "of a reindex that was killed: run it again, which goes on there, or remove them"
         return Check("leftovers", State.WARNING, ", ".join(map(str, begun)), hint)
     return Check("leftovers", State.OK, "none")
 

@@ -1,19 +1,18 @@
 """What `triptych doctor` checks of the live store and of the server that may own it."""
 
-import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import duckdb
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from scripts.checking import Check, State
-from scripts.session import admin, server_of
+from scripts.session import SilentServerError, admin, server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError
 from store.attributes import left_out
 from store.connection import NewerStoreError, NotAStoreError, StoreLockedError, migrations
+from store.disk import DiskFullError, ReadOnlyDiskError
 from store.duck import Store
 from store.erasing import unfinished
 from store.home import Home
@@ -52,32 +51,33 @@ def server_check(home: Home) -> tuple[str | None, Check]:
     """Return the address of the server that can be asked about the store, if any, and how it does."""
     file = home.server_file
     try:
-        said: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        address, pid = str(said["local"]), int(said["pid"])
-        int(address.rpartition(":")[2])
-    except FileNotFoundError:
-        return None, Check("server", State.OK, "none runs")
-    except (ValueError, KeyError, TypeError):
-        hint = "remove it if no server runs on this home"
-        return None, Check("server", State.WARNING, f"{file} is damaged", hint)
-    if server_of(home) is None:
-        hint = f"the server was killed: start it again, or remove {file}"
-        return None, Check("server", State.WARNING, f"{file} names process {pid}, which serves no more", hint)
-    found = f"process {pid} on {address}"
-    return _health(address, found, f"see its log; if process {pid} is no Triptych, remove {file}")
+        address = server_of(home)
+    except DamagedArtifactError as error:
+        return None, Check("server", State.WARNING, str(error), "remove it if no server runs on this home")
+    except SilentServerError as error:
+        hint = f"see its log; if it is no Triptych, remove {file}"
+        return None, Check("server", State.FAILED, str(error), hint)
+    if address is None and file.exists():
+        hint = f"it was killed, or the home was copied: start a server, or remove {file}"
+        return None, Check(
+            "server", State.WARNING, f"{file} names a server that does not serve this home", hint
+        )
+    return (
+        (address, _health(address)) if address is not None else (None, Check("server", State.OK, "none runs"))
+    )
 
 
-def _health(address: str, found: str, if_silent: str) -> tuple[str | None, Check]:
+def _health(address: str) -> Check:
     request = health_pb2.HealthCheckRequest()
     try:
-        with grpc.insecure_channel(address) as channel:
+        with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
             reply = health_pb2_grpc.HealthStub(channel).Check(request, timeout=_SECONDS)
     except grpc.RpcError as error:
-        return None, Check("server", State.FAILED, f"{found} does not answer: {_code(error)}", if_silent)
+        return Check("server", State.FAILED, f"on {address}, does not answer: {_code(error)}", "see its log")
     if reply.status != health_pb2.HealthCheckResponse.SERVING:
         hint = "publish an index: triptych train, then triptych reindex"
-        return address, Check("server", State.WARNING, f"{found}: NOT_SERVING", hint)
-    return address, Check("server", State.OK, f"{found}: SERVING")
+        return Check("server", State.WARNING, f"on {address}: NOT_SERVING", hint)
+    return Check("server", State.OK, f"on {address}: SERVING")
 
 
 def _code(error: grpc.RpcError) -> str:
@@ -90,6 +90,10 @@ def _served_store(address: str) -> tuple[Check, pb.StatusResponse | None]:
             status = stub.Status(pb.StatusRequest(), timeout=_SECONDS)
     except grpc.RpcError as error:
         return Check("store", State.FAILED, f"the server says {_code(error)}", "see the server's log"), None
+    failing = [f"{one.name} ({one.error})" for one in status.workers if one.failing]
+    if failing:
+        said = f"the server goes on repeating what fails: {', '.join(failing)}"
+        return Check("store", State.FAILED, said, "see the server's log"), status
     return Check("store", State.OK, f"owned by the server, version {status.version}"), status
 
 
@@ -108,6 +112,8 @@ def store_check(home: Home) -> tuple[Check, Mapping[str, int] | None]:
         ), None
     except NewerStoreError as error:
         return Check("store", State.FAILED, str(error), "upgrade Triptych"), None
+    except (DiskFullError, ReadOnlyDiskError) as error:
+        return Check("store", State.FAILED, str(error), "nothing else is known of it until then"), None
     except (NotAStoreError, duckdb.Error) as error:
         return Check(
             "store", State.FAILED, str(error), "triptych restore --from BACKUP --home NEW_HOME"

@@ -131,12 +131,13 @@ def roll_back(home: Home) -> None:
         NoOlderIndexError: there is none.
         DamagedArtifactError: it or its model is damaged; nothing changes.
     """
-    from indexer.publish import previous_index, publish
+    from indexer.publish import changing_current, previous_index, publish
 
-    address = server_of(home)
-    if address is None:
-        publish(home, previous_index(home))
-        return
+    with changing_current(home):
+        address = server_of(home)
+        if address is None:
+            publish(home, previous_index(home))
+            return
     with admin(address) as stub:
         stub.RollbackIndex(pb.RollbackIndexRequest(), timeout=CALL_SECONDS)
 

@@ -1,7 +1,9 @@
 """triptych restore: a backup to a new home."""
 
+import glob
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,6 @@ import typer
 from tqdm import tqdm
 
 from scripts.backup import KIND
-from scripts.leftovers import abandoned
 from scripts.session import HomeOption
 from store.artifact import MANIFEST, DamagedArtifactError, artifacts, point, read_manifest, verify
 from store.duck import Store
@@ -19,6 +20,7 @@ from store.erasing import erase_rows, erasures, take_over
 from store.home import Home
 from store.importing import import_folder
 from store.ledger import LEDGER, Erasure, erased_among, read_ledger, together, unknown_to, write_ledger
+from store.locks import sweep, workplace
 
 _PARENTS = ("exports", "text_models", "models", "indexes")
 log = logging.getLogger(__name__)
@@ -115,18 +117,15 @@ def restore(backup: Path, home: Home, ledger: Sequence[Erasure] = ()) -> dict[st
         raise DamagedArtifactError(backup, f"is a {manifest.get('kind')!r}, not a backup")
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".restoring-{target.name}-"
-    for left in abandoned(target.parent, f"{prefix}*"):
-        log.info("removing what a killed restore left in %s", left)
-        shutil.rmtree(left)
-    draft = target.parent / f"{prefix}{os.getpid()}"
-    draft.mkdir()
-    try:
-        _fill(Home(draft), backup, manifest, ledger)
-        os.sync()  # the rename must not reach the disk before what it names
-        draft.rename(target)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+    sweep(target.parent, f"{glob.escape(prefix)}*")
+    with workplace(target.parent / f"{prefix}{secrets.token_hex(4)}") as draft:
+        try:
+            _fill(Home(draft), backup, manifest, ledger)
+            os.sync()  # the rename must not reach the disk before what it names
+            draft.rename(target)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
     log.info("restored %s to %s", backup, target)
     return manifest
 

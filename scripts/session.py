@@ -2,18 +2,17 @@
 
 import json
 import logging
-import os
-import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import grpc
 import typer
 from rich.console import Console
 
+from server.identity import is_server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import DamagedArtifactError
@@ -30,7 +29,7 @@ HomeOption = Annotated[
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
 
 _CALL_SECONDS = 600.0
-_CONNECT_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
 _PIPE_COLUMNS = 400
 
 
@@ -41,6 +40,18 @@ class ServerOwnsStoreError(OSError):
         super().__init__(
             f"a server on {address} owns {home.database}: stop it first (only import goes through a server)"
         )
+
+
+class SilentServerError(TimeoutError):
+    """Whether the server that a home names serves it cannot be found out."""
+
+    def __init__(self, home: Home, address: str, code: str) -> None:
+        super().__init__(
+            f"{home.server_file} names a server on {address}, which does not answer: {code}; try again, "
+            f"stop it, or remove the file if it is no Triptych"
+        )
+        self.address = address
+        self.code = code
 
 
 class NoSuchHomeError(FileNotFoundError):
@@ -61,29 +72,44 @@ def existing(path: Path) -> Home:
 def server_of(home: Home) -> str | None:
     """Return the address by which commands on this machine reach the server that runs on a home, or None.
 
-    A server.json that a killed server left behind counts as none, also when its process id is in use again.
+    The server has to say itself that it serves this home: a server.json that a killed server left behind, or
+    that came with the copy of a home, counts as none, whoever has its process id or its port by now.
 
     Raises:
         DamagedArtifactError: server.json is not what a server writes.
+        SilentServerError: something takes calls at the address and does not answer.
     """
     try:
-        said = json.loads(home.server_file.read_text("utf-8"))
-        with suppress(PermissionError):  # somebody else's process, but one that runs
-            os.kill(said["pid"], 0)
-        host, _, port = said["local"].rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+        said: dict[str, Any] = json.loads(home.server_file.read_text("utf-8"))
+        address = str(said["local"])
+        int(address.rpartition(":")[2])
+    except FileNotFoundError:
+        return None
     except (ValueError, KeyError, TypeError) as error:
         reason = "is damaged: remove it if no server runs on this home"
         raise DamagedArtifactError(home.server_file, reason) from error
-    except (FileNotFoundError, ProcessLookupError, ConnectionError, TimeoutError):
-        return None
-    return str(said["local"])
+    told = _served_at(home, address)
+    return address if told is not None and is_server_of(home, said, told) else None
+
+
+def _served_at(home: Home, address: str) -> pb.ServedHome | None:
+    """Return which home the server on an address serves; None where there is no Triptych."""
+    try:
+        with admin(address) as stub:
+            return stub.Status(pb.StatusRequest(), timeout=_ANSWER_SECONDS).home
+    except grpc.RpcError as error:
+        code = error.code() if isinstance(error, grpc.Call) else None
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED):
+            return None
+        raise SilentServerError(home, address, code.name if code else str(error)) from error
 
 
 @contextmanager
 def admin(address: str) -> Iterator[rpc.AdminStub]:
     """Yield a stub for the Admin service of a server on this machine, by its `server_of` address."""
-    with grpc.insecure_channel(address) as channel:
+    # Of its own: another channel's failure must not stand for a server that has started since.
+    options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(address, options) as channel:
         yield rpc.AdminStub(channel)
 
 
@@ -112,12 +138,15 @@ def fresh_export(home: Home) -> Export:
 
 def publish_index(home: Home, index_id: str) -> None:
     """Make an index CURRENT, through the running server where there is one."""
-    from indexer.publish import publish
+    from indexer.publish import changing_current, publish
 
-    address = server_of(home)
-    if address is None:
-        publish(home, index_id)
-        return
+    with changing_current(
+        home
+    ):  # a server that loads what CURRENT names ends it first, and tells its address
+        address = server_of(home)
+        if address is None:
+            publish(home, index_id)
+            return
     with admin(address) as stub:
         stub.PublishIndex(pb.PublishIndexRequest(index_id=index_id), timeout=_CALL_SECONDS)
 

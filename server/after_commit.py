@@ -1,8 +1,6 @@
 """What follows a write without delaying it: texts are encoded, and the index takes note of items."""
 
 import logging
-import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -14,6 +12,7 @@ from encoder.text_cache import WrittenTexts
 from server.live_items import LiveItems
 from server.live_users import LiveUsers
 from server.retriever import NotReadyError, Retriever
+from server.supervisor import Supervisor, Worker
 from store.duck import Store
 from store.requests import Change
 
@@ -29,7 +28,14 @@ class AfterCommit:
     Texts that are pending when the server stops are encoded by its next start, before it serves.
     """
 
-    def __init__(self, store: Store, retriever: Retriever, live: LiveItems, users: LiveUsers) -> None:
+    def __init__(
+        self,
+        store: Store,
+        retriever: Retriever,
+        live: LiveItems,
+        users: LiveUsers,
+        supervisor: Supervisor | None = None,
+    ) -> None:
         self._store = store
         self._retriever = retriever
         self._live = live
@@ -38,19 +44,23 @@ class AfterCommit:
         self._backlog: dict[str, int] = {}  # found by the sweep; new texts go first
         self._meanwhile: dict[str, int] | None = None
         self._sweep: Iterator[dict[str, int]] | None = None
-        self._wake = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="texts")
+        self._failures = 0  # when the sweep began
+        self._worker = Worker(
+            "texts",
+            waiting=lambda: bool(self._pending or self._backlog or self._sweep),
+            work=self._work,
+            again=self._sweep_again,
+            niceness=_NICENESS,
+            supervisor=supervisor,
+        )
+        self._wake = self._worker.wake
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._worker.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        self._thread.join()
+        self._worker.__exit__()
 
     def changed(self, change: Change) -> None:
         """Take note of a committed transaction; items that it deletes are out of the index afterwards."""
@@ -70,11 +80,10 @@ class AfterCommit:
         self._live.imported()
         self.sweep()
 
-    def sweep(self) -> None:
-        """Have every stored text encoded that the cache lacks."""
-        with self._wake:
-            self._sweep = self._stored()
-            self._wake.notify()
+    def missed(self) -> None:
+        """Bring texts, items and users up to the store after a change that they were not told of."""
+        self.imported()
+        self._users.missed()
 
     @contextmanager
     def taking_note(self) -> Iterator[None]:
@@ -91,7 +100,7 @@ class AfterCommit:
             self._pending |= texts
             if self._meanwhile is not None:
                 self._meanwhile |= texts
-            self._wake.notify()
+            self._wake.notify_all()
 
     def _fence(self) -> int:
         """Return the fence of the cache, where nothing serves one that it never has."""
@@ -100,25 +109,33 @@ class AfterCommit:
         except NotReadyError:
             return _NO_FENCE
 
-    def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-        while True:
-            with self._wake:
-                while not (self._pending or self._backlog or self._sweep or self._stopping):
-                    self._wake.wait()
-                if self._stopping:
-                    return
-                texts, sweep = self._next(), self._sweep
-            try:
-                if texts:
-                    self._encode(texts)
-                elif sweep is not None:
-                    self._go_on(sweep)
-            except NotReadyError:
-                self._end(sweep)  # whatever is published first encodes all that is stored
-            except Exception:  # a supervisor: one text that fails must not stop the others
-                log.exception("texts could not be encoded")
+    def _work(self) -> None:
+        with self._wake:
+            texts, sweep = self._next(), self._sweep
+        try:
+            if texts:
+                self._encode_all(texts)
+            elif sweep is not None:
+                self._go_on(sweep)
+        except NotReadyError:
+            self._end(sweep)  # whatever is published first encodes all that is stored
+            self._worker.recovered()
+        except BaseException:
+            if not texts:
                 self._end(sweep)
+            raise
+
+    def sweep(self) -> None:
+        """Have every stored text encoded that the cache lacks."""
+        with self._wake:
+            self._failures = self._worker.failures
+            self._sweep = self._stored()
+            self._wake.notify_all()
+
+    def _sweep_again(self) -> bool:
+        """Have encoded what is stored without a vector; all is well once that ends without a failure."""
+        self.sweep()
+        return False
 
     def _next(self) -> dict[str, int]:
         """Return the texts to encode next, none where the sweep has to find some."""
@@ -130,6 +147,8 @@ class AfterCommit:
         batch = next(sweep, None)
         if batch is None:
             self._end(sweep)
+            if self._worker.failures == self._failures:
+                self._worker.recovered()
         else:
             self._backlog = {text: batch[text] for text in self._missing(list(batch))}
 
@@ -152,6 +171,22 @@ class AfterCommit:
         serving = self._retriever.serving
         _, found = serving.cache.get(serving.encoder.text_model_id, texts, serving.encoder.dim)
         return [texts[row] for row in np.flatnonzero(~found) if texts[row].strip()]
+
+    def _encode_all(self, texts: dict[str, int]) -> None:
+        """Encode texts together or, where that fails, one by one: one that fails does not stop the others."""
+        try:
+            self._encode(texts)
+        except NotReadyError:
+            raise
+        except Exception:  # a supervisor: the last error is raised when all were tried
+            failed: Exception | None = None
+            for text, fence in texts.items():
+                try:
+                    self._encode({text: fence})
+                except Exception as error:
+                    failed = error
+            if failed is not None:
+                raise failed from None
 
     def _encode(self, texts: dict[str, int]) -> None:
         serving, missing = self._retriever.serving, self._missing(list(texts))

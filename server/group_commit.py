@@ -1,13 +1,13 @@
 """One thread that writes: requests which wait together share a transaction and one wait for the disk."""
 
 import logging
-import os
-import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Self, TypeVar
 
+from server.supervisor import Supervisor, Worker
+from store.answered import RequestIdReusedError
 from store.requests import Change, Request
 from store.rows import Written
 from store.writing import Writer
@@ -27,27 +27,47 @@ class StoppingError(RuntimeError):
 
 
 class GroupCommit:
-    """Writes requests in the order in which they come; a result is there once the request is durable."""
+    """Writes requests in the order in which they come; a result is there once the request is durable.
 
-    def __init__(self, writer: Writer, changed: Callable[[Change], None]) -> None:
-        """Take who writes, and who is told after each transaction; that must be quick."""
+    Whatever happens, every caller gets an answer, and later requests are written. What is committed is told
+    as written; where something that follows a commit fails, it is caught up with afterwards.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        changed: Callable[[Change], None],
+        catch_up: Callable[[], None] = lambda: None,
+        supervisor: Supervisor | None = None,
+    ) -> None:
+        """Take who writes, who is told after each transaction, and what makes up for that.
+
+        `changed` must be quick; `catch_up`, called on the same thread, brings all that follows a commit up to
+        the store, whatever was missed.
+        """
         self._writer = writer
         self._changed = changed
+        self._catch_up = catch_up
         self._queue: deque[_Waiting | Callable[[], None]] = deque()
-        self._wake = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="writer")
+        self._broken = False  # not even an empty transaction can be written
+        self._behind = False  # what follows a commit has missed one
+        self._worker = Worker(
+            "writer",
+            waiting=lambda: bool(self._queue),
+            work=self._next,
+            again=self._make_up,
+            niceness=_NICENESS,
+            drains=True,
+            supervisor=supervisor,
+        )
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._worker.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Write what waits, then stop."""
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        self._thread.join()
+        self._worker.__exit__()
 
     def submit(self, request: Request) -> Future[Written]:
         """Return what will become of a request.  Raises: StoppingError."""
@@ -55,8 +75,10 @@ class GroupCommit:
         self._enqueue((request, result))
         return result
 
-    def alone(self, job: Callable[[], _Result]) -> _Result:
+    def alone(self, job: Callable[[], _Result], follow: Callable[[], None] = lambda: None) -> _Result:
         """Return what a job returns that runs between transactions, when nothing else writes.
+
+        `follow` runs after a job that succeeds; where it fails, all that follows a commit is caught up with.
 
         Raises:
             StoppingError, and what the job raises.
@@ -65,34 +87,31 @@ class GroupCommit:
 
         def run() -> None:
             try:
-                result.set_result(job())
-            except Exception as error:  # the caller raises it
+                done = job()
+            except BaseException as error:
                 result.set_exception(error)
+                return
+            self._follow(follow)
+            result.set_result(done)
 
         self._enqueue(run)
         return result.result()
 
     def _enqueue(self, one: _Waiting | Callable[[], None]) -> None:
-        with self._wake:
-            if self._stopping:
+        with self._worker.wake:
+            if self._worker.stopping:
                 raise StoppingError
             self._queue.append(one)
-            self._wake.notify()
+            self._worker.wake.notify_all()
 
-    def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-        while True:
-            with self._wake:
-                while not (self._queue or self._stopping):
-                    self._wake.wait()
-                if not self._queue:
-                    return
-                first = self._queue.popleft()
-                group = [] if callable(first) else self._group(first)
-            if callable(first):
-                first()
-            else:
-                self._write(group)
+    def _next(self) -> None:
+        with self._worker.wake:
+            first = self._queue.popleft()
+            group = [] if callable(first) else self._group(first)
+        if callable(first):
+            first()
+        elif wanted := [one for one in group if one[1].set_running_or_notify_cancel()]:
+            self._answer(wanted)
 
     def _group(self, first: _Waiting) -> list[_Waiting]:
         """Return a request with those behind it, up to a job or to what one transaction may hold."""
@@ -103,17 +122,69 @@ class GroupCommit:
             self._queue.popleft()
         return group
 
+    def _answer(self, group: list[_Waiting]) -> None:
+        try:
+            self._write(group)
+        except BaseException as error:
+            for _, result in group:
+                if not result.done():
+                    result.set_exception(error)
+            raise
+
     def _write(self, group: list[_Waiting]) -> None:
         try:
             written, change = self._writer.write([request for request, _ in group])
-        except Exception as error:  # a supervisor: the callers raise it
-            if len(group) == 1:
-                group[0][1].set_exception(error)
+        except BaseException as error:
+            if len(group) > 1:
+                log.info("a transaction of %d requests failed: writing them one by one", len(group))
+                for one in group:
+                    self._write([one])
                 return
-            log.info("a transaction of %d requests failed: writing them one by one", len(group))
-            for one in group:
-                self._write([one])
+            self._examine(error)
+            for _, result in group:
+                result.set_exception(error)
             return
-        self._changed(change)  # first: whoever deleted an item does not find it any more
+        self._tell(change)  # first: whoever deleted an item does not find it any more
+        self._broken = False
+        if not self._behind:
+            self._worker.recovered()
         for (_, result), told in zip(group, written, strict=True):
             result.set_result(told)
+
+    def _tell(self, change: Change) -> None:
+        """Tell those who keep something beside the store; the transaction is committed, whatever they do."""
+        failed: BaseException | None = change.failed
+        try:
+            self._changed(change)
+        except BaseException as error:
+            failed = error
+        if failed is not None:
+            self._worker.failed(failed)
+            self._follow(self._catch_up)
+
+    def _follow(self, step: Callable[[], None]) -> None:
+        """Do what follows a commit; where that fails, have all of it caught up with later."""
+        try:
+            step()
+        except BaseException as error:
+            self._behind = True
+            self._worker.failed(error)
+
+    def _examine(self, error: BaseException) -> None:
+        """Find out whether a request failed by its own fault, or nothing can be written."""
+        if isinstance(error, RequestIdReusedError) or self._broken:
+            return
+        try:
+            self._writer.check()
+        except BaseException as found:
+            self._broken = True
+            self._worker.failed(found)
+
+    def _make_up(self) -> bool:
+        if self._broken:
+            self._writer.check()
+            self._broken = False
+        if self._behind:
+            self._catch_up()
+            self._behind = False
+        return True

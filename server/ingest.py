@@ -117,15 +117,15 @@ class Ingest:
         """Return what became of a folder's tables, when queries see them.  Raises: any of IMPORT_ERRORS."""
 
         def run() -> ImportReport:
-            report = import_folder(
+            return import_folder(
                 self._store, path, rejects=self._home.rejects, file_format=file_format, strict=strict
             )
-            bring_up_to_date(self._store, self._state)
-            return report
 
-        report = self.commit.alone(run)
-        self._after.imported()
-        return report
+        def follow() -> None:
+            bring_up_to_date(self._store, self._state)
+            self._after.imported()
+
+        return self.commit.alone(run, follow)
 
     def _finish(self, rest: Unfinished, peer: str, *, resumed: bool) -> Erased:
         """Remove what lies outside the store, write it down, then forget who it was."""

@@ -9,25 +9,29 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoder.text_cache import TextCache
 from server.after_commit import AfterCommit
 from server.config import MAX_MESSAGE_BYTES, ServerConfig
 from server.group_commit import GroupCommit
+from server.identity import Identity
 from server.ingest import Ingest
 from server.ingest_servicer import IngestServicer
 from server.live_items import LiveItems
 from server.live_users import LiveUsers
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.publisher import SERVICES, Publisher
+from server.publisher import Publisher
 from server.retriever import Retriever
 from server.servicers import AdminServicer, RetrievalServicer
+from server.supervisor import SERVICES, Supervisor
 from server.traffic import Traffic
+from store.disk import disk_errors
 from store.duck import Store
 from store.rebuild import bring_up_to_date
 from store.state import UserState
@@ -57,6 +61,7 @@ def serve(config: ServerConfig) -> None:
         StoreLockedError: another process owns the home's store.
         DamagedArtifactError: what CURRENT names is damaged.
         PortInUseError: the port is taken.
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     asked: list[int] = []
@@ -75,35 +80,43 @@ def running(config: ServerConfig) -> Iterator[str]:
     """Yield the address of a server that answers while the block runs.  Raises: as `serve`."""
     home = config.home
     with (
+        disk_errors(home.path),
         Store.open(home.database) as store,
         UserState.open(home.state) as state,
         closing(TextCache.open(home.text_cache)) as cache,
     ):
         bring_up_to_date(store, state)
         traffic, health_of = Traffic(), health.HealthServicer()
-        retriever = Retriever(store, state, traffic=traffic)
+        retriever, supervisor = Retriever(store, state, traffic=traffic), Supervisor(health_of)
+
+        def catch_up() -> None:
+            bring_up_to_date(store, state)
+            after.missed()
+
+        writer = Writer(store, state, traffic.pause)
         with (
-            LiveItems(store, retriever) as live,
-            LiveUsers(store, retriever) as live_users,
-            AfterCommit(store, retriever, live, live_users) as after,
-            GroupCommit(Writer(store, state, traffic.pause), after.changed) as commit,
+            LiveItems(store, retriever, supervisor) as live,
+            LiveUsers(store, retriever, supervisor) as live_users,
+            AfterCommit(store, retriever, live, live_users, supervisor) as after,
+            GroupCommit(writer, after.changed, catch_up, supervisor) as commit,
         ):
-            publisher = Publisher(config, store, state, cache, retriever, after, live, live_users, health_of)
+            publisher = Publisher(config, store, state, cache, retriever, after, live, live_users, supervisor)
             ingest = Ingest(home, store, state, cache, commit, after)
             cache.when_lost(after.sweep)
             ingest.resume()
             server, calls = _server(config)
             retrieval = RetrievalServicer(retriever, max(1, config.workers // 4))
             rpc.add_RetrievalServicer_to_server(retrieval, server)
-            rpc.add_AdminServicer_to_server(AdminServicer(home, store, retriever, publisher), server)
+            identity = Identity.of(home, store)
+            admin = AdminServicer(home, store, retriever, publisher, identity, supervisor)
+            rpc.add_AdminServicer_to_server(admin, server)
             servicer = IngestServicer(ingest, max(1, config.workers // 2))
             ingest_rpc.add_IngestServicer_to_server(servicer, server)
             _add_health(server, health_of)
             address, local = _listen(server, config)
             server.start()
             try:
-                publisher.resume()
-                _announce(config, address, local)
+                publisher.resume(partial(_announce, config, identity, address, local))
                 yield address
             finally:
                 health_of.enter_graceful_shutdown()
@@ -124,9 +137,7 @@ def _server(config: ServerConfig) -> tuple[grpc.Server, ThreadPoolExecutor]:
 
 
 def _add_health(server: grpc.Server, health_of: health.HealthServicer) -> None:
-    """Add the services that say how the others do, which is not serving yet, and what they are."""
-    for service in ("", *SERVICES):
-        health_of.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+    """Add the services that say how the others do, and what they are."""
     health_pb2_grpc.add_HealthServicer_to_server(health_of, server)
     names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
@@ -149,9 +160,16 @@ def _listen(server: grpc.Server, config: ServerConfig) -> tuple[str, str]:
     return address, address
 
 
-def _announce(config: ServerConfig, address: str, local: str) -> None:
+def _announce(config: ServerConfig, identity: Identity, address: str, local: str) -> None:
     """Write server.json whole, so that a command that reads it never sees half of it."""
     draft = config.home.server_file.with_suffix(".tmp")
-    said = {"address": address, "local": local, "pid": os.getpid(), "tls": config.tls_cert is not None}
+    said = {
+        "address": address,
+        "local": local,
+        "pid": os.getpid(),
+        "tls": config.tls_cert is not None,
+        "home_id": identity.home_id,
+        "server_id": identity.server_id,
+    }
     draft.write_text(json.dumps(said) + "\n", "utf-8")
     draft.replace(config.home.server_file)

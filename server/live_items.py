@@ -4,9 +4,9 @@ import itertools
 import json
 import logging
 import threading
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -20,6 +20,7 @@ from indexer.incremental import changes_of, without_bad
 from indexer.parts import Change
 from server.retriever import NotReadyError, Retriever
 from server.serving import Serving
+from server.supervisor import Supervisor, Worker
 from store.attributes import left_out
 from store.duck import Store
 from store.records import Item
@@ -43,7 +44,7 @@ class LiveItems:
         left_out: why stored items are not served, by item id: their attributes cannot be used.
     """
 
-    def __init__(self, store: Store, retriever: Retriever) -> None:
+    def __init__(self, store: Store, retriever: Retriever, supervisor: Supervisor | None = None) -> None:
         self._store = store
         self._retriever = retriever
         self._lock = threading.Lock()
@@ -52,15 +53,21 @@ class LiveItems:
         self._pending: dict[str, int] = {}  # items being encoded, by number of the latest request
         self._meanwhile: set[str] | None = None
         self.left_out: dict[str, str] = {}
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="items")
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._worker = Worker(
+            "items",
+            waiting=lambda: bool(self._jobs),
+            work=self._work,
+            again=self._catch_up_again,
+            supervisor=supervisor,
+        )
 
     def __enter__(self) -> Self:
+        self._worker.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, *_: object) -> None:
+        self._worker.__exit__()
 
     def committed(self, requests: Sequence[tuple[Sequence[Item], Sequence[str]]]) -> None:
         """Take note of what requests put and deleted, in the order of their commits."""
@@ -82,7 +89,7 @@ class LiveItems:
             if serving is not None:
                 serving.index.put(_new(serving, there), sorted(gone))
         if there:
-            self._pool.submit(self._encode, there, number)
+            self._submit(partial(self._encode, there, number))
 
     def before_serving(self, serving: Serving) -> None:
         """Bring an index up to date that is about to serve."""
@@ -90,7 +97,7 @@ class LiveItems:
 
     def since_serving(self, serving: Serving) -> None:
         """Bring an index up to date that has begun to serve, in the background."""
-        self._pool.submit(self._catch_up_wholly, serving)
+        self._submit(partial(self._catch_up_wholly, serving))
 
     def imported(self) -> None:
         """Bring the index that serves up to date after an import, in the background."""
@@ -98,16 +105,28 @@ class LiveItems:
         if serving is not None:
             self.since_serving(serving)
 
+    def _work(self) -> None:
+        self._jobs.popleft()()
+
+    def _submit(self, job: Callable[[], None]) -> None:
+        with self._worker.wake:
+            self._jobs.append(job)
+            self._worker.wake.notify_all()
+
+    def _catch_up_again(self) -> bool:
+        """Make up for items that could not be put: they are in the store, and differ from the index."""
+        serving = self._serving()
+        if serving is not None:  # otherwise what is published first catches up
+            self._catch_up_wholly(serving)
+        return True
+
     def _catch_up_wholly(self, serving: Serving) -> None:
-        try:
-            before = None
-            while self._serving() is serving:
-                left = self._catch_up(serving)
-                if not left or left == before:  # the same ones again have nothing to be encoded
-                    break
-                before = left
-        except Exception:  # a supervisor: the items are stored, and the next reindex has them
-            log.exception("the index could not be brought up to date with the store")
+        before = None
+        while self._serving() is serving:
+            left = self._catch_up(serving)
+            if not left or left == before:  # the same ones again have nothing to be encoded
+                break
+            before = left
 
     def _catch_up(self, serving: Serving) -> int:
         """Bring an index up to date by a bounded number of items; return how many are left."""
@@ -155,12 +174,14 @@ class LiveItems:
             self.left_out.pop(item_id, None)
 
     def _encode(self, items: Sequence[Item], number: int) -> None:
+        failed: Exception | None = None
         for start in range(0, len(items), _AT_ONCE):
-            some = items[start : start + _AT_ONCE]
             try:
-                self._put(some, number)
-            except Exception:  # a supervisor: the items are stored, and the next start or reindex has them
-                log.exception("%d items could not be put into the index", len(some))
+                self._put(items[start : start + _AT_ONCE], number)
+            except Exception as error:  # a supervisor: raised when all were tried; the worker catches up then
+                failed = error
+        if failed is not None:
+            raise failed
 
     def _put(self, items: Sequence[Item], number: int) -> None:
         try:

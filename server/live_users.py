@@ -1,7 +1,5 @@
 """The user index that serves, kept in step with what people do, and without those who were erased."""
 
-import logging
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import Self
@@ -14,9 +12,8 @@ from indexer.users import user_change
 from server.raw_views import Asked, raw_views, stack
 from server.retriever import NotReadyError, Retriever
 from server.serving import Serving
+from server.supervisor import Supervisor, Worker
 from store.duck import Store
-
-log = logging.getLogger(__name__)
 
 _AT_ONCE = 4  # users encoded before the next are seen
 _PAUSE_S = 0.05  # between batches, at least: a user who writes much is encoded once
@@ -30,35 +27,47 @@ class LiveUsers:
     is compared with the store, so that nobody comes back with it.
     """
 
-    def __init__(self, store: Store, retriever: Retriever) -> None:
+    def __init__(self, store: Store, retriever: Retriever, supervisor: Supervisor | None = None) -> None:
         self._store = store
         self._retriever = retriever
         self._pending: dict[str, None] = {}  # a set that keeps its order
         self._erased: set[str] = set()  # while a batch is being encoded
-        self._wake = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="users")
+        self._failed: dict[str, None] = {}  # to be encoded one by one
+        self._behind = False  # is to be compared with the store
+        self._behind_later = False  # once more, because that failed
+        self._worker = Worker(
+            "users",
+            waiting=lambda: bool(self._pending or self._behind),
+            work=self._work,
+            again=self._encode_failed,
+            supervisor=supervisor,
+        )
+        self._wake = self._worker.wake
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._worker.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._wake:
-            self._stopping = True
-            self._wake.notify()
-        self._thread.join()
+        self._worker.__exit__()
 
     def changed(self, user_ids: Iterable[str]) -> None:
         """Have people encoded again."""
         with self._wake:
             self._pending |= dict.fromkeys(user_ids)
-            self._wake.notify()
+            self._wake.notify_all()
+
+    def missed(self) -> None:
+        """Compare the index that serves with the store, in the background, after a change nobody told of."""
+        with self._wake:
+            self._behind = True
+            self._wake.notify_all()
 
     def erased(self, user_id: str) -> None:
         """Take a person out; nothing brings them back."""
         with self._wake:
             self._pending.pop(user_id, None)
+            self._failed.pop(user_id, None)
             self._erased.add(user_id)
             serving = self._serving()
             if serving is not None and serving.users is not None:
@@ -76,27 +85,51 @@ class LiveUsers:
         serving.users.put([], found.removed)
         self.changed(hashes.column("item_id").take(pa.array(found.changed)).to_pylist())
 
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not (self._pending or self._stopping):
-                    self._wake.wait()
-                if self._stopping:
-                    return
-                some = list(self._pending)[:_AT_ONCE]
-                for user_id in some:
-                    del self._pending[user_id]
-                self._erased.clear()
-            began = time.monotonic()
-            try:
+    def _work(self) -> None:
+        with self._wake:
+            behind, self._behind = self._behind, False
+            some = [] if behind else list(self._pending)[:_AT_ONCE]
+            for user_id in some:
+                del self._pending[user_id]
+            self._erased.clear()
+        began = time.monotonic()
+        try:
+            if behind:
+                self.compare(self._retriever.serving)
+            else:
                 self._encode(some)
-            except NotReadyError:
-                continue  # what is published first is compared with the store
-            except Exception:  # a supervisor: the next reindex has them
-                log.exception("%d users could not be put into the user index", len(some))
-            pause = max(_PAUSE_S, _PAUSES * (time.monotonic() - began))
+        except NotReadyError:
+            return  # what is published first is compared with the store
+        except BaseException:
             with self._wake:
-                self._wake.wait_for(lambda: self._stopping, pause)
+                self._behind_later |= behind
+                self._failed |= dict.fromkeys(user_id for user_id in some if user_id not in self._erased)
+            raise
+        pause = max(_PAUSE_S, _PAUSES * (time.monotonic() - began))
+        with self._wake:
+            self._wake.wait_for(lambda: self._worker.stopping, pause)
+
+    def _encode_failed(self) -> bool:
+        """Encode, one by one, those that failed.  Raises: what the last of them raises that fails again."""
+        failed: Exception | None = None
+        for user_id in list(self._failed):
+            try:
+                self._encode([user_id])
+            except NotReadyError:
+                pass  # what is published first is compared with the store
+            except Exception as error:  # a supervisor: one that fails does not stop the others
+                failed = error
+                continue
+            with self._wake:
+                self._failed.pop(user_id, None)
+        if failed is not None:
+            raise failed
+        if self._behind_later:
+            serving = self._serving()
+            if serving is not None:
+                self.compare(serving)
+            self._behind_later = False
+        return True
 
     def _encode(self, user_ids: Sequence[str]) -> None:
         serving = self._retriever.serving

@@ -3,29 +3,24 @@
 import gc
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-
-from grpc_health.v1 import health, health_pb2
+from functools import partial
 
 from encoder.text_cache import TextCache
-from indexer.publish import load_pair, previous_index
+from indexer.publish import changing_current, load_pair, previous_index
 from server.after_commit import AfterCommit
 from server.config import ServerConfig
 from server.live_items import LiveItems
 from server.live_users import LiveUsers
-from server.pb.triptych.v1 import ingest_pb2
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.retriever import Retriever
 from server.serving import Serving, prepare
+from server.supervisor import Supervisor
 from store.artifact import point, pointed
 from store.duck import Store
 from store.state import UserState
 
 log = logging.getLogger(__name__)
-
-SERVICES = tuple(
-    service.full_name for file in (pb, ingest_pb2) for service in file.DESCRIPTOR.services_by_name.values()
-)
 
 
 @dataclass(frozen=True)
@@ -49,34 +44,39 @@ class Publisher:
         after: AfterCommit,
         live: LiveItems,
         live_users: LiveUsers,
-        health_of: health.HealthServicer,
+        supervisor: Supervisor,
     ) -> None:
         self._config = config
         self._store = store
         self._state = state
         self._cache = cache
         self._retriever = retriever
-        self._health = health_of
+        self._supervisor = supervisor
         self._changing = threading.RLock()  # to roll back is to look and to publish
         self._after = after
         self._live = live
         self._live_users = live_users
         self._index_id = ""
 
-    def resume(self) -> None:
+    def resume(self, announce: Callable[[], None] = lambda: None) -> None:
         """Serve what CURRENT names; without it the server waits, NOT_SERVING, for a publish.
+
+        CURRENT is only read, and held until `announce` has told commands that a server runs: one that
+        publishes meanwhile waits, and goes through the server then.
 
         Raises:
             DamagedArtifactError: CURRENT, the index or its model is damaged; names the file.
         """
         home = self._config.home
-        with self._changing:  # calls are answered by now, and one of them may publish
+        # Calls are answered by now, and one of them may publish.
+        with self._changing, changing_current(home):
             if home.current_index.exists():
-                self._serve(pointed(home.current_index, home.indexes).name)
+                self._serve(pointed(home.current_index, home.indexes).name, lambda: None)
             else:
                 log.warning(
                     "nothing is published in %s yet: run `triptych train` and `triptych reindex`", home.path
                 )
+            announce()
 
     def publish(self, index_id: str) -> Published:
         """Serve an index and make it CURRENT; return it and the one before.
@@ -86,7 +86,8 @@ class Publisher:
         """
         with self._changing:
             before = self._index_id
-            return Published(self._serve(index_id), before)
+            make_current = partial(point, self._config.home.current_index, index_id)
+            return Published(self._serve(index_id, make_current), before)
 
     def roll_back(self) -> Published:
         """Serve the newest index older than CURRENT.  Raises: NoOlderIndexError, and as `publish`."""
@@ -98,19 +99,18 @@ class Publisher:
         """How many stored items are not served because their attributes cannot be used."""
         return len(self._live.left_out)
 
-    def _serve(self, index_id: str) -> Serving:
+    def _serve(self, index_id: str, make_current: Callable[[], None]) -> Serving:
         pair = load_pair(self._config.home, index_id, threads=1)
         threads = self._config.encode_threads
         with self._after.taking_note():
             serving = prepare(self._config.home, pair, self._store, self._state, self._cache, threads)
             self._live.before_serving(serving)
             self._live_users.compare(serving)
-            point(self._config.home.current_index, index_id)
+            make_current()
             self._retriever.serve(serving)
             self._live.since_serving(serving)
             self._live_users.compare(serving)
-        for service in ("", *SERVICES):
-            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._supervisor.ready()
         self._index_id = index_id
         # What was loaded stays; each time Python's collector looked through it, all threads stood for 45 ms.
         gc.freeze()

@@ -9,6 +9,7 @@ from importlib.metadata import version
 import grpc
 
 from indexer.index import VectorDimError
+from server.identity import Identity
 from server.ingest import TooManyStreamsError
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
@@ -18,6 +19,7 @@ from server.replies import encode_reply, query_reply, stream_reply
 from server.requests import index_of, person_of, place_of, queries_of, query_of
 from server.retriever import NotReadyError, Retriever
 from server.status import outcome, status_of_errors
+from server.supervisor import Supervisor
 from store.duck import ItemNotFoundError, Store
 from store.exporting import create_export
 from store.home import Home
@@ -79,20 +81,32 @@ class RetrievalServicer(rpc.RetrievalServicer):
 class AdminServicer(rpc.AdminServicer):
     """triptych.v1.Admin."""
 
-    def __init__(self, home: Home, store: Store, retriever: Retriever, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        home: Home,
+        store: Store,
+        retriever: Retriever,
+        publisher: Publisher,
+        identity: Identity,
+        supervisor: Supervisor,
+    ) -> None:
         self._home = home
         self._store = store
         self._retriever = retriever
         self._publisher = publisher
+        self._identity = identity
+        self._supervisor = supervisor
         self._start = time.monotonic()
 
     def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:
-        """What serves, and how much the store holds."""
+        """What serves, which home, how its background work does, and how much the store holds."""
         with status_of_errors(context):
             reply = pb.StatusResponse(
                 rows=self._store.counts(),
                 uptime_seconds=time.monotonic() - self._start,
                 version=version("triptych"),
+                home=self._identity.message(),
+                workers=self._supervisor.workers(),
             )
             try:
                 serving = self._retriever.serving

@@ -22,6 +22,7 @@ from server.people import NoUserIndexError
 from server.retriever import NotReadyError
 from store.answered import RequestIdReusedError
 from store.artifact import DamagedArtifactError, NotPublishedError
+from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
 from store.duck import ItemNotFoundError
 from store.state import DamagedStateError
 
@@ -50,6 +51,8 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (TooManyStreamsError, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS"),
     (NotThisMachineError, code_pb2.PERMISSION_DENIED, "NOT_THIS_MACHINE"),
     (DamagedStateError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
+    (DiskFullError, code_pb2.RESOURCE_EXHAUSTED, "DISK_FULL"),
+    (ReadOnlyDiskError, code_pb2.FAILED_PRECONDITION, "READ_ONLY"),
     *((kind, code_pb2.INVALID_ARGUMENT, "IMPORT_REFUSED") for kind in IMPORT_ERRORS),
 )
 
@@ -85,6 +88,7 @@ def outcome(call: Callable[[], _Result]) -> _Result | Failure:
 
 
 def _failure(error: Exception) -> Failure:
+    error = disk_error(error, "the server") or error
     for kind, code, reason in _CODES:
         if isinstance(error, kind):
             message = ": ".join([*getattr(error, "__notes__", ()), str(error)])[:_MAX_MESSAGE]

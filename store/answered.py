@@ -14,9 +14,20 @@ from store.requests import Request
 from store.rows import Rejected, Written
 
 WINDOW = timedelta(hours=24)
-MOST = 100_000  # ids remembered, whatever their age; about 20 MB of memory
+MOST = 100_000  # ids remembered; about 30 MB of memory
 _TIDY_EVERY = 10_000
-_REPLY = "SELECT reply FROM data.requests WHERE request_id = $1"
+# The newest of an id: one that was forgotten and came again may be there twice until it is tidied away.
+_REPLY = """
+    SELECT reply FROM data.requests WHERE request_id = $1 ORDER BY answered_at DESC, rowid DESC LIMIT 1"""
+_REMEMBERED = """
+    SELECT request_id, digest, answered_at FROM (
+        SELECT *, rowid AS place FROM data.requests WHERE answered_at > $1::TIMESTAMP
+        ORDER BY answered_at DESC, place DESC LIMIT $2)
+    ORDER BY answered_at, place"""
+_TIDY = """
+    DELETE FROM data.requests WHERE answered_at <= $1::TIMESTAMP OR rowid NOT IN (
+        SELECT rowid FROM data.requests ORDER BY answered_at DESC, rowid DESC LIMIT $2)"""
+_SET_RIGHT = "UPDATE data.requests SET answered_at = $1::TIMESTAMP WHERE answered_at > $1::TIMESTAMP"
 
 
 class RequestIdReusedError(ValueError):
@@ -28,23 +39,24 @@ class RequestIdReusedError(ValueError):
 
 
 class Answered:
-    """The ids of the requests of the last 24 hours, or of the last 100,000 where there are more."""
+    """The ids of the requests of the last 24 hours: memory, disk and the next start go by one rule.
 
-    def __init__(self, digests: OrderedDict[str, str]) -> None:
-        self._digests = digests
-        self._until_tidy = _TIDY_EVERY
+    A request is remembered for 24 hours from its answer on, as long as no more than 100,000 others were
+    answered since; repeated later, it is a new one. A time that is ahead of the clock, because the clock was
+    set back, counts as the present.
+    """
+
+    def __init__(self, known: OrderedDict[str, tuple[str, datetime]]) -> None:
+        self._known = known  # digest and time by id, oldest first
+        self._until_tidy = 0  # nobody knows how many the process before had answered
+        self._now = _now()
 
     @classmethod
     def load(cls, store: Store) -> Self:
         """Return what a store remembers."""
         with store.snapshot() as cursor:
-            rows = cursor.execute(
-                """
-                FROM (SELECT request_id, digest, answered_at FROM data.requests WHERE answered_at > $1
-                    ORDER BY answered_at DESC LIMIT $2) ORDER BY answered_at""",
-                [_now() - WINDOW, MOST],
-            ).fetchall()
-        return cls(OrderedDict((request_id, digest) for request_id, digest, _ in rows))
+            rows = cursor.execute(_REMEMBERED, [_now() - WINDOW, MOST]).fetchall()
+        return cls(OrderedDict((request_id, (digest, at)) for request_id, digest, at in rows))
 
     def find(self, cursor: duckdb.DuckDBPyConnection, request: Request) -> Written | None:
         """Return what became of the same request before, None where it is new.
@@ -52,8 +64,8 @@ class Answered:
         Raises:
             RequestIdReusedError: the id belongs to another request.
         """
-        digest = self._digests.get(request.request_id)
-        if digest is None:
+        digest, at = self._known.get(request.request_id, ("", datetime.min))
+        if _now() - at >= WINDOW:
             return None
         if digest != request.digest:
             raise RequestIdReusedError(request.request_id)
@@ -68,30 +80,32 @@ class Answered:
         """Write down, by id, what became of new requests, in the transaction that writes them."""
         if not told:
             return
+        self._now = _now()
+        if self._known and next(reversed(self._known.values()))[1] > self._now:
+            cursor.execute(_SET_RIGHT, [self._now])
         replies = [_as_json(written) for written in told.values()]
         names, marks = list(told), [digests[name] for name in told]
         cursor.register("told", pa.table({"request_id": names, "digest": marks, "reply": replies}))
-        cursor.execute("INSERT INTO data.requests SELECT *, $1 FROM told", [_now()])
+        cursor.execute("INSERT INTO data.requests SELECT *, $1 FROM told", [self._now])
         cursor.unregister("told")
         self._until_tidy -= len(told)
         if self._until_tidy <= 0:
             self._until_tidy = _TIDY_EVERY
-            _tidy(cursor)
+            cursor.execute(_TIDY, [self._now - WINDOW, MOST + _TIDY_EVERY])
 
     def keep(self, digests: Mapping[str, str]) -> None:
-        """Know requests, by id, from now on: their transaction is committed."""
-        self._digests.update(digests)
-        while len(self._digests) > MOST + _TIDY_EVERY:
-            self._digests.popitem(last=False)
-
-
-def _tidy(cursor: duckdb.DuckDBPyConnection) -> None:
-    cursor.execute(
-        """
-        DELETE FROM data.requests WHERE answered_at <= $1::TIMESTAMP OR answered_at <= (
-            SELECT answered_at FROM data.requests ORDER BY answered_at DESC LIMIT 1 OFFSET $2)""",
-        [_now() - WINDOW, MOST + _TIDY_EVERY],
-    )
+        """Know requests, by id, as `remember` wrote them down: their transaction is committed."""
+        for request_id, (digest, at) in reversed(self._known.items()):
+            if at <= self._now:
+                break
+            self._known[request_id] = (digest, self._now)
+        for request_id, digest in digests.items():
+            self._known.pop(request_id, None)  # one that comes again is the newest
+            self._known[request_id] = (digest, self._now)
+        while self._known and (
+            len(self._known) > MOST or self._now - next(iter(self._known.values()))[1] >= WINDOW
+        ):
+            self._known.popitem(last=False)
 
 
 def _as_json(written: Written) -> str:

@@ -6,11 +6,14 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from store.disk import disk_errors
+from store.locks import sweep, workplace
 
 MANIFEST = "manifest.json"
 _BUILDING = ".building-"
@@ -56,22 +59,24 @@ def build(parent: Path, artifact_id: str) -> Iterator[Draft]:
 
     Raises:
         FileExistsError: parent/artifact_id exists; artifacts are immutable.
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more; nothing stays.
     """
-    parent.mkdir(parents=True, exist_ok=True)
     target = parent / artifact_id
-    if target.exists():
-        raise FileExistsError(f"{target} exists, and what is published there is immutable")
-    _sweep(parent)
-    draft = Draft(parent / f"{_BUILDING}{artifact_id}-{os.getpid()}")
-    draft.path.mkdir()
-    try:
-        yield draft
-        _seal(draft)
-        draft.path.rename(target)
-    except BaseException:
-        shutil.rmtree(draft.path, ignore_errors=True)
-        raise
-    sync(parent)
+    with disk_errors(target):
+        parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            raise FileExistsError(f"{target} exists, and what is published there is immutable")
+        sweep(parent, f"{_BUILDING}*")
+        with workplace(parent / f"{_BUILDING}{artifact_id}-{secrets.token_hex(4)}") as folder:
+            draft = Draft(folder)
+            try:
+                yield draft
+                _seal(draft)
+                draft.path.rename(target)
+            except BaseException:
+                shutil.rmtree(draft.path, ignore_errors=True)
+                raise
+        sync(parent)
 
 
 def verify(directory: Path) -> dict[str, Any]:
@@ -116,12 +121,20 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def point(pointer: Path, artifact_id: str) -> None:
-    """Make a pointer file (CURRENT, LATEST) name an artifact: one durable rename."""
+    """Make a pointer file (CURRENT, LATEST) name an artifact: one durable rename.
+
+    Raises:
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more; the pointer is as it was.
+    """
     draft = pointer.with_name(f".{pointer.name}-{os.getpid()}-{secrets.token_hex(2)}")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(artifact_id + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with disk_errors(pointer), draft.open("w", encoding="utf-8") as file:
+            file.write(artifact_id + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
     draft.replace(pointer)
     sync(pointer.parent)
 
@@ -180,20 +193,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sweep(parent: Path) -> None:
-    """Remove drafts whose process is gone."""
-    for draft in parent.glob(f"{_BUILDING}*"):
-        pid = draft.name.rpartition("-")[2]
-        if not (pid.isdigit() and _alive(int(pid))):
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    with suppress(PermissionError):  # somebody else's, but alive
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-    return True

@@ -1,5 +1,7 @@
 """The live store: one DuckDB file, owned by one process, safe to use from many threads."""
 
+import hashlib
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -11,7 +13,8 @@ import duckdb
 import pyarrow as pa
 
 from store.attributes import attributes_of
-from store.connection import connect, transaction
+from store.connection import attach, connect, transaction
+from store.disk import DISK_ERRORS, disk_errors
 from store.head import Head, raise_head, read_head
 from store.items import bad_attributes, item_hashes, some_items
 from store.queries import (
@@ -30,6 +33,7 @@ from store.views import read_views
 
 _ITEM = """
     SELECT item_id, title, text, kind, attributes, available, updated_at FROM data.items WHERE item_id = $1"""
+log = logging.getLogger(__name__)
 _HELD_OUT = ("valid", "test")
 _SPLITS = {None, "train", *_HELD_OUT}
 
@@ -54,24 +58,33 @@ class Store:
     """The raw views of all users, and the items.
 
     Every call takes a cursor of its own, so threads may share a store; writers take turns.
+
+    Attributes:
+        home_id: random name that was made with the store; a copy of the file has it, too.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         self._db = connection
+        self._path = path
+        self._invalid = False
         self._writing = threading.Lock()
         with closing(connection.cursor()) as cursor:
             self._head = read_head(cursor)
+            ((salt,),) = cursor.execute("SELECT salt FROM data.salt").fetchall()
+        self.home_id = hashlib.sha256(f"home {salt}".encode()).hexdigest()[:32]
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Return the store in a file, made or brought to the newest schema where need be.
 
         Raises:
+            UnusablePathError: the path has a question mark or a backslash.
             StoreLockedError: another process owns the file.
             NotAStoreError: the file is damaged or foreign.
             NewerStoreError: the file has a newer schema.
+            DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
         """
-        return cls(connect(path))
+        return cls(connect(path), path)
 
     def __enter__(self) -> Self:
         return self
@@ -88,8 +101,13 @@ class Store:
     @contextmanager
     def snapshot(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Yield a cursor that sees one state of the store, for SQL in this package."""
-        with closing(self._db.cursor()) as cursor, transaction(cursor):
-            yield cursor
+        try:
+            with disk_errors(self._path), closing(self._db.cursor()) as cursor, transaction(cursor):
+                yield cursor
+        except DISK_ERRORS as error:
+            # As where a checkpoint found the disk full: DuckDB refuses all use of the file from then on.
+            self._invalid |= "has been invalidated" in f"{error} {error.__cause__}"
+            raise
 
     @property
     def head(self) -> Head:
@@ -102,12 +120,25 @@ class Store:
 
         `touched` names, when the block ends, every user whose rows it changed; without it, whoever derives
         something from the store has to make all of it anew.
+
+        Raises:
+            DiskFullError, ReadOnlyDiskError: the disk takes nothing more; nothing is kept.
         """
         with self._writing:
+            if self._invalid:
+                self._reattach()
             with self.snapshot() as cursor:
                 yield cursor
                 head = raise_head(cursor, self._head, touched)
             self._head = head
+
+    def _reattach(self) -> None:
+        """Use the file again, with all that was committed, after DuckDB gave it up."""
+        log.warning("attaching %s again", self._path)
+        with closing(self._db.cursor()) as cursor:
+            attach(cursor, self._path)
+            self._head = read_head(cursor)
+        self._invalid = False
 
     def user_views(self, user_id: str) -> UserViews:
         """Return what is visible of one user; an unknown user has empty views.

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from store import artifact
 from store.connection import migrations, quoted
+from store.disk import disk_errors
 from store.duck import Store
 from store.erasing import read_erasures
 from store.ledger import LEDGER, write_ledger
@@ -20,6 +21,9 @@ def create_export(store: Store, exports: Path) -> str:
     """Write one state of the store, held-out rows with their split and the ledger of erasures included.
 
     Returns the id of the export.
+
+    Raises:
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more; there is no export.
     """
     export_id = artifact.new_id()
     _log.info("export %s started", export_id)
@@ -31,9 +35,10 @@ def create_export(store: Store, exports: Path) -> str:
                 f"{column.name}::VARCHAR AS {column.name}" if column.kind == "json" else column.name
                 for column in table.columns
             )
-            rows = cursor.execute(f"""
-                COPY (SELECT {columns} FROM data.{table.name} ORDER BY {table.order})
-                TO {quoted(draft.path / f"{table.name}.parquet")} (FORMAT parquet, COMPRESSION zstd)""")
+            with disk_errors(draft.path):
+                rows = cursor.execute(f"""
+                    COPY (SELECT {columns} FROM data.{table.name} ORDER BY {table.order})
+                    TO {quoted(draft.path / f"{table.name}.parquet")} (FORMAT parquet, COMPRESSION zstd)""")
             counts[table.name] = int(rows.fetchall()[0][0])
         write_ledger(draft.path / LEDGER, read_erasures(cursor))
         held_out = dict(

@@ -63,6 +63,11 @@ class Home:
         return self.path / "CURRENT"
 
     @property
+    def current_lock(self) -> Path:
+        """Empty file that is held by whoever changes CURRENT, or loads what it names to serve it."""
+        return self.path / "CURRENT.lock"
+
+    @property
     def reports(self) -> Path:
         """Evaluation and benchmark results."""
         return self.path / "reports"
@@ -84,5 +89,5 @@ class Home:
 
     @property
     def server_file(self) -> Path:
-        """JSON with the address and process id of the running server."""
+        """JSON with the address, process id and identity of the running server, which has to confirm it."""
         return self.path / "server.json"

@@ -64,9 +64,10 @@ class Change:
     """What a transaction changed, for those who keep something beside the store.
 
     `texts` are new and may lack a vector; `put` and `deleted` are items in the order of their requests;
-    `users` are those of whom a row is new or other.
+    `users` are those of whom a row is new or other; `failed` is what kept the state of users from following.
     """
 
     texts: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
     items: tuple[tuple[tuple[Item, ...], tuple[str, ...]], ...] = ()
+    failed: Exception | None = None

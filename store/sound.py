@@ -10,6 +10,8 @@ from typing import Any
 import lmdb
 from lmdb.verify import VerifyError, verify
 
+from store.disk import disk_errors, reserve_lock_file
+
 DATA = "data.mdb"
 _SEAL = "SEAL"
 _HEADER = struct.Struct("<16xII8xQI")  # of a meta page: magic, version, map size, page size
@@ -50,14 +52,18 @@ def open_sound(path: Path, **options: Any) -> tuple[Any, bool]:
 
     Raises:
         UnsoundFileError: the file is damaged; it is left as it is.
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
     """
     file = path / DATA
     empty = not file.exists() or not file.stat().st_size
     looks = [] if empty else [_header_fault(path, options["map_size"]) for _ in range(_LOOKS)]
     if looks and all(looks):
         raise UnsoundFileError(path, looks[-1])
+    if not options.get("readonly"):
+        reserve_lock_file(path, options["max_readers"])
     try:
-        env: Any = lmdb.open(str(path), **options)
+        with disk_errors(path):
+            env: Any = lmdb.open(str(path), **options)
     except (*DAMAGE, lmdb.MemoryError) as error:
         raise UnsoundFileError(path, str(error)) from error
     try:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.codes import Codes
+from store.disk import disk_errors
 from store.packing import EVENT, TEXT, DamagedRecordError, EventRows, Ties
 from store.sound import DAMAGE
 from store.state_draft import TABLES, Draft, rows_of
@@ -84,7 +85,8 @@ class UserState:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Return the state in a directory, empty where there is none or none that can be trusted."""
-        env = open_environment(path)
+        with disk_errors(path):
+            env = open_environment(path)
         try:
             return cls(path, env)
         except (*DAMAGE, DamagedRecordError) as error:
@@ -125,10 +127,14 @@ class UserState:
 
     @contextmanager
     def writing(self) -> Iterator[Draft]:
-        """Yield the only write transaction: all of the block is kept, or nothing of it."""
+        """Yield the only write transaction: all of the block is kept, or nothing of it.
+
+        Raises:
+            DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
+        """
         draft = None
         try:
-            with self._env.begin(write=True) as transaction:
+            with disk_errors(self._path), self._env.begin(write=True) as transaction:
                 draft = Draft(transaction, self._tables, self.items, self.words, self._mend_in)
                 yield draft
                 # Readers must know a code as soon as they can meet it.

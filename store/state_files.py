@@ -87,6 +87,7 @@ def _trusted(path: Path) -> Any:
     Raises:
         UnsoundFileError: the file is damaged, or of another version.
         DamagedRecordError: a record is.
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
     """
     # The store waits for the disk; to do so a second time would halve the writes.
     env, as_sealed = open_sound(

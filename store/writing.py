@@ -31,6 +31,9 @@ class Writer:
     def write(self, requests: Sequence[Request]) -> tuple[list[Written], Change]:
         """Return what became of each request, in order, and what the transaction changed; all or nothing.
 
+        Once the store has committed it is written: where the state of users fails to follow, the change
+        says so, and the next call, or `check`, brings the state up first.
+
         Raises:
             RequestIdReusedError: a request has the id of another that says something else.
         """
@@ -38,28 +41,45 @@ class Writer:
         pending, told, new = Pending(pause=self._pause), dict[str, Written](), dict[str, str]()
         items: list[tuple[tuple[Item, ...], tuple[str, ...]]] = []
         results = []
-        with self._state.writing() as draft:
-            with self._store.writing(pending.touched) as cursor:
-                for request in requests:
-                    known = self._answered.find(cursor, request) or _twin(request, new, told)
-                    if known is not None:
-                        results.append(replace(known, repeated=True))
-                        continue
-                    written, put, deleted = _apply(cursor, draft, request.content, pending)
-                    results.append(written)
-                    if put or deleted:
-                        items.append((tuple(put), tuple(deleted)))
-                    if request.request_id:
-                        told[request.request_id], new[request.request_id] = written, request.digest
-                pending.flush(cursor)
-                self._answered.remember(cursor, told, new)
+        before, failed = self._store.head, None
+        try:
+            with self._state.writing() as draft:
+                with self._store.writing(pending.touched) as cursor:
+                    for request in requests:
+                        known = self._answered.find(cursor, request) or _twin(request, new, told)
+                        if known is not None:
+                            results.append(replace(known, repeated=True))
+                            continue
+                        written, put, deleted = _apply(cursor, draft, request.content, pending)
+                        results.append(written)
+                        if put or deleted:
+                            items.append((tuple(put), tuple(deleted)))
+                        if request.request_id:
+                            told[request.request_id], new[request.request_id] = written, request.digest
+                    pending.flush(cursor)
+                    self._answered.remember(cursor, told, new)
+                    self._pause()
                 self._pause()
-            self._pause()
-            draft.reflect(self._store.head.commit_id)
+                draft.reflect(self._store.head.commit_id)
+        except Exception as error:
+            if self._store.head == before:
+                raise
+            failed = error
         self._answered.keep(new)
-        return results, Change(
-            tuple(dict.fromkeys(row.text for row, _ in pending.texts)), tuple(pending.touched), tuple(items)
-        )
+        texts = tuple(dict.fromkeys(row.text for row, _ in pending.texts))
+        return results, Change(texts, tuple(pending.touched), tuple(items), failed)
+
+    def check(self) -> None:
+        """Write an empty transaction, durably; the state is that of the store afterwards.
+
+        Raises:
+            whatever keeps `write` from writing anything.
+        """
+        bring_up_to_date(self._store, self._state)
+        with self._state.writing() as draft:
+            with self._store.writing(set()):
+                pass
+            draft.reflect(self._store.head.commit_id)
 
 
 def _twin(request: Request, digests: Mapping[str, str], told: Mapping[str, Written]) -> Written | None:

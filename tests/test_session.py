@@ -1,8 +1,5 @@
 """What commands share: which server runs on a home, and output that nothing is cut from."""
 
-import json
-import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -12,25 +9,6 @@ from scripts.session import console, server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError
 from store.home import Home
-
-
-def written(home: Home, address: str, pid: int) -> Home:
-    home.path.mkdir(exist_ok=True)
-    home.server_file.write_text(json.dumps({"address": "0.0.0.0:1", "local": address, "pid": pid}))
-    return home
-
-
-def test_a_server_counts_while_its_process_runs_and_its_port_answers(tmp_path: Path) -> None:
-    home = Home(tmp_path / "home")
-    assert server_of(home) is None
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        address = f"127.0.0.1:{listening.getsockname()[1]}"
-        assert server_of(written(home, address, os.getpid())) == address
-        child = os.posix_spawn("/bin/true", ["true"], {})
-        os.waitpid(child, 0)
-        assert server_of(written(home, address, child)) is None
-    # The id of a killed server is in use again: here, by this process.
-    assert server_of(written(home, address, os.getpid())) is None
 
 
 @pytest.mark.parametrize("damaged", ["{", "[]", '{"pid": "x"}', '{"pid": 1, "local": "nowhere"}'])

@@ -32,10 +32,12 @@ class IngestStub:
     a second. Rows are checked one by one as in an import: the good ones are written, the bad ones come back with
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
-    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    NOT_THIS_MACHINE, DISK_FULL (RESOURCE_EXHAUSTED; nothing of the request is written), READ_ONLY, DAMAGED_FILE,
+    INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
 
-    A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. Ids are
-    remembered for 24 hours, and of busier times the last 100,000; not over a backup and restore.
+    A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. An id is
+    remembered for 24 hours from its answer on, over restarts, too, as long as no more than 100,000 other requests with an id
+    were answered since; not over a backup and restore. After that the request is a new one and is carried out.
     """
 
     def __init__(self, channel):
@@ -118,10 +120,12 @@ class IngestServicer:
     a second. Rows are checked one by one as in an import: the good ones are written, the bad ones come back with
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
-    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    NOT_THIS_MACHINE, DISK_FULL (RESOURCE_EXHAUSTED; nothing of the request is written), READ_ONLY, DAMAGED_FILE,
+    INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
 
-    A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. Ids are
-    remembered for 24 hours, and of busier times the last 100,000; not over a backup and restore.
+    A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. An id is
+    remembered for 24 hours from its answer on, over restarts, too, as long as no more than 100,000 other requests with an id
+    were answered since; not over a backup and restore. After that the request is a new one and is carried out.
     """
 
     def PutItems(self, request, context):
@@ -298,10 +302,12 @@ class Ingest:
     a second. Rows are checked one by one as in an import: the good ones are written, the bad ones come back with
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
-    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    NOT_THIS_MACHINE, DISK_FULL (RESOURCE_EXHAUSTED; nothing of the request is written), READ_ONLY, DAMAGED_FILE,
+    INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
 
-    A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. Ids are
-    remembered for 24 hours, and of busier times the last 100,000; not over a backup and restore.
+    A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. An id is
+    remembered for 24 hours from its answer on, over restarts, too, as long as no more than 100,000 other requests with an id
+    were answered since; not over a backup and restore. After that the request is a new one and is carried out.
     """
 
     @staticmethod

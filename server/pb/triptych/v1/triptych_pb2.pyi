@@ -876,6 +876,8 @@ class StatusResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ITEMS_WITHOUT_VECTOR_FIELD_NUMBER: _builtins.int
     ITEMS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    HOME_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     serving: _builtins.bool
     model_id: _builtins.str
     index_id: _builtins.str
@@ -892,6 +894,10 @@ class StatusResponse(_message.Message):
     def rows(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """of the store, by table"""
 
+    @_builtins.property
+    def home(self) -> Global___ServedHome: ...
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]: ...
     def __init__(
         self,
         *,
@@ -906,14 +912,83 @@ class StatusResponse(_message.Message):
         version: _builtins.str = ...,
         items_without_vector: _builtins.int = ...,
         items_left_out: _builtins.int = ...,
+        home: Global___ServedHome | None = ...,
+        workers: _abc.Iterable[Global___Worker] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["home", b"home"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "index_id", b"index_id", "indexed_items", b"indexed_items", "items_left_out", b"items_left_out", "items_without_vector", b"items_without_vector", "model_id", b"model_id", "rows", b"rows", "serving", b"serving", "text_model_id", b"text_model_id", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "home", b"home", "index_id", b"index_id", "indexed_items", b"indexed_items", "items_left_out", b"items_left_out", "items_without_vector", b"items_without_vector", "model_id", b"model_id", "rows", b"rows", "serving", b"serving", "text_model_id", b"text_model_id", "uptime_seconds", b"uptime_seconds", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class ServedHome(_message.Message):
+    """Which home a server serves. A copy of a home has its home_id, too, but neither the same server_id, nor the same file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOME_ID_FIELD_NUMBER: _builtins.int
+    SERVER_ID_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    INODE_FIELD_NUMBER: _builtins.int
+    home_id: _builtins.str
+    """made with the home"""
+    server_id: _builtins.str
+    """drawn at each start; home/server.json names it"""
+    device: _builtins.int
+    """of the file views.duckdb that the server holds open"""
+    inode: _builtins.int
+    def __init__(
+        self,
+        *,
+        home_id: _builtins.str = ...,
+        server_id: _builtins.str = ...,
+        device: _builtins.int = ...,
+        inode: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "home_id", b"home_id", "inode", b"inode", "server_id", b"server_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServedHome: _TypeAlias = ServedHome  # noqa: Y015
+
+@_typing.final
+class Worker(_message.Message):
+    """Background work of the server. grpc.health.v1 tells the same as service triptych.worker.NAME."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """writer, texts, items, users"""
+    failing: _builtins.bool
+    """what it does failed last, and is repeated until it does not"""
+    failures: _builtins.int
+    """since the start"""
+    error: _builtins.str
+    """kind of the last one, "" for none; the server's log has it whole"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        failing: _builtins.bool = ...,
+        failures: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "failing", b"failing", "failures", b"failures", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Worker: _TypeAlias = Worker  # noqa: Y015
 
 @_typing.final
 class CreateExportRequest(_message.Message):
