@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ import grpc
 import typer
 from rich.console import Console
 
+from server.addresses import connects
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import DamagedArtifactError
@@ -70,14 +70,13 @@ def server_of(home: Home) -> str | None:
         said = json.loads(home.server_file.read_text("utf-8"))
         with suppress(PermissionError):  # somebody else's process, but one that runs
             os.kill(said["pid"], 0)
-        host, _, port = said["local"].rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+        answers = connects(said["local"], _CONNECT_SECONDS)
     except (ValueError, KeyError, TypeError) as error:
         reason = "is damaged: remove it if no server runs on this home"
         raise DamagedArtifactError(home.server_file, reason) from error
-    except (FileNotFoundError, ProcessLookupError, ConnectionError, TimeoutError):
+    except (FileNotFoundError, ProcessLookupError):
         return None
-    return str(said["local"])
+    return str(said["local"]) if answers else None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Self, TypeVar
 
+from server.calls import result_of
 from store.requests import Change, Request
 from store.rows import Written
 from store.writing import Writer
@@ -27,7 +28,10 @@ class StoppingError(RuntimeError):
 
 
 class GroupCommit:
-    """Writes requests in the order in which they come; a result is there once the request is durable."""
+    """Writes requests in the order in which they come; a result is there once the request is durable.
+
+    A request or job whose result is cancelled before its turn comes is neither written nor run.
+    """
 
     def __init__(self, writer: Writer, changed: Callable[[Change], None]) -> None:
         """Take who writes, and who is told after each transaction; that must be quick."""
@@ -59,18 +63,20 @@ class GroupCommit:
         """Return what a job returns that runs between transactions, when nothing else writes.
 
         Raises:
-            StoppingError, and what the job raises.
+            StoppingError, AbandonedError, NoTurnError, and what the job raises.
         """
         result: Future[_Result] = Future()
 
         def run() -> None:
+            if not result.set_running_or_notify_cancel():
+                return
             try:
                 result.set_result(job())
             except Exception as error:  # the caller raises it
                 result.set_exception(error)
 
         self._enqueue(run)
-        return result.result()
+        return result_of(result)
 
     def _enqueue(self, one: _Waiting | Callable[[], None]) -> None:
         with self._wake:
@@ -95,15 +101,20 @@ class GroupCommit:
                 self._write(group)
 
     def _group(self, first: _Waiting) -> list[_Waiting]:
-        """Return a request with those behind it, up to a job or to what one transaction may hold."""
+        """Return a request with those behind it, up to a job or to what one transaction may hold.
+
+        Those that were cancelled while they waited are left out.
+        """
         group, rows = [first], first[0].rows
         while self._queue and rows < MOST_ROWS and not callable(one := self._queue[0]):
             group.append(one)
             rows += one[0].rows
             self._queue.popleft()
-        return group
+        return [one for one in group if one[1].set_running_or_notify_cancel()]
 
     def _write(self, group: list[_Waiting]) -> None:
+        if not group:
+            return
         try:
             written, change = self._writer.write([request for request, _ in group])
         except Exception as error:  # a supervisor: the callers raise it
