@@ -126,7 +126,7 @@ def target_of(address: str) -> str:
         return f"{_UNIX}{Path(address.removeprefix(_UNIX)).absolute()}"
     if "://" in address:
         raise BadAddressError(address, "this is a URL: write host:port alone, such as 127.0.0.1:50051")
-    if _is_ipv6(address.removeprefix("[").removesuffix("]")):
+    if address.count(":") > 1 and not address.startswith("["):
         raise BadAddressError(
             address, "an IPv6 address stands in brackets before its port, such as [::1]:50051"
         )

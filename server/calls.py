@@ -1,13 +1,14 @@
 """The call that a thread works for, and whether anybody still waits for its answer."""
 
 import threading
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import grpc
 
 LONGEST_WAIT_SECONDS = 60.0  # for its turn, of a call without a deadline
+_NO_DEADLINE_SECONDS = 1e9  # gRPC's time that remains where there is none is longer
 
 _Result = TypeVar("_Result")
 _current: ContextVar["Call | None"] = ContextVar("call", default=None)
@@ -61,6 +62,11 @@ class Call:
         """Whether somebody still waits for the answer."""
         return self._context.is_active()
 
+    @property
+    def has_deadline(self) -> bool:
+        """Whether the caller waits for a certain time only."""
+        return self._context.time_remaining() < _NO_DEADLINE_SECONDS
+
     def watch(self, result: Future[Any]) -> None:
         """Cancel a result with the call, unless its work has begun."""
         with self._lock:
@@ -105,19 +111,25 @@ def watch(result: "Future[Any]") -> None:
         call.watch(result)
 
 
-def result_of(result: "Future[_Result]", longest: float = LONGEST_WAIT_SECONDS) -> _Result:
-    """Return a result for this thread's call, as soon as it is there.
+def result_of(result: "Future[_Result]") -> _Result:
+    """Return a result that this thread's call waits for, until its deadline or for `LONGEST_WAIT_SECONDS`.
+
+    Without a call, for as long as it takes.
 
     Raises:
-        AbandonedError: the call ended first, and the work had not begun; nor will it.
-        NoTurnError: the work has not begun after `longest` seconds; nor will it.
+        AbandonedError: the call ended before the work began; it is not done.
+        NoTurnError: the work has not begun in that time; it is not done.
         and what the work raises.
     """
-    watch(result)
+    call = _current.get()
+    if call is None:
+        return result.result()
+    call.watch(result)
     done = threading.Event()
     result.add_done_callback(lambda _: done.set())
-    if not done.wait(longest) and result.cancel():
-        raise NoTurnError(longest)
-    if result.cancelled():
-        raise AbandonedError
-    return result.result()
+    if not done.wait(None if call.has_deadline else LONGEST_WAIT_SECONDS) and result.cancel():
+        raise NoTurnError(LONGEST_WAIT_SECONDS)
+    try:
+        return result.result()
+    except CancelledError as error:
+        raise AbandonedError from error

@@ -12,16 +12,19 @@ def parts_of(table: str, rows: Sequence[str]) -> Iterator[pb.ExportUserResponse]
     """Yield rows of one table in messages of at most `MAX_PART_BYTES`; a longer row goes on in the next."""
     part, size = pb.ExportUserResponse(table=table), 0
     for row in rows:
-        pieces = _pieces(row)
-        for number, piece in enumerate(pieces, start=1):
+        *begun, last = _pieces(row)
+        for piece, unfinished in (*((piece, True) for piece in begun), (last, False)):
             needed = len(piece.encode()) + _ROW_BYTES
-            if size and size + needed > MAX_PART_BYTES:
-                part.unfinished = number > 1
+            if part.rows and size + needed > MAX_PART_BYTES:
                 yield part
                 part, size = pb.ExportUserResponse(table=table), 0
             part.rows.append(piece)
             size += needed
-    if size:
+            if unfinished:
+                part.unfinished = True
+                yield part
+                part, size = pb.ExportUserResponse(table=table), 0
+    if part.rows:
         yield part
 
 

@@ -45,6 +45,7 @@ class LiveItems:
         self._pending: dict[str, int] = {}  # items being encoded, by number of the latest request
         self._meanwhile: set[str] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="items")
+        self._stopping = False
 
     def __enter__(self) -> Self:
         return self
@@ -52,6 +53,7 @@ class LiveItems:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stopping = True  # what is left, the next start catches up with
         self._pool.shutdown(cancel_futures=True)
 
     def committed(self, requests: Sequence[tuple[Sequence[Item], Sequence[str]]]) -> None:
@@ -92,7 +94,7 @@ class LiveItems:
     def _catch_up_wholly(self, serving: Serving) -> None:
         try:
             before = None
-            while self._serving() is serving:
+            while self._serving() is serving and not self._stopping:
                 left = self._catch_up(serving)
                 if not left or left == before:  # the same ones again have nothing to be encoded
                     break
@@ -127,6 +129,8 @@ class LiveItems:
     def _encode(self, items: Sequence[Item], number: int) -> None:
         try:
             for start in range(0, len(items), _AT_ONCE):
+                if self._stopping:
+                    return
                 self._put(items[start : start + _AT_ONCE], number)
         except Exception:  # a supervisor: the items are stored, and the next start or reindex has them
             log.exception("%d items could not be put into the index", len(items))

@@ -22,12 +22,12 @@ _KIND_OF_SERVICE = {
     reflection.SERVICE_NAME: "reflection streams",
 }
 _KIND_OF_METHOD = {  # where it is not that of the service
-    "QueryStream": "query streams",
-    "ExportUser": "exports of people",
-    "EraseUser": "imports and erasures",
-    "ImportFolder": "imports and erasures",
-    "Status": "status calls",
-    "Watch": "health watches",
+    "triptych.v1.Retrieval/QueryStream": "query streams",
+    f"{_INGEST}/ExportUser": "exports of people",
+    f"{_INGEST}/EraseUser": "imports and erasures",
+    f"{_INGEST}/ImportFolder": "imports and erasures",
+    "triptych.v1.Admin/Status": "status calls",
+    f"{health.SERVICE_NAME}/Watch": "health watches",
 }
 _LONGEST_SECONDS = 600.0  # of calls that a client can draw out by reading slowly or saying nothing
 
@@ -171,9 +171,10 @@ def kind_of(method: str, handler: "_Handler") -> str:
     Raises:
         KeyError: its service is none that this server has.
     """
-    service, _, name = method.removeprefix("/").partition("/")
+    name = method.removeprefix("/")
     if name in _KIND_OF_METHOD:
         return _KIND_OF_METHOD[name]
+    service = name.partition("/")[0]
     if service == _INGEST and handler.request_streaming:
         return "write streams"
     return _KIND_OF_SERVICE[service]

@@ -33,18 +33,28 @@ class StopSignals:
         # The main thread looks at signals only between two steps of Python; this end hears of them at once.
         self._hears, self._tells = socket.socketpair()
         self._tells.setblocking(False)
+        self._over = False
+        self._listener = threading.Thread(target=self._listen, name="signals", daemon=True)
 
     def __enter__(self) -> Self:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
         signal.set_wakeup_fd(self._tells.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self._listen, name="signals", daemon=True).start()
+        self._listener.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         """Take the error of a start that a signal interrupted for its end."""
+        self._over = True
+        self._tells.send(b"0")  # for the listener, in the place of a signal
+        self._listener.join()
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        self._hears.close()
+        self._tells.close()
         return self._received and self._starting
 
     def serving(self, grace_seconds: float) -> None:
@@ -67,7 +77,10 @@ class StopSignals:
         self._asked.set()
         self._hears.settimeout(self._seconds)
         try:
-            self._hears.recv(1)
+            if not self._over:
+                self._hears.recv(1)
+            if self._over:
+                return
             reason = "a second signal came"
         except TimeoutError:
             reason = f"the end took longer than {self._seconds:.0f} s"

@@ -213,7 +213,7 @@ def test_streams_add_up_and_name_the_request(address: str, items: list[str]) -> 
         assert refused.code == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_no_more_streams_than_half_the_threads(address: str, items: list[str]) -> None:
+def test_no_more_streams_than_threads(address: str, items: list[str]) -> None:
     go_on = threading.Event()
 
     def slow() -> Iterator[ingest.AppendBehaviorsRequest]:
@@ -221,16 +221,16 @@ def test_no_more_streams_than_half_the_threads(address: str, items: list[str]) -
         yield ingest.AppendBehaviorsRequest(behaviors=[row])
         go_on.wait(30)
 
-    with grpc.insecure_channel(address) as channel, ThreadPoolExecutor(4) as pool:
+    with grpc.insecure_channel(address) as channel, ThreadPoolExecutor(8) as pool:
         stub = ingest_rpc.IngestStub(channel)
-        held = [pool.submit(stub.StreamBehaviors, slow()) for _ in range(4)]
+        held = [pool.submit(stub.StreamBehaviors, slow()) for _ in range(8)]
         time.sleep(0.5)
         with pytest.raises(grpc.RpcError) as caught:
             stub.StreamBehaviors(slow())
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "4 streams are running" in caught.value.details()
+        assert "8 write streams are running" in caught.value.details()
         go_on.set()
-        assert sum(one.result().requests for one in held) == 4
+        assert sum(one.result().requests for one in held) == 8
 
 
 def test_the_async_client_does_the_same(address: str, items: list[str]) -> None:
@@ -358,7 +358,7 @@ def test_only_callers_on_the_machine_import() -> None:
         def abort_with_status(self, status: grpc.Status) -> None:
             raise RuntimeError(status.details)
 
-    servicer = IngestServicer(None, 1)  # type: ignore[arg-type]
+    servicer = IngestServicer(None)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="only callers on the server's own machine"):
         servicer.ImportFolder(ingest.ImportFolderRequest(path="/nonexistent"), Elsewhere())  # type: ignore[arg-type]
 
