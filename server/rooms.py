@@ -6,11 +6,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from server import calls
 from server.calls import TooManyCallsError, TooManyStreamsError
+from server.invalid import InvalidRequestError
 from server.status import status_of_errors
 
 _INGEST = "triptych.v1.Ingest"
@@ -83,6 +85,11 @@ class Room(ThreadPoolExecutor):
                 self._enter()
                 if not context.add_callback(self._leave):
                     self._leave()
+            if handler.request_streaming:
+                return behavior(_messages(request), context, *send)
+            if isinstance(request, InvalidRequestError):
+                with status_of_errors(context):
+                    raise request
             return behavior(request, context, *send)
 
         call.experimental_thread_pool = self  # type: ignore[attr-defined]  # where gRPC looks for it
@@ -186,5 +193,24 @@ def _shape(handler: "_Handler") -> str:
 
 
 def _handler(shape: str, behavior: Callable[..., Any], like: "_Handler") -> "_Handler":
+    parse = like.request_deserializer
+
+    def read(raw: bytes) -> Any:
+        """Return a message, or the error of bytes that are none, which gRPC would call INTERNAL."""
+        try:
+            return parse(raw) if parse else raw
+        except DecodeError:
+            return InvalidRequestError(
+                "the request is no message of this method, or a text in it is not UTF-8"
+            )
+
     make: Callable[..., _Handler] = getattr(grpc, f"{shape}_rpc_method_handler")
-    return make(behavior, like.request_deserializer, like.response_serializer)
+    return make(behavior, read, like.response_serializer)
+
+
+def _messages(requests: Iterator[Any]) -> Iterator[Any]:
+    """Yield the messages of a stream.  Raises: InvalidRequestError, at bytes that are none."""
+    for request in requests:
+        if isinstance(request, InvalidRequestError):
+            raise request
+        yield request

@@ -75,15 +75,16 @@ class StopSignals:
     def _listen(self) -> None:
         self._hears.recv(1)
         self._asked.set()
+        if self._over:
+            return
         self._hears.settimeout(self._seconds)
         try:
-            if not self._over:
-                self._hears.recv(1)
-            if self._over:
-                return
+            self._hears.recv(1)
             reason = "a second signal came"
         except TimeoutError:
             reason = f"the end took longer than {self._seconds:.0f} s"
+        if self._over:
+            return
         log.warning(
             "%s: stopping at once; what still runs is cut off, and nothing acknowledged is lost", reason
         )
