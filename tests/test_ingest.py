@@ -137,7 +137,7 @@ def test_rows_are_refused_one_by_one_and_requests_as_a_whole(client: Client, ite
         (lambda: client.append_behaviors([Behavior("a", "b")], request_id="x" * 65), "request_id"),
         (lambda: client.erase_user(""), "user_id"),
         (lambda: client.export_user("x" * 257), "user_id"),
-        (lambda: client.import_folder(Path("/nonexistent"), "xml"), "format"),
+        (lambda: client.import_folder(Path("/nonexistent/folder"), "xml"), "format"),
     ):
         with pytest.raises(CallError) as caught:
             call()  # type: ignore[no-untyped-call]
@@ -254,8 +254,8 @@ def test_the_async_client_does_the_same(address: str, items: list[str]) -> None:
             assert (await client.status()).serving
             with pytest.raises(CallError, match="INVALID_ARGUMENT"):
                 await client.query(user_id="x", k=5000)
-            with pytest.raises(CallError, match="/nonexistent is no folder"):
-                await client.import_folder(Path("/nonexistent"))
+            with pytest.raises(CallError, match="/nonexistent/folder is no folder"):
+                await client.import_folder(Path("/nonexistent/folder"))
 
     asyncio.run(talk())
 
