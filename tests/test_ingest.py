@@ -372,7 +372,7 @@ def test_a_killed_server_comes_back_with_all_it_acknowledged(small_home: Home, t
         live.process.kill()
         live.process.wait()
         with pytest.raises(CallError, match=r"UNAVAILABLE.*is `triptych serve` running") as caught:
-            client.query(user_id="kept")
+            Client(live.address, timeout=0.5).query(user_id="kept")
         assert caught.value.code is grpc.StatusCode.UNAVAILABLE
     port = live.address.rpartition(":")[2]
     with Client(live.address) as client, ThreadPoolExecutor(1) as pool:
