@@ -32,7 +32,10 @@ class IngestStub:
     a second. Rows are checked one by one as in an import: the good ones are written, the bad ones come back with
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
-    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. RESOURCE_EXHAUSTED with google.rpc.RetryInfo says when to ask again:
+    TOO_MANY_CALLS, TOO_MANY_STREAMS, or NO_TURN where a call without a deadline waited a minute behind an import.
+
+    A request whose call is cancelled or past its deadline before its transaction begins is not written; later on it is.
 
     A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. Ids are
     remembered for 24 hours, and of busier times the last 100,000; not over a backup and restore.
@@ -118,7 +121,10 @@ class IngestServicer:
     a second. Rows are checked one by one as in an import: the good ones are written, the bad ones come back with
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
-    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. RESOURCE_EXHAUSTED with google.rpc.RetryInfo says when to ask again:
+    TOO_MANY_CALLS, TOO_MANY_STREAMS, or NO_TURN where a call without a deadline waited a minute behind an import.
+
+    A request whose call is cancelled or past its deadline before its transaction begins is not written; later on it is.
 
     A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. Ids are
     remembered for 24 hours, and of busier times the last 100,000; not over a backup and restore.
@@ -162,7 +168,8 @@ class IngestServicer:
     def StreamItems(self, request_iterator, context):
         """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
         request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
-        it again: requests with an id that were written already are not written twice.
+        it again: requests with an id that were written already are not written twice. Of a stream that is cut, a beginning
+        is written.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,7 +209,7 @@ class IngestServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportUser(self, request, context):
-        """All that is stored about a person, rows of a table as JSON objects.
+        """All that is stored about a person, rows of a table as JSON objects, in messages below 4 MB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -298,7 +305,10 @@ class Ingest:
     a second. Rows are checked one by one as in an import: the good ones are written, the bad ones come back with
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
-    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. RESOURCE_EXHAUSTED with google.rpc.RetryInfo says when to ask again:
+    TOO_MANY_CALLS, TOO_MANY_STREAMS, or NO_TURN where a call without a deadline waited a minute behind an import.
+
+    A request whose call is cancelled or past its deadline before its transaction begins is not written; later on it is.
 
     A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. Ids are
     remembered for 24 hours, and of busier times the last 100,000; not over a backup and restore.

@@ -33,7 +33,10 @@ class IngestStub:
     a second. Rows are checked one by one as in an import: the good ones are written, the bad ones come back with
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
-    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. RESOURCE_EXHAUSTED with google.rpc.RetryInfo says when to ask again:
+    TOO_MANY_CALLS, TOO_MANY_STREAMS, or NO_TURN where a call without a deadline waited a minute behind an import.
+
+    A request whose call is cancelled or past its deadline before its transaction begins is not written; later on it is.
 
     A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. Ids are
     remembered for 24 hours, and of busier times the last 100,000; not over a backup and restore.
@@ -56,7 +59,8 @@ class IngestStub:
     StreamItems: _grpc.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
     request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
-    it again: requests with an id that were written already are not written twice.
+    it again: requests with an id that were written already are not written twice. Of a stream that is cut, a beginning
+    is written.
     """
     StreamDeletions: _grpc.StreamUnaryMultiCallable[_ingest_pb2.DeleteItemsRequest, _ingest_pb2.StreamResponse]
     StreamBehaviors: _grpc.StreamUnaryMultiCallable[_ingest_pb2.AppendBehaviorsRequest, _ingest_pb2.StreamResponse]
@@ -68,7 +72,7 @@ class IngestStub:
     the ledger of erasures. Models trained on the person are named; train anew to be rid of them.
     """
     ExportUser: _grpc.UnaryStreamMultiCallable[_ingest_pb2.ExportUserRequest, _ingest_pb2.ExportUserResponse]
-    """All that is stored about a person, rows of a table as JSON objects."""
+    """All that is stored about a person, rows of a table as JSON objects, in messages below 4 MB."""
     ImportFolder: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.ImportFolderRequest, _ingest_pb2.ImportFolderResponse]
     """What `triptych import` does, by the server, which owns the store; only for callers on the server's machine."""
 
@@ -80,7 +84,10 @@ class IngestAsyncStub(IngestStub):
     a second. Rows are checked one by one as in an import: the good ones are written, the bad ones come back with
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
-    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. RESOURCE_EXHAUSTED with google.rpc.RetryInfo says when to ask again:
+    TOO_MANY_CALLS, TOO_MANY_STREAMS, or NO_TURN where a call without a deadline waited a minute behind an import.
+
+    A request whose call is cancelled or past its deadline before its transaction begins is not written; later on it is.
 
     A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. Ids are
     remembered for 24 hours, and of busier times the last 100,000; not over a backup and restore.
@@ -100,7 +107,8 @@ class IngestAsyncStub(IngestStub):
     StreamItems: _aio.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
     request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
-    it again: requests with an id that were written already are not written twice.
+    it again: requests with an id that were written already are not written twice. Of a stream that is cut, a beginning
+    is written.
     """
     StreamDeletions: _aio.StreamUnaryMultiCallable[_ingest_pb2.DeleteItemsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     StreamBehaviors: _aio.StreamUnaryMultiCallable[_ingest_pb2.AppendBehaviorsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
@@ -112,7 +120,7 @@ class IngestAsyncStub(IngestStub):
     the ledger of erasures. Models trained on the person are named; train anew to be rid of them.
     """
     ExportUser: _aio.UnaryStreamMultiCallable[_ingest_pb2.ExportUserRequest, _ingest_pb2.ExportUserResponse]  # type: ignore[assignment]
-    """All that is stored about a person, rows of a table as JSON objects."""
+    """All that is stored about a person, rows of a table as JSON objects, in messages below 4 MB."""
     ImportFolder: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ImportFolderRequest, _ingest_pb2.ImportFolderResponse]  # type: ignore[assignment]
     """What `triptych import` does, by the server, which owns the store; only for callers on the server's machine."""
 
@@ -123,7 +131,10 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
     a second. Rows are checked one by one as in an import: the good ones are written, the bad ones come back with
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
-    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    NOT_THIS_MACHINE, DAMAGED_FILE, INTERNAL. RESOURCE_EXHAUSTED with google.rpc.RetryInfo says when to ask again:
+    TOO_MANY_CALLS, TOO_MANY_STREAMS, or NO_TURN where a call without a deadline waited a minute behind an import.
+
+    A request whose call is cancelled or past its deadline before its transaction begins is not written; later on it is.
 
     A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. Ids are
     remembered for 24 hours, and of busier times the last 100,000; not over a backup and restore.
@@ -177,7 +188,8 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ingest_pb2.StreamResponse, _abc.Awaitable[_ingest_pb2.StreamResponse]]:
         """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
         request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
-        it again: requests with an id that were written already are not written twice.
+        it again: requests with an id that were written already are not written twice. Of a stream that is cut, a beginning
+        is written.
         """
 
     @_abc_1.abstractmethod
@@ -225,7 +237,7 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_pb2.ExportUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ingest_pb2.ExportUserResponse], _abc.AsyncIterator[_ingest_pb2.ExportUserResponse]]:
-        """All that is stored about a person, rows of a table as JSON objects."""
+        """All that is stored about a person, rows of a table as JSON objects, in messages below 4 MB."""
 
     @_abc_1.abstractmethod
     def ImportFolder(
