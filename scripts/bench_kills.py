@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 WRITES = ("ingest", "erase")
 _LONGEST_SECONDS = 0.6  # from the first call to the kill
+_PATIENCE_SECONDS = 2.0  # of the client, which would wait longer for the killed server to come back
 _PEOPLE = 12  # of a round of erasures
 _ROWS = 5
 _HUB = "faults-hub"
@@ -52,8 +53,8 @@ def write_rounds(name: str, home: Home, rounds: int, chance: random.Random) -> C
             if name == "erase":
                 for person in people:
                     _add(client, person, items)
-            with ThreadPoolExecutor(1) as pool:
-                future = pool.submit(work, client, people, items, done)
+            with ThreadPoolExecutor(1) as pool, Client(client.address, timeout=_PATIENCE_SECONDS) as worker:
+                future = pool.submit(work, worker, people, items, done)
                 counts.killed += _kill(process, future, chance.uniform(0.0, _LONGEST_SECONDS))
         try:
             with _server(home) as (_, client):

@@ -12,6 +12,7 @@ import grpc
 import typer
 from rich.console import Console
 
+from server.addresses import target_of
 from server.identity import is_server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
@@ -81,8 +82,7 @@ def server_of(home: Home) -> str | None:
     """
     try:
         said: dict[str, Any] = json.loads(home.server_file.read_text("utf-8"))
-        address = str(said["local"])
-        int(address.rpartition(":")[2])
+        address = target_of(str(said["local"]))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

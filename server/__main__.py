@@ -9,15 +9,21 @@ from typing import Annotated
 import duckdb
 import typer
 
+MAX_GRACE = 3_600.0  # seconds; beyond them no service manager waits
+
 
 def serve_command(
     home: Annotated[
         Path, typer.Option(envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False)
     ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 50051,
-    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Calls answered at once.")] = 8,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds for running calls at shutdown.")] = 10.0,
+    host: Annotated[
+        str, typer.Option(help="Name, IPv4 or IPv6 address, or unix:/path; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Calls of a kind answered at once.")] = 8,
+    grace: Annotated[
+        float, typer.Option(min=0, max=MAX_GRACE, help="Seconds for running calls at shutdown.")
+    ] = 10.0,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain; needs --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key; needs --tls-cert.")] = None,
 ) -> None:

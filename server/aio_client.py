@@ -1,13 +1,14 @@
 """The client for an event loop; see server/client.py."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 import grpc.aio
 
-from server.client_channel import IMPORT_TIMEOUT, TIMEOUT, connect_async
+from server.client_channel import IMPORT_TIMEOUT, TIMEOUT, Patience, connect_async
 from server.client_errors import CallError, answer_of, errors_of_calls
 from server.client_messages import (
     Behavior,
@@ -106,9 +107,12 @@ class AsyncClient:
 
     async def export_user(self, user_id: str) -> dict[str, list[Mapping[str, object]]]:
         """Return all that is stored about a person, rows by table."""
-        with errors_of_calls():
-            call = self._ingest.ExportUser(ingest.ExportUserRequest(user_id=user_id), timeout=self._timeout)
-            return user_export([part async for part in call])
+        request = ingest.ExportUserRequest(user_id=user_id)
+
+        async def collect(left: float) -> dict[str, list[Mapping[str, object]]]:
+            return user_export([part async for part in self._ingest.ExportUser(request, timeout=left)])
+
+        return await _repeated(collect, self._timeout)
 
     async def import_folder(
         self, path: Path, file_format: str = "auto", *, strict: bool = False
@@ -127,5 +131,15 @@ class AsyncClient:
         request: _Request,
         timeout: float | None = None,
     ) -> _Reply:
-        with errors_of_calls():
-            return await method(request, timeout=timeout or self._timeout)
+        return await _repeated(lambda left: method(request, timeout=left), timeout or self._timeout)
+
+
+async def _repeated(call: Callable[[float], Awaitable[_Reply]], seconds: float) -> _Reply:
+    """Return what a call, which takes a timeout, returns within some seconds, repeated where that helps."""
+    patience = Patience(seconds)
+    while True:
+        try:
+            with errors_of_calls():
+                return await call(patience.left)
+        except CallError as error:
+            await asyncio.sleep(patience.pause(error))

@@ -4,11 +4,13 @@
         client.append_behaviors([Behavior("alice", "item-7", action="view")])
         print(client.query(user_id="alice", k=5).item_ids)
 
-Replies are the messages of proto/triptych/v1. A call that did not reach the server is repeated with back-off;
-every write carries a request id, so none is written twice.
+Replies are the messages of proto/triptych/v1. A call is repeated with back-off, until its timeout, while the
+server cannot be reached, as during a restart, or says that it is busy. Every write carries a request id, so
+it is written once.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -16,7 +18,7 @@ from typing import Self, TypeVar, Unpack
 import grpc
 
 from server.aio_client import AsyncClient
-from server.client_channel import IMPORT_TIMEOUT, TIMEOUT, connect
+from server.client_channel import IMPORT_TIMEOUT, TIMEOUT, Patience, connect
 from server.client_errors import CallError, answer_of, errors_of_calls
 from server.client_messages import (
     Behavior,
@@ -120,9 +122,10 @@ class Client:
 
     def export_user(self, user_id: str) -> dict[str, list[Mapping[str, object]]]:
         """Return all that is stored about a person, rows by table."""
-        with errors_of_calls():
-            parts = self._ingest.ExportUser(ingest.ExportUserRequest(user_id=user_id), timeout=self._timeout)
-            return user_export(list(parts))
+        request = ingest.ExportUserRequest(user_id=user_id)
+        return _repeated(
+            lambda left: user_export(self._ingest.ExportUser(request, timeout=left)), self._timeout
+        )
 
     def import_folder(
         self, path: Path, file_format: str = "auto", *, strict: bool = False
@@ -141,5 +144,15 @@ class Client:
         request: _Request,
         timeout: float | None = None,
     ) -> _Reply:
-        with errors_of_calls():
-            return method(request, timeout=timeout or self._timeout)
+        return _repeated(lambda left: method(request, timeout=left), timeout or self._timeout)
+
+
+def _repeated(call: Callable[[float], _Reply], seconds: float) -> _Reply:
+    """Return what a call, which takes a timeout, returns within some seconds, repeated where that helps."""
+    patience = Patience(seconds)
+    while True:
+        try:
+            with errors_of_calls():
+                return call(patience.left)
+        except CallError as error:
+            time.sleep(patience.pause(error))

@@ -20,15 +20,45 @@ class CallError(RuntimeError):
         reason: the server's word for it, such as NOT_READY or REQUEST_ID_REUSED; "" where it said none.
         message: the server's sentence.
         fields: what is wrong with which field of the request.
+        retry_after: seconds after which the server asks to be called again, None where it does not ask.
     """
 
-    def __init__(self, code: grpc.StatusCode, reason: str, message: str, fields: dict[str, str]) -> None:
-        hint = " (is `triptych serve` running there?)" if code is grpc.StatusCode.UNAVAILABLE else ""
-        super().__init__(f"the server says {code.name}: {message}{hint}")
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str,
+        fields: dict[str, str],
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(f"the server says {code.name}: {message}{hint_of(code, reason, message)}")
         self.code = code
         self.reason = reason
         self.message = message
         self.fields = fields
+        self.retry_after = retry_after
+
+    @property
+    def about_tls(self) -> bool:
+        """Whether client and server did not agree on who they are, which no repetition mends."""
+        return _about_tls(self.message)
+
+
+def hint_of(code: grpc.StatusCode, reason: str, message: str) -> str:
+    """Return what to look at, in brackets, where gRPC says only that there was no connection."""
+    if code is not grpc.StatusCode.UNAVAILABLE or reason:
+        return ""
+    if "CERTIFICATE_VERIFY_FAILED" in message:
+        return " (its certificate is not vouched for by the root certificate that was given)"
+    if "WRONG_VERSION_NUMBER" in message:
+        return " (it speaks without TLS there: leave the root certificate out)"
+    if "Socket closed" in message or "connection reset" in message.lower():
+        return " (does it want TLS? then give its root certificate)"
+    return " (is `triptych serve` running there?)"
+
+
+def _about_tls(message: str) -> bool:
+    return "handshake failed" in message or "security handshaker" in message
 
 
 @contextmanager
@@ -49,15 +79,18 @@ def answer_of(reply: pb.QueryStreamResponse) -> pb.QueryResponse | CallError:
 
 
 def _call_error(error: grpc.RpcError) -> CallError:
-    reason, fields = "", dict[str, str]()
+    reason, fields, retry_after = "", dict[str, str](), None
     status = status_pb2.Status()
     for key, value in cast("Iterable[tuple[str, bytes]]", error.trailing_metadata() or ()):
         if key == "grpc-status-details-bin":
             status.ParseFromString(value)
     for detail in status.details:
         info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        again = error_details_pb2.RetryInfo()
         if detail.Unpack(info):
             reason = info.reason
         elif detail.Unpack(bad):
             fields = {one.field: one.description for one in bad.field_violations}
-    return CallError(error.code(), reason, error.details() or "", fields)
+        elif detail.Unpack(again):
+            retry_after = again.retry_delay.ToTimedelta().total_seconds()
+    return CallError(error.code(), reason, error.details() or "", fields, retry_after)

@@ -142,8 +142,13 @@ def deletions_message(item_ids: Iterable[str], request_id: str) -> ingest.Delete
 def user_export(parts: Iterable[ingest.ExportUserResponse]) -> dict[str, list[Mapping[str, object]]]:
     """Return the parts of an export of a user as rows by table."""
     tables: dict[str, list[Mapping[str, object]]] = {}
+    begun: list[str] = []  # pieces of a row that goes on in the next part
     for part in parts:
-        tables.setdefault(part.table, []).extend(json.loads(row) for row in part.rows)
+        for place, piece in enumerate(part.rows, start=1):
+            begun.append(piece)
+            if place < len(part.rows) or not part.unfinished:
+                tables.setdefault(part.table, []).append(json.loads("".join(begun)))
+                begun.clear()
     return tables
 
 

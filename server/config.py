@@ -14,9 +14,9 @@ class ServerConfig:
 
     Attributes:
         home: the home directory; the process owns its store.
-        host, port: where it listens; port 0 takes a free one.
-        workers: calls answered at once.
-        queue: calls that may wait beyond that before new ones get RESOURCE_EXHAUSTED.
+        host, port: where it listens; port 0 takes a free one; host unix:/path has none.
+        workers: calls answered at once, of each kind.
+        queue: calls of a kind that may wait beyond that before new ones get RESOURCE_EXHAUSTED.
         encode_threads: threads of the language model per call.
         grace_seconds: how long running calls may take to finish at shutdown.
         tls_cert, tls_key: PEM files; both or neither.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Self, TypeVar
 
+from server.calls import result_of
 from server.supervisor import Supervisor, Worker
 from store.answered import RequestIdReusedError
 from store.requests import Change, Request
@@ -30,7 +31,8 @@ class GroupCommit:
     """Writes requests in the order in which they come; a result is there once the request is durable.
 
     Whatever happens, every caller gets an answer, and later requests are written. What is committed is told
-    as written; where something that follows a commit fails, it is caught up with afterwards.
+    as written; where something that follows a commit fails, it is caught up with afterwards. A request or job
+    whose result is cancelled before its turn comes is neither written nor run.
     """
 
     def __init__(
@@ -81,11 +83,13 @@ class GroupCommit:
         `follow` runs after a job that succeeds; where it fails, all that follows a commit is caught up with.
 
         Raises:
-            StoppingError, and what the job raises.
+            StoppingError, AbandonedError, NoTurnError, and what the job raises.
         """
         result: Future[_Result] = Future()
 
         def run() -> None:
+            if not result.set_running_or_notify_cancel():
+                return
             try:
                 done = job()
             except BaseException as error:
@@ -95,7 +99,7 @@ class GroupCommit:
             result.set_result(done)
 
         self._enqueue(run)
-        return result.result()
+        return result_of(result)
 
     def _enqueue(self, one: _Waiting | Callable[[], None]) -> None:
         with self._worker.wake:

@@ -35,14 +35,6 @@ IMPORT_ERRORS = (
 log = logging.getLogger(__name__)
 
 
-class TooManyStreamsError(RuntimeError):
-    """So many streams run that another one would take the last threads from other calls."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__(f"{most} streams are running, and no more may: wait for one to end, or send batches")
-        self.most = most
-
-
 class NotThisMachineError(PermissionError):
     """A call that names files of the server's machine came from another one."""
 

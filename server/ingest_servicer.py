@@ -1,13 +1,14 @@
 """The RPCs of Ingest: translate, call, translate back."""
 
-import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 
 import grpc
 
-from server.ingest import Ingest, NotThisMachineError, TooManyStreamsError
+from server.calls import result_of, watch
+from server.ingest import Ingest, NotThisMachineError
+from server.ingest_replies import parts_of
 from server.ingest_requests import MAX_ROWS, Write, folder_of, person_of, request_of
 from server.pb.triptych.v1 import ingest_pb2 as pb
 from server.pb.triptych.v1 import ingest_pb2_grpc as rpc
@@ -21,11 +22,8 @@ _LOOPBACK = ("ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D", "unix:")
 class IngestServicer(rpc.IngestServicer):
     """triptych.v1.Ingest."""
 
-    def __init__(self, ingest: Ingest, most_streams: int) -> None:
-        """Take what writes, and how many streams may hold a thread at the same time."""
+    def __init__(self, ingest: Ingest) -> None:
         self._ingest = ingest
-        self._most_streams = most_streams
-        self._streams = threading.Semaphore(most_streams)
 
     def PutItems(self, request: pb.PutItemsRequest, context: grpc.ServicerContext) -> pb.WriteResponse:
         """Write items.  Status: INVALID_ARGUMENT, FAILED_PRECONDITION (request id reused), UNAVAILABLE."""
@@ -93,10 +91,10 @@ class IngestServicer(rpc.IngestServicer):
     def ExportUser(
         self, request: pb.ExportUserRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ExportUserResponse]:
-        """Tell all that is stored about a person.  Status: INVALID_ARGUMENT."""
+        """Tell all that is stored about a person, in messages below 4 MB.  Status: INVALID_ARGUMENT."""
         with status_of_errors(context):
             for table, rows in self._ingest.export(person_of(request), context.peer()):
-                yield pb.ExportUserResponse(table=table, rows=rows)
+                yield from parts_of(table, rows)
 
     def ImportFolder(
         self, request: pb.ImportFolderRequest, context: grpc.ServicerContext
@@ -126,7 +124,7 @@ class IngestServicer(rpc.IngestServicer):
 
     def _write(self, request: Write, context: grpc.ServicerContext) -> pb.WriteResponse:
         with status_of_errors(context):
-            done = self._ingest.commit.submit(request_of(request)).result()
+            done = result_of(self._ingest.commit.submit(request_of(request)))
             return pb.WriteResponse(
                 inserted=done.inserted,
                 updated=done.updated,
@@ -140,19 +138,16 @@ class IngestServicer(rpc.IngestServicer):
         total = pb.StreamResponse()
         waiting: deque[Future[Written]] = deque()
         with status_of_errors(context):
-            if not self._streams.acquire(blocking=False):
-                raise TooManyStreamsError(self._most_streams)
             try:
                 for request in requests:
                     waiting.append(self._ingest.commit.submit(request_of(request)))
+                    watch(waiting[-1])
                     if len(waiting) == _IN_FLIGHT:
-                        _add(total, waiting.popleft().result())
+                        _add(total, result_of(waiting.popleft()))
                 for result in waiting:
-                    _add(total, result.result())
-            except grpc.RpcError:  # the client went away; what it sent is being written
+                    _add(total, result_of(result))
+            except grpc.RpcError:  # the client went away; what has begun is being written
                 return total
-            finally:
-                self._streams.release()
         return total
 
 

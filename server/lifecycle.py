@@ -3,11 +3,8 @@
 import json
 import logging
 import os
-import signal
 import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 
@@ -16,6 +13,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoder.text_cache import TextCache
+from server.addresses import CannotListenError, Listening
 from server.after_commit import AfterCommit
 from server.config import MAX_MESSAGE_BYTES, ServerConfig
 from server.group_commit import GroupCommit
@@ -28,8 +26,11 @@ from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.publisher import Publisher
 from server.retriever import Retriever
+from server.rooms import Rooms
 from server.servicers import AdminServicer, RetrievalServicer
+from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor
+from server.tls import TlsFilesError, server_credentials
 from server.traffic import Traffic
 from store.disk import disk_errors
 from store.duck import Store
@@ -37,41 +38,42 @@ from store.rebuild import bring_up_to_date
 from store.state import UserState
 from store.writing import Writer
 
-_LOOK_SECONDS = 0.1
+OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),
+    # Clients and proxies ping idle connections every ten seconds or less often; half of that is never early.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A client that vanished without a word gives its places back after a minute.
+    ("grpc.keepalive_time_ms", 40_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+]
 _SWITCH_SECONDS = 0.0005  # a query would wait ten times as long for the thread that writes to let it go on
 log = logging.getLogger(__name__)
-
-
-class PortInUseError(OSError):
-    """Nothing can listen on the address."""
-
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(f"cannot listen on {address}: {reason}")
-        self.address = address
-
-
-class TlsFilesError(ValueError):
-    """Only one of certificate and key was given."""
 
 
 def serve(config: ServerConfig) -> None:
     """Run a server until SIGTERM or SIGINT; running calls finish first.
 
+    A signal during the start ends it within two seconds; a second signal, or calls that do not end within the
+    grace, end the process at once.
+
     Raises:
         StoreLockedError: another process owns the home's store.
         DamagedArtifactError: what CURRENT names is damaged.
-        PortInUseError: the port is taken.
         DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
+        BadAddressError, CannotListenError: nothing can listen on the address.
+        TlsFilesError: certificate and key cannot be used, or only one of them was given.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
-    asked: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: asked.append(received))
-    with running(config) as address:
+    with (
+        StopSignals(lambda: config.home.server_file.unlink(missing_ok=True)) as signals,
+        running(config) as address,
+    ):
+        signals.serving(config.grace_seconds)
         log.info("listening on %s", address)
-        # Not an Event: a signal that another thread receives does not wake a wait without end.
-        while not asked:
-            time.sleep(_LOOK_SECONDS)
+        signals.wait()
         log.info("stopping: running calls have %.0f s to finish", config.grace_seconds)
 
 
@@ -104,14 +106,12 @@ def running(config: ServerConfig) -> Iterator[str]:
             ingest = Ingest(home, store, state, cache, commit, after)
             cache.when_lost(after.sweep)
             ingest.resume()
-            server, calls = _server(config)
-            retrieval = RetrievalServicer(retriever, max(1, config.workers // 4))
-            rpc.add_RetrievalServicer_to_server(retrieval, server)
+            server, rooms = _server(config)
+            rpc.add_RetrievalServicer_to_server(RetrievalServicer(retriever), server)
             identity = Identity.of(home, store)
             admin = AdminServicer(home, store, retriever, publisher, identity, supervisor)
             rpc.add_AdminServicer_to_server(admin, server)
-            servicer = IngestServicer(ingest, max(1, config.workers // 2))
-            ingest_rpc.add_IngestServicer_to_server(servicer, server)
+            ingest_rpc.add_IngestServicer_to_server(IngestServicer(ingest), server)
             _add_health(server, health_of)
             address, local = _listen(server, config)
             server.start()
@@ -121,19 +121,14 @@ def running(config: ServerConfig) -> Iterator[str]:
             finally:
                 health_of.enter_graceful_shutdown()
                 server.stop(config.grace_seconds).wait()
-                calls.shutdown()  # a call that nobody waits for any more still holds the store and the cache
+                rooms.shutdown()  # a call that nobody waits for any more still holds the store and the cache
                 home.server_file.unlink(missing_ok=True)
 
 
-def _server(config: ServerConfig) -> tuple[grpc.Server, ThreadPoolExecutor]:
-    """Return a server without services, and the threads that answer its calls."""
-    calls = ThreadPoolExecutor(config.workers, thread_name_prefix="call")
-    options = [
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.so_reuseport", 0),
-    ]
-    return grpc.server(calls, maximum_concurrent_rpcs=config.workers + config.queue, options=options), calls
+def _server(config: ServerConfig) -> tuple[grpc.Server, Rooms]:
+    """Return a server without services, and the rooms that its calls run in."""
+    rooms = Rooms(config.workers, config.queue)
+    return grpc.server(rooms.refusals, interceptors=[rooms], options=OPTIONS), rooms
 
 
 def _add_health(server: grpc.Server, health_of: health.HealthServicer) -> None:
@@ -145,19 +140,23 @@ def _add_health(server: grpc.Server, health_of: health.HealthServicer) -> None:
 
 def _listen(server: grpc.Server, config: ServerConfig) -> tuple[str, str]:
     """Return the address to serve on, and the one that commands on this machine use."""
-    wanted = f"{config.host}:{config.port}"
+    wanted = Listening.on(config.host, config.port)
     if (config.tls_cert is None) != (config.tls_key is None):
         raise TlsFilesError("TLS needs both a certificate and a key")
+    tls = None
+    if config.tls_cert is not None and config.tls_key is not None:
+        tls = server_credentials(config.tls_cert, config.tls_key)
+    if wanted.unix_path is not None and (error := wanted.error()):  # gRPC takes a socket away from its server
+        raise error
     try:
-        if config.tls_cert is not None and config.tls_key is not None:
-            pair = (config.tls_key.read_bytes(), config.tls_cert.read_bytes())
-            port = server.add_secure_port(wanted, grpc.ssl_server_credentials([pair]))
-            # Commands beside the server cannot know which name and root its certificate is good for.
-            return f"{config.host}:{port}", f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        address = f"{config.host}:{server.add_insecure_port(wanted)}"
+        port = server.add_secure_port(wanted.bound, tls) if tls else server.add_insecure_port(wanted.bound)
     except RuntimeError as error:
-        raise PortInUseError(wanted, "the port is taken or the address is not this machine's") from error
-    return address, address
+        raise wanted.error() or CannotListenError(wanted.bound, str(error)) from error
+    reached = Listening(wanted.host, port).reached
+    if tls is None:
+        return reached, reached
+    # Commands beside the server cannot know which name and root its certificate is good for.
+    return reached, f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
 
 
 def _announce(config: ServerConfig, identity: Identity, address: str, local: str) -> None:

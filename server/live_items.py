@@ -122,7 +122,7 @@ class LiveItems:
 
     def _catch_up_wholly(self, serving: Serving) -> None:
         before = None
-        while self._serving() is serving:
+        while self._serving() is serving and not self._worker.stopping:
             left = self._catch_up(serving)
             if not left or left == before:  # the same ones again have nothing to be encoded
                 break
@@ -176,6 +176,8 @@ class LiveItems:
     def _encode(self, items: Sequence[Item], number: int) -> None:
         failed: Exception | None = None
         for start in range(0, len(items), _AT_ONCE):
+            if self._worker.stopping:
+                return  # the next start catches up
             try:
                 self._put(items[start : start + _AT_ONCE], number)
             except Exception as error:  # a supervisor: raised when all were tried; the worker catches up then

@@ -18,6 +18,7 @@ from encoder.views import (
     unit_rows,
     view_batch,
 )
+from server.calls import check_wanted
 from server.serving import Serving
 from store.records import Event
 from store.state import Person
@@ -45,7 +46,8 @@ class Asked:
 
 
 def raw_views(serving: Serving, asked: Asked) -> ViewBatch:
-    """Return the views of one subject."""
+    """Return the views of one subject.  Raises: AbandonedError."""
+    check_wanted()
     person = asked.person
     pooled, known = pooled_histories(serving, asked)  # (1 + F, D_H)
     vectors = [serving.stored_text_vectors(person.texts)] if person.texts else []

@@ -76,6 +76,7 @@ class Retriever:
             NoUserIndexError: users are asked for, and the index has none.
             ItemNotFoundError: a subject is an item that the store does not have.
             VectorDimError: a raw vector is not of the model's embedding dim.
+            AbandonedError: the call ended under way.
         """
         with self._traffic.query():
             serving = self.serving

@@ -9,6 +9,7 @@ from indexer.filters import Filter
 from indexer.index import Index
 from indexer.search import Excluded
 from server.aim import Aim
+from server.calls import check_wanted
 from server.diversity import diversified, pool_size
 from server.raw_views import Asked
 from server.records import PLAIN, Candidates, FloatArray, Query
@@ -18,7 +19,11 @@ from server.serving import Serving
 def search(
     index: Index, queries: Sequence[Query], asked: Sequence[Asked], aims: Sequence[Aim]
 ) -> tuple[IntArray, FloatArray]:
-    """Return rows (B, n) and scores (B, n) of the best items for each query, −1 where there are fewer."""
+    """Return rows (B, n) and scores (B, n) of the best items for each query, −1 where there are fewer.
+
+    Raises:
+        AbandonedError: the call ended under way.
+    """
     vectors = np.stack([aim.vector for aim in aims])
     numbers = np.repeat(np.arange(len(asked)), [len(one.left_out) for one in asked])
     left_out = index.rows([item_id for one in asked for item_id in one.left_out])
@@ -30,6 +35,7 @@ def search(
     for i, query in enumerate(queries):
         groups.setdefault((query.filter, query.options.exact), []).append(i)
     for (wanted, exact), group in groups.items():  # each filter once
+        check_wanted()
         place = np.full(len(queries), -1)
         place[group] = np.arange(len(group))
         own = place[numbers] >= 0
@@ -45,7 +51,11 @@ def candidates(
     """Return the answer to one query, and the rows (n,) of its items.
 
     Where there was nothing to search for, popularity answers.
+
+    Raises:
+        AbandonedError: the call ended under way.
     """
+    check_wanted()
     index, pool = serving.index, _pool(query)
     shares: FloatArray | None = None
     prior: FloatArray | None = None

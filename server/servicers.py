@@ -1,6 +1,5 @@
 """The RPCs: translate, call, translate back."""
 
-import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -10,7 +9,6 @@ import grpc
 
 from indexer.index import VectorDimError
 from server.identity import Identity
-from server.ingest import TooManyStreamsError
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.publisher import Published, Publisher
@@ -28,11 +26,8 @@ from store.home import Home
 class RetrievalServicer(rpc.RetrievalServicer):
     """triptych.v1.Retrieval."""
 
-    def __init__(self, retriever: Retriever, most_streams: int = 1) -> None:
-        """Take what answers, and how many streams may hold a thread at the same time."""
+    def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
-        self._most_streams = most_streams
-        self._streams = threading.Semaphore(most_streams)
 
     def Query(self, request: pb.QueryRequest, context: grpc.ServicerContext) -> pb.QueryResponse:
         """Top-k candidates of one subject.  Status: INVALID_ARGUMENT, NOT_FOUND (item), UNAVAILABLE."""
@@ -57,15 +52,11 @@ class RetrievalServicer(rpc.RetrievalServicer):
     ) -> Iterator[pb.QueryStreamResponse]:
         """Top-k candidates, or an error, for each request in turn.  Status: RESOURCE_EXHAUSTED."""
         with status_of_errors(context):
-            if not self._streams.acquire(blocking=False):
-                raise TooManyStreamsError(self._most_streams)
             try:
                 for request in request_iterator:
                     yield stream_reply(outcome(partial(self._answer, request)))
             except grpc.RpcError:  # the client went away
                 return
-            finally:
-                self._streams.release()
 
     def EncodeUser(
         self, request: pb.EncodeUserRequest, context: grpc.ServicerContext

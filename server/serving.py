@@ -12,6 +12,7 @@ from encoder.text_cache import TextCache, WrittenTexts, encode_all
 from encoder.views import FloatArray
 from indexer.index import Index
 from indexer.publish import Pair
+from server.calls import check_wanted
 from store.codes import ByCode
 from store.duck import Store
 from store.home import Home
@@ -50,15 +51,21 @@ class Serving:
         return vectors[found]
 
     def text_vectors(self, texts: tuple[str, ...], *, keep: bool) -> FloatArray:
-        """Return unit vectors (n, D_T); what the cache lacks is encoded, and kept there where `keep`."""
+        """Return unit vectors (n, D_T); what the cache lacks is encoded, and kept there where `keep`.
+
+        Raises:
+            AbandonedError: nobody waits for the answer any more; looked at before each batch of texts.
+        """
         model_id, dim = self.encoder.text_model_id, self.encoder.dim
         vectors, found = self.cache.get(model_id, texts, dim)
-        missing = np.flatnonzero(~found)
-        if len(missing):
-            lacking = [texts[i] for i in missing]
-            vectors[missing] = self.encoder.encode(lacking)
+        missing = sorted(np.flatnonzero(~found).tolist(), key=lambda row: len(texts[row]), reverse=True)
+        for start in range(0, len(missing), self.encoder.batch):
+            check_wanted()
+            rows = missing[start : start + self.encoder.batch]
+            lacking = [texts[row] for row in rows]
+            vectors[rows] = self.encoder.encode(lacking)
             if keep:
-                self.cache.put_later(model_id, lacking, vectors[missing])
+                self.cache.put_later(model_id, lacking, vectors[rows])
         return vectors
 
 
@@ -69,12 +76,14 @@ def prepare(
 
     Raises:
         DamagedArtifactError: the language model is missing or damaged.
+        AbandonedError: the call that asked for it ended.
     """
     encoder = TextEncoder.load(home.text_models / pair.model.text_model_id, threads=threads)
     written = WrittenTexts(cache, store.texts_among)
     for texts, vectors in store.imported_vectors(encoder.text_model_id):
         written.put(encoder.text_model_id, texts, vectors)
     for batch in store.distinct_texts():
+        check_wanted()
         encode_all(encoder, cache, batch, "user texts", written)
     serving = Serving(pair.index, pair.model, encoder, cache, state, pair.users)
     # Built before the first query, not by it.

@@ -8,6 +8,8 @@ from typing import NoReturn, TypeVar
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -15,8 +17,9 @@ from encoder.text import NotATextModelError
 from encoder.text_cache import DamagedTextCacheError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
+from server.calls import AbandonedError, NoTurnError, TooManyCallsError, TooManyStreamsError
 from server.group_commit import StoppingError
-from server.ingest import IMPORT_ERRORS, NotThisMachineError, TooManyStreamsError
+from server.ingest import IMPORT_ERRORS, NotThisMachineError
 from server.invalid import InvalidRequestError
 from server.people import NoUserIndexError
 from server.retriever import NotReadyError
@@ -48,7 +51,10 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (NoUserIndexError, code_pb2.FAILED_PRECONDITION, "NO_USER_INDEX"),
     (StoppingError, code_pb2.UNAVAILABLE, "STOPPING"),
     (RequestIdReusedError, code_pb2.FAILED_PRECONDITION, "REQUEST_ID_REUSED"),
+    (TooManyCallsError, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS"),
     (TooManyStreamsError, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS"),
+    (NoTurnError, code_pb2.RESOURCE_EXHAUSTED, "NO_TURN"),
+    (AbandonedError, code_pb2.CANCELLED, "ABANDONED"),
     (NotThisMachineError, code_pb2.PERMISSION_DENIED, "NOT_THIS_MACHINE"),
     (DamagedStateError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
     (DiskFullError, code_pb2.RESOURCE_EXHAUSTED, "DISK_FULL"),
@@ -57,14 +63,22 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
 )
 
 
+_RETRY_AFTER = Duration(seconds=1)
+_PASSES = (TooManyCallsError, TooManyStreamsError, NoTurnError)  # a repeated call may well succeed
+
+
 @dataclass(frozen=True)
 class Failure:
-    """What a client is told of an error; `field` is the one at fault, "" where none is named."""
+    """What a client is told of an error.
+
+    `field` is the one at fault, "" where none is named; `passes`, whether to repeat the call may help.
+    """
 
     code: int
     reason: str
     message: str
     field: str = ""
+    passes: bool = False
 
 
 @contextmanager
@@ -92,19 +106,22 @@ def _failure(error: Exception) -> Failure:
     for kind, code, reason in _CODES:
         if isinstance(error, kind):
             message = ": ".join([*getattr(error, "__notes__", ()), str(error)])[:_MAX_MESSAGE]
-            return Failure(code, reason, message, getattr(error, "field", ""))
+            return Failure(code, reason, message, getattr(error, "field", ""), isinstance(error, _PASSES))
     log.exception("unexpected error in a call")
     return Failure(code_pb2.INTERNAL, "INTERNAL", "an unexpected error; the server's log has it")
 
 
 def _abort(context: grpc.ServicerContext, failure: Failure) -> NoReturn:
-    details = [any_pb2.Any()]
-    details[0].Pack(error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN))
+    said: list[Message] = [error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN)]
     if failure.field:
-        details.append(any_pb2.Any())
         violation = error_details_pb2.BadRequest.FieldViolation(
             field=failure.field, description=failure.message
         )
-        details[1].Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+        said.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if failure.passes:
+        said.append(error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER))
+    details = [any_pb2.Any() for _ in said]
+    for packed, detail in zip(details, said, strict=True):
+        packed.Pack(detail)
     status = status_pb2.Status(code=failure.code, message=failure.message, details=details)
     context.abort_with_status(rpc_status.to_status(status))

@@ -529,8 +529,11 @@ class ExportUserResponse(_message.Message):
 
     TABLE_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    UNFINISHED_FIELD_NUMBER: _builtins.int
     table: _builtins.str
     """behaviors, texts, social, named_by, rejects, models, indexes"""
+    unfinished: _builtins.bool
+    """the last of rows goes on as the first row of the next message"""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """JSON objects"""
@@ -540,10 +543,11 @@ class ExportUserResponse(_message.Message):
         *,
         table: _builtins.str = ...,
         rows: _abc.Iterable[_builtins.str] | None = ...,
+        unfinished: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "table", b"table", "unfinished", b"unfinished"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,7 +33,10 @@ class IngestStub:
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
     NOT_THIS_MACHINE, DISK_FULL (RESOURCE_EXHAUSTED; nothing of the request is written), READ_ONLY, DAMAGED_FILE,
-    INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    INTERNAL. RESOURCE_EXHAUSTED with google.rpc.RetryInfo says when to ask again:
+    TOO_MANY_CALLS, TOO_MANY_STREAMS, or NO_TURN where a call without a deadline waited a minute behind an import.
+
+    A request whose call is cancelled or past its deadline before its transaction begins is not written; later on it is.
 
     A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. An id is
     remembered for 24 hours from its answer on, over restarts, too, as long as no more than 100,000 other requests with an id
@@ -121,7 +124,10 @@ class IngestServicer:
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
     NOT_THIS_MACHINE, DISK_FULL (RESOURCE_EXHAUSTED; nothing of the request is written), READ_ONLY, DAMAGED_FILE,
-    INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    INTERNAL. RESOURCE_EXHAUSTED with google.rpc.RetryInfo says when to ask again:
+    TOO_MANY_CALLS, TOO_MANY_STREAMS, or NO_TURN where a call without a deadline waited a minute behind an import.
+
+    A request whose call is cancelled or past its deadline before its transaction begins is not written; later on it is.
 
     A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. An id is
     remembered for 24 hours from its answer on, over restarts, too, as long as no more than 100,000 other requests with an id
@@ -166,7 +172,8 @@ class IngestServicer:
     def StreamItems(self, request_iterator, context):
         """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
         request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
-        it again: requests with an id that were written already are not written twice.
+        it again: requests with an id that were written already are not written twice. Of a stream that is cut, a beginning
+        is written.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,7 +213,7 @@ class IngestServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportUser(self, request, context):
-        """All that is stored about a person, rows of a table as JSON objects.
+        """All that is stored about a person, rows of a table as JSON objects, in messages below 4 MB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -303,7 +310,10 @@ class Ingest:
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
     NOT_THIS_MACHINE, DISK_FULL (RESOURCE_EXHAUSTED; nothing of the request is written), READ_ONLY, DAMAGED_FILE,
-    INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    INTERNAL. RESOURCE_EXHAUSTED with google.rpc.RetryInfo says when to ask again:
+    TOO_MANY_CALLS, TOO_MANY_STREAMS, or NO_TURN where a call without a deadline waited a minute behind an import.
+
+    A request whose call is cancelled or past its deadline before its transaction begins is not written; later on it is.
 
     A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. An id is
     remembered for 24 hours from its answer on, over restarts, too, as long as no more than 100,000 other requests with an id

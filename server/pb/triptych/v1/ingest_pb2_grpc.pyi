@@ -34,7 +34,10 @@ class IngestStub:
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
     NOT_THIS_MACHINE, DISK_FULL (RESOURCE_EXHAUSTED; nothing of the request is written), READ_ONLY, DAMAGED_FILE,
-    INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    INTERNAL. RESOURCE_EXHAUSTED with google.rpc.RetryInfo says when to ask again:
+    TOO_MANY_CALLS, TOO_MANY_STREAMS, or NO_TURN where a call without a deadline waited a minute behind an import.
+
+    A request whose call is cancelled or past its deadline before its transaction begins is not written; later on it is.
 
     A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. An id is
     remembered for 24 hours from its answer on, over restarts, too, as long as no more than 100,000 other requests with an id
@@ -58,7 +61,8 @@ class IngestStub:
     StreamItems: _grpc.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
     request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
-    it again: requests with an id that were written already are not written twice.
+    it again: requests with an id that were written already are not written twice. Of a stream that is cut, a beginning
+    is written.
     """
     StreamDeletions: _grpc.StreamUnaryMultiCallable[_ingest_pb2.DeleteItemsRequest, _ingest_pb2.StreamResponse]
     StreamBehaviors: _grpc.StreamUnaryMultiCallable[_ingest_pb2.AppendBehaviorsRequest, _ingest_pb2.StreamResponse]
@@ -70,7 +74,7 @@ class IngestStub:
     the ledger of erasures. Models trained on the person are named; train anew to be rid of them.
     """
     ExportUser: _grpc.UnaryStreamMultiCallable[_ingest_pb2.ExportUserRequest, _ingest_pb2.ExportUserResponse]
-    """All that is stored about a person, rows of a table as JSON objects."""
+    """All that is stored about a person, rows of a table as JSON objects, in messages below 4 MB."""
     ImportFolder: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.ImportFolderRequest, _ingest_pb2.ImportFolderResponse]
     """What `triptych import` does, by the server, which owns the store; only for callers on the server's machine."""
 
@@ -83,7 +87,10 @@ class IngestAsyncStub(IngestStub):
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
     NOT_THIS_MACHINE, DISK_FULL (RESOURCE_EXHAUSTED; nothing of the request is written), READ_ONLY, DAMAGED_FILE,
-    INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    INTERNAL. RESOURCE_EXHAUSTED with google.rpc.RetryInfo says when to ask again:
+    TOO_MANY_CALLS, TOO_MANY_STREAMS, or NO_TURN where a call without a deadline waited a minute behind an import.
+
+    A request whose call is cancelled or past its deadline before its transaction begins is not written; later on it is.
 
     A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. An id is
     remembered for 24 hours from its answer on, over restarts, too, as long as no more than 100,000 other requests with an id
@@ -104,7 +111,8 @@ class IngestAsyncStub(IngestStub):
     StreamItems: _aio.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
     request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
-    it again: requests with an id that were written already are not written twice.
+    it again: requests with an id that were written already are not written twice. Of a stream that is cut, a beginning
+    is written.
     """
     StreamDeletions: _aio.StreamUnaryMultiCallable[_ingest_pb2.DeleteItemsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     StreamBehaviors: _aio.StreamUnaryMultiCallable[_ingest_pb2.AppendBehaviorsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
@@ -116,7 +124,7 @@ class IngestAsyncStub(IngestStub):
     the ledger of erasures. Models trained on the person are named; train anew to be rid of them.
     """
     ExportUser: _aio.UnaryStreamMultiCallable[_ingest_pb2.ExportUserRequest, _ingest_pb2.ExportUserResponse]  # type: ignore[assignment]
-    """All that is stored about a person, rows of a table as JSON objects."""
+    """All that is stored about a person, rows of a table as JSON objects, in messages below 4 MB."""
     ImportFolder: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ImportFolderRequest, _ingest_pb2.ImportFolderResponse]  # type: ignore[assignment]
     """What `triptych import` does, by the server, which owns the store; only for callers on the server's machine."""
 
@@ -128,7 +136,10 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
     position and reason. Errors refuse a whole request; they carry google.rpc.ErrorInfo with domain "triptych" and
     one of the reasons INVALID_REQUEST (with google.rpc.BadRequest naming the field), REQUEST_ID_REUSED,
     NOT_THIS_MACHINE, DISK_FULL (RESOURCE_EXHAUSTED; nothing of the request is written), READ_ONLY, DAMAGED_FILE,
-    INTERNAL. Too many streams or waiting calls are answered RESOURCE_EXHAUSTED.
+    INTERNAL. RESOURCE_EXHAUSTED with google.rpc.RetryInfo says when to ask again:
+    TOO_MANY_CALLS, TOO_MANY_STREAMS, or NO_TURN where a call without a deadline waited a minute behind an import.
+
+    A request whose call is cancelled or past its deadline before its transaction begins is not written; later on it is.
 
     A request with a request_id (up to 64 bytes, best a UUID) is written once: repeated, it gets the same answer. An id is
     remembered for 24 hours from its answer on, over restarts, too, as long as no more than 100,000 other requests with an id
@@ -183,7 +194,8 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ingest_pb2.StreamResponse, _abc.Awaitable[_ingest_pb2.StreamResponse]]:
         """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
         request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
-        it again: requests with an id that were written already are not written twice.
+        it again: requests with an id that were written already are not written twice. Of a stream that is cut, a beginning
+        is written.
         """
 
     @_abc_1.abstractmethod
@@ -231,7 +243,7 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_pb2.ExportUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_ingest_pb2.ExportUserResponse], _abc.AsyncIterator[_ingest_pb2.ExportUserResponse]]:
-        """All that is stored about a person, rows of a table as JSON objects."""
+        """All that is stored about a person, rows of a table as JSON objects, in messages below 4 MB."""
 
     @_abc_1.abstractmethod
     def ImportFolder(

@@ -29,7 +29,8 @@ class RetrievalStub:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
+    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED, reason
+    TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
     """
 
     def __init__(self, channel):
@@ -64,7 +65,8 @@ class RetrievalServicer:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
+    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED, reason
+    TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
     """
 
     def Query(self, request, context):
@@ -84,8 +86,8 @@ class RetrievalServicer:
     def QueryStream(self, request_iterator, context):
         """The same for any number of subjects, one after another: replies come in the order of the requests, and a
         request that fails is answered with its error while the stream goes on. The server reads a request when it
-        has sent the reply before, so a client that does not read is not read from. Streams hold a thread each: beyond
-        a quarter of the server's workers another one gets RESOURCE_EXHAUSTED, TOO_MANY_STREAMS.
+        has sent the reply before, so a client that does not read is not read from. As many
+        streams may be open as the server has workers; another one gets RESOURCE_EXHAUSTED, TOO_MANY_STREAMS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,7 +135,8 @@ class Retrieval:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
+    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED, reason
+    TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
     """
 
     @staticmethod

@@ -30,7 +30,8 @@ class RetrievalStub:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
+    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED, reason
+    TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
     """
 
     @_typing.overload
@@ -44,8 +45,8 @@ class RetrievalStub:
     QueryStream: _grpc.StreamStreamMultiCallable[_triptych_pb2.QueryRequest, _triptych_pb2.QueryStreamResponse]
     """The same for any number of subjects, one after another: replies come in the order of the requests, and a
     request that fails is answered with its error while the stream goes on. The server reads a request when it
-    has sent the reply before, so a client that does not read is not read from. Streams hold a thread each: beyond
-    a quarter of the server's workers another one gets RESOURCE_EXHAUSTED, TOO_MANY_STREAMS.
+    has sent the reply before, so a client that does not read is not read from. As many
+    streams may be open as the server has workers; another one gets RESOURCE_EXHAUSTED, TOO_MANY_STREAMS.
     """
     EncodeUser: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.EncodeUserRequest, _triptych_pb2.EncodeUserResponse]
     """The user vector and the part of each view in it."""
@@ -55,7 +56,8 @@ class RetrievalAsyncStub(RetrievalStub):
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
+    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED, reason
+    TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -66,8 +68,8 @@ class RetrievalAsyncStub(RetrievalStub):
     QueryStream: _aio.StreamStreamMultiCallable[_triptych_pb2.QueryRequest, _triptych_pb2.QueryStreamResponse]  # type: ignore[assignment]
     """The same for any number of subjects, one after another: replies come in the order of the requests, and a
     request that fails is answered with its error while the stream goes on. The server reads a request when it
-    has sent the reply before, so a client that does not read is not read from. Streams hold a thread each: beyond
-    a quarter of the server's workers another one gets RESOURCE_EXHAUSTED, TOO_MANY_STREAMS.
+    has sent the reply before, so a client that does not read is not read from. As many
+    streams may be open as the server has workers; another one gets RESOURCE_EXHAUSTED, TOO_MANY_STREAMS.
     """
     EncodeUser: _aio.UnaryUnaryMultiCallable[_triptych_pb2.EncodeUserRequest, _triptych_pb2.EncodeUserResponse]  # type: ignore[assignment]
     """The user vector and the part of each view in it."""
@@ -76,7 +78,8 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
+    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED, reason
+    TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
     """
 
     @_abc_1.abstractmethod
@@ -103,8 +106,8 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_triptych_pb2.QueryStreamResponse], _abc.AsyncIterator[_triptych_pb2.QueryStreamResponse]]:
         """The same for any number of subjects, one after another: replies come in the order of the requests, and a
         request that fails is answered with its error while the stream goes on. The server reads a request when it
-        has sent the reply before, so a client that does not read is not read from. Streams hold a thread each: beyond
-        a quarter of the server's workers another one gets RESOURCE_EXHAUSTED, TOO_MANY_STREAMS.
+        has sent the reply before, so a client that does not read is not read from. As many
+        streams may be open as the server has workers; another one gets RESOURCE_EXHAUSTED, TOO_MANY_STREAMS.
         """
 
     @_abc_1.abstractmethod

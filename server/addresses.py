@@ -1,0 +1,143 @@
+"""Addresses: what a server listens on, what others reach it by, and what is wrong with one."""
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+_UNIX = "unix:"
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+_OF_GRPC = ("dns:", "ipv4:", "ipv6:", "unix-abstract:", "xds:")  # targets that gRPC resolves by itself
+_HOST_AND_PORT = re.compile(r"(\[[^\[\]]+\]|[^:/\[\]\s]+):(\d{1,5})")
+
+
+class BadAddressError(ValueError):
+    """An address is not written as one."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"address {address!r}: {reason}")
+        self.address = address
+
+
+class CannotListenError(OSError):
+    """Nothing can listen on an address."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"cannot listen on {address}: {reason}")
+        self.address = address
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A place to listen on.
+
+    Attributes:
+        host: without brackets; unix:/path, absolute, for a socket in the file system.
+        port: 0 takes a free one; of no meaning for unix:.
+    """
+
+    host: str
+    port: int
+
+    @classmethod
+    def on(cls, host: str, port: int) -> "Listening":
+        """Return the place that a person names: a name, an IPv4 or IPv6 address, or unix:PATH.
+
+        Raises:
+            BadAddressError: the host is none of these.
+        """
+        if host.startswith(_UNIX):
+            path = host.removeprefix(_UNIX)
+            if not path.strip("/"):
+                raise BadAddressError(host, "write unix:/path/of/the/socket")
+            return cls(f"{_UNIX}{Path(path).absolute()}", port)
+        bare = host.removeprefix("[").removesuffix("]")
+        if not bare or not bare.isprintable() or any(sign in bare for sign in " /[]"):
+            raise BadAddressError(host, "a host is a name, an IP address or unix:/path")
+        if ":" in bare and not _is_ipv6(bare):
+            raise BadAddressError(host, "this is no IPv6 address, and a port is given apart, by --port")
+        return cls(bare, port)
+
+    @property
+    def unix_path(self) -> Path | None:
+        """The file of a unix socket, None for others."""
+        return Path(self.host.removeprefix(_UNIX)) if self.host.startswith(_UNIX) else None
+
+    @property
+    def bound(self) -> str:
+        """What gRPC binds."""
+        return self._written(self.host)
+
+    @property
+    def reached(self) -> str:
+        """What this machine reaches the server by, which is loopback where it listens on all addresses."""
+        return self._written(_WILDCARDS.get(self.host, self.host))
+
+    def _written(self, host: str) -> str:
+        if self.unix_path is not None:
+            return host
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    def error(self) -> CannotListenError | None:
+        """Return why nothing can listen there, None where something can."""
+        if self.unix_path is not None:
+            return self._error_of(self.unix_path)
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except (socket.gaierror, UnicodeError) as error:
+            return CannotListenError(
+                self.bound, f"{self.host!r} is no address and no name that is known: {error}"
+            )
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    tried.bind(address)
+                except OSError as error:
+                    return CannotListenError(self.bound, error.strerror or str(error))
+        return None
+
+    def _error_of(self, path: Path) -> CannotListenError | None:
+        """Return why there can be no socket at a path; one that nobody answers on is in nobody's way."""
+        if not path.parent.is_dir():
+            return CannotListenError(self.bound, f"there is no directory {path.parent}")
+        if path.exists() and not path.is_socket():
+            return CannotListenError(self.bound, "a file that is no socket lies there")
+        with socket.socket(socket.AF_UNIX) as tried:
+            try:
+                tried.connect(str(path))
+            except (FileNotFoundError, ConnectionRefusedError):
+                return None
+            except OSError as error:
+                return CannotListenError(self.bound, str(error))
+        return CannotListenError(self.bound, "another server listens there")
+
+
+def target_of(address: str) -> str:
+    """Return an address as gRPC takes it, with bounds that gRPC finds out only after many tries.
+
+    Raises:
+        BadAddressError: it is not host:port, [IPv6]:port, unix:/path or a target of gRPC.
+    """
+    if address.startswith(_OF_GRPC):
+        return address
+    if address.startswith(_UNIX):
+        return f"{_UNIX}{Path(address.removeprefix(_UNIX)).absolute()}"
+    if "://" in address:
+        raise BadAddressError(address, "this is a URL: write host:port alone, such as 127.0.0.1:50051")
+    if address.count(":") > 1 and not address.startswith("["):
+        raise BadAddressError(
+            address, "an IPv6 address stands in brackets before its port, such as [::1]:50051"
+        )
+    written = _HOST_AND_PORT.fullmatch(address)
+    if written is None or not 1 <= int(written[2]) <= 65_535:
+        raise BadAddressError(address, "write host:port, such as 127.0.0.1:50051, or unix:/path")
+    return address
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
