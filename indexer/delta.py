@@ -8,12 +8,15 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from indexer.arrays import FloatArray, IntArray
+from indexer.exact import longest_of
 from indexer.facts import GrowingFacts
+from indexer.filters import facts_of
 from indexer.ids import ItemIds
 from indexer.parts import Change
 
@@ -39,6 +42,11 @@ class Snapshot:
     main_gone: int
     gone: int
 
+    @cached_property
+    def longest(self) -> float:
+        """The length of the longest of the vectors."""
+        return longest_of(self.vectors)
+
     def there(self, rows: IntArray) -> npt.NDArray[np.bool_]:
         """Return which rows, of any shape, are there; row −1 is not."""
         main = len(self.main_went)
@@ -62,7 +70,8 @@ class Delta:
 
     def __init__(self, main: ItemIds, dim: int) -> None:
         self._main = main
-        self._row_of: dict[str, int] = {}  # of all that changed; −1 for what is gone
+        self._newest: dict[str, int] = {}  # row, counted from 0, that an id was last put at
+        self._before: list[int] = []  # of each row, the one that its id was put at before, or −1
         self._changes: list[Change] = []
         self._vectors = np.empty((_ROOM, dim), dtype=np.float32)
         self._popularity = np.empty(_ROOM, dtype=np.float32)
@@ -72,14 +81,25 @@ class Delta:
         none = self._vectors[:0], self._popularity[:0], self._went[:0]
         self.now = Snapshot(0, *none, np.zeros(len(main), dtype=np.int32), 0, 0)
 
-    def rows(self, ids: Sequence[str]) -> IntArray:
-        """Return the row of each id as (n,) int64, −1 where the item is not there."""
+    def rows(self, ids: Sequence[str], now: Snapshot | None = None) -> IntArray:
+        """Return the row of each id as (n,) int64, −1 where the item is not there.
+
+        Args:
+            ids: any.
+            now: the state that is asked about, which a search must then use too; None is the latest.
+        """
+        now = now or self.now  # before anything is looked up: what is put meanwhile has another row
         rows = self._main.rows(ids)
-        if self._row_of:
-            changed = [
-                self._row_of.get(item_id, row) for item_id, row in zip(ids, rows.tolist(), strict=True)
-            ]
-            rows = np.array(changed, dtype=np.int64)
+        if not now.version:
+            return rows
+        late = len(now.went)
+        for place, item_id in enumerate(ids):
+            row = self._newest.get(item_id, -1)
+            while row >= late:  # put since
+                row = self._before[row]
+            if row >= 0:
+                rows[place] = len(self._main) + row
+        rows[~now.there(rows)] = -1
         return rows
 
     def of_rows(self, rows: IntArray) -> list[str]:
@@ -100,8 +120,8 @@ class Delta:
             self._make_room(first + len(there))
             for put in there:
                 self._append(put)
-            self._row_of |= dict.fromkeys([*removed, *latest], -1)
-            self._row_of |= {put.item_id: len(self._main) + first + i for i, put in enumerate(there)}
+            self._before += [self._newest.get(put.item_id, -1) for put in there]
+            self._newest |= {put.item_id: first + i for i, put in enumerate(there)}
             count = first + len(there)
             self.now = Snapshot(
                 version,
@@ -133,7 +153,7 @@ class Delta:
     def _append(self, put: Change) -> None:
         row = len(self._changes)
         self._vectors[row], self._popularity[row] = put.vector, put.popularity
-        self.facts.add(row, put.kind, json.loads(put.attributes))
+        self.facts.add(row, facts_of(put.kind, json.loads(put.attributes)))
         self._changes.append(put)
 
     def _make_room(self, rows: int) -> None:

@@ -29,7 +29,7 @@ class RetrievalStub:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
+    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
     """
 
     def __init__(self, channel):
@@ -64,7 +64,7 @@ class RetrievalServicer:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
+    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
     """
 
     def Query(self, request, context):
@@ -133,7 +133,7 @@ class Retrieval:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
+    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
     """
 
     @staticmethod

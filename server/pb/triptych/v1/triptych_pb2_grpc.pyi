@@ -30,7 +30,7 @@ class RetrievalStub:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
+    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
     """
 
     @_typing.overload
@@ -55,7 +55,7 @@ class RetrievalAsyncStub(RetrievalStub):
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
+    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -76,7 +76,7 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
+    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, NOT_READY, INTERNAL. A server with too many calls waiting answers RESOURCE_EXHAUSTED.
     """
 
     @_abc_1.abstractmethod
