@@ -1,20 +1,35 @@
 """What filters mean: integers to the last digit, dates and times, exclusions, terms that nothing else has."""
 
 import json
+import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from live_server import copy_home, server
 from safetensors.numpy import load_file, save_file
 
+from encoder.runtime import Model
+from encoder.text import TextEncoder
+from encoder.text_cache import TextCache
 from indexer.facts import FactsBuilder, GrowingFacts, MappedFacts, ReindexNeededError
 from indexer.filters import Filter, above, allowed_rows, below, facts_of, term
 from indexer.index import Index
 from indexer.moments import Moment, moment_of
 from indexer.parts import FACTS_FILE, Change
+from indexer.publish import current_index
+from indexer.reindex import reindex
 from scripts.bench_vectors import write_index
+from server.client import Client
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from store.artifact import MANIFEST
+from store.export import Export
+from store.home import Home
+from store.records import Item
 
 DAY = 86_400_000_000
 
@@ -201,3 +216,72 @@ def test_an_exclusion_alone_lets_all_else_pass_in_both_parts(tmp_path: Path) -> 
     assert index.item_ids(rows[rows >= 0]) == ["new2", "item-000000002", "item-000000003"]
     few = index.popular(9, np.zeros(0, np.int64), Filter(unequal=(("n", (2,)),)))
     assert index.item_ids(few) == ["item-000000000", "item-000000001", "item-000000003", "new0", "new1"]
+
+
+def test_a_reindex_after_an_update_makes_facts_anew(small_home: Home, tmp_path: Path) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    serves = home.indexes / current_index(home).name
+    manifest = json.loads((serves / MANIFEST).read_text())
+    model = home.models / manifest["model_id"]
+    with closing(TextCache.open(home.text_cache)) as cache, Export.latest(home.exports) as export:
+        encoder = TextEncoder.load(home.text_models / manifest["text_model_id"])
+
+        def base_of_next() -> str | None:
+            made = reindex(home, export, Model.load(model), encoder, cache)
+            return json.loads((made / MANIFEST).read_text()).get("base")  # type: ignore[no-any-return]
+
+        assert base_of_next() == serves.name
+        del manifest["facts_layout"]  # as one has it that was made before
+        (serves / MANIFEST).unlink()
+        (serves / MANIFEST).write_text(json.dumps(manifest))
+        assert base_of_next() is None
+
+
+def test_filters_hold_to_the_letter_from_the_command_line_to_new_items(
+    small_home: Home, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    films = {
+        "f1999": {"yr": 1999, "id": 123456789012345678, "day": "1999-05-01", "big": 2**64 - 1},
+        "f2005": {"yr": 2005, "id": 123456789012345679, "day": "2005-05-01T10:00:00Z", "big": 2**64 - 2},
+    }
+    with server(home) as live, Client(live.address) as client:
+        items = [Item(name, None, "stars", "film", facts, True, None) for name, facts in films.items()]
+        client.put_items(items)
+        both = pb.Filter(allow=pb.ItemIds(item_ids=list(films)))
+        deadline = time.monotonic() + 60
+        while len(client.query(text="stars", filter=both).item_ids) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+        def found(*where: str) -> list[str]:
+            options = [word for one in where for word in ("--where", one)]
+            code, out, err = run(
+                "query", "--text", "stars", "--kind", "film", "--address", live.address, *options
+            )
+            assert code == 0, err
+            return [name for name in films if name in out]
+
+        for where, right in (
+            (["yr<=2000", "yr<=2010"], ["f1999"]),
+            (["yr<=2010", "yr<=2000"], ["f1999"]),
+            (["yr!=1999"], ["f2005"]),
+            (["yr>1999"], ["f2005"]),
+            (["yr >= 1999", "yr < 2005"], ["f1999"]),
+            (["yr>=2010", "yr<=2000"], []),
+            (["yr=1999", "yr>=2000"], []),
+            (["id=123456789012345678"], ["f1999"]),
+            (["id>123456789012345678"], ["f2005"]),
+            (["big=18446744073709551615"], ["f1999"]),
+            (["day>=2000-01-01"], ["f2005"]),
+            (["day<=2005-05-01", "day>1999-05-01"], ["f2005"]),
+            (["day<2005-05-01T10:00:00Z"], ["f1999"]),
+        ):
+            assert found(*where) == right, where
+        for bad, spelled in (("yr==1999", "write ="), ("yr=>2000", "write >="), ("yr<>2000", "write !=")):
+            code, _, err = run("query", "--text", "stars", "--where", bad, "--address", live.address)
+            assert code == 2
+            assert spelled in " ".join(err.replace("│", " ").split())
+
+        exact = pb.AttributeCondition(name="id", any_of=[pb.AttributeValue(integer=123456789012345679)])
+        assert client.query(text="stars", filter=pb.Filter(attributes=[exact])).item_ids == ["f2005"]
