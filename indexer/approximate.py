@@ -105,13 +105,19 @@ class Approximate:
             effort: the probes of it; `count` has its candidates in it already.
             allowed: little-endian bitmap of the rows that may be found.
         """
-        return self._raw(queries, count, effort, allowed)[0]
+
+        def one(i: int) -> IntArray:
+            return self._of_shard(i, queries, count, effort, allowed)
+
+        numbers = range(len(self._shards))
+        parts = [*map(one, numbers)] if self._threads is None else [*self._threads.map(one, numbers)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def scored(
         self, vectors: FloatArray, queries: FloatArray, count: int, effort: Effort,
         allowed: Bits | None = None, *, room: int = 0,
     ) -> Searched:  # fmt: skip
-        """Return `effort.looked_at(count)` + room candidates or more, with exact scores, in any order.
+        """Return `effort.looked_at(count)` + room candidates or more with their exact scores, in any order.
 
         Where there are fewer, the rest is row −1 with score −inf.
 
@@ -123,34 +129,19 @@ class Approximate:
             allowed: as in `search`.
             room: for candidates that the caller drops.
         """
-        rows, scores = self._raw(queries, effort.looked_at(count) + room, effort, allowed)
-        if not self.full:
-            return rows, scores_of(vectors, queries, rows)
-        none = rows < 0
-        if none.any():
-            scores[none] = -np.inf  # FAISS leaves its smallest finite number there
-        return rows, scores
-
-    def _raw(self, queries: FloatArray, count: int, effort: Effort, allowed: Bits | None) -> Searched:
-        def one(i: int) -> Searched:
-            return self._of_shard(i, queries, count, effort, allowed)
-
-        numbers = range(len(self._shards))
-        parts = [*map(one, numbers)] if self._threads is None else [*self._threads.map(one, numbers)]
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate([p[0] for p in parts], axis=1), np.concatenate([p[1] for p in parts], axis=1)
+        rows = self.search(queries, effort.looked_at(count) + room, effort, allowed)
+        return rows, scores_of(vectors, queries, rows)
 
     def _of_shard(
         self, i: int, queries: FloatArray, count: int, effort: Effort, allowed: Bits | None
-    ) -> Searched:
+    ) -> IntArray:
         shard, start, together = self._shards[i], self._starts[i], self._together[i]
         given, count = self._given(i, effort, allowed), max(1, min(count, shard.ntotal))
         if together is None:
-            scores, rows = shard.search(queries, count, params=given)
+            rows: IntArray = shard.search(queries, count, params=given)[1]
         else:
-            scores, rows = together(queries, count, given)
-        return (rows if not start else np.where(rows >= 0, rows + start, -1)), scores
+            rows = together(queries, count, given)[1]
+        return rows if not start else np.where(rows >= 0, rows + start, -1)
 
     def _given(self, i: int, effort: Effort, allowed: Bits | None) -> Any:
         """Return the search parameters of a shard; making them can cost as much as a small search."""

@@ -7,13 +7,15 @@ so whoever searches with an older snapshot still sees one whole state.
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from indexer.arrays import FloatArray, IntArray
-from indexer.facts import GrowingFacts, ItemFacts
-from indexer.filters import facts_of
+from indexer.exact import longest_of
+from indexer.facts import GrowingFacts
+from indexer.filters import ItemFacts, facts_of
 from indexer.ids import ItemIds
 from indexer.parts import Change
 from store.attributes import attributes_of
@@ -46,6 +48,11 @@ class Snapshot:
     main_gone: int
     gone: int
     without_vector: int
+
+    @cached_property
+    def longest(self) -> float:
+        """The length of the longest of the vectors."""
+        return longest_of(self.vectors)
 
     def there(self, rows: IntArray) -> npt.NDArray[np.bool_]:
         """Return which rows, of any shape, are there; row −1 is not."""
@@ -105,7 +112,8 @@ class Delta:
 
     def __init__(self, main: ItemIds, dim: int) -> None:
         self._main = main
-        self._row_of: dict[str, int] = {}  # of all that changed; −1 for what is gone
+        self._newest: dict[str, int] = {}  # row, counted from 0, that an id was last put at
+        self._before: list[int] = []  # of each row, the one that its id was put at before, or −1
         self._changes: list[Change] = []
         self._dim = dim
         self._vectors = np.empty((_ROOM, dim), dtype=np.float32)
@@ -117,14 +125,25 @@ class Delta:
         none = self._vectors[:0], self._places[:0], self._popularity[:0], self._went[:0]
         self.now = Snapshot(0, *none, np.zeros(len(main), dtype=np.int32), 0, 0, 0)
 
-    def rows(self, ids: Sequence[str]) -> IntArray:
-        """Return the row of each id as (n,) int64, −1 where the item is not there."""
+    def rows(self, ids: Sequence[str], now: Snapshot | None = None) -> IntArray:
+        """Return the row of each id as (n,) int64, −1 where the item is not there.
+
+        Args:
+            ids: any.
+            now: the state that is asked about, which a search must then use too; None is the latest.
+        """
+        now = now or self.now  # before anything is looked up: what is put meanwhile has another row
         rows = self._main.rows(ids)
-        if self._row_of:
-            changed = [
-                self._row_of.get(item_id, row) for item_id, row in zip(ids, rows.tolist(), strict=True)
-            ]
-            rows = np.array(changed, dtype=np.int64)
+        if not now.version:
+            return rows
+        late = len(now.went)
+        for place, item_id in enumerate(ids):
+            row = self._newest.get(item_id, -1)
+            while row >= late:  # put since
+                row = self._before[row]
+            if row >= 0:
+                rows[place] = len(self._main) + row
+        rows[~now.there(rows)] = -1
         return rows
 
     def of_rows(self, rows: IntArray) -> list[str]:
@@ -146,7 +165,7 @@ class Delta:
             going = self.rows(list({**latest, **dict.fromkeys(removed)}))
             new = _Rows.of([put for put in latest.values() if put.listed or put.has_vector], self._dim)
             first = self._write(new)
-            self._commit(new, first, going, [*removed, *latest])
+            self._commit(new, first, going)
 
     def _write(self, new: "_Rows") -> int:
         """Write rows where no search looks yet; return the first of them.
@@ -164,15 +183,17 @@ class Delta:
         self._places[len(before.vectors) : filled] = new.placed + first
         return first
 
-    def _commit(self, new: "_Rows", first: int, going: IntArray, touched: Sequence[str]) -> None:
+    def _commit(self, new: "_Rows", first: int, going: IntArray) -> None:
         """Make it true that rows came and went, by steps that do not fail."""
         before, main = self.now, len(self._main)
         version, count = before.version + 1, first + len(new.changes)
         early, late = going[(going >= 0) & (going < main)], going[going >= main] - main
         unplaced = sum(not self._changes[row].has_vector for row in late.tolist())
         broken_off = first - len(before.went)
-        self._row_of |= dict.fromkeys(touched, -1)
-        self._row_of |= {put.item_id: main + first + i for i, put in enumerate(new.changes)}
+        ids = [put.item_id for put in new.changes]
+        # First: whoever finds the new row of an id before `now` holds it goes on to the one before.
+        self._before += [-1] * broken_off + [self._newest.get(item_id, -1) for item_id in ids]
+        self._newest |= {item_id: first + i for i, item_id in enumerate(ids)}
         self._went[first - broken_off : first] = version
         self._went[late] = version
         before.main_went[early] = version

@@ -3,18 +3,32 @@
 import json
 from array import array
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from indexer.arrays import IntArray, map_tensors
-from indexer.filters import facts_of
+from indexer.filters import ItemFacts, Number, exact, facts_of
 from indexer.ids import hash_of, hashes_of
+from indexer.moments import Moment
 
-ItemFacts = tuple[list[str], list[tuple[str, float]]]
+FACTS_LAYOUT = 2  # of the file; 1 had numbers as doubles alone, and no moments
+_MOMENTS = "moment_names"
+_INEXACT = 2**53  # the first double that also stands for another integer in the first layout
 _NONE = np.zeros(0, dtype=np.int64)
 _NO_ROWS = array("q")
+
+
+class ReindexNeededError(RuntimeError):
+    """A filter asks what the files of an older version do not tell."""
+
+    def __init__(self, index_id: str, asked: str) -> None:
+        super().__init__(
+            f"index {index_id} is from before {asked} could be asked for: run `triptych reindex`"
+        )
+        self.index_id = index_id
 
 
 class FactsBuilder:
@@ -23,35 +37,52 @@ class FactsBuilder:
     def __init__(self) -> None:
         self._terms = array("Q")
         self._rows = array("i")
-        self._numbers: dict[str, tuple[array[float], array[int]]] = {}
+        self._numbers: dict[str, tuple[array[float], array[int], array[int]]] = {}
+        self._moments: dict[str, tuple[array[int], array[int]]] = {}
 
     def add(self, row: int, kind: str | None, attributes: dict[str, Any]) -> None:
         """Take in the facts of one row; rows come in order."""
-        terms, numbers = facts_of(kind, attributes)
+        terms, numbers, moments = facts_of(kind, attributes)
         for term in set(terms):
             self._terms.append(hash_of(term))
             self._rows.append(row)
         for name, value in numbers:
-            values, rows = self._numbers.setdefault(name, (array("d"), array("i")))
-            values.append(value)
+            nears, rests, rows = self._numbers.setdefault(name, (array("d"), array("q"), array("i")))
+            near, rest = exact(value)
+            nears.append(near)
+            rests.append(rest)
+            rows.append(row)
+        for name, moment in moments:
+            times, rows = self._moments.setdefault(name, (array("q"), array("i")))
+            times.append(moment)
             rows.append(row)
 
     def write(self, path: Path) -> None:
-        """Write one file: terms as sorted hashes with their rows, numbers sorted with theirs."""
+        """Write one file: terms as sorted hashes with their rows, numbers and moments sorted with theirs.
+
+        What the nearest doubles of an attribute's numbers lack lies beside them where there is any.
+        """
         terms, rows = np.asarray(self._terms), np.asarray(self._rows)
         order = np.argsort(terms, kind="stable")  # rows of a term stay in order
         distinct, starts = np.unique(terms[order], return_index=True)
-        names = sorted(self._numbers)
+        names, moments = sorted(self._numbers), sorted(self._moments)
         tensors = {
             "terms": distinct,
             "starts": np.append(starts, len(terms)).astype(np.int64),
             "rows": rows[order],
-            "names": np.frombuffer(json.dumps(names).encode(), np.uint8),
+            "names": _as_bytes(names),
+            _MOMENTS: _as_bytes(moments),
         }
         for i, name in enumerate(names):
-            values, owners = map(np.asarray, self._numbers[name])
-            order = np.argsort(values, kind="stable")
-            tensors |= {f"values{i}": values[order], f"owners{i}": owners[order]}
+            nears, rests, owners = map(np.asarray, self._numbers[name])
+            order = np.lexsort((rests, nears))
+            tensors |= {f"values{i}": nears[order], f"owners{i}": owners[order]}
+            if rests.any():
+                tensors[f"rests{i}"] = rests[order]
+        for i, name in enumerate(moments):
+            times, owners = map(np.asarray, self._moments[name])
+            order = np.argsort(times, kind="stable")
+            tensors |= {f"moments{i}": times[order], f"moment_owners{i}": owners[order]}
         save_file(tensors, path)
 
 
@@ -59,15 +90,22 @@ class MappedFacts:
     """The facts of immutable rows, memory-mapped.
 
     Two terms whose 64-bit hashes agree would be taken for one: with a million terms, one chance in 10^7.
+    A file of an older version holds numbers as doubles alone, and neither moments nor texts with nul of
+    their own; who asks for what it cannot tell apart is told.
     """
 
     def __init__(self, path: Path) -> None:
+        self._index_id = path.parent.name
         self._tensors = map_tensors(path)
-        names = json.loads(self._tensors["names"].tobytes())
-        self._number = {name: i for i, name in enumerate(names)}
+        self._number = {name: i for i, name in enumerate(_from_bytes(self._tensors["names"]))}
+        self._old = _MOMENTS not in self._tensors
+        moments = [] if self._old else _from_bytes(self._tensors[_MOMENTS])
+        self._moment = {name: i for i, name in enumerate(moments)}
 
     def having(self, term: str) -> IntArray:
-        """Return the rows with a term, sorted."""
+        """Return the rows with a term, sorted.  Raises: ReindexNeededError."""
+        if self._old and term.startswith("\0"):
+            raise ReindexNeededError(self._index_id, "texts with nul")
         terms, starts = self._tensors["terms"], self._tensors["starts"]
         value = hashes_of([term])[0]
         place = int(np.searchsorted(terms, value))
@@ -75,14 +113,34 @@ class MappedFacts:
             return _NONE
         return self._tensors["rows"][starts[place] : starts[place + 1]].astype(np.int64)
 
-    def between(self, name: str, least: float, greatest: float) -> IntArray:
-        """Return the rows with a number within a range, sorted and each once."""
+    def between(self, name: str, least: Number, greatest: Number) -> IntArray:
+        """Return the rows with a number within a range, sorted and each once.  Raises: ReindexNeededError."""
         if name not in self._number:
             return _NONE
+        if self._old and any(_INEXACT <= abs(end) < np.inf for end in (least, greatest)):
+            raise ReindexNeededError(self._index_id, "integers beyond 2^53 to the last digit")
         i = self._number[name]
-        values = self._tensors[f"values{i}"]
-        first, last = np.searchsorted(values, least, "left"), np.searchsorted(values, greatest, "right")
+        first, last = self._place(i, least, "left"), self._place(i, greatest, "right")
         return np.unique(self._tensors[f"owners{i}"][first:last]).astype(np.int64)
+
+    def during(self, name: str, first: Moment, last: Moment) -> IntArray:
+        """Return the rows with a moment within a range, sorted and each once.  Raises: ReindexNeededError."""
+        if self._old:
+            raise ReindexNeededError(self._index_id, "dates and times")
+        if name not in self._moment:
+            return _NONE
+        i = self._moment[name]
+        times = self._tensors[f"moments{i}"]
+        start, end = np.searchsorted(times, int(first), "left"), np.searchsorted(times, int(last), "right")
+        return np.unique(self._tensors[f"moment_owners{i}"][start:end]).astype(np.int64)
+
+    def _place(self, i: int, value: Number, side: Literal["left", "right"]) -> int:
+        """Return where a number belongs among the sorted ones of an attribute, on a side of equal ones."""
+        near, rest = exact(value)
+        values, rests = self._tensors[f"values{i}"], self._tensors.get(f"rests{i}")
+        first, last = np.searchsorted(values, near, "left"), np.searchsorted(values, near, "right")
+        there = np.zeros(last - first, np.int64) if rests is None else rests[first:last]
+        return int(first + np.searchsorted(there, rest, side))
 
 
 class GrowingFacts:
@@ -94,27 +152,58 @@ class GrowingFacts:
 
     def __init__(self) -> None:
         self._rows: dict[str, array[int]] = {}
-        self._numbers: dict[str, tuple[array[float], array[int]]] = {}
+        self._numbers: dict[str, tuple[array[float], array[int], array[int]]] = {}
+        self._moments: dict[str, tuple[array[int], array[int]]] = {}
 
     def add(self, row: int, facts: ItemFacts) -> None:
         """Take in the facts of one row, as `facts_of` returns them; rows come in order."""
-        terms, numbers = facts
+        terms, numbers, moments = facts
         for term in set(terms):
             self._rows.setdefault(term, array("q")).append(row)
         for name, value in numbers:
-            values, rows = self._numbers.setdefault(name, (array("d"), array("q")))
-            values.append(value)
+            nears, rests, rows = self._numbers.setdefault(name, (array("d"), array("q"), array("q")))
+            near, rest = exact(value)
+            nears.append(near)
+            rests.append(rest)
+            rows.append(row)
+        for name, moment in moments:
+            times, rows = self._moments.setdefault(name, (array("q"), array("q")))
+            times.append(moment)
             rows.append(row)
 
     def having(self, term: str) -> IntArray:
         """Return the rows with a term, sorted."""
         return np.array(self._rows.get(term, _NO_ROWS)[:], dtype=np.int64)
 
-    def between(self, name: str, least: float, greatest: float) -> IntArray:
+    def between(self, name: str, least: Number, greatest: Number) -> IntArray:
         """Return the rows with a number within a range, sorted and each once."""
         if name not in self._numbers:
             return _NONE
-        values, rows = (np.array(column[:]) for column in self._numbers[name])
-        count = min(len(values), len(rows))  # a writer may be between the two
-        inside = (values[:count] >= least) & (values[:count] <= greatest)
-        return np.unique(rows[:count][inside]).astype(np.int64)
+        nears, rests, rows = _copied(self._numbers[name])
+        (low, low_rest), (high, high_rest) = exact(least), exact(greatest)
+        inside = (nears > low) | ((nears == low) & (rests >= low_rest))
+        inside &= (nears < high) | ((nears == high) & (rests <= high_rest))
+        return np.unique(rows[inside]).astype(np.int64)
+
+    def during(self, name: str, first: Moment, last: Moment) -> IntArray:
+        """Return the rows with a moment within a range, sorted and each once."""
+        if name not in self._moments:
+            return _NONE
+        times, rows = _copied(self._moments[name])
+        return np.unique(rows[(times >= int(first)) & (times <= int(last))]).astype(np.int64)
+
+
+def _copied(columns: "tuple[array[Any], ...]") -> list[npt.NDArray[Any]]:
+    """Return columns as arrays of one length: a writer may be between two of them."""
+    copies = [np.array(column[:]) for column in columns]
+    count = min(map(len, copies))
+    return [copy[:count] for copy in copies]
+
+
+def _as_bytes(names: list[str]) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(names).encode(), np.uint8)
+
+
+def _from_bytes(written: npt.NDArray[Any]) -> list[str]:
+    names: list[str] = json.loads(written.tobytes())
+    return names

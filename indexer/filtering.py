@@ -7,7 +7,7 @@ import numpy as np
 
 from indexer.arrays import IntArray
 from indexer.barred import Allowed, bits_of
-from indexer.delta import Delta
+from indexer.delta import Delta, Snapshot
 from indexer.filters import Filter, allowed_rows
 from indexer.parts import MainPart
 
@@ -25,21 +25,21 @@ class Filtering:
         self._known_late: tuple[int, dict[Filter, IntArray]] = (0, {})  # of one version
         self._known: OrderedDict[Filter, Allowed] = OrderedDict()
 
-    def allowed(self, wanted: Filter | None) -> Allowed:
-        """Return the rows that a filter lets pass."""
+    def allowed(self, wanted: Filter | None, now: Snapshot) -> Allowed:
+        """Return the rows that a filter lets pass in one state.  Raises: ReindexNeededError."""
         if wanted is None:
             return Allowed()
-        denied = self._delta.rows(wanted.deny) if wanted.deny else _NO_ROWS
+        denied = self._delta.rows(wanted.deny, now) if wanted.deny else _NO_ROWS
         denied = denied[denied >= 0]
         if not wanted.selects:
             return Allowed(denied=denied)
-        main, late = self._of_main(wanted), self._of_late(wanted)
+        main, late = self._of_main(wanted), self._of_late(wanted, now)
         return Allowed(main.main, late, denied, main.bits)
 
     def _of_main(self, wanted: Filter) -> Allowed:
         main = self._known.get(wanted)
         if main is None:
-            rows = allowed_rows(wanted, self._main.facts, self._main.ids.rows)
+            rows = allowed_rows(wanted, self._main.facts, self._main.ids.rows, len(self._main))
             many = len(rows) * _BITS >= len(self._main)  # then a bitmap is smaller than the rows
             if len(rows) == len(self._main):
                 main = Allowed()
@@ -52,19 +52,21 @@ class Filtering:
             self._known = known  # swapped whole: another thread may be reading
         return main
 
-    def _of_late(self, wanted: Filter) -> IntArray:
-        version = self._delta.now.version  # before the facts are read: newer ones do no harm
+    def _of_late(self, wanted: Filter, now: Snapshot) -> IntArray:
         known = self._known_late
-        if known[0] != version or len(known[1]) >= _REMEMBERED:
-            known = self._known_late = (version, {})
+        if known[0] != now.version or len(known[1]) >= _REMEMBERED:
+            known = self._known_late = (now.version, {})
         rows = known[1].get(wanted)
         if rows is None:
-            rows = known[1][wanted] = allowed_rows(wanted, self._delta.facts, self._late_rows)
-        return rows
+            count, main = len(now.went), len(self._main)
 
-    def _late_rows(self, item_ids: Sequence[str]) -> IntArray:
-        rows = self._delta.rows(item_ids)
-        return np.where(rows >= len(self._main), rows - len(self._main), -1)
+            def late_rows(item_ids: Sequence[str]) -> IntArray:
+                found = self._delta.rows(item_ids, now)
+                return np.where(found >= main, found - main, -1)
+
+            rows = allowed_rows(wanted, self._delta.facts, late_rows, count)
+            rows = known[1][wanted] = rows[rows < count]  # the facts may know rows that came since
+        return rows
 
 
 def _size(allowed: Allowed) -> int:

@@ -8,9 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from indexer.arrays import IntArray
+from indexer.moments import Moment, moment_of
 
 KIND = "kind"
-Value = str | bool | float
+Number = int | float
+Value = str | bool | int | float | Moment
+_EXACT = 2**53  # up to it every integer is a double
+_MOST = 2**63 - 1
 
 
 class FilterError(ValueError):
@@ -21,12 +25,17 @@ class FilterError(ValueError):
 class Filter:
     """Conditions that an item must meet, all of them.
 
+    Numbers are compared exactly: an integer beyond 2^53 does not equal its neighbours.
+
     Attributes:
         kinds: the item is of one of these; empty allows every kind.
-        equals: per attribute, the values of which the item has one; a list has each of its elements.
-        ranges: per attribute, the least and the greatest value, both allowed; ±inf where there is no end.
+        equals: per attribute, the values of which the item has one; a list has each of its elements, and a
+            text that is a date or a time is also that moment.
+        ranges: per attribute, the least and the greatest number, both allowed; ±inf where there is no end.
         allow: the only items allowed; None allows all.
         deny: items not allowed.
+        times: per attribute, the first and the last moment, both allowed.
+        unequal: per attribute, the values of which the item has none; so does an item without the attribute.
 
     Raises:
         FilterError: a range ends before it begins, or a condition has no values.
@@ -34,26 +43,30 @@ class Filter:
 
     kinds: tuple[str, ...] = ()
     equals: tuple[tuple[str, tuple[Value, ...]], ...] = ()
-    ranges: tuple[tuple[str, float, float], ...] = ()
+    ranges: tuple[tuple[str, Number, Number], ...] = ()
     allow: tuple[str, ...] | None = None
     deny: tuple[str, ...] = ()
+    times: tuple[tuple[str, Moment, Moment], ...] = ()
+    unequal: tuple[tuple[str, tuple[Value, ...]], ...] = ()
     _kinds_of_values: tuple[type, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         # True equals 1 in Python, but no item has one for the other: filters that differ in it differ.
-        kinds = tuple(type(value) for _, values in self.equals for value in values)
+        named = self.equals + self.unequal
+        kinds = tuple(type(value) for _, values in named for value in values)
         object.__setattr__(self, "_kinds_of_values", kinds)
-        for name, values in self.equals:
+        for name, values in named:
             if not values:
                 raise FilterError(f"attribute {name!r} is to equal one of no values")
-        for name, least, greatest in self.ranges:
+        for name, least, greatest in self.ranges + self.times:
             if not least <= greatest:  # also refuses NaN
                 raise FilterError(f"the range of attribute {name!r} is empty: {least} to {greatest}")
 
     @property
     def selects(self) -> bool:
         """Whether it says more than which ids are denied."""
-        return bool(self.kinds or self.equals or self.ranges) or self.allow is not None
+        conditions = self.kinds or self.equals or self.ranges or self.times or self.unequal
+        return bool(conditions) or self.allow is not None
 
 
 class Facts(Protocol):
@@ -62,12 +75,27 @@ class Facts(Protocol):
     def having(self, term: str) -> IntArray:
         """Return the rows with a term, sorted."""
 
-    def between(self, name: str, least: float, greatest: float) -> IntArray:
+    def between(self, name: str, least: Number, greatest: Number) -> IntArray:
         """Return the rows with a number within a range, sorted and each once."""
 
+    def during(self, name: str, first: Moment, last: Moment) -> IntArray:
+        """Return the rows with a date or time within a range, sorted and each once."""
 
-def allowed_rows(wanted: Filter, facts: Facts, rows_of: Callable[[Sequence[str]], IntArray]) -> IntArray:
-    """Return the rows that a filter which `selects` allows, sorted; `rows_of` gives −1 for an unknown id."""
+
+ItemFacts = tuple[list[str], list[tuple[str, Number]], list[tuple[str, Moment]]]
+
+
+def allowed_rows(
+    wanted: Filter, facts: Facts, rows_of: Callable[[Sequence[str]], IntArray], total: int
+) -> IntArray:
+    """Return the rows that a filter which `selects` allows, sorted.
+
+    Args:
+        wanted: the filter.
+        facts: of the rows.
+        rows_of: gives the rows of ids, −1 for an unknown one.
+        total: how many rows there are.
+    """
     clauses = []
     if wanted.allow is not None:
         rows = rows_of(wanted.allow)
@@ -78,36 +106,74 @@ def allowed_rows(wanted: Filter, facts: Facts, rows_of: Callable[[Sequence[str]]
         clauses.append(_union([_equal(facts, name, value) for value in values]))
     for name, least, greatest in wanted.ranges:
         clauses.append(facts.between(name, least, greatest))
+    for name, first, last in wanted.times:
+        clauses.append(facts.during(name, first, last))
     clauses.sort(key=len)
-    found = clauses[0]
+    found = clauses[0] if clauses else np.arange(total)
     for clause in clauses[1:]:
         found = _common(found, clause)
+    for name, values in wanted.unequal:
+        found = np.setdiff1d(found, _union([_equal(facts, name, value) for value in values]))
     if wanted.deny:
         found = np.setdiff1d(found, rows_of(wanted.deny), assume_unique=False)
     return np.asarray(found, dtype=np.int64)
 
 
 def term(name: str, value: str) -> str:
-    """Return the term for a field with a text value."""
+    """Return the term for a field with a text value, which no other field and value have.
+
+    Files on disk hold hashes of terms, so those without nul stay as they are.
+    """
+    if "\0" in name or "\0" in value:
+        return f"\0text {len(name)}\0{name}{value}"
     return f"{name}\0{value}"
 
 
-def facts_of(kind: str | None, attributes: dict[str, Any]) -> tuple[list[str], list[tuple[str, float]]]:
-    """Return the terms and the named numbers of an item.
+def facts_of(kind: str | None, attributes: dict[str, Any]) -> ItemFacts:
+    """Return the terms, the named numbers and the named moments of an item.
 
     Texts and truth values are terms, numbers are numbers, a list is each of its elements, an object is its
-    members with dotted names, null is nothing.
+    members with dotted names, null is nothing. A text that is an ISO date or time is a moment, too.
     """
     terms = [] if kind is None else [term(KIND, kind)]
-    numbers: list[tuple[str, float]] = []
+    numbers: list[tuple[str, Number]] = []
+    moments: list[tuple[str, Moment]] = []
     for name, value in _flat("attributes", attributes):
+        short = name.removeprefix("attributes.")
         if isinstance(value, bool):
-            terms.append(term(name, _truth(value)))
+            terms.append(_truth(name, value))
         elif isinstance(value, str):
             terms.append(term(name, value))
+            moment = moment_of(value)
+            if moment is not None:
+                moments.append((short, moment))
         elif math.isfinite(value):
-            numbers.append((name.removeprefix("attributes."), float(value)))
-    return terms, numbers
+            numbers.append((short, value))
+    return terms, numbers, moments
+
+
+def exact(value: Number) -> tuple[float, int]:
+    """Return the double nearest to a number, and what it lacks; such pairs are in the order of the numbers.
+
+    An integer may lack more than 64 bits hold: then it has the most that they do, on the right side of every
+    double and of every integer of 64 bits, which is all that filters ask for.
+    """
+    near = float(value)
+    if isinstance(value, float) or math.isinf(near):
+        return near, 0
+    return near, max(-_MOST, min(value - int(near), _MOST))
+
+
+def above(value: Number) -> Number:
+    """Return the least number greater than one: an end of a range that leaves the number itself out."""
+    if abs(value) >= _EXACT and math.isfinite(value):
+        return int(value) + 1  # from there on every number of an item is a whole one
+    return math.nextafter(value, math.inf)
+
+
+def below(value: Number) -> Number:
+    """Return the greatest number less than one."""
+    return -above(-value)
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, Value]]:
@@ -123,15 +189,18 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Value]]:
 
 def _equal(facts: Facts, name: str, value: Value) -> IntArray:
     if isinstance(value, bool):
-        return facts.having(term(f"attributes.{name}", _truth(value)))
+        return facts.having(_truth(f"attributes.{name}", value))
     if isinstance(value, str):
         return facts.having(term(f"attributes.{name}", value))
+    if isinstance(value, Moment):
+        return facts.during(name, value, value)
     return facts.between(name, value, value)
 
 
-def _truth(value: bool) -> str:
-    """Return the text of a truth value, which no text of an item can be."""
-    return "\0true" if value else "\0false"
+def _truth(name: str, value: bool) -> str:
+    """Return the term for a field with a truth value, which no text of an item has."""
+    said = "true" if value else "false"
+    return f"\0truth {len(name)}\0{name}{said}" if "\0" in name else f"{name}\0\0{said}"
 
 
 def _union(parts: list[IntArray]) -> IntArray:

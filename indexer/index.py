@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.arrays import FloatArray, IntArray
-from indexer.delta import Delta
+from indexer.delta import Delta, Snapshot
 from indexer.filtering import Filtering
 from indexer.filters import Filter
 from indexer.opening import open_searched
 from indexer.parts import Change, MainPart, read_delta, read_without_vector
 from indexer.policy import FilterPolicy
-from indexer.search import Excluded, Searchable, Searched
+from indexer.search import Excluded, Searchable, Searched, in_order
 from store.artifact import DamagedArtifactError, read_manifest, verify
 from store.attributes import BadAttributesError, left_out, sorted_out
 
@@ -94,16 +94,29 @@ class Index:
         k: int,
         excluded: Excluded | None = None,
         wanted: Filter | None = None,
+        now: Snapshot | None = None,
     ) -> Searched:
         """Return the rows (B, k) int64 of the best items and their scores (B, k) float32, best first.
 
         Where fewer than k items are left, the rest is row −1 with score −inf. Scores are exact inner
-        products with the stored vectors, also where FAISS compresses.
+        products with the stored vectors, also where FAISS compresses; they are the same to the last bit in
+        every batch and for every k, and equal ones are in the order of the item ids. Where every item is
+        compared, what is found for k is the head of what is found for any larger k.
+
+        Args:
+            vectors: (B, D) float32.
+            k: how many, at most.
+            excluded: rows to leave out, looked up in `now`.
+            wanted: what items must be.
+            now: the state to search; None is the latest.
 
         Raises:
-            VectorDimError: `vectors` (B, D) are not of the index's embedding dim.
+            VectorDimError: `vectors` are not of the index's embedding dim.
+            ReindexNeededError: the filter asks what the files of an older version do not tell.
         """
-        return self._searchable().search(self._queries(vectors), k, excluded, self._filtering.allowed(wanted))
+        now = now or self.delta.now
+        allowed = self._filtering.allowed(wanted, now)
+        return self._searchable(now).search(self._queries(vectors), k, excluded, allowed)
 
     def brute_force(
         self,
@@ -111,14 +124,22 @@ class Index:
         k: int,
         excluded: Excluded | None = None,
         wanted: Filter | None = None,
+        now: Snapshot | None = None,
     ) -> Searched:
-        """Return what `search` is to return, from every vector.  Raises: VectorDimError."""
-        state = replace(self._searchable(), approximate=None, policy=FilterPolicy(scan_share=0.0))
-        return state.search(self._queries(vectors), k, excluded, self._filtering.allowed(wanted))
+        """Return what `search` is to return, from every vector.  Raises: as `search`."""
+        now = now or self.delta.now
+        state = replace(self._searchable(now), approximate=None, policy=FilterPolicy(scan_share=0.0))
+        return state.search(self._queries(vectors), k, excluded, self._filtering.allowed(wanted, now))
 
-    def popular(self, k: int, excluded: IntArray, wanted: Filter | None = None) -> IntArray:
-        """Return the rows (at most k,) of the most popular items except some, most popular first."""
-        now, allowed = self.delta.now, self._filtering.allowed(wanted)
+    def popular(
+        self, k: int, excluded: IntArray, wanted: Filter | None = None, now: Snapshot | None = None
+    ) -> IntArray:
+        """Return the rows (at most k,) of the most popular items except some, most popular first.
+
+        Items that are equally popular are in the order of their ids.  Raises: ReindexNeededError.
+        """
+        now = now or self.delta.now
+        allowed = self._filtering.allowed(wanted, now)
         barred = np.concatenate([excluded, allowed.denied])
         main = (
             self._by_popularity[: k + len(barred) + now.main_gone] if allowed.main is None else allowed.main
@@ -128,11 +149,16 @@ class Index:
         )
         rows = np.concatenate([main, late + len(self.main)])
         rows = rows[now.there(rows) & ~np.isin(rows, barred)]
-        return rows[np.argsort(-self.popularity_of(rows), kind="stable")][:k]
+        found = rows[None], self.popularity_of(rows)[None]
+        best: IntArray = in_order(found, k, len(self.main), self.item_ids)[0][0]
+        return best[best >= 0]
 
-    def rows(self, item_ids: Sequence[str]) -> IntArray:
-        """Return the row of each item as (n,) int64, −1 for one that is not there to be found."""
-        return self.delta.rows(item_ids)
+    def rows(self, item_ids: Sequence[str], now: Snapshot | None = None) -> IntArray:
+        """Return the row of each item as (n,) int64, −1 for one that is not there to be found.
+
+        With `now` in that state, which what is done with the rows must look at too; otherwise in the latest.
+        """
+        return self.delta.rows(item_ids, now)
 
     def item_ids(self, rows: IntArray) -> list[str]:
         """Return the item ids of rows (n,)."""
@@ -187,8 +213,8 @@ class Index:
             log.warning("index %s: %s", self.index_id, left_out(reasons))
             self.delta.apply([change for change in changes if change.item_id in usable], removed)
 
-    def _searchable(self) -> Searchable:
-        return Searchable(self.main.vectors, self.approximate, self.policy, self.delta.now)
+    def _searchable(self, now: Snapshot) -> Searchable:
+        return Searchable(self.main, self.approximate, self.policy, now, self.item_ids)
 
     def _queries(self, vectors: FloatArray) -> FloatArray:
         if vectors.shape[1] != self.dim:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 from safetensors.numpy import save_file
 
 from indexer.arrays import FloatArray, IntArray, map_tensors, map_vectors
+from indexer.exact import longest_of
 from indexer.facts import MappedFacts
 from indexer.ids import ItemIds, hashed, map_table, write_table
 
@@ -40,7 +42,7 @@ def faiss_file(shard: int) -> str:
 
 @dataclass(frozen=True)
 class MainPart:
-    """The rows 0 to M − 1 of an index, memory-mapped.
+    """The rows 0 to M − 1 of an index, in the order of their ids, memory-mapped.
 
     Attributes:
         ids: their item ids.
@@ -72,6 +74,11 @@ class MainPart:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def longest(self) -> float:
+        """The length of the longest vector."""
+        return longest_of(self.vectors)
 
 
 @dataclass(frozen=True)

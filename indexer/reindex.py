@@ -19,6 +19,7 @@ from indexer.arrays import map_vectors
 from indexer.building import ItemTower, build_main
 from indexer.choice import AUTO, EXACT, Choice, choose
 from indexer.difference import hashes_array
+from indexer.facts import FACTS_LAYOUT
 from indexer.fitting import fit
 from indexer.gpu import cards
 from indexer.incremental import next_to
@@ -102,7 +103,7 @@ def reindex(
     hashes = export.item_hashes()
     asked = {"model_id": model.model_id, "text_model_id": model.text_model_id, "dim": model.dim,
              "asked": {"factory": wish.factory, "ann_recall": wish.ann_recall},
-             "card_float16": wish.card_float16}  # fmt: skip
+             "card_float16": wish.card_float16, "facts_layout": FACTS_LAYOUT}  # fmt: skip
     with spool(home.indexes, _key(asked, hashes, people.hashes)) as folder:
         directory = (
             None if wish.full else next_to(home, folder, people, hashes, asked, wish.memory_bytes)

@@ -1,5 +1,6 @@
 """The search: candidates of the main part, exact scores, what changed since merged in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,23 +8,29 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.approximate import Approximate
-from indexer.arrays import FloatArray
+from indexer.arrays import FloatArray, IntArray
 from indexer.barred import Allowed, Barred, Excluded, bits_of
 from indexer.delta import Snapshot
 from indexer.exact import (
     Searched,
+    best_of,
     best_of_all,
     best_of_masked,
     best_of_some,
-    better,
-    merged,
+    padded,
+    scores_of,
+    slack_of,
 )
+from indexer.parts import MainPart
 from indexer.policy import FilterPolicy
 
 __all__ = ["Allowed", "Excluded", "Searchable", "Searched"]
 
 _HARDER = 8  # times the effort of a first search that fell short
 _LATE_SCORES = 1 << 24  # at a time, of rows after the main part
+_MULTIPLIED_BATCH = (
+    8  # from this many queries on, a matrix product chooses among the rows after the main part
+)
 
 
 @dataclass(frozen=True)
@@ -31,27 +38,32 @@ class Searchable:
     """One state of an index of M main rows.
 
     Attributes:
-        vectors: (M, D) float32 of the main part.
-        approximate: FAISS over them; None where every vector is compared.
+        main: the main part.
+        approximate: FAISS over its vectors; None where every vector is compared.
         policy: of filters.
         now: what changed since.
+        ids_of: the item ids of rows (n,), which decide between equal scores.
     """
 
-    vectors: FloatArray
+    main: MainPart
     approximate: Approximate | None
     policy: FilterPolicy
     now: Snapshot
+    ids_of: Callable[[IntArray], list[str]]
 
     def search(self, queries: FloatArray, k: int, excluded: Excluded | None, allowed: Allowed) -> Searched:
-        """Return rows (B, k) and scores (B, k), best first, −1 and −inf where fewer are left."""
-        barred = Barred.of(len(self.vectors), self.now, len(queries), excluded, allowed)
+        """Return rows (B, k) and scores (B, k), best first, −1 and −inf where fewer are left.
+
+        Every score is made by `scores_of`; items with equal ones are in the order of their ids.
+        """
+        barred = Barred.of(len(self.main), self.now, len(queries), excluded, allowed)
         rows, scores = self._main(queries, k, barred, allowed)
         best = _padded(rows, k, -1), _padded(scores, k, -np.inf)
         return self._with_late(best, queries, k, barred, allowed) if len(self.now.vectors) else best
 
     def _main(self, queries: FloatArray, k: int, barred: Barred, allowed: Allowed) -> Searched:
         """Return at most k of the main part: from a search with little room, and again where too little."""
-        passing = len(self.vectors) if allowed.main is None else len(allowed.main)
+        passing = len(self.main) if allowed.main is None else len(allowed.main)
         if not passing:
             return np.full((len(queries), 0), -1), np.zeros((len(queries), 0), np.float32)
         room = barred.room(k)
@@ -82,22 +94,23 @@ class Searchable:
     ) -> Searched:
         """Return k + `room` candidates of the main part or more, with exact scores; `sure` compares all."""
         approximate = None if sure else self.approximate
-        main, total = allowed.main, len(self.vectors)
+        main, total = allowed.main, len(self.main)
         if main is None:
             if approximate is None:
-                return best_of_all(self.vectors, queries, min(k + room, total))
+                return best_of_all(self.main.vectors, queries, min(k + room, total), self.main.longest)
             effort = approximate.effort.times(harder)
-            return approximate.scored(self.vectors, queries, k, effort, room=room)
+            return approximate.scored(self.main.vectors, queries, k, effort, room=room)
         effort_of = self.policy.effort(len(main), total)
         if approximate is not None and effort_of is not None and approximate.filters:
             bits = bits_of(main, total) if allowed.bits is None else allowed.bits
             effort = effort_of.times(harder)
-            return approximate.scored(self.vectors, queries, k, effort, bits, room=room)
+            return approximate.scored(self.main.vectors, queries, k, effort, bits, room=room)
         if len(main) > self.policy.scan_share * total:
             mask = np.zeros(total, dtype=bool)
             mask[main] = True
-            return best_of_masked(self.vectors, mask, queries, min(k + room, total))
-        return best_of_some(self.vectors, main, queries, k + room)
+            count = min(k + room, total)
+            return best_of_masked(self.main.vectors, mask, queries, count, self.main.longest)
+        return best_of_some(self.main.vectors, main, queries, k + room)
 
     def _with_late(
         self, best: Searched, queries: FloatArray, k: int, barred: Barred, allowed: Allowed
@@ -106,17 +119,65 @@ class Searchable:
         step = max(1, _LATE_SCORES // len(self.now.vectors))
         found = []
         for start in range(0, len(queries), step):
-            scores = queries[start : start + step] @ self.now.vectors.T  # (b, d)
+            some = queries[start : start + step]
             part = best[0][start : start + step], best[1][start : start + step]
-            query, at = better(scores, part)
+            query, at = self._late(some, part[1][:, -1:])
             if len(query):  # few, so whether they may be found is asked of them alone
                 open_to = barred.open_late(query + start, self.now.places[at], allowed)
                 query, at = query[open_to], at[open_to]
-            rows = self.now.places[at] + len(self.vectors)
-            found.append(merged(part, query, rows, scores[query, at], k))
+            if len(query):
+                places, _ = padded(query, len(some), at, np.zeros(len(at), np.float32))
+                scores = scores_of(self.now.vectors, some, places)
+                rows = np.where(places < 0, -1, self.now.places[places] + len(self.main))
+                both = np.concatenate([part[0], rows], axis=1), np.concatenate([part[1], scores], axis=1)
+                part = in_order(both, k, len(self.main), self.ids_of)
+            found.append(part)
         if len(found) == 1:
             return found[0]
         return np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found])
+
+    def _late(self, queries: FloatArray, last: FloatArray) -> tuple[IntArray, IntArray]:
+        """Return query and place in `now.vectors` of what may be as good as the last (B, 1)."""
+        late = self.now.vectors
+        if len(queries) < _MULTIPLIED_BATCH:
+            scores = scores_of(
+                late, queries, np.broadcast_to(np.arange(len(late)), (len(queries), len(late)))
+            )
+        else:
+            scores = queries @ late.T  # (B, d)
+            last = last - slack_of(queries, self.now.longest)
+        query, at = np.divmod(np.flatnonzero(scores >= last), len(late))
+        return query, at
+
+
+def in_order(found: Searched, k: int, main: int, ids_of: Callable[[IntArray], list[str]]) -> Searched:
+    """Return the best k of rows (B, n) with scores (B, n), best first; of equal scores the smaller id first.
+
+    Args:
+        found: rows and scores, in any order.
+        k: how many.
+        main: rows of the main part, whose order is that of their ids.
+        ids_of: the item ids of rows (n,).
+    """
+    rows, scores = found
+    late = rows >= main
+    best = best_of(np.where(late, -1, rows), np.where(late, np.float32(-np.inf), scores), k)
+    if not late.any():
+        return best
+    last = best[1][:, k - 1 : k] if best[1].shape[1] == k else np.float32(-np.inf)
+    query, at = np.divmod(np.flatnonzero(late & (scores >= last)), rows.shape[1])
+    further = padded(query, len(rows), rows[query, at], scores[query, at])
+    rows = np.concatenate([best[0], further[0]], axis=1)
+    rows, scores = best_of(rows, np.concatenate([best[1], further[1]], axis=1), rows.shape[1])
+    # Rows after the main part now come last among equal scores, where the order is not yet that of ids.
+    tied = (scores[:, 1:] == scores[:, :-1]) & (rows[:, 1:] >= main)
+    for one in np.flatnonzero(tied.any(axis=1)).tolist():
+        starts = np.flatnonzero(np.append(True, scores[one, 1:] != scores[one, :-1]))
+        for start, end in zip(starts, np.append(starts[1:], rows.shape[1]), strict=True):
+            same = rows[one, start:end]
+            if len(same) > 1 and same[-1] >= main:
+                rows[one, start:end] = same[np.argsort(np.array(ids_of(same), dtype=object))]
+    return rows[:, :k], scores[:, :k]
 
 
 def _padded(values: npt.NDArray[Any], k: int, filler: float) -> npt.NDArray[Any]:

@@ -14,10 +14,10 @@ from encoder.views import unit_rows
 from indexer.arrays import FloatArray, IntArray
 from indexer.choice import padded
 from indexer.delta import Snapshot
-from indexer.exact import best_of_parts
+from indexer.exact import scores_of
 from indexer.index import Index, VectorDimError
 from indexer.parts import Change
-from indexer.search import Excluded, Searched
+from indexer.search import Excluded, Searched, in_order
 
 FOLDER = "users"
 EMBEDDING_DIM = "embedding_dim"
@@ -45,12 +45,19 @@ def open_users(directory: Path, manifest: dict[str, Any]) -> Index | None:
 
 
 def similar_users(
-    users: Index, vectors: FloatArray, k: int, without: Excluded | None = None, *, exact: bool = False
+    users: Index,
+    vectors: FloatArray,
+    k: int,
+    without: Excluded | None = None,
+    *,
+    exact: bool = False,
+    now: Snapshot | None = None,
 ) -> Searched:
     """Return the rows (B, k) int64 of the users most like some, and their cosines (B, k) float32, best first.
 
     Where fewer than k users are left, the rest is row −1 with −inf. Candidates come from inner products of
     unit vectors, which are the cosines themselves: from all where the user index is exact, else from FAISS.
+    Equal cosines are in the order of the user ids.
 
     Args:
         users: a user index.
@@ -58,19 +65,22 @@ def similar_users(
         k: at most so many.
         without: users to leave out, such as the one asked about.
         exact: compare every user, also where the user index has FAISS.
+        now: the state of the user index that `without` was looked up in; None is the latest.
 
     Raises:
         VectorDimError: the vectors are not of the embedding dim.
         ZeroVectorError: one of them is zero.
     """
     queries = _queries(users, unit_rows(vectors))
-    return users.brute_force(queries, k, without) if exact else users.search(queries, k, without)
+    find = users.brute_force if exact else users.search
+    return find(queries, k, without, now=now)
 
 
 def audience(users: Index, vectors: FloatArray, k: int, without: Excluded | None = None) -> Searched:
     """Return the rows (B, k) int64 of the users with the highest <V_u, x>, and it (B, k) float32, best first.
 
     Every user is compared: FAISS finds those with the highest cosine, which are others where lengths differ.
+    Equal products are in the order of the user ids.
 
     Args:
         users: a user index.
@@ -83,16 +93,15 @@ def audience(users: Index, vectors: FloatArray, k: int, without: Excluded | None
         ZeroVectorError: one of them is zero.
     """
     queries, now = _queries(users, vectors), users.delta.now
-    none = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, dtype=np.float32)
-    parts = [none]
+    best = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, dtype=np.float32)
     for own, block in _blocks(users.main.vectors, now, len(queries)):
-        scores = (queries @ block.T) * (block[:, -1] / _SCALE)  # (B, n)
+        at = np.broadcast_to(np.arange(len(block)), (len(queries), len(block)))
+        scores = scores_of(block, queries, at) * (block[:, -1] / _SCALE)  # (B, n)
         _bar(scores, own, now, without)
-        count = min(k, len(block))
-        at = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-        best = np.take_along_axis(scores, at, 1)
-        parts = [best_of_parts([*parts, (np.where(np.isneginf(best), -1, own[at]), best)], k)]
-    return parts[0]
+        rows = np.where(np.isneginf(scores), -1, own)
+        both = np.concatenate([best[0], rows], axis=1), np.concatenate([best[1], scores], axis=1)
+        best = in_order(both, k, len(users.main), users.item_ids)
+    return best
 
 
 def vectors_of(users: Index, rows: IntArray) -> FloatArray:

@@ -1,7 +1,8 @@
 """triptych query: one question to a running server."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.markup import escape
@@ -27,7 +28,10 @@ def query_command(
     kind: Annotated[list[str] | None, typer.Option(help="Only items of this kind; may be repeated.")] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(help="Only items with such an attribute: year>=1999, colour=red; may be repeated."),
+        typer.Option(
+            help="Only items with such an attribute: year>=1999, colour=red, id!=7, released<2000-01-01, "
+            "with = != >= <= > <; may be repeated."
+        ),
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this item; may be repeated.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="Not this item; may be repeated.")] = None,
@@ -49,13 +53,20 @@ def query_command(
     ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say what each result is owed to.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Compare every item.")] = False,
+    offset: Annotated[
+        int, typer.Option(min=0, max=999, help="Leave out so many of the best: the next page.")
+    ] = 0,
+    index_id: Annotated[
+        str | None, typer.Option(help="Of the first page; refused where another index serves by now.")
+    ] = None,
     tls_ca: Annotated[Path | None, typer.Option(help="PEM root certificate; turns TLS on.")] = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait.")] = 10.0,
 ) -> None:
     """Ask a server for a user's items.
 
     Prints them with their scores and the share of each view. Conditions on one attribute with = are
-    alternatives; all others must hold together.
+    alternatives; all others must hold together. A value in quotes is text, as in zip="01234"; a day, as in
+    released<=2000-12-31, is the whole of it in UTC.
 
     Example: triptych query alice --address 127.0.0.1:50051 -k 10
 
@@ -66,7 +77,13 @@ def query_command(
     subjects = [subject for subject in (user, item, text) if subject is not None]
     if len(subjects) != 1:
         raise typer.BadParameter("name exactly one of USER, --item and --text")
-    fields: QueryFields = {"k": k, "exclude_seen": not seen, "explain": explain, "exact": exact}
+    fields: QueryFields = {
+        "k": k,
+        "exclude_seen": not seen,
+        "explain": explain,
+        "exact": exact,
+        "offset": offset,
+    }
     if user is not None:
         fields["user_id"] = user
     elif item is not None:
@@ -77,24 +94,29 @@ def query_command(
         fields["target"] = pb.TARGET_USERS
     if view_weights is not None:
         fields["view_weights"] = _weights(view_weights)
-    if min_score is not None:
-        fields["min_score"] = min_score
-    if text_query is not None:
-        fields["text_query"] = text_query
-    if text_query_weight is not None:
-        fields["text_query_weight"] = text_query_weight
-    if diversity is not None:
-        fields["diversity"] = diversity
+    given = {
+        "min_score": min_score,
+        "text_query": text_query,
+        "text_query_weight": text_query_weight,
+        "diversity": diversity,
+        "index_id": index_id,
+    }
+    fields.update(cast("QueryFields", {name: value for name, value in given.items() if value is not None}))
     wanted = filter_message(kind or [], where or [], only or [], without or [])
     if wanted is not None:
         fields["filter"] = wanted
     with Client(address, tls_ca=tls_ca, timeout=timeout) as client:
         reply = client.query(**fields)
-    console().print(reply_table(reply, subjects[0]))
+    console().print(reply_table(reply, subjects[0], offset))
+    if len(reply.scores) == k and offset + 2 * k <= 1000:
+        print(f"next page: --offset {offset + k} --index-id {reply.index_id}", file=sys.stderr)
 
 
-def reply_table(reply: pb.QueryResponse, subject: str) -> Table:
-    """Return a reply as a table: items, scores and shares; an empty array of shares is all zero."""
+def reply_table(reply: pb.QueryResponse, subject: str, offset: int = 0) -> Table:
+    """Return a reply as a table: items, scores and shares; an empty array of shares is all zero.
+
+    `offset` results were on the pages before.
+    """
     used = ", ".join(_VIEWS[view] for view in reply.views_used) or "none"
     fallback = ", popularity fallback" if reply.fallback == pb.FALLBACK_POPULARITY else ""
     title = f"{escape(subject)}: views used: {used}{fallback}"
@@ -115,7 +137,7 @@ def reply_table(reply: pb.QueryResponse, subject: str) -> Table:
         columns = [f"{share[row]:+.4f}" if share else "" for _, share in shown]
         if reply.explanations:
             columns.append(escape(_owed(reply.explanations[row])))
-        table.add_row(str(row + 1), escape(name), f"{score:.4f}", *columns)
+        table.add_row(str(offset + row + 1), escape(name), f"{score:.4f}", *columns)
     return table
 
 

@@ -65,6 +65,8 @@ class QueryFields(TypedDict, total=False):
     diversity: float
     explain: bool
     exact: bool
+    offset: int
+    index_id: str
 
 
 def query_message(fields: QueryFields) -> pb.QueryRequest:

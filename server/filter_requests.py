@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from indexer.filters import Filter, FilterError, Value
-from server.invalid import InvalidRequestError, checked_id
+from indexer.filters import Filter, FilterError, Number, Value, above, below
+from indexer.moments import Moment
+from server.invalid import InvalidRequestError, checked_id, checked_time
 from server.pb.triptych.v1 import triptych_pb2 as pb
 
 MAX_KINDS = 100
@@ -12,6 +14,9 @@ MAX_CONDITIONS = 32
 MAX_VALUES = 1_000
 MAX_FILTER_IDS = 10_000
 MAX_VALUE_BYTES = 1_000
+
+_EVERY = (-math.inf, math.inf)
+_ALWAYS = (Moment(-(2**63)), Moment(2**63 - 1))
 
 
 def filter_of(wanted: pb.Filter) -> Filter | None:
@@ -26,42 +31,95 @@ def filter_of(wanted: pb.Filter) -> Filter | None:
     try:
         meant = Filter(
             kinds=tuple(_text(f"filter.kinds[{i}]", kind) for i, kind in enumerate(wanted.kinds)),
-            equals=tuple((name, values) for name, values, _ in conditions if values),
-            ranges=tuple((name, *ends) for name, _, ends in conditions if ends),
+            equals=tuple((one.name, one.any_of) for one in conditions if one.any_of),
+            ranges=tuple((one.name, *one.numbers) for one in conditions if one.numbers != _EVERY),
             allow=tuple(_ids("filter.allow", wanted.allow)) if wanted.HasField("allow") else None,
             deny=tuple(_ids("filter.deny", wanted.deny)),
+            times=tuple((one.name, *one.times) for one in conditions if one.times != _ALWAYS),
+            unequal=tuple((one.name, one.none_of) for one in conditions if one.none_of),
         )
     except FilterError as error:
         raise InvalidRequestError(f"filter: {error}") from error
     return meant if meant != Filter() else None
 
 
-def _condition(
-    place: str, one: pb.AttributeCondition
-) -> tuple[str, tuple[Value, ...], tuple[float, float] | None]:
+@dataclass(frozen=True)
+class _Condition:
+    name: str
+    any_of: tuple[Value, ...]
+    none_of: tuple[Value, ...]
+    numbers: tuple[Number, Number]
+    times: tuple[Moment, Moment]
+
+
+def _condition(place: str, one: pb.AttributeCondition) -> _Condition:
     name = _text(f"{place}.name", one.name)
-    _bounded(f"{place}.any_of", len(one.any_of), MAX_VALUES)
-    values = tuple(_value(f"{place}.any_of[{i}]", value) for i, value in enumerate(one.any_of))
-    ends = None
-    if one.HasField("at_least") or one.HasField("at_most"):
-        least = one.at_least if one.HasField("at_least") else -math.inf
-        ends = (least, one.at_most if one.HasField("at_most") else math.inf)
-    if not values and ends is None:
-        raise InvalidRequestError(f"{place} asks nothing of {name!r}: set any_of, at_least or at_most")
-    return name, values, ends
+    found = _Condition(
+        name, _values(place, one, "any_of"), _values(place, one, "none_of"), *_ends(place, one)
+    )
+    if not found.any_of and not found.none_of and found.numbers == _EVERY and found.times == _ALWAYS:
+        raise InvalidRequestError(
+            f"{place} asks nothing of {name!r}: set any_of, none_of, at_least, at_most, lower or upper"
+        )
+    return found
+
+
+def _values(place: str, one: pb.AttributeCondition, field: str) -> tuple[Value, ...]:
+    values = getattr(one, field)
+    _bounded(f"{place}.{field}", len(values), MAX_VALUES)
+    return tuple(_value(f"{place}.{field}[{i}]", value) for i, value in enumerate(values))
+
+
+def _ends(place: str, one: pb.AttributeCondition) -> tuple[tuple[Number, Number], tuple[Moment, Moment]]:
+    """Return the numbers and the moments between which a value must be, all four of them allowed."""
+    least: list[Number] = [one.at_least] if one.HasField("at_least") else []
+    greatest: list[Number] = [one.at_most] if one.HasField("at_most") else []
+    (first, _), (_, last) = _ALWAYS, _ALWAYS
+    if one.HasField("lower"):
+        end = _end(f"{place}.lower", one.lower)
+        if isinstance(end, Moment):
+            first = Moment(end + one.lower.exclusive)
+        else:
+            least.append(above(end) if one.lower.exclusive else end)
+    if one.HasField("upper"):
+        end = _end(f"{place}.upper", one.upper)
+        if isinstance(end, Moment):
+            last = Moment(end - one.upper.exclusive)
+        else:
+            greatest.append(below(end) if one.upper.exclusive else end)
+    for end in least + greatest:
+        if math.isnan(end):
+            raise InvalidRequestError(
+                f"{place}: the range of attribute {one.name!r} is empty: NaN is no number"
+            )
+    return (max(least, default=-math.inf), min(greatest, default=math.inf)), (first, last)
+
+
+def _end(place: str, bound: pb.Bound) -> Number | Moment:
+    value = _value(f"{place}.value", bound.value)
+    if isinstance(value, str | bool):
+        raise InvalidRequestError(f"{place}.value has no order: set number, integer, unsigned or time")
+    return value
 
 
 def _value(place: str, value: pb.AttributeValue) -> Value:
-    kind = value.WhichOneof("value")
-    if kind == "text":
-        return _text(place, value.text, least=0)
-    if kind == "number":
-        if math.isnan(value.number):
-            raise InvalidRequestError(f"{place} is no number")
-        return value.number
-    if kind == "truth":
-        return value.truth
-    raise InvalidRequestError(f"{place} is empty: set text, number or truth")
+    match value.WhichOneof("value"):
+        case "text":
+            return _text(place, value.text, least=0)
+        case "number":
+            if math.isnan(value.number):
+                raise InvalidRequestError(f"{place} is no number")
+            return value.number
+        case "truth":
+            return value.truth
+        case "integer":
+            return value.integer
+        case "unsigned":
+            return value.unsigned
+        case "time":
+            checked_time(place, value.time)
+            return Moment(value.time.seconds * 1_000_000 + value.time.nanos // 1_000)
+    raise InvalidRequestError(f"{place} is empty: set text, number, truth, integer, unsigned or time")
 
 
 def _ids(place: str, ids: pb.ItemIds) -> Iterator[str]:

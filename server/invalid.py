@@ -1,7 +1,12 @@
 """What every kind of request shares: its error, and the bounds on ids and texts."""
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 MAX_ID_BYTES = 256
 MAX_TEXT_BYTES = 100_000
+
+_FIRST_SECOND = -62_135_596_800  # 0001-01-01, the first that the store takes too
+_LAST_SECOND = 253_402_300_799  # 9999-12-31
 
 
 class InvalidRequestError(ValueError):
@@ -31,3 +36,9 @@ def checked_text(place: str, value: str) -> str:
     if not value.strip():
         raise InvalidRequestError(f"{place} is blank")
     return value
+
+
+def checked_time(place: str, ts: Timestamp) -> None:
+    """Raise InvalidRequestError where a time is beyond its bounds."""
+    if not (_FIRST_SECOND <= ts.seconds <= _LAST_SECOND and 0 <= ts.nanos < 1_000_000_000):
+        raise InvalidRequestError(f"{place} is not within the years 1 to 9999: {ts.seconds} s, {ts.nanos} ns")

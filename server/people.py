@@ -35,13 +35,17 @@ def similar_people(serving: Serving, query: Query, vector: FloatArray, used: tup
         VectorDimError: the vector is not of the embedding dim.
     """
     users = users_of(serving)
-    own = users.rows([query.subject.user_id]) if isinstance(query.subject, StoredUser) else np.array([-1])
+    now, own = users.delta.now, np.array([-1])
+    if isinstance(query.subject, StoredUser):
+        own = users.rows([query.subject.user_id], now)
     without = Excluded(np.zeros(1, dtype=np.int64), own) if own[0] >= 0 else None
     try:
-        rows, scores = similar_users(users, vector[None], query.k, without, exact=query.options.exact)
+        rows, scores = similar_users(
+            users, vector[None], query.depth, without, exact=query.options.exact, now=now
+        )
     except ZeroVectorError:  # somebody without any view is like nobody
         rows, scores = np.zeros((1, 0), dtype=np.int64), np.zeros((1, 0), dtype=np.float32)
-    return _found(serving, rows[0], scores[0], used, exact=users.exact or query.options.exact)
+    return _found(serving, query, rows[0], scores[0], used, exact=users.exact or query.options.exact)
 
 
 def audience_of(serving: Serving, store: Store, query: Query) -> Candidates:
@@ -64,15 +68,22 @@ def audience_of(serving: Serving, store: Store, query: Query) -> Candidates:
         text_vector = serving.text_vectors((text,), keep=isinstance(query.subject, SimilarTo))
     vector = model.encode_items(id_vector[None], text_vector)
     try:
-        rows, scores = audience(users, vector, query.k)
+        rows, scores = audience(users, vector, query.depth)
     except ZeroVectorError:  # an item of which nothing is known suits nobody
         rows, scores = np.zeros((1, 0), dtype=np.int64), np.zeros((1, 0), dtype=np.float32)
-    return _found(serving, rows[0], scores[0], (), exact=True)
+    return _found(serving, query, rows[0], scores[0], (), exact=True)
 
 
 def _found(
-    serving: Serving, rows: IntArray, scores: FloatArray, used: tuple[str, ...], *, exact: bool
+    serving: Serving,
+    query: Query,
+    rows: IntArray,
+    scores: FloatArray,
+    used: tuple[str, ...],
+    *,
+    exact: bool,
 ) -> Candidates:
+    rows, scores = rows[query.offset :], scores[query.offset :]
     there = rows >= 0
     user_ids = users_of(serving).item_ids(rows[there])
     known = (serving.model.model_id, serving.index.index_id)

@@ -83,7 +83,12 @@ PLAIN = Options()
 
 @dataclass(frozen=True)
 class Query:
-    """One question: the top k items for a subject, or with `people` the top k users."""
+    """One question: the top k items for a subject, or with `people` the top k users.
+
+    Attributes:
+        offset: how many of the best are left out, because an earlier page had them.
+        index_id: of the index that must answer; "" for any.
+    """
 
     subject: Subject
     k: int = 10
@@ -91,6 +96,21 @@ class Query:
     filter: Filter | None = None
     options: Options = PLAIN
     people: bool = False
+    offset: int = 0
+    index_id: str = ""
+
+    @property
+    def depth(self) -> int:
+        """How many results are put in order, those of earlier pages among them."""
+        return self.offset + self.k
+
+
+class IndexChangedError(RuntimeError):
+    """Another index serves than the one that a query is for."""
+
+    def __init__(self, wanted: str, serves: str) -> None:
+        super().__init__(f"index {serves} serves by now, not {wanted}: begin again with the first page")
+        self.wanted = wanted
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from indexer.index import VectorDimError
 from server.filter_requests import filter_of
-from server.invalid import InvalidRequestError, checked_id, checked_text
+from server.invalid import InvalidRequestError, checked_id, checked_text, checked_time
 from server.option_requests import options_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.records import FreeText, InlineViews, Query, RawVector, SimilarTo, StoredUser, Subject
+from server.records import (
+    FreeText,
+    IndexChangedError,
+    InlineViews,
+    Query,
+    RawVector,
+    SimilarTo,
+    StoredUser,
+    Subject,
+)
 from store.duck import ItemNotFoundError
 from store.records import Event, Friend, UserViews
 from store.validation import MAX_WEIGHT
@@ -27,9 +36,6 @@ MAX_FRIENDS = 1_000
 MAX_DIM = 65_536
 MAX_NORM = 1e12
 
-_FIRST_SECOND = -62_135_596_800  # 0001-01-01, the first that the store takes too
-_LAST_SECOND = 253_402_300_799  # 9999-12-31
-
 
 def query_of(request: pb.QueryRequest) -> Query:
     """Return the query that a request asks.
@@ -40,10 +46,14 @@ def query_of(request: pb.QueryRequest) -> Query:
     k = request.k or DEFAULT_K
     if k > MAX_K:
         raise InvalidRequestError(f"k is {k}, not in 1..{MAX_K}")
+    if request.offset + k > MAX_K:
+        raise InvalidRequestError(f"offset {request.offset} and k {k} add up to more than {MAX_K}")
+    index_id = checked_id("index_id", request.index_id) if request.index_id else ""
     exclude_seen = request.exclude_seen if request.HasField("exclude_seen") else True
     wanted = filter_of(request.filter) if request.HasField("filter") else None
     people = _target(request)
-    return Query(_subject(request), k, exclude_seen, wanted, options_of(request), people)
+    options = options_of(request)
+    return Query(_subject(request), k, exclude_seen, wanted, options, people, request.offset, index_id)
 
 
 def _target(request: pb.QueryRequest) -> bool:
@@ -81,13 +91,15 @@ def queries_of(request: pb.QueryBatchRequest) -> list[Query]:
     return queries
 
 
-def place_of(error: ItemNotFoundError | VectorDimError, queries: Sequence[Query]) -> str:
+def place_of(error: ItemNotFoundError | VectorDimError | IndexChangedError, queries: Sequence[Query]) -> str:
     """Return the place in a batch of the first query that an error of the retriever is about."""
     for position, query in enumerate(queries):
         match query.subject, error:
             case SimilarTo(item_id), ItemNotFoundError() if item_id == error.item_id:
                 return f"requests[{position}]"
             case RawVector(vector), VectorDimError() if len(vector) == error.got:
+                return f"requests[{position}]"
+            case _, IndexChangedError() if query.index_id == error.wanted:
                 return f"requests[{position}]"
     raise ValueError(f"none of {len(queries)} queries has to do with: {error}")
 
@@ -151,10 +163,7 @@ def _event(position: int, event: pb.Event) -> Event:
 
 
 def _time(place: str, ts: Timestamp) -> datetime:
-    if not (_FIRST_SECOND <= ts.seconds <= _LAST_SECOND and 0 <= ts.nanos < 1_000_000_000):
-        raise InvalidRequestError(
-            f"{place}.ts is not within the years 1 to 9999: {ts.seconds} s, {ts.nanos} ns"
-        )
+    checked_time(f"{place}.ts", ts)
     return ts.ToDatetime()
 
 

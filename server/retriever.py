@@ -16,6 +16,7 @@ from server.records import (
     Candidates,
     EncodedUser,
     FreeText,
+    IndexChangedError,
     InlineViews,
     Query,
     RawVector,
@@ -74,12 +75,17 @@ class Retriever:
         Raises:
             NotReadyError: no index is loaded.
             NoUserIndexError: users are asked for, and the index has none.
+            IndexChangedError: a query is for another index.
+            ReindexNeededError: a filter asks what the index is too old to tell.
             ItemNotFoundError: a subject is an item that the store does not have.
             VectorDimError: a raw vector is not of the model's embedding dim.
             AbandonedError: the call ended under way.
         """
         with self._traffic.query():
             serving = self.serving
+            for query in queries:
+                if query.index_id not in ("", serving.index.index_id):
+                    raise IndexChangedError(query.index_id, serving.index.index_id)
             items = [query for query in queries if not query.people]
             found = iter(self._items(serving, items) if items else [])
             return [self._people(serving, query) if query.people else next(found) for query in queries]
@@ -110,10 +116,13 @@ class Retriever:
         encoded = serving.model.encode_users(batch)
         aims = _aims(queries, encoded, list(texts))
         coded = time.perf_counter()
-        rows, scores = search(serving.index, queries, asked, aims)
+        now = (
+            serving.index.delta.now
+        )  # what a row is, and whether it may be found, is asked of this state alone
+        rows, scores = search(serving.index, queries, asked, aims, now)
         found = []
         for i, query in enumerate(queries):
-            one, found_rows = candidates(serving, query, rows[i], scores[i], aims[i], asked[i])
+            one, found_rows = candidates(serving, query, rows[i], scores[i], aims[i], asked[i], now)
             if query.options.explain and one.shares is not None:  # a fallback is owed to nobody
                 items = serving.index.vectors_of(found_rows)
                 wrote = self._stored_texts(query, asked[i])

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from indexer.arrays import IntArray
+from indexer.delta import Snapshot
+from indexer.exact import scores_of
 from indexer.filters import Filter
 from indexer.index import Index
 from indexer.search import Excluded
@@ -12,21 +14,23 @@ from server.aim import Aim
 from server.calls import check_wanted
 from server.diversity import diversified, pool_size
 from server.raw_views import Asked
-from server.records import PLAIN, Candidates, FloatArray, Query
+from server.records import Candidates, FloatArray, Query
 from server.serving import Serving
 
 
 def search(
-    index: Index, queries: Sequence[Query], asked: Sequence[Asked], aims: Sequence[Aim]
+    index: Index, queries: Sequence[Query], asked: Sequence[Asked], aims: Sequence[Aim], now: Snapshot
 ) -> tuple[IntArray, FloatArray]:
     """Return rows (B, n) and scores (B, n) of the best items for each query, −1 where there are fewer.
+
+    Everything is looked up and searched in one state of the index, `now`.
 
     Raises:
         AbandonedError: the call ended under way.
     """
     vectors = np.stack([aim.vector for aim in aims])
     numbers = np.repeat(np.arange(len(asked)), [len(one.left_out) for one in asked])
-    left_out = index.rows([item_id for one in asked for item_id in one.left_out])
+    left_out = index.rows([item_id for one in asked for item_id in one.left_out], now)
     numbers, left_out = numbers[left_out >= 0], left_out[left_out >= 0]
     # A batch is searched with its largest k; each query takes the head of its own row.
     k = max(_pool(query) for query in queries)
@@ -41,40 +45,39 @@ def search(
         own = place[numbers] >= 0
         excluded = Excluded(place[numbers[own]], left_out[own])
         find = index.brute_force if exact else index.search
-        rows[group], scores[group] = find(vectors[group], k, excluded, wanted)
+        rows[group], scores[group] = find(vectors[group], k, excluded, wanted, now)
     return rows, scores
 
 
 def candidates(
-    serving: Serving, query: Query, rows: IntArray, scores: FloatArray, aim: Aim, asked: Asked
+    serving: Serving,
+    query: Query,
+    rows: IntArray,
+    scores: FloatArray,
+    aim: Aim,
+    asked: Asked,
+    now: Snapshot,
 ) -> tuple[Candidates, IntArray]:
     """Return the answer to one query, and the rows (n,) of its items.
 
-    Where there was nothing to search for, popularity answers.
+    Where there was nothing to search for, popularity answers, in the same state of the index.
 
     Raises:
         AbandonedError: the call ended under way.
     """
     check_wanted()
     index, pool = serving.index, _pool(query)
-    shares: FloatArray | None = None
     prior: FloatArray | None = None
     if aim.blind:
-        rows = index.popular(pool, index.rows(asked.left_out), query.filter)
+        rows = index.popular(pool, index.rows(asked.left_out, now), query.filter, now)
         scores = prior = index.popularity_of(rows)
     else:
         there = rows[:pool] >= 0
         rows, scores = rows[:pool][there], scores[:pool][there]
-    if aim.parts is not None and prior is None:
-        shares = index.vectors_of(rows) @ aim.parts.T  # (n, 3) or (n, 4)
-        scores = shares.sum(axis=1)  # so that they agree to the last digit, whatever FAISS rounded
-        order = np.argsort(-scores, kind="stable")
-        rows, scores, shares = rows[order], scores[order], shares[order]
-    if query.options is not PLAIN:
-        chosen = _chosen(index, query, rows, scores)
-        rows, scores = rows[chosen], scores[chosen]
-        shares = None if shares is None else shares[chosen]
-        prior = None if prior is None else prior[chosen]
+    chosen = _chosen(index, query, rows, scores)
+    rows, scores = rows[chosen], scores[chosen]
+    prior = None if prior is None else prior[chosen]
+    shares = None if aim.parts is None or prior is not None else _shares(index, rows, scores, aim.parts)
     found = Candidates(
         index.item_ids(rows),
         scores,
@@ -90,15 +93,25 @@ def candidates(
 
 def _pool(query: Query) -> int:
     """Return how many items an answer is chosen from."""
-    return query.k if query.options.diversity >= 1.0 else pool_size(query.k)
+    return query.depth if query.options.diversity >= 1.0 else pool_size(query.depth)
 
 
 def _chosen(index: Index, query: Query, rows: IntArray, scores: FloatArray) -> IntArray:
-    """Return the places of the candidates, best first, that the options let into the answer, in its order."""
+    """Return the places of the candidates, best first, that are the page asked for, in its order."""
     options, places = query.options, np.arange(len(rows))
     if options.min_score is not None:
         places = places[scores.astype(np.float64) >= options.min_score]
     if options.diversity < 1.0:
         vectors = index.vectors_of(rows[places])
-        places = places[diversified(scores[places], vectors, query.k, options.diversity)]
-    return places
+        places = places[diversified(scores[places], vectors, query.depth, options.diversity)]
+    return places[query.offset : query.depth]
+
+
+def _shares(index: Index, rows: IntArray, scores: FloatArray, parts: FloatArray) -> FloatArray:
+    """Return the shares (n, P) of parts (P, D) in scores (n,); what rounding leaves goes to the greatest."""
+    vectors = index.vectors_of(rows)
+    every = np.broadcast_to(np.arange(len(rows)), (len(parts), len(rows)))
+    shares = np.ascontiguousarray(scores_of(vectors, np.ascontiguousarray(parts), every).T)
+    greatest = np.arange(len(rows)), np.abs(shares).argmax(axis=1)
+    shares[greatest] += (scores - shares.sum(axis=1, dtype=np.float64)).astype(np.float32)
+    return shares

@@ -12,7 +12,7 @@ from server.identity import Identity
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.publisher import Published, Publisher
-from server.records import Candidates
+from server.records import Candidates, IndexChangedError
 from server.replies import encode_reply, query_reply, stream_reply
 from server.requests import index_of, person_of, place_of, queries_of, query_of
 from server.retriever import NotReadyError, Retriever
@@ -30,7 +30,7 @@ class RetrievalServicer(rpc.RetrievalServicer):
         self._retriever = retriever
 
     def Query(self, request: pb.QueryRequest, context: grpc.ServicerContext) -> pb.QueryResponse:
-        """Top-k candidates of one subject.  Status: INVALID_ARGUMENT, NOT_FOUND (item), UNAVAILABLE."""
+        """Top-k candidates of one subject.  Status: as `status.py` says."""
         with status_of_errors(context):
             return query_reply(self._answer(request))
 
@@ -42,7 +42,7 @@ class RetrievalServicer(rpc.RetrievalServicer):
             queries = queries_of(request)
             try:
                 found = self._retriever.retrieve(queries)
-            except (ItemNotFoundError, VectorDimError) as error:
+            except (ItemNotFoundError, VectorDimError, IndexChangedError) as error:
                 error.add_note(place_of(error, queries))
                 raise
             return pb.QueryBatchResponse(responses=[query_reply(one) for one in found])

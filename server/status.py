@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 
 from encoder.text import NotATextModelError
 from encoder.text_cache import DamagedTextCacheError
+from indexer.facts import ReindexNeededError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
 from server.calls import AbandonedError, NoTurnError, TooManyCallsError, TooManyStreamsError
@@ -22,6 +23,7 @@ from server.group_commit import StoppingError
 from server.ingest import IMPORT_ERRORS, NotThisMachineError
 from server.invalid import InvalidRequestError
 from server.people import NoUserIndexError
+from server.records import IndexChangedError
 from server.retriever import NotReadyError
 from store.answered import RequestIdReusedError
 from store.artifact import DamagedArtifactError, NotPublishedError
@@ -49,6 +51,8 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (DamagedTextCacheError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
     (NotReadyError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NoUserIndexError, code_pb2.FAILED_PRECONDITION, "NO_USER_INDEX"),
+    (IndexChangedError, code_pb2.FAILED_PRECONDITION, "INDEX_CHANGED"),
+    (ReindexNeededError, code_pb2.FAILED_PRECONDITION, "REINDEX_NEEDED"),
     (StoppingError, code_pb2.UNAVAILABLE, "STOPPING"),
     (RequestIdReusedError, code_pb2.FAILED_PRECONDITION, "REQUEST_ID_REUSED"),
     (TooManyCallsError, code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS"),

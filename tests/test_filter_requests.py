@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from indexer.filters import Filter
+from indexer.moments import Moment
 from server.filter_requests import (
     MAX_CONDITIONS,
     MAX_FILTER_IDS,
@@ -46,6 +48,42 @@ def test_every_field_is_meant_to_the_letter() -> None:
     )
 
 
+def test_exact_numbers_times_and_exclusions_are_meant_to_the_digit() -> None:
+    value, moment = pb.AttributeValue, Timestamp(seconds=5, nanos=7_999)
+    bounds = {
+        "lower": pb.Bound(value=value(integer=2**53 + 1), exclusive=True),
+        "upper": pb.Bound(value=value(unsigned=2**64 - 1), exclusive=True),
+    }
+    times = {
+        "lower": pb.Bound(value=value(time=moment), exclusive=True),
+        "upper": pb.Bound(value=value(time=Timestamp(seconds=9)), exclusive=True),
+    }
+    wanted = pb.Filter(
+        attributes=[
+            pb.AttributeCondition(name="a", any_of=[value(integer=-(2**63)), value(unsigned=2**64 - 1)]),
+            pb.AttributeCondition(name="b", none_of=[value(truth=True), value(time=moment)]),
+            pb.AttributeCondition(name="c", **bounds),
+            pb.AttributeCondition(name="d", **times),
+            pb.AttributeCondition(name="e", at_least=1.0, lower=pb.Bound(value=value(number=2.0))),
+            pb.AttributeCondition(
+                name="f", at_most=1.0, upper=pb.Bound(value=value(number=1.0), exclusive=True)
+            ),
+            pb.AttributeCondition(name="g", lower=pb.Bound(value=value(number=2.0**53), exclusive=True)),
+        ]
+    )
+    assert filter_of(wanted) == Filter(
+        equals=(("a", (-(2**63), 2**64 - 1)),),
+        ranges=(
+            ("c", 2**53 + 2, 2**64 - 2),
+            ("e", 2.0, math.inf),
+            ("f", -math.inf, math.nextafter(1.0, 0.0)),
+            ("g", 2**53 + 1, math.inf),
+        ),
+        times=(("d", Moment(5_000_008), Moment(8_999_999)),),
+        unequal=(("b", (True, Moment(5_000_007))),),
+    )
+
+
 def test_an_empty_filter_is_none_but_an_empty_list_allows_nothing() -> None:
     assert filter_of(pb.Filter()) is None
     assert filter_of(pb.Filter(deny=pb.ItemIds())) is None
@@ -71,6 +109,22 @@ BAD: list[tuple[Callable[[], pb.Filter], str]] = [
     (lambda: condition(any_of=[pb.AttributeValue(number=math.nan)]), r"any_of\[0\] is no number"),
     (lambda: condition(name="", at_least=1), r"attributes\[0\]\.name has 0 bytes"),
     (condition, "asks nothing of 'a'"),
+    (lambda: condition(none_of=[text("x")] * (MAX_VALUES + 1)), r"attributes\[0\]\.none_of has 1001 entries"),
+    (lambda: condition(lower=pb.Bound()), r"lower\.value is empty: set text"),
+    (lambda: condition(lower=pb.Bound(value=text("2000-01-01"))), r"lower\.value has no order"),
+    (lambda: condition(upper=pb.Bound(value=pb.AttributeValue(truth=True))), r"upper\.value has no order"),
+    (
+        lambda: condition(upper=pb.Bound(value=pb.AttributeValue(number=math.nan))),
+        r"upper\.value is no number",
+    ),
+    (
+        lambda: condition(at_least=5, upper=pb.Bound(value=pb.AttributeValue(integer=5), exclusive=True)),
+        "is empty",
+    ),
+    (
+        lambda: condition(any_of=[pb.AttributeValue(time=Timestamp(seconds=2**60))]),
+        r"any_of\[0\] is not within",
+    ),
     (lambda: condition(at_least=2, at_most=1), "range of attribute 'a' is empty: 2.0 to 1.0"),
     (lambda: condition(at_least=math.nan), "range of attribute 'a' is empty"),
     (lambda: pb.Filter(allow=pb.ItemIds(item_ids=["i"] * (MAX_FILTER_IDS + 1))), "10001 entries"),

@@ -230,7 +230,9 @@ def test_impossible_filters_are_refused() -> None:
 
 
 def test_facts_are_texts_numbers_and_truths_apart() -> None:
-    terms, numbers = facts_of("film", {"a": "true", "b": True, "c": {"d": 2}, "e": ["x", 3, None], "f": None})
+    terms, numbers, _ = facts_of(
+        "film", {"a": "true", "b": True, "c": {"d": 2}, "e": ["x", 3, None], "f": None}
+    )
     assert terms == ["kind\0film", "attributes.a\0true", "attributes.b\0\0true", "attributes.e\0x"]
     assert numbers == [("c.d", 2.0), ("e", 3.0)]
 
@@ -274,7 +276,7 @@ def _five(factory: pytest.TempPathFactory) -> Path:
 def test_an_old_snapshot_sees_what_it_saw(tmp_path: Path) -> None:
     one = make_index(tmp_path, 10)
     query = queries_of(1)
-    before = one._searchable()
+    before = one._searchable(one.delta.now)
     first = one.search(query, 10)[0]
     one.put([change("item-000000001", query[0] * 9)], ["item-000000002"])
     again = before.search(query, 10, None, Allowed())[0]
@@ -308,7 +310,7 @@ def test_an_index_of_several_shards_is_one_index(tmp_path: Path, monkeypatch: py
 
 def test_a_filter_that_lets_everything_pass_is_none(large: Index) -> None:
     everything = Filter(ranges=(("price", -np.inf, np.inf),))
-    assert large._filtering.allowed(everything).main is None
+    assert large._filtering.allowed(everything, large.delta.now).main is None
     found, plain = large.search(queries_of(5), 10, None, everything), large.search(queries_of(5), 10)
     np.testing.assert_array_equal(found[0], plain[0])
 

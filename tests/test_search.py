@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.barred import _among
-from indexer.exact import best_of, best_of_all, best_of_masked, best_of_some, merged, scores_of
+from indexer.exact import best_of, best_of_all, best_of_masked, best_of_parts, best_of_some, padded, scores_of
 from indexer.filters import Filter
 from indexer.index import Index
 from indexer.parts import Change
@@ -132,7 +132,9 @@ def test_no_row_has_no_score() -> None:
 
 
 @given(seed=st.integers(0, 2**31), batch=st.integers(1, 5), count=st.integers(1, 60), k=st.integers(1, 60))
-def test_best_of_and_merged_are_the_head_of_a_sort(seed: int, batch: int, count: int, k: int) -> None:
+def test_the_best_of_rows_and_of_further_ones_are_the_head_of_a_sort(
+    seed: int, batch: int, count: int, k: int
+) -> None:
     rng = np.random.default_rng(seed)
     rows = np.tile(np.arange(count), (batch, 1))
     scores = rng.permuted(rng.choice(10_000, count, replace=False) * np.ones((batch, 1)), axis=1)
@@ -141,7 +143,8 @@ def test_best_of_and_merged_are_the_head_of_a_sort(seed: int, batch: int, count:
     assert np.take_along_axis(scores, rows, 1).tolist() == found.tolist()
     query = np.sort(rng.integers(batch, size=7))
     more = rng.random(7).astype(np.float32) * 10_000
-    both = merged((rows, found), query, np.arange(count, count + 7), more, found.shape[1])
+    further = padded(query, batch, np.arange(count, count + 7), more)
+    both = best_of_parts([(rows, found), further], found.shape[1])
     for q in range(batch):
         expected = np.sort(np.concatenate([found[q], more[query == q]]))[::-1][: found.shape[1]]
         assert both[1][q].tolist() == expected.tolist()

@@ -67,7 +67,8 @@ class _TargetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Target.ValueTy
     TARGET_ITEMS: _Target.ValueType  # 1
     TARGET_USERS: _Target.ValueType  # 2
     """For `user_id`, `views` and `vector` the users most like it, scored by cosine; for `item_id` and `text` its
-    audience, the users with the greatest inner product. Of the options only k and exact go with it.
+    audience, the users with the greatest inner product. Of the options only k, offset, index_id and exact go with
+    it.
     """
 
 class Target(_Target, metaclass=_TargetEnumTypeWrapper): ...
@@ -77,7 +78,8 @@ TARGET_UNSPECIFIED: Target.ValueType  # 0
 TARGET_ITEMS: Target.ValueType  # 1
 TARGET_USERS: Target.ValueType  # 2
 """For `user_id`, `views` and `vector` the users most like it, scored by cosine; for `item_id` and `text` its
-audience, the users with the greatest inner product. Of the options only k and exact go with it.
+audience, the users with the greatest inner product. Of the options only k, offset, index_id and exact go with
+it.
 """
 Global___Target: _TypeAlias = Target  # noqa: Y015
 
@@ -233,37 +235,81 @@ Global___Timings: _TypeAlias = Timings  # noqa: Y015
 
 @_typing.final
 class AttributeValue(_message.Message):
-    """A value that an attribute may have."""
+    """A value that an attribute may have. Numbers are compared exactly, whichever way they are given: beyond 2^53 a
+    double stands for the one integer that it is, so such ids are to be given as `integer` or `unsigned`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     TRUTH_FIELD_NUMBER: _builtins.int
+    INTEGER_FIELD_NUMBER: _builtins.int
+    UNSIGNED_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     number: _builtins.float
     truth: _builtins.bool
+    integer: _builtins.int
+    unsigned: _builtins.int
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """A moment, which texts are that are an ISO 8601 date (1999-05-01: its first moment) or a date and a time
+        (1999-05-01T20:15, 1999-05-01 20:15:30.5+02:00; UTC without an offset). To the microsecond.
+        """
+
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         number: _builtins.float = ...,
         truth: _builtins.bool = ...,
+        integer: _builtins.int = ...,
+        unsigned: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "text", b"text", "truth", b"truth", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["integer", b"integer", "number", b"number", "text", b"text", "time", b"time", "truth", b"truth", "unsigned", b"unsigned", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "text", b"text", "truth", b"truth", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integer", b"integer", "number", b"number", "text", b"text", "time", b"time", "truth", b"truth", "unsigned", b"unsigned", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["text", "number", "truth"]  # noqa: Y015
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["text", "number", "truth", "integer", "unsigned", "time"]  # noqa: Y015
     _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
 
 Global___AttributeValue: _TypeAlias = AttributeValue  # noqa: Y015
 
 @_typing.final
+class Bound(_message.Message):
+    """One end of a range."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    exclusive: _builtins.bool
+    """the value itself is not in the range"""
+    @_builtins.property
+    def value(self) -> Global___AttributeValue:
+        """a number, integer, unsigned or time"""
+
+    def __init__(
+        self,
+        *,
+        value: Global___AttributeValue | None = ...,
+        exclusive: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclusive", b"exclusive", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Bound: _TypeAlias = Bound  # noqa: Y015
+
+@_typing.final
 class AttributeCondition(_message.Message):
-    """What one attribute of an item must be: one of some values (of a list: one of its elements is), or within a
-    range, both ends allowed; both where both are given.
+    """What one attribute of an item must be: one of some values (of a list: one of its elements is), none of some,
+    within a range; all of it where several are given. Several conditions on one attribute must hold, too.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -272,6 +318,9 @@ class AttributeCondition(_message.Message):
     ANY_OF_FIELD_NUMBER: _builtins.int
     AT_LEAST_FIELD_NUMBER: _builtins.int
     AT_MOST_FIELD_NUMBER: _builtins.int
+    LOWER_FIELD_NUMBER: _builtins.int
+    UPPER_FIELD_NUMBER: _builtins.int
+    NONE_OF_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """members of objects with dots: "maker.country" """
     at_least: _builtins.float
@@ -280,6 +329,14 @@ class AttributeCondition(_message.Message):
     def any_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeValue]:
         """at most 1,000"""
 
+    @_builtins.property
+    def lower(self) -> Global___Bound: ...
+    @_builtins.property
+    def upper(self) -> Global___Bound: ...
+    @_builtins.property
+    def none_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeValue]:
+        """at most 1,000; an item without the attribute has none of them"""
+
     def __init__(
         self,
         *,
@@ -287,10 +344,13 @@ class AttributeCondition(_message.Message):
         any_of: _abc.Iterable[Global___AttributeValue] | None = ...,
         at_least: _builtins.float | None = ...,
         at_most: _builtins.float | None = ...,
+        lower: Global___Bound | None = ...,
+        upper: Global___Bound | None = ...,
+        none_of: _abc.Iterable[Global___AttributeValue] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_at_most", b"_at_most", "at_least", b"at_least", "at_most", b"at_most"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_at_most", b"_at_most", "at_least", b"at_least", "at_most", b"at_most", "lower", b"lower", "upper", b"upper"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_at_most", b"_at_most", "any_of", b"any_of", "at_least", b"at_least", "at_most", b"at_most", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_at_most", b"_at_most", "any_of", b"any_of", "at_least", b"at_least", "at_most", b"at_most", "lower", b"lower", "name", b"name", "none_of", b"none_of", "upper", b"upper"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at_least: _TypeAlias = _typing.Literal["at_least"]  # noqa: Y015
     _WhichOneofArgType__at_least: _TypeAlias = _typing.Literal["_at_least", b"_at_least"]  # noqa: Y015
@@ -415,6 +475,8 @@ class QueryRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    INDEX_ID_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """at most 256 bytes"""
     item_id: _builtins.str
@@ -445,6 +507,14 @@ class QueryRequest(_message.Message):
     exact: _builtins.bool
     """compares every item instead of asking the index"""
     target: Global___Target.ValueType
+    offset: _builtins.int
+    """The next page: leaves out so many of the best, so the reply is the end of what k = offset + k would bring;
+    the sum is at most 1,000. Items with equal scores are in the order of their ids. Where every item is compared,
+    pages of one state are the pieces of one list; with `diversity` only while max(100, 5 * (offset + k)) is the
+    same for all of them. What is put, deleted or seen between two pages moves the rest.
+    """
+    index_id: _builtins.str
+    """Of the first page: where another index serves by now, the answer is FAILED_PRECONDITION, INDEX_CHANGED."""
     @_builtins.property
     def views(self) -> Global___Views: ...
     @_builtins.property
@@ -478,10 +548,12 @@ class QueryRequest(_message.Message):
         explain: _builtins.bool = ...,
         exact: _builtins.bool = ...,
         target: Global___Target.ValueType = ...,
+        offset: _builtins.int = ...,
+        index_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_min_score", b"_min_score", "_text_query", b"_text_query", "_text_query_weight", b"_text_query_weight", "diversity", b"diversity", "exclude_seen", b"exclude_seen", "filter", b"filter", "item_id", b"item_id", "min_score", b"min_score", "subject", b"subject", "text", b"text", "text_query", b"text_query", "text_query_weight", b"text_query_weight", "user_id", b"user_id", "vector", b"vector", "view_weights", b"view_weights", "views", b"views"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_min_score", b"_min_score", "_text_query", b"_text_query", "_text_query_weight", b"_text_query_weight", "diversity", b"diversity", "exact", b"exact", "exclude_seen", b"exclude_seen", "explain", b"explain", "filter", b"filter", "item_id", b"item_id", "k", b"k", "min_score", b"min_score", "subject", b"subject", "target", b"target", "text", b"text", "text_query", b"text_query", "text_query_weight", b"text_query_weight", "user_id", b"user_id", "vector", b"vector", "view_weights", b"view_weights", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_min_score", b"_min_score", "_text_query", b"_text_query", "_text_query_weight", b"_text_query_weight", "diversity", b"diversity", "exact", b"exact", "exclude_seen", b"exclude_seen", "explain", b"explain", "filter", b"filter", "index_id", b"index_id", "item_id", b"item_id", "k", b"k", "min_score", b"min_score", "offset", b"offset", "subject", b"subject", "target", b"target", "text", b"text", "text_query", b"text_query", "text_query_weight", b"text_query_weight", "user_id", b"user_id", "vector", b"vector", "view_weights", b"view_weights", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
     _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
