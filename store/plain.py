@@ -131,17 +131,25 @@ def _is_plain(file: TableFile) -> bool:
                     decoder.decode(piece)
             except UnicodeDecodeError:
                 return False
-            both = piece.count(b"\r\n")
-            ends |= {b"\r\n"} if both else set()
-            ends |= {b"\r"} if piece.count(b"\r") > both else set()
-            ends |= {b"\n"} if piece.count(b"\n") > both else set()
+            ends |= _line_ends(piece)
             if b"\r" in ends if file.form == "jsonl" else len(ends) > 1 or _has_blank_line(piece):
                 return False
     return not decoder.getstate()[0]
 
 
+def _line_ends(piece: bytes) -> set[bytes]:
+    """Return which line ends a piece has: of the old Mac, of Unix, of DOS."""
+    if b"\r" not in piece:
+        return {b"\n"} if b"\n" in piece else set()
+    both = piece.count(b"\r\n")
+    counts = {b"\r\n": both, b"\r": piece.count(b"\r") - both, b"\n": piece.count(b"\n") - both}
+    return {ends for ends, count in counts.items() if count}
+
+
 def _has_blank_line(piece: bytes) -> bool:
-    return piece[:1] in (b"\r", b"\n") or any(ends in piece for ends in (b"\n\n", b"\n\r", b"\r\r"))
+    if piece[:1] in (b"\r", b"\n") or b"\n\n" in piece:
+        return True
+    return b"\r" in piece and (b"\n\r" in piece or b"\r\r" in piece)
 
 
 def _write_plain(file: TableFile, encoding: str, copy: Path) -> bool:

@@ -101,11 +101,14 @@ def reading_of_times(
     if times != AUTO:
         return TimeReading(_converted(times))
     number = f"TRY_CAST({column} AS DOUBLE)"
-    rows = cursor.execute(f"""
-        SELECT {_CLASSES.format(x="x")} AS class, count(*), min(x), max(x)
-        FROM (SELECT {number} AS x FROM {relation}) WHERE x IS NOT NULL AND NOT isnan(x) GROUP BY class
-        ORDER BY class""").fetchall()
-    counts = {str(name): int(count) for name, count, _, _ in rows}
+    numbers = f"(SELECT {number} AS x FROM {relation}) WHERE x IS NOT NULL AND NOT isnan(x)"
+    rows = cursor.execute(f"SELECT 's', count(*), min(x), max(x) FROM {numbers}").fetchall()
+    _, count, least, most = rows[0]
+    if count and not _SMALL <= least <= most < _LATE:  # the usual seconds need no closer look
+        rows = cursor.execute(f"""
+            SELECT {_CLASSES.format(x="x")} AS class, count(*), min(x), max(x) FROM {numbers}
+            GROUP BY class ORDER BY class""").fetchall()
+    counts = {str(name): int(count) for name, count, _, _ in rows if count}
     if not counts:
         return TimeReading("")
     total = sum(counts.values())
@@ -155,7 +158,8 @@ def _remark(
 def _converted(reading: str) -> str:
     """Return SQL for the time that a number is in one reading, NULL beyond the years 1 to 9999."""
     if reading == "years":
-        return f"CASE WHEN {_WHOLE} 1 AND 9999 THEN make_timestamp(TRY_CAST({{x}} AS BIGINT), 1, 1, 0, 0, 0.0) END"
+        new_year = "make_timestamp(TRY_CAST({x} AS BIGINT), 1, 1, 0, 0, 0.0)"
+        return f"CASE WHEN {_WHOLE} 1 AND 9999 THEN {new_year} END"
     if reading == "dates":
         date = _IS_DATE.removesuffix(" IS NOT NULL")
         return f"CASE WHEN {_WHOLE} 10101 AND 99991231235959 THEN {date} END"

@@ -18,6 +18,7 @@ _NATIVE: dict[Kind, tuple[str, ...]] = {"number": _NUMBERS, "time": (*_NUMBERS, 
 _OBJECTS = ("STRUCT", "MAP", "UNION", "VARIANT")
 _WHOLE_UP_TO = {"FLOAT": 2**24, "DOUBLE": 2**53}  # beyond, neighbours are one number
 _FLOAT_TEXT = r"-?\d+(\.\d*)?([eE]\+?\d+)?"
+_FIRST_ROWS = 1_000
 _NO_DIGITS_ALONE = "NOT regexp_full_match({0}, '-?\\d+')"
 
 
@@ -74,12 +75,16 @@ def from_json(name: str, kind: Kind) -> Value:
 
 def is_float_text(cursor: duckdb.DuckDBPyConnection, relation: str, name: str) -> bool:
     """Return whether all values of a text column are numbers, and one is written with a point or e+."""
+    number = f"regexp_full_match({name}, '{_FLOAT_TEXT}') OR {name} IN ('', 'NaN', 'nan')"
     pointed = f"contains({name}, '.') OR contains({name}, 'e+') OR contains({name}, 'E+')"
-    missing = f"{name} IN ('', 'NaN', 'nan')"
-    if not cursor.execute(f"SELECT bool_or({pointed}) FROM {relation}").fetchall()[0][0]:
-        return False
-    every = f"SELECT bool_and(regexp_full_match({name}, '{_FLOAT_TEXT}') OR {missing}) FROM {relation}"
-    return bool(cursor.execute(every).fetchall()[0][0])
+    for condition, rows in (
+        (f"bool_and({number})", f"{relation} LIMIT {_FIRST_ROWS}"),  # most columns of ids end here
+        (f"bool_or({pointed})", relation),
+        (f"bool_and({number})", relation),
+    ):
+        if not cursor.execute(f"SELECT {condition} FROM (SELECT {name} FROM {rows})").fetchall()[0][0]:
+            return False
+    return True
 
 
 def _number(name: str, kind: Kind, number: str, limit: int | None) -> Value:
