@@ -25,12 +25,15 @@ _NOT_ITS_FORMAT = {
     "tsv": "its rows cannot be told apart as tab-separated values",
     "jsonl": "it is no JSON, or its array is broken off",
 }
-_BROKEN = (
-    duckdb.InvalidInputException,
-    duckdb.IOException,
-    duckdb.NotImplementedException,
-    duckdb.OutOfRangeException,
-    duckdb.SerializationException,
+# What a file cannot be the cause of, whatever is in it.
+_NOT_OF_A_FILE = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ConstraintException,
+    duckdb.ConversionException,
+    duckdb.OutOfMemoryException,
+    duckdb.ParserException,
+    duckdb.TransactionException,
 )
 _log = logging.getLogger(__name__)
 
@@ -139,9 +142,9 @@ def readable(file: Path, form: str) -> Iterator[None]:
         yield
     except csv.Error as error:
         raise UnreadableFileError(file, _NOT_ITS_FORMAT[form]) from error
-    except _BROKEN as error:
+    except duckdb.Error as error:
         said = str(error)
-        if "No space left" in said:
+        if isinstance(error, _NOT_OF_A_FILE) or "No space left" in said:
             raise
         not_text = "not valid UTF8" in said or "string encoding" in said
         reason = "it holds text that is not UTF-8" if not_text else _NOT_ITS_FORMAT[form]

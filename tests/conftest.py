@@ -27,6 +27,7 @@ from store.importing import import_folder
 
 # The same examples in every run, few enough for CI, and no clock: a shared machine may stall anywhere.
 settings.register_profile("triptych", derandomize=True, deadline=None, max_examples=50)
+settings.register_profile("nightly", deadline=None, max_examples=10_000)
 settings.load_profile("triptych")
 
 
