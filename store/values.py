@@ -38,8 +38,8 @@ def from_parquet(name: str, kind: Kind, held: str) -> Value:
         return Value(f"CASE WHEN NOT isnan({name}) THEN {name} END" if held in _WHOLE_UP_TO else name, held)
     if kind == "json":
         return Value(f"{name}::VARCHAR" if held in ("VARCHAR", "JSON") else f"to_json({name})::VARCHAR")
-    if kind == "text" and held == "VARCHAR[]":
-        return Value(_joined(name))
+    if kind == "text" and held in ("VARCHAR[]", '"NULL"[]'):  # the second: of empty lists alone
+        return Value(_joined(f"{name}::VARCHAR[]"))
     if (is_list or is_object) and kind != "vector":
         what = "a_list" if is_list else "an_object"
         return Value(f"{name}::VARCHAR", faults=_nested(name, f"{name} IS NOT NULL", what))

@@ -110,6 +110,17 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=2),
     max_leaves=4,
 )
+# What a column of each kind is meant to hold, so that rows are also accepted.
+MEANT: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
+    "id": (pa.string(), st.sampled_from(["i1", "i2", "u1", "u2", "书", "10"])),
+    "text": (pa.string(), st.sampled_from(["a", "b\n\nc", 'say "x"', "d, e"])),
+    "word": (pa.string(), st.sampled_from(["train", "valid", "test", "m"])),
+    "number": (pa.float64(), st.sampled_from([0.0, 1.0, 2.5])),
+    "time": (pa.int64(), st.sampled_from([1609459200, 1609459201])),
+    "flag": (pa.bool_(), st.booleans()),
+    "json": (pa.string(), st.sampled_from(["{}", '{"a": [1, NaN]}'])),
+    "vector": (pa.list_(pa.float64()), st.just([1.0, 2.0])),
+}
 STRANGE_NAMES = st.sampled_from(
     ["", "_row", "_line", "_fault", "file_row_number", "filename", "c0", "Item_ID", "a.b", "x\ny", "'", '"']
 )
@@ -147,10 +158,16 @@ ARROW_TYPES: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
 @st.composite
 def names_of_columns(draw: st.DrawFn, table: Any) -> list[str]:
     """Mostly the required columns, others, and names that are nobody's or ours."""
-    names = [column.name for column in table.columns if column.required and draw(st.integers(0, 19))]
+    names = [column.name for column in table.columns if column.required and draw(st.integers(0, 29))]
     names += draw(st.lists(st.sampled_from(table.names), max_size=5))
     names += draw(st.lists(STRANGE_NAMES, max_size=2))
     return list(draw(st.permutations(list(dict.fromkeys(names)))))
+
+
+def meant(draw: st.DrawFn, table: Any, name: str) -> tuple[pa.DataType, st.SearchStrategy[Any]] | None:
+    """Mostly what a known column is meant to hold, else None."""
+    kinds = [column.kind for column in table.columns if column.name == name]
+    return MEANT[kinds[0]] if kinds and draw(st.integers(0, 4)) else None
 
 
 def field(text: str, delimiter: str) -> str:
@@ -164,7 +181,8 @@ def separated(draw: st.DrawFn, table: Any, delimiter: str) -> tuple[bytes, int |
     names = draw(names_of_columns(table))
     ends = draw(st.sampled_from([("\n",), ("\r\n",), ("\n", "\r\n"), ("\r",), ("\n\n", "\n")]))
     kind = draw(st.sampled_from([IDS, TEXTS, NUMBERS.map(str), st.integers(0, 3000).map(str)]))
-    rows = draw(st.lists(st.lists(kind | IDS, min_size=len(names), max_size=len(names)), max_size=6))
+    cells = [found[1].map(str) if (found := meant(draw, table, name)) else kind | IDS for name in names]
+    rows = draw(st.lists(st.tuples(*cells), max_size=6))
     lines = [delimiter.join(field(cell, delimiter) for cell in row) for row in [names, *rows]]
     text = "".join(line + ends[number % len(ends)] for number, line in enumerate(lines))
     sound = len(names) > 1  # of a single column, an empty row is a blank line
@@ -178,7 +196,8 @@ def separated(draw: st.DrawFn, table: Any, delimiter: str) -> tuple[bytes, int |
 def json_lines(draw: st.DrawFn, table: Any) -> tuple[bytes, int | None]:
     names = draw(names_of_columns(table))
     values = draw(st.sampled_from([SCALARS, ANY_JSON]))
-    rows = draw(st.lists(st.fixed_dictionaries({name: values for name in names}), max_size=6))
+    cells = {name: found[1] if (found := meant(draw, table, name)) else values for name in names}
+    rows = draw(st.lists(st.fixed_dictionaries(cells), max_size=6))
     if draw(st.booleans()):
         rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
     lines = [json.dumps(row, ensure_ascii=draw(st.booleans())) for row in rows]
@@ -198,7 +217,7 @@ def parquet(draw: st.DrawFn, table: Any) -> tuple[bytes, int | None]:
     count = draw(st.integers(0, 6))
     columns = {}
     for name in names:
-        kind, values = draw(st.sampled_from(ARROW_TYPES))
+        kind, values = meant(draw, table, name) or draw(st.sampled_from(ARROW_TYPES))
         cells = draw(st.lists(st.none() | values, min_size=count, max_size=count))
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind):
             cells = [cell if cell is None else cell.encode(errors="replace").decode() for cell in cells]
