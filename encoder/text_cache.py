@@ -4,7 +4,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -40,6 +40,17 @@ class BadVectorsError(ValueError):
         super().__init__(f"vectors of text model {text_model_id} are not cached: {reason}")
         self.text_model_id = text_model_id
         self.reason = reason
+
+
+class ImportedVectorsError(ValueError):
+    """Texts came with vectors that are not as long as those of the text model they name."""
+
+    def __init__(self, text_model_id: str, dim: int, found: int) -> None:
+        super().__init__(
+            f"texts were imported with vectors of {found} numbers for text model {text_model_id}, which has "
+            f"{dim}: import these texts again with right vectors, or with an empty vector"
+        )
+        self.text_model_id, self.dim, self.found = text_model_id, dim, found
 
 
 class TextCache:
@@ -151,6 +162,20 @@ class TextCache:
                     self._env.set_mapsize(0)
                 except (lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
                     raise DamagedTextCacheError(self._path, str(error)) from error
+
+
+def cache_imported(
+    cache: TextCache, encoder: TextEncoder, batches: Iterable[tuple[Sequence[str], Vectors]]
+) -> None:
+    """Cache the vectors that came with texts, so that these need no encoding.
+
+    Raises:
+        ImportedVectorsError: they have another length than the text model's; nothing of the batch is cached.
+    """
+    for texts, vectors in batches:
+        if vectors.shape[1] != encoder.dim:
+            raise ImportedVectorsError(encoder.text_model_id, encoder.dim, vectors.shape[1])
+        cache.put(encoder.text_model_id, texts, vectors)
 
 
 def encode_all(encoder: TextEncoder, cache: TextCache, texts: Sequence[str], label: str) -> Vectors:

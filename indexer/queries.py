@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from encoder.dataset import rows_of
 from encoder.rows import NO_TIME, Actions, Events
-from encoder.text_cache import encode_all
+from encoder.text_cache import cache_imported, encode_all
 from encoder.views import (
     FloatArray,
     event_matrix,
@@ -46,8 +46,7 @@ def user_vectors(export: Export, tower: ItemTower, batches: Sequence[pa.StringAr
         yield from (np.zeros((0, tower.model.dim), dtype=np.float32) for _ in batches)
         return
     with Export(export.path, export.manifest) as source:  # DuckDB keeps what it has read until it is closed
-        for known, vectors in source.imported_vectors(tower.encoder.text_model_id):
-            tower.cache.put(tower.encoder.text_model_id, known, vectors)
+        cache_imported(tower.cache, tower.encoder, source.imported_vectors(tower.encoder.text_model_id))
         for user_ids in tqdm(batches, desc="user vectors", unit="batch", disable=None):
             yield _vectors(source, tower, user_ids)
 

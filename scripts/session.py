@@ -50,6 +50,12 @@ class NoSuchHomeError(FileNotFoundError):
         super().__init__(f"{path} is no Triptych home (it has no views.duckdb): run `triptych import`")
 
 
+def shared_text_models() -> Path:
+    """Return the folder of this user in which exported language models lie for all homes."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "triptych" / "text_models"
+
+
 def existing(path: Path) -> Home:
     """Return a home that something was imported into.  Raises: NoSuchHomeError."""
     home = Home(path)

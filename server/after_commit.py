@@ -13,6 +13,7 @@ import numpy as np
 from server.live_items import LiveItems
 from server.live_users import LiveUsers
 from server.retriever import NotReadyError, Retriever
+from server.serving import cache_what_came
 from store.duck import Store
 from store.requests import Change
 
@@ -133,9 +134,7 @@ class AfterCommit:
     def _stored(self) -> Iterator[list[str]]:
         """Yield all stored texts, after the vectors that came with some of them are cached."""
         serving = self._retriever.serving
-        model_id = serving.encoder.text_model_id
-        for texts, vectors in self._store.imported_vectors(model_id):
-            serving.cache.put(model_id, texts, vectors)
+        cache_what_came(self._store, serving.encoder, serving.cache)
         yield from self._store.distinct_texts()
 
     def _missing(self, texts: list[str]) -> list[str]:

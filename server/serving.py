@@ -8,7 +8,7 @@ import numpy as np
 
 from encoder.runtime import Model
 from encoder.text import TextEncoder
-from encoder.text_cache import TextCache, encode_all
+from encoder.text_cache import ImportedVectorsError, TextCache, cache_imported, encode_all
 from encoder.views import FloatArray
 from indexer.index import Index
 from indexer.publish import Pair
@@ -71,8 +71,7 @@ def prepare(
         DamagedArtifactError: the language model is missing or damaged.
     """
     encoder = TextEncoder.load(home.text_models / pair.model.text_model_id, threads=threads)
-    for texts, vectors in store.imported_vectors(encoder.text_model_id):
-        cache.put(encoder.text_model_id, texts, vectors)
+    cache_what_came(store, encoder, cache)
     for batch in store.distinct_texts():
         encode_all(encoder, cache, batch, "user texts")
     serving = Serving(pair.index, pair.model, encoder, cache, state, pair.users)
@@ -80,3 +79,11 @@ def prepare(
     _ = serving.model_rows(np.zeros(0, dtype=np.int64))
     log.info("ready: index %s, model %s, %d items", pair.index.index_id, pair.model.model_id, len(pair.index))
     return serving
+
+
+def cache_what_came(store: Store, encoder: TextEncoder, cache: TextCache) -> None:
+    """Cache the vectors that came with stored texts; texts whose vectors do not fit are encoded like others."""
+    try:
+        cache_imported(cache, encoder, store.imported_vectors(encoder.text_model_id))
+    except ImportedVectorsError as error:
+        log.warning("%s; until then they are encoded here", error)
