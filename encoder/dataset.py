@@ -15,7 +15,7 @@ from scipy import sparse
 from encoder.config import TowerConfig
 from encoder.rows import NO_TIME, Actions, Events, IntArray, Texts
 from encoder.text import TextEncoder, item_text
-from encoder.text_cache import TextCache, WrittenTexts, encode_all
+from encoder.text_cache import TextCache, WrittenTexts, cache_imported, encode_all
 from encoder.views import FloatArray, Matrix, event_matrix, text_sums, unit_rows
 from store.export import Export
 from store.validation import MAX_WEIGHT
@@ -96,12 +96,15 @@ class Dataset:
 
 
 def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Dataset:
-    """Return an export as arrays; texts that the cache lacks are encoded, with a progress bar."""
+    """Return an export as arrays; texts that the cache lacks are encoded, with a progress bar.
+
+    Raises:
+        ImportedVectorsError: texts came with vectors that this text model cannot have made.
+    """
     written = WrittenTexts(cache, export.texts_among)
     # A connection of its own: DuckDB keeps what it has read in memory until it is closed.
     with Export(export.path, export.manifest) as source:
-        for known, vectors in source.imported_vectors(encoder.text_model_id):
-            written.put(encoder.text_model_id, known, vectors)
+        cache_imported(written, encoder, source.imported_vectors(encoder.text_model_id))
         table = source.items()
         columns = (table.column(name).to_pylist() for name in ("title", "text"))
         texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]

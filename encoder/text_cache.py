@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -51,6 +51,17 @@ class BadVectorsError(ValueError):
         super().__init__(f"vectors of text model {text_model_id} are not cached: {reason}")
         self.text_model_id = text_model_id
         self.reason = reason
+
+
+class ImportedVectorsError(ValueError):
+    """Texts came with vectors that are not as long as those of the text model they name."""
+
+    def __init__(self, text_model_id: str, dim: int, found: int) -> None:
+        super().__init__(
+            f"texts were imported with vectors of {found} numbers for text model {text_model_id}, which has "
+            f"{dim}: import these texts again with right vectors, or with an empty vector"
+        )
+        self.text_model_id, self.dim, self.found = text_model_id, dim, found
 
 
 class TextCache:
@@ -270,6 +281,20 @@ def look_through(path: Path) -> tuple[int, int]:
                 there += 1
                 damaged += dim is None or _unpacked(key, value, dim) is None
     return there, damaged
+
+
+def cache_imported(
+    written: WrittenTexts, encoder: TextEncoder, batches: Iterable[tuple[Sequence[str], Vectors]]
+) -> None:
+    """Cache the vectors that came with texts, so that these need no encoding.
+
+    Raises:
+        ImportedVectorsError: they have another length than the text model's; nothing of the batch is cached.
+    """
+    for texts, vectors in batches:
+        if vectors.shape[1] != encoder.dim:
+            raise ImportedVectorsError(encoder.text_model_id, encoder.dim, vectors.shape[1])
+        written.put(encoder.text_model_id, texts, vectors)
 
 
 def encode_all(

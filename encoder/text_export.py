@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from encoder.text_source import (
     find_text_model,
     source_digest,
 )
-from store.artifact import build
+from store.artifact import DamagedArtifactError, build, read_manifest, verify
 
 if TYPE_CHECKING:
     from encoder.text_graph import Sentence
@@ -60,15 +61,21 @@ class TextExportError(RuntimeError):
 
 
 def export_text_model(
-    source: str, text_models: Path, *, precision: Precision = "fp32", pooling: Pooling | None = None
+    source: str,
+    text_models: Path,
+    *,
+    precision: Precision = "fp32",
+    pooling: Pooling | None = None,
+    shared: Path | None = None,
 ) -> Path:
-    """Return text_models/<text_model_id>, exported and checked now or found from before.
+    """Return text_models/<text_model_id>, exported and checked now, copied from `shared` or found there.
 
     Args:
         source: `DEFAULT_SOURCE`, a sentence-transformers hub id or a local folder.
         text_models: where exported language models lie.
         precision: int8 quantises the weights of the matrix products, per channel.
         pooling: overrides what the model's own modules say.
+        shared: where earlier exports of any home lie, found by content; an export made now is left there.
 
     Raises:
         ValueError: no such precision or pooling.
@@ -83,11 +90,53 @@ def export_text_model(
     found = find_text_model(text_models, source, precision, pooling)
     if found is not None:
         return found
+    if shared is not None:
+        directory = _from_shared(source, shared, text_models, precision, pooling)
+        if directory is not None:
+            return directory
     folder = fetch(source)
     log.info("exporting text model %s to ONNX, %s", source, precision)
     directory = _export(source, folder, text_models, precision, pooling)
     log.info("exported text model %s", directory.name)
+    if shared is not None:
+        try:
+            _copy(directory, shared, source)
+        except OSError as error:  # a full or read-only cache folder costs the next home an export
+            log.warning("text model %s is not kept for other homes: %s", directory.name, error)
     return directory
+
+
+def _from_shared(
+    source: str, shared: Path, text_models: Path, precision: Precision, pooling: Pooling | None
+) -> Path | None:
+    """Return a copy of an export in the shared folder, every byte checked, or None where there is none."""
+    try:
+        found = find_text_model(shared, source, precision, pooling)
+        if found is None:
+            return None
+        verify(found)
+    except DamagedArtifactError as error:
+        log.warning("%s; it is made anew", error)
+        shutil.rmtree(shared / error.path.relative_to(shared).parts[0])
+        return None
+    copy = _copy(found, text_models, source)
+    log.info("text model %s is copied from %s", copy.name, shared)
+    return copy
+
+
+def _copy(directory: Path, parent: Path, source: str) -> Path:
+    """Copy an export below `parent` unless it is there, naming the source that it was asked for."""
+    target = parent / directory.name
+    if target.exists():
+        return target
+    facts = read_manifest(directory)
+    files: dict[str, str] = facts.pop("files")
+    with build(parent, directory.name) as draft:
+        for name in files:
+            (draft.path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(directory / name, draft.path / name)
+        draft.facts = facts | {"source": source}
+    return target
 
 
 def _export(

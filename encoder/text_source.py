@@ -113,6 +113,12 @@ def find_text_model(
     return None
 
 
+def text_model_dims(text_models: Path) -> dict[str, int]:
+    """Return how many numbers the vectors of each exported text model have, by its id."""
+    found = [one for one in artifacts(text_models) if (text_models / one / MANIFEST).is_file()]
+    return {one: int(read_manifest(text_models / one)["dim"]) for one in found}
+
+
 def check_modules(source: str, folder: Path) -> bool:
     """Return whether the folder lists its own modules; what is not listed has no pooling of its own.
 

@@ -29,7 +29,9 @@ class NoTimeError(ValueError):
     """A split by time was asked for, but rows carry no time."""
 
     def __init__(self, by: str, missing: int, rows: int) -> None:
-        super().__init__(f"a split by {by!r} needs times, but {missing} of {rows} rows have none")
+        super().__init__(
+            f"a split by {by!r} needs times, but {missing} of {rows} rows have none: `--by random` needs none"
+        )
         self.missing = missing
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from encoder.dataset import rows_of
 from encoder.rows import NO_TIME, Actions, Events
-from encoder.text_cache import WrittenTexts, encode_all
+from encoder.text_cache import WrittenTexts, cache_imported, encode_all
 from encoder.views import (
     FloatArray,
     event_matrix,
@@ -47,8 +47,7 @@ def user_vectors(export: Export, tower: ItemTower, batches: Sequence[pa.StringAr
         return
     written = WrittenTexts(tower.cache, export.texts_among)
     with Export(export.path, export.manifest) as source:  # DuckDB keeps what it has read until it is closed
-        for known, vectors in source.imported_vectors(tower.encoder.text_model_id):
-            written.put(tower.encoder.text_model_id, known, vectors)
+        cache_imported(written, tower.encoder, source.imported_vectors(tower.encoder.text_model_id))
         for user_ids in tqdm(batches, desc="user vectors", unit="batch", disable=None):
             yield _vectors(source, tower, user_ids, written)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from scripts.session import JsonOption
+from scripts.session import JsonOption, shared_text_models
 
 
 def text_bench(
@@ -38,6 +38,7 @@ def text_bench(
         if data is None:
             make_world(Path(name) / "data", users=200, items=150, seed=seed)
         drawn = draw(data or Path(name) / "data", options)
-        models = text_model or [export_text_model(DEFAULT_SOURCE, Path(name) / "text_models")]
+        shared = shared_text_models()
+        models = text_model or [export_text_model(DEFAULT_SOURCE, Path(name) / "text_models", shared=shared)]
         report = measure(models, drawn, options)
     leave("bench text", report, json_path, "texts", ("text_model", "path"))

@@ -80,6 +80,10 @@ def main() -> None:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return "there is not enough memory for this: free some, or work on less at once"
+    if isinstance(error, duckdb.Error):
+        return f"the store failed in a way that is not expected ({type(error).__name__}): -v shows where"
     if isinstance(error, grpc.Call):
         hint = " (is `triptych serve` running there?)" if error.code() is grpc.StatusCode.UNAVAILABLE else ""
         return f"the server says {error.code().name}: {error.details()}{hint}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from scripts.session import HomeOption, JsonOption, console, existing
+from scripts.session import HomeOption, JsonOption, console, existing, shared_text_models
 from store.artifact import pointed, read_manifest
 from store.export import Export
 from store.home import Home
@@ -114,7 +114,7 @@ def compress(home: Home, source: str, options: "CompressOptions", *, int8: bool)
         folder = compress_text_model(source, export, home.text_models, options)
         held_out = draw_texts(export, options)[1]
         export_id = export.export_id
-    whole = export_text_model(source, home.text_models, pooling=options.pooling)
+    whole = export_text_model(source, home.text_models, pooling=options.pooling, shared=shared_text_models())
     small = export_text_model(str(folder), home.text_models, precision="int8" if int8 else "fp32")
     kept = agreement(TextEncoder.load(whole), TextEncoder.load(small), held_out)
     return {

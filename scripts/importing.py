@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from scripts.session import HomeOption, own_store, server_of
+from encoder.text_source import text_model_dims
+from scripts.session import HomeOption, console, own_store, server_of
 from server.client import Client
 from store.home import Home
-from store.importing import ImportReport, TableReport, import_folder
+from store.importing import ImportOptions, ImportReport, TableReport, check_not_all_refused, import_folder
+from store.plain import UTF_8, UnknownEncodingError, check_encoding
 
 
 class FileFormat(StrEnum):
@@ -20,7 +21,20 @@ class FileFormat(StrEnum):
     AUTO = "auto"
     PARQUET = "parquet"
     CSV = "csv"
+    TSV = "tsv"
     JSONL = "jsonl"
+
+
+class Times(StrEnum):
+    """What `--times` takes."""
+
+    AUTO = "auto"
+    YEARS = "years"
+    DATES = "dates"
+    S = "s"
+    MS = "ms"
+    US = "us"
+    NS = "ns"
 
 
 def import_command(
@@ -32,30 +46,58 @@ def import_command(
     strict: Annotated[
         bool, typer.Option(help="Fail on the first bad row; nothing is imported then.")
     ] = False,
+    encoding: Annotated[str, typer.Option(help="Of the text files, e.g. latin-1.")] = UTF_8,
+    times: Annotated[
+        Times,
+        typer.Option(help="What numbers in time columns are: auto decides by their range, column by column."),
+    ] = Times.AUTO,
+    create_items: Annotated[
+        bool, typer.Option("--create-items", help="Make the items that behaviors and texts name.")
+    ] = False,
 ) -> None:
     """Import a folder of tables.
 
-    All of it or, on an error, nothing. Bad rows are counted by reason and written below rejects/. Where a
-    server runs, the server imports; queries see the rows at once, and new items after the next reindex.
+    Each table is a file (.parquet, .csv, .tsv, .jsonl, .ndjson or .json, also with .gz or .zst behind) or a
+    folder of such files. All of it or, on an error, nothing. Bad rows are counted by reason and written below
+    rejects/; where every row of a table is one, the exit code is 1. Where a server runs, the server imports;
+    queries see the rows at once, and new items after the next reindex.
 
     Example: triptych import data/ --home demo
     """
+    try:
+        check_encoding(encoding)
+    except UnknownEncodingError as error:
+        raise typer.BadParameter(str(error), param_hint="--encoding") from error
     place = Home(home)
+    options = ImportOptions(
+        file_format=file_format.value,
+        strict=strict,
+        encoding=encoding,
+        times=times.value,
+        create_items=create_items,
+        dims=text_model_dims(place.text_models),
+    )
     address = server_of(place)
     if address is not None:
-        show(import_through(address, path, file_format.value, strict=strict))
-        return
-    with own_store(place) as store:
-        report = import_folder(
-            store, path, rejects=place.rejects, file_format=file_format.value, strict=strict
-        )
+        report = import_through(address, path, options)
+    else:
+        with own_store(place) as store:
+            report = import_folder(store, path, rejects=place.rejects, options=options)
     show(report)
+    check_not_all_refused(report)
 
 
-def import_through(address: str, path: Path, file_format: str, *, strict: bool) -> ImportReport:
+def import_through(address: str, path: Path, options: ImportOptions) -> ImportReport:
     """Return what became of a folder that a running server imported.  Raises: CallError."""
     with Client(address) as client:
-        reply = client.import_folder(path, file_format, strict=strict)
+        reply = client.import_folder(
+            path,
+            options.file_format,
+            strict=options.strict,
+            encoding=options.encoding,
+            times=options.times,
+            create_items=options.create_items,
+        )
     tables = {
         one.table: TableReport(
             file=Path(one.file),
@@ -67,6 +109,8 @@ def import_through(address: str, path: Path, file_format: str, *, strict: bool) 
             ignored_columns=tuple(one.ignored_columns),
             rejects_file=Path(one.rejects_file) if one.rejects_file else None,
             without_text=one.without_text,
+            items_made=one.items_made,
+            remarks=tuple(one.remarks),
         )
         for one in reply.tables
     }
@@ -75,21 +119,24 @@ def import_through(address: str, path: Path, file_format: str, *, strict: bool) 
 
 def show(report: ImportReport) -> None:
     """Print what an import did, table by table."""
-    console = Console()
     table = Table("table", "read", "inserted", "updated", "unchanged", "rejected", title="imported")
     for name, one in report.tables.items():
         rejected = sum(one.rejected.values())
         table.add_row(
             name, *(f"{n:,}" for n in (one.read, one.inserted, one.updated, one.unchanged, rejected))
         )
-    console.print(table)
+    console().print(table)
     for name, one in report.tables.items():
         for reason, count in sorted(one.rejected.items()):
-            console.print(f"{name}: {count:,} rejected, {reason}: see {one.rejects_file}")
+            print(f"{name}: {count:,} rejected, {reason}: see {one.rejects_file}")
+        for remark in one.remarks:
+            print(f"{name}: {remark}")
+        if one.items_made:
+            print(f"{name}: {one.items_made:,} items made that only these rows name")
         if one.without_text:
-            console.print(
+            print(
                 f"{name}: {one.without_text:,} with neither title nor text: until a model is trained on"
                 " events with them, filters and the popularity fallback find them, and no search does"
             )
         if one.ignored_columns:
-            console.print(f"{name}: columns not used: {', '.join(one.ignored_columns)}")
+            print(f"{name}: columns not used: {', '.join(one.ignored_columns)}")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,12 @@ class NoSuchHomeError(FileNotFoundError):
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"{path} is no Triptych home (it has no views.duckdb): run `triptych import`")
+
+
+def shared_text_models() -> Path:
+    """Return the folder of this user in which exported language models lie for all homes."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "triptych" / "text_models"
 
 
 def existing(path: Path) -> Home:

@@ -39,6 +39,17 @@ class NothingToSplitError(ValueError):
         super().__init__(f"{home.database} holds no behaviours to split: import some (triptych import)")
 
 
+class NothingHeldOutError(ValueError):
+    """A split would hold out no row, so that nothing could be chosen or judged on it."""
+
+    def __init__(self, by: str, rows: int, users: int, least: int) -> None:
+        super().__init__(
+            f"--by {by} would hold out none of {rows:,} behaviours of {users:,} users: rows are only taken "
+            f"from users with {least} or more, by the shares --valid and --test; import more, or raise the shares"
+        )
+        self.by = by
+
+
 def split_command(
     home: HomeOption,
     by: Annotated[
@@ -91,12 +102,13 @@ def split_store(
         NothingToSplitError: there are no behaviours.
         AlreadySplitError: rows are held out and `replace` is off; nothing is written.
         NoTimeError: a split by time, and a row has no time; nothing is written.
+        NothingHeldOutError: no row would be held out, though a share is; nothing is written.
     """
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from evaluation.split import NO_TIME, mark
+    from evaluation.split import MIN_ROWS, NO_TIME, mark
 
     events = store.visible_events(held_out=True)
     if not len(events):
@@ -121,6 +133,9 @@ def split_store(
         test=test,
         seed=seed,
     )
+    if not labels.any() and (by == "last" or valid + test):
+        users = pc.count_distinct(events.column("user_id")).as_py()
+        raise NothingHeldOutError(by, len(events), users, MIN_ROWS)
     names = pa.array(SPLITS).take(pa.array(labels))
     marks = events.drop_columns("split").append_column("split", names)
     store.write_splits(marks.filter(pa.array(labels > 0)), reset=True)

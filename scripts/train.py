@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from scripts.session import HomeOption, existing, fresh_export
+from scripts.session import HomeOption, existing, fresh_export, shared_text_models
 from scripts.training import checked, reporting, train_options, tuned_source
 from store.validation import MAX_WEIGHT
 
@@ -139,7 +139,11 @@ def train_command(
             method=tune_text and tune_text.value, pooling=pooling and pooling.value,
         )  # fmt: skip
         text_directory = export_text_model(
-            source, place.text_models, precision=precision.value, pooling=pooling.value if pooling else None
+            source,
+            place.text_models,
+            precision=precision.value,
+            pooling=pooling.value if pooling else None,
+            shared=shared_text_models() if source == text_model else None,  # a tuned one is of this home
         )
         encoder = TextEncoder.load(text_directory)
         with closing(TextCache.open(place.text_cache)) as cache:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from scripts.session import HomeOption, existing, fresh_export
+from scripts.session import HomeOption, existing, fresh_export, shared_text_models
 from scripts.train import FusionName, parse_actions
 from scripts.training import checked
 from store.artifact import NotPublishedError, pointed
@@ -131,4 +131,5 @@ def _text_directory(home: Home, text_model: str | None, latest: Path | None) -> 
 
     if text_model is None and latest is not None:
         return home.text_models / str(read_manifest(latest)["text_model_id"])
-    return export_text_model(text_model or DEFAULT_SOURCE, home.text_models)
+    source = text_model or DEFAULT_SOURCE
+    return export_text_model(source, home.text_models, shared=shared_text_models())

@@ -12,6 +12,7 @@ from encoder.text_cache import WrittenTexts
 from server.live_items import LiveItems
 from server.live_users import LiveUsers
 from server.retriever import NotReadyError, Retriever
+from server.serving import cache_what_came
 from server.supervisor import Supervisor, Worker
 from store.duck import Store
 from store.requests import Change
@@ -160,10 +161,9 @@ class AfterCommit:
     def _stored(self) -> Iterator[dict[str, int]]:
         """Yield all stored texts, after the vectors that came with some of them are cached."""
         serving = self._retriever.serving
-        model_id, fence = serving.encoder.text_model_id, serving.cache.fence()
+        fence = serving.cache.fence()
         written = WrittenTexts(serving.cache, self._store.texts_among, fence)
-        for texts, vectors in self._store.imported_vectors(model_id):
-            written.put(model_id, texts, vectors)
+        cache_what_came(self._store, serving.encoder, written)
         for texts in self._store.distinct_texts():
             yield dict.fromkeys(texts, fence)
 

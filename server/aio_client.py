@@ -115,10 +115,24 @@ class AsyncClient:
         return await _repeated(collect, self._timeout)
 
     async def import_folder(
-        self, path: Path, file_format: str = "auto", *, strict: bool = False
+        self,
+        path: Path,
+        file_format: str = "auto",
+        *,
+        strict: bool = False,
+        encoding: str = "utf-8",
+        times: str = "auto",
+        create_items: bool = False,
     ) -> ingest.ImportFolderResponse:
-        """Return what became of a folder's tables, on the server's own machine."""
-        request = ingest.ImportFolderRequest(path=str(path.absolute()), format=file_format, strict=strict)
+        """Import a folder of the server's own machine; return what became of its tables."""
+        request = ingest.ImportFolderRequest(
+            path=str(path.absolute()),
+            format=file_format,
+            strict=strict,
+            encoding=encoding,
+            times=times,
+            create_items=create_items,
+        )
         return await self._call(self._ingest.ImportFolder, request, IMPORT_TIMEOUT)
 
     async def status(self) -> pb.StatusResponse:

@@ -128,10 +128,24 @@ class Client:
         )
 
     def import_folder(
-        self, path: Path, file_format: str = "auto", *, strict: bool = False
+        self,
+        path: Path,
+        file_format: str = "auto",
+        *,
+        strict: bool = False,
+        encoding: str = "utf-8",
+        times: str = "auto",
+        create_items: bool = False,
     ) -> ingest.ImportFolderResponse:
-        """Return what became of a folder's tables, on the server's own machine."""
-        request = ingest.ImportFolderRequest(path=str(path.absolute()), format=file_format, strict=strict)
+        """Import a folder of the server's own machine; return what became of its tables."""
+        request = ingest.ImportFolderRequest(
+            path=str(path.absolute()),
+            format=file_format,
+            strict=strict,
+            encoding=encoding,
+            times=times,
+            create_items=create_items,
+        )
         return self._call(self._ingest.ImportFolder, request, IMPORT_TIMEOUT)
 
     def status(self) -> pb.StatusResponse:

@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from encoder.text_cache import TextCache
+from encoder.text_source import text_model_dims
 from indexer.stored_users import indexes_with
 from server.after_commit import AfterCommit
 from server.group_commit import GroupCommit
@@ -16,21 +17,27 @@ from store.duck import Store
 from store.erasing import Unfinished, erase, erasures, finish, name_of, unfinished
 from store.files import AmbiguousFilesError, NothingToImportError, UnknownFormatError
 from store.home import Home
-from store.importing import ImportReport, import_folder
+from store.importing import ImportOptions, ImportReport, UnusableColumnError, import_folder
 from store.ledger import write_ledger
-from store.reading import MissingColumnError, UnreadableFileError
+from store.plain import UnknownEncodingError, UnreadableFileError
+from store.reading import MissingColumnError
 from store.rebuild import bring_up_to_date
 from store.rejects import ImportRejectedError
 from store.state import UserState
+from store.times import AmbiguousTimesError, UnknownTimesError
 
 IMPORT_ERRORS = (
     AmbiguousFilesError,
+    AmbiguousTimesError,
     ImportRejectedError,
     MissingColumnError,
     NotADirectoryError,
     NothingToImportError,
+    UnknownEncodingError,
     UnknownFormatError,
+    UnknownTimesError,
     UnreadableFileError,
+    UnusableColumnError,
 )
 log = logging.getLogger(__name__)
 
@@ -105,12 +112,13 @@ class Ingest:
         for index_id in indexes_with(self._home.indexes, user_id):
             yield "indexes", [f'{{"index_id": "{index_id}"}}']
 
-    def import_folder(self, path: Path, file_format: str, *, strict: bool) -> ImportReport:
+    def import_folder(self, path: Path, options: ImportOptions) -> ImportReport:
         """Return what became of a folder's tables, when queries see them.  Raises: any of IMPORT_ERRORS."""
 
         def run() -> ImportReport:
+            dims = text_model_dims(self._home.text_models)
             return import_folder(
-                self._store, path, rejects=self._home.rejects, file_format=file_format, strict=strict
+                self._store, path, rejects=self._home.rejects, options=replace(options, dims=dims)
             )
 
         def follow() -> None:

@@ -9,9 +9,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from server.invalid import MAX_ID_BYTES, InvalidRequestError
 from server.pb.triptych.v1 import ingest_pb2 as pb
 from store.files import FORMATS
+from store.importing import ImportOptions
 from store.packing import NO_TIME
+from store.plain import UTF_8
 from store.requests import Behaviors, Content, Deletion, Friends, Items, Request, Texts
 from store.rows import BAD_TIME, BehaviorRow, FriendRow, ItemRow, TextRow
+from store.times import AUTO
 
 MAX_ROWS = 10_000
 MAX_TEXT_ROWS = 1_000
@@ -53,14 +56,23 @@ def person_of(message: pb.EraseUserRequest | pb.ExportUserRequest) -> str:
     return message.user_id
 
 
-def folder_of(message: pb.ImportFolderRequest) -> tuple[Path, str]:
-    """Return the folder to import and its format.  Raises: InvalidRequestError."""
-    path, file_format = Path(message.path), message.format or "auto"
+def folder_of(message: pb.ImportFolderRequest) -> tuple[Path, ImportOptions]:
+    """Return the folder to import and how.  Raises: InvalidRequestError."""
+    path = Path(message.path)
+    options = ImportOptions(
+        file_format=message.format or AUTO,
+        strict=message.strict,
+        encoding=message.encoding or UTF_8,
+        times=message.times or AUTO,
+        create_items=message.create_items,
+    )
     if not path.is_absolute():
         raise InvalidRequestError(f"path {message.path!r} is not absolute", "path")
-    if file_format not in ("auto", *FORMATS):
-        raise InvalidRequestError(f"format {file_format!r} is none of auto, {', '.join(FORMATS)}", "format")
-    return path, file_format
+    if options.file_format not in (AUTO, *FORMATS):
+        raise InvalidRequestError(
+            f"format {message.format!r} is none of {AUTO}, {', '.join(FORMATS)}", "format"
+        )
+    return path, options
 
 
 def _content(message: Write) -> Content:

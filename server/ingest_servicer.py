@@ -103,8 +103,7 @@ class IngestServicer(rpc.IngestServicer):
         with status_of_errors(context):
             if not context.peer().startswith(_LOOPBACK):
                 raise NotThisMachineError(context.peer())
-            path, file_format = folder_of(request)
-            report = self._ingest.import_folder(path, file_format, strict=request.strict)
+            report = self._ingest.import_folder(*folder_of(request))
             tables = [
                 pb.TableReport(
                     table=name,
@@ -117,6 +116,8 @@ class IngestServicer(rpc.IngestServicer):
                     ignored_columns=one.ignored_columns,
                     rejects_file=str(one.rejects_file or ""),
                     without_text=one.without_text,
+                    items_made=one.items_made,
+                    remarks=one.remarks,
                 )
                 for name, one in report.tables.items()
             ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from encoder.runtime import Model
 from encoder.text import TextEncoder
-from encoder.text_cache import TextCache, WrittenTexts, encode_all
+from encoder.text_cache import ImportedVectorsError, TextCache, WrittenTexts, cache_imported, encode_all
 from encoder.views import FloatArray
 from indexer.index import Index
 from indexer.publish import Pair
@@ -80,8 +80,7 @@ def prepare(
     """
     encoder = TextEncoder.load(home.text_models / pair.model.text_model_id, threads=threads)
     written = WrittenTexts(cache, store.texts_among)
-    for texts, vectors in store.imported_vectors(encoder.text_model_id):
-        written.put(encoder.text_model_id, texts, vectors)
+    cache_what_came(store, encoder, written)
     for batch in store.distinct_texts():
         check_wanted()
         encode_all(encoder, cache, batch, "user texts", written)
@@ -90,3 +89,11 @@ def prepare(
     _ = serving.model_rows(np.zeros(0, dtype=np.int64))
     log.info("ready: index %s, model %s, %d items", pair.index.index_id, pair.model.model_id, len(pair.index))
     return serving
+
+
+def cache_what_came(store: Store, encoder: TextEncoder, written: WrittenTexts) -> None:
+    """Cache the vectors that came with stored texts; where they do not fit, texts are encoded like others."""
+    try:
+        cache_imported(written, encoder, store.imported_vectors(encoder.text_model_id))
+    except ImportedVectorsError as error:
+        log.warning("%s; until then they are encoded here", error)

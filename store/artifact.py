@@ -17,6 +17,7 @@ from store.locks import sweep, workplace
 
 MANIFEST = "manifest.json"
 _BUILDING = ".building-"
+_MADE_BY = {"CURRENT": "reindex", "LATEST": "train"}  # the command behind a pointer
 
 
 class DamagedArtifactError(ValueError):
@@ -32,7 +33,9 @@ class NotPublishedError(LookupError):
     """A pointer such as CURRENT or LATEST does not exist yet."""
 
     def __init__(self, pointer: Path) -> None:
-        super().__init__(f"{pointer} does not exist: nothing is published there yet")
+        how = _MADE_BY.get(pointer.name)
+        advice = f"; run `triptych {how}` first" if how else ""
+        super().__init__(f"{pointer} does not exist: nothing is published there yet{advice}")
         self.pointer = pointer
 
 

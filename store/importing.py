@@ -2,8 +2,10 @@
 
 import logging
 import shutil
+import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
@@ -11,24 +13,50 @@ from tqdm import tqdm
 
 from store.artifact import new_id
 from store.duck import Store
-from store.files import find_files
+from store.files import TableFile, find_files
 from store.items import count_without_text
-from store.reading import readable, stage
+from store.plain import UTF_8, check_encoding, not_in, strange_byte
+from store.reading import Source, readable, stage
 from store.rejects import first_reject, write_rejects
 from store.tables import Table
+from store.times import AUTO, check_times
 from store.upsert import upsert
-from store.validation import check
+from store.validation import UNKNOWN_ITEM, VECTOR_DIMENSION, check
+from store.values import NOT_WHOLE
 
 _log = logging.getLogger(__name__)
 
 
+class UnusableColumnError(ValueError):
+    """A column of ids holds numbers that are none: a fraction, or so large that neighbours are one number."""
+
+    def __init__(self, file: Path, column: str, row: int, value: object) -> None:
+        super().__init__(
+            f"{file}: column {column!r} holds the number {value} (row {row}), and an id is a whole number "
+            "that a float column keeps exactly, or text: write it as int64 or text"
+        )
+        self.file, self.column, self.row, self.value = file, column, row, value
+
+
+class EveryRowRefusedError(ValueError):
+    """An import was made, but of some tables it refused every row."""
+
+    def __init__(self, tables: Mapping[str, Mapping[str, int]]) -> None:
+        whys = "; ".join(f"{name}: {', '.join(sorted(rejected))}" for name, rejected in tables.items())
+        super().__init__(f"every row was refused of {whys}")
+        self.tables = tuple(tables)
+
+
 @dataclass(frozen=True)
 class TableReport:
-    """What became of the rows of one file.
+    """What became of the rows of one table.
 
     Attributes:
+        file: the file, or the folder of parts.
         rejected: rows by reason.
-        without_text: items of the file that are available and have neither title nor text.
+        without_text: items that are available and have neither title nor text.
+        items_made: items that were made because a row named them.
+        remarks: how the file was understood, and what to do about rejects.
     """
 
     file: Path
@@ -40,6 +68,8 @@ class TableReport:
     ignored_columns: tuple[str, ...]
     rejects_file: Path | None
     without_text: int = 0
+    items_made: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,31 +81,70 @@ class ImportReport:
     seconds: float
 
 
+@dataclass(frozen=True)
+class ImportOptions:
+    """How an import reads: `file_format` auto or one of FORMATS, `strict` to fail at the first bad row.
+
+    `encoding` is that of the text files, `times` says what numbers in time columns are (store/times.py),
+    `create_items` makes the items that behaviors and texts name, and `dims` has the length of vectors by text
+    model.
+    """
+
+    file_format: str = AUTO
+    strict: bool = False
+    encoding: str = UTF_8
+    times: str = AUTO
+    create_items: bool = False
+    dims: Mapping[str, int] = field(default_factory=dict)
+
+
 def import_folder(
-    store: Store, path: Path, *, rejects: Path, file_format: str = "auto", strict: bool = False
+    store: Store,
+    path: Path,
+    *,
+    rejects: Path,
+    file_format: str = AUTO,
+    strict: bool = False,
+    options: ImportOptions | None = None,
 ) -> ImportReport:
-    """Return what became of a folder's items, behaviors, texts and social.{parquet,csv,jsonl,ndjson}.
+    """Import a folder's items, behaviors, texts and social, each a file or a folder of them (store/files.py).
 
     Rows are identified as the tables say (store/tables.py): known rows are updated, new ones inserted, so a
-    second import changes nothing.  A column that a file lacks leaves known rows as they are.  Refused rows
-    are written to `rejects`/<import id>/<table>.jsonl.  Killed at any moment, all is imported or nothing.
+    second import changes nothing.  A column that no file of a table has leaves known rows as they are.
+    Refused rows are written to `rejects`/<import id>/<table>.jsonl.  Killed at any moment, all is imported or
+    nothing.  `options` replaces `file_format` and `strict`.
 
     Raises:
         UnknownFormatError, NotADirectoryError, NothingToImportError, AmbiguousFilesError: see `find_files`.
+        UnknownEncodingError, UnknownTimesError: an option is none.
         MissingColumnError: a file lacks a required column.
         UnreadableFileError: a file is not of its format.
+        AmbiguousTimesError: the numbers of a time column have two readings.
+        UnusableColumnError: an id column holds numbers that are no ids.
         ImportRejectedError: `strict`, and a row was refused.
     """
+    options = options or ImportOptions(file_format, strict)
     started = time.monotonic()
     import_id = new_id()
     folder = rejects / import_id
-    files = find_files(path, file_format)
-    _log.info("import %s of %s: %s", import_id, path, ", ".join(file.name for _, file in files))
+    check_encoding(options.encoding)
+    check_times(options.times)
+    files = find_files(path, options.file_format)
+    _log.info("import %s of %s: %s", import_id, path, ", ".join(place.name for _, place, _ in files))
     tables: dict[str, TableReport] = {}
     try:
-        with store.writing() as cursor:
-            for table, file in tqdm(files, desc="import", unit="table", disable=None):
-                tables[table.name] = _import_file(cursor, table, file, folder, strict=strict)
+        with tempfile.TemporaryDirectory(prefix="triptych-") as scratch, store.writing() as cursor:
+            for table, place, parts in tqdm(files, desc="import", unit="table", disable=None):
+                source = stage(
+                    cursor,
+                    table,
+                    place,
+                    parts,
+                    Path(scratch),
+                    encoding=options.encoding,
+                    times=options.times,
+                )
+                tables[table.name] = _import_table(cursor, source, parts, folder, options)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # these rows were not refused: nothing was imported
         raise
@@ -84,22 +153,45 @@ def import_folder(
     return report
 
 
-def _import_file(
-    cursor: duckdb.DuckDBPyConnection, table: Table, file: Path, folder: Path, *, strict: bool
+def check_not_all_refused(report: ImportReport) -> None:
+    """Raise EveryRowRefusedError where of some table no row was accepted, though it has rows."""
+    refused = {
+        name: one.rejected
+        for name, one in report.tables.items()
+        if one.read and one.read == sum(one.rejected.values())
+    }
+    if refused:
+        raise EveryRowRefusedError(refused)
+
+
+def _import_table(
+    cursor: duckdb.DuckDBPyConnection,
+    source: Source,
+    parts: Sequence[TableFile],
+    folder: Path,
+    options: ImportOptions,
 ) -> TableReport:
-    source = stage(cursor, table, file)
-    with readable(file):
-        check(cursor, source)
+    table = source.table
+    with readable(source.file, parts[0].form):
+        check(cursor, source, dims=options.dims, any_item=options.create_items)
     counts = f"SELECT _reason, count(*) FROM checked_{table.name} GROUP BY _reason ORDER BY _reason"
     rejected = {reason: int(count) for reason, count in cursor.execute(counts).fetchall()}
     accepted = rejected.pop(None, 0)
-    if rejected and strict:
+    for reason in rejected:
+        if reason.endswith(NOT_WHOLE):
+            first = first_reject(cursor, source, reason)
+            (column, value), *_ = first.values.items()
+            raise UnusableColumnError(first.file, column, first.row, value)
+    if rejected and options.strict:
         raise first_reject(cursor, source)
     rejects_file = write_rejects(cursor, source, folder) if rejected else None
+    items_made = _make_items(cursor, table) if options.create_items else 0
     inserted, updated = upsert(cursor, table, source.columns)
-    _log.info("%s: %d inserted, %d updated, rejected: %s", file.name, inserted, updated, rejected or "none")
-    return TableReport(
-        file=file,
+    _log.info(
+        "%s: %d inserted, %d updated, rejected: %s", source.file.name, inserted, updated, rejected or "none"
+    )
+    report = TableReport(
+        file=source.file,
         read=accepted + sum(rejected.values()),
         inserted=inserted,
         updated=updated,
@@ -108,4 +200,58 @@ def _import_file(
         ignored_columns=source.ignored,
         rejects_file=rejects_file,
         without_text=count_without_text(cursor) if table.name == "items" else 0,
+        items_made=items_made,
+        remarks=tuple(_remarks(cursor, source, rejected, accepted, options)),
     )
+    cursor.execute(f"DROP TABLE checked_{table.name}")
+    cursor.execute(f"DROP TABLE accepted_{table.name}")
+    return report
+
+
+def _make_items(cursor: duckdb.DuckDBPyConnection, table: Table) -> int:
+    """Insert the items that accepted rows name and the store lacks; return how many."""
+    if table.name not in ("behaviors", "texts"):
+        return 0
+    made = cursor.execute(f"""
+        INSERT INTO data.items (item_id) SELECT DISTINCT item_id FROM checked_{table.name} AS named
+        WHERE _reason IS NULL AND item_id IS NOT NULL
+        AND NOT EXISTS (FROM data.items WHERE items.item_id = named.item_id) ORDER BY item_id""").fetchall()
+    return int(made[0][0])
+
+
+def _remarks(
+    cursor: duckdb.DuckDBPyConnection,
+    source: Source,
+    rejected: Mapping[str, int],
+    accepted: int,
+    options: ImportOptions,
+) -> Iterator[str]:
+    """Yield how the files were understood, and for rejects of a kind what to do about them."""
+    if not accepted and not rejected:
+        yield f"{source.file.name} holds no rows"
+    yield from (reading.remark for reading in source.times.values() if reading.remark)
+    if UNKNOWN_ITEM in rejected:
+        yield (
+            f"{rejected[UNKNOWN_ITEM]:,} rows name items that are not in the store: import these items, too, "
+            "or say --create-items"
+        )
+    reason = not_in(options.encoding)
+    if reason in rejected:
+        first = first_reject(cursor, source, reason)
+        byte = strange_byte("".join(str(value) for value in first.values.values()))
+        yield (
+            f"not {options.encoding.upper()}: byte 0x{byte:02X} in row {first.row} of {first.file.name}: say "
+            "the encoding of the file, such as --encoding latin-1, or convert it to UTF-8"
+        )
+    if VECTOR_DIMENSION in rejected:
+        first = first_reject(cursor, source, VECTOR_DIMENSION)
+        yield f"row {first.row} of {first.file.name}: {_length_of(cursor, source, options.dims)}"
+
+
+def _length_of(cursor: duckdb.DuckDBPyConnection, source: Source, dims: Mapping[str, int]) -> str:
+    """Return how long the first refused vector is, and how long those of its text model are."""
+    model, length = cursor.execute(f"""
+        SELECT text_model_id, len(vector) FROM checked_{source.table.name}
+        WHERE _reason = '{VECTOR_DIMENSION}' ORDER BY _row LIMIT 1""").fetchall()[0]
+    right = f"has {dims[model]}" if model in dims else "has another length in the rows before"
+    return f"a vector of {length} numbers, and text model {model} {right}"

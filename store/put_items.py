@@ -37,7 +37,8 @@ def put_items(
 ) -> tuple[Written, list[Item]]:
     """Return what became of some items, and those that are new or changed; a known one is replaced whole."""
     cursor.register("put_rows", _table(rows))
-    cursor.execute("CREATE TEMP VIEW raw_items AS SELECT *, NULL::VARCHAR AS _line FROM put_rows")
+    faultless = "NULL::VARCHAR AS _line, NULL::VARCHAR AS _fault"
+    cursor.execute(f"CREATE TEMP VIEW raw_items AS SELECT *, {faultless} FROM put_rows")
     check(cursor, _SOURCE)
     cursor.execute(f"""
         UPDATE checked_items SET _reason = 'word_too_long'

@@ -5,21 +5,36 @@ import glob
 import logging
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
 from store.connection import quoted
-from store.tables import Column, Kind, Table
+from store.files import TableFile
+from store.plain import DELIMITERS, STRANGE, UTF_8, PlainFile, UnreadableFileError, plain_file
+from store.tables import Column, Table
+from store.times import AUTO, TimeReading, reading_of_times
+from store.values import Value, from_json, from_parquet, from_text, is_float_text
 
-_NUMBERS = (
-    *("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL"),
-    *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"),
+PART_ROWS = 1 << 40  # more than any file has: the number of a row tells its file, too
+_NOT_ITS_FORMAT = {
+    "parquet": "it is no Parquet file, or is damaged",
+    "csv": "its rows cannot be told apart as comma-separated values",
+    "tsv": "its rows cannot be told apart as tab-separated values",
+    "jsonl": "it is no JSON, or its array is broken off",
+}
+# What a file cannot be the cause of, whatever is in it.
+_NOT_OF_A_FILE = (
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ConstraintException,
+    duckdb.ConversionException,
+    duckdb.OutOfMemoryException,
+    duckdb.ParserException,
+    duckdb.TransactionException,
 )
-_NATIVE: dict[Kind, tuple[str, ...]] = {"number": _NUMBERS, "time": (*_NUMBERS, "TIMESTAMP", "DATE")}
-_SCALARS = ("id", "text", "word", "number", "time", "flag")
 _log = logging.getLogger(__name__)
 
 
@@ -32,20 +47,13 @@ class MissingColumnError(ValueError):
         self.table, self.file, self.column, self.present = table, file, column, tuple(present)
 
 
-class UnreadableFileError(ValueError):
-    """A file is not of the format that its name says."""
-
-    def __init__(self, file: Path, reason: str) -> None:
-        super().__init__(f"{file} cannot be read: {reason}")
-        self.file = file
-
-
 @dataclass(frozen=True)
 class Source:
-    """A file whose rows lie in the temporary relation `raw_<table>`.
+    """A table's files, whose rows lie in the temporary relation `raw_<table>`.
 
-    The relation has `_row` (1-based data row), `_line` (a row that does not parse, else NULL) and `columns`
-    as they came: text, or for Parquet numbers, times and lists of SQL type `types[column]`.
+    The relation has `_row` (1-based data row; the n-th file counts from n * PART_ROWS), `_line` (a row that
+    does not parse, else NULL), `_fault` (why a value cannot be taken, else NULL) and `columns` as they came:
+    text, or for Parquet numbers, times and lists of SQL type `types[column]`.
     """
 
     table: Table
@@ -53,122 +61,216 @@ class Source:
     columns: tuple[Column, ...]
     ignored: tuple[str, ...]
     types: dict[str, str]
+    files: tuple[Path, ...] = ()
+    times: Mapping[str, TimeReading] = field(default_factory=dict)
 
 
-def stage(cursor: duckdb.DuckDBPyConnection, table: Table, file: Path) -> Source:
-    """Return a file as the temporary relation `raw_<table>`.
+@dataclass(frozen=True)
+class _Given:
+    """One file, as it is read, and the name of the temporary relations that it needs."""
+
+    file: TableFile
+    plain: PlainFile
+    name: str
+
+    @property
+    def scanned(self) -> str:
+        """The path as DuckDB's readers take it: a literal, and no pattern."""
+        return quoted(glob.escape(str(self.plain.path)))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file: the columns that it has, and SQL of its rows with the types of the known ones."""
+
+    present: tuple[str, ...]
+    sql: str
+    types: dict[str, str]
+
+
+def stage(
+    cursor: duckdb.DuckDBPyConnection,
+    table: Table,
+    place: Path,
+    files: Sequence[TableFile],
+    scratch: Path,
+    *,
+    encoding: str = UTF_8,
+    times: str = AUTO,
+) -> Source:
+    """Make the temporary relation `raw_<table>` of a table's files; copies that must be made go to `scratch`.
 
     Raises:
         MissingColumnError: a required column is not there.
-        UnreadableFileError: the file is not what its suffix says.
+        UnreadableFileError: a file is not what its suffix says.
+        AmbiguousTimesError: the numbers of a time column have two readings.
     """
-    stagers = {".parquet": _stage_parquet, ".csv": _stage_csv}
-    with readable(file):
-        return stagers.get(file.suffix, _stage_json)(cursor, table, file)
+    stagers = {"parquet": _stage_parquet, "jsonl": _stage_json}
+    parts: list[_Part] = []
+    for number, file in enumerate(files):
+        with readable(file.path, file.form):
+            name = f"{table.name}_{number}"
+            given = _Given(file, plain_file(file, encoding, scratch / name), name)
+            parts.append(stagers.get(file.form, _stage_csv)(cursor, table, given))
+        for column in table.columns:
+            if column.required and column.name not in parts[-1].present:
+                raise MissingColumnError(table.name, file.path, column.name, parts[-1].present)
+    types = {
+        column.name: _common([part.types[column.name] for part in parts if column.name in part.types])
+        for column in table.columns
+        if any(column.name in part.types for part in parts)
+    }
+    rows = " UNION ALL ".join(_rows(part, number * PART_ROWS, types) for number, part in enumerate(parts))
+    cursor.execute(f"CREATE TEMP VIEW raw_{table.name} AS {rows}")
+    known = tuple(column for column in table.columns if column.name in types)
+    present = dict.fromkeys(name for part in parts for name in part.present)
+    ignored = tuple(name or "(no name)" for name in present if name not in table.names)
+    if ignored:
+        _log.warning("%s: unknown columns are not imported: %s", place, ", ".join(ignored))
+    readings = {
+        column.name: reading_of_times(cursor, f"raw_{table.name}", column.name, place, times)
+        for column in known
+        if column.kind == "time" and not types[column.name].startswith(("TIMESTAMP", "DATE"))
+    }
+    return Source(table, place, known, ignored, types, tuple(file.path for file in files), readings)
 
 
 @contextmanager
-def readable(file: Path) -> Iterator[None]:
-    """Turn what the block meets in a broken file into an UnreadableFileError."""
+def readable(file: Path, form: str) -> Iterator[None]:
+    """Turn what the block meets in a broken file into an UnreadableFileError, in our words."""
     try:
         yield
-    except (duckdb.Error, csv.Error) as error:
-        reason, _, _ = str(error).partition("\n")  # what follows is a page of advice from DuckDB
+    except csv.Error as error:
+        raise UnreadableFileError(file, _NOT_ITS_FORMAT[form]) from error
+    except duckdb.Error as error:
+        said = str(error)
+        if isinstance(error, _NOT_OF_A_FILE) or "No space left" in said:
+            raise
+        not_text = "not valid UTF8" in said or "string encoding" in said
+        reason = "it holds text that is not UTF-8" if not_text else _NOT_ITS_FORMAT[form]
         raise UnreadableFileError(file, reason) from error
 
 
-def _source(
-    table: Table, file: Path, present: Sequence[str], types: Mapping[str, str] | None = None
-) -> Source:
-    for column in table.columns:
-        if column.required and column.name not in present:
-            raise MissingColumnError(table.name, file, column.name, present)
-    known = tuple(column for column in table.columns if column.name in present)
-    ignored = tuple(name for name in present if name not in table.names)
-    if ignored:
-        _log.warning("%s: unknown columns are not imported: %s", file, ", ".join(ignored))
-    return Source(table, file, known, ignored, {c.name: (types or {}).get(c.name, "VARCHAR") for c in known})
+def _common(types: Sequence[str]) -> str:
+    return types[0] if len(set(types)) == 1 else "VARCHAR"
 
 
-def _stage_parquet(cursor: duckdb.DuckDBPyConnection, table: Table, file: Path) -> Source:
-    scan = f"read_parquet({_scanned(file)}, binary_as_string = true, file_row_number = true)"
+def _rows(part: _Part, first: int, types: Mapping[str, str]) -> str:
+    columns = ", ".join(
+        f"{name}::{held} AS {name}" if name in part.types else f"NULL::{held} AS {name}"
+        for name, held in types.items()
+    )
+    return f"SELECT _row + {first} AS _row, _line, _fault, {columns} FROM ({part.sql})"
+
+
+def _selected(
+    row: str, line: str, values: Mapping[str, Value], source: str, faults: Sequence[str] = ()
+) -> str:
+    """Return SQL for the rows of a part, its values by the rules of store/values.py."""
+    reasons = [*faults, *(fault for value in values.values() for fault in value.faults)]
+    fault = f"CASE {' '.join(reasons)} END" if reasons else "NULL::VARCHAR"
+    columns = ", ".join(f"{value.sql} AS {name}" for name, value in values.items())
+    return f"SELECT {row} AS _row, {line} AS _line, {fault} AS _fault, {columns} FROM {source}"
+
+
+def _stage_parquet(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Given) -> _Part:
+    options = "binary_as_string = true, hive_partitioning = false, filename = false"
+    scan = f"read_parquet({given.scanned}, {options})"
     held = {str(row[0]): str(row[1]) for row in cursor.execute(f"DESCRIBE FROM {scan}").fetchall()}
-    del held["file_row_number"]
-    source = _source(table, file, list(held), held)
-    columns = ["file_row_number + 1 AS _row", "NULL::VARCHAR AS _line"]
-    for column in source.columns:
-        name, is_list = column.name, held[column.name].endswith("]")
-        if (column.kind == "vector" and is_list) or (
-            held[name].startswith(_NATIVE.get(column.kind, ())) and not is_list
-        ):
-            columns.append(name)
-            continue
-        source.types[name] = "VARCHAR"
-        nested = column.kind == "json" and held[name] not in ("VARCHAR", "JSON")  # a struct or a map
-        columns.append(f"{'to_json' if nested else ''}({name})::VARCHAR AS {name}")
-    # A view: Parquet is quick to read again, and a copy of the raw rows would double the space.
-    cursor.execute(f"CREATE TEMP VIEW raw_{table.name} AS SELECT {', '.join(columns)} FROM {scan}")
-    return source
+    if "file_row_number" in {name.lower() for name in held}:
+        row = "row_number() OVER ()"  # slower, but no name of ours
+    else:
+        row, scan = "file_row_number + 1", f"{scan[:-1]}, file_row_number = true)"
+    known = {column.name: column.kind for column in table.columns if column.name in held}
+    values = {name: from_parquet(name, kind, held[name]) for name, kind in known.items()}
+    # Not copied: Parquet is quick to read again, and a copy of the raw rows would double the space.
+    sql = _selected(row, "NULL::VARCHAR", values, scan)
+    return _Part(tuple(held), sql, {name: value.held for name, value in values.items()})
 
 
-def _stage_csv(cursor: duckdb.DuckDBPyConnection, table: Table, file: Path) -> Source:
-    # Replaced bytes in the header make an unknown column; in a row behind it they are DuckDB's to refuse.
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        header = next(csv.reader(lines), [])
-    if len(set(header)) < len(header):
-        raise UnreadableFileError(file, f"its header names a column twice: {', '.join(header)}")
-    source = _source(table, file, header)
-    raw, rejects = f"raw_{table.name}", f"unparsed_{table.name}"
-    columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in header)
+def _stage_csv(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Given) -> _Part:
+    delimiter = DELIMITERS[given.file.form]
+    with given.plain.path.open(encoding=UTF_8, errors="replace", newline="") as lines:
+        header = next(csv.reader(lines, delimiter=delimiter), [])
+    known = {
+        column.name: (column.kind, f"c{header.index(column.name)}")
+        for column in table.columns
+        if column.name in header
+    }
+    twice = [name for name in known if header.count(name) > 1]
+    if twice:
+        raise UnreadableFileError(given.file.path, f"its header names a column twice: {', '.join(twice)}")
+    if not known:
+        return _Part(tuple(header), "", {})
+    text, bad = f"text_{given.name}", f"unparsed_{given.name}"
+    columns = ", ".join(f"c{at}: 'VARCHAR'" for at in range(len(header)))  # names of the file could be ours
+    chosen = ", ".join(f"{at} AS {name}" for name, (_, at) in known.items())
     cursor.execute(f"""
-        CREATE TEMP TABLE {raw} AS
-        SELECT row_number() OVER () AS _row, NULL::VARCHAR AS _line, {", ".join(source.types)}
-        FROM read_csv({_scanned(file)}, columns = {{{columns}}}, header = true, auto_detect = false,
-            delim = ',', quote = '"', escape = '"', ignore_errors = true, store_rejects = true,
-            rejects_table = '{rejects}', rejects_scan = '{rejects}_scan')""")
+        CREATE TEMP TABLE {text} AS SELECT row_number() OVER () AS _row, NULL::VARCHAR AS _line, {chosen}
+        FROM read_csv({given.scanned}, columns = {{{columns}}}, header = true, auto_detect = false,
+            delim = {quoted(delimiter)}, quote = '"', escape = '"', compression = 'none',
+            hive_partitioning = false, filename = false, ignore_errors = true, store_rejects = true,
+            rejects_table = '{bad}', rejects_scan = '{bad}_scan')""")
     # Rows that do not parse are missing from the numbering: put them back, and shift those behind them.
     cursor.execute(f"""
-        CREATE TEMP TABLE {rejects}_rows AS
+        CREATE TEMP TABLE {bad}_rows AS
         SELECT line - 1 AS _row, any_value(csv_line) AS _line, row_number() OVER (ORDER BY line) AS rank
-        FROM {rejects} GROUP BY line""")
+        FROM {bad} GROUP BY line""")
     cursor.execute(f"""
-        UPDATE {raw} AS r SET _row = r._row + s.rank FROM (
-            FROM (SELECT _row FROM {raw}) AS good
-            ASOF JOIN (SELECT _row - rank AS before, max(rank) AS rank FROM {rejects}_rows GROUP BY 1) AS bad
+        UPDATE {text} AS r SET _row = r._row + s.rank FROM (
+            FROM (SELECT _row FROM {text}) AS good
+            ASOF JOIN (SELECT _row - rank AS before, max(rank) AS rank FROM {bad}_rows GROUP BY 1) AS bad
             ON good._row > bad.before
         ) AS s WHERE r._row = s._row""")
-    cursor.execute(f"INSERT INTO {raw} BY NAME SELECT _row, _line FROM {rejects}_rows")
-    return source
+    cursor.execute(f"INSERT INTO {text} BY NAME SELECT _row, _line FROM {bad}_rows")
+    values = {
+        name: from_text(name, kind, as_float=kind in ("id", "word") and is_float_text(cursor, text, name))
+        for name, (kind, _) in known.items()
+    }
+    sql = _selected("_row", "_line", values, text, _strange(given.plain, known))
+    return _Part(tuple(header), sql, dict.fromkeys(known, "VARCHAR"))
 
 
-def _stage_json(cursor: duckdb.DuckDBPyConnection, table: Table, file: Path) -> Source:
-    raw, lines = f"raw_{table.name}", f"lines_{table.name}"
+def _stage_json(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Given) -> _Part:
+    lines = f"lines_{given.name}"
+    array = _is_array(given.plain.path)
+    how = "format = 'array'" if array else "format = 'newline_delimited', ignore_errors = true"
     cursor.execute(f"""
         CREATE TEMP TABLE {lines} AS SELECT row_number() OVER () AS _row, json
-        FROM read_json_objects({_scanned(file)}, format = 'newline_delimited', ignore_errors = true)""")
+        FROM read_json_objects({given.scanned}, {how}, compression = 'none',
+            hive_partitioning = false, filename = false)""")
     keys = f"SELECT DISTINCT unnest(json_keys(json)) FROM {lines} WHERE json_type(json) = 'OBJECT' ORDER BY 1"
-    present = [str(row[0]) for row in cursor.execute(keys).fetchall()]
     # Without a single object there is no telling which columns the file would have.
-    source = _source(table, file, present or table.names)
-    bad = " OR ".join(
-        ["json_type(json) IS DISTINCT FROM 'OBJECT'"]
-        + [
-            f"json_type(json, '$.{c.name}') IN ('ARRAY', 'OBJECT')"
-            for c in source.columns
-            if c.kind in _SCALARS
-        ]
+    present = tuple(str(row[0]) for row in cursor.execute(keys).fetchall()) or table.names
+    known = {column.name: column.kind for column in table.columns if column.name in present}
+    columns = ", ".join(
+        f"json_extract_string(json, '$.{name}') AS {name}, json_type(json, '$.{name}') AS {name}_type"
+        for name in known
     )
-    columns = ", ".join(f"json_extract_string(json, '$.{name}') AS {name}" for name in source.types)
+    texts = [name for name, kind in known.items() if kind == "text"]
+    columns += "".join(
+        f", CASE WHEN {name}_type = 'ARRAY' THEN json_type(json, '$.{name}[*]') END AS {name}_types"
+        for name in texts
+    )
     cursor.execute(f"""
-        CREATE TEMP TABLE {raw} AS
-        SELECT _row, CASE WHEN {bad} THEN '' END AS _line, {columns} FROM {lines}""")
-    wanted = [int(row[0]) for row in cursor.execute(f"SELECT _row FROM {raw} WHERE _line = ''").fetchall()]
-    if wanted:
-        cursor.register("unparsed", _lines(file, set(wanted)))
-        cursor.execute(f"UPDATE {raw} AS r SET _line = u._line FROM unparsed AS u WHERE r._row = u._row")
-        cursor.unregister("unparsed")
+        CREATE TEMP TABLE raw_{lines} AS SELECT _row,
+            CASE WHEN json_type(json) IS DISTINCT FROM 'OBJECT' THEN coalesce(json::VARCHAR, '') END AS _line,
+            {columns} FROM {lines}""")
     cursor.execute(f"DROP TABLE {lines}")
-    return source
+    if not array:
+        _put_lines_back(cursor, f"raw_{lines}", given.plain.path)
+    values = {name: from_json(name, kind) for name, kind in known.items()}
+    sql = _selected("_row", "_line", values, f"raw_{lines}", _strange(given.plain, known))
+    return _Part(present, sql, dict.fromkeys(known, "VARCHAR"))
+
+
+def _put_lines_back(cursor: duckdb.DuckDBPyConnection, relation: str, file: Path) -> None:
+    """Fill in the text of lines that are no JSON object."""
+    rows = cursor.execute(f"SELECT _row FROM {relation} WHERE _line IS NOT NULL").fetchall()
+    if rows:
+        cursor.register("unparsed", _lines(file, {int(row[0]) for row in rows}))
+        cursor.execute(f"UPDATE {relation} AS r SET _line = u._line FROM unparsed AS u WHERE r._row = u._row")
+        cursor.unregister("unparsed")
 
 
 def _lines(file: Path, wanted: Set[int]) -> pa.Table:
@@ -181,6 +283,16 @@ def _lines(file: Path, wanted: Set[int]) -> pa.Table:
     return pa.table({"_row": [row for row, _ in rows], "_line": [line for _, line in rows]})
 
 
-def _scanned(file: Path) -> str:
-    """Return a path as DuckDB's readers take it: a literal, and no pattern."""
-    return quoted(glob.escape(str(file)))
+def _is_array(file: Path) -> bool:
+    with file.open("rb") as source:
+        while piece := source.read(1 << 16):
+            if piece.strip():
+                return piece.lstrip().startswith(b"[")
+    return False
+
+
+def _strange(plain: PlainFile, known: Mapping[str, object]) -> list[str]:
+    """Return the reason to refuse the rows in which bytes were marked."""
+    if plain.strange is None:
+        return []
+    return [f"WHEN regexp_matches(concat_ws(' ', {', '.join(known)}), '{STRANGE}') THEN '{plain.strange}'"]

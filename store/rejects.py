@@ -5,7 +5,7 @@ from pathlib import Path
 import duckdb
 
 from store.connection import quoted
-from store.reading import Source
+from store.reading import PART_ROWS, Source
 from store.validation import DUPLICATE, VECTOR_DIMENSION, checks_of
 
 _MESSAGE_CHARS = 200
@@ -19,30 +19,44 @@ class ImportRejectedError(ValueError):
         self.file, self.row, self.reason, self.values = file, row, reason, values
 
 
-def first_reject(cursor: duckdb.DuckDBPyConnection, source: Source) -> ImportRejectedError:
-    """Return the error that names the first refused row of a checked file."""
+def first_reject(
+    cursor: duckdb.DuckDBPyConnection, source: Source, reason: str | None = None
+) -> ImportRejectedError:
+    """Return the error that names the first refused row of a checked table, or the first for one reason."""
     name = source.table.name
-    row, reason = cursor.execute(f"""
-        SELECT _row, _reason FROM checked_{name}
-        WHERE _reason IS NOT NULL ORDER BY _row LIMIT 1""").fetchall()[0]
-    columns = {DUPLICATE: source.table.identity, VECTOR_DIMENSION: ("vector",)}.get(reason)
+    said = "IS NOT NULL" if reason is None else f"= {quoted(reason)}"
+    row, found = cursor.execute(f"""
+        SELECT _row, _reason FROM checked_{name} WHERE _reason {said} ORDER BY _row LIMIT 1""").fetchall()[0]
+    columns = {DUPLICATE: source.table.identity, VECTOR_DIMENSION: ("vector",)}.get(found)
     if columns is None:
-        columns = tuple(column for cause, column, _ in checks_of(source) if cause == reason)
+        columns = tuple(column for cause, column, _ in checks_of(source) if cause == found)
+    if not columns:  # a fault, which begins with its column, or of the whole row
+        columns = tuple(column for column in source.types if found.startswith(f"{column}_")) or tuple(
+            source.types
+        )
     there = [column for column in columns if column in ("_line", *source.types)]
     texts = ", ".join(f"{column}::VARCHAR" for column in there)
     values = cursor.execute(f"SELECT {texts} FROM raw_{name} WHERE _row = {row}").fetchall()[0]
-    return ImportRejectedError(source.file, row, reason, dict(zip(there, values, strict=True)))
+    return ImportRejectedError(
+        source.files[row // PART_ROWS], row % PART_ROWS, found, dict(zip(there, values, strict=True))
+    )
 
 
 def write_rejects(cursor: duckdb.DuckDBPyConnection, source: Source, folder: Path) -> Path:
-    """Return folder/<table>.jsonl, made with the row number, reason and raw values of each refused row."""
+    """Write folder/<table>.jsonl with the number, reason and raw values of each refused row; return its path.
+
+    Where the table lies in several files, each row also names its file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     name = source.table.name
     file = folder / f"{name}.jsonl"
     values = ", ".join(f"{column} := raw.{column}::VARCHAR" for column in source.types)
+    names = ", ".join(quoted(part) for part in source.files)
+    which = f"([{names}])[c._row // {PART_ROWS} + 1] AS file, " if len(source.files) > 1 else ""
     cursor.execute(f"""
         COPY (
-            SELECT c._row AS row, c._reason AS reason, raw._line AS line, struct_pack({values}) AS values
+            SELECT {which}c._row % {PART_ROWS} AS row, c._reason AS reason, raw._line AS line,
+                struct_pack({values}) AS values
             FROM checked_{name} AS c JOIN raw_{name} AS raw USING (_row)
             WHERE c._reason IS NOT NULL ORDER BY c._row
         ) TO {quoted(file)} (FORMAT json)""")

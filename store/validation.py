@@ -1,13 +1,16 @@
 """Which rows of an import are refused, and why: one SQL condition per reason, the first that holds counts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
 
 from store.attributes import MAX_CHARS, sorted_out
+from store.connection import quoted
 from store.reading import Source
 from store.tables import SQL_TYPES, Column, Kind
+from store.times import TimeReading
 
 MAX_ID_BYTES = 256
 MAX_TEXT_CHARS = 100_000
@@ -15,13 +18,24 @@ MAX_WEIGHT = 1e12  # of one row: beyond any count, price or seconds; sums stay f
 DUPLICATE = "duplicate"
 VECTOR_DIMENSION = "vector_dimension"
 BAD_ATTRIBUTES = "bad_attributes"
+UNKNOWN_ITEM = "unknown_item"
+FAULT = "_fault"  # stands for the reason that the row itself has there
 _BATCH = 65_536
 
-_EPOCH = (
-    "make_timestamp(CASE WHEN {0} BETWEEN -62135596800 AND 253402300799 THEN (round({0} * 1e6))::BIGINT END)"
-)
 _YEARS = (
     "CASE WHEN {0} BETWEEN TIMESTAMP '0001-01-01' AND TIMESTAMP '9999-12-31 23:59:59.999999' THEN {0} END"
+)
+_TRUE = ("true", "t", "yes", "y", "1", "1.0", "on")
+_FALSE = ("false", "f", "no", "n", "0", "0.0", "off")
+# DuckDB knows most of ISO; the second try is for a blank before the offset, a comma, and no separators.
+_TIDY_ISO = (
+    "regexp_replace(regexp_replace(replace(upper(trim({0})), ',', '.'), "
+    "'\\s+(Z|[+-]\\d\\d(:?\\d\\d)?)$', '\\1'), "
+    "'^(\\d{{4}})(\\d\\d)(\\d\\d)T(\\d\\d)(\\d\\d)(\\d\\d)', '\\1-\\2-\\3T\\4:\\5:\\6')"
+)
+_ISO = (  # words such as "epoch" are no times
+    "CASE WHEN regexp_matches({0}, '^\\s*\\d') THEN "
+    f"coalesce(TRY_CAST({{0}} AS TIMESTAMPTZ), TRY_CAST({_TIDY_ISO} AS TIMESTAMPTZ)) AT TIME ZONE 'UTC' END"
 )
 
 
@@ -42,6 +56,7 @@ class Check:
 
 CHECKS: tuple[Check, ...] = (
     Check("malformed_row", "_line", "_line IS NOT NULL"),
+    Check(FAULT, "_fault", "_fault IS NOT NULL"),
     Check("empty_user_id", "user_id", "user_id IS NULL"),
     Check("empty_item_id", "item_id", "item_id IS NULL", table="items"),
     Check("empty_item_id", "item_id", "item_id IS NULL", table="behaviors"),
@@ -60,15 +75,20 @@ CHECKS: tuple[Check, ...] = (
     Check("unparsable_time", "", "raw_{0} IS NOT NULL AND {0} IS NULL", kind="time"),
     Check("unknown_split", "split", "split NOT IN ('train', 'valid', 'test')"),
     Check(
+        "vector_not_readable",
+        "vector",
+        "raw_vector IS NOT NULL AND NOT coalesce(len(vector) > 0 AND NOT list_contains(list_transform("
+        "TRY_CAST(raw_vector AS DOUBLE[]), lambda x: x IS NULL), true), false)",
+    ),
+    Check(
         "vector_not_finite",
         "vector",
-        "raw_vector IS NOT NULL AND NOT coalesce(len(vector) > 0 AND list_bool_and(list_transform(vector, "
-        "lambda x: coalesce(isfinite(x), false))), false)",
+        "NOT list_bool_and(list_transform(vector, lambda x: coalesce(isfinite(x), false)))",
     ),
     Check("self_friend", "friend_id", "friend_id = user_id"),
     *(
         Check(
-            "unknown_item",
+            UNKNOWN_ITEM,
             "item_id",
             "item_id IS NOT NULL AND NOT EXISTS (FROM data.items WHERE items.item_id = typed.item_id)",
             table=table,
@@ -78,24 +98,35 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def check(cursor: duckdb.DuckDBPyConnection, source: Source) -> None:
+def check(
+    cursor: duckdb.DuckDBPyConnection,
+    source: Source,
+    *,
+    dims: Mapping[str, int] | None = None,
+    any_item: bool = False,
+) -> None:
     """Make the temporary table `checked_<table>`: `_row`, `_reason` (NULL where accepted) and typed values.
 
     A column that the file lacks is there, with its default, only where the identity of a row needs it.
-    Items must be in the store before behaviors and texts are checked.
+    Items must be in the store before behaviors and texts are checked, unless `any_item` may be named.  `dims`
+    says how long the vectors of a text model are; of others, the first vector does.
     """
     table, name = source.table, f"checked_{source.table.name}"
-    inner, outer = ["_row", "_line"], []
+    inner, outer = ["_row", "_line", "_fault"], []
     for column in table.columns:
         if column in source.columns:
             raw = f"nullif({column.name}, '')" if source.types[column.name] == "VARCHAR" else column.name
-            inner += [f"{raw} AS raw_{column.name}", f"{_typed(column, raw, source.types)} AS {column.name}"]
+            inner += [f"{raw} AS raw_{column.name}", f"{_typed(column, raw, source)} AS {column.name}"]
         elif column.name in table.identity:
             inner.append(f"NULL::{SQL_TYPES[column.kind]} AS {column.name}")
         else:
             continue
         outer.append(f"coalesce({column.name}, {column.default}) AS {column.name}")
-    conditions = " ".join(f"WHEN {sql} THEN '{reason}'" for reason, _, sql in checks_of(source))
+    conditions = " ".join(
+        f"WHEN {sql} THEN {reason if reason == FAULT else repr(reason)}"
+        for reason, _, sql in checks_of(source)
+        if not (any_item and reason == UNKNOWN_ITEM)
+    )
     cursor.execute(f"""
         CREATE TEMP TABLE {name} AS
         SELECT _row, CASE {conditions} END AS _reason, {", ".join(outer)}
@@ -105,7 +136,7 @@ def check(cursor: duckdb.DuckDBPyConnection, source: Source) -> None:
     if not table.numbered:
         _refuse_duplicates(cursor, source)
     if {"vector", "text_model_id"} <= source.types.keys():
-        _refuse_other_dimensions(cursor, name)
+        _refuse_other_dimensions(cursor, name, dims or {})
 
 
 def checks_of(source: Source) -> list[tuple[str, str, str]]:
@@ -115,43 +146,51 @@ def checks_of(source: Source) -> list[tuple[str, str, str]]:
         if item.table not in (None, source.table.name):
             continue
         if item.kind is None:
-            names = [item.column] if item.column in ("_line", *source.types) else []
+            names = [item.column] if item.column in ("_line", "_fault", *source.types) else []
         else:
             names = [column.name for column in source.columns if column.kind == item.kind]
         applied += [(item.reason, name, item.sql.format(name)) for name in names]
     return applied
 
 
-def _typed(column: Column, raw: str, types: dict[str, str]) -> str:
+def _typed(column: Column, raw: str, source: Source) -> str:
     """Return SQL that reads a raw value as its column's type, or as NULL where that fails."""
     match column.kind:
         case "number":
             return f"TRY_CAST({raw} AS DOUBLE)"
         case "time":
-            return _YEARS.format(_time(raw, types[column.name]))
+            return _YEARS.format(_time(raw, source.types[column.name], source.times.get(column.name)))
         case "flag":
-            return f"CASE lower({raw}) WHEN 'true' THEN true WHEN '1' THEN true " + (
-                "WHEN 'false' THEN false WHEN '0' THEN false END"
-            )
+            word = f"lower(trim({raw}))"
+            return f"CASE WHEN {word} IN {_TRUE} THEN true WHEN {word} IN {_FALSE} THEN false END"
         case "json":
-            return f"CASE WHEN json_valid({raw}) AND json_type({raw}) = 'OBJECT' THEN json({raw}) END"
+            text = _without_not_a_number(raw)
+            return f"CASE WHEN json_valid({raw}) AND json_type({raw}) = 'OBJECT' THEN json({text}) END"
         case "vector":
             return f"TRY_CAST({raw} AS FLOAT[])"
         case _:
             return raw
 
 
-def _time(raw: str, held: str) -> str:
-    """Numbers are seconds since 1970; text is such a number or an ISO time, UTC where it names no zone."""
+def _without_not_a_number(raw: str) -> str:
+    """Return SQL of JSON text in which NaN, which no JSON has, is null."""
+    # A control character can only mark what we put there: behind each string, and in the place of each NaN.
+    marked = f"""regexp_replace({raw}, '("(?:[^"\\\\]|\\\\.)*")|-?NaN', '\\1' || chr(1), 'gi')"""
+    nulls = f"""replace(replace({marked}, '"' || chr(1), '"'), chr(1), 'null')"""
+    return f"CASE WHEN contains(lower({raw}), 'nan') THEN {nulls} ELSE {raw} END"
+
+
+def _time(raw: str, held: str, reading: TimeReading | None) -> str:
+    """Numbers are read as was decided for their column; text is such a number or an ISO time, else UTC."""
     if held.startswith(("TIMESTAMP WITH", "TIMESTAMPTZ")):
         return f"(TRY_CAST({raw} AS TIMESTAMPTZ) AT TIME ZONE 'UTC')"
     if held.startswith(("TIMESTAMP", "DATE")):
         return f"TRY_CAST({raw} AS TIMESTAMP)"
-    seconds = f"TRY_CAST({raw} AS DOUBLE)"
+    number = f"TRY_CAST({raw} AS DOUBLE)"
+    of_number = reading.sql.format(x=number, raw=raw) if reading and reading.sql else "NULL::TIMESTAMP"
     if held != "VARCHAR":
-        return _EPOCH.format(seconds)
-    iso = f"TRY_CAST({raw} AS TIMESTAMPTZ) AT TIME ZONE 'UTC'"
-    return f"(CASE WHEN {seconds} IS NULL THEN {iso} ELSE {_EPOCH.format(seconds)} END)"
+        return f"({of_number})"
+    return f"(CASE WHEN {number} IS NULL THEN {_ISO.format(raw)} ELSE {of_number} END)"
 
 
 def _refuse_attributes(cursor: duckdb.DuckDBPyConnection, name: str) -> None:
@@ -180,15 +219,16 @@ def _refuse_duplicates(cursor: duckdb.DuckDBPyConnection, source: Source) -> Non
         ) AS first WHERE later._reason IS NULL AND later._row > first._row AND {same}""")
 
 
-def _refuse_other_dimensions(cursor: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Refuse vectors not as long as the first of the same text model, stored ones before new ones."""
+def _refuse_other_dimensions(cursor: duckdb.DuckDBPyConnection, name: str, dims: Mapping[str, int]) -> None:
+    """Refuse vectors of another length than their text model's, or than its first, stored ones before new."""
+    known = "".join(f"SELECT {quoted(model)}, -1, {dim} UNION ALL " for model, dim in dims.items())
     cursor.execute(f"""
         UPDATE {name} AS c SET _reason = '{VECTOR_DIMENSION}' FROM (
             SELECT text_model_id, arg_min(dim, _row) AS dim FROM (
-                SELECT text_model_id, 0 AS _row, len(vector) AS dim FROM data.texts WHERE vector IS NOT NULL
+                {known} SELECT text_model_id, 0, len(vector) FROM data.texts WHERE vector IS NOT NULL
                 UNION ALL
                 SELECT text_model_id, _row, len(vector) FROM {name}
                 WHERE vector IS NOT NULL AND _reason IS NULL
-            ) GROUP BY text_model_id
+            ) AS lengths(text_model_id, _row, dim) GROUP BY text_model_id
         ) AS model
         WHERE c.text_model_id = model.text_model_id AND len(c.vector) <> model.dim AND c._reason IS NULL""")

@@ -162,10 +162,43 @@ def test_split_replaces_marks_only_when_told_to(tmp_path: Path, run: Run) -> Non
     assert set(splits(home).values()) == {None}
 
 
+@pytest.mark.parametrize("by", ["random", "time", "last"])
+def test_a_split_that_holds_out_nothing_fails(tmp_path: Path, run: Run, by: str) -> None:
+    home = make_store(tmp_path, [("a", "x", 1), ("a", "y", 2), ("b", "x", 3)])
+    code, _, err = run("split", "--home", home.path, "--by", by)
+    assert code == 1
+    assert (
+        f"--by {by} would hold out none of 3 behaviours of 2 users: rows are only taken from users with 3"
+        in err
+    )
+    assert set(splits(home).values()) == {None}
+
+
+def test_evaluate_before_reindex_says_what_to_run(tmp_path: Path, run: Run) -> None:
+    home = make_store(tmp_path, ROWS)
+    code, _, err = run("evaluate", "--home", home.path)
+    assert code == 1
+    assert "nothing is published there yet; run `triptych reindex` first" in err
+
+
+def test_no_message_of_the_database_itself_is_told(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = make_store(tmp_path, ROWS)
+
+    def fail(*args: object, **named: object) -> None:
+        raise duckdb.InternalException("INTERNAL Error: Assertion triggered in file row_group.cpp")
+
+    monkeypatch.setattr("scripts.split.split_store", fail)
+    code, _, err = run("split", "--home", home.path, "--by", "random")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "the store failed in a way that is not expected (InternalException): -v shows where" in err
+
+
 def test_split_says_what_is_wrong(tmp_path: Path, run: Run) -> None:
     undated = make_store(tmp_path / "undated", [*ROWS, ("a", "w", None)])
     code, _, err = run("split", "--home", undated.path, "--by", "time")
-    assert (code, "1 of 8 rows have none" in err) == (1, True)
+    assert (code, "1 of 8 rows have none: `--by random` needs none" in err) == (1, True)
     assert set(splits(undated).values()) == {None}
     assert run("split", "--home", undated.path, "--by", "random", "--valid", 0.5, "--test", 0.5)[0] == 2
     empty = Home(tmp_path / "empty")

@@ -15,8 +15,9 @@ import pytest
 
 from store.duck import Store
 from store.files import AmbiguousFilesError, NothingToImportError, UnknownFormatError
-from store.importing import ImportReport, import_folder
-from store.reading import MissingColumnError, UnreadableFileError
+from store.importing import ImportOptions, ImportReport, import_folder
+from store.plain import UnreadableFileError
+from store.reading import MissingColumnError
 from store.records import Event, Friend, Item, UserViews
 from store.rejects import ImportRejectedError
 
@@ -45,6 +46,11 @@ class Folder:
     def load(self, *, strict: bool = False, file_format: str = "auto") -> ImportReport:
         return import_folder(
             self.store, self.path, rejects=self.root / "rejects", strict=strict, file_format=file_format
+        )
+
+    def load_with(self, **options: Any) -> ImportReport:
+        return import_folder(
+            self.store, self.path, rejects=self.root / "rejects", options=ImportOptions(**options)
         )
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
@@ -145,12 +151,12 @@ def test_every_reason_to_refuse_a_behavior(folder: Folder) -> None:
         "u,,1,,": "empty_item_id",
         f"{'书' * 86},i1,1,,": "id_too_long",
         "u,i1,abc,,": "weight_not_a_number",
-        "u,i1,nan,,": "weight_not_a_number",
+        "u,i1,-inf,,": "weight_not_a_number",
         "u,i1,inf,,": "weight_not_a_number",
         "u,i1,-0.5,,": "negative_weight",
         "u,i1,1,yesterday,": "unparsable_time",
         "u,i1,1,infinity,": "unparsable_time",
-        "u,i1,1,1e18,": "unparsable_time",
+        "u,i1,1,1e30,": "unparsable_time",
         "u,i1,1,20000-01-01,": "unparsable_time",
         "u,i1,1,,dev": "unknown_split",
         "u,i2,1,,": "unknown_item",
@@ -230,7 +236,7 @@ def test_every_reason_to_refuse_an_item_a_text_and_a_friend(folder: Folder) -> N
         8: "duplicate",
         9: "malformed_row",
         10: "malformed_row",
-        11: "malformed_row",
+        11: "item_id_is_an_object",
     }
     assert '"line":"{not json"' in report.tables["items"].rejects_file.read_text()  # type: ignore[union-attr]
     assert rejected(report, "texts") == {
@@ -238,10 +244,10 @@ def test_every_reason_to_refuse_an_item_a_text_and_a_friend(folder: Folder) -> N
         3: "empty_text",
         4: "text_too_long",
         5: "unknown_item",
-        6: "vector_not_finite",
+        6: "vector_not_readable",
         7: "vector_not_finite",
-        8: "vector_not_finite",
-        9: "vector_not_finite",
+        8: "vector_not_readable",
+        9: "vector_not_readable",
         10: "vector_dimension",
     }
     assert rejected(report, "social") == {2: "self_friend", 3: "empty_friend_id", 4: "duplicate"}
@@ -272,7 +278,7 @@ def test_parquet_values_are_checked_like_text(folder: Folder) -> None:
         "behaviors",
         user_id=["u", "u", "u"],
         item_id=["i1", "i1", "i2"],
-        weight=[1.0, float("nan"), None],
+        weight=[1.0, float("inf"), None],
         ts=[1714521600, 1, 2**62],
     )
     folder.parquet("texts", user_id=["u", "u"], text=["a", "b"], vector=[[1.0, 2.0], [1.0, float("inf")]])
@@ -402,14 +408,14 @@ def test_empty_files_import_nothing(folder: Folder) -> None:
     assert [table.read for table in folder.load(strict=True).tables.values()] == [0, 0]
 
 
-def test_bytes_that_are_no_utf8_are_malformed_rows(folder: Folder) -> None:
+def test_rows_with_bytes_that_are_no_utf8_are_refused(folder: Folder) -> None:
     (folder.path / "items.csv").write_bytes(b"item_id,title\ni1,\xff\xfe\n\xe4\xb9\xa6,ok\n")
     (folder.path / "texts.jsonl").write_bytes(
         b'{"user_id": "u", "text": "\xff"}\r\n{"user_id": "u", "text": "x"}\r\n'
     )
     report = folder.load()
-    assert rejected(report, "items") == {1: "malformed_row"}
-    assert rejected(report, "texts") == {1: "malformed_row"}
+    assert rejected(report, "items") == {1: "not_utf8"}
+    assert rejected(report, "texts") == {1: "not_utf8"}
     assert folder.store.counts() == {"items": 1, "behaviors": 0, "texts": 1, "social": 0, "users": 1}
 
 

@@ -40,6 +40,7 @@ from store.duck import Store
 from store.erasing import erase, erasures, name_of, unfinished
 from store.export import Export
 from store.home import Home
+from store.importing import ImportOptions
 from store.ledger import Erasure, erased_among, read_ledger, since, user_hash, write_ledger
 from store.records import Item
 from store.requests import Behaviors, Request
@@ -338,7 +339,7 @@ def test_import_goes_through_the_server(
     pq.write_table(
         pa.table({"user_id": ["imported"], "text": ["imported words"]}), tmp_path / "texts.parquet"
     )
-    report = import_through(address, tmp_path, "auto", strict=False)
+    report = import_through(address, tmp_path, ImportOptions())
     table = report.tables["behaviors"]
     assert (table.read, table.inserted, table.rejected) == (2, 1, {"unknown_item": 1})
     assert table.rejects_file is not None
@@ -346,8 +347,34 @@ def test_import_goes_through_the_server(
     assert "H" in used(client.query(user_id="imported"))
     soon(lambda: "T" in used(client.query(user_id="imported")))
     with pytest.raises(CallError) as caught:
-        import_through(address, tmp_path, "auto", strict=True)
+        import_through(address, tmp_path, ImportOptions(strict=True))
     assert (caught.value.reason, "unknown_item" in caught.value.message) == ("IMPORT_REFUSED", True)
+
+
+def test_the_options_of_an_import_go_through_the_server(
+    address: str, client: Client, home: Home, tmp_path: Path
+) -> None:
+    rows = "user_id,item_id,ts\nlatin,Café,5000000000\nlatin,Noël,6000000000\n"
+    (tmp_path / "behaviors.csv").write_bytes(rows.encode("latin-1"))
+    (model_id,) = [one for one in artifacts(home.text_models) if one != home.text_cache.name]
+    vector = {"user_id": "latin", "text": "t", "vector": [1.0, 2.0], "text_model_id": model_id}
+    (tmp_path / "texts.jsonl").write_text(json.dumps(vector))
+    with pytest.raises(CallError, match="--times s or --times ms") as caught:
+        client.import_folder(tmp_path, encoding="latin-1", create_items=True)
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(CallError, match="encoding 'klingon' is unknown"):
+        client.import_folder(tmp_path, encoding="klingon")
+    with pytest.raises(CallError, match="times 'minutes' is none of"):
+        client.import_folder(tmp_path, times="minutes")
+    options = ImportOptions(encoding="latin-1", times="ms", create_items=True)
+    report = import_through(address, tmp_path, options)
+    assert (report.tables["behaviors"].inserted, report.tables["behaviors"].items_made) == (2, 2)
+    assert report.tables["texts"].rejected == {"vector_dimension": 1}
+    (remark,) = report.tables["texts"].remarks
+    assert f"a vector of 2 numbers, and text model {model_id} has" in remark
+    report = import_through(address, tmp_path, ImportOptions(times="ms"))
+    assert report.tables["behaviors"].rejected == {"not_utf8": 2}
+    assert "not UTF-8: byte 0xE9 in row 1 of behaviors.csv" in report.tables["behaviors"].remarks[-1]
 
 
 def test_only_callers_on_the_machine_import() -> None:

@@ -17,7 +17,7 @@ from encoder.text_export import (
     find_text_model,
 )
 from encoder.text_source import Pooling, Precision
-from store.artifact import DamagedArtifactError, artifacts, read_manifest
+from store.artifact import DamagedArtifactError, artifacts, read_manifest, verify
 
 WORDS = ["a", "quiet", "novel", "about", "the", "sea", "shoes", "red", "blue", ",", *"三体北京的秋天很美。"]
 TEXTS = ("a quiet novel about the sea", "北京的秋天很美。", "三体", "red shoes, blue shoes")
@@ -221,3 +221,30 @@ def test_unknown_settings_are_refused(tmp_path: Path) -> None:
         export_text_model(DEFAULT_SOURCE, tmp_path, precision="fp16")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'max'"):
         export_text_model(DEFAULT_SOURCE, tmp_path, pooling="max")  # type: ignore[arg-type]
+
+
+def test_a_new_home_copies_what_an_earlier_one_exported(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "cache" / "text_models"
+    first = export_text_model(str(copy), tmp_path / "a", shared=shared)
+    assert artifacts(shared) == [first.name]
+    moved = copy.rename(tmp_path / "elsewhere")  # found by content, not by name
+    with monkeypatch.context() as patch:
+        patch.setattr(text_export, "_export", None)  # an export would fail
+        second = export_text_model(str(moved), tmp_path / "b", shared=shared)
+    assert second.name == first.name
+    assert verify(second)["files"] == verify(first)["files"]
+    assert read_manifest(second)["source"] == str(moved)
+    assert np.array_equal(TextEncoder.load(second).encode(TEXTS), TextEncoder.load(first).encode(TEXTS))
+    (shared / first.name / "model.onnx").write_bytes(b"not what was written")
+    third = export_text_model(str(moved), tmp_path / "c", shared=shared)
+    assert verify(third)
+    assert verify(shared / third.name)  # made anew there, too
+    (shared / third.name / "manifest.json").write_bytes(b"{}")
+    assert verify(export_text_model(str(moved), tmp_path / "d", shared=shared))
+
+
+def test_a_cache_folder_that_cannot_be_written_costs_nothing_else(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert verify(export_text_model(str(copy), tmp_path / "a", shared=tmp_path / "file" / "text_models"))

@@ -273,7 +273,8 @@ def test_what_was_acknowledged_is_there_after_kill_9(tmp_path: Path) -> None:
 
 USERS = st.sampled_from(["ann", "bob", "", "é" * 129])
 THINGS = st.sampled_from(["i1", "i2", "nothing", "", "x" * 257])
-WEIGHTS = st.sampled_from([0.0, 1.0, 2.5, -1.0, float("nan"), float("inf")])
+# No NaN: it is how a file says that there is none, and an error in a request, which can leave the weight out.
+WEIGHTS = st.sampled_from([0.0, 1.0, 2.5, -1.0, float("inf")])
 TIMES = st.sampled_from([NO_TIME, MAY, MAY + 1, BAD_TIME])
 BEHAVIORS = st.builds(BehaviorRow, USERS, THINGS, st.sampled_from(["view", "like"]), WEIGHTS, TIMES)
 TEXTS = st.builds(TextRow, USERS, st.sampled_from(["hello", "bye", " ", "\u00a0"]), THINGS, TIMES)

@@ -560,21 +560,33 @@ class ImportFolderRequest(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     STRICT_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    CREATE_ITEMS_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """absolute, as the server sees it"""
     format: _builtins.str
-    """auto, parquet, csv, jsonl; empty means auto"""
+    """auto, parquet, csv, tsv, jsonl; empty means auto"""
     strict: _builtins.bool
+    encoding: _builtins.str
+    """of text files, such as latin-1; empty means utf-8"""
+    times: _builtins.str
+    """what numbers in time columns are: auto, years, dates, s, ms, us, ns; empty means auto"""
+    create_items: _builtins.bool
+    """make the items that behaviors and texts name"""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         format: _builtins.str = ...,
         strict: _builtins.bool = ...,
+        encoding: _builtins.str = ...,
+        times: _builtins.str = ...,
+        create_items: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "path", b"path", "strict", b"strict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_items", b"create_items", "encoding", b"encoding", "format", b"format", "path", b"path", "strict", b"strict", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -640,6 +652,8 @@ class TableReport(_message.Message):
     IGNORED_COLUMNS_FIELD_NUMBER: _builtins.int
     REJECTS_FILE_FIELD_NUMBER: _builtins.int
     WITHOUT_TEXT_FIELD_NUMBER: _builtins.int
+    ITEMS_MADE_FIELD_NUMBER: _builtins.int
+    REMARKS_FIELD_NUMBER: _builtins.int
     table: _builtins.str
     file: _builtins.str
     read: _builtins.int
@@ -649,12 +663,18 @@ class TableReport(_message.Message):
     rejects_file: _builtins.str
     without_text: _builtins.int
     """items, as in WriteResponse"""
+    items_made: _builtins.int
+    """because a row named them and create_items was set"""
     @_builtins.property
     def rejected(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """by reason"""
 
     @_builtins.property
     def ignored_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def remarks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """how the files were understood, and what to do about rejects"""
+
     def __init__(
         self,
         *,
@@ -668,10 +688,12 @@ class TableReport(_message.Message):
         ignored_columns: _abc.Iterable[_builtins.str] | None = ...,
         rejects_file: _builtins.str = ...,
         without_text: _builtins.int = ...,
+        items_made: _builtins.int = ...,
+        remarks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "ignored_columns", b"ignored_columns", "inserted", b"inserted", "read", b"read", "rejected", b"rejected", "rejects_file", b"rejects_file", "table", b"table", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "ignored_columns", b"ignored_columns", "inserted", b"inserted", "items_made", b"items_made", "read", b"read", "rejected", b"rejected", "rejects_file", b"rejects_file", "remarks", b"remarks", "table", b"table", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,126 @@
+"""How one value of a file is taken, by what its column is: the same rules for every format.
+
+A value becomes text, or stays a Parquet number, time or list; what cannot be taken is a fault of its row.
+"""
+
+from dataclasses import dataclass
+
+import duckdb
+
+from store.tables import Kind
+
+NOT_WHOLE = "_not_whole"
+_NUMBERS = (
+    *("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL"),
+    *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"),
+)
+_NATIVE: dict[Kind, tuple[str, ...]] = {"number": _NUMBERS, "time": (*_NUMBERS, "TIMESTAMP", "DATE")}
+_OBJECTS = ("STRUCT", "MAP", "UNION", "VARIANT")
+_WHOLE_UP_TO = {"FLOAT": 2**24, "DOUBLE": 2**53}  # beyond, neighbours are one number
+_FLOAT_TEXT = r"-?\d+(\.\d*)?([eE]\+?\d+)?"
+_FIRST_ROWS = 1_000
+_NO_DIGITS_ALONE = "NOT regexp_full_match({0}, '-?\\d+')"
+
+
+@dataclass(frozen=True)
+class Value:
+    """SQL of a value, its SQL type, and WHEN ... THEN of the reasons not to take it."""
+
+    sql: str
+    held: str = "VARCHAR"
+    faults: tuple[str, ...] = ()
+
+
+def from_parquet(name: str, kind: Kind, held: str) -> Value:
+    """Return how a Parquet column of SQL type `held` is taken."""
+    is_list, is_object = held.endswith("]"), held.startswith(_OBJECTS)
+    if (is_list and kind == "vector") or (not is_list and held.startswith(_NATIVE.get(kind, ()))):
+        return Value(f"CASE WHEN NOT isnan({name}) THEN {name} END" if held in _WHOLE_UP_TO else name, held)
+    if kind == "json":
+        return Value(f"{name}::VARCHAR" if held in ("VARCHAR", "JSON") else f"to_json({name})::VARCHAR")
+    if kind == "text" and held in ("VARCHAR[]", '"NULL"[]'):  # the second: of empty lists alone
+        return Value(_joined(f"{name}::VARCHAR[]"))
+    if (is_list or is_object) and kind != "vector":
+        what = "a_list" if is_list else "an_object"
+        return Value(f"{name}::VARCHAR", faults=_nested(name, f"{name} IS NOT NULL", what))
+    if held in _WHOLE_UP_TO or held.startswith("DECIMAL"):
+        return _number(name, kind, name, _WHOLE_UP_TO.get(held))
+    return Value(_text(f"{name}::VARCHAR", kind))
+
+
+def from_text(name: str, kind: Kind, *, as_float: bool) -> Value:
+    """Return how a CSV column is taken; `as_float` where all of it are numbers with a point."""
+    if as_float:
+        return _float_text(name, kind, _NO_DIGITS_ALONE.format(name))
+    return Value(_without_nan(name))
+
+
+def from_json(name: str, kind: Kind) -> Value:
+    """Return how a JSON value is taken, from its text and `<name>_type`, for texts also `<name>_types`."""
+    is_double, is_list = f"{name}_type = 'DOUBLE'", f"{name}_type = 'ARRAY'"
+    is_object = _nested(name, f"{name}_type = 'OBJECT'", "an_object")
+    if kind in ("id", "word"):
+        # A whole number beyond 64 bits is called a double, but its digits are all there.
+        value = _float_text(name, kind, f"{is_double} AND {_NO_DIGITS_ALONE.format(name)}")
+        return Value(value.sql, faults=(*_nested(name, is_list, "a_list"), *is_object, *value.faults))
+    sql = f"WHEN {is_double} AND isnan(TRY_CAST({name} AS DOUBLE)) THEN NULL ELSE {_text(name, kind)} END"
+    if kind == "text":
+        texts = f"list_filter(TRY_CAST(TRY_CAST({name} AS JSON) AS VARCHAR[]), lambda x: x IS NOT NULL)"
+        others = f"len(list_filter({name}_types, lambda x: x NOT IN ('VARCHAR', 'NULL'))) > 0"
+        faults = (*_nested(name, f"{is_list} AND {others}", "a_list"), *is_object)
+        return Value(f"CASE WHEN {is_list} THEN {_joined(texts)} {sql}", faults=faults)
+    scalar = kind not in ("json", "vector")
+    return Value(f"CASE {sql}", faults=(*_nested(name, is_list, "a_list"), *is_object) if scalar else ())
+
+
+def is_float_text(cursor: duckdb.DuckDBPyConnection, relation: str, name: str) -> bool:
+    """Return whether all values of a text column are numbers, and one is written with a point or e+."""
+    number = f"regexp_full_match({name}, '{_FLOAT_TEXT}') OR {name} IN ('', 'NaN', 'nan')"
+    pointed = f"contains({name}, '.') OR contains({name}, 'e+') OR contains({name}, 'E+')"
+    for condition, rows in (
+        (f"bool_and({number})", f"{relation} LIMIT {_FIRST_ROWS}"),  # most columns of ids end here
+        (f"bool_or({pointed})", relation),
+        (f"bool_and({number})", relation),
+    ):
+        if not cursor.execute(f"SELECT {condition} FROM (SELECT {name} FROM {rows})").fetchall()[0][0]:
+            return False
+    return True
+
+
+def _number(name: str, kind: Kind, number: str, limit: int | None) -> Value:
+    """Return how a number is taken as text: a whole one without a point; an id must be whole and exact."""
+    if limit is None:  # a decimal, exact at any size
+        whole, missing, inexact = f"{number} = trunc({number})", "false", f"{number} <> trunc({number})"
+        text = f"TRY_CAST({number} AS HUGEINT)::VARCHAR"
+    else:
+        whole = f"{number} = trunc({number}) AND abs({number}) <= {limit}"
+        missing, inexact = f"isnan({number})", f"NOT isnan({number}) AND NOT ({whole})"
+        text = f"TRY_CAST({number} AS BIGINT)::VARCHAR"
+    sql = f"CASE WHEN {missing} THEN NULL WHEN {whole} THEN {text} ELSE {number}::VARCHAR END"
+    faults = (f"WHEN {inexact} THEN '{name}{NOT_WHOLE}'",) if kind == "id" else ()
+    return Value(sql, faults=faults)
+
+
+def _float_text(name: str, kind: Kind, is_float: str) -> Value:
+    """Return how text that is a float where `is_float` holds is taken."""
+    value = _number(
+        name, kind, f"CASE WHEN {is_float} THEN TRY_CAST({name} AS DOUBLE) END", _WHOLE_UP_TO["DOUBLE"]
+    )
+    return Value(f"CASE WHEN {is_float} THEN {value.sql} ELSE {name} END", faults=value.faults)
+
+
+def _text(sql: str, kind: Kind) -> str:
+    """Return SQL of text, in which "nan" is a missing number, but is no missing word."""
+    return _without_nan(sql) if kind in ("number", "time", "flag", "vector") else sql
+
+
+def _without_nan(sql: str) -> str:
+    return f"nullif(nullif({sql}, 'NaN'), 'nan')"
+
+
+def _joined(texts: str) -> str:
+    return f"nullif(array_to_string({texts}, chr(10)), '')"
+
+
+def _nested(name: str, condition: str, what: str) -> tuple[str, ...]:
+    return (f"WHEN {condition} THEN '{name}_is_{what}'",)
