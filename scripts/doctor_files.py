@@ -1,6 +1,8 @@
 """What `triptych doctor` checks of a home's files: every byte of every artifact, and the pointers."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,15 @@ from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, p
 from store.home import Home
 from store.ledger import Erasure, erased_among, read_ledger, since, unknown_to
 from store.locks import abandoned
-from store.sound import DATA, UnsoundFileError
+from store.sound import DATA
 
 _CACHE = "cache"
+_LOOK_THROUGH = """
+import sys
+from pathlib import Path
+from encoder.text_cache import look_through
+print(*look_through(Path(sys.argv[1])))
+"""
 _UNIT = 1e-3
 _NAMES = {"export": "exports", "text_model": "text models", "model": "models", "index": "indexes"}
 _MAKES = {
@@ -148,16 +156,19 @@ def text_checks(home: Home) -> Iterator[Check]:
 
 
 def cache_check(home: Home) -> Check:
-    """Return whether every page and every vector of the text cache is what was written."""
-    from encoder.text_cache import look_through
+    """Return whether every page and every vector of the text cache is what was written.
 
+    A process of its own looks, so that nothing that lies there can end this one.
+    """
     name, hint = "text cache", "nothing: whoever opens it next makes anew what is damaged"
     if not (home.text_cache / DATA).exists():
         return Check(name, State.OK, "none yet")
-    try:
-        there, damaged = look_through(home.text_cache)
-    except UnsoundFileError as error:
-        return Check(name, State.WARNING, str(error), hint)
+    command = [sys.executable, "-c", _LOOK_THROUGH, str(home.text_cache)]
+    look = subprocess.run(command, capture_output=True, text=True, check=False)
+    if look.returncode:
+        reason = look.stderr.strip().rpartition("\n")[2] or f"reading it ended with {look.returncode}"
+        return Check(name, State.WARNING, reason, hint)
+    there, damaged = map(int, look.stdout.split())
     if damaged:
         return Check(name, State.WARNING, f"{damaged:,} of {there:,} vectors are damaged", hint)
     return Check(name, State.OK, f"{there:,} vectors, every byte as it was written")

@@ -347,7 +347,11 @@ def test_doctor_names_indexes_with_vectors_of_people_who_were_erased(home: Home)
         Erasure(later, "salt", user_hash("salt", "x")),
     ]
     write_ledger(home.erasures, entries)
-    assert "erased people" not in [check.name for check in checks(home)]
+    found = named(list(checks(home)), "erased people")  # its export knows no erasure, whenever that was
+    assert found.state is State.WARNING
+    for export_id in artifacts(home.exports):
+        shutil.rmtree(home.exports / export_id)
+    assert "erased people" not in [check.name for check in checks(home)]  # now the time decides
     write_ledger(home.erasures, [Erasure(later, "salt", user_hash("salt", user))])
     found = named(list(checks(home)), "erased people")
     assert found.state is State.WARNING

@@ -18,6 +18,7 @@ from encoder.text_cache import TextCache, look_through
 from scripts.checking import State
 from scripts.doctor_files import cache_check
 from scripts.doctor_store import state_check
+from store import sound
 from store.duck import Store
 from store.home import Home
 from store.packing import DamagedRecordError, sealed, unsealed
@@ -316,8 +317,8 @@ def test_what_lmdb_wrote_is_sound_whatever_was_written(tmp_path: Path) -> None:
             assert faults(tmp_path / "env") == []
         seal(tmp_path / "env", env)
         env.close()
-        again, as_sealed = open_sound(tmp_path / "env", map_size=1 << 30, max_dbs=4)
-        assert as_sealed
+        again, trusted = open_sound(tmp_path / "env", map_size=1 << 30, max_dbs=4)
+        assert trusted
         again.close()
 
 
@@ -371,3 +372,21 @@ def test_a_server_starts_on_truncated_files_and_answers_as_before(small_home: Ho
     np.testing.assert_allclose(after.scores, before.scores, rtol=1e-4)
     for folder in (home.state, home.text_cache):
         assert f"{folder} anew" in said
+
+
+def test_a_large_file_is_walked_only_where_it_is_too_short(
+    place: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sound, "LOOKED_THROUGH", 8192)
+    copy = shutil.copytree(place.state, tmp_path / "whole")
+    (copy / "SEAL").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(sound, "faults", lambda _: pytest.fail("every page was walked"))
+        env, trusted = open_sound(copy, map_size=1 << 40, max_readers=8)
+        seal(copy, env)
+        env.close()
+    assert trusted
+    assert not (copy / "SEAL").exists()
+    DAMAGES["most"](copy / DATA)
+    with pytest.raises(UnsoundFileError, match="is damaged"):
+        open_sound(copy, map_size=1 << 40, max_readers=8)

@@ -74,6 +74,7 @@ def test_every_list_is_the_head_of_the_whole_by_score_and_id(
     index = Index.load(directory, check=False)
     index.put([], [f"item-{n:09d}" for n in rng.permutation(ITEMS)[:gone]])
     vectors = few_values(ITEMS + late, 0)[ITEMS:] if late else few_values(0, 0)
+    vectors[~vectors.any(axis=1), 0] = 1  # an item that is put without a vector is found by no search
     new = [f"item-{n:09d}" if n % 2 else f"item-{n:09d}x" for n in rng.permutation(ITEMS)[:late]]
     index.put([change(item_id, vector) for item_id, vector in zip(new, vectors, strict=True)])
     queries = np.concatenate([few_values(batch, 0), rng.standard_normal((batch, DIM)).astype(np.float32)])[

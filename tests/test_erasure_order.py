@@ -5,13 +5,15 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 
+from encoder.text_cache import TextCache, WrittenTexts
 from scripts.backup import back_up
 from scripts.restore import ledgers_of, restore
 from store import artifact, erasing
@@ -319,3 +321,24 @@ def test_exports_beside_erasures_show_nobody_who_was_erased(place: Place) -> Non
             made.append(place.export())
         eraser.result(_SECONDS)
     assert all(place.shown(export_id) == ["stays"] for export_id in made)
+
+
+def test_texts_of_an_export_are_those_that_its_ledger_still_shows(place: Place, tmp_path: Path) -> None:
+    with place.store.writing() as cursor:
+        cursor.execute(
+            "INSERT INTO data.texts (user_id, text) VALUES ('ann', 'a'), ('ann', 'both'), ('bob', 'both')"
+        )
+    export_id = place.export()
+    vectors = np.ones((3, 4), np.float32)
+    with (
+        Export.open(place.home.exports / export_id) as export,
+        closing(TextCache.open(tmp_path / "cache")) as cache,
+    ):
+        assert export.texts_among(["a", "both", "nobody's"]) == {"a", "both"}
+        assert place.store.texts_among(["a", "both", "nobody's"]) == {"a", "both"}
+        on_the_way = WrittenTexts(cache, export.texts_among)  # of a command, which read the texts by now
+        place.erase("ann")
+        cache.discard("m", ["a"])
+        assert export.texts_among(["a", "both"]) == place.store.texts_among(["a", "both"]) == {"both"}
+        on_the_way.put("m", ["a", "both", "nobody's"], vectors)
+        assert cache.get("m", ["a", "both", "nobody's"], 4)[1].tolist() == [False, True, False]

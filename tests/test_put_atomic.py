@@ -162,9 +162,8 @@ def test_a_filtered_search_sees_two_items_change_together(quick_switches: None) 
             now = delta.now
             counts = []
             for kind in ("red", "blue"):
-                late = filtering.allowed(Filter(kinds=(kind,))).late
+                late = filtering.allowed(Filter(kinds=(kind,)), now).late
                 assert late is not None
-                late = late[late < len(now.went)]
                 counts.append(int(now.there(late + len(main)).sum()))
             seen.add((counts[0], counts[1]))
 
