@@ -122,7 +122,7 @@ PAIRS = st.lists(st.tuples(st.sampled_from(["a", "b", "", "{", "\n", '"']), JSON
     PAIRS, st.sampled_from(["1", "1" + "0" * 400, "1e99", "1E400", "nan", "[[{}]]", '"\\ud800"', nested(70)])
 )
 def test_what_an_import_does_not_look_at_twice_can_be_used(
-    pairs: list[tuple[str, object]], last: str
+    json_of_duckdb: duckdb.DuckDBPyConnection, pairs: list[tuple[str, object]], last: str
 ) -> None:
     members = [f"{json.dumps(name)}:{json.dumps(value)}" for name, value in pairs]
     text = f"{{{','.join([*members, f'{chr(34)}c{chr(34)}:{last}'])}}}"
