@@ -3,9 +3,10 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -35,6 +36,7 @@ from store.export import Export
 from store.home import Home
 from store.importing import import_folder
 from store.records import Item
+from store.validation import PLAIN
 from tests.live_server import copy_home, server
 
 
@@ -105,6 +107,32 @@ def test_any_object_of_python_is_read_as_it_was_or_refused(value: dict[str, obje
         assert "\\u" in json.dumps(value) or str(value) > "9" * 308  # nul, half a pair
         return
     assert attributes_of(json.dumps(found)) == found
+
+
+@pytest.fixture(scope="module")
+def json_of_duckdb() -> Iterator[duckdb.DuckDBPyConnection]:
+    with closing(duckdb.connect()) as connection:
+        yield connection
+
+
+PAIRS = st.lists(st.tuples(st.sampled_from(["a", "b", "", "{", "\n", '"']), JSON_VALUES), max_size=4)
+
+
+@given(
+    PAIRS, st.sampled_from(["1", "1" + "0" * 400, "1e99", "1E400", "nan", "[[{}]]", '"\\ud800"', nested(70)])
+)
+def test_what_an_import_does_not_look_at_twice_can_be_used(
+    json_of_duckdb: duckdb.DuckDBPyConnection, pairs: list[tuple[str, object]], last: str
+) -> None:
+    members = [f"{json.dumps(name)}:{json.dumps(value)}" for name, value in pairs]
+    text = f"{{{','.join([*members, f'{chr(34)}c{chr(34)}:{last}'])}}}"
+    sql = f"SELECT CASE WHEN json_valid($1) THEN {PLAIN.format('json($1)::VARCHAR')} END, json($1)::VARCHAR"
+    try:
+        plain, stored = json_of_duckdb.execute(sql, [text]).fetchall()[0]
+    except duckdb.InvalidInputException:  # no JSON to DuckDB either
+        return
+    if plain:
+        attributes_of(stored)
 
 
 def test_reasons_name_the_first_ten_items_and_no_value() -> None:
