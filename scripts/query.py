@@ -1,6 +1,5 @@
 """triptych query: one question to a running server."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -109,7 +108,7 @@ def query_command(
         reply = client.query(**fields)
     console().print(reply_table(reply, subjects[0], offset))
     if len(reply.scores) == k and offset + 2 * k <= 1000:
-        print(f"next page: --offset {offset + k} --index-id {reply.index_id}", file=sys.stderr)
+        print(f"next page: --offset {offset + k} --index-id {reply.index_id}")
 
 
 def reply_table(reply: pb.QueryResponse, subject: str, offset: int = 0) -> Table:

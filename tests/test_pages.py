@@ -173,11 +173,11 @@ def test_a_client_turns_pages_and_is_told_when_the_index_changed(small_home: Hom
         batch = pb.QueryBatchRequest(requests=[pb.QueryRequest(user_id="u00001"), wrong])
         assert refusal(lambda: live.retrieval.QueryBatch(batch)).message.startswith("requests[1]: index ")
 
-        code, out, err = run("query", "u00001", "-k", 10, "--address", live.address)
+        code, out, _ = run("query", "u00001", "-k", 10, "--address", live.address)
         assert code == 0
-        assert f"next page: --offset 10 --index-id {whole.index_id}" in err
+        assert f"next page: --offset 10 --index-id {whole.index_id}" in out
         code, out, _ = run(
-            "query", "u00001", "-k", 10, *err.split(": ")[1].split(), "--address", live.address
+            "query", "u00001", "-k", 10, *out.split("next page: ")[1].split(), "--address", live.address
         )
         assert code == 0
         assert [x for x in whole.item_ids if x in out] == list(second.item_ids)
