@@ -11,6 +11,8 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from encoder.text import TextEncoder
+from scripts.checking import State
+from scripts.doctor_store import store_checks
 from server.after_commit import AfterCommit
 from server.client import Behavior, CallError, Client, Text
 from server.config import ServerConfig
@@ -431,7 +433,7 @@ def test_an_import_whose_following_fails_is_told_as_done(
     assert client.query(user_id="imported", k=1).views_used
 
 
-def test_a_server_whose_store_fails_answers_and_comes_back(client: Client, fault: Fault) -> None:
+def test_a_server_whose_store_fails_answers_and_comes_back(client: Client, fault: Fault, home: Home) -> None:
     fault.error = sqlite3.OperationalError  # one that nobody expects
     for method in ("write", "check"):
         fault.on_calls_of(Writer, method)
@@ -443,6 +445,11 @@ def test_a_server_whose_store_fails_answers_and_comes_back(client: Client, fault
     wait_for(client, INGEST, NOT_SERVING)
     wait_for(client, "triptych.v1.Retrieval", SERVING)
     assert failing(client) == ["writer"]
+    (store,) = (check for check in store_checks(home) if check.name == "store")
+    assert (store.state, "repeating what fails: writer (OperationalError)" in store.found) == (
+        State.FAILED,
+        True,
+    )
     assert client.query(text="stars", k=1).item_ids
     fault.on = False
     wait_for(client, INGEST, SERVING)

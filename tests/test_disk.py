@@ -16,6 +16,8 @@ import lmdb
 import pytest
 
 from encoder.text_cache import TextCache
+from scripts.checking import State
+from scripts.doctor_store import store_check
 from server.client import Behavior, CallError, Client, Text
 from server.invalid import InvalidRequestError
 from server.status import Failure, outcome
@@ -86,6 +88,19 @@ def test_what_is_something_else_stays_what_it_is(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, disk_errors(Path("/place")):
         raise error
     assert caught.value is error
+
+
+def test_doctor_calls_a_read_only_disk_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path)
+    Store.open(home.database).close()
+
+    def refuse(path: Path) -> Store:
+        raise ReadOnlyDiskError(path)
+
+    monkeypatch.setattr(Store, "open", refuse)
+    check, rows = store_check(home)
+    assert (check.state, rows) == (State.FAILED, None)
+    assert "lies on a read-only file system: mount it for writing" in check.found
 
 
 def test_a_lock_file_is_given_its_blocks_before_it_is_mapped(tmp_path: Path) -> None:
