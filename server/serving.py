@@ -82,7 +82,7 @@ def prepare(
 
 
 def cache_what_came(store: Store, encoder: TextEncoder, cache: TextCache) -> None:
-    """Cache the vectors that came with stored texts; texts whose vectors do not fit are encoded like others."""
+    """Cache the vectors that came with stored texts; where they do not fit, texts are encoded like others."""
     try:
         cache_imported(cache, encoder, store.imported_vectors(encoder.text_model_id))
     except ImportedVectorsError as error:

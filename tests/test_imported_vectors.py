@@ -31,11 +31,13 @@ def test_vectors_of_a_wrong_length(
         closing(TextCache.open(tmp_path / "cache")) as cache,
     ):
         import_folder(store, tmp_path / "in", rejects=tmp_path / "rejects", strict=True)
-        with Export.open(tmp_path / create_export(store, tmp_path)) as export:
-            with pytest.raises(
+        with (
+            Export.open(tmp_path / create_export(store, tmp_path)) as export,
+            pytest.raises(
                 ImportedVectorsError, match=r"vectors of 2 numbers for text model .* has 384: import"
-            ):
-                load_dataset(export, encoder, cache)
+            ),
+        ):
+            load_dataset(export, encoder, cache)
         with caplog.at_level(logging.WARNING):
             cache_what_came(store, encoder, cache)
         assert "until then they are encoded here" in caplog.text
