@@ -45,7 +45,7 @@ class NothingHeldOutError(ValueError):
     def __init__(self, by: str, rows: int, users: int, least: int) -> None:
         super().__init__(
             f"--by {by} would hold out none of {rows:,} behaviours of {users:,} users: rows are only taken "
-            f"from users with {least} or more, by the shares --valid and --test; import more, or raise the shares"
+            f"from users with {least} or more, by the shares --valid and --test; import more, or raise them"
         )
         self.by = by
 
