@@ -17,6 +17,7 @@ from encoder.text import TextEncoder, Vectors
 
 _FIRST_MAP_BYTES = 64 << 20  # address space, not disk; doubles when full
 _STORED = np.dtype("<f4")
+_WHOLE = b"\x02"  # behind a vector: all pieces of the text are in it; caches of before have none
 _SAY_SECONDS = 30.0  # between lines in a pipe, where there is no progress bar
 _CHUNK = 512  # texts whose vectors are lost at most when a run is killed
 
@@ -73,11 +74,16 @@ class TextCache:
         self._env.close()
 
     def get(
-        self, text_model_id: str, texts: Sequence[str | bytes], dim: int
+        self,
+        text_model_id: str,
+        texts: Sequence[str | bytes],
+        dim: int,
+        one_piece_bytes: int | None = None,
     ) -> tuple[Vectors, NDArray[np.bool_]]:
         """Return the cached vectors and which texts have one; the other rows are zero.
 
-        A text may be given as the sha256 digest of its UTF-8 bytes.
+        A text may be given as the sha256 digest of its UTF-8 bytes. With `one_piece_bytes` of a text model, a
+        longer text whose vector a version of before made, from its beginning alone, counts as having none.
 
         Shapes:
             returns: (N, D) float32 and (N,) bool.
@@ -94,12 +100,14 @@ class TextCache:
                     value = transaction.get(_key(text_model_id, text))
                     if value is None:
                         continue
-                    if len(value) != dim * _STORED.itemsize:
+                    whole = len(value) == dim * _STORED.itemsize + len(_WHOLE)
+                    if not whole and len(value) != dim * _STORED.itemsize:
                         raise DamagedTextCacheError(
                             self._path, f"{len(value)} bytes where {dim} floats belong"
                         )
-                    vectors[row] = np.frombuffer(value, dtype=_STORED)
-                    found[row] = True
+                    vectors[row] = np.frombuffer(value, _STORED, dim)
+                    found[row] = whole or one_piece_bytes is None or _size(text) <= one_piece_bytes
+                    vectors[row] *= found[row]
 
         self._transact(read)
         return vectors, found
@@ -127,7 +135,7 @@ class TextCache:
                     raise BadVectorsError(text_model_id, f"dim {dim.decode()}, earlier {before.decode()}")
                 transaction.put(model, dim)
                 for text, vector in zip(texts, stored, strict=True):
-                    transaction.put(_key(text_model_id, text), vector.tobytes())
+                    transaction.put(_key(text_model_id, text), vector.tobytes() + _WHOLE)
 
         self._transact(write)
 
@@ -162,7 +170,8 @@ def encode_all(encoder: TextEncoder, cache: TextCache, texts: Sequence[str], lab
         returns: (N, D) float32, in the order given.
     """
     distinct = list(dict.fromkeys(text for text in texts if text.strip()))
-    vectors, found = cache.get(encoder.text_model_id, distinct, encoder.dim)
+    vectors, found = cache.get(encoder.text_model_id, distinct, encoder.dim, encoder.one_piece_bytes)
+    _keep_short(encoder, cache, distinct, vectors, found)
     # Longest first over all that is missing: batches of like length need little padding.
     missing = sorted(np.flatnonzero(~found).tolist(), key=lambda row: len(distinct[row]), reverse=True)
     count, total = f"{len(missing):,}", f"{len(texts):,}"
@@ -188,6 +197,25 @@ def encode_all(encoder: TextEncoder, cache: TextCache, texts: Sequence[str], lab
     result: Vectors = vectors[rows] if distinct else np.zeros((len(texts), encoder.dim), dtype=np.float32)
     result[[text not in row_of for text in texts]] = 0  # blank ones
     return result
+
+
+def _keep_short(
+    encoder: TextEncoder, cache: TextCache, texts: list[str], vectors: Vectors, found: NDArray[np.bool_]
+) -> None:
+    """Fill in the vectors that a version of before made, and store them anew, where the text is one piece."""
+    rows = np.flatnonzero(~found)
+    old, known = cache.get(encoder.text_model_id, [texts[row] for row in rows], encoder.dim)
+    if not known.any():
+        return
+    rows, old = rows[known], old[known]
+    one = np.array(encoder.count_pieces([texts[row] for row in rows])) == 1
+    vectors[rows[one]], found[rows[one]] = old[one], True
+    cache.put(encoder.text_model_id, [texts[row] for row in rows[one]], old[one])
+
+
+def _size(text: str | bytes) -> int:
+    """Return the UTF-8 bytes of a text; 0 of a digest, which tells nothing of it."""
+    return 0 if isinstance(text, bytes) else len(text.encode())
 
 
 def _key(text_model_id: str, text: str | bytes) -> bytes:

@@ -52,7 +52,7 @@ class Serving:
     def text_vectors(self, texts: tuple[str, ...], *, keep: bool) -> FloatArray:
         """Return unit vectors (n, D_T); what the cache lacks is encoded, and kept there where `keep`."""
         model_id, dim = self.encoder.text_model_id, self.encoder.dim
-        vectors, found = self.cache.get(model_id, texts, dim)
+        vectors, found = self.cache.get(model_id, texts, dim, self.encoder.one_piece_bytes)
         missing = np.flatnonzero(~found)
         if len(missing):
             lacking = [texts[i] for i in missing]
