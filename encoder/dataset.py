@@ -1,10 +1,11 @@
 """An export as arrays: events, ties and encoded texts by user and item row."""
 
+import logging
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,13 @@ from scipy import sparse
 
 from encoder.config import TowerConfig
 from encoder.rows import NO_TIME, Actions, Events, IntArray, Texts
-from encoder.text import TextEncoder, item_text
+from encoder.text import MAX_PIECES, TextEncoder, item_text
 from encoder.text_cache import TextCache, WrittenTexts, cache_imported, encode_all
 from encoder.views import FloatArray, Matrix, event_matrix, text_sums, unit_rows
 from store.export import Export
 from store.validation import MAX_WEIGHT
+
+log = logging.getLogger(__name__)
 
 _TEXT_ROWS = 16_384  # texts whose vectors are in memory at once while they are read
 
@@ -108,6 +111,7 @@ def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Data
         table = source.items()
         columns = (table.column(name).to_pylist() for name in ("title", "text"))
         texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
+        say_split(encoder, Split.of(encoder, texts), "item texts")
         data = _rows(source, table.column("item_id").combine_chunks())
         data = replace(
             data,
@@ -139,6 +143,34 @@ def _rows(source: Export, items: pa.StringArray) -> Dataset:
         texts=Texts(none, none, none, np.zeros((0, 0), np.float32)),
         item_text=np.zeros((len(items), 0), np.float32),
     )
+
+
+class Split(NamedTuple):
+    """Of some texts, how many are read in pieces, and how many are longer than all pieces that are read."""
+
+    texts: int = 0
+    split: int = 0
+    cut: int = 0
+
+    @classmethod
+    def of(cls, encoder: TextEncoder, texts: Sequence[str]) -> "Split":
+        """Count texts."""
+        pieces = np.array(encoder.count_pieces(texts), dtype=np.int64)
+        return cls(len(texts), int((pieces > 1).sum()), int((pieces > MAX_PIECES).sum()))
+
+    def plus(self, other: "Split") -> "Split":
+        """Return the counts of both."""
+        return Split(*(one + more for one, more in zip(self, other, strict=True)))
+
+
+def say_split(encoder: TextEncoder, found: Split, label: str) -> None:
+    """Log how many texts are longer than the model reads at once, where any is."""
+    if found.split:
+        beyond = f"; of {found.cut:,} the rest behind {MAX_PIECES} pieces is not read" if found.cut else ""
+        log.info(
+            "%s: %s of %s are longer than the %d tokens that the text model reads at once: read in pieces%s",
+            label, f"{found.split:,}", f"{found.texts:,}", encoder.max_tokens, beyond,
+        )  # fmt: skip
 
 
 def hold_out(data: Dataset, rows: npt.NDArray[np.bool_], split: str) -> Dataset:
@@ -197,6 +229,7 @@ def _texts(
     users, items = ids
     none = np.zeros(0, dtype=np.int64)
     columns: tuple[list[IntArray], ...] = ([none], [none], [none])
+    split = Split()
     with tempfile.TemporaryFile() as file:  # the mapping keeps it once it is closed
         for batch in export.texts_batches(_TEXT_ROWS):
             row = (
@@ -206,8 +239,10 @@ def _texts(
             )
             for column, values in zip(columns, row, strict=True):
                 column.append(values)
-            texts = batch.column("text").to_pylist()
-            file.write(encode_all(encoder, cache, texts, "user texts", written).data)
+            some = batch.column("text").to_pylist()
+            split = split.plus(Split.of(encoder, some))
+            file.write(encode_all(encoder, cache, some, "user texts", written).data)
+        say_split(encoder, split, "user texts")
         owners, named, ts = (np.concatenate(column) for column in columns)
         file.flush()
         shape = (len(owners), encoder.dim)

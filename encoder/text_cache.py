@@ -103,12 +103,17 @@ class TextCache:
         self._lost = lost
 
     def get(
-        self, text_model_id: str, texts: Sequence[str | bytes], dim: int
+        self,
+        text_model_id: str,
+        texts: Sequence[str | bytes],
+        dim: int,
+        one_piece_bytes: int | None = None,
     ) -> tuple[Vectors, NDArray[np.bool_]]:
         """Return the cached vectors and which texts have one; the other rows are zero.
 
         A text may be given as the sha256 digest of its UTF-8 bytes. A vector that is damaged, or of another
-        length than `dim`, counts as missing.
+        length than `dim`, counts as missing. With `one_piece_bytes` of a text model, so does that of a longer
+        text which a version of before made from its beginning alone; those have no checksum.
 
         Shapes:
             returns: (N, D) float32 and (N,) bool.
@@ -124,6 +129,9 @@ class TextCache:
                 key = _key(text_model_id, text)
                 value = transaction.get(key)
                 if value is None:
+                    continue
+                unsummed = len(value) == dim * _STORED.itemsize
+                if unsummed and one_piece_bytes is not None and _size(text) > one_piece_bytes:
                     continue
                 vector = _unpacked(key, value, dim)
                 if vector is None:
@@ -313,7 +321,8 @@ def encode_all(
         returns: (N, D) float32, in the order given.
     """
     distinct = list(dict.fromkeys(text for text in texts if text.strip()))
-    vectors, found = cache.get(encoder.text_model_id, distinct, encoder.dim)
+    vectors, found = cache.get(encoder.text_model_id, distinct, encoder.dim, encoder.one_piece_bytes)
+    _keep_short(encoder, cache, distinct, vectors, found)
     # Longest first over all that is missing: batches of like length need little padding.
     missing = sorted(np.flatnonzero(~found).tolist(), key=lambda row: len(distinct[row]), reverse=True)
     count, total = f"{len(missing):,}", f"{len(texts):,}"
@@ -340,6 +349,25 @@ def encode_all(
     result: Vectors = vectors[rows] if distinct else np.zeros((len(texts), encoder.dim), dtype=np.float32)
     result[[text not in row_of for text in texts]] = 0  # blank ones
     return result
+
+
+def _keep_short(
+    encoder: TextEncoder, cache: TextCache, texts: list[str], vectors: Vectors, found: NDArray[np.bool_]
+) -> None:
+    """Fill in the vectors that a version of before made, and store them anew, where the text is one piece."""
+    rows = np.flatnonzero(~found)
+    old, known = cache.get(encoder.text_model_id, [texts[row] for row in rows], encoder.dim)
+    if not known.any():
+        return
+    rows, old = rows[known], old[known]
+    one = np.array(encoder.count_pieces([texts[row] for row in rows])) == 1
+    vectors[rows[one]], found[rows[one]] = old[one], True
+    cache.put(encoder.text_model_id, [texts[row] for row in rows[one]], old[one])
+
+
+def _size(text: str | bytes) -> int:
+    """Return the UTF-8 bytes of a text; 0 of a digest, which tells nothing of it."""
+    return 0 if isinstance(text, bytes) else len(text.encode())
 
 
 def _key(text_model_id: str, text: str | bytes) -> bytes:

@@ -112,10 +112,9 @@ def _vectors(
 
 def _encoded(tower: ItemTower, texts: list[str], written: WrittenTexts) -> FloatArray:
     """Return the vectors of texts; a bar is shown only where some have to be encoded."""
-    vectors, found = tower.cache.get(tower.encoder.text_model_id, texts, tower.encoder.dim)
-    if found.all():
-        return vectors
-    return encode_all(tower.encoder, tower.cache, texts, "user texts", written)
+    encoder = tower.encoder
+    vectors, found = tower.cache.get(encoder.text_model_id, texts, encoder.dim, encoder.one_piece_bytes)
+    return vectors if found.all() else encode_all(encoder, tower.cache, texts, "user texts", written)
 
 
 def _events(history: pa.Table, people: pa.StringArray, items: pa.StringArray) -> Events:

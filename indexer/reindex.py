@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from encoder.runtime import Model
-from encoder.text import TextEncoder
+from encoder.text import TEXT_RULE, TextEncoder
 from encoder.text_cache import TextCache
 from indexer.arrays import map_vectors
 from indexer.building import ItemTower, build_main
@@ -103,7 +103,8 @@ def reindex(
     hashes = export.item_hashes()
     asked = {"model_id": model.model_id, "text_model_id": model.text_model_id, "dim": model.dim,
              "asked": {"factory": wish.factory, "ann_recall": wish.ann_recall},
-             "card_float16": wish.card_float16, "facts_layout": FACTS_LAYOUT}  # fmt: skip
+             "card_float16": wish.card_float16, "facts_layout": FACTS_LAYOUT,
+             "text_rule": TEXT_RULE}  # fmt: skip
     with spool(home.indexes, _key(asked, hashes, people.hashes)) as folder:
         directory = (
             None if wish.full else next_to(home, folder, people, hashes, asked, wish.memory_bytes)

@@ -3,8 +3,11 @@
 triptych import DATA --home H; triptych train --home H; triptych reindex --home H; triptych serve --home H
 """
 
+import io
+import os
+import stat
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import duckdb
 import grpc
@@ -65,7 +68,14 @@ def options(
 
 
 def main() -> None:
-    """Run the command line: exit code 0, 1 with a one-line reason on stderr, or 2 for a usage error."""
+    """Run the command line: exit code 0, 1 with a one-line reason on stderr, or 2 for a usage error.
+
+    Whoever reads its output may stop reading: the command goes on, and the exit code says how it ended.
+    """
+    out = sys.__stdout__
+    if out is not None and sys.stdout is out and stat.S_ISFIFO(os.fstat(out.fileno()).st_mode):
+        pipe = io.BufferedWriter(_Pipe(out.fileno(), "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(pipe, out.encoding, out.errors)
     try:
         app()
     except ModuleNotFoundError as error:
@@ -77,6 +87,17 @@ def main() -> None:
             raise
         print(f"triptych: {' '.join(_reason(error).split())}", file=sys.stderr)
         sys.exit(1)
+
+
+class _Pipe(io.FileIO):
+    """A pipe that drops what nobody reads any more, where typer would end the command with exit code 1."""
+
+    def write(self, data: Any, /) -> int:
+        """Write some bytes and return how many."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
 
 
 def _reason(error: Exception) -> str:

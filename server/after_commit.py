@@ -169,7 +169,8 @@ class AfterCommit:
 
     def _missing(self, texts: list[str]) -> list[str]:
         serving = self._retriever.serving
-        _, found = serving.cache.get(serving.encoder.text_model_id, texts, serving.encoder.dim)
+        encoder = serving.encoder
+        _, found = serving.cache.get(encoder.text_model_id, texts, encoder.dim, encoder.one_piece_bytes)
         return [texts[row] for row in np.flatnonzero(~found) if texts[row].strip()]
 
     def _encode_all(self, texts: dict[str, int]) -> None:

@@ -1,5 +1,6 @@
 """A server from start to clean end, and the change of what it serves."""
 
+import gc
 import json
 import logging
 import os
@@ -123,6 +124,7 @@ def running(config: ServerConfig) -> Iterator[str]:
                 server.stop(config.grace_seconds).wait()
                 rooms.shutdown()  # a call that nobody waits for any more still holds the store and the cache
                 home.server_file.unlink(missing_ok=True)
+                gc.unfreeze()  # what the publisher froze is else not freed at the end, and DuckDB complains
 
 
 def _server(config: ServerConfig) -> tuple[grpc.Server, Rooms]:

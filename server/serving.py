@@ -57,7 +57,7 @@ class Serving:
             AbandonedError: nobody waits for the answer any more; looked at before each batch of texts.
         """
         model_id, dim = self.encoder.text_model_id, self.encoder.dim
-        vectors, found = self.cache.get(model_id, texts, dim)
+        vectors, found = self.cache.get(model_id, texts, dim, self.encoder.one_piece_bytes)
         missing = sorted(np.flatnonzero(~found).tolist(), key=lambda row: len(texts[row]), reverse=True)
         for start in range(0, len(missing), self.encoder.batch):
             check_wanted()
