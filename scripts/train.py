@@ -133,7 +133,11 @@ def train_command(
             method=tune_text and tune_text.value, pooling=pooling and pooling.value,
         )  # fmt: skip
         text_directory = export_text_model(
-            source, place.text_models, precision=precision.value, pooling=pooling.value if pooling else None
+            source,
+            place.text_models,
+            precision=precision.value,
+            pooling=pooling.value if pooling else None,
+            export=export,
         )
         encoder = TextEncoder.load(text_directory)
         head = fits_head(export) if fits_head else None
