@@ -102,12 +102,20 @@ def draw_texts(export: Export, options: AdaptOptions | CompressOptions) -> tuple
     rng = np.random.default_rng(options.seed)
     training = Reservoir[str](options.texts * options.epochs, rng)
     judged = Reservoir[str](_JUDGED, rng)
-    for text in _texts(export, options):
+    for text in _texts(export, options.left_out_users):
         (judged if is_held_out(normalised(text), options) else training).add(text)
     texts, held_out = (list(dict.fromkeys(kept.shuffled())) for kept in (training, judged))
     if min(len(texts), len(held_out)) < _FEWEST:
         raise TooFewTextsError("texts", len(texts), len(held_out))
     return texts, held_out
+
+
+def sample_texts(export: Export, count: int, seed: int = 0) -> list[str]:
+    """Return up to `count` distinct texts of the users and items of an export, drawn in one pass."""
+    drawn = Reservoir[str](count, np.random.default_rng(seed))
+    for text in _texts(export, frozenset()):
+        drawn.add(text)
+    return list(dict.fromkeys(drawn.shuffled()))
 
 
 def is_held_out(key: str, options: FitOptions) -> bool:
@@ -189,9 +197,9 @@ def _trivial(pair: Pair) -> bool:
     return text in other or other in text
 
 
-def _texts(export: Export, options: FitOptions) -> Iterator[str]:
+def _texts(export: Export, left_out_users: frozenset[str]) -> Iterator[str]:
     for user_id, rows in _by_user(export.texts_batches(_ROWS), "text"):
-        if user_id not in options.left_out_users:
+        if user_id not in left_out_users:
             yield from (text[:_CHARACTERS] for (text,) in rows if text.strip())
     for batch in export.items().select(["title", "text"]).to_batches(_ROWS):
         texts = (item_text(row["title"], row["text"]) for row in batch.to_pylist())

@@ -9,9 +9,10 @@ from typing import Literal, get_args
 
 from store.artifact import MANIFEST, artifacts, read_manifest, sha256
 
-FORMAT = 1  # part of every id: raise it when the same source would give other vectors
 Precision = Literal["fp32", "int8"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+# Part of every id: raised when the same source would give other vectors.
+FORMATS: dict[str, int] = {"fp32": 1, "int8": 2}
 Pooling = Literal["mean", "cls", "lasttoken"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
@@ -108,7 +109,8 @@ def find_text_model(
         facts = read_manifest(directory)
         same_source = facts["source"] == source if digest is None else facts["source_digest"] == digest
         same_pooling = facts["pooling"] == (pooling or facts["own_pooling"])
-        if same_source and same_pooling and facts["precision"] == precision and facts["format"] == FORMAT:
+        same_graph = facts["precision"] == precision and facts["format"] == FORMATS[precision]
+        if same_source and same_pooling and same_graph:
             return directory
     return None
 

@@ -13,7 +13,7 @@ from store.home import Home
 
 if TYPE_CHECKING:
     from encoder.text_options import CompressOptions
-    from encoder.text_source import Pooling
+    from encoder.text_source import Pooling, Precision
 
 
 class ChangedTextModelError(ValueError):
@@ -114,8 +114,9 @@ def compress(home: Home, source: str, options: "CompressOptions", *, int8: bool)
         folder = compress_text_model(source, export, home.text_models, options)
         held_out = draw_texts(export, options)[1]
         export_id = export.export_id
+        precision: Precision = "int8" if int8 else "fp32"
+        small = export_text_model(str(folder), home.text_models, precision=precision, export=export)
     whole = export_text_model(source, home.text_models, pooling=options.pooling, shared=shared_text_models())
-    small = export_text_model(str(folder), home.text_models, precision="int8" if int8 else "fp32")
     kept = agreement(TextEncoder.load(whole), TextEncoder.load(small), held_out)
     return {
         "text_model_id": small.name,

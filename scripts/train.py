@@ -143,6 +143,7 @@ def train_command(
             place.text_models,
             precision=precision.value,
             pooling=pooling.value if pooling else None,
+            export=export,
             shared=shared_text_models() if source == text_model else None,  # a tuned one is of this home
         )
         encoder = TextEncoder.load(text_directory)

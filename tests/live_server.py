@@ -21,6 +21,7 @@ from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.home import Home
 from store.records import UserViews
 
+SOON = 120.0  # seconds; what comes at all comes within, also on a machine that does much else
 _MUTABLE = {"views.duckdb", "data.mdb", "lock.mdb", "CURRENT", "LATEST"}
 
 
@@ -43,7 +44,7 @@ class Client:
         return rpc.AdminStub(self.channel)
 
     def query(self, **fields: object) -> pb.QueryResponse:
-        return self.retrieval.Query(pb.QueryRequest(**fields), timeout=30)
+        return self.retrieval.Query(pb.QueryRequest(**fields), timeout=SOON)
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ class Refusal:
     message: str
     domain: str
     reason: str
+
+
+def soon(holds: Callable[[], bool]) -> None:
+    """Return once something holds; fail where it never does."""
+    deadline = time.monotonic() + SOON
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
 
 
 def copy_home(home: Home, path: Path) -> Home:
@@ -98,7 +107,7 @@ def server(home: Home, *options: str) -> Iterator[Client]:
 def run_server(home: Home, *options: str) -> "subprocess.CompletedProcess[str]":
     """Return how a server ended that cannot start."""
     command = [sys.executable, "-m", "server", "--home", str(home.path), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=SOON, check=False)
 
 
 def refusal(call: Callable[[], object]) -> Refusal:
@@ -125,7 +134,7 @@ def inline(views: UserViews) -> pb.Views:
 
 
 def _address(home: Home, process: "subprocess.Popen[bytes]", log: Path) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + SOON
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
         if home.server_file.exists():

@@ -114,7 +114,7 @@ def test_scores_of_a_compressed_index_are_exact(tmp_path: Path, factory: str) ->
     index = make_index(tmp_path, 1_000, factory)
     rows, scores = index.search(queries_of(4, 5), 10)
     exact = np.einsum("qkd,qd->qk", index.main.vectors[rows], queries_of(4, 5))
-    np.testing.assert_allclose(scores, exact, rtol=1e-5)
+    np.testing.assert_allclose(scores, exact, rtol=1e-5, atol=1e-5)
     assert (np.diff(scores, axis=1) <= 0).all()
     assert index.manifest["ann_recall@100"] >= 0.99
     assert index.exact is (index.manifest["factory"] == "Flat")

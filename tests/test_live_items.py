@@ -1,7 +1,6 @@
 """Items that are put and deleted while a server runs are found, or not found, without a reindex."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from store.export import Export
 from store.exporting import create_export
 from store.home import Home
 from store.records import Item
-from tests.live_server import copy_home, server
+from tests.live_server import copy_home, server, soon
 
 WORDS = "an unheard-of treatise on zebra husbandry in the Arctic"
 
@@ -40,14 +39,6 @@ def found(client: Client, text: str = WORDS, k: int = 3, **fields: object) -> li
 def score(client: Client, text: str) -> float:
     reply = client.query(text=text, k=1000)
     return reply.scores[list(reply.item_ids).index("changing")]
-
-
-def soon(check: Callable[[], bool], seconds: float = 5.0) -> float:
-    began = time.monotonic()
-    while not check():
-        assert time.monotonic() < began + seconds, "it did not happen in time"
-        time.sleep(0.01)
-    return time.monotonic() - began
 
 
 def test_an_item_that_is_put_is_found_by_its_text_and_by_its_facts(client: Client) -> None:

@@ -33,7 +33,7 @@ def commands() -> dict[str, list[str]]:
 def python(code: str) -> str:
     """What a fresh Python prints."""
     ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=200, check=False
     )
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
@@ -68,7 +68,7 @@ def test_the_server_module_has_help() -> None:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=200,
         check=True,
     )
     assert "--home" in ended.stdout
@@ -105,7 +105,7 @@ def test_the_stubs_are_what_protoc_makes(tmp_path: Path) -> None:
         cwd=ROOT,
         env=os.environ | {"PYTHONWARNINGS": "ignore"},
         check=True,
-        timeout=60,
+        timeout=200,
     )
     made = {p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()}
     stubs = Path("server/pb/triptych/v1")

@@ -1,7 +1,6 @@
 """Similar users and audiences, asked of a real server; who writes is found anew, who is erased is gone."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import grpc
 import numpy as np
@@ -15,7 +14,7 @@ from server.people import users_of
 from server.serving import Serving
 from server.status import Failure, outcome
 from store.home import Home
-from tests.live_server import copy_home, server
+from tests.live_server import copy_home, server, soon
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +34,6 @@ def people(home: Home) -> dict[str, np.ndarray]:
     users = load_pair(home, current_index(home).name).users
     assert users is not None
     return dict(zip(users.main.ids.column.to_pylist(), vectors_of(users, np.arange(len(users))), strict=True))
-
-
-def soon(check: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not check():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_the_people_most_like_someone_are_those_of_the_highest_cosine(

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,13 @@ def copy(tmp_path: Path) -> Path:
 
 
 def buf(*words: str, proto: Path) -> "subprocess.CompletedProcess[str]":
-    """How buf ends and what it says; without a network or a home directory to lean on."""
+    """How buf ends and what it says; without a network or an earlier run to lean on."""
     program = shutil.which("buf", path=os.pathsep.join([str(BIN), os.environ["PATH"]]))
     assert program, "buf is not installed: it comes with the extra `dev`"
-    nowhere = {"HTTPS_PROXY": "127.0.0.1:9", "HOME": "/nonexistent", "PATH": ""}
-    command = [program, *words]
-    return subprocess.run(command, cwd=proto, env=nowhere, text=True, capture_output=True, check=False)
+    with tempfile.TemporaryDirectory() as cache:
+        nowhere = {"HTTPS_PROXY": "127.0.0.1:9", "BUF_CACHE_DIR": cache, "PATH": ""}
+        command = [program, *words]
+        return subprocess.run(command, cwd=proto, env=nowhere, text=True, capture_output=True, check=False)
 
 
 def breaking(proto: Path) -> str:

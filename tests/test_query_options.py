@@ -159,7 +159,7 @@ def check(world: World, query: Query, found: Candidates) -> None:
     else:
         assert found.shares is not None
         total = found.shares.sum(axis=1)
-        np.testing.assert_allclose(total, found.scores, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(total, found.scores, **TOLERANCE)
         parts = world.parts(query.subject) * np.array(query.options.view_weights)[:, None]
         used = [v for v, part in zip("HTS", parts, strict=True) if part.any()]
         text = query.options.text_query
@@ -440,8 +440,8 @@ def test_the_terms_beyond_the_longest_hundred_count_as_one() -> None:
     assert sources.terms.shape == (101, 6)
     whole = sources.terms.sum(axis=0)
     total = terms.sum(axis=0)
-    np.testing.assert_allclose(whole[:4], total[:4] / np.linalg.norm(total[:4]), rtol=1e-5)
-    np.testing.assert_allclose(whole[4:], total[4:] / np.linalg.norm(total[4:]), rtol=1e-5)
+    np.testing.assert_allclose(whole[:4], total[:4] / np.linalg.norm(total[:4]), **TOLERANCE)
+    np.testing.assert_allclose(whole[4:], total[4:] / np.linalg.norm(total[4:]), **TOLERANCE)
     assert sources.portions.sum() == pytest.approx(1.0, abs=1e-5)
     assert (np.diff(sources.lengths[:-1]) <= 1e-7).all()
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
+from live_server import SOON, copy_home, refusal, server
 from live_server import Client as Live
-from live_server import copy_home, refusal, server
 
 from server.client import AsyncClient, CallError, Client, QueryFields
 from server.pb.triptych.v1 import triptych_pb2 as pb
@@ -18,7 +18,6 @@ from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.home import Home
 
 USER = "u00001"
-SOON = 20.0
 
 
 @pytest.fixture(scope="module")

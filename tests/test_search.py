@@ -102,7 +102,7 @@ def test_what_is_asked_alone_and_in_a_batch_is_found_alike(directory: Path) -> N
     for q in range(20):
         alone = index.search(queries[q : q + 1], 10, Excluded(np.zeros(5, np.int64), out[q]))
         assert alone[0][0].tolist() == together[0][q].tolist()
-        np.testing.assert_allclose(alone[1][0], together[1][q], rtol=1e-5)
+        np.testing.assert_allclose(alone[1][0], together[1][q], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 8, 40])
