@@ -377,22 +377,22 @@ def _key(text_model_id: str, text: str | bytes) -> bytes:
 
 def _environment(path: Path) -> Any:
     """Open the LMDB environment of a cache, an empty one where what lies there is damaged."""
-    path.mkdir(parents=True, exist_ok=True)
     options = {"map_size": _MAP_BYTES, "max_readers": _READERS}
-    with (path / _LOCK).open("w") as turn:  # one process at a time looks, and makes anew
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        try:
-            env, _ = open_sound(path, **options)
-        except UnsoundFileError as error:
-            log.warning("making text cache %s anew, its texts are encoded again: %s", path, error.reason)
-            unlink(path)
-            env, _ = open_sound(path, **options)
-        with env.begin(write=True) as transaction:
-            if (
-                transaction.get(_FENCE) is None
-            ):  # by chance, so that no fence of an earlier file is one of this
-                transaction.put(_FENCE, os.urandom(8))
-    env.reader_check()  # slots of processes that were killed
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with (path / _LOCK).open("w") as turn:  # one process at a time looks, and makes anew
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            try:
+                env, _ = open_sound(path, **options)
+            except UnsoundFileError as error:
+                log.warning("making text cache %s anew, its texts are encoded again: %s", path, error.reason)
+                unlink(path)
+                env, _ = open_sound(path, **options)
+            with env.begin(write=True) as transaction:
+                if transaction.get(_FENCE) is None:
+                    # By chance, so that no fence of an earlier file is one of this.
+                    transaction.put(_FENCE, os.urandom(8))
+        env.reader_check()  # slots of processes that were killed
     return env
 
 

@@ -180,9 +180,9 @@ def _typed(column: Column, raw: str, source: Source) -> str:
 def _without_not_a_number(raw: str) -> str:
     """Return SQL of JSON text in which NaN, which no JSON has, is null."""
     # A control character can only mark what we put there: behind each string, and in the place of each NaN.
-    marked = f"""regexp_replace({raw}, '("(?:[^"\\\\]|\\\\.)*")|-?NaN', '\\1' || chr(1), 'gi')"""
+    marked = f"""regexp_replace({raw}, '("(?:[^"\\\\]|\\\\.)*")|-?NaN', '\\1' || chr(1), 'g')"""
     nulls = f"""replace(replace({marked}, '"' || chr(1), '"'), chr(1), 'null')"""
-    return f"CASE WHEN contains(lower({raw}), 'nan') THEN {nulls} ELSE {raw} END"
+    return f"CASE WHEN contains({raw}, 'NaN') THEN {nulls} ELSE {raw} END"
 
 
 def _time(raw: str, held: str, reading: TimeReading | None) -> str:

@@ -351,10 +351,10 @@ def test_texts_that_cannot_be_encoded_stop_no_others_and_come_later(client: Clie
     client.append_texts([Text("sick", "words of poison"), Text("well", "words of honey")])
     wait_for(client, "triptych.worker.texts", NOT_SERVING)
     assert failing(client) == ["texts"]
-    soon(lambda: bool(client.query(user_id="well", k=1).views_used), 30)
+    soon(lambda: bool(client.query(user_id="well", k=1).views_used))
     assert not client.query(user_id="sick", k=1).views_used
     client.append_texts([Text("later", "other words")])
-    soon(lambda: bool(client.query(user_id="later", k=1).views_used), 30)
+    soon(lambda: bool(client.query(user_id="later", k=1).views_used))
     wait_for(client, INGEST, SERVING)
     fault.on = False
     wait_for(client, "triptych.worker.texts", SERVING)
@@ -373,7 +373,7 @@ def test_items_that_cannot_be_put_come_later(client: Client, fault: Fault) -> No
     assert treatises(client) == []
     fault.on = False
     wait_for(client, "triptych.worker.items", SERVING)
-    soon(lambda: sorted(treatises(client)) == ["new-1", "new-2"], 30)
+    soon(lambda: sorted(treatises(client)) == ["new-1", "new-2"])
 
 
 def test_users_that_cannot_be_encoded_stop_no_others_and_come_later(client: Client, fault: Fault) -> None:
@@ -393,7 +393,7 @@ def test_users_that_cannot_be_encoded_stop_no_others_and_come_later(client: Clie
     client.append_behaviors([Behavior(user_id, item_id) for user_id in people[:2]])
     wait_for(client, "triptych.worker.users", NOT_SERVING)
     client.append_behaviors([Behavior(people[2], item_id)])
-    soon(lambda: {"well", "later"} <= set(encoded), 30)
+    soon(lambda: {"well", "later"} <= set(encoded))
     assert "sick" not in encoded
     fault.on = False
     wait_for(client, "triptych.worker.users", SERVING)
@@ -406,10 +406,10 @@ def test_a_followed_commit_that_fails_is_caught_up_with(client: Client, fault: F
     fault.on = True
     assert client.put_items([treatise("new-1")]).inserted == 1
     assert client.append_texts([Text("writes", "words of honey")]).inserted == 1
-    soon(lambda: treatises(client) == ["new-1"], 30)
-    soon(lambda: bool(client.query(user_id="writes", k=1).views_used), 30)
+    soon(lambda: treatises(client) == ["new-1"])
+    soon(lambda: bool(client.query(user_id="writes", k=1).views_used))
     assert client.delete_items(["new-1"]).updated == 1
-    soon(lambda: treatises(client) == [], 30)
+    soon(lambda: treatises(client) == [])
     assert {worker.name: worker.failures for worker in client.status().workers}["writer"] == 3
 
 
@@ -429,7 +429,7 @@ def test_an_import_whose_following_fails_is_told_as_done(
     wait_for(client, INGEST, NOT_SERVING)
     fault.on = False
     wait_for(client, INGEST, SERVING)
-    soon(lambda: treatises(client) == ["new-1"], 30)
+    soon(lambda: treatises(client) == ["new-1"])
     assert client.query(user_id="imported", k=1).views_used
 
 

@@ -268,7 +268,7 @@ def store_in_memory() -> Store:
     connection.execute("ATTACH ':memory:' AS data")
     for sql in migrations():
         connection.execute(sql)
-    return Store(connection)
+    return Store(connection, Path())
 
 
 def test_a_thousand_states_never_know_an_erasure_and_hold_the_person(tmp_path: Path) -> None:

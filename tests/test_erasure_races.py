@@ -40,6 +40,7 @@ class FakeEncoder:
 
     text_model_id = MODEL
     dim = 4
+    one_piece_bytes = 1_000
 
     def __init__(self) -> None:
         self.begun = threading.Event()
