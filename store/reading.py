@@ -224,7 +224,9 @@ def _stage_csv(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Given) -
         ) AS s WHERE r._row = s._row""")
     cursor.execute(f"INSERT INTO {text} BY NAME SELECT _row, _line FROM {bad}_rows")
     values = {
-        name: from_text(name, kind, as_float=kind in ("id", "word") and is_float_text(cursor, text, name))
+        name: from_text(
+            name, kind, as_float=kind in ("id", "word", "text") and is_float_text(cursor, text, name)
+        )
         for name, (kind, _) in known.items()
     }
     sql = _selected("_row", "_line", values, text, _strange(given.plain, known))

@@ -59,18 +59,19 @@ def from_json(name: str, kind: Kind) -> Value:
     """Return how a JSON value is taken, from its text and `<name>_type`, for texts also `<name>_types`."""
     is_double, is_list = f"{name}_type = 'DOUBLE'", f"{name}_type = 'ARRAY'"
     is_object = _nested(name, f"{name}_type = 'OBJECT'", "an_object")
-    if kind in ("id", "word"):
-        # A whole number beyond 64 bits is called a double, but its digits are all there.
-        value = _float_text(name, kind, f"{is_double} AND {_NO_DIGITS_ALONE.format(name)}")
+    if kind not in ("id", "word", "text"):
+        not_a_number = f"{is_double} AND isnan(TRY_CAST({name} AS DOUBLE))"
+        sql = f"CASE WHEN {not_a_number} THEN NULL ELSE {_text(name, kind)} END"
+        nested = (*_nested(name, is_list, "a_list"), *is_object)
+        return Value(sql, faults=() if kind in ("json", "vector") else nested)
+    # A whole number beyond 64 bits is called a double, but its digits are all there.
+    value = _float_text(name, kind, f"{is_double} AND {_NO_DIGITS_ALONE.format(name)}")
+    if kind != "text":
         return Value(value.sql, faults=(*_nested(name, is_list, "a_list"), *is_object, *value.faults))
-    sql = f"WHEN {is_double} AND isnan(TRY_CAST({name} AS DOUBLE)) THEN NULL ELSE {_text(name, kind)} END"
-    if kind == "text":
-        texts = f"list_filter(TRY_CAST(TRY_CAST({name} AS JSON) AS VARCHAR[]), lambda x: x IS NOT NULL)"
-        others = f"len(list_filter({name}_types, lambda x: x NOT IN ('VARCHAR', 'NULL'))) > 0"
-        faults = (*_nested(name, f"{is_list} AND {others}", "a_list"), *is_object)
-        return Value(f"CASE WHEN {is_list} THEN {_joined(texts)} {sql}", faults=faults)
-    scalar = kind not in ("json", "vector")
-    return Value(f"CASE {sql}", faults=(*_nested(name, is_list, "a_list"), *is_object) if scalar else ())
+    texts = f"list_filter(TRY_CAST(TRY_CAST({name} AS JSON) AS VARCHAR[]), lambda x: x IS NOT NULL)"
+    others = f"len(list_filter({name}_types, lambda x: x NOT IN ('VARCHAR', 'NULL'))) > 0"
+    faults = (*_nested(name, f"{is_list} AND {others}", "a_list"), *is_object)
+    return Value(f"CASE WHEN {is_list} THEN {_joined(texts)} ELSE {value.sql} END", faults=faults)
 
 
 def is_float_text(cursor: duckdb.DuckDBPyConnection, relation: str, name: str) -> bool:
