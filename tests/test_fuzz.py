@@ -24,7 +24,8 @@ from tests.messages import Draws, methods, numbers_of
 
 _NEVER = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 _SECONDS = 60
-_SHARE = {"CreateExport": 0.05, "ImportFolder": 0.2}  # of the examples: these write files each time
+_SHARE = {"CreateExport": 0.02, "ImportFolder": 0.1}  # of the examples: these write files each time
+_OTHERS = 0.4
 
 Call = Callable[[list[Message]], list[Message]]
 
@@ -98,10 +99,10 @@ def _sound(request: Message, reply: Message) -> None:
 
 @pytest.mark.parametrize("method", methods(), ids=lambda method: method.name)
 def test_every_request_is_answered_or_refused_by_name(
-    fuzzed: Client, draws: Draws, method: MethodDescriptor, pytestconfig: pytest.Config
+    fuzzed: Client, draws: Draws, method: MethodDescriptor
 ) -> None:
     call, codes = _call(fuzzed, method), Counter[str]()
-    examples = max(1, int(_SHARE.get(method.name, 1) * pytestconfig.getoption("--examples")))
+    examples = max(1, int(_SHARE.get(method.name, _OTHERS) * settings.default.max_examples))
 
     @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(st.lists(draws.request(method), min_size=1, max_size=3 if method.client_streaming else 1))
