@@ -1,4 +1,4 @@
-# make demo · test · check · proto: each does its own set-up in .venv.  GPU=1 installs the GPU builds.
+# make demo · test · check · nightly · proto: each does its own set-up in .venv.  GPU=1 installs the GPU builds.
 PYTHON ?= python3
 GPU ?=
 DEVICE := $(if $(GPU),gpu,cpu)
@@ -7,7 +7,7 @@ READY := .venv/ready-$(DEVICE)
 STUBS := server/pb
 RELEASED := proto/released.txtpb
 
-.PHONY: demo test check proto proto-release clean
+.PHONY: demo test check nightly proto proto-release clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Triptych needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
@@ -29,6 +29,12 @@ check: $(READY)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint proto
 	$(BIN)/buf breaking proto --against $(RELEASED)
+
+# By hand: other examples each time, and kills; docs/reliability.md keeps what was found.
+nightly: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s --timeout 0 --hypothesis-profile nightly --hypothesis-show-statistics \
+	  tests/test_fuzz.py tests/test_import_anything.py
+	$(BIN)/triptych bench faults --rounds 20
 
 proto: $(READY)
 	rm -rf $(STUBS)/triptych

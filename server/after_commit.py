@@ -89,11 +89,13 @@ class AfterCommit:
     @contextmanager
     def taking_note(self) -> Iterator[None]:
         """Encode the texts that come during the block once more afterwards, when another model may serve."""
-        self._meanwhile = {}
+        with self._wake:
+            self._meanwhile = {}
         try:
             yield
         finally:
-            texts, self._meanwhile = self._meanwhile, None
+            with self._wake:
+                texts, self._meanwhile = self._meanwhile, None
             self._add(texts)
 
     def _add(self, texts: dict[str, int]) -> None:

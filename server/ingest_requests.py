@@ -13,7 +13,7 @@ from store.importing import ImportOptions
 from store.packing import NO_TIME
 from store.plain import UTF_8
 from store.requests import Behaviors, Content, Deletion, Friends, Items, Request, Texts
-from store.rows import BAD_TIME, BehaviorRow, FriendRow, ItemRow, TextRow
+from store.rows import BAD_TIME, FIRST_TIME, LAST_TIME, BehaviorRow, FriendRow, ItemRow, TextRow
 from store.times import AUTO
 
 MAX_ROWS = 10_000
@@ -125,5 +125,5 @@ def _ts(row: pb.BehaviorRow | pb.TextRow | pb.FriendRow) -> int:
 
 def _time(ts: Timestamp) -> int:
     """Return microseconds since 1970; what is no time comes out as one that every check refuses."""
-    nanos = ts.nanos
-    return ts.seconds * 1_000_000 + nanos // 1_000 if 0 <= nanos < 1_000_000_000 else BAD_TIME
+    time = ts.seconds * 1_000_000 + ts.nanos // 1_000
+    return time if 0 <= ts.nanos < 1_000_000_000 and FIRST_TIME <= time <= LAST_TIME else BAD_TIME

@@ -118,6 +118,8 @@ def _is_plain(file: TableFile) -> bool:
 
     Where that is not sure the answer is no, which costs a copy and nothing else.
     """
+    if file.path.stat().st_size == 1:
+        return False  # of a single byte DuckDB reads nothing
     decoder = codecs.getincrementaldecoder(UTF_8)()
     ends: set[bytes] = set()
     with file.path.open("rb") as source:
@@ -186,6 +188,7 @@ def _newlines_alone(pieces: Iterator[str]) -> Iterator[str]:
     """Yield JSON text without carriage returns: a raw one can only stand between values."""
     for text in pieces:
         yield text.replace("\r", "\n")
+    yield "\n"
 
 
 def _tidy(pieces: Iterator[str], delimiter: str) -> Iterator[str]:

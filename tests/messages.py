@@ -104,9 +104,7 @@ class Draws:
     def _message(self, descriptor: Descriptor) -> st.SearchStrategy[Message]:
         kind = GetMessageClass(descriptor)
         if kind is Timestamp:
-            return st.builds(
-                Timestamp, seconds=self._whole(-(2**63), 2**63 - 1), nanos=self._whole(-(2**31), 2**31 - 1)
-            )
+            return st.builds(Timestamp, seconds=_whole(64), nanos=_whole(32))
         if descriptor.full_name == "triptych.v1.Vector":
             values = st.one_of(
                 st.lists(st.floats(width=32), min_size=self._dim, max_size=self._dim),

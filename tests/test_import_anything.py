@@ -395,7 +395,7 @@ def test_parquet_and_json_say_the_same(data: st.DataObject) -> None:
                 try:
                     report = import_folder(store, folder / form, rejects=folder / "rejects", options=options)
                 except IMPORT_ERRORS as error:
-                    outcomes.append((type(error), getattr(error, "column", None)))
+                    outcomes.append(type(error))  # of two columns at fault either may be named
                     continue
                 with store.snapshot() as cursor:
                     stored = cursor.execute(f"FROM data.{table.name} ORDER BY ALL").fetchall()

@@ -635,3 +635,9 @@ def test_the_command_ends_with_1_where_every_row_of_a_table_is_refused(
     assert "behaviors: 2 items made that only these rows name" in out
     code, _, err = run("import", data, "--home", home, "--encoding", "klingon")
     assert (code, "encoding 'klingon' is unknown" in err) == (2, True)
+
+
+def test_a_file_of_a_single_byte_is_a_row_that_is_refused(folder: Cases) -> None:
+    folder.raw("items.jsonl", b"5")
+    report = folder.load()
+    assert (report.tables["items"].read, rejected(report, "items")) == (1, {1: "malformed_row"})

@@ -13,6 +13,7 @@ import grpc
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from live_server import SOON, copy_home, refusal, server, soon
 
 from encoder.text_cache import TextCache
@@ -509,3 +510,14 @@ def test_a_stopping_server_takes_no_more_writes_and_one_failure_is_alone(tmp_pat
                     commit.alone(lambda: 1 // 0)
             with pytest.raises(StoppingError, match="stopping"):
                 commit.submit(request)
+
+
+def test_a_time_beyond_all_calendars_is_a_rejected_row(address: str, items: list[str]) -> None:
+    far = Timestamp(seconds=2**53 + 1)
+    with grpc.insecure_channel(address) as channel:
+        stub = ingest_rpc.IngestStub(channel)
+        put = stub.PutItems(ingest.PutItemsRequest(items=[ingest.ItemRow(item_id="far", updated_at=far)]))
+        row = ingest.BehaviorRow(user_id="far", item_id=items[0], ts=far)
+        appended = stub.AppendBehaviors(ingest.AppendBehaviorsRequest(behaviors=[row]))
+    for reply in (put, appended):
+        assert [one.reason for one in reply.rejected] == ["unparsable_time"]

@@ -47,10 +47,10 @@ def with_state_made_anew(home: Home) -> None:
 
 
 def with_index_carried_on(home: Home) -> None:
-    before = pointed(home.current_index, home.indexes)
+    first = index(home)  # whole: what vectors and filters are made from has changed since the stored one
+    assert "base" not in read_manifest(first)
     manifest = read_manifest(index(home))
-    assert manifest["base"] == before.name
-    assert (manifest["changes"], manifest["users"]["changes"]) == (2, 2)
+    assert manifest["base"] == first.name
 
 
 def with_index_made_anew(home: Home) -> None:
@@ -105,6 +105,7 @@ def test_names_in_files_stay(home: Home, small_home: Home, tmp_path: Path) -> No
     with Store.open(home.database) as store:
         import_folder(store, tmp_path / "more", rejects=home.rejects, strict=False)
     index(home)
+    index(home)  # the first after a change of what is indexed has no base
     home.audit_log.unlink()
     with server(home) as client, Client(client.address) as typed:
         typed.erase_user("u12")

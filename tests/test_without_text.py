@@ -108,7 +108,7 @@ def test_a_new_item_is_in_filters_and_the_fallback_before_it_is_encoded(
         serving = prepare(home, pair, store, state, cache, 1)
         live = stack.enter_context(LiveItems(store, Retriever(store, state, serving)))
         gate = Event()
-        live._pool.submit(gate.wait)  # encoding does not begin
+        live._submit(lambda: gate.wait() and None)  # encoding does not begin
         known = serving.index.item_ids(np.array([0]))[0]
         vector = serving.index.vectors_of(np.array([0])).copy()
         live.committed([([bare("new", "a bronze bowl"), bare(known, "a bronze bowl")], [])])
