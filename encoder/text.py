@@ -1,7 +1,7 @@
 """Texts to vectors: an exported language model in ONNX Runtime. No torch, no transformers."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -123,17 +123,23 @@ class TextEncoder:
         log.info("text model %s runs on %s", encoder.text_model_id, encoder.provider)
         return encoder
 
-    def encode(self, texts: Sequence[str], pieces: int = MAX_PIECES) -> Vectors:
+    def encode(
+        self,
+        texts: Sequence[str],
+        pieces: int = MAX_PIECES,
+        before_each_run: Callable[[], None] = lambda: None,
+    ) -> Vectors:
         """Return one unit vector per text, in the order given; a blank text gives a zero row.
 
         Args:
             texts: of any length.
             pieces: of a text, at most; what lies beyond is cut off.
+            before_each_run: called before each batch of pieces; what it raises ends the work.
 
         Shapes:
             returns: (N, D) float32.
         """
-        return self._vectors(len(texts), self._tokens(texts, pieces))
+        return self._vectors(len(texts), self._tokens(texts, pieces), before_each_run)
 
     def count_pieces(self, texts: Sequence[str]) -> list[int]:
         """Return in how many pieces each text would be read if there were no bound; a blank one in none."""
@@ -170,13 +176,16 @@ class TextEncoder:
                 found[row] = [ids, *(one.ids for one in more)][:pieces]
         return found
 
-    def _vectors(self, count: int, pieces: Pieces) -> Vectors:
+    def _vectors(
+        self, count: int, pieces: Pieces, before_each_run: Callable[[], None] = lambda: None
+    ) -> Vectors:
         # Batches of like length need little padding; longest first, so memory is claimed once.
         whole = [(row, ids) for row, some in pieces.items() for ids in some]
         whole.sort(key=lambda piece: len(piece[1]), reverse=True)
         vectors = np.zeros((count, self.dim), dtype=np.float32)
         for start in range(0, len(whole), self.batch):
             batch = whole[start : start + self.batch]
+            before_each_run()
             found = self._run([ids for _, ids in batch])  # (B, D)
             for (row, ids), vector in zip(batch, found, strict=True):
                 if len(pieces[row]) == 1:

@@ -108,6 +108,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, grpc.Call):
         hint = " (is `triptych serve` running there?)" if error.code() is grpc.StatusCode.UNAVAILABLE else ""
         return f"the server says {error.code().name}: {error.details()}{hint}"
+    if isinstance(error, UnicodeEncodeError):  # bytes of the command line that Python could not decode
+        return "an argument is not UTF-8"
     return str(error) or type(error).__name__
 
 

@@ -54,16 +54,15 @@ class Serving:
         """Return unit vectors (n, D_T); what the cache lacks is encoded, and kept there where `keep`.
 
         Raises:
-            AbandonedError: nobody waits for the answer any more; looked at before each batch of texts.
+            AbandonedError: nobody waits for the answer any more; looked at before each run of the model.
         """
         model_id, dim = self.encoder.text_model_id, self.encoder.dim
         vectors, found = self.cache.get(model_id, texts, dim, self.encoder.one_piece_bytes)
         missing = sorted(np.flatnonzero(~found).tolist(), key=lambda row: len(texts[row]), reverse=True)
         for start in range(0, len(missing), self.encoder.batch):
-            check_wanted()
             rows = missing[start : start + self.encoder.batch]
             lacking = [texts[row] for row in rows]
-            vectors[rows] = self.encoder.encode(lacking)
+            vectors[rows] = self.encoder.encode(lacking, before_each_run=check_wanted)
             if keep:
                 self.cache.put_later(model_id, lacking, vectors[rows])
         return vectors

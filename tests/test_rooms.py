@@ -305,17 +305,17 @@ def test_a_stream_that_is_cut_has_written_its_beginning(
 def test_work_for_a_cancelled_call_ends(
     channel: grpc.Channel, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode, retrieve, began = TextEncoder.encode, retriever.Retriever.retrieve, threading.Event()
-    encoded, inside = 0, set[int]()
+    run, retrieve, began = TextEncoder._run, retriever.Retriever.retrieve, threading.Event()
+    runs, inside, dead = 0, set[int](), True
 
-    def slow(self: TextEncoder, texts: Any) -> Any:
-        nonlocal encoded
+    def slow(self: TextEncoder, batch: Any) -> Any:
+        nonlocal runs
         call = calls._current.get()
-        if call is not None and any(text.startswith("dead") for text in texts):
-            encoded += 1
+        if call is not None and dead:
+            runs += 1
             began.set()
             eventually(lambda: not call.wanted)
-        return encode(self, texts)
+        return run(self, batch)
 
     def counted(self: retriever.Retriever, queries: Any) -> Any:
         inside.add(threading.get_ident())
@@ -324,7 +324,7 @@ def test_work_for_a_cancelled_call_ends(
         finally:
             inside.remove(threading.get_ident())
 
-    monkeypatch.setattr(TextEncoder, "encode", slow)
+    monkeypatch.setattr(TextEncoder, "_run", slow)
     monkeypatch.setattr(retriever.Retriever, "retrieve", counted)
     stub = rpc.RetrievalStub(channel)
     batch = pb.QueryBatchRequest(requests=[pb.QueryRequest(text=f"dead {n}", k=1) for n in range(20)])
@@ -332,13 +332,15 @@ def test_work_for_a_cancelled_call_ends(
     for ask in (
         lambda: stub.QueryBatch.future(batch),
         lambda: stub.Query.future(pb.QueryRequest(views=views)),
+        lambda: stub.Query.future(pb.QueryRequest(text="dead " * 6_000)),  # of many pieces
     ):
         began.clear()
         call = ask()
         assert began.wait(SECONDS)
         call.cancel()
         eventually(lambda: not inside)
-    assert encoded == 2  # one batch of texts of each call
+    assert runs == 3  # of the model, one for each call
+    dead = False
     everything_answers(channel)
 
 
