@@ -52,6 +52,7 @@ class LiveItems:
         self._numbers = itertools.count()
         self._pending: dict[str, int] = {}  # items being encoded, by number of the latest request
         self._meanwhile: set[str] | None = None
+        self._warned_of = ""  # the index beside which many items have changed
         self.left_out: dict[str, str] = {}
         self._jobs: deque[Callable[[], None]] = deque()
         self._worker = Worker(
@@ -204,8 +205,13 @@ class LiveItems:
             latest = [change for change in changes if self._pending.get(change.item_id) == number]
             if self._serving() is serving:  # otherwise the one that serves now catches up
                 serving.index.put(latest)
-        if len(serving.index.delta.now.vectors) > max(_BEFORE_SERVING, DELTA_SHARE * len(serving.index.main)):
-            log.warning("many items changed since the last reindex: run `triptych reindex` for full speed")
+        changed = len(serving.index.delta.now.vectors)
+        if changed > max(_BEFORE_SERVING, DELTA_SHARE * len(serving.index.main)):
+            if self._warned_of != serving.index.index_id:  # once for each index
+                log.warning(
+                    "many items changed since the last reindex: run `triptych reindex` for full speed"
+                )
+            self._warned_of = serving.index.index_id
 
     def _serving(self) -> Serving | None:
         try:

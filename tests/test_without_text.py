@@ -15,6 +15,7 @@ from indexer.filters import Filter
 from indexer.index import Index
 from indexer.parts import WITHOUT_VECTOR_FILE
 from indexer.publish import load_pair
+from server import live_items
 from server.client import Client
 from server.live_items import LiveItems
 from server.pb.triptych.v1 import ingest_pb2 as ingest
@@ -201,3 +202,22 @@ def test_an_index_from_before_such_items_were_kept_finds_them_once_it_serves(
     with server(home) as live, Client(live.address) as client:
         assert fallback(client, filter=RELICS) == ["shard"]
         assert "Traceback" not in live.log.read_text()
+
+
+def test_many_changes_are_warned_of_once_for_each_index(
+    small_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(live_items, "_BEFORE_SERVING", 1)
+    monkeypatch.setattr(live_items, "DELTA_SHARE", 0.0)
+    home = copy_home(small_home, tmp_path / "home")
+    with (
+        Store.open(home.database) as store,
+        UserState.open(home.state) as state,
+        closing(TextCache.open(home.text_cache)) as cache,
+    ):
+        pair = load_pair(home, home.current_index.read_text().strip())
+        serving = prepare(home, pair, store, state, cache, 1)
+        with LiveItems(store, Retriever(store, state, serving)) as live:
+            live.committed([([bare(f"r{n}", f"bowl {n}") for n in range(40)], [])])
+            soon(lambda: not live._pending)
+    assert caplog.text.count("many items changed since the last reindex") == 1
