@@ -68,8 +68,10 @@ class Call:
         return self._context.time_remaining() < _NO_DEADLINE_SECONDS
 
     def watch(self, result: Future[Any]) -> None:
-        """Cancel a result with the call, unless its work has begun."""
+        """Cancel a result with the call, unless its work has begun; once for each result."""
         with self._lock:
+            if result in self._waiting:  # its turn among the others is kept
+                return
             self._waiting[result] = None
             over = self._over
         result.add_done_callback(self._forget)
@@ -105,7 +107,11 @@ def check_wanted() -> None:
 
 
 def watch(result: "Future[Any]") -> None:
-    """Have a result of this thread's call cancelled when the call ends before the work has begun."""
+    """Have a result of this thread's call cancelled when the call ends before the work has begun.
+
+    To be called before anybody can begin the work, and in the order of the work: then what has begun of it
+    when the call ends is always its beginning.
+    """
     call = _current.get()
     if call is not None:
         call.watch(result)

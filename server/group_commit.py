@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Self, TypeVar
 
-from server.calls import result_of
+from server.calls import result_of, watch
 from server.supervisor import Supervisor, Worker
 from store.answered import RequestIdReusedError
 from store.requests import Change, Request
@@ -72,8 +72,13 @@ class GroupCommit:
         self._worker.__exit__()
 
     def submit(self, request: Request) -> Future[Written]:
-        """Return what will become of a request.  Raises: StoppingError."""
+        """Return what will become of a request, which is cancelled with this thread's call.
+
+        Raises:
+            StoppingError: nothing is written any more.
+        """
         result: Future[Written] = Future()
+        watch(result)
         self._enqueue((request, result))
         return result
 

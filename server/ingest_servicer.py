@@ -6,7 +6,7 @@ from concurrent.futures import Future
 
 import grpc
 
-from server.calls import result_of, watch
+from server.calls import result_of
 from server.ingest import Ingest, NotThisMachineError
 from server.ingest_replies import parts_of
 from server.ingest_requests import MAX_ROWS, Write, folder_of, person_of, request_of
@@ -142,7 +142,6 @@ class IngestServicer(rpc.IngestServicer):
             try:
                 for request in requests:
                     waiting.append(self._ingest.commit.submit(request_of(request)))
-                    watch(waiting[-1])
                     if len(waiting) == _IN_FLIGHT:
                         _add(total, result_of(waiting.popleft()))
                 for result in waiting:
