@@ -127,11 +127,12 @@ def stage(
     ignored = tuple(name or "(no name)" for name in present if name not in table.names)
     if ignored:
         _log.warning("%s: unknown columns are not imported: %s", place, ", ".join(ignored))
-    readings = {
-        column.name: reading_of_times(cursor, f"raw_{table.name}", column.name, place, times)
-        for column in known
-        if column.kind == "time" and not types[column.name].startswith(("TIMESTAMP", "DATE"))
-    }
+    with readable(place, files[0].form):  # Parquet is read here for the first time
+        readings = {
+            column.name: reading_of_times(cursor, f"raw_{table.name}", column.name, place, times)
+            for column in known
+            if column.kind == "time" and not types[column.name].startswith(("TIMESTAMP", "DATE"))
+        }
     return Source(table, place, known, ignored, types, tuple(file.path for file in files), readings)
 
 

@@ -641,3 +641,11 @@ def test_a_file_of_a_single_byte_is_a_row_that_is_refused(folder: Cases) -> None
     folder.raw("items.jsonl", b"5")
     report = folder.load()
     assert (report.tables["items"].read, rejected(report, "items")) == (1, {1: "malformed_row"})
+
+
+def test_a_parquet_file_that_lost_a_byte_is_unreadable(folder: Cases) -> None:
+    folder.parquet("items", item_id=["i1", "i2"], updated_at=[1_609_459_200, 1_609_459_201])
+    file = folder.path / "items.parquet"
+    file.write_bytes(file.read_bytes()[1:])
+    with pytest.raises(UnreadableFileError, match=r"items\.parquet"):
+        folder.load()
