@@ -19,7 +19,7 @@ from encoder.text import MAX_PIECES, TextEncoder, item_text
 from encoder.text_cache import TextCache, WrittenTexts, cache_imported, encode_all
 from encoder.views import FloatArray, Matrix, event_matrix, text_sums, unit_rows
 from store.export import Export
-from store.validation import MAX_WEIGHT
+from store.imports.validation import MAX_WEIGHT
 
 log = logging.getLogger(__name__)
 

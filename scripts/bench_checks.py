@@ -13,11 +13,11 @@ from indexer.publish import load_pair
 from scripts import bench_world
 from server.client import CallError, Client
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, verify
-from store.connection import NotAStoreError, StoreLockedError
-from store.duck import Store
+from store.database import NotAStoreError, StoreLockedError
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
+from store.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -11,15 +11,15 @@ from scripts.session import SilentServerError, admin, server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError
 from store.attributes import left_out
-from store.connection import NewerStoreError, NotAStoreError, StoreLockedError, migrations
+from store.database import NewerStoreError, NotAStoreError, StoreLockedError, migrations
 from store.disk import DiskFullError, ReadOnlyDiskError
-from store.duck import Store
-from store.erasing import unfinished
 from store.home import Home
-from store.ledger import read_ledger
-from store.packing import DamagedRecordError
-from store.sound import UnsoundFileError
-from store.state_files import head_of
+from store.privacy.erase import unfinished
+from store.privacy.ledger import read_ledger
+from store.state.environment import head_of
+from store.state.packing import DamagedRecordError
+from store.state.page_check import UnsoundFileError
+from store.store import Store
 
 _SECONDS = 5.0
 _PUT_AGAIN = "put these items again with other attributes, or delete them"

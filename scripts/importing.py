@@ -11,8 +11,8 @@ from encoder.text_source import text_model_dims
 from scripts.session import HomeOption, console, own_store, server_of
 from server.client import Client
 from store.home import Home
-from store.importing import ImportOptions, ImportReport, TableReport, check_not_all_refused, import_folder
-from store.plain import UTF_8, UnknownEncodingError, check_encoding
+from store.imports.run import ImportOptions, ImportReport, TableReport, check_not_all_refused, import_folder
+from store.imports.text_files import UTF_8, UnknownEncodingError, check_encoding
 
 
 class FileFormat(StrEnum):

@@ -15,12 +15,20 @@ from tqdm import tqdm
 from scripts.backup import KIND
 from scripts.session import HomeOption
 from store.artifact import MANIFEST, DamagedArtifactError, artifacts, point, read_manifest, verify
-from store.duck import Store
-from store.erasing import erase_rows, erasures, take_over
 from store.home import Home
-from store.importing import import_folder
-from store.ledger import LEDGER, Erasure, erased_among, read_ledger, together, unknown_to, write_ledger
+from store.imports.run import import_folder
 from store.locks import sweep, workplace
+from store.privacy.erase import erase_rows, erasures, take_over
+from store.privacy.ledger import (
+    LEDGER,
+    Erasure,
+    erased_among,
+    read_ledger,
+    together,
+    unknown_to,
+    write_ledger,
+)
+from store.store import Store
 
 _PARENTS = ("exports", "text_models", "models", "indexes")
 log = logging.getLogger(__name__)

@@ -18,12 +18,12 @@ from server.identity import is_server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import DamagedArtifactError
-from store.duck import Store
-from store.erasing import erasures
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
-from store.ledger import write_ledger
+from store.privacy.erase import erasures
+from store.privacy.ledger import write_ledger
+from store.store import Store
 
 HomeOption = Annotated[
     Path, typer.Option("--home", envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False)

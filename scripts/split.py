@@ -7,8 +7,8 @@ import typer
 from rich.table import Table
 
 from scripts.session import HomeOption, NoSuchHomeError, console, own_store
-from store.duck import Store
 from store.home import Home
+from store.store import Store
 
 SPLITS = ("train", "valid", "test")  # by the label that evaluation.split gives
 

@@ -14,8 +14,8 @@ from server.live_users import LiveUsers
 from server.retriever import NotReadyError, Retriever
 from server.serving import cache_what_came
 from server.supervisor import Supervisor, Worker
-from store.duck import Store
-from store.requests import Change
+from store.store import Store
+from store.writes.request import Change
 
 _AT_ONCE = 8  # larger batches are hardly faster, and a new text would wait for them
 _NICENESS = 10

@@ -8,10 +8,10 @@ from typing import Self, TypeVar
 
 from server.calls import result_of, watch
 from server.supervisor import Supervisor, Worker
-from store.answered import RequestIdReusedError
-from store.requests import Change, Request
-from store.rows import Written
-from store.writing import Writer
+from store.writes.idempotency import RequestIdReusedError
+from store.writes.request import Change, Request
+from store.writes.rows import Written
+from store.writes.writer import Writer
 
 _NICENESS = 5  # queries first, where there are fewer processors than work
 MOST_ROWS = 20_000  # of one transaction, so that nobody waits long for the others'

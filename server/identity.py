@@ -6,8 +6,8 @@ from typing import Any, Self
 from uuid import uuid4
 
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from store.duck import Store
 from store.home import Home
+from store.store import Store
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,21 @@ from encoder.text_source import text_model_dims
 from indexer.stored_users import indexes_with
 from server.after_commit import AfterCommit
 from server.group_commit import GroupCommit
-from store.about_user import rejects_about, remove_rejects, rows_about, trained_on
 from store.artifact import artifacts
-from store.audit import record
-from store.duck import Store
-from store.erasing import Unfinished, erase, erasures, finish, name_of, unfinished
-from store.files import AmbiguousFilesError, NothingToImportError, UnknownFormatError
 from store.home import Home
-from store.importing import ImportOptions, ImportReport, UnusableColumnError, import_folder
-from store.ledger import write_ledger
-from store.plain import UnknownEncodingError, UnreadableFileError
-from store.reading import MissingColumnError
-from store.rebuild import bring_up_to_date
-from store.rejects import ImportRejectedError
-from store.state import UserState
-from store.times import AmbiguousTimesError, UnknownTimesError
+from store.imports.files import AmbiguousFilesError, NothingToImportError, UnknownFormatError
+from store.imports.readers import MissingColumnError
+from store.imports.rejects import ImportRejectedError
+from store.imports.run import ImportOptions, ImportReport, UnusableColumnError, import_folder
+from store.imports.text_files import UnknownEncodingError, UnreadableFileError
+from store.imports.time_columns import AmbiguousTimesError, UnknownTimesError
+from store.privacy.audit import record
+from store.privacy.erase import Unfinished, erase, erasures, finish, name_of, unfinished
+from store.privacy.ledger import write_ledger
+from store.privacy.subject_access import rejects_about, remove_rejects, rows_about, trained_on
+from store.state.rebuild import bring_up_to_date
+from store.state.state import UserState
+from store.store import Store
 
 IMPORT_ERRORS = (
     AmbiguousFilesError,

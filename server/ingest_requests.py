@@ -8,13 +8,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.invalid import MAX_ID_BYTES, InvalidRequestError
 from server.pb.triptych.v1 import ingest_pb2 as pb
-from store.files import FORMATS
-from store.importing import ImportOptions
-from store.packing import NO_TIME
-from store.plain import UTF_8
-from store.requests import Behaviors, Content, Deletion, Friends, Items, Request, Texts
-from store.rows import BAD_TIME, FIRST_TIME, LAST_TIME, BehaviorRow, FriendRow, ItemRow, TextRow
-from store.times import AUTO
+from store.imports.files import FORMATS
+from store.imports.run import ImportOptions
+from store.imports.text_files import UTF_8
+from store.imports.time_columns import AUTO
+from store.state.packing import NO_TIME
+from store.writes.request import Behaviors, Content, Deletion, Friends, Items, Request, Texts
+from store.writes.rows import BAD_TIME, FIRST_TIME, LAST_TIME, BehaviorRow, FriendRow, ItemRow, TextRow
 
 MAX_ROWS = 10_000
 MAX_TEXT_ROWS = 1_000

@@ -13,7 +13,7 @@ from server.ingest_requests import MAX_ROWS, Write, folder_of, person_of, reques
 from server.pb.triptych.v1 import ingest_pb2 as pb
 from server.pb.triptych.v1 import ingest_pb2_grpc as rpc
 from server.status import status_of_errors
-from store.rows import Written
+from store.writes.rows import Written
 
 _IN_FLIGHT = 8  # requests of one stream, so that several share a transaction
 _LOOPBACK = ("ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D", "unix:")

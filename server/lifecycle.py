@@ -34,10 +34,10 @@ from server.supervisor import SERVICES, Supervisor
 from server.tls import TlsFilesError, server_credentials
 from server.traffic import Traffic
 from store.disk import disk_errors
-from store.duck import Store
-from store.rebuild import bring_up_to_date
-from store.state import UserState
-from store.writing import Writer
+from store.state.rebuild import bring_up_to_date
+from store.state.state import UserState
+from store.store import Store
+from store.writes.writer import Writer
 
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

@@ -22,8 +22,8 @@ from server.retriever import NotReadyError, Retriever
 from server.serving import Serving
 from server.supervisor import Supervisor, Worker
 from store.attributes import left_out
-from store.duck import Store
 from store.records import Item
+from store.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from server.raw_views import Asked, raw_views, stack
 from server.retriever import NotReadyError, Retriever
 from server.serving import Serving
 from server.supervisor import Supervisor, Worker
-from store.duck import Store
+from store.store import Store
 
 _AT_ONCE = 4  # users encoded before the next are seen
 _PAUSE_S = 0.05  # between batches, at least: a user who writes much is encoded once

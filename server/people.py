@@ -9,7 +9,7 @@ from indexer.search import Excluded
 from indexer.users import ZeroVectorError, audience, similar_users
 from server.records import Candidates, FloatArray, FreeText, Query, SimilarTo, StoredUser
 from server.serving import Serving
-from store.duck import Store
+from store.store import Store
 
 
 class NoUserIndexError(RuntimeError):

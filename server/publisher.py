@@ -17,8 +17,8 @@ from server.retriever import Retriever
 from server.serving import Serving, prepare
 from server.supervisor import Supervisor
 from store.artifact import point, pointed
-from store.duck import Store
-from store.state import UserState
+from store.state.state import UserState
+from store.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from encoder.views import (
 from server.calls import check_wanted
 from server.serving import Serving
 from store.records import Event
-from store.state import Person
+from store.state.state import Person
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

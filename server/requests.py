@@ -21,9 +21,9 @@ from server.records import (
     StoredUser,
     Subject,
 )
-from store.duck import ItemNotFoundError
+from store.imports.validation import MAX_WEIGHT
 from store.records import Event, Friend, UserViews
-from store.validation import MAX_WEIGHT
+from store.store import ItemNotFoundError
 
 DEFAULT_K = 10
 MAX_K = 1_000

@@ -28,9 +28,9 @@ from server.searching import candidates, search
 from server.serving import Serving
 from server.sources import TextNames, by_digest
 from server.traffic import Traffic
-from store.duck import Store
 from store.records import Event
-from store.state import NOBODY, Person, UserState
+from store.state.state import NOBODY, Person, UserState
+from store.store import Store
 
 
 class NotReadyError(RuntimeError):

@@ -18,9 +18,9 @@ from server.requests import index_of, person_of, place_of, queries_of, query_of
 from server.retriever import NotReadyError, Retriever
 from server.status import outcome, status_of_errors
 from server.supervisor import Supervisor
-from store.duck import ItemNotFoundError, Store
 from store.exporting import create_export
 from store.home import Home
+from store.store import ItemNotFoundError, Store
 
 
 class RetrievalServicer(rpc.RetrievalServicer):

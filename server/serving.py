@@ -13,10 +13,10 @@ from encoder.views import FloatArray
 from indexer.index import Index
 from indexer.publish import Pair
 from server.calls import check_wanted
-from store.codes import ByCode
-from store.duck import Store
 from store.home import Home
-from store.state import UserState
+from store.state.state import UserState
+from store.state.vocabulary import ByCode
+from store.store import Store
 
 log = logging.getLogger(__name__)
 

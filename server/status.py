@@ -25,11 +25,11 @@ from server.invalid import InvalidRequestError
 from server.people import NoUserIndexError
 from server.records import IndexChangedError
 from server.retriever import NotReadyError
-from store.answered import RequestIdReusedError
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
-from store.duck import ItemNotFoundError
-from store.state import DamagedStateError
+from store.state.state import DamagedStateError
+from store.store import ItemNotFoundError
+from store.writes.idempotency import RequestIdReusedError
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ import duckdb
 import pyarrow as pa
 
 from store import artifact
-from store.connection import quoted
+from store.database import quoted
 from store.export_views import show
 from store.home import Home
+from store.imports.validation import MAX_WEIGHT
 from store.items import item_hashes, some_items
 from store.queries import (
     BOUNDED_WEIGHT,
@@ -26,7 +27,6 @@ from store.queries import (
     Matrix,
     texts_with_vectors,
 )
-from store.validation import MAX_WEIGHT
 
 _EVENT = "user_id, item_id, action, weight, ts"
 _BY_TIME = "ORDER BY user_id, ts NULLS FIRST, item_id, action"

@@ -7,11 +7,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from store import artifact
-from store.connection import migrations, quoted
+from store.database import migrations, quoted
 from store.disk import disk_errors
-from store.duck import Store
-from store.erasing import read_erasures
-from store.ledger import LEDGER, write_ledger
+from store.privacy.erase import read_erasures
+from store.privacy.ledger import LEDGER, write_ledger
+from store.store import Store
 from store.tables import TABLES
 
 _log = logging.getLogger(__name__)

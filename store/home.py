@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.ledger import LEDGER
+from store.privacy.ledger import LEDGER
 
 
 @dataclass(frozen=True)

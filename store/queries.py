@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import duckdb
 import numpy as np
 
-from store.validation import MAX_WEIGHT
+from store.imports.validation import MAX_WEIGHT
 
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 

@@ -19,11 +19,11 @@ from indexer.publish import publish
 from indexer.reindex import reindex
 from scripts import cli
 from scripts.world import make_world
-from store.duck import Store
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
-from store.importing import import_folder
+from store.imports.run import import_folder
+from store.store import Store
 
 # The same examples in every run, few enough for CI, and no clock: a shared machine may stall anywhere.
 # `make nightly` draws others each time, many more.

@@ -31,12 +31,12 @@ from store.attributes import (
     attributes_of,
     left_out,
 )
-from store.duck import Store
 from store.export import Export
 from store.home import Home
-from store.importing import import_folder
+from store.imports.run import import_folder
+from store.imports.validation import PLAIN
 from store.records import Item
-from store.validation import PLAIN
+from store.store import Store
 from tests.live_server import copy_home, server
 
 

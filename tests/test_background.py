@@ -21,14 +21,14 @@ from server.lifecycle import running
 from server.live_items import LiveItems
 from server.live_users import LiveUsers
 from server.supervisor import Supervisor, Worker
-from store.duck import Store
 from store.home import Home
 from store.records import Item
-from store.requests import Behaviors, Change, Request
-from store.rows import BehaviorRow, Written
-from store.state import UserState
-from store.state_draft import Draft
-from store.writing import Writer
+from store.state.draft import Draft
+from store.state.state import UserState
+from store.store import Store
+from store.writes.request import Behaviors, Change, Request
+from store.writes.rows import BehaviorRow, Written
+from store.writes.writer import Writer
 from tests.live_server import copy_home
 from tests.test_live_items import soon
 
@@ -288,7 +288,7 @@ def test_a_state_that_fails_after_the_commit_does_not_undo_it(tmp_path: Path, fa
 
 
 def test_a_failed_state_is_caught_up_before_the_caller_is_told(tmp_path: Path, fault: Fault) -> None:
-    from store.rebuild import bring_up_to_date
+    from store.state.rebuild import bring_up_to_date
 
     with Store.open(tmp_path / "views.duckdb") as store, UserState.open(tmp_path / "state") as state:
         with store.writing() as cursor:

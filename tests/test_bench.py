@@ -30,10 +30,10 @@ from scripts.bench_world import CommandFailedError, process, run
 from scripts.world import make_world
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import point
-from store.duck import Store
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
+from store.store import Store
 
 
 @pytest.fixture(scope="module")

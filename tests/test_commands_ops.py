@@ -45,12 +45,12 @@ from server.lifecycle import running
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import DamagedArtifactError, artifacts, build, new_id, pointed, read_manifest
-from store.duck import Store
 from store.export import Export
 from store.home import Home
-from store.importing import import_folder
-from store.ledger import Erasure, user_hash, write_ledger
+from store.imports.run import import_folder
 from store.locks import workplace
+from store.privacy.ledger import Erasure, user_hash, write_ledger
+from store.store import Store
 
 DEAD = 2**22 + 1  # no Linux process has such an id
 Run = Callable[..., tuple[int, str, str]]

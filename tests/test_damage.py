@@ -18,16 +18,16 @@ from encoder.text_cache import TextCache, look_through
 from scripts.checking import State
 from scripts.doctor_files import cache_check
 from scripts.doctor_store import state_check
-from store import sound
-from store.duck import Store
 from store.home import Home
-from store.packing import DamagedRecordError, sealed, unsealed
-from store.rebuild import bring_up_to_date
-from store.requests import Behaviors, Request
-from store.rows import BehaviorRow
-from store.sound import DATA, UnsoundFileError, faults, open_sound, seal
-from store.state import UserState
-from store.writing import Writer
+from store.state import page_check as sound
+from store.state.packing import DamagedRecordError, sealed, unsealed
+from store.state.page_check import DATA, UnsoundFileError, faults, open_sound, seal
+from store.state.rebuild import bring_up_to_date
+from store.state.state import UserState
+from store.store import Store
+from store.writes.request import Behaviors, Request
+from store.writes.rows import BehaviorRow
+from store.writes.writer import Writer
 
 FLIPS = 200
 USERS = [f"user-{number}" for number in range(60)]
@@ -75,9 +75,9 @@ DAMAGES = {
 READ_STATE = """
 import json, sys
 from pathlib import Path
-from store.duck import Store
-from store.rebuild import bring_up_to_date
-from store.state import UserState
+from store.store import Store
+from store.state.rebuild import bring_up_to_date
+from store.state.state import UserState
 base, users = Path(sys.argv[1]), sys.argv[2].split(",")
 with Store.open(base / "views.duckdb") as store:
     for line in sys.stdin:

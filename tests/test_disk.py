@@ -22,11 +22,11 @@ from server.client import Behavior, CallError, Client, Text
 from server.invalid import InvalidRequestError
 from server.status import Failure, outcome
 from store.artifact import build, point
-from store.connection import UnusablePathError
+from store.database import UnusablePathError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error, disk_errors, reserve_lock_file
-from store.duck import Store
 from store.home import Home
-from store.state import UserState
+from store.state.state import UserState
+from store.store import Store
 from tests.live_server import copy_home, run_server
 from tests.live_server import server as server_process
 from tests.test_live_items import soon
@@ -120,12 +120,12 @@ from pathlib import Path
 import numpy as np
 from encoder.text_cache import TextCache
 from store.artifact import point
-from store.duck import Store
+from store.store import Store
 from store.exporting import create_export
-from store.requests import Behaviors, Request
-from store.rows import BehaviorRow
-from store.state import UserState
-from store.writing import Writer
+from store.writes.request import Behaviors, Request
+from store.writes.rows import BehaviorRow
+from store.state.state import UserState
+from store.writes.writer import Writer
 
 place, threshold = Path(sys.argv[1]), sys.argv[2]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], check=True)

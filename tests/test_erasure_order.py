@@ -16,15 +16,16 @@ import pytest
 from encoder.text_cache import TextCache, WrittenTexts
 from scripts.backup import back_up
 from scripts.restore import ledgers_of, restore
-from store import artifact, erasing
-from store.connection import migrations
-from store.duck import Store
-from store.erasing import erase, erasures, read_erasures
+from store import artifact
+from store.database import migrations
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
-from store.ledger import LEDGER, erased_among, read_ledger, user_hash, write_ledger
-from store.state import UserState
+from store.privacy import erase as erasing
+from store.privacy.erase import erase, erasures, read_erasures
+from store.privacy.ledger import LEDGER, erased_among, read_ledger, user_hash, write_ledger
+from store.state.state import UserState
+from store.store import Store
 
 ROUNDS = 1_000
 _SECONDS = 60.0

@@ -21,13 +21,13 @@ from server.ingest import Ingest
 from server.live_items import LiveItems
 from server.live_users import LiveUsers
 from server.retriever import Retriever
-from store.duck import Store
 from store.home import Home
-from store.requests import Request, Texts
-from store.rows import TextRow
-from store.sound import open_sound
-from store.state import UserState
-from store.writing import Writer
+from store.state.page_check import open_sound
+from store.state.state import UserState
+from store.store import Store
+from store.writes.request import Request, Texts
+from store.writes.rows import TextRow
+from store.writes.writer import Writer
 
 ROUNDS = 1_000
 DIARY = "a diary"

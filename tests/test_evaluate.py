@@ -31,11 +31,11 @@ from scripts import cli
 from scripts.evaluate_table import write_tables
 from scripts.evaluating import Evaluator, NoTargetsError, NothingHeldOutError
 from scripts.evaluation_report import evaluate
-from store.duck import Store
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
-from store.importing import import_folder
+from store.imports.run import import_folder
+from store.store import Store
 
 GOLDEN = Path(__file__).parent / "golden" / "evaluate_small.json"
 DESIGN_KEYS = [

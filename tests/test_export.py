@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from store import artifact
 from store.artifact import DamagedArtifactError
-from store.duck import Store
 from store.export import Export, NoExportError, NotAnExportError
 from store.exporting import create_export
-from store.importing import import_folder
+from store.imports.run import import_folder
+from store.store import Store
 from store.tables import TABLES
 
 MAY, JUNE = datetime(2024, 5, 1), datetime(2024, 6, 1, 12, 30, 0, 123456)
@@ -278,7 +278,7 @@ def test_import_of_an_export_is_the_same_store_and_twice_is_once(
 
 KILLED = """
 import pathlib, sys
-from store.duck import Store
+from store.store import Store
 from store.exporting import create_export
 root = pathlib.Path(sys.argv[1])
 with Store.open(root / "views.duckdb") as store:

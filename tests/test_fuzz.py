@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from server.pb.triptych.v1 import ingest_pb2 as ig
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from store.duck import Store
 from store.home import Home
+from store.store import Store
 from tests.live_server import Client, copy_home, server
 from tests.messages import Draws, methods, numbers_of
 

@@ -24,9 +24,9 @@ from server.identity import Identity, is_server_of
 from server.lifecycle import running
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import artifacts
-from store.connection import StoreLockedError
-from store.duck import Store
+from store.database import StoreLockedError
 from store.home import Home
+from store.store import Store
 from tests.live_server import Client, copy_home
 from tests.live_server import server as server_process
 

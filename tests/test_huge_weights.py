@@ -16,13 +16,13 @@ from encoder.views import event_matrix, history_view, social_view
 from server.pb.triptych.v1 import ingest_pb2 as ig
 from server.pb.triptych.v1 import ingest_pb2_grpc as igrpc
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from store.duck import Store
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
-from store.importing import import_folder
-from store.packing import Ties
-from store.validation import MAX_WEIGHT
+from store.imports.run import import_folder
+from store.imports.validation import MAX_WEIGHT
+from store.state.packing import Ties
+from store.store import Store
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from store.duck import Store
-from store.files import AmbiguousFilesError, NothingToImportError, UnknownFormatError
-from store.importing import ImportOptions, ImportReport, import_folder
-from store.plain import UnreadableFileError
-from store.reading import MissingColumnError
+from store.imports.files import AmbiguousFilesError, NothingToImportError, UnknownFormatError
+from store.imports.readers import MissingColumnError
+from store.imports.rejects import ImportRejectedError
+from store.imports.run import ImportOptions, ImportReport, import_folder
+from store.imports.text_files import UnreadableFileError
 from store.records import Event, Friend, Item, UserViews
-from store.rejects import ImportRejectedError
+from store.store import Store
 
 MAY = datetime(2024, 5, 1)
 
@@ -421,8 +421,8 @@ def test_rows_with_bytes_that_are_no_utf8_are_refused(folder: Folder) -> None:
 
 KILLED = """
 import logging, pathlib, sys
-from store.duck import Store
-from store.importing import import_folder
+from store.store import Store
+from store.imports.run import import_folder
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 root = pathlib.Path(sys.argv[1])
 with Store.open(root / "views.duckdb") as store:

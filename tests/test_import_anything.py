@@ -21,10 +21,10 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from server.ingest import IMPORT_ERRORS
-from store.duck import Store
 from store.export import Export
 from store.exporting import create_export
-from store.importing import ImportOptions, ImportReport, import_folder
+from store.imports.run import ImportOptions, ImportReport, import_folder
+from store.store import Store
 from store.tables import TABLES
 
 # An example takes a quarter of a second, so a usual run makes few of them.

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from test_import import Folder, rejected
 
-from store.files import NothingToImportError
-from store.importing import EveryRowRefusedError, UnusableColumnError, check_not_all_refused
-from store.plain import UnknownEncodingError, UnreadableFileError
-from store.reading import MissingColumnError
-from store.rejects import ImportRejectedError
-from store.times import AmbiguousTimesError, UnknownTimesError
+from store.imports.files import NothingToImportError
+from store.imports.readers import MissingColumnError
+from store.imports.rejects import ImportRejectedError
+from store.imports.run import EveryRowRefusedError, UnusableColumnError, check_not_all_refused
+from store.imports.text_files import UnknownEncodingError, UnreadableFileError
+from store.imports.time_columns import AmbiguousTimesError, UnknownTimesError
 
 FORMATS = ("parquet", "csv", "jsonl")
 Y2021 = datetime(2021, 1, 1)

@@ -13,10 +13,10 @@ from encoder.text import TextEncoder
 from encoder.text_cache import ImportedVectorsError, TextCache, WrittenTexts
 from encoder.text_export import DEFAULT_SOURCE, export_text_model
 from server.serving import cache_what_came
-from store.duck import Store
 from store.export import Export
 from store.exporting import create_export
-from store.importing import import_folder
+from store.imports.run import import_folder
+from store.store import Store
 
 
 def test_vectors_of_a_wrong_length(

@@ -35,18 +35,18 @@ from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.retriever import Retriever
 from store.artifact import DamagedArtifactError, artifacts
-from store.audit import record
-from store.duck import Store
-from store.erasing import erase, erasures, name_of, unfinished
 from store.export import Export
 from store.home import Home
-from store.importing import ImportOptions
-from store.ledger import Erasure, erased_among, read_ledger, since, user_hash, write_ledger
+from store.imports.run import ImportOptions
+from store.privacy.audit import record
+from store.privacy.erase import erase, erasures, name_of, unfinished
+from store.privacy.ledger import Erasure, erased_among, read_ledger, since, user_hash, write_ledger
 from store.records import Item
-from store.requests import Behaviors, Request
-from store.rows import BehaviorRow
-from store.state import UserState
-from store.writing import Writer
+from store.state.state import UserState
+from store.store import Store
+from store.writes.request import Behaviors, Request
+from store.writes.rows import BehaviorRow
+from store.writes.writer import Writer
 
 WHEN = datetime(2026, 11, 20, 12, tzinfo=UTC)
 USED = {pb.VIEW_HISTORY: "H", pb.VIEW_TEXT: "T", pb.VIEW_SOCIAL: "S"}

@@ -7,11 +7,11 @@ import pytest
 
 from server.client import Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from store.duck import Store
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
 from store.records import Item
+from store.store import Store
 from tests.live_server import copy_home, server, soon
 
 WORDS = "an unheard-of treatise on zebra husbandry in the Arctic"

@@ -31,10 +31,10 @@ from server.records import (
 from server.requests import query_of
 from server.retriever import Retriever
 from server.serving import prepare
-from store.duck import Store
 from store.home import Home
-from store.rebuild import bring_up_to_date
-from store.state import UserState
+from store.state.rebuild import bring_up_to_date
+from store.state.state import UserState
+from store.store import Store
 
 SUBJECTS: list[Subject] = [
     StoredUser("u00001"),

@@ -17,7 +17,7 @@ from indexer.filters import Filter, facts_of, term
 from indexer.ids import ItemIds, hashed
 from indexer.parts import Change
 from store.attributes import BadAttributesError
-from store.codes import ByCode, Codes, CodesDraft
+from store.state.vocabulary import ByCode, Codes, CodesDraft
 
 ROUNDS = 1_000
 VECTOR = np.ones(4, dtype=np.float32)

@@ -34,11 +34,11 @@ from server.records import (
 from server.retriever import Retriever
 from server.serving import Serving, prepare
 from server.sources import Sources, sources_of
-from store.duck import Store
 from store.home import Home
-from store.rebuild import bring_up_to_date
 from store.records import Event, Friend, UserViews
-from store.state import UserState
+from store.state.rebuild import bring_up_to_date
+from store.state.state import UserState
+from store.store import Store
 
 TEXT = "a quiet evening with a good book about gardens"
 TABLES = ("behaviors", "texts", "social")

@@ -23,11 +23,11 @@ from indexer.publish import current_index, publish
 from indexer.reindex import Wish, reindex
 from indexer.spool import ReindexRunsError, spool
 from store.artifact import DamagedArtifactError, artifacts, pointed
-from store.duck import Store
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
-from store.importing import import_folder
+from store.imports.run import import_folder
+from store.store import Store
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from store import answered
-from store.answered import WINDOW, RequestIdReusedError
-from store.duck import Store
-from store.requests import Behaviors, Request
-from store.rows import BehaviorRow
-from store.state import UserState
-from store.writing import Writer
+from store.state.state import UserState
+from store.store import Store
+from store.writes import idempotency as answered
+from store.writes.idempotency import WINDOW, RequestIdReusedError
+from store.writes.request import Behaviors, Request
+from store.writes.rows import BehaviorRow
+from store.writes.writer import Writer
 
 MOST, TIDY = 6, 4
 SECOND, HOUR = dt.timedelta(seconds=1), dt.timedelta(hours=1)

@@ -21,8 +21,8 @@ from server.requests import (
     queries_of,
     query_of,
 )
-from store.duck import ItemNotFoundError
 from store.records import Event, UserViews
+from store.store import ItemNotFoundError
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
 

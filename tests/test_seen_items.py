@@ -17,10 +17,10 @@ from indexer.publish import current_index, load_pair
 from server.records import Options, Query, StoredUser
 from server.retriever import Retriever
 from server.serving import prepare
-from store.duck import Store
 from store.home import Home
-from store.rebuild import bring_up_to_date
-from store.state import UserState
+from store.state.rebuild import bring_up_to_date
+from store.state.state import UserState
+from store.store import Store
 
 USER = StoredUser("u00001")
 ROUNDS = 1_000

@@ -48,12 +48,12 @@ from server.retriever import Retriever
 from server.servicers import RetrievalServicer
 from server.traffic import Traffic
 from store.artifact import point
-from store.duck import Store
 from store.export import Export
 from store.home import Home
+from store.imports.validation import MAX_WEIGHT
 from store.records import UserViews
-from store.state import UserState
-from store.validation import MAX_WEIGHT
+from store.state.state import UserState
+from store.store import Store
 
 UNKNOWN = "u-nobody"
 # A score is a sum whose terms may cancel: near 0 only their size says how exact it is.

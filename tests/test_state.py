@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder import rows
-from store import packing
-from store.codes import ByCode, Codes
-from store.connection import connect, migrate, migrations
-from store.duck import Store
-from store.packing import NO_TIME, Ties, place_of
-from store.rebuild import bring_up_to_date, rebuild
+from store.database import connect, migrate, migrations
 from store.records import UserViews
-from store.state import DamagedStateError, UserState
+from store.state import packing
+from store.state.packing import NO_TIME, Ties, place_of
+from store.state.rebuild import bring_up_to_date, rebuild
+from store.state.state import DamagedStateError, UserState
+from store.state.vocabulary import ByCode, Codes
+from store.store import Store
 
 MAY = datetime(2026, 5, 1)
 EPOCH = datetime(1970, 1, 1)
@@ -189,7 +189,7 @@ def test_a_state_outlives_its_process_and_its_death(store: Store, tmp_path: Path
     with UserState.open(tmp_path / "state") as state:
         bring_up_to_date(store, state)
     code = (
-        "import os, sys; from pathlib import Path; from store.state import UserState\n"
+        "import os, sys; from pathlib import Path; from store.state.state import UserState\n"
         "state = UserState.open(Path(sys.argv[1]))\n"
         "with state.writing() as draft: draft.items.code('later'); draft.reflect('x')\n"
         "os.kill(os.getpid(), 9)"

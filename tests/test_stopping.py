@@ -14,12 +14,12 @@ from live_server import copy_home, run_server, server
 
 from server.client import Behavior, Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from store.duck import Store
 from store.home import Home
-from store.requests import Request, Texts
-from store.rows import TextRow
-from store.state import UserState
-from store.writing import Writer
+from store.state.state import UserState
+from store.store import Store
+from store.writes.request import Request, Texts
+from store.writes.rows import TextRow
+from store.writes.writer import Writer
 
 SECONDS = 30.0
 ALWAYS_ALLOWED = (0, -signal.SIGTERM)  # the second before Python has come to our code

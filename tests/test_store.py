@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.connection import NewerStoreError, NotAStoreError, StoreLockedError, connect, migrate, migrations
-from store.duck import ItemNotFoundError, Store, UnknownSplitError
+from store.database import NewerStoreError, NotAStoreError, StoreLockedError, connect, migrate, migrations
 from store.records import Event, Friend, Item, UserViews
+from store.store import ItemNotFoundError, Store, UnknownSplitError
 
 MAY, JUNE = datetime(2024, 5, 1), datetime(2024, 6, 1)
 
@@ -207,7 +207,7 @@ def test_a_store_outlives_its_process(store: Store, tmp_path: Path) -> None:
 
 def test_one_process_owns_the_store(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "home" / "views.duckdb"
-    code = "import sys, pathlib; from store.duck import Store; Store.open(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from store.store import Store; Store.open(pathlib.Path(sys.argv[1]))"
     other = subprocess.run(
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
     )

@@ -21,10 +21,10 @@ from indexer.publish import load_pair
 from server.client import Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import pointed, read_manifest
-from store.duck import Store
 from store.export import Export
 from store.home import Home
-from store.importing import import_folder
+from store.imports.run import import_folder
+from store.store import Store
 
 STORED = Path(__file__).parent / "golden" / "home-1"
 # Of the largest score of a reply: far above what the last bits of a processor do, far below what a bug does.

@@ -24,11 +24,11 @@ from encoder.text_pairs import TooFewTextsError, draw_texts
 from encoder.text_source import TextModelUnavailableError, UnsupportedTextModelError
 from scripts.compress_text import ChangedTextModelError, source_of
 from store.artifact import DamagedArtifactError, artifacts, build, point
-from store.duck import Store
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
-from store.importing import import_folder
+from store.imports.run import import_folder
+from store.store import Store
 
 COMPRESS = CompressOptions(epochs=3, batch=16, texts=192, learning_rate=5e-3, held_out=0.25)
 Run = Callable[..., tuple[int, str, str]]

@@ -21,10 +21,10 @@ from encoder.text_export import (
 from encoder.text_pairs import sample_texts
 from encoder.text_source import Pooling, Precision
 from store.artifact import DamagedArtifactError, artifacts, read_manifest, verify
-from store.duck import Store
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
+from store.store import Store
 
 WORDS = ["a", "quiet", "novel", "about", "the", "sea", "shoes", "red", "blue", ",", *"三体北京的秋天很美。"]
 TEXTS = ("a quiet novel about the sea", "北京的秋天很美。", "三体", "red shoes, blue shoes")

@@ -27,10 +27,10 @@ from encoder.text_predict import is_causal, masked
 from encoder.text_source import UnsupportedTextModelError
 from encoder.text_tune import contrastive_loss, tune_text_model, unfair_negatives
 from store.artifact import DamagedArtifactError, artifacts
-from store.duck import Store
 from store.export import Export
 from store.exporting import create_export
-from store.importing import import_folder
+from store.imports.run import import_folder
+from store.store import Store
 
 SAID = (["sail", "wave", "harbour", "tide", "gull", "anchor"], list("秋天很美北京"))
 SOLD = (["boat", "rope", "mast", "deck", "keel", "oar"], list("三体科幻小说"))

@@ -21,10 +21,10 @@ from encoder.text_cache import TextCache, encode_all
 from encoder.tower import dataset_views
 from encoder.train import METRICS_FILE, ParityError, train
 from store.artifact import DamagedArtifactError, artifacts, build, pointed
-from store.duck import Store
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
+from store.store import Store
 
 FIXED = TrainOptions(base=TowerConfig(dim=16, damping=0.1), search=False)
 

@@ -40,10 +40,10 @@ from indexer.users import (
     vectors_of,
 )
 from store.artifact import DamagedArtifactError, build, new_id, pointed, read_manifest
-from store.duck import Store
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
+from store.store import Store
 
 Change = Callable[[str], None]
 AS_ALWAYS, ANEW = Wish(), Wish(full=True)

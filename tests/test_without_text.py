@@ -24,10 +24,10 @@ from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.retriever import Retriever
 from server.serving import prepare
 from store.artifact import MANIFEST, artifacts, build, new_id, point, read_manifest
-from store.duck import Store
 from store.home import Home
 from store.records import Item
-from store.state import UserState
+from store.state.state import UserState
+from store.store import Store
 from tests.live_server import Client as Live
 from tests.live_server import copy_home, server
 

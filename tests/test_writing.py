@@ -15,18 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_state import held, told
 
-from store import answered
-from store.answered import Answered, RequestIdReusedError
-from store.duck import Store
 from store.export import Export
 from store.exporting import create_export
-from store.importing import import_folder
-from store.packing import NO_TIME
-from store.rebuild import bring_up_to_date, rebuild
-from store.requests import Behaviors, Content, Deletion, Friends, Items, Request, Texts
-from store.rows import BAD_TIME, LAST_TIME, BehaviorRow, FriendRow, ItemRow, Rejected, TextRow, Written
-from store.state import UserState
-from store.writing import Writer
+from store.imports.run import import_folder
+from store.state.packing import NO_TIME
+from store.state.rebuild import bring_up_to_date, rebuild
+from store.state.state import UserState
+from store.store import Store
+from store.writes import idempotency as answered
+from store.writes.idempotency import Answered, RequestIdReusedError
+from store.writes.request import Behaviors, Content, Deletion, Friends, Items, Request, Texts
+from store.writes.rows import BAD_TIME, LAST_TIME, BehaviorRow, FriendRow, ItemRow, Rejected, TextRow, Written
+from store.writes.writer import Writer
 
 EPOCH = datetime(1970, 1, 1)
 MAY = (datetime(2026, 5, 1) - EPOCH) // timedelta(microseconds=1)

@@ -7,8 +7,8 @@ from typing import TypeVar
 import duckdb
 import pyarrow as pa
 
-from store.packing import NO_TIME
-from store.rows import BehaviorRow, FriendRow, TextRow
+from store.state.packing import NO_TIME
+from store.writes.rows import BehaviorRow, FriendRow, TextRow
 
 _TIME = pa.timestamp("us")
 _ROWS = 50  # between pauses: half a millisecond

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from store.records import Item
-from store.rows import BehaviorRow, FriendRow, ItemRow, TextRow
+from store.writes.rows import BehaviorRow, FriendRow, ItemRow, TextRow
 
 
 @dataclass(frozen=True)

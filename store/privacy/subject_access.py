@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from store.artifact import DamagedArtifactError, artifacts, read_manifest, sync
-from store.duck import Store
 from store.export import Export
 from store.home import Home
+from store.store import Store
 
 _ROWS = {
     "behaviors": "SELECT to_json(t) FROM data.behaviors AS t WHERE user_id = $1 ORDER BY ts, item_id, action",

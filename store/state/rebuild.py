@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from store.codes import CodesDraft
-from store.duck import Store
-from store.packing import EVENT, NO_ITEM, NO_TIME, TEXT, Ties
 from store.queries import VISIBLE, VISIBLE_TEXT
-from store.state import UserState
-from store.state_draft import TABLES, Draft
+from store.state.draft import TABLES, Draft
+from store.state.packing import EVENT, NO_ITEM, NO_TIME, TEXT, Ties
+from store.state.state import UserState
+from store.state.vocabulary import CodesDraft
+from store.store import Store
 
 _BATCH = 65_536
 _TS = f"coalesce(epoch_us(ts), ({NO_TIME + 1} - 1)::BIGINT)"  # the literal itself would be a HUGEINT

@@ -61,7 +61,7 @@ class UnusablePathError(ValueError):
 
 def migrations() -> tuple[str, ...]:
     """Return the SQL of every migration, in order; the n-th leads to schema version n."""
-    return tuple(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _SCHEMAS)
+    return tuple((Path(__file__).parent / "schema" / name).read_text(encoding="utf-8") for name in _SCHEMAS)
 
 
 def connect(path: Path) -> duckdb.DuckDBPyConnection:

@@ -11,12 +11,12 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from store.connection import quoted
-from store.files import TableFile
-from store.plain import DELIMITERS, STRANGE, UTF_8, PlainFile, UnreadableFileError, plain_file
+from store.database import quoted
+from store.imports.files import TableFile
+from store.imports.text_files import DELIMITERS, STRANGE, UTF_8, PlainFile, UnreadableFileError, plain_file
+from store.imports.time_columns import AUTO, TimeReading, reading_of_times
+from store.imports.values import Value, from_json, from_parquet, from_text, is_float_text
 from store.tables import Column, Table
-from store.times import AUTO, TimeReading, reading_of_times
-from store.values import Value, from_json, from_parquet, from_text, is_float_text
 
 PART_ROWS = 1 << 40  # more than any file has: the number of a row tells its file, too
 _NOT_ITS_FORMAT = {
@@ -167,7 +167,7 @@ def _rows(part: _Part, first: int, types: Mapping[str, str]) -> str:
 def _selected(
     row: str, line: str, values: Mapping[str, Value], source: str, faults: Sequence[str] = ()
 ) -> str:
-    """Return SQL for the rows of a part, its values by the rules of store/values.py."""
+    """Return SQL for the rows of a part, its values by the rules of store/imports/values.py."""
     reasons = [*faults, *(fault for value in values.values() for fault in value.faults)]
     fault = f"CASE {' '.join(reasons)} END" if reasons else "NULL::VARCHAR"
     columns = ", ".join(f"{value.sql} AS {name}" for name, value in values.items())

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import duckdb
 
-from store.connection import quoted
-from store.reading import PART_ROWS, Source
-from store.validation import DUPLICATE, VECTOR_DIMENSION, checks_of
+from store.database import quoted
+from store.imports.readers import PART_ROWS, Source
+from store.imports.validation import DUPLICATE, VECTOR_DIMENSION, checks_of
 
 _MESSAGE_CHARS = 200
 

@@ -12,17 +12,17 @@ import duckdb
 from tqdm import tqdm
 
 from store.artifact import new_id
-from store.duck import Store
-from store.files import TableFile, find_files
+from store.imports.files import TableFile, find_files
+from store.imports.readers import Source, readable, stage
+from store.imports.rejects import first_reject, write_rejects
+from store.imports.text_files import UTF_8, check_encoding, not_in, strange_byte
+from store.imports.time_columns import AUTO, check_times
+from store.imports.upsert import upsert
+from store.imports.validation import UNKNOWN_ITEM, VECTOR_DIMENSION, check
+from store.imports.values import NOT_WHOLE
 from store.items import count_without_text
-from store.plain import UTF_8, check_encoding, not_in, strange_byte
-from store.reading import Source, readable, stage
-from store.rejects import first_reject, write_rejects
+from store.store import Store
 from store.tables import Table
-from store.times import AUTO, check_times
-from store.upsert import upsert
-from store.validation import UNKNOWN_ITEM, VECTOR_DIMENSION, check
-from store.values import NOT_WHOLE
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class ImportReport:
 class ImportOptions:
     """How an import reads: `file_format` auto or one of FORMATS, `strict` to fail at the first bad row.
 
-    `encoding` is that of the text files, `times` says what numbers in time columns are (store/times.py),
+    `encoding` is that of the text files, `times` says what numbers in time columns are (`time_columns`),
     `create_items` makes the items that behaviors and texts name, and `dims` has the length of vectors by text
     model.
     """
@@ -107,7 +107,7 @@ def import_folder(
     strict: bool = False,
     options: ImportOptions | None = None,
 ) -> ImportReport:
-    """Import a folder's items, behaviors, texts and social, each a file or a folder of them (store/files.py).
+    """Import a folder's items, behaviors, texts and social, each a file or a folder of them (`files`).
 
     Rows are identified as the tables say (store/tables.py): known rows are updated, new ones inserted, so a
     second import changes nothing.  A column that no file of a table has leaves known rows as they are.

@@ -1,7 +1,7 @@
 """Behaviours, texts and ties into the derived state and among the pending rows of the store.
 
 Known rows are told by the state, which holds every identity: to look them up in the store would cost a scan.
-The rules and reasons are those of an import (store/validation.py).
+The rules and reasons are those of an import (store/imports/validation.py).
 """
 
 import hashlib
@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from store.packing import (
+from store.imports.validation import DUPLICATE
+from store.state.draft import Draft
+from store.state.packing import (
     EVENT,
     NO_ITEM,
     NO_TIME,
@@ -21,8 +23,8 @@ from store.packing import (
     place_of,
     text_identity,
 )
-from store.pending import Pending
-from store.rows import (
+from store.writes.pending import Pending
+from store.writes.rows import (
     BehaviorRow,
     FriendRow,
     Rejected,
@@ -32,8 +34,6 @@ from store.rows import (
     refusal_of_friend,
     refusal_of_text,
 )
-from store.state_draft import Draft
-from store.validation import DUPLICATE
 
 _TIME = struct.Struct("<q")
 _WEIGHT = struct.Struct("<d")

@@ -9,9 +9,9 @@ from typing import Self
 import duckdb
 import pyarrow as pa
 
-from store.duck import Store
-from store.requests import Request
-from store.rows import Rejected, Written
+from store.store import Store
+from store.writes.request import Request
+from store.writes.rows import Rejected, Written
 
 WINDOW = timedelta(hours=24)
 MOST = 100_000  # ids remembered; about 30 MB of memory

@@ -11,12 +11,12 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from store.codes import Codes
 from store.disk import disk_errors
-from store.packing import EVENT, TEXT, DamagedRecordError, EventRows, Ties
-from store.sound import DAMAGE
-from store.state_draft import TABLES, Draft, rows_of
-from store.state_files import close_environment, discard, open_environment
+from store.state.draft import TABLES, Draft, rows_of
+from store.state.environment import close_environment, discard, open_environment
+from store.state.packing import EVENT, TEXT, DamagedRecordError, EventRows, Ties
+from store.state.page_check import DAMAGE
+from store.state.vocabulary import Codes
 
 _CODES = ("items", "words")
 _Result = TypeVar("_Result")

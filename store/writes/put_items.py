@@ -7,14 +7,14 @@ import duckdb
 import pyarrow as pa
 
 from store.attributes import attributes_of
-from store.packing import NO_TIME
-from store.reading import Source
+from store.imports.readers import Source
+from store.imports.upsert import upsert
+from store.imports.validation import MAX_ID_BYTES, check
 from store.records import Item
-from store.rows import ItemRow, Rejected, Written
-from store.state_draft import Draft
+from store.state.draft import Draft
+from store.state.packing import NO_TIME
 from store.tables import TABLES
-from store.upsert import upsert
-from store.validation import MAX_ID_BYTES, check
+from store.writes.rows import ItemRow, Rejected, Written
 
 _ITEMS = TABLES[0]
 _TYPES = {

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from store.packing import DamagedRecordError, sealed, unsealed
+from store.state.packing import DamagedRecordError, sealed, unsealed
 
 _CODE = struct.Struct(">I")  # sorts by number
 

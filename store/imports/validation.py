@@ -7,10 +7,10 @@ import duckdb
 import pyarrow as pa
 
 from store.attributes import MAX_CHARS, sorted_out
-from store.connection import quoted
-from store.reading import Source
+from store.database import quoted
+from store.imports.readers import Source
+from store.imports.time_columns import TimeReading
 from store.tables import SQL_TYPES, Column, Kind
-from store.times import TimeReading
 
 MAX_ID_BYTES = 256
 MAX_TEXT_CHARS = 100_000

@@ -13,9 +13,9 @@ import duckdb
 import pyarrow as pa
 
 from store.attributes import attributes_of
-from store.connection import attach, connect, transaction
+from store.commit_log import Head, raise_head, read_head
+from store.database import attach, connect, transaction
 from store.disk import DISK_ERRORS, disk_errors
-from store.head import Head, raise_head, read_head
 from store.items import bad_attributes, item_hashes, some_items
 from store.queries import (
     DISTINCT_TEXTS,

@@ -14,7 +14,7 @@ from typing import IO, cast
 
 import pyarrow as pa
 
-from store.files import TableFile
+from store.imports.files import TableFile
 
 UTF_8 = "utf-8"
 _PIECE = 4 << 20

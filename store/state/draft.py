@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from store.codes import Codes
-from store.packing import DamagedRecordError, sealed, unsealed
+from store.state.packing import DamagedRecordError, sealed, unsealed
+from store.state.vocabulary import Codes
 
 TABLES = ("events", "texts", "friends")  # packed rows by user id
 
@@ -42,7 +42,7 @@ class Draft:
     def put(self, table: str, user_id: str, packed: bytes) -> None:
         """Replace the packed rows of a user; a user without any leaves no key behind."""
         key, db = user_id.encode(), self._tables[table]
-        # First: a shorter value in its place would keep pages that `store.sound` takes for damage.
+        # First: a shorter value in its place would keep pages that `store.state.page_check` takes for damage.
         self._transaction.delete(key, db=db)
         if packed:
             self._transaction.put(key, sealed(key, packed), db=db)

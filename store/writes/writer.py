@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import duckdb
 
-from store.answered import Answered, RequestIdReusedError
-from store.appending import append_behaviors, append_texts, put_friends
-from store.duck import Store
-from store.pending import Pending
-from store.put_items import delete_items, put_items
-from store.rebuild import bring_up_to_date
 from store.records import Item
-from store.requests import Behaviors, Change, Content, Deletion, Friends, Items, Request, Texts
-from store.rows import Written
-from store.state import UserState
-from store.state_draft import Draft
+from store.state.draft import Draft
+from store.state.rebuild import bring_up_to_date
+from store.state.state import UserState
+from store.store import Store
+from store.writes.apply import append_behaviors, append_texts, put_friends
+from store.writes.idempotency import Answered, RequestIdReusedError
+from store.writes.pending import Pending
+from store.writes.put_items import delete_items, put_items
+from store.writes.request import Behaviors, Change, Content, Deletion, Friends, Items, Request, Texts
+from store.writes.rows import Written
 
 
 class Writer:

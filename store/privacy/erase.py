@@ -8,11 +8,11 @@ from typing import Any
 
 import duckdb
 
-from store.duck import Store
-from store.ledger import Erasure, user_hash
-from store.packing import Ties
-from store.state import UserState
-from store.state_draft import Draft
+from store.privacy.ledger import Erasure, user_hash
+from store.state.draft import Draft
+from store.state.packing import Ties
+from store.state.state import UserState
+from store.store import Store
 
 # Texts that nobody else wrote, by digest.
 _OWN_TEXTS = """
