@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
+from encoder.arrays import NO_TIME, Actions, Events, IntArray, Texts
 from encoder.config import TowerConfig
-from encoder.rows import NO_TIME, Actions, Events, IntArray, Texts
-from encoder.text import MAX_PIECES, TextEncoder, item_text
-from encoder.text_cache import TextCache, WrittenTexts, cache_imported, encode_all
+from encoder.text.cache import TextCache, WrittenTexts, cache_imported, encode_all
+from encoder.text.encoder import MAX_PIECES, TextEncoder, item_text
 from encoder.views import FloatArray, Matrix, event_matrix, text_sums, unit_rows
 from store.export import Export
 from store.imports.validation import MAX_WEIGHT

@@ -15,12 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
-from encoder.apart import told_apart
 from encoder.dataset import Dataset, load_dataset
-from encoder.export import export_towers
-from encoder.fit import TrainOptions, fit
-from encoder.heads_runtime import Head, save_head
-from encoder.learn_config import CHECKPOINT_FILE
+from encoder.heads.runtime import Head, save_head
+from encoder.learned.config import CHECKPOINT_FILE
+from encoder.preflight import check_actions, check_left_out, warn_of_weights
 from encoder.runtime import (
     CONFIG_FILE,
     ITEMS_FILE,
@@ -30,17 +28,19 @@ from encoder.runtime import (
     Model,
     NotFiniteModelError,
 )
-from encoder.teachable import check_actions, check_left_out, warn_of_weights
-from encoder.text import TextEncoder
-from encoder.text_cache import TextCache
-from encoder.tower import Tower
+from encoder.text.cache import TextCache
+from encoder.text.encoder import TextEncoder
+from encoder.tower.collapse import told_apart
+from encoder.tower.fit import TrainOptions, fit
+from encoder.tower.onnx import export_towers
+from encoder.tower.tower import Tower
 from encoder.views import FloatArray
 from store.artifact import build, new_id, point
 from store.export import Export
 from store.home import Home
 
 if TYPE_CHECKING:
-    from encoder.learn import Report
+    from encoder.learned.trainer import Report
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from encoder.arrays import Events
 from encoder.config import VIEWS, TowerConfig
-from encoder.rows import Events
 from store.imports.validation import MAX_WEIGHT
 
 _LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # what is less is 0 as float32

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from encoder.dataset import rows_of
 from encoder.runtime import Model
-from encoder.text import TextEncoder, item_text
-from encoder.text_cache import TextCache, encode_all
+from encoder.text.cache import TextCache, encode_all
+from encoder.text.encoder import TextEncoder, item_text
 from indexer.arrays import FloatArray, IntArray, map_vectors, write_vectors
 from indexer.facts import FactsBuilder
 from indexer.ids import write_table

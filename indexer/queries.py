@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 from scipy import sparse
 from tqdm import tqdm
 
+from encoder.arrays import NO_TIME, Actions, Events
 from encoder.dataset import rows_of
-from encoder.rows import NO_TIME, Actions, Events
-from encoder.text_cache import WrittenTexts, cache_imported, encode_all
+from encoder.text.cache import WrittenTexts, cache_imported, encode_all
 from encoder.views import (
     FloatArray,
     event_matrix,
@@ -85,7 +85,7 @@ def tuning_queries(vectors: FloatArray, users: FloatArray) -> FloatArray:
 def _vectors(
     export: Export, tower: ItemTower, user_ids: pa.StringArray, texts_of: WrittenTexts
 ) -> FloatArray:
-    """Return the vectors (B, D) of some users; their views are those of `encoder.tower.dataset_views`."""
+    """Return the vectors (B, D) of some users; views as in `encoder.tower.tower.dataset_views`."""
     model = tower.model
     history, texts, friends = export.some_users(user_ids)
     people = pc.unique(pa.concat_arrays([user_ids, *friends.column("friend_id").chunks]))

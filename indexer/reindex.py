@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from encoder.runtime import Model
-from encoder.text import TEXT_RULE, TextEncoder
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
+from encoder.text.encoder import TEXT_RULE, TextEncoder
 from indexer.arrays import map_vectors
 from indexer.building import ItemTower, build_main
 from indexer.choice import AUTO, EXACT, Choice, choose

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from encoder.text import TextEncoder
+from encoder.text.encoder import TextEncoder
 from scripts.bench_text_bare import BareTextLoop
 
 OURS, BARE, READY = "ours", "bare", "ready"

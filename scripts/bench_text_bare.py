@@ -8,7 +8,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from encoder.text import MODEL_FILE, TOKENIZER_FILE, Vectors
+from encoder.text.encoder import MODEL_FILE, TOKENIZER_FILE, Vectors
 from store.artifact import read_manifest
 
 Feeds = dict[str, NDArray[np.int64]]

@@ -28,7 +28,7 @@ def text_bench(
 
     Example: triptych bench text --data DATA --text-model HOME/text_models/ID --json text.json
     """
-    from encoder.text_export import DEFAULT_SOURCE, export_text_model
+    from encoder.text.export import DEFAULT_SOURCE, export_text_model
     from scripts.bench_output import leave
     from scripts.bench_text import TextOptions, draw, measure
     from scripts.world import make_world

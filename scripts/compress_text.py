@@ -12,8 +12,8 @@ from store.export import Export
 from store.home import Home
 
 if TYPE_CHECKING:
-    from encoder.text_options import CompressOptions
-    from encoder.text_source import Pooling, Precision
+    from encoder.text.source import Pooling, Precision
+    from encoder.text.tuning.options import CompressOptions
 
 
 class ChangedTextModelError(ValueError):
@@ -53,7 +53,7 @@ def compress_text_command(
 
     Example: triptych compress-text --home demo --layers 3
     """
-    from encoder.text_options import CompressOptions
+    from encoder.text.tuning.options import CompressOptions
     from scripts.bench_output import write_json
 
     place = existing(home)
@@ -88,7 +88,7 @@ def source_of(home: Home) -> "tuple[str, Pooling | None]":
         ChangedTextModelError: the source is no longer what the model was trained with.
         TextModelUnavailableError: the source is gone.
     """
-    from encoder.text_source import DEFAULT_SOURCE, fetch, source_digest
+    from encoder.text.source import DEFAULT_SOURCE, fetch, source_digest
 
     if not home.latest_model.exists():
         return DEFAULT_SOURCE, None
@@ -103,12 +103,12 @@ def source_of(home: Home) -> "tuple[str, Pooling | None]":
 
 def compress(home: Home, source: str, options: "CompressOptions", *, int8: bool) -> dict[str, Any]:
     """Return what came of a compression: where the student lies, and how it agrees with its teacher."""
-    from encoder.text import TextEncoder
-    from encoder.text_agreement import agreement
-    from encoder.text_compress import compress_text_model
-    from encoder.text_export import export_text_model
-    from encoder.text_pairs import draw_texts
-    from encoder.text_tuned import METRICS_FILE
+    from encoder.text.agreement import agreement
+    from encoder.text.encoder import TextEncoder
+    from encoder.text.export import export_text_model
+    from encoder.text.tuning.distill import compress_text_model
+    from encoder.text.tuning.pairs import draw_texts
+    from encoder.text.tuning.registry import METRICS_FILE
 
     with Export.latest(home.exports) as export:
         folder = compress_text_model(source, export, home.text_models, options)

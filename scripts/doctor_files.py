@@ -20,7 +20,7 @@ _CACHE = "cache"
 _LOOK_THROUGH = """
 import sys
 from pathlib import Path
-from encoder.text_cache import look_through
+from encoder.text.cache import look_through
 print(*look_through(Path(sys.argv[1])))
 """
 _UNIT = 1e-3
@@ -136,7 +136,7 @@ def model_check(home: Home) -> Iterator[Check]:
 def text_checks(home: Home) -> Iterator[Check]:
     """Yield whether the text models of LATEST and CURRENT load and encode."""
     try:
-        from encoder.text import NotATextModelError, TextEncoder
+        from encoder.text.encoder import NotATextModelError, TextEncoder
     except ImportError as error:
         yield Check("text model", State.FAILED, str(error), "install ONNX Runtime: see above")
         return

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from encoder.text_source import text_model_dims
+from encoder.text.source import text_model_dims
 from scripts.session import HomeOption, console, own_store, server_of
 from server.client import Client
 from store.home import Home

@@ -39,8 +39,8 @@ def reindex_command(
     Example: triptych reindex --home demo
     """
     from encoder.runtime import Model
-    from encoder.text import TextEncoder
-    from encoder.text_cache import TextCache
+    from encoder.text.cache import TextCache
+    from encoder.text.encoder import TextEncoder
     from indexer.reindex import Wish, reindex
     from store.artifact import artifacts, pointed
 

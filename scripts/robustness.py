@@ -23,10 +23,10 @@ import numpy.typing as npt
 from scipy import sparse
 from tqdm import tqdm
 
+from encoder.arrays import IntArray
 from encoder.config import VIEW_NAMES, VIEWS
 from encoder.dataset import Dataset
-from encoder.rows import IntArray
-from encoder.tower import dataset_views
+from encoder.tower.tower import dataset_views
 from encoder.views import ViewBatch
 from scripts.evaluating import Evaluator
 

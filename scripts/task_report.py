@@ -22,7 +22,7 @@ _NAMES = {
 
 
 def print_task_report(report: dict[str, Any], out: Console) -> None:
-    """Print what `encoder.heads.head_report` returned; of many classes the most frequent ones."""
+    """Print what `encoder.heads.model.head_report` returned; of many classes the most frequent ones."""
     out.print(_metrics(report))
     if report["unlabelled_events"]:
         out.print(f"{report['unlabelled_events']:,} events are on items without {escape(report['label'])}")

@@ -113,9 +113,9 @@ def train_command(
     Example: triptych train --home demo
     """
     from encoder.runtime import METRICS_FILE
-    from encoder.text import TextEncoder
-    from encoder.text_cache import TextCache
-    from encoder.text_export import export_text_model
+    from encoder.text.cache import TextCache
+    from encoder.text.encoder import TextEncoder
+    from encoder.text.export import export_text_model
     from encoder.train import train
 
     place, console = existing(home), Console()

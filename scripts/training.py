@@ -17,8 +17,8 @@ from store.home import Home
 
 if TYPE_CHECKING:
     from encoder.dataset import Dataset
-    from encoder.fit import TrainOptions
-    from encoder.learn import Report
+    from encoder.learned.trainer import Report
+    from encoder.tower.fit import TrainOptions
     from encoder.train import HeadOf
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ def train_options(
         SettingsError: the file is not JSON, or has a setting that is unknown or not of its kind.
     """
     from encoder.config import Fusion, SettingsError, TowerConfig
-    from encoder.fit import TrainOptions
-    from encoder.learn_config import LearnConfig
+    from encoder.learned.config import LearnConfig
+    from encoder.tower.fit import TrainOptions
 
     if config is not None:
         try:
@@ -77,10 +77,10 @@ def tuned_source(
     """Return the text model to export: `source` itself, or a folder with what it became on this data."""
     if not (adapt or method):
         return source
-    from encoder.text_adapt import adapt_text_model
-    from encoder.text_options import AdaptOptions, Method, TuneOptions
-    from encoder.text_source import Pooling
-    from encoder.text_tune import tune_text_model
+    from encoder.text.source import Pooling
+    from encoder.text.tuning.options import AdaptOptions, Method, TuneOptions
+    from encoder.text.tuning.pretrain import adapt_text_model
+    from encoder.text.tuning.tune import tune_text_model
     from encoder.train import left_out_users
 
     pooled = cast("Pooling | None", pooling)
@@ -116,7 +116,7 @@ def checked(export: Export, options: "TrainOptions", task: str, label: str | Non
         NoExamplesError: the rows cannot teach the task.
     """
     from encoder.dataset import load_rows
-    from encoder.teachable import UnknownActionError, check_actions, check_left_out
+    from encoder.preflight import UnknownActionError, check_actions, check_left_out
     from encoder.train import left_out_users
 
     try:
@@ -132,8 +132,8 @@ def checked(export: Export, options: "TrainOptions", task: str, label: str | Non
 
 
 def _head(export: Export, rows: "Dataset", task: str, label: str | None, trained: "TrainOptions") -> "HeadOf":
-    from encoder.heads import check_head, train_head
-    from encoder.heads_options import HeadOptions, Task
+    from encoder.heads.model import check_head, train_head
+    from encoder.heads.options import HeadOptions, Task
 
     options = HeadOptions(label=label, seed=trained.seed)
     attributes, kinds = item_facts(export)

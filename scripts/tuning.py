@@ -7,11 +7,11 @@ from typing import Any, cast
 import numpy as np
 import optuna
 
-from encoder.choose import Chooser, half_lives
-from encoder.closed_form import fit_tower
 from encoder.config import TowerConfig, Weighting
 from encoder.dataset import Dataset
-from encoder.spectral import Spectrum, spectrum
+from encoder.tower.closed_form import fit_tower
+from encoder.tower.select import Chooser, half_lives
+from encoder.tower.spectral import Spectrum, spectrum
 from encoder.views import Matrix
 
 SPLIT = "valid"

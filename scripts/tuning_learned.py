@@ -7,14 +7,14 @@ from typing import Any
 
 import optuna
 
-from encoder.choose import Chooser
-from encoder.closed_form import fit_tower
-from encoder.compose import choose_mix
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
-from encoder.learn import learn
-from encoder.learn_config import CHECKPOINT_FILE, LearnConfig
-from encoder.tower import Block, Tower
+from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
+from encoder.learned.trainer import learn
+from encoder.tower.closed_form import fit_tower
+from encoder.tower.mix import choose_mix
+from encoder.tower.select import Chooser
+from encoder.tower.tower import Block, Tower
 from scripts.tuning import CONFIG_ATTR, SPLIT, dims_of, within
 
 DIMS = (32, 512)

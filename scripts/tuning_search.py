@@ -9,11 +9,11 @@ from typing import Any
 
 import optuna
 
-from encoder.choose import choose_config
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
-from encoder.learn_config import LearnConfig
+from encoder.learned.config import LearnConfig
 from encoder.runtime import METRICS_FILE
+from encoder.tower.select import choose_config
 from scripts.tuning import SPLIT, Objective, Space
 from scripts.tuning_learned import LearnObjective, LearnSpace
 from store.artifact import read_manifest

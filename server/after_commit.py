@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from encoder.text_cache import WrittenTexts
+from encoder.text.cache import WrittenTexts
 from server.live_items import LiveItems
 from server.live_users import LiveUsers
 from server.retriever import NotReadyError, Retriever

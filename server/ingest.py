@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from encoder.text_cache import TextCache
-from encoder.text_source import text_model_dims
+from encoder.text.cache import TextCache
+from encoder.text.source import text_model_dims
 from indexer.stored_users import indexes_with
 from server.after_commit import AfterCommit
 from server.group_commit import GroupCommit

@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
 from server.addresses import CannotListenError, Listening
 from server.after_commit import AfterCommit
 from server.config import MAX_MESSAGE_BYTES, ServerConfig

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from encoder.text import item_text
+from encoder.text.encoder import item_text
 from indexer.arrays import IntArray
 from indexer.index import Index
 from indexer.search import Excluded

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
 from indexer.publish import changing_current, load_pair, previous_index
 from server.after_commit import AfterCommit
 from server.config import ServerConfig

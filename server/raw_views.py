@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from scipy import sparse
 
-from encoder.rows import NO_TIME, Actions, Events
+from encoder.arrays import NO_TIME, Actions, Events
 from encoder.views import (
     FloatArray,
     Matrix,

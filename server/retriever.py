@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from encoder.runtime import EncodedUsers
-from encoder.text import item_text
+from encoder.text.encoder import item_text
 from indexer.index import VectorDimError
 from server.aim import Aim, aim_of
 from server.explaining import explained

@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 
 from encoder.runtime import Model
-from encoder.text import TextEncoder
-from encoder.text_cache import ImportedVectorsError, TextCache, WrittenTexts, cache_imported, encode_all
+from encoder.text.cache import ImportedVectorsError, TextCache, WrittenTexts, cache_imported, encode_all
+from encoder.text.encoder import TextEncoder
 from encoder.views import FloatArray
 from indexer.index import Index
 from indexer.publish import Pair

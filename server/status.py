@@ -13,8 +13,8 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from encoder.text import NotATextModelError
-from encoder.text_cache import DamagedTextCacheError
+from encoder.text.cache import DamagedTextCacheError
+from encoder.text.encoder import NotATextModelError
 from indexer.facts import ReindexNeededError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError

@@ -25,12 +25,12 @@ import numpy as np
 from google.protobuf import json_format
 from live_server import Client, server
 
-from encoder.fit import TrainOptions
-from encoder.learn_config import LearnConfig
+from encoder.learned.config import LearnConfig
 from encoder.runtime import Model
-from encoder.text import TextEncoder
-from encoder.text_cache import TextCache
-from encoder.text_export import export_text_model
+from encoder.text.cache import TextCache
+from encoder.text.encoder import TextEncoder
+from encoder.text.export import export_text_model
+from encoder.tower.fit import TrainOptions
 from encoder.train import train
 from indexer.publish import prune, publish
 from indexer.reindex import Wish, reindex

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from encoder.text import TextEncoder
+from encoder.text.encoder import TextEncoder
 from scripts.checking import State
 from scripts.doctor_store import store_checks
 from server.after_commit import AfterCommit

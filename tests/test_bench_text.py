@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from encoder.text import TextEncoder
-from encoder.text_export import DEFAULT_SOURCE, find_text_model
+from encoder.text.encoder import TextEncoder
+from encoder.text.export import DEFAULT_SOURCE, find_text_model
 from scripts.bench import app
 from scripts.bench_text import TextOptions, TooFewTextsToMeasureError, draw, ratios, rows_of
 from scripts.bench_text_bare import BareTextLoop

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from live_server import copy_home, server
 
-from encoder.text_cache import TextCache, look_through
+from encoder.text.cache import TextCache, look_through
 from scripts.checking import State
 from scripts.doctor_files import cache_check
 from scripts.doctor_store import state_check
@@ -94,7 +94,7 @@ import json, sys
 from contextlib import closing
 from pathlib import Path
 import numpy as np
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
 model, dim, texts = sys.argv[1], int(sys.argv[2]), sys.argv[3].split(",")
 for line in sys.stdin:
     with closing(TextCache.open(Path(line.strip()))) as cache:

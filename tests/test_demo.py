@@ -10,8 +10,8 @@ import pytest
 from live_server import copy_home
 
 from encoder.dataset import load_dataset
-from encoder.text import TextEncoder
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
+from encoder.text.encoder import TextEncoder
 from indexer.publish import current_index, load_pair
 from scripts.demo import NotADemoHomeError, ServerStartError, demo_command, server
 from scripts.evaluating import Evaluator, VocabularyError

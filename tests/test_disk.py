@@ -15,7 +15,7 @@ import grpc
 import lmdb
 import pytest
 
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
 from scripts.checking import State
 from scripts.doctor_store import store_check
 from server.client import Behavior, CallError, Client, Text
@@ -118,7 +118,7 @@ _ON_A_SMALL_DISK = r"""
 import json, os, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
 from store.artifact import point
 from store.store import Store
 from store.exporting import create_export

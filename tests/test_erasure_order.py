@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from encoder.text_cache import TextCache, WrittenTexts
+from encoder.text.cache import TextCache, WrittenTexts
 from scripts.backup import back_up
 from scripts.restore import ledgers_of, restore
 from store import artifact

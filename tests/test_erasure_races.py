@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encoder import text_cache
-from encoder.text import Vectors
-from encoder.text_cache import TextCache, WrittenTexts, encode_all
+from encoder.text import cache as text_cache
+from encoder.text.cache import TextCache, WrittenTexts, encode_all
+from encoder.text.encoder import Vectors
 from server.after_commit import AfterCommit
 from server.group_commit import GroupCommit
 from server.ingest import Ingest

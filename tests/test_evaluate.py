@@ -20,10 +20,10 @@ from safetensors.numpy import load_file
 
 from encoder.config import VIEWS, TowerConfig
 from encoder.dataset import load_dataset
-from encoder.fit import TrainOptions
 from encoder.runtime import Model
-from encoder.text import TextEncoder, item_text
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
+from encoder.text.encoder import TextEncoder, item_text
+from encoder.tower.fit import TrainOptions
 from encoder.train import train
 from indexer.publish import Pair, current_index, load_pair, publish
 from indexer.reindex import reindex

@@ -14,8 +14,8 @@ from live_server import copy_home, server
 from safetensors.numpy import load_file, save_file
 
 from encoder.runtime import Model
-from encoder.text import TextEncoder
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
+from encoder.text.encoder import TextEncoder
 from indexer.facts import FactsBuilder, GrowingFacts, MappedFacts, ReindexNeededError
 from indexer.filters import Filter, above, allowed_rows, below, facts_of, term
 from indexer.index import Index

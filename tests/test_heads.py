@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import sparse
 
+from encoder.arrays import NO_TIME, Actions, Events, Texts
 from encoder.dataset import Dataset
-from encoder.head_data import (
+from encoder.heads.build import HeadParityError, fit_head
+from encoder.heads.category import fit_categories
+from encoder.heads.examples import (
     Examples,
     NoExamplesError,
     category_examples,
@@ -24,17 +27,14 @@ from encoder.head_data import (
     hold_out_pairs,
     rating_examples,
 )
-from encoder.heads import head_report, train_head
-from encoder.heads_build import HeadParityError, fit_head
-from encoder.heads_category import fit_categories
-from encoder.heads_fit import fit_pairs
-from encoder.heads_graph import category_graph, pair_graph
-from encoder.heads_labels import LabelError, item_labels
-from encoder.heads_options import HeadOptions, HeadOptionsError, Task, TaskError
-from encoder.heads_report import evaluate_head
-from encoder.heads_runtime import Head, HeadInputError, NoHeadError, load_head, save_head
-from encoder.heads_weights import fit_line, fit_logistic, item_means, logit, sigmoid
-from encoder.rows import NO_TIME, Actions, Events, Texts
+from encoder.heads.fit import fit_pairs
+from encoder.heads.graph import category_graph, pair_graph
+from encoder.heads.labels import LabelError, item_labels
+from encoder.heads.model import head_report, train_head
+from encoder.heads.options import HeadOptions, HeadOptionsError, Task, TaskError
+from encoder.heads.report import evaluate_head
+from encoder.heads.runtime import Head, HeadInputError, NoHeadError, load_head, save_head
+from encoder.heads.weights import fit_line, fit_logistic, item_means, logit, sigmoid
 from scripts.task_report import print_task_report
 from store.artifact import DamagedArtifactError
 
@@ -223,7 +223,7 @@ def test_a_missing_or_damaged_head_is_named(heads: dict[Task, Head], tmp_path: P
 def test_serving_a_head_loads_neither_torch_nor_onnx(heads: dict[Task, Head], tmp_path: Path) -> None:
     save_head(heads["category"], tmp_path)
     code = (
-        "import sys, numpy as np; from encoder.heads_runtime import load_head; import encoder.heads; "
+        "import sys, numpy as np; from encoder.heads.runtime import load_head; import encoder.heads.model; "
         f"head = load_head(__import__('pathlib').Path({str(tmp_path)!r})); "
         f"print(head.predict(np.zeros((1, {DIM}), 'f4')).shape, {{'torch', 'onnx'}} & set(sys.modules))"
     )
@@ -395,7 +395,7 @@ def test_vectors_that_are_not_finite_are_refused(world: World) -> None:
 
 
 def test_a_graph_that_differs_from_torch_is_no_head(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encoder.heads_build.PARITY", 0.0)  # the last digits always differ
+    monkeypatch.setattr("encoder.heads.build.PARITY", 0.0)  # the last digits always differ
     examples = click_examples(world.data, "train", QUICK)
     with pytest.raises(HeadParityError, match="the graph of click differs from the trained head by"):
         fit_head("click", examples, examples, world.users, world.items, replace(QUICK, epochs=1))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from live_server import copy_home, server
 from scipy import sparse
 
+from encoder.arrays import Actions, Events
 from encoder.config import TowerConfig
-from encoder.rows import Actions, Events
 from encoder.views import event_matrix, history_view, social_view
 from server.pb.triptych.v1 import ingest_pb2 as ig
 from server.pb.triptych.v1 import ingest_pb2_grpc as igrpc

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from encoder.dataset import load_dataset
-from encoder.text import TextEncoder
-from encoder.text_cache import ImportedVectorsError, TextCache, WrittenTexts
-from encoder.text_export import DEFAULT_SOURCE, export_text_model
+from encoder.text.cache import ImportedVectorsError, TextCache, WrittenTexts
+from encoder.text.encoder import TextEncoder
+from encoder.text.export import DEFAULT_SOURCE, export_text_model
 from server.serving import cache_what_came
 from store.export import Export
 from store.exporting import create_export

@@ -16,7 +16,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from live_server import SOON, copy_home, refusal, server, soon
 
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
 from scripts.backup import back_up
 from scripts.importing import import_through
 from scripts.restore import ledgers_of, restore

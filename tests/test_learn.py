@@ -12,20 +12,21 @@ import torch
 from scipy import sparse
 from test_steps import CONFIG, dataset
 
-from encoder import checkpoint, learn
-from encoder.choose import Chooser
-from encoder.closed_form import fit_tower
-from encoder.compose import choose_mix, compressed, mixed
+from encoder.arrays import Actions
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
-from encoder.export import user_graph
-from encoder.fit import TrainOptions, fit
-from encoder.learn_config import CHECKPOINT_FILE, LearnConfig
-from encoder.learned import Inputs, LearnedBlock
-from encoder.losses import Ranking, step_loss
-from encoder.rows import Actions
-from encoder.steps import Steps
-from encoder.tower import Tower
+from encoder.learned import checkpoint
+from encoder.learned import trainer as learn
+from encoder.learned.batches import Steps
+from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
+from encoder.learned.losses import Ranking, step_loss
+from encoder.learned.model import Inputs, LearnedBlock
+from encoder.tower.closed_form import fit_tower
+from encoder.tower.fit import TrainOptions, fit
+from encoder.tower.mix import choose_mix, compressed, mixed
+from encoder.tower.onnx import user_graph
+from encoder.tower.select import Chooser
+from encoder.tower.tower import Tower
 from encoder.views import unit_rows
 
 CPU = torch.device("cpu")

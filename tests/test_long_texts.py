@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from live_server import server
 
-from encoder.text import MAX_PIECES, TEXT_RULE, TextEncoder
-from encoder.text_cache import TextCache, encode_all
-from encoder.text_export import DEFAULT_SOURCE, find_text_model
+from encoder.text.cache import TextCache, encode_all
+from encoder.text.encoder import MAX_PIECES, TEXT_RULE, TextEncoder
+from encoder.text.export import DEFAULT_SOURCE, find_text_model
 from store.artifact import pointed, read_manifest
 from store.home import Home
 

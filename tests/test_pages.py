@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_server import copy_home, refusal, server
 
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
 from indexer.filters import Filter
 from indexer.publish import current_index, load_pair
 from server.client import Client

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from encoder.runtime import Model
-from encoder.text import TextEncoder
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
+from encoder.text.encoder import TextEncoder
 from indexer.index import Index
 from indexer.publish import (
     IndexNotFoundError,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_server import copy_home
 
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
 from indexer.filters import Filter
 from indexer.index import VectorDimError
 from indexer.publish import current_index, load_pair

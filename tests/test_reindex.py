@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from encoder.runtime import Model
-from encoder.text import TextEncoder
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
+from encoder.text.encoder import TextEncoder
 from indexer import reindex as flow
 from indexer.building import MAIN_FILES
 from indexer.choice import Choice, choose, lists_for

@@ -13,8 +13,8 @@ from matplotlib.image import imread
 
 from encoder.config import VIEWS
 from encoder.dataset import load_dataset
-from encoder.text import TextEncoder
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
+from encoder.text.encoder import TextEncoder
 from encoder.views import ViewBatch
 from indexer.publish import current_index, load_pair
 from scripts import cli

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from live_server import copy_home
 
-from encoder.text import TextEncoder
+from encoder.text.encoder import TextEncoder
 from server import calls, ingest, ingest_replies, lifecycle, retriever
 from server.client import Client, Text
 from server.client_messages import user_export

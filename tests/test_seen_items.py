@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from live_server import copy_home
 
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
 from indexer.delta import Delta
 from indexer.filters import Filter
 from indexer.index import Index

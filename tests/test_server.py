@@ -22,10 +22,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from live_server import SOON, Client, copy_home, flip, inline, refusal, run_server, server, soon
 
 from encoder.config import TowerConfig
-from encoder.fit import TrainOptions
 from encoder.runtime import Model
-from encoder.text import TextEncoder
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
+from encoder.text.encoder import TextEncoder
+from encoder.tower.fit import TrainOptions
 from encoder.train import train
 from indexer.index import Index
 from indexer.reindex import reindex

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from encoder.spectral import spectrum
+from encoder.tower.spectral import spectrum
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder import rows
+from encoder import arrays as rows
 from store.database import connect, migrate, migrations
 from store.records import UserViews
 from store.state import packing

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 from scipy import sparse
 
+from encoder.arrays import NO_TIME, Actions, Events, Texts
 from encoder.config import SettingsError, TowerConfig
 from encoder.dataset import Dataset
-from encoder.learn_config import LearnConfig
-from encoder.rows import NO_TIME, Actions, Events, Texts
-from encoder.steps import MIN_TIMES, Step, Steps
+from encoder.learned.batches import MIN_TIMES, Step, Steps
+from encoder.learned.config import LearnConfig
 from encoder.views import history_view, social_view, unit_rows, view_batch
 
 CONFIG = TowerConfig(weighting="binary")

@@ -12,11 +12,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from encoder import text_cache
-from encoder.text import CPU, CUDA, CudaUnavailableError, NotATextModelError, TextEncoder, Vectors, item_text
-from encoder.text_cache import BadVectorsError, TextCache, encode_all
-from encoder.text_export import DEFAULT_SOURCE, find_text_model
-from encoder.text_source import fetch
+from encoder.text import cache as text_cache
+from encoder.text.cache import BadVectorsError, TextCache, encode_all
+from encoder.text.encoder import (
+    CPU,
+    CUDA,
+    CudaUnavailableError,
+    NotATextModelError,
+    TextEncoder,
+    Vectors,
+    item_text,
+)
+from encoder.text.export import DEFAULT_SOURCE, find_text_model
+from encoder.text.source import fetch
 from store.artifact import DamagedArtifactError, build, read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +40,7 @@ TEXTS = (
 )
 PUT_BATCHES = """
 import sys, numpy as np
-from encoder import text_cache
+from encoder.text import cache as text_cache
 text_cache._FIRST_MAP_BYTES = 1 << 18
 cache = text_cache.TextCache.open(__import__("pathlib").Path(sys.argv[1]))
 for batch in range(int(sys.argv[3])):
@@ -193,8 +201,8 @@ def test_cuda_gives_the_vectors_of_the_cpu(directory: Path, encoder: TextEncoder
 
 def test_the_runtime_loads_no_torch(directory: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from encoder.text import TextEncoder; "
-        "import encoder.text_cache, encoder.text_export;"
+        "import sys; from pathlib import Path; from encoder.text.encoder import TextEncoder; "
+        "import encoder.text.cache, encoder.text.export;"
         f"TextEncoder.load(Path({str(directory)!r})).encode(['a text']);"
         "print([name for name in ('torch', 'transformers', 'sentence_transformers') if name in sys.modules])"
     )

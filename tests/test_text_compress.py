@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_text_tune import metrics, vocabulary, weights, write_model, write_world
 
-from encoder.text import TextEncoder
-from encoder.text_agreement import IncomparableTextModelsError, agreement, neighbours, overlap
-from encoder.text_compress import compress_text_model
-from encoder.text_export import DEFAULT_SOURCE, export_text_model, find_text_model
-from encoder.text_layers import LayerCountError, evenly_spaced, prune
-from encoder.text_options import CompressOptions, TextTuningSettingsError
-from encoder.text_pairs import TooFewTextsError, draw_texts
-from encoder.text_source import TextModelUnavailableError, UnsupportedTextModelError
+from encoder.text.agreement import IncomparableTextModelsError, agreement, neighbours, overlap
+from encoder.text.encoder import TextEncoder
+from encoder.text.export import DEFAULT_SOURCE, export_text_model, find_text_model
+from encoder.text.source import TextModelUnavailableError, UnsupportedTextModelError
+from encoder.text.tuning.distill import compress_text_model
+from encoder.text.tuning.options import CompressOptions, TextTuningSettingsError
+from encoder.text.tuning.pairs import TooFewTextsError, draw_texts
+from encoder.text.tuning.pruning import LayerCountError, evenly_spaced, prune
 from scripts.compress_text import ChangedTextModelError, source_of
 from store.artifact import DamagedArtifactError, artifacts, build, point
 from store.export import Export

@@ -7,9 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
-from encoder import text_export, text_graph
-from encoder.text import TextEncoder
-from encoder.text_export import (
+from encoder.text import export as text_export
+from encoder.text import graph as text_graph
+from encoder.text.encoder import TextEncoder
+from encoder.text.export import (
     DEFAULT_SOURCE,
     Int8LossError,
     TextExportError,
@@ -18,8 +19,8 @@ from encoder.text_export import (
     export_text_model,
     find_text_model,
 )
-from encoder.text_pairs import sample_texts
-from encoder.text_source import Pooling, Precision
+from encoder.text.source import Pooling, Precision
+from encoder.text.tuning.pairs import sample_texts
 from store.artifact import DamagedArtifactError, artifacts, read_manifest, verify
 from store.export import Export
 from store.exporting import create_export

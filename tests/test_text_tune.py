@@ -15,17 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encoder.text import TextEncoder
-from encoder.text_adapt import adapt_text_model
-from encoder.text_adapters import NoAttentionLayersError, attention_projections
-from encoder.text_augment import augmented, words
-from encoder.text_export import export_text_model, find_text_model
-from encoder.text_fit import TextTuningDivergedError
-from encoder.text_options import AdaptOptions, FitOptions, TextTuningSettingsError, TuneOptions
-from encoder.text_pairs import Pair, Reservoir, TooFewTextsError, draw_pairs, draw_texts, is_held_out
-from encoder.text_predict import is_causal, masked
-from encoder.text_source import UnsupportedTextModelError
-from encoder.text_tune import contrastive_loss, tune_text_model, unfair_negatives
+from encoder.text.encoder import TextEncoder
+from encoder.text.export import export_text_model, find_text_model
+from encoder.text.source import UnsupportedTextModelError
+from encoder.text.tuning.augment import augmented, words
+from encoder.text.tuning.loop import TextTuningDivergedError
+from encoder.text.tuning.lora import NoAttentionLayersError, attention_projections
+from encoder.text.tuning.masked_lm import is_causal, masked
+from encoder.text.tuning.options import AdaptOptions, FitOptions, TextTuningSettingsError, TuneOptions
+from encoder.text.tuning.pairs import Pair, Reservoir, TooFewTextsError, draw_pairs, draw_texts, is_held_out
+from encoder.text.tuning.pretrain import adapt_text_model
+from encoder.text.tuning.tune import contrastive_loss, tune_text_model, unfair_negatives
 from store.artifact import DamagedArtifactError, artifacts
 from store.export import Export
 from store.exporting import create_export

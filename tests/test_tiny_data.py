@@ -13,14 +13,14 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from encoder import train as training
-from encoder.apart import ToldApart, told_apart
-from encoder.closed_form import fit_tower
+from encoder.arrays import Actions, Events, Texts
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
-from encoder.fit import TrainOptions, fit
-from encoder.rows import Actions, Events, Texts
 from encoder.runtime import METRICS_FILE, TABLES_FILE, Model, NotFiniteModelError
-from encoder.spectral import spectrum
+from encoder.tower.closed_form import fit_tower
+from encoder.tower.collapse import ToldApart, told_apart
+from encoder.tower.fit import TrainOptions, fit
+from encoder.tower.spectral import spectrum
 from encoder.train import check_finite
 from encoder.views import ViewBatch
 from server.pb.triptych.v1 import triptych_pb2 as pb

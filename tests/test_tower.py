@@ -7,14 +7,14 @@ import pyarrow as pa
 import pytest
 from scipy import sparse
 
-from encoder.choose import Chooser, choose_config
-from encoder.closed_form import fit_tower
+from encoder.arrays import NO_TIME, Actions, Events, Texts
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
-from encoder.export import export_towers, item_graph, user_graph
-from encoder.rows import NO_TIME, Actions, Events, Texts
 from encoder.runtime import ITEM_GRAPH, USER_GRAPH
-from encoder.tower import Tower, dataset_views
+from encoder.tower.closed_form import fit_tower
+from encoder.tower.onnx import export_towers, item_graph, user_graph
+from encoder.tower.select import Chooser, choose_config
+from encoder.tower.tower import Tower, dataset_views
 from encoder.views import ViewBatch, unit_rows
 
 USERS, ITEMS, TEXT_DIM = 90, 40, 6
@@ -69,8 +69,8 @@ def test_the_views_of_some_users_are_their_rows_of_the_views_of_all(data: Datase
 def test_batches_are_the_views_of_all_in_order(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     tower = fit_tower(data, RIDGE)
     whole, vectors = tower.views(data), tower.vectors(tower.views(data))
-    monkeypatch.setattr("encoder.tower._BATCH", 32)
-    monkeypatch.setattr("encoder.tower._PARTS", 7)
+    monkeypatch.setattr("encoder.tower.tower._BATCH", 32)
+    monkeypatch.setattr("encoder.tower.tower._PARTS", 7)
     batches = list(tower.batches(data))
     assert [len(batch) for batch in batches] == [32, 32, 26]
     np.testing.assert_allclose(np.concatenate([b.social for b in batches]), whole.social, atol=1e-6)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoder.alignment import Covariances, ridge_alignment
 from encoder.config import SettingsError, TowerConfig
-from encoder.learn_config import LearnConfig
+from encoder.learned.config import LearnConfig
+from encoder.tower.alignment import Covariances, ridge_alignment
 from encoder.views import view_batch
 from store.home import Home
 

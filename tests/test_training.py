@@ -9,8 +9,8 @@ import pytest
 from live_server import copy_home
 
 from encoder.config import SettingsError, TowerConfig
-from encoder.fit import TrainOptions
-from encoder.learn_config import LearnConfig
+from encoder.learned.config import LearnConfig
+from encoder.tower.fit import TrainOptions
 from scripts.training import WandbMissingError, item_facts, reporting, train_options
 from store.export import Export
 from store.home import Home

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
-from encoder.learn_config import CHECKPOINT_FILE, LearnConfig
+from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
 from scripts.training import train_options
 from scripts.tuning import HALF_LIFE, Space
 from scripts.tuning_learned import ALIGNMENT, LOG_RANGES, RANGES, LearnObjective, LearnSpace

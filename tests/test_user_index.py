@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from encoder.dataset import Dataset
 from encoder.runtime import Model
-from encoder.text import TextEncoder
-from encoder.text_cache import TextCache
-from encoder.tower import dataset_views
+from encoder.text.cache import TextCache
+from encoder.text.encoder import TextEncoder
+from encoder.tower.tower import dataset_views
 from indexer.arrays import write_vectors
 from indexer.building import MAIN_FILES, write_rows
 from indexer.choice import EXACT, Choice

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
+from encoder.arrays import NO_TIME, Actions, Events
 from encoder.config import SettingsError, TowerConfig, UnknownViewError, parse_views
-from encoder.rows import NO_TIME, Actions, Events
 from encoder.views import event_matrix, history_view, newer, social_view, text_sums, unit_rows, view_batch
 
 ROWS = hnp.arrays(np.float32, (5, 3), elements=st.floats(-100, 100, width=32))

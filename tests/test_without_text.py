@@ -10,7 +10,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from encoder.text_cache import TextCache
+from encoder.text.cache import TextCache
 from indexer.filters import Filter
 from indexer.index import Index
 from indexer.parts import WITHOUT_VECTOR_FILE

@@ -1,1 +1,1 @@
-"""The derived state: what a query needs of each user, packed in LMDB beside the store, and rebuilt in doubt."""
+"""The derived state: what a query needs of each user, packed in LMDB beside the store, rebuilt in doubt."""

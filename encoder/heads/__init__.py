@@ -1,0 +1,1 @@
+"""Task heads on frozen user vectors: click, rating, category."""

@@ -1,0 +1,182 @@
+"""What the task heads learn from and are measured on: labelled (user, item) pairs of one split."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from encoder.arrays import Events, IntArray
+from encoder.dataset import Dataset
+from encoder.heads.options import HeadOptions
+
+log = logging.getLogger(__name__)
+
+TRAIN = "train"
+POPULARITY_POWER = (
+    0.75  # Mikolov et al. 2013, "Distributed representations of words and phrases", section 2.2
+)
+_ROUNDS = 50
+
+Floats = npt.NDArray[np.float64]
+
+
+class NoExamplesError(ValueError):
+    """A split has nothing that a task could learn from or be measured on."""
+
+    def __init__(self, task: str, split: str, reason: str) -> None:
+        super().__init__(f"no examples for {task} in split {split!r}: {reason}")
+        self.task = task
+        self.split = split
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled pairs as parallel arrays.
+
+    Shapes:
+        users, items: (n,) int64 rows.
+        labels: (n,) float64: click 1 observed, 0 not; rating the weight of the event; category the class row.
+        weights: (n,) float64: 1; for category the share of the event that the class has.
+    """
+
+    users: IntArray
+    items: IntArray
+    labels: Floats
+    weights: Floats
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> "Examples":
+        """Return the examples for which `keep` (n,) is true."""
+        return Examples(self.users[keep], self.items[keep], self.labels[keep], self.weights[keep])
+
+
+def target_events(data: Dataset, split: str, task: str) -> Events:
+    """Return the rows of a split that a head learns from (train) or is measured on.
+
+    Of train the rows whose action occurs among the held-out ones, all where nothing is held out. Of valid and
+    test what is not masked: a pair that train has (for test: or valid) is no target.
+
+    Raises:
+        NoExamplesError: no such row.
+    """
+    held_out = data.held_out
+    if split == TRAIN:
+        rows = data.history
+        if held_out:
+            targets = frozenset[str]().union(*(other.actions.used for other in held_out.values()))
+            rows = rows.where(rows.actions.among(targets))
+    elif split in held_out:
+        rows = held_out[split]
+        masked = [data.history, *([held_out["valid"]] if split == "test" and "valid" in held_out else [])]
+        n_items = data.shape[1]
+        known = np.concatenate([pair_codes(other.users, other.items, n_items) for other in masked])
+        rows = rows.where(~np.isin(pair_codes(rows.users, rows.items, n_items), known))
+    else:
+        raise NoExamplesError(task, split, "the data has no such rows")
+    if not len(rows.users):
+        raise NoExamplesError(task, split, "every row is masked, or of an action that is no target")
+    return rows
+
+
+def click_examples(data: Dataset, split: str, options: HeadOptions) -> Examples:
+    """Return each observed pair once with label 1, then pairs that no split has with label 0.
+
+    The latter belong to the same users, `options.negatives` for each observed pair, drawn with replacement by
+    (number of train users of the item)^0.75. A user who has all popular items may get fewer.
+
+    Raises:
+        NoExamplesError: nothing is observed, or nobody has an unseen item.
+    """
+    rows = target_events(data, split, "click")
+    n_items = data.shape[1]
+    positive = np.unique(pair_codes(rows.users, rows.items, n_items))
+    everything = [data.history, *data.held_out.values()]
+    observed = np.unique(np.concatenate([pair_codes(r.users, r.items, n_items) for r in everything]))
+    generator = np.random.default_rng([options.seed, (TRAIN, "valid", "test").index(split)])
+    owners = np.repeat(positive // n_items, options.negatives)
+    popularity = np.asarray(data.seen.sum(axis=0), dtype=np.float64)
+    cumulated = np.cumsum(popularity**POPULARITY_POWER)
+    drawn = np.full(len(owners), -1, dtype=np.int64)
+    missing = np.arange(len(owners))
+    for _ in range(_ROUNDS):
+        at = generator.random(len(missing)) * cumulated[-1]
+        drawn[missing] = np.searchsorted(cumulated, at, side="right")
+        missing = missing[np.isin(owners[missing] * n_items + drawn[missing], observed)]
+    drawn[missing] = -1
+    negative = (owners * n_items + drawn)[drawn >= 0]
+    if not len(negative):
+        raise NoExamplesError("click", split, "nobody has an unseen item that could be drawn")
+    if len(missing):
+        log.info("click, %s: %d of %d unobserved pairs could not be drawn", split, len(missing), len(owners))
+    codes = np.concatenate([positive, negative])
+    labels = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
+    return Examples(codes // n_items, codes % n_items, labels, np.ones(len(codes)))
+
+
+def rating_examples(data: Dataset, split: str) -> Examples:
+    """Return each observed pair once, its label the event's weight, the last by time where there are several.
+
+    Raises:
+        NoExamplesError: nothing is observed.
+    """
+    rows = target_events(data, split, "rating")
+    codes = pair_codes(rows.users, rows.items, data.shape[1])
+    order = np.lexsort((rows.ts, codes))  # NO_TIME sorts first
+    last = np.append(codes[order][1:] != codes[order][:-1], True)
+    chosen = order[last]
+    return Examples(rows.users[chosen], rows.items[chosen], rows.weights[chosen], np.ones(len(chosen)))
+
+
+def category_examples(
+    data: Dataset, split: str, shares: "sparse.csr_array[np.float64]"
+) -> tuple[Examples, int]:
+    """Return one example for each event and class of its item, and the number of events without a class.
+
+    Args:
+        data: the data set.
+        split: train, valid or test.
+        shares: (N, C) share of each class in an item, rows summing to 1, or to 0 without a class.
+
+    Raises:
+        NoExamplesError: no event is on an item with a class.
+    """
+    rows = target_events(data, split, "category")
+    spread = sparse.coo_array(shares[rows.items])  # (n, C)
+    event, classes = spread.coords
+    if not len(event):
+        raise NoExamplesError("category", split, "no event is on an item that has the label")
+    unlabelled = len(rows.users) - len(np.unique(event))
+    labels = classes.astype(np.float64)
+    return Examples(rows.users[event], rows.items[event], labels, spread.data), unlabelled
+
+
+def hold_out_pairs(examples: Examples, n_items: int, options: HeadOptions) -> tuple[Examples, Examples]:
+    """Return the examples without, and with only, a random share of the different (user, item) pairs.
+
+    Raises:
+        NoExamplesError: there are fewer than two pairs.
+    """
+    codes, position = np.unique(pair_codes(examples.users, examples.items, n_items), return_inverse=True)
+    if len(codes) < 2:
+        raise NoExamplesError("a head", TRAIN, "one pair is too few to hold any out")
+    count = max(1, round(options.holdout * len(codes)))
+    chosen = np.zeros(len(codes), dtype=bool)
+    chosen[np.random.default_rng([options.seed, 3]).permutation(len(codes))[:count]] = True
+    return examples.where(~chosen[position]), examples.where(chosen[position])
+
+
+def check_labels(task: str, train: Examples) -> None:
+    """Check that the labels of a click or a rating differ.  Raises: NoExamplesError."""
+    if task != "category" and (train.labels == train.labels[0]).all():
+        told = "; a rating is the weight of a behaviour" if task == "rating" else ""
+        reason = f"every label is {train.labels[0]:g}: nothing to tell apart{told}"
+        raise NoExamplesError(task, TRAIN, reason)
+
+
+def pair_codes(users: IntArray, items: IntArray, n_items: int) -> IntArray:
+    """Return user · N + item of each pair, (n,) int64."""
+    return users * n_items + items

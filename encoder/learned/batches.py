@@ -1,0 +1,175 @@
+"""What one epoch of training sees: some event groups hidden from every view, to be found again."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from encoder.arrays import NO_TIME, IntArray
+from encoder.config import TowerConfig
+from encoder.dataset import Dataset
+from encoder.learned.config import LearnConfig
+from encoder.views import FloatArray, Matrix, event_matrix, text_pool, unit_rows, view_amounts
+
+MIN_TIMES = 50  # with fewer distinct times, a time alone would hide too much at once
+
+
+@dataclass(frozen=True)
+class Step:
+    """One batch of B users.
+
+    Shapes:
+        history: (B, N) weighted histories, rows of length 1 before dropout.
+        friends: (F, N) the same of the F friends of these users; ties: (B, F), rows that sum to 1.
+        text: (B, D_T) float32 unit rows; amounts: (B, 3) float32, as in `ViewBatch`.
+        targets: (B, N) 1 for what was hidden and is to be found; everything: (B, N) 1 for all own items.
+    """
+
+    history: Matrix
+    friends: Matrix
+    ties: Matrix
+    text: FloatArray
+    amounts: FloatArray
+    targets: Matrix
+    everything: Matrix
+
+
+class Steps:
+    """Epochs of steps over a data set; the same seed and epoch give the same steps.
+
+    A target leaves all three views of everybody: a history row, its twins in friends' histories (rows of the
+    same event group), texts of the group's time and texts that name the pair. An event group is the rows of
+    one time; where times are missing or too few, the rows of one (item, time), or one row.
+    """
+
+    def __init__(self, data: Dataset, config: TowerConfig, options: LearnConfig) -> None:
+        self._data = data
+        # Targets are drawn from all of a history, not from its end.
+        self._config = replace(config, half_life=0.0)
+        self._options = options
+        self._groups, self._text_groups = _groups(data)
+        self._group_count = int(max(self._groups.max(initial=-1), self._text_groups.max(initial=-1))) + 1
+        asked = frozenset[str]().union(*(rows.actions.used for rows in data.held_out.values()))
+        rows = data.history
+        self._target_rows = rows.actions.among(asked) if asked else np.ones(len(rows.users), bool)
+        if not self._target_rows.any():
+            self._target_rows[:] = True
+        self._all_ones = self._ones(self._target_rows)
+
+    @cached_property
+    def _strength(self) -> Matrix:
+        """(U, U) log tie strengths, rows that sum to 1."""
+        ties = sparse.csr_array(self._data.ties.log1p())
+        total: npt.NDArray[np.float64] = np.asarray(ties.sum(axis=1))
+        share = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
+        return sparse.csr_array((sparse.diags_array(share) @ ties).astype(np.float32))
+
+    def epoch(self, number: int) -> Iterator[Step]:
+        """Yield the steps of one epoch, users in random order."""
+        rng = np.random.default_rng([self._options.seed, number])
+        drawn = rng.random(self._group_count)
+        hidden = drawn[self._groups] < self._options.hold_out
+        hidden_text = (self._text_groups >= 0) & (drawn[self._text_groups] < self._options.hold_out)
+        events = event_matrix(self._data.history.where(~hidden), self._data.shape, self._config)
+        lengths = np.sqrt(np.asarray(events.multiply(events).sum(axis=1)))
+        scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        unit = sparse.csr_array(sparse.diags_array(scale) @ events)
+        targets = self._ones(hidden & self._target_rows)
+        targets = sparse.csr_array(targets - targets.multiply(events > 0))
+        targets.eliminate_zeros()
+        texts = self._texts_without(hidden_text)
+        users = np.flatnonzero(np.diff(self._all_ones.indptr))
+        rng.shuffle(users)
+        for start in range(0, len(users), self._options.batch):
+            some = users[start : start + self._options.batch]
+            ties = self._strength[some]
+            friends = np.unique(ties.indices)
+            written = sparse.csr_array(texts[some])
+            text = unit_rows(np.asarray(written @ self._data.texts.vectors, dtype=np.float32))
+            yield Step(
+                history=self._dropped(unit[some], rng),
+                friends=self._dropped(unit[friends], rng),
+                ties=sparse.csr_array(ties[:, friends]),
+                text=text,
+                amounts=self._amounts(some, events, np.diff(written.indptr), text),
+                targets=targets[some],
+                everything=self._all_ones[some],
+            )
+
+    def _texts_without(self, hidden: npt.NDArray[np.bool_]) -> Matrix:
+        """Return (U, texts) 1 where a user wrote a text that is not hidden."""
+        texts = self._data.texts
+        shown = np.flatnonzero(~hidden)
+        return text_pool(texts.users[shown], shown, (len(self._data.users), len(texts.users)))
+
+    def _amounts(
+        self, users: IntArray, events: Matrix, written: npt.NDArray[np.integer], text: FloatArray
+    ) -> FloatArray:
+        """Return the amounts (B, 3) that serving would find for what these users show in this epoch.
+
+        Friends are there where one of them shows an event, and then all of them count.
+        """
+        items = np.diff(events.indptr)  # (U,)
+        shown = self._strength[users] @ (items > 0).astype(np.float32)  # (B,)
+        friends = np.diff(self._data.ties.indptr)[users]
+        counts = np.stack([items[users], written, friends], axis=1)
+        return view_amounts(counts, np.stack([items[users] > 0, text.any(axis=1), shown > 0], axis=1))
+
+    @property
+    def targets(self) -> npt.NDArray[np.bool_]:
+        """(N,) which items are ever to be found."""
+        found: npt.NDArray[np.bool_] = (
+            np.bincount(self._all_ones.indices, minlength=len(self._data.items)) > 0
+        )
+        return found
+
+    @property
+    def per_epoch(self) -> int:
+        """How many steps an epoch has."""
+        users = int((np.diff(self._all_ones.indptr) > 0).sum())
+        return -(-users // self._options.batch)
+
+    def _dropped(self, rows: Matrix, rng: np.random.Generator) -> Matrix:
+        keep = rng.random(len(rows.data)) >= self._options.event_dropout
+        data = (rows.data * keep).astype(np.float32)
+        return sparse.csr_array((data, rows.indices, rows.indptr), shape=rows.shape)
+
+    def _ones(self, rows: npt.NDArray[np.bool_]) -> Matrix:
+        chosen = self._data.history.where(rows)
+        ones = np.ones(len(chosen.users), dtype=np.float32)
+        pairs = sparse.csr_array((ones, (chosen.users, chosen.items)), shape=self._data.shape)
+        pairs.sum_duplicates()
+        pairs.data[:] = 1.0
+        return pairs
+
+
+def _groups(data: Dataset) -> tuple[IntArray, IntArray]:
+    """Return the event group of each history row (n,) and of each text (m,), −1 where it follows no event."""
+    rows, texts, items = data.history, data.texts, len(data.items)
+    pairs = rows.users * items + rows.items
+    named = np.where(texts.items >= 0, texts.users * items + texts.items, -1)
+    dated = rows.ts != NO_TIME
+    by_time = len(np.unique(rows.ts[dated])) >= MIN_TIMES
+    own = pairs if not dated.any() else np.where(dated, rows.items, pairs + items)
+    within = _codes(np.where(dated & by_time, -1, own))
+    groups = _codes(_codes(np.where(dated, rows.ts, -1)) * (within.max(initial=0) + 1) + within)
+    of_text = np.full(len(texts.users), -1, dtype=np.int64)
+    order = np.argsort(pairs, kind="stable")
+    if len(pairs):
+        place = np.minimum(np.searchsorted(pairs[order], named), len(pairs) - 1)
+        same = pairs[order][place] == named
+        of_text[same] = groups[order][place[same]]
+    if by_time:
+        times, first = np.unique(rows.ts[dated], return_index=True)
+        place = np.minimum(np.searchsorted(times, texts.ts), len(times) - 1)
+        same = (times[place] == texts.ts) & (of_text < 0)
+        of_text[same] = groups[dated][first][place[same]]
+    return groups, of_text
+
+
+def _codes(values: IntArray) -> IntArray:
+    """Return the rank of each value among the distinct ones (n,): below n, so that two of them make a key."""
+    return np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)

@@ -1,0 +1,167 @@
+"""The learned block as a torch module: three view encoders, fusion with learned gates, item vectors."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  its usual name
+
+from encoder.learned.batches import Step
+from encoder.learned.config import LearnConfig
+from encoder.tower.fusion import MAX_GATE_SLOPE, Fusion
+from encoder.tower.tower import Block
+from encoder.views import FloatArray, Matrix
+
+START_GATES = (1.0, 0.37, 0.6)
+START_SCALE = 4.0
+_RARE = 0.1  # share of the items with the fewest events, whose mean bias is that of an item nobody touched
+_TINY = 1e-6
+
+
+@dataclass(frozen=True)
+class Bags:
+    """A sparse matrix (B, N) as bags of rows of a table: indices and weights (n,), offsets (B,)."""
+
+    indices: Tensor
+    offsets: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, rows: Matrix, device: torch.device) -> "Bags":
+        """Return a sparse matrix as bags."""
+        return cls(
+            torch.from_numpy(rows.indices.astype(np.int64)).to(device),
+            torch.from_numpy(rows.indptr[:-1].astype(np.int64)).to(device),
+            torch.from_numpy(rows.data.astype(np.float32)).to(device),
+        )
+
+    def pool(self, table: Tensor) -> Tensor:
+        """Return unit rows (B, D) of the weighted sums of the table's rows (N, D); zero for an empty bag."""
+        summed = F.embedding_bag(
+            self.indices, table, self.offsets, mode="sum", per_sample_weights=self.weights
+        )
+        return F.normalize(summed, dim=1, eps=_TINY)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A step on the device: histories over N items, friends over N items, ties over the step's friends."""
+
+    history: Bags
+    friends: Bags
+    ties: Bags
+    text: Tensor
+    amounts: Tensor
+    present: Tensor
+
+    @classmethod
+    def of(cls, step: Step, device: torch.device) -> "Inputs":
+        """Return a step as tensors."""
+        amounts = torch.from_numpy(step.amounts).to(device)
+        return cls(
+            Bags.of(step.history, device),
+            Bags.of(step.friends, device),
+            Bags.of(step.ties, device),
+            torch.from_numpy(step.text).to(device),
+            amounts,
+            (amounts > 0).float(),
+        )
+
+
+class LearnedBlock(nn.Module):
+    """V_u = Σ_i w_i unit(W_i V_i + offset_i), where V_H and V_S are pooled with the item table E.
+
+    Scores are s <V_u, x_j> + b_j with x_j = id_j + W text_j. Gates w_i are a softmax over the views that are
+    there, of a_i + Σ_j B_ij amount_j.
+
+    Shapes:
+        table, ids: (N, D); bias: (N,); item_text: (N, D_T) fixed.
+    """
+
+    def __init__(self, items: int, item_text: FloatArray, options: LearnConfig) -> None:
+        super().__init__()
+        dim, text_dim = options.dim, item_text.shape[1]
+        spread = (2.0 / (items + dim)) ** 0.5
+        self._options = options
+        self.table = nn.Parameter(torch.randn(items, dim) * spread)
+        self.ids = nn.Parameter(torch.randn(items, dim) * spread)
+        self.bias = nn.Parameter(torch.zeros(items))
+        self.of_text = nn.Parameter(torch.randn(text_dim, dim) * 0.02)
+        self.of_item_text = nn.Parameter(torch.randn(text_dim, dim) * 0.02)
+        self.of_friends = nn.Parameter(torch.eye(dim))
+        self.offsets = nn.Parameter(torch.zeros(3, dim))
+        self.gates = nn.Parameter(torch.log(torch.tensor(START_GATES)))
+        self.slopes = nn.Parameter(torch.zeros(3, 3))
+        self.log_scale = nn.Parameter(torch.log(torch.tensor(START_SCALE)))
+        self.item_text: Tensor
+        self._written = bool(item_text.any())
+        self.register_buffer("item_text", torch.from_numpy(item_text), persistent=False)
+
+    def parts(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Return unit views (B, 3, D) and gates (B, 3), which are 0 where a view is absent or masked."""
+        pooled = inputs.history.pool(self.table)  # (B, D)
+        if len(inputs.friends.offsets):
+            social = inputs.ties.pool(inputs.friends.pool(self.table)) @ self.of_friends
+        else:
+            social = torch.zeros_like(pooled)
+        text = F.dropout(inputs.text, self._options.noise, self.training)
+        views = torch.stack([pooled, text @ self.of_text, social], dim=1)
+        views = F.normalize(views + self.offsets, dim=2, eps=_TINY)  # (B, 3, D)
+        present = inputs.present
+        if self.training:
+            present = present * (torch.rand_like(present) >= self._options.view_dropout)
+        moved = (inputs.amounts @ self.slopes.T).clamp(-MAX_GATE_SLOPE, MAX_GATE_SLOPE)
+        gates = torch.exp(self.gates + moved) * present
+        return views, gates / (gates.sum(dim=1, keepdim=True) + 1e-12)
+
+    def items(self) -> Tensor:
+        """Return item vectors (N, D), in training some of them from their text alone."""
+        ids: Tensor = self.ids
+        if self.training and self._options.id_dropout and self._written:
+            ids = ids * (torch.rand(len(ids), 1, device=ids.device) >= self._options.id_dropout)
+        return ids + self.item_text @ self.of_item_text if self._written else ids
+
+    @torch.no_grad()
+    def block(self, popularity: FloatArray, targets: npt.NDArray[np.bool_] | None = None) -> Block:
+        """Return the fitted arrays.
+
+        Args:
+            popularity: (N,), 0 for an item that no history names: it gets no row in the table, nor an id
+                vector.
+            targets: (N,) the items that were ever to be found; all where None. What is in histories but is no
+                target has an id vector that only negatives shaped; here its text alone stands for it.
+        """
+        scale = float(self.log_scale.exp())
+        known = popularity > 0
+        found = known if targets is None else known & targets
+        bias = array(self.bias)
+        if found.any():
+            rare = found & (popularity <= np.quantile(popularity[found], _RARE))
+            bias = bias - bias[rare].mean()  # adding a constant to all changes no ranking
+        bias = bias * found
+        ids = self.ids * torch.from_numpy(found[:, None]).to(self.ids.device)
+        vectors = scale * array(ids + self.item_text @ self.of_item_text)
+        of_text = scale * array(self.of_item_text)
+        dim = self.table.shape[1]
+        fusion = Fusion(
+            (np.eye(dim, dtype=np.float32), array(self.of_text), array(self.of_friends)),
+            tuple(float(gate) for gate in self.gates.exp()),  # type: ignore[arg-type]  # three of them
+            array(self.offsets),
+            array(self.slopes),
+            unit=True,
+            constant=True,
+        )
+        return Block(
+            table=array(self.table) * known[:, None],
+            fusion=fusion,
+            id_vectors=np.concatenate([vectors, bias[:, None]], axis=1) * known[:, None].astype(np.float32),
+            item_text=np.concatenate([of_text, np.zeros((len(of_text), 1), np.float32)], axis=1),
+        )
+
+
+def array(tensor: Tensor) -> FloatArray:
+    """Return a tensor as a float32 array."""
+    values: FloatArray = tensor.detach().cpu().numpy().astype(np.float32)
+    return values

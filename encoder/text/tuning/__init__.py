@@ -1,0 +1,1 @@
+"""Tuning of the language model in torch: adapters, continued pre-training, distillation."""

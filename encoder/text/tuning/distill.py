@@ -1,0 +1,132 @@
+"""A smaller language model: fewer layers, taught on the users' own texts what the whole model gives."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from encoder.text.graph import load, quiet
+from encoder.text.source import UnsupportedTextModelError, fetch
+from encoder.text.tuning.device import autocast, reproducible, tokens
+from encoder.text.tuning.loop import Fit, Task, fit
+from encoder.text.tuning.options import CompressOptions
+from encoder.text.tuning.pairs import draw_texts
+from encoder.text.tuning.pruning import prune
+from encoder.text.tuning.registry import Request
+from store.export import Export
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+def compress_text_model(source: str, export: Export, text_models: Path, options: CompressOptions) -> Path:
+    """Return a folder in the sentence-transformers layout with fewer layers, made now or found from before.
+
+    The layers that stay begin as the teacher's own and learn to give its vectors, so dim, tokenizer and
+    pooling are the teacher's. The folder is a source for `export_text_model`; metrics.json lies beside it.
+
+    Args:
+        source: the teacher, as `export_text_model` takes it.
+        export: the texts of its users and items; texts about held-out behaviours are invisible to it.
+        text_models: where language models lie.
+        options: equal ones on the same source and export find the earlier result.
+
+    Raises:
+        TextModelUnavailableError, UnsupportedTextModelError: of the source.
+        LayerCountError: not fewer layers than the teacher has, or none.
+        TooFewTextsError: fewer than two texts to train on or to judge by.
+        TextTuningDivergedError: the loss is no longer a number.
+        DamagedArtifactError: the earlier result is damaged.
+
+    Source:
+        Sanh et al. 2019, "DistilBERT" (layers of the teacher to begin with, cosine loss); Reimers and
+        Gurevych 2020, "Making monolingual sentence embeddings multilingual" (the sentence vector as target).
+    """
+    folder = fetch(source)
+    request = Request.of(text_models, source, folder, export, "compress", options)
+    found = request.find()
+    if found is not None:
+        return found
+    with quiet():
+        teacher, student = (load(source, folder, options.pooling).model for _ in range(2))
+    if student.tokenizer.pad_token_id is None:
+        raise UnsupportedTextModelError(source, "its tokenizer has no padding token")
+    kept = prune(source, student, options.layers)
+    texts, held_out = draw_texts(export, options)
+    log.info("compressing text model %s to layers %s on %d texts", source, kept, len(texts))
+    result = _distil(teacher, student, texts, held_out, options)
+    more = {
+        "layers": kept,
+        "texts": len(texts),
+        "held_out_texts": len(held_out),
+        "cosine_before": 1 - result.before,
+        "cosine_after": 1 - result.after,
+    }
+    log.info("held-out cosine to the teacher %.4f → %.4f", more["cosine_before"], more["cosine_after"])
+    return request.publish(student, result, more)
+
+
+def _distil(
+    teacher: Any, student: Any, texts: list[str], held_out: list[str], options: CompressOptions
+) -> Fit:
+    batch = min(options.batch, len(texts))
+    steps = max(1, min(options.texts, len(texts)) // batch)
+
+    def distance(some: list[str], wanted: "Tensor") -> "Tensor":
+        """Return 1 − cosine, the mean over texts; half the squared distance of unit vectors."""
+        return 1 - (_vectors(student, some, options, device) * wanted.to(device)).sum(dim=-1).mean()
+
+    def step_loss(step: int) -> "Tensor":
+        rows = (step * batch + np.arange(batch)) % len(texts)
+        return distance([texts[row] for row in rows], targets[rows])
+
+    def judge() -> float:
+        total = 0.0
+        for start in range(0, len(held_out), options.batch):
+            some = held_out[start : start + options.batch]
+            total += distance(some, judged[start : start + options.batch]).item() * len(some)
+        return total / len(held_out)
+
+    with reproducible(options.seed) as device:
+        teacher.to(device)
+        targets, judged = (_targets(teacher, some, options, device) for some in (texts, held_out))
+        teacher.to("cpu")
+        student.to(device)
+        return fit(Task("compress text", student, _trained(student), steps, step_loss, judge), options)
+
+
+def _trained(student: Any) -> "dict[str, nn.Parameter]":
+    """Return all parameters but those of the words.
+
+    Words that no text holds would stay behind while the others move, and their gradient alone is larger
+    than that of all layers of a small model.
+    """
+    words = student[0].auto_model.get_input_embeddings().weight.requires_grad_(requires_grad=False)
+    return {name: one for name, one in student.named_parameters() if one is not words}
+
+
+def _targets(teacher: Any, texts: list[str], options: CompressOptions, device: "torch.device") -> "Tensor":
+    """Return the teacher's unit vectors (N, D) float32, on the CPU; each text is read once for all epochs."""
+    import torch  # noqa: PLC0415  only while training
+
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
+    targets = torch.zeros(len(texts), teacher.get_embedding_dimension())
+    with torch.no_grad(), tqdm(total=len(texts), desc="teacher", unit="text", disable=None) as bar:
+        for start in range(0, len(order), options.batch):
+            rows = order[start : start + options.batch]
+            targets[rows] = _vectors(teacher, [texts[row] for row in rows], options, device).cpu()
+            bar.update(len(rows))
+    return targets
+
+
+def _vectors(model: Any, texts: list[str], options: CompressOptions, device: "torch.device") -> "Tensor":
+    from torch.nn.functional import normalize  # noqa: PLC0415
+
+    with autocast(device):
+        vectors = model(tokens(model, texts, options.max_tokens))["sentence_embedding"]
+    return normalize(vectors.float(), dim=-1)  # (B, D)

@@ -1,0 +1,156 @@
+"""A language model tuned on what users wrote and did: low-rank adapters, merged into its weights."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from encoder.text.graph import load, quiet
+from encoder.text.source import UnsupportedTextModelError, fetch
+from encoder.text.tuning.augment import augmented
+from encoder.text.tuning.device import autocast, reproducible, tokens
+from encoder.text.tuning.loop import Fit, Task, fit
+from encoder.text.tuning.lora import attach
+from encoder.text.tuning.options import TuneOptions
+from encoder.text.tuning.pairs import Pair, draw_pairs, normalised
+from encoder.text.tuning.registry import Request
+from store.export import Export
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+def tune_text_model(source: str, export: Export, text_models: Path, options: TuneOptions) -> Path:
+    """Return a folder in the sentence-transformers layout, tuned now or found from before.
+
+    It goes to `export_text_model` as a source. A user's text is to lie near the items of the user's
+    visible history and far from those of others. Where that never beats the untouched model on
+    users held out for it, the weights are the untouched ones and metrics.json beside it says so.
+
+    Args:
+        source: as `export_text_model` takes it.
+        export: the data; held-out behaviours and texts about them are invisible to it.
+        text_models: where language models lie.
+        options: equal ones on the same source and export find the earlier result.
+
+    Raises:
+        TextModelUnavailableError, UnsupportedTextModelError: of the source.
+        NoAttentionLayersError: no layer to adapt.
+        TooFewTextsError: no pairs.
+        TextTuningDivergedError: the loss is no longer a number.
+        DamagedArtifactError: the earlier result is damaged.
+    """
+    folder = fetch(source)
+    request = Request.of(text_models, source, folder, export, options.method, options)
+    found = request.find()
+    if found is not None:
+        return found
+    with quiet():
+        model = load(source, folder, options.pooling).model
+    if model.tokenizer.pad_token_id is None:
+        raise UnsupportedTextModelError(source, "its tokenizer has no padding token")
+    pairs, held_out = draw_pairs(export, options)
+    log.info("tuning text model %s by %s on %d pairs", source, options.method, len(pairs))
+    result = _tune(model, pairs, held_out, options)
+    return request.publish(model, result, {"pairs": len(pairs), "held_out_pairs": len(held_out)})
+
+
+def contrastive_loss(texts: "Tensor", items: "Tensor", masked: "Tensor", temperature: float) -> "Tensor":
+    """Return the mean cross-entropy of finding each text's item among those of the batch.
+
+    Shapes:
+        texts, items: (B, D), of any length.
+        masked: (B, B) bool; items that are no fair negatives of a text; never the diagonal.
+        returns: () float32.
+
+    Source:
+        van den Oord et al. 2018, equation 4 (InfoNCE) with negatives of the batch, as
+        Henderson et al. 2017, section 4 (multiple negatives ranking).
+    """
+    import torch  # noqa: PLC0415
+    from torch.nn.functional import cross_entropy, normalize  # noqa: PLC0415
+
+    cosines = normalize(texts.float(), dim=-1) @ normalize(items.float(), dim=-1).T  # (B, B)
+    scores = (cosines / temperature).masked_fill(masked, float("-inf"))
+    return cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+
+
+def unfair_negatives(pairs: Sequence[Pair]) -> NDArray[np.bool_]:
+    """Return which items of a batch may not stand against which texts.
+
+    Those are the same item, an item with the same text, an item of the same user, and the item of
+    an equal text of another user.
+
+    Shapes:
+        returns: (B, B) bool, row = text, column = item; the diagonal is False.
+    """
+    masked = np.zeros((len(pairs), len(pairs)), dtype=np.bool_)
+    keys = (
+        [pair.user_id for pair in pairs],
+        [pair.item_id for pair in pairs],
+        [normalised(pair.item_text) for pair in pairs],
+        [normalised(pair.text) for pair in pairs],
+    )
+    for key in keys:
+        numbers = np.unique(key, return_inverse=True)[1]
+        masked |= numbers[:, None] == numbers[None, :]
+    np.fill_diagonal(masked, val=False)
+    return masked
+
+
+def _tune(model: Any, pairs: list[Pair], held_out: list[Pair], options: TuneOptions) -> Fit:
+    rng = np.random.default_rng([options.seed, 1])  # apart from the one that drew the pairs
+    batch = min(options.batch, len(pairs))
+    steps = max(1, min(options.pairs, len(pairs)) // batch)
+
+    def step_loss(step: int) -> "Tensor":
+        rows = (step * batch + np.arange(batch)) % len(pairs)
+        drawn = [pairs[row] for row in rows]
+        texts = augmented([pair.text for pair in drawn], options.truncate, options.replace, rng)
+        items = augmented([pair.item_text for pair in drawn], options.truncate, options.replace, rng)
+        return _loss(model, drawn, texts, items, options, device) + adapters.penalty()
+
+    def judge() -> float:
+        total, seen = 0.0, 0
+        for start in range(0, len(held_out), options.batch):
+            judged = held_out[start : start + options.batch]
+            if len(judged) < options.batch and start:  # among fewer items the task is easier
+                break
+            texts, items = [pair.text for pair in judged], [pair.item_text for pair in judged]
+            total += _loss(model, judged, texts, items, options, device).item() * len(judged)
+            seen += len(judged)
+        return total / seen
+
+    with reproducible(options.seed) as device:
+        with quiet():
+            adapters = attach(model[0].auto_model, options, steps * options.epochs)
+        model.to(device)
+        label = f"tune text ({options.method})"
+        task = Task(label, model, adapters.parameters(), steps, step_loss, judge, adapters.after_step)
+        result = fit(task, options)
+        adapters.merge()
+    return result
+
+
+def _loss(
+    model: Any,
+    pairs: Sequence[Pair],
+    texts: list[str],
+    items: list[str],
+    options: TuneOptions,
+    device: "torch.device",
+) -> "Tensor":
+    import torch  # noqa: PLC0415
+
+    masked = torch.from_numpy(unfair_negatives(pairs)).to(device)
+    with autocast(device):
+        left, right = (
+            model(tokens(model, side, options.max_tokens))["sentence_embedding"] for side in (texts, items)
+        )  # (B, D) each
+    return contrastive_loss(left, right, masked, options.temperature)

@@ -1,0 +1,73 @@
+"""The tower in closed form: a spectral table, views aligned by regression or MAXVAR; one block."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from scipy import sparse
+
+from encoder.config import TowerConfig
+from encoder.dataset import Dataset
+from encoder.tower.alignment import Alignment, Covariances, maxvar_alignment, ridge_alignment, solved
+from encoder.tower.fusion import fused_parts, plain
+from encoder.tower.spectral import Spectrum, spectrum
+from encoder.tower.tower import Block, Tower, view_batches
+from encoder.views import FloatArray, Matrix, ViewBatch
+
+
+def fit_tower(
+    data: Dataset, config: TowerConfig, events: Matrix | None = None, svd: Spectrum | None = None
+) -> Tower:
+    """Return the closed-form tower of the visible data, of one block.
+
+    Args:
+        data: held-out rows of it are not looked at.
+        config: the hyper-parameters; `dim` is cut to the rank of the data.
+        events: `data.events` without a half-life, where the caller has it already; the table is fitted on it.
+        svd: the spectrum of `events` where the caller has it already, of rank `dim` or more.
+    """
+    events = data.events(replace(config, half_life=0.0)) if events is None else events
+    svd = spectrum(events, config.dim, config.user_exponent, config.item_exponent) if svd is None else svd
+    dim = min(config.dim, len(svd.singular))
+    table = svd.table(dim, config.damping)
+    covariances = Covariances((dim, data.text.shape[1], dim))
+    recent = data.events(config) if config.half_life else events
+    for batch in view_batches(data, recent, table):
+        covariances.add(batch)
+    if config.fusion == "maxvar":
+        alignment = maxvar_alignment(covariances, config.ridge, dim)
+        id_vectors = _items_by_ridge(view_batches(data, recent, table), alignment, config, events)
+    else:
+        alignment = ridge_alignment(covariances, config.ridge)
+        id_vectors = svd.items(dim)
+    item_text = item_text_matrix(data, id_vectors)
+    return Tower(config, (Block(table, plain(alignment, config.gates), id_vectors, item_text),))
+
+
+def _items_by_ridge(
+    batches: Iterator[ViewBatch], alignment: Alignment, config: TowerConfig, events: Matrix
+) -> FloatArray:
+    """Return item vectors (N, D): ridge regression of the degree-normalised behaviour matrix on V, times D^½.
+
+    Source: DESIGN section 1, "items enter the space by ridge regression of the behaviour matrix on V".
+    """
+    degree = np.asarray(events.sum(axis=1), dtype=np.float64)
+    scale = np.power(degree, -config.user_exponent, out=np.zeros_like(degree), where=degree > 0)
+    scaled = sparse.csr_array(sparse.diags_array(scale) @ events)
+    dim = alignment.matrices[0].shape[1]
+    gram, cross = config.ridge * np.eye(dim), np.zeros((dim, events.shape[1]))
+    start = 0
+    for batch in batches:
+        vectors = fused_parts(batch, alignment, config.gates).sum(axis=1)  # (B, D)
+        gram += vectors.T @ vectors
+        cross += (scaled[start : start + len(batch)].T @ vectors).T
+        start += len(batch)
+    return np.ascontiguousarray(solved(gram, cross).T, dtype=np.float32)
+
+
+def item_text_matrix(data: Dataset, id_vectors: FloatArray) -> FloatArray:
+    """Return (D_T, D): ridge regression of the id vectors on the text vectors, over items that have both."""
+    both = id_vectors.any(axis=1) & data.item_text.any(axis=1)
+    text = data.item_text[both].astype(np.float64)
+    gram = text.T @ text + np.eye(text.shape[1])
+    return np.linalg.solve(gram, text.T @ id_vectors[both].astype(np.float64)).astype(np.float32)

@@ -1,0 +1,170 @@
+"""From arrays to a fitted tower: what is chosen on held-out rows, what is learned, what is fitted again."""
+
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encoder.config import TowerConfig
+from encoder.dataset import Dataset, hold_out
+from encoder.learned.config import LearnConfig
+from encoder.tower.closed_form import fit_tower
+from encoder.tower.mix import choose_mix, compressed, mixed, with_half_life
+from encoder.tower.select import Chooser, Trial, choose_config
+from encoder.tower.tower import Block, Tower
+from evaluation.split import VALID, mark
+
+if TYPE_CHECKING:
+    from encoder.learned.trainer import Learned, Report
+
+log = logging.getLogger(__name__)
+
+_INNER_SHARE = 0.1
+_INNER = "inner"
+# Where nothing tells which table is best. Without damping, a table of full rank scores all that is unseen 0.
+_DAMPING = 0.3
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a person may ask of training; the rest is chosen on held-out rows.
+
+    Attributes:
+        base: settings that are not searched (fusion, actions) and, with `search` off, all of them.
+        search: whether to choose the settings on held-out rows.
+        dims: embedding dims of the closed form to choose from.
+        learn: settings of the learned blocks; None leaves the closed form alone.
+        max_dim: to how many coordinates closed form and learned blocks together are compressed.
+        left_out_share: share of users that training never sees, reported apart by `evaluate`.
+        seed: of every random draw but those of `learn`, which has its own.
+    """
+
+    base: TowerConfig = field(default_factory=TowerConfig)
+    search: bool = True
+    dims: tuple[int, ...] = (64, 128, 256, 512)
+    learn: LearnConfig | None = None
+    max_dim: int = 512
+    left_out_share: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A tower and what is to be known about it, as JSON values."""
+
+    tower: Tower
+    facts: dict[str, Any]
+
+
+def fit(data: Dataset, options: TrainOptions, training: Path, report: "Report | None" = None) -> Fitted:
+    """Return the tower of the visible rows of a data set.
+
+    Settings are chosen on the valid split; without one, on a tenth of train, and everything is then fitted
+    once more on the whole of train with the settings chosen. Where not even that can be held out, because
+    nobody has three events, nothing is chosen or learned: a damped closed form says what it can.
+
+    Args:
+        data: held-out rows are only chosen on.
+        options: what is asked for.
+        training: folder of checkpoints and of TensorBoard's files.
+        report: takes the figures of each epoch of a learned block.
+    """
+    choosing, split = _choosing(data, options)
+    if split and options.search:
+        trials = choose_config(choosing, split, options.base, options.dims)
+        closed = fit_tower(choosing, trials[-1].config)
+    else:
+        trials = []
+        closed = fit_tower(choosing, _unchosen(options) if options.search else options.base)
+    if split is None or options.learn is None:
+        closed = closed if choosing is data else fit_tower(data, closed.config)
+        return Fitted(compressed(closed, data, options.max_dim), _facts(data, split, trials, None))
+    runs = _learn(choosing, closed, split, options.learn, training, report)
+    blocks = [run.block for run in runs]
+    mix = choose_mix(closed, blocks, choosing, split)
+    learned = {
+        "settings": options.learn.as_json(),
+        "checks": [run.checks for run in runs],
+        "best_epochs": [run.epoch for run in runs],
+        "seconds": [run.seconds for run in runs],
+        "weight": mix.weight,
+        "half_life": mix.half_life,
+        "ndcg@20_by_weight": mix.tried,
+        "ndcg@20_by_half_life": mix.half_lives,
+    }
+    if choosing is not data:
+        closed = fit_tower(data, closed.config)
+        if mix.weight:
+            blocks = _again(data, closed.config, runs, options.learn, training, report)
+    tower = with_half_life(mixed(closed, blocks, mix.weight, data), mix.half_life)
+    tower = compressed(tower, data, options.max_dim)
+    return Fitted(tower, _facts(data, split, trials, learned))
+
+
+def _choosing(data: Dataset, options: TrainOptions) -> tuple[Dataset, str | None]:
+    """Return the data to choose settings on, and the name of the held-out split in it."""
+    if not (options.search or options.learn):
+        return data, None
+    if "valid" in data.held_out:
+        return data, "valid"
+    rows = data.history
+    share = _INNER_SHARE
+    inner = mark("random", rows.users, rows.items, rows.ts, valid=share, test=0.0, seed=options.seed) == VALID
+    choosing = hold_out(data, inner, _INNER)
+    if not inner.any() or not choosing.events(options.base).nnz:
+        log.info("too few events to hold any out: no setting is chosen on the data, and no block is learned")
+        return data, None
+    log.info("no valid split: choosing on %d train rows held out by event group, then one refit", inner.sum())
+    return choosing, _INNER
+
+
+def _unchosen(options: TrainOptions) -> TowerConfig:
+    """Return the settings for data that no setting can be chosen on."""
+    dim = min(options.dims, key=lambda asked: abs(asked - options.base.dim))
+    return replace(options.base, dim=dim, damping=_DAMPING)
+
+
+def _learn(
+    data: Dataset, closed: Tower, split: str, options: LearnConfig, training: Path, report: "Report | None"
+) -> list["Learned"]:
+    from encoder.learned.trainer import learn, members  # noqa: PLC0415  torch, only where something is learned
+
+    chooser = Chooser(data, split)
+
+    def score(block: Block) -> float:
+        return chooser.tower(Tower(closed.config, (block,)))
+
+    return [learn(data, closed.config, one, score, training, report) for one in members(options)]
+
+
+def _again(
+    data: Dataset,
+    config: TowerConfig,
+    runs: list["Learned"],
+    options: LearnConfig,
+    training: Path,
+    report: "Report | None",
+) -> list[Block]:
+    """Return blocks trained on other data for as many epochs as were best."""
+    from encoder.learned.trainer import learn, members  # noqa: PLC0415
+
+    pairs = zip(members(options), runs, strict=True)
+    return [
+        learn(data, config, replace(one, epochs=run.epoch), None, training, report).block
+        for one, run in pairs
+    ]
+
+
+def _facts(
+    data: Dataset, split: str | None, trials: list[Trial], learned: dict[str, Any] | None
+) -> dict[str, Any]:
+    reached = trials[-1].ndcg if trials else None
+    if learned is not None:
+        reached = max(learned["ndcg@20_by_half_life"].values())
+    return {
+        "chosen_on": None if reached is None else "a tenth of train" if split == _INNER else split,
+        "ndcg@20": reached,
+        "trials": [{"config": t.config.as_json(), "ndcg@20": t.ndcg} for t in trials],
+        "learned": learned,
+        "views": {"H": True, "T": bool(data.text.any()), "S": bool(data.ties.nnz)},
+    }

@@ -1,0 +1,155 @@
+"""The user and item towers: fitted arrays and their float64 reference."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from encoder.arrays import IntArray
+from encoder.config import TowerConfig
+from encoder.dataset import Dataset
+from encoder.tower.fusion import Fusion
+from encoder.views import FloatArray, Matrix, ViewBatch, history_view, social_view, view_batch
+
+_BATCH = 8_192  # users whose views are in memory at once
+_PARTS = 1_024  # users whose parts, in float64, are
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some coordinates of the shared space, with all that reaches them.
+
+    Shapes:
+        table: (N, D_H) float32, what a history is pooled with.
+        fusion: takes the views to D coordinates.
+        id_vectors: (N, D) float32; a zero row for an item that no train event names.
+        item_text: (D_T, D) float32, takes the text vector of such an item to its item vector.
+    """
+
+    table: FloatArray
+    fusion: Fusion
+    id_vectors: FloatArray
+    item_text: FloatArray
+
+    def scaled(self, factor: float) -> "Block":
+        """Return the block with its scores times a factor."""
+        by = np.float32(factor)
+        return replace(self, id_vectors=self.id_vectors * by, item_text=self.item_text * by)
+
+
+@dataclass(frozen=True)
+class Compression:
+    """Two linear maps after which fewer coordinates give nearly the same inner products.
+
+    Shapes:
+        users: (Σ D, D') float32, for V_u and each of its parts; items: (Σ D, D') float32, for x_j.
+    """
+
+    users: FloatArray
+    items: FloatArray
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A fitted user tower and item tower.
+
+    V_u and x_j are the coordinates of the blocks, one after another, compressed where that is asked for.
+    Below, D is the number of coordinates in the end.
+    """
+
+    config: TowerConfig
+    blocks: tuple[Block, ...]
+    compression: Compression | None = None
+
+    @property
+    def table(self) -> FloatArray:
+        """(N, Σ D_H) float32, what a history is pooled with."""
+        return np.concatenate([block.table for block in self.blocks], axis=1)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """D_H of each block."""
+        return tuple(block.table.shape[1] for block in self.blocks)
+
+    @property
+    def id_vectors(self) -> FloatArray:
+        """(N, D) float32."""
+        vectors = np.concatenate([block.id_vectors for block in self.blocks], axis=1)
+        return vectors if self.compression is None else vectors @ self.compression.items
+
+    @property
+    def item_text(self) -> FloatArray:
+        """(D_T, D) float32."""
+        matrix = np.concatenate([block.item_text for block in self.blocks], axis=1)
+        return matrix if self.compression is None else matrix @ self.compression.items
+
+    def gated(self, gates: tuple[float, float, float]) -> "Tower":
+        """Return the tower with other gates in every block."""
+        blocks = tuple(replace(b, fusion=replace(b.fusion, gates=gates)) for b in self.blocks)
+        return replace(self, config=replace(self.config, gates=gates), blocks=blocks)
+
+    def parts(self, batch: ViewBatch) -> npt.NDArray[np.float64]:
+        """Return p_ui as (B, 3, D) float64."""
+        edges = np.cumsum(self.widths)[:-1]
+        histories, socials = np.split(batch.history, edges, axis=1), np.split(batch.social, edges, axis=1)
+        views = zip(self.blocks, histories, socials, strict=True)
+        parts = np.concatenate([block.fusion.parts(batch, h, s) for block, h, s in views], axis=2)
+        return parts if self.compression is None else parts @ self.compression.users.astype(np.float64)
+
+    def vectors(self, batch: ViewBatch) -> npt.NDArray[np.float64]:
+        """Return V_u as (B, D) float64; a user without any view gives a zero row."""
+        some = [slice(start, start + _PARTS) for start in range(0, len(batch) or 1, _PARTS)]
+        return np.concatenate([self.parts(batch.rows(each)).sum(axis=1) for each in some])
+
+    def item_vectors(self, text: FloatArray) -> FloatArray:
+        """Return item vectors (N, D) float32: id vectors, and projected text (N, D_T) where there is none."""
+        vectors = self.id_vectors
+        known = vectors.any(axis=1, keepdims=True)
+        return np.where(known, vectors, text @ self.item_text).astype(np.float32)
+
+    def views(self, data: Dataset, users: IntArray | None = None) -> ViewBatch:
+        """Return the raw views of some users of a data set (their rows), of every user by default."""
+        return dataset_views(data, data.events(self.config), self.table, self.widths, users)
+
+    def batches(self, data: Dataset) -> Iterator[ViewBatch]:
+        """Yield the raw views of every user, a bounded batch at a time."""
+        return view_batches(data, data.events(self.config), self.table, self.widths)
+
+
+def dataset_views(
+    data: Dataset,
+    events: Matrix,
+    table: FloatArray,
+    widths: tuple[int, ...] = (),
+    users: IntArray | None = None,
+) -> ViewBatch:
+    """Return the raw views of users of a data set; no friend's history is the user's own.
+
+    Args:
+        data: for the texts and the friends.
+        events: (U, N) weighted histories, as `data.events` gives them.
+        table: (N, D_H) what they are pooled with.
+        widths: of the table's blocks; one block where it is empty.
+        users: their rows, in the order wanted; None is all. Memory goes with them and their friends.
+    """
+    chosen = np.arange(len(data.users)) if users is None else users
+    ties = data.ties[chosen]
+    people = np.union1d(chosen, ties.indices)
+    pooled = history_view(events[people], table, widths)  # (P, ΣD_H)
+    histories = pooled[np.searchsorted(people, chosen)]
+    social = social_view(sparse.csr_array(ties[:, people]), pooled, widths)
+    counts = np.stack(
+        [np.diff(events.indptr)[chosen], data.text_counts[chosen], np.diff(ties.indptr)], axis=1
+    )
+    return view_batch(histories, data.text[chosen], social, counts)
+
+
+def view_batches(
+    data: Dataset, events: Matrix, table: FloatArray, widths: tuple[int, ...] = ()
+) -> Iterator[ViewBatch]:
+    """Yield what `dataset_views` gives of every user, a bounded batch at a time."""
+    for start in range(0, len(data.users), _BATCH):
+        users = np.arange(start, min(start + _BATCH, len(data.users)))
+        yield dataset_views(data, events, table, widths, users)
