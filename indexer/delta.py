@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.arrays import FloatArray, IntArray
-from indexer.exact import longest_of
-from indexer.facts import GrowingFacts
-from indexer.filters import ItemFacts, facts_of
+from indexer.files import Change
+from indexer.filters.attribute_index import GrowingFacts
+from indexer.filters.filter import ItemFacts, facts_of
 from indexer.ids import ItemIds
-from indexer.parts import Change
+from indexer.search.exact import longest_of
 from store.attributes import attributes_of
 
 Versions = npt.NDArray[np.int32]

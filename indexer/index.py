@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from indexer.arrays import FloatArray, IntArray
 from indexer.delta import Delta, Snapshot
-from indexer.filtering import Filtering
-from indexer.filters import Filter
-from indexer.opening import open_searched
-from indexer.parts import Change, MainPart, read_delta, read_without_vector
-from indexer.policy import FilterPolicy
-from indexer.search import Excluded, Searchable, Searched, in_order
+from indexer.files import Change, MainPart, read_delta, read_without_vector
+from indexer.filters.cache import Filtering
+from indexer.filters.filter import Filter
+from indexer.filters.policy import FilterPolicy
+from indexer.search.opening import open_searched
+from indexer.search.search import Excluded, Searchable, Searched, in_order
 from store.artifact import DamagedArtifactError, read_manifest, verify
 from store.attributes import BadAttributesError, left_out, sorted_out
 

@@ -16,20 +16,20 @@ from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TEXT_RULE, TextEncoder
 from indexer.arrays import map_vectors
-from indexer.building import ItemTower, build_main
-from indexer.choice import AUTO, EXACT, Choice, choose
-from indexer.difference import hashes_array
-from indexer.facts import FACTS_LAYOUT
-from indexer.fitting import fit
-from indexer.gpu import cards
-from indexer.incremental import next_to
+from indexer.building.assemble import seal
+from indexer.building.build_checkpoint import spool
+from indexer.building.choice import AUTO, EXACT, Choice, choose
+from indexer.building.difference import hashes_array
+from indexer.building.factory import empty_faiss
+from indexer.building.fitting import fit
+from indexer.building.incremental import next_to
+from indexer.building.items import ItemTower, build_main
+from indexer.building.sample import QUERIES, sample_users, tuning_queries
+from indexer.building.users import People, build_users
+from indexer.files import VECTORS_FILE, read_without_vector
+from indexer.filters.attribute_index import FACTS_LAYOUT
 from indexer.index import Index
-from indexer.kinds import empty_faiss
-from indexer.parts import VECTORS_FILE, read_without_vector
-from indexer.queries import QUERIES, sample_users, tuning_queries
-from indexer.sealing import seal
-from indexer.spool import spool
-from indexer.user_part import People, build_users
+from indexer.search.gpu import cards
 from indexer.users import open_users
 from store.export import Export
 from store.home import Home

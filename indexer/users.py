@@ -12,12 +12,12 @@ import numpy as np
 
 from encoder.views import unit_rows
 from indexer.arrays import FloatArray, IntArray
-from indexer.choice import padded
+from indexer.building.choice import padded
 from indexer.delta import Snapshot
-from indexer.exact import scores_of
+from indexer.files import Change
 from indexer.index import Index, VectorDimError
-from indexer.parts import Change
-from indexer.search import Excluded, Searched, in_order
+from indexer.search.exact import scores_of
+from indexer.search.search import Excluded, Searched, in_order
 
 FOLDER = "users"
 EMBEDDING_DIM = "embedding_dim"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from indexer.arrays import FloatArray
-from indexer.choice import EXACT, choose, lists_for
-from indexer.exact import Searched
+from indexer.building.choice import EXACT, choose, lists_for
+from indexer.building.factory import empty_faiss
 from indexer.index import Index
-from indexer.kinds import empty_faiss
+from indexer.search.exact import Searched
 from scripts.bench_index_bare import Bare, graph_libraries
 from scripts.bench_index_build import Built, build_apart, centre_of
 from scripts.bench_index_curves import enough, of_library, of_ours

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import faiss
 import numpy as np
 
-from indexer.approximate import Bits
 from indexer.arrays import FloatArray, IntArray
-from indexer.effort import Effort
+from indexer.building.factory import inner_of
+from indexer.files import faiss_file
 from indexer.index import Index
-from indexer.kinds import inner_of
-from indexer.parts import faiss_file
+from indexer.search.ann import Bits
+from indexer.search.search_params import Effort
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from indexer.arrays import FloatArray, IntArray
-from indexer.exact import Searched
 from indexer.index import Index
+from indexer.search.exact import Searched
 from scripts.bench_index_bare import Bare
 from scripts.bench_index_searches import Contest, search_ours
 from scripts.bench_index_timing import Search, Times, ann_recall, figures, threads, timed

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from indexer.arrays import FloatArray
-from indexer.exact import Searched
-from indexer.filters import Filter
+from indexer.filters.filter import Filter
 from indexer.index import Index
+from indexer.search.exact import Searched
 from scripts.bench_index_build import NEAR, RANDOM
 from scripts.bench_index_timing import ann_recall, figures, threads, timed
 

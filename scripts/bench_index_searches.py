@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from indexer.arrays import FloatArray, IntArray
-from indexer.barred import Bits, bits_of
-from indexer.filters import Filter
+from indexer.files import Change
+from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.parts import Change
-from indexer.search import Excluded
+from indexer.search.exclusions import Bits, bits_of
+from indexer.search.search import Excluded
 from scripts.bench_index_bare import BareFaiss, effort_of
 from scripts.bench_index_build import HALF
 from scripts.bench_index_timing import Search, ann_recall

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.arrays import FloatArray, write_vectors
-from indexer.building import write_rows
-from indexer.choice import EXACT, Choice
-from indexer.facts import FactsBuilder
-from indexer.fitting import fit
+from indexer.building.assemble import seal
+from indexer.building.choice import EXACT, Choice
+from indexer.building.fitting import fit
+from indexer.building.items import write_rows
+from indexer.files import VECTORS_FILE
+from indexer.filters.attribute_index import FactsBuilder
 from indexer.index import Index
-from indexer.parts import VECTORS_FILE
-from indexer.sealing import seal
 
 Attributes = Callable[[int], dict[str, Any]]
 _CHUNK = 65_536

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from encoder.dataset import rows_of
 from evaluation.metrics import intra_list_diversity
-from indexer.search import Excluded
+from indexer.search.search import Excluded
 from scripts.evaluating import KS, Evaluator, IntArray
 from server.diversity import diversified, pool_size
 

@@ -18,7 +18,7 @@ from evaluation.bootstrap import ci95, paired_ci95
 from evaluation.metrics import coverage, mean_over_users, mrr, ndcg, recall
 from evaluation.ranking import top_k
 from indexer.publish import Pair
-from indexer.search import Excluded
+from indexer.search.search import Excluded
 
 IntArray = npt.NDArray[np.int64]
 KS = (10, 20)

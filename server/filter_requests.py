@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from indexer.filters import Filter, FilterError, Number, Value, above, below
-from indexer.moments import Moment
+from indexer.filters.filter import Filter, FilterError, Number, Value, above, below
+from indexer.filters.moments import Moment
 from server.invalid import InvalidRequestError, checked_id, checked_time
 from server.pb.triptych.v1 import triptych_pb2 as pb
 

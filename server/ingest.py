@@ -7,7 +7,7 @@ from pathlib import Path
 
 from encoder.text.cache import TextCache
 from encoder.text.source import text_model_dims
-from indexer.stored_users import indexes_with
+from indexer.building.stored_users import indexes_with
 from server.after_commit import AfterCommit
 from server.group_commit import GroupCommit
 from store.artifact import artifacts

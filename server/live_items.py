@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.arrays import FloatArray, IntArray
-from indexer.building import ItemTower
-from indexer.difference import DELTA_SHARE, difference
-from indexer.incremental import changes_of, without_bad
-from indexer.parts import Change
+from indexer.building.difference import DELTA_SHARE, difference
+from indexer.building.incremental import changes_of, without_bad
+from indexer.building.items import ItemTower
+from indexer.files import Change
 from server.retriever import NotReadyError, Retriever
 from server.serving import Serving
 from server.supervisor import Supervisor, Worker

@@ -6,8 +6,8 @@ from typing import Self
 
 import pyarrow as pa
 
-from indexer.difference import difference
-from indexer.user_part import people_hashes
+from indexer.building.difference import difference
+from indexer.building.users import people_hashes
 from indexer.users import user_change
 from server.raw_views import Asked, raw_views, stack
 from server.retriever import NotReadyError, Retriever

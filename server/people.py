@@ -5,7 +5,7 @@ import numpy as np
 from encoder.text.encoder import item_text
 from indexer.arrays import IntArray
 from indexer.index import Index
-from indexer.search import Excluded
+from indexer.search.search import Excluded
 from indexer.users import ZeroVectorError, audience, similar_users
 from server.records import Candidates, FloatArray, FreeText, Query, SimilarTo, StoredUser
 from server.serving import Serving

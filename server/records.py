@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from indexer.filters import Filter
+from indexer.filters.filter import Filter
 from store.records import UserViews
 
 FloatArray = npt.NDArray[np.float32]

@@ -6,10 +6,10 @@ import numpy as np
 
 from indexer.arrays import IntArray
 from indexer.delta import Snapshot
-from indexer.exact import scores_of
-from indexer.filters import Filter
+from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.search import Excluded
+from indexer.search.exact import scores_of
+from indexer.search.search import Excluded
 from server.aim import Aim
 from server.calls import check_wanted
 from server.diversity import diversified, pool_size

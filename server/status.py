@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 from encoder.text.cache import DamagedTextCacheError
 from encoder.text.encoder import NotATextModelError
-from indexer.facts import ReindexNeededError
+from indexer.filters.attribute_index import ReindexNeededError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
 from server.calls import AbandonedError, NoTurnError, TooManyCallsError, TooManyStreamsError

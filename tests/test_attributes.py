@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer.files import Change, read_delta, write_delta
 from indexer.index import Index
-from indexer.parts import Change, read_delta, write_delta
 from scripts.doctor_store import attributes_check, served_items_check
 from scripts.training import item_facts
 from server.client import Client

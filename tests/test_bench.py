@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from indexer.barred import bits_of
-from indexer.filters import Filter
+from indexer.building.factory import FactoryError
+from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.kinds import FactoryError
-from indexer.search import Excluded
+from indexer.search.exclusions import bits_of
+from indexer.search.search import Excluded
 from scripts import bench_faults, bench_index_build, bench_serve
 from scripts.bench import app
 from scripts.bench_bare import BATCH, BareServicer
@@ -94,7 +94,7 @@ def test_ours_gives_the_ids_of_each_query_apart(built: tuple[Path, Synthetic]) -
 
 
 def test_bare_faiss_searches_all_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("indexer.shards.SHARD_ITEMS", 512)
+    monkeypatch.setattr("indexer.building.shards.SHARD_ITEMS", 512)
     world = Synthetic(2_000, 16)
     vectors = np.concatenate(list(world.chunks()))
     index = write_index(tmp_path, vectors, "IVF4,SQ8", world.users(64))

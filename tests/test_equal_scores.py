@@ -7,11 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.exact import best_of, best_of_all, best_of_masked, best_of_some, longest_of, scores_of, slack_of
-from indexer.filters import Filter
+from indexer.files import Change
+from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.parts import Change
-from indexer.search import Excluded
+from indexer.search.exact import (
+    best_of,
+    best_of_all,
+    best_of_masked,
+    best_of_some,
+    longest_of,
+    scores_of,
+    slack_of,
+)
+from indexer.search.search import Excluded
 from scripts.bench_vectors import write_index
 
 DIM = 12

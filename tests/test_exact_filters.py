@@ -16,11 +16,11 @@ from safetensors.numpy import load_file, save_file
 from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
-from indexer.facts import FactsBuilder, GrowingFacts, MappedFacts, ReindexNeededError
-from indexer.filters import Filter, above, allowed_rows, below, facts_of, term
+from indexer.files import FACTS_FILE, Change
+from indexer.filters.attribute_index import FactsBuilder, GrowingFacts, MappedFacts, ReindexNeededError
+from indexer.filters.filter import Filter, above, allowed_rows, below, facts_of, term
+from indexer.filters.moments import Moment, moment_of
 from indexer.index import Index
-from indexer.moments import Moment, moment_of
-from indexer.parts import FACTS_FILE, Change
 from indexer.publish import current_index
 from indexer.reindex import reindex
 from scripts.bench_vectors import write_index

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from indexer.filters import Filter
-from indexer.moments import Moment
+from indexer.filters.filter import Filter
+from indexer.filters.moments import Moment
 from server.filter_requests import (
     MAX_CONDITIONS,
     MAX_FILTER_IDS,

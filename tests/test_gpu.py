@@ -10,13 +10,13 @@ import faiss
 import numpy as np
 import pytest
 
-from indexer.approximate import Approximate
-from indexer.effort import Effort
-from indexer.gpu import cards, in_cpu_form, on_a_card, on_card
-from indexer.kinds import FactoryError, empty_faiss, has_cuvs
-from indexer.opening import exact_on_cards, open_shards
-from indexer.parts import faiss_file
-from indexer.together import MOST_QUERIES, Found, Together
+from indexer.building.factory import FactoryError, empty_faiss, has_cuvs
+from indexer.files import faiss_file
+from indexer.search.ann import Approximate
+from indexer.search.gpu import cards, in_cpu_form, on_a_card, on_card
+from indexer.search.micro_batching import MOST_QUERIES, Found, Together
+from indexer.search.opening import exact_on_cards, open_shards
+from indexer.search.search_params import Effort
 from tests.test_index import FILTERS, make_index, queries_of
 
 gpu = pytest.mark.gpu

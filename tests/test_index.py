@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.effort import Effort
-from indexer.filters import Filter, FilterError, facts_of
+from indexer.building.assemble import IndexCheckError, check
+from indexer.building.factory import FactoryError, empty_faiss
+from indexer.building.ground_truth import judges_of
+from indexer.files import Change
+from indexer.filters.filter import Filter, FilterError, facts_of
 from indexer.index import Index, VectorDimError
-from indexer.judging import judges_of
-from indexer.kinds import FactoryError, empty_faiss
-from indexer.parts import Change
-from indexer.sealing import IndexCheckError, check
-from indexer.search import Allowed, Excluded
+from indexer.search.search import Allowed, Excluded
+from indexer.search.search_params import Effort
 from scripts.bench_vectors import write_index
 from store.artifact import MANIFEST, DamagedArtifactError, build
 
@@ -289,7 +289,7 @@ FILES = ("items.000.faiss", "vectors.safetensors", "items.arrow", "lookup.safete
 
 
 def test_an_index_of_several_shards_is_one_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("indexer.shards.SHARD_ITEMS", 1_024)
+    monkeypatch.setattr("indexer.building.shards.SHARD_ITEMS", 1_024)
     index = make_index(tmp_path, 4_000, "IVF16,SQ8")
     assert index.manifest["shards"] == 4
     index.put(

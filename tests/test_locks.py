@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from indexer.building.build_checkpoint import ReindexRunsError, spool
 from indexer.publish import changing_current
-from indexer.spool import ReindexRunsError, spool
 from store.artifact import artifacts, build
 from store.home import Home
 from store.locks import LockedError, abandoned, holding, sweep, workplace

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from live_server import copy_home, refusal, server
 
 from encoder.text.cache import TextCache
-from indexer.filters import Filter
+from indexer.filters.filter import Filter
 from indexer.publish import current_index, load_pair
 from server.client import Client
 from server.invalid import InvalidRequestError

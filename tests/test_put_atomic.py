@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 
 from indexer.delta import Delta
-from indexer.facts import GrowingFacts
-from indexer.filtering import Filtering
-from indexer.filters import Filter, facts_of, term
+from indexer.files import Change
+from indexer.filters.attribute_index import GrowingFacts
+from indexer.filters.cache import Filtering
+from indexer.filters.filter import Filter, facts_of, term
 from indexer.ids import ItemIds, hashed
-from indexer.parts import Change
 from store.attributes import BadAttributesError
 from store.state.vocabulary import ByCode, Codes, CodesDraft
 

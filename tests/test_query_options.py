@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from live_server import copy_home
 
 from encoder.text.cache import TextCache
-from indexer.filters import Filter
+from indexer.filters.filter import Filter
 from indexer.index import VectorDimError
 from indexer.publish import current_index, load_pair
 from server.aim import aim_of

@@ -16,12 +16,12 @@ from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
 from indexer import reindex as flow
-from indexer.building import MAIN_FILES
-from indexer.choice import Choice, choose, lists_for
+from indexer.building.build_checkpoint import ReindexRunsError, spool
+from indexer.building.choice import Choice, choose, lists_for
+from indexer.building.items import MAIN_FILES
 from indexer.index import Index
 from indexer.publish import current_index, publish
 from indexer.reindex import Wish, reindex
-from indexer.spool import ReindexRunsError, spool
 from store.artifact import DamagedArtifactError, artifacts, pointed
 from store.export import Export
 from store.exporting import create_export
@@ -110,7 +110,7 @@ def test_nothing_changed_is_no_work(home: Home, caplog: pytest.LogCaptureFixture
 
 
 def test_many_changes_are_built_anew(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("indexer.difference.ALWAYS", 3)
+    monkeypatch.setattr("indexer.building.difference.ALWAYS", 3)
     put(home, *(Written(f"new{n}", f"Film number {n}") for n in range(12)))
     assert "base" not in rebuilt(home).manifest
 
@@ -180,7 +180,7 @@ def test_two_builds_of_one_index_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_facts_of_the_export_can_be_filtered_by(home: Home) -> None:
-    from indexer.filters import Filter
+    from indexer.filters.filter import Filter
 
     with Export.latest(home.exports) as export:
         items = export.items(available_only=True).to_pylist()

@@ -8,12 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.barred import _among
-from indexer.exact import best_of, best_of_all, best_of_masked, best_of_parts, best_of_some, padded, scores_of
-from indexer.filters import Filter
+from indexer.files import Change
+from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.parts import Change
-from indexer.search import Excluded
+from indexer.search.exact import (
+    best_of,
+    best_of_all,
+    best_of_masked,
+    best_of_parts,
+    best_of_some,
+    padded,
+    scores_of,
+)
+from indexer.search.exclusions import _among
+from indexer.search.search import Excluded
 from scripts.bench_vectors import write_index
 
 DIM = 6

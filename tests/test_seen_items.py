@@ -10,9 +10,9 @@ from live_server import copy_home
 
 from encoder.text.cache import TextCache
 from indexer.delta import Delta
-from indexer.filters import Filter
+from indexer.files import Change
+from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.parts import Change
 from indexer.publish import current_index, load_pair
 from server.records import Options, Query, StoredUser
 from server.retriever import Retriever

@@ -15,9 +15,9 @@ from google.protobuf import json_format
 from live_server import server
 from stored_home import index, unpack
 
-from indexer.effort import Effort
-from indexer.policy import FilterPolicy
+from indexer.filters.policy import FilterPolicy
 from indexer.publish import load_pair
+from indexer.search.search_params import Effort
 from server.client import Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import pointed, read_manifest

@@ -18,16 +18,16 @@ from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
 from encoder.tower.tower import dataset_views
 from indexer.arrays import write_vectors
-from indexer.building import MAIN_FILES, write_rows
-from indexer.choice import EXACT, Choice
-from indexer.facts import FactsBuilder
-from indexer.fitting import fit
+from indexer.building.assemble import lay_out
+from indexer.building.choice import EXACT, Choice
+from indexer.building.fitting import fit
+from indexer.building.items import MAIN_FILES, write_rows
+from indexer.files import DELTA_FILES, VECTORS_FILE
+from indexer.filters.attribute_index import FactsBuilder
 from indexer.index import Index, VectorDimError
-from indexer.parts import DELTA_FILES, VECTORS_FILE
 from indexer.publish import Pair, current_index, load_pair, publish
 from indexer.reindex import Wish, reindex
-from indexer.sealing import lay_out
-from indexer.search import Excluded
+from indexer.search.search import Excluded
 from indexer.users import (
     EMBEDDING_DIM,
     FOLDER,
@@ -344,7 +344,7 @@ def _followers(home: Home, user_id: str) -> list[str]:
 def test_many_changes_build_the_users_anew_beside_the_same_items(
     home: Home, sql: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexer.difference.ALWAYS", 3)
+    monkeypatch.setattr("indexer.building.difference.ALWAYS", 3)
     sql("INSERT INTO data.texts (user_id, text) SELECT DISTINCT user_id, 'Gardens' FROM data.behaviors")
     pair = rebuilt(home)
     assert pair.index.manifest["base"] == current_index(home).name

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from encoder.text.cache import TextCache
-from indexer.filters import Filter
+from indexer.files import WITHOUT_VECTOR_FILE
+from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.parts import WITHOUT_VECTOR_FILE
 from indexer.publish import load_pair
 from server import live_items
 from server.client import Client

@@ -11,9 +11,9 @@ import pyarrow as pa
 from safetensors.numpy import save_file
 
 from indexer.arrays import FloatArray, IntArray, map_tensors, map_vectors
-from indexer.exact import longest_of
-from indexer.facts import MappedFacts
+from indexer.filters.attribute_index import MappedFacts
 from indexer.ids import ItemIds, hashed, map_table, write_table
+from indexer.search.exact import longest_of
 
 VECTORS_FILE = "vectors.safetensors"
 ITEMS_FILE = "items.arrow"

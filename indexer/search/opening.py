@@ -7,12 +7,12 @@ from typing import Any
 import faiss
 import numpy as np
 
-from indexer.approximate import Approximate
 from indexer.arrays import FloatArray
-from indexer.choice import EXACT
-from indexer.effort import Effort
-from indexer.gpu import cards, on_card
-from indexer.parts import faiss_file
+from indexer.building.choice import EXACT
+from indexer.files import faiss_file
+from indexer.search.ann import Approximate
+from indexer.search.gpu import cards, on_card
+from indexer.search.search_params import Effort
 
 
 def open_searched(directory: Path, manifest: dict[str, Any], vectors: FloatArray) -> Approximate | None:

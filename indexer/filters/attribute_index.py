@@ -10,9 +10,9 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from indexer.arrays import IntArray, map_tensors
-from indexer.filters import ItemFacts, Number, exact, facts_of
+from indexer.filters.filter import ItemFacts, Number, exact, facts_of
+from indexer.filters.moments import Moment
 from indexer.ids import hash_of, hashes_of
-from indexer.moments import Moment
 
 FACTS_LAYOUT = 2  # of the file; 1 had numbers as doubles alone, and no moments
 _MOMENTS = "moment_names"

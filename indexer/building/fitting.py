@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from indexer.arrays import FloatArray, map_vectors
-from indexer.building import build_shards
-from indexer.choice import EXACT, Choice
-from indexer.effort import Effort
-from indexer.filter_tuning import filter_policy
-from indexer.judging import TUNED_K, judges_of
-from indexer.kinds import cagra_degree
-from indexer.opening import open_shards
-from indexer.parts import VECTORS_FILE
-from indexer.policy import FilterPolicy
-from indexer.tuning import fewest, tune
+from indexer.building.autotune import fewest, tune
+from indexer.building.choice import EXACT, Choice
+from indexer.building.factory import cagra_degree
+from indexer.building.filter_tuning import filter_policy
+from indexer.building.ground_truth import TUNED_K, judges_of
+from indexer.building.items import build_shards
+from indexer.files import VECTORS_FILE
+from indexer.filters.policy import FilterPolicy
+from indexer.search.opening import open_shards
+from indexer.search.search_params import Effort
 
 log = logging.getLogger(__name__)
 

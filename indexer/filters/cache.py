@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from indexer.arrays import IntArray
-from indexer.barred import Allowed, bits_of
 from indexer.delta import Delta, Snapshot
-from indexer.filters import Filter, allowed_rows
-from indexer.parts import MainPart
+from indexer.files import MainPart
+from indexer.filters.filter import Filter, allowed_rows
+from indexer.search.exclusions import Allowed, bits_of
 
 _REMEMBERED_ROWS = 8_000_000  # of all filters together: 64 MB
 _REMEMBERED = 256

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.arrays import FloatArray, IntArray
-from indexer.effort import Effort, parameters
-from indexer.exact import Searched, scores_of
-from indexer.gpu import (
+from indexer.building.factory import inner_of
+from indexer.search.exact import Searched, scores_of
+from indexer.search.gpu import (
     MOST_RESULTS,
     MOST_WIDTH,
     cagra_parameters,
@@ -20,8 +20,8 @@ from indexer.gpu import (
     is_cagra,
     on_a_card,
 )
-from indexer.kinds import inner_of
-from indexer.together import Found, Together
+from indexer.search.micro_batching import Found, Together
+from indexer.search.search_params import Effort, parameters
 
 _FAISS: Any = faiss  # its stubs lack what SWIG adds
 _KEPT = 64  # search parameters

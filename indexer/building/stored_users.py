@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from indexer.parts import MainPart, read_delta
+from indexer.files import MainPart, read_delta
 from indexer.users import FOLDER
 from store.artifact import artifacts
 

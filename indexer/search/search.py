@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from indexer.approximate import Approximate
 from indexer.arrays import FloatArray, IntArray
-from indexer.barred import Allowed, Barred, Excluded, bits_of
 from indexer.delta import Snapshot
-from indexer.exact import (
+from indexer.files import MainPart
+from indexer.filters.policy import FilterPolicy
+from indexer.search.ann import Approximate
+from indexer.search.exact import (
     Searched,
     best_of,
     best_of_all,
@@ -21,8 +22,7 @@ from indexer.exact import (
     scores_of,
     slack_of,
 )
-from indexer.parts import MainPart
-from indexer.policy import FilterPolicy
+from indexer.search.exclusions import Allowed, Barred, Excluded, bits_of
 
 __all__ = ["Allowed", "Excluded", "Searchable", "Searched"]
 

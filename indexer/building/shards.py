@@ -11,8 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from indexer.arrays import FloatArray
-from indexer.gpu import cagra_graph, in_cpu_form, on_card
-from indexer.kinds import cagra_degree, empty_faiss, inner_of
+from indexer.building.factory import cagra_degree, empty_faiss, inner_of
+from indexer.search.gpu import cagra_graph, in_cpu_form, on_card
 
 log = logging.getLogger(__name__)
 

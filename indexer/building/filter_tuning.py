@@ -6,13 +6,13 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from indexer.approximate import Approximate
 from indexer.arrays import FloatArray, IntArray
-from indexer.effort import Effort
-from indexer.exact import best_of_masked, best_of_some
-from indexer.judging import TUNED_K, judges_of, seconds_of
-from indexer.policy import FilterPolicy
-from indexer.tuning import fewest
+from indexer.building.autotune import fewest
+from indexer.building.ground_truth import TUNED_K, judges_of, seconds_of
+from indexer.filters.policy import FilterPolicy
+from indexer.search.ann import Approximate
+from indexer.search.exact import best_of_masked, best_of_some
+from indexer.search.search_params import Effort
 
 SHARES = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
 _BATCH = 16  # queries of an exact search with a filter, timed together

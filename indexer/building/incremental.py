@@ -9,12 +9,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from encoder.dataset import rows_of
-from indexer.building import ItemTower, as_changes
-from indexer.difference import difference, too_many
+from indexer.building.assemble import files_taken_over, lay_out, take_over
+from indexer.building.difference import difference, too_many
+from indexer.building.items import ItemTower, as_changes
+from indexer.building.users import People, build_users, put_users
+from indexer.files import Change
 from indexer.index import Index
-from indexer.parts import Change
-from indexer.sealing import files_taken_over, lay_out, take_over
-from indexer.user_part import People, build_users, put_users
 from indexer.users import FOLDER, open_users
 from store.artifact import DamagedArtifactError, build, new_id, pointed
 from store.attributes import left_out, sorted_out

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from indexer.approximate import Approximate, Bits
 from indexer.arrays import FloatArray
-from indexer.effort import Effort
-from indexer.judging import SHORT_K, Judge, Judges, seconds_of
+from indexer.building.ground_truth import SHORT_K, Judge, Judges, seconds_of
+from indexer.search.ann import Approximate, Bits
+from indexer.search.search_params import Effort
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from indexer.arrays import IntArray
 from indexer.delta import Snapshot
-from indexer.exact import Searched, best_of, taken
+from indexer.search.exact import Searched, best_of, taken
 
 BoolArray = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint8]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from indexer.effort import Effort
+from indexer.search.search_params import Effort
 
 
 @dataclass(frozen=True)

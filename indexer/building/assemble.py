@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from indexer.arrays import map_vectors
-from indexer.building import MAIN_FILES
-from indexer.fitting import Fitted
+from indexer.building.fitting import Fitted
+from indexer.building.items import MAIN_FILES
+from indexer.building.users import BuiltUsers
+from indexer.files import VECTORS_FILE, faiss_file, read_without_vector, write_delta
 from indexer.index import LAYOUT, Index
-from indexer.parts import VECTORS_FILE, faiss_file, read_without_vector, write_delta
-from indexer.user_part import BuiltUsers
 from indexer.users import FOLDER
 from store.artifact import build, new_id
 

@@ -14,9 +14,9 @@ from encoder.runtime import Model
 from encoder.text.cache import TextCache, encode_all
 from encoder.text.encoder import TextEncoder, item_text
 from indexer.arrays import FloatArray, IntArray, map_vectors, write_vectors
-from indexer.facts import FactsBuilder
-from indexer.ids import write_table
-from indexer.parts import (
+from indexer.building.build_checkpoint import finish, finished
+from indexer.building.shards import build_shard, shards_of
+from indexer.files import (
     FACTS_FILE,
     ITEMS_FILE,
     LOOKUP_FILE,
@@ -28,8 +28,8 @@ from indexer.parts import (
     write_lookup,
     write_without_vector,
 )
-from indexer.shards import build_shard, shards_of
-from indexer.spool import finish, finished
+from indexer.filters.attribute_index import FactsBuilder
+from indexer.ids import write_table
 from store.attributes import left_out, sorted_out
 from store.export import Export
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import faiss
 
-from indexer.gpu import is_cagra
+from indexer.search.gpu import is_cagra
 
 _FAISS: Any = faiss  # its stubs lack what SWIG adds
 _LEAST_BEFORE = 30

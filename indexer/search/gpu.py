@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 
 from indexer.arrays import FloatArray
-from indexer.kinds import has_cuvs, inner_of
+from indexer.building.factory import has_cuvs, inner_of
 
 log = logging.getLogger(__name__)
 

@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.arrays import FloatArray, map_vectors, write_vectors
-from indexer.building import MAIN_FILES, ItemTower, write_rows
-from indexer.choice import choose
-from indexer.difference import difference, too_many
-from indexer.facts import FactsBuilder
-from indexer.fitting import Fitted, fit
-from indexer.gpu import cards
+from indexer.building.build_checkpoint import finish, finished
+from indexer.building.choice import choose
+from indexer.building.difference import difference, too_many
+from indexer.building.fitting import Fitted, fit
+from indexer.building.items import MAIN_FILES, ItemTower, write_rows
+from indexer.building.sample import QUERIES, USER_BATCH, batches_of, user_vectors
+from indexer.files import VECTORS_FILE
+from indexer.filters.attribute_index import FactsBuilder
 from indexer.index import Index
-from indexer.parts import VECTORS_FILE
-from indexer.queries import QUERIES, USER_BATCH, batches_of, user_vectors
-from indexer.spool import finish, finished
+from indexer.search.gpu import cards
 from indexer.users import EMBEDDING_DIM, FOLDER, NO_FACTS, row_width, user_change, user_rows
 from store.export import Export
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from indexer.arrays import IntArray
-from indexer.moments import Moment, moment_of
+from indexer.filters.moments import Moment, moment_of
 
 KIND = "kind"
 Number = int | float

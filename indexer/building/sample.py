@@ -21,7 +21,7 @@ from encoder.views import (
     unit_rows,
     view_batch,
 )
-from indexer.building import ItemTower
+from indexer.building.items import ItemTower
 from store.export import Export
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Building an index: item vectors, FAISS shards, tuned search parameters, checkpoints, assembly."""

@@ -1,0 +1,1 @@
+"""Nearest-neighbour search: exact scores, FAISS, rows to leave out, graphics cards."""
