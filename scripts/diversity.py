@@ -11,7 +11,7 @@ from encoder.dataset import rows_of
 from evaluation.metrics import intra_list_diversity
 from indexer.search.search import Excluded
 from scripts.evaluating import KS, Evaluator, IntArray
-from server.diversity import diversified, pool_size
+from server.query.diversity import diversified, pool_size
 
 _BATCH = 256
 

@@ -36,8 +36,8 @@ def serve_command(
     """
     # One thread a call: calls run side by side, and FAISS reads this only from the environment.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from server.app import serve  # noqa: PLC0415
     from server.config import ServerConfig  # noqa: PLC0415
-    from server.lifecycle import serve  # noqa: PLC0415
     from store.home import Home  # noqa: PLC0415
 
     if not home.is_dir():

@@ -18,13 +18,13 @@ from encoder.text.encoder import NotATextModelError
 from indexer.filters.attribute_index import ReindexNeededError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
-from server.calls import AbandonedError, NoTurnError, TooManyCallsError, TooManyStreamsError
-from server.group_commit import StoppingError
-from server.ingest import IMPORT_ERRORS, NotThisMachineError
-from server.invalid import InvalidRequestError
-from server.people import NoUserIndexError
-from server.records import IndexChangedError
-from server.retriever import NotReadyError
+from server.cancellation import AbandonedError, NoTurnError, TooManyCallsError, TooManyStreamsError
+from server.live.ingest import IMPORT_ERRORS, NotThisMachineError
+from server.live.writer import StoppingError
+from server.query.query import IndexChangedError
+from server.query.retriever import NotReadyError
+from server.query.user_search import NoUserIndexError
+from server.wire.bounds import InvalidRequestError
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
 from store.state.state import DamagedStateError

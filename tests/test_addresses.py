@@ -13,7 +13,7 @@ from live_server import copy_home, run_server, server
 from scripts.session import fresh_export, server_of
 from server.addresses import BadAddressError, CannotListenError, Listening, target_of
 from server.client import CallError, Client
-from server.client_channel import connect
+from server.client.channel import connect
 from server.tls import TlsFilesError, channel_credentials, server_credentials
 from store.home import Home
 

@@ -13,13 +13,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from encoder.text.encoder import TextEncoder
 from scripts.checking import State
 from scripts.doctor_store import store_checks
-from server.after_commit import AfterCommit
+from server.app import running
 from server.client import Behavior, CallError, Client, Text
 from server.config import ServerConfig
-from server.group_commit import GroupCommit
-from server.lifecycle import running
-from server.live_items import LiveItems
-from server.live_users import LiveUsers
+from server.live.items import LiveItems
+from server.live.texts import AfterCommit
+from server.live.users import LiveUsers
+from server.live.writer import GroupCommit
 from server.supervisor import Supervisor, Worker
 from store.home import Home
 from store.records import Item

@@ -12,9 +12,9 @@ from scripts.bench_ingest import IngestOptions, NeverSeenError, measure, visibil
 from scripts.bench_kills import write_rounds
 from scripts.bench_load import CallFailedError
 from scripts.bench_pace import APPEND, QUERY, Pace, batches, keep
+from server.app import running
 from server.client import Behavior, Client
 from server.config import ServerConfig
-from server.lifecycle import running
 from server.pb.triptych.v1 import ingest_pb2 as ingest
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.export import Export

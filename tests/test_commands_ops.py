@@ -40,8 +40,8 @@ from scripts.restore import (
 )
 from scripts.tune import study_name
 from scripts.tuning import DAMPING, GATE, RIDGE, Space
+from server.app import running
 from server.config import ServerConfig
-from server.lifecycle import running
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import DamagedArtifactError, artifacts, build, new_id, pointed, read_manifest

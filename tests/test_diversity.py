@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from live_server import copy_home
 
 from evaluation.metrics import RankingError, intra_list_diversity
-from server.diversity import diversified, pool_size
+from server.query.diversity import diversified, pool_size
 from store.home import Home
 
 AXES = np.array([[2, 0], [1, 0], [0, 3]], dtype=np.float32)

@@ -15,12 +15,12 @@ import pytest
 from encoder.text import cache as text_cache
 from encoder.text.cache import TextCache, WrittenTexts, encode_all
 from encoder.text.encoder import Vectors
-from server.after_commit import AfterCommit
-from server.group_commit import GroupCommit
-from server.ingest import Ingest
-from server.live_items import LiveItems
-from server.live_users import LiveUsers
-from server.retriever import Retriever
+from server.live.ingest import Ingest
+from server.live.items import LiveItems
+from server.live.texts import AfterCommit
+from server.live.users import LiveUsers
+from server.live.writer import GroupCommit
+from server.query.retriever import Retriever
 from store.home import Home
 from store.state.page_check import open_sound
 from store.state.state import UserState

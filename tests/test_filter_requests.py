@@ -8,7 +8,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from indexer.filters.filter import Filter
 from indexer.filters.moments import Moment
-from server.filter_requests import (
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.wire.bounds import InvalidRequestError
+from server.wire.filters import (
     MAX_CONDITIONS,
     MAX_FILTER_IDS,
     MAX_KINDS,
@@ -16,8 +18,6 @@ from server.filter_requests import (
     MAX_VALUES,
     filter_of,
 )
-from server.invalid import InvalidRequestError
-from server.pb.triptych.v1 import triptych_pb2 as pb
 
 
 def condition(name: str = "a", **fields: object) -> pb.Filter:

@@ -3,8 +3,8 @@ import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from scripts.filters import filter_message
-from server.filter_requests import filter_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.wire.filters import filter_of
 
 
 def test_options_are_the_filter_they_look_like() -> None:

@@ -15,13 +15,13 @@ from typing import Any
 import grpc
 import pytest
 
-import server.publisher
+import server.live.publisher
 from scripts import session
 from scripts.index import roll_back
 from scripts.session import ServerOwnsStoreError, SilentServerError, own_store, publish_index, server_of
+from server.app import running
 from server.config import ServerConfig
 from server.identity import Identity, is_server_of
-from server.lifecycle import running
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import artifacts
 from store.database import StoreLockedError
@@ -208,7 +208,7 @@ def test_what_is_no_triptych_is_no_server(tmp_path: Path, monkeypatch: pytest.Mo
 def loading(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Run a server that stands in the midst of loading its index until the event is set."""
     begun, go_on, stop = threading.Event(), threading.Event(), threading.Event()
-    load = server.publisher.load_pair
+    load = server.live.publisher.load_pair
 
     def gate(*args: Any, **options: Any) -> Any:
         pair = load(*args, **options)
@@ -221,7 +221,7 @@ def loading(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.E
             monkeypatch.undo()
             stop.wait(60)
 
-    monkeypatch.setattr(server.publisher, "load_pair", gate)
+    monkeypatch.setattr(server.live.publisher, "load_pair", gate)
     with ThreadPoolExecutor(1) as pool:
         served = pool.submit(serve)
         try:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from server.ingest import IMPORT_ERRORS
+from server.live.ingest import IMPORT_ERRORS
 from store.export import Export
 from store.exporting import create_export
 from store.imports.run import ImportOptions, ImportReport, import_folder

@@ -21,19 +21,19 @@ from scripts.backup import back_up
 from scripts.importing import import_through
 from scripts.restore import ledgers_of, restore
 from scripts.session import fresh_export
-from server.after_commit import AfterCommit
+from server.app import running
 from server.client import AsyncClient, Behavior, CallError, Client, Text, Tie
 from server.config import ServerConfig
-from server.group_commit import GroupCommit, StoppingError
-from server.ingest_requests import MAX_ROWS, MAX_TEXT_ROWS
-from server.ingest_servicer import IngestServicer
-from server.lifecycle import running
-from server.live_items import LiveItems
-from server.live_users import LiveUsers
+from server.live.items import LiveItems
+from server.live.texts import AfterCommit
+from server.live.users import LiveUsers
+from server.live.writer import GroupCommit, StoppingError
 from server.pb.triptych.v1 import ingest_pb2 as ingest
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.retriever import Retriever
+from server.query.retriever import Retriever
+from server.wire.ingest import MAX_ROWS, MAX_TEXT_ROWS
+from server.wire.ingest_servicer import IngestServicer
 from store.artifact import DamagedArtifactError, artifacts
 from store.export import Export
 from store.home import Home

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.client import CallError
-from server.client_errors import answer_of
-from server.client_messages import query_message
-from server.invalid import InvalidRequestError
-from server.option_requests import MAX_MIN_SCORE, MAX_VIEW_WEIGHT, options_of
+from server.client.errors import answer_of
+from server.client.messages import query_message
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.records import PLAIN, Options, TextQuery
-from server.requests import MAX_EXPLAINED, queries_of
+from server.query.query import PLAIN, Options, TextQuery
+from server.wire.bounds import InvalidRequestError
+from server.wire.options import MAX_MIN_SCORE, MAX_VIEW_WEIGHT, options_of
+from server.wire.query import MAX_EXPLAINED, queries_of
 
 NAN, INF = math.nan, math.inf
 

@@ -77,15 +77,15 @@ def test_the_server_module_has_help() -> None:
 
 def test_serving_and_indexing_load_nothing_heavy() -> None:
     loaded = python(
-        "import sys, server.lifecycle, server.__main__, indexer.reindex; print(*sys.modules)"
+        "import sys, server.app, server.__main__, indexer.reindex; print(*sys.modules)"
     ).split()
-    assert {"server.retriever", "indexer.index", "faiss", "onnxruntime"} <= set(loaded)
+    assert {"server.query.retriever", "indexer.index", "faiss", "onnxruntime"} <= set(loaded)
     assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
 
 
 def test_serving_and_indexing_work_without_torch() -> None:
     block = "; ".join(f"sys.modules['{name}'] = None" for name in HEAVY)
-    assert python(f"import sys; {block}; import server.lifecycle, indexer.reindex; print('fine')") == "fine\n"
+    assert python(f"import sys; {block}; import server.app, indexer.reindex; print('fine')") == "fine\n"
 
 
 def test_the_command_line_starts_without_heavy_libraries() -> None:

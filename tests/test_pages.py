@@ -14,9 +14,8 @@ from encoder.text.cache import TextCache
 from indexer.filters.filter import Filter
 from indexer.publish import current_index, load_pair
 from server.client import Client
-from server.invalid import InvalidRequestError
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.records import (
+from server.query.query import (
     Candidates,
     FreeText,
     IndexChangedError,
@@ -28,9 +27,10 @@ from server.records import (
     Subject,
     TextQuery,
 )
-from server.requests import query_of
-from server.retriever import Retriever
-from server.serving import prepare
+from server.query.retriever import Retriever
+from server.query.snapshot import prepare
+from server.wire.bounds import InvalidRequestError
+from server.wire.query import query_of
 from store.home import Home
 from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState

@@ -12,11 +12,11 @@ import grpc
 import pytest
 from live_server import copy_home, server
 
-from server import client_channel
-from server.calls import NoTurnError
+from server.cancellation import NoTurnError
 from server.client import AsyncClient, Behavior, CallError, Client
-from server.client_channel import Patience
-from server.group_commit import StoppingError
+from server.client import channel as client_channel
+from server.client.channel import Patience
+from server.live.writer import StoppingError
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.status import status_of_errors

@@ -10,8 +10,8 @@ from indexer.publish import current_index, load_pair
 from indexer.users import vectors_of
 from server.client import Behavior, CallError, Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.people import users_of
-from server.serving import Serving
+from server.query.snapshot import Serving
+from server.query.user_search import users_of
 from server.status import Failure, outcome
 from store.home import Home
 from tests.live_server import copy_home, server, soon

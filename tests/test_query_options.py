@@ -15,10 +15,8 @@ from encoder.text.cache import TextCache
 from indexer.filters.filter import Filter
 from indexer.index import VectorDimError
 from indexer.publish import current_index, load_pair
-from server.aim import aim_of
-from server.explaining import explained
-from server.raw_views import raw_views
-from server.records import (
+from server.query.explain import explained
+from server.query.query import (
     PLAIN,
     Candidates,
     FreeText,
@@ -31,9 +29,11 @@ from server.records import (
     Subject,
     TextQuery,
 )
-from server.retriever import Retriever
-from server.serving import Serving, prepare
-from server.sources import Sources, sources_of
+from server.query.query_vector import aim_of
+from server.query.retriever import Retriever
+from server.query.snapshot import Serving, prepare
+from server.query.sources import Sources, sources_of
+from server.query.subject_views import raw_views
 from store.home import Home
 from store.records import Event, Friend, UserViews
 from store.state.rebuild import bring_up_to_date

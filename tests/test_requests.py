@@ -1,4 +1,4 @@
-"""Wire messages to records: the laws of server/requests.py; every bound is tested against a live server."""
+"""Wire messages to records: the laws of server/wire/query.py; every bound is tested against a live server."""
 
 import math
 from datetime import UTC, datetime
@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.index import VectorDimError
-from server.invalid import MAX_ID_BYTES, MAX_TEXT_BYTES, InvalidRequestError
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.records import InlineViews, Query, RawVector, SimilarTo, StoredUser
-from server.requests import (
+from server.query.query import InlineViews, Query, RawVector, SimilarTo, StoredUser
+from server.wire.bounds import MAX_ID_BYTES, MAX_TEXT_BYTES, InvalidRequestError
+from server.wire.query import (
     DEFAULT_K,
     MAX_K,
     person_of,

@@ -19,18 +19,22 @@ from hypothesis import strategies as st
 from live_server import copy_home
 
 from encoder.text.encoder import TextEncoder
-from server import calls, ingest, ingest_replies, lifecycle, retriever
+from server import app as lifecycle
+from server import cancellation as calls
+from server.app import running
 from server.client import Client, Text
-from server.client_messages import user_export
+from server.client.messages import user_export
 from server.config import ServerConfig
-from server.ingest_replies import parts_of
-from server.lifecycle import running
+from server.live import ingest
 from server.pb.triptych.v1 import ingest_pb2, triptych_pb2
 from server.pb.triptych.v1 import ingest_pb2 as pb_ingest
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.rooms import Room, kind_of
+from server.query import retriever
+from server.wire import ingest_replies
+from server.wire.admission import Room, kind_of
+from server.wire.ingest_replies import parts_of
 from store.home import Home
 
 USER = "u00001"

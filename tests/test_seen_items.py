@@ -14,9 +14,9 @@ from indexer.files import Change
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.publish import current_index, load_pair
-from server.records import Options, Query, StoredUser
-from server.retriever import Retriever
-from server.serving import prepare
+from server.query.query import Options, Query, StoredUser
+from server.query.retriever import Retriever
+from server.query.snapshot import prepare
 from store.home import Home
 from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState

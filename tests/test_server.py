@@ -30,12 +30,14 @@ from encoder.train import train
 from indexer.index import Index
 from indexer.reindex import reindex
 from scripts.session import fresh_export
-from server.client_channel import connect
+from server.client.channel import connect
 from server.config import MAX_MESSAGE_BYTES
-from server.invalid import MAX_ID_BYTES, MAX_TEXT_BYTES
+from server.live.query_priority import Traffic
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.requests import (
+from server.query.retriever import Retriever
+from server.wire.bounds import MAX_ID_BYTES, MAX_TEXT_BYTES
+from server.wire.query import (
     MAX_BATCH,
     MAX_DIM,
     MAX_EVENTS,
@@ -44,9 +46,7 @@ from server.requests import (
     MAX_NORM,
     MAX_TEXTS,
 )
-from server.retriever import Retriever
-from server.servicers import RetrievalServicer
-from server.traffic import Traffic
+from server.wire.servicers import RetrievalServicer
 from store.artifact import point
 from store.export import Export
 from store.home import Home
@@ -799,7 +799,7 @@ def test_who_writes_waits_for_queries_but_not_for_long(monkeypatch: pytest.Monke
         start = time.monotonic()
         traffic.pause()  # which ends while the query still runs
         assert time.monotonic() - start > 0.001
-    monkeypatch.setattr("server.traffic._LONGEST_SECONDS", 3600)
+    monkeypatch.setattr("server.live.query_priority._LONGEST_SECONDS", 3600)
     traffic.pause()  # nothing runs, so there is nothing to wait for
     with ThreadPoolExecutor(1) as pool:
         with traffic.query():

@@ -24,7 +24,7 @@ from encoder.tower.spectral import spectrum
 from encoder.train import check_finite
 from encoder.views import ViewBatch
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.records import Candidates
+from server.query.query import Candidates
 from store.artifact import artifacts, pointed
 from store.home import Home
 

@@ -15,14 +15,14 @@ from indexer.files import WITHOUT_VECTOR_FILE
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.publish import load_pair
-from server import live_items
 from server.client import Client
-from server.live_items import LiveItems
+from server.live import items as live_items
+from server.live.items import LiveItems
 from server.pb.triptych.v1 import ingest_pb2 as ingest
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.retriever import Retriever
-from server.serving import prepare
+from server.query.retriever import Retriever
+from server.query.snapshot import prepare
 from store.artifact import MANIFEST, artifacts, build, new_id, point, read_manifest
 from store.home import Home
 from store.records import Item

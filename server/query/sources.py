@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.views import FloatArray
-from server.raw_views import Asked, histories, pooled_histories
-from server.serving import Serving
+from server.query.snapshot import Serving
+from server.query.subject_views import Asked, histories, pooled_histories
 
 _MOST = 100  # terms of a view with a name, the longest; the others count as one, so that the cost is bounded
 _TEXT_CHARS = 200

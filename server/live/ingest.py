@@ -8,8 +8,8 @@ from pathlib import Path
 from encoder.text.cache import TextCache
 from encoder.text.source import text_model_dims
 from indexer.building.stored_users import indexes_with
-from server.after_commit import AfterCommit
-from server.group_commit import GroupCommit
+from server.live.texts import AfterCommit
+from server.live.writer import GroupCommit
 from store.artifact import artifacts
 from store.home import Home
 from store.imports.files import AmbiguousFilesError, NothingToImportError, UnknownFormatError

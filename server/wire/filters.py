@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from indexer.filters.filter import Filter, FilterError, Number, Value, above, below
 from indexer.filters.moments import Moment
-from server.invalid import InvalidRequestError, checked_id, checked_time
 from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.wire.bounds import InvalidRequestError, checked_id, checked_time
 
 MAX_KINDS = 100
 MAX_CONDITIONS = 32

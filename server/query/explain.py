@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 
 from encoder.views import FloatArray, ViewBatch, unit_blocks
-from server.aim import Aim
-from server.raw_views import Asked, stack
-from server.records import Contribution, Explanation
-from server.serving import Serving
-from server.sources import Sources, TextNames, sources_of
+from server.query.query import Contribution, Explanation
+from server.query.query_vector import Aim
+from server.query.snapshot import Serving
+from server.query.sources import Sources, TextNames, sources_of
+from server.query.subject_views import Asked, stack
 
 _LISTED = 3
 _FIELDS = ("history", "text", "social")  # of a ViewBatch, in the order H, T, S

@@ -8,11 +8,9 @@ from dataclasses import replace
 from encoder.runtime import EncodedUsers
 from encoder.text.encoder import item_text
 from indexer.index import VectorDimError
-from server.aim import Aim, aim_of
-from server.explaining import explained
-from server.people import audience_of, similar_people
-from server.raw_views import Asked, raw_views, stack
-from server.records import (
+from server.live.query_priority import Traffic
+from server.query.explain import explained
+from server.query.query import (
     Candidates,
     EncodedUser,
     FreeText,
@@ -24,10 +22,12 @@ from server.records import (
     StoredUser,
     Timings,
 )
-from server.searching import candidates, search
-from server.serving import Serving
-from server.sources import TextNames, by_digest
-from server.traffic import Traffic
+from server.query.query_vector import Aim, aim_of
+from server.query.rank import candidates, search
+from server.query.snapshot import Serving
+from server.query.sources import TextNames, by_digest
+from server.query.subject_views import Asked, raw_views, stack
+from server.query.user_search import audience_of, similar_people
 from store.records import Event
 from store.state.state import NOBODY, Person, UserState
 from store.store import Store

@@ -17,10 +17,10 @@ from typing import Self, TypeVar, Unpack
 
 import grpc
 
-from server.aio_client import AsyncClient
-from server.client_channel import IMPORT_TIMEOUT, TIMEOUT, Patience, connect
-from server.client_errors import CallError, answer_of, errors_of_calls
-from server.client_messages import (
+from server.client.aio import AsyncClient
+from server.client.channel import IMPORT_TIMEOUT, TIMEOUT, Patience, connect
+from server.client.errors import CallError, answer_of, errors_of_calls
+from server.client.messages import (
     Behavior,
     QueryFields,
     Text,
@@ -40,7 +40,7 @@ from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.records import Item
 
-__all__ = ["AsyncClient", "Behavior", "CallError", "Client", "QueryFields", "Text", "Tie"]
+__all__ = ["AsyncClient", "Behavior", "CallError", "Client", "Item", "QueryFields", "Text", "Tie"]
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")

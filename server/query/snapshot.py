@@ -12,7 +12,7 @@ from encoder.text.encoder import TextEncoder
 from encoder.views import FloatArray
 from indexer.index import Index
 from indexer.publish import Pair
-from server.calls import check_wanted
+from server.cancellation import check_wanted
 from store.home import Home
 from store.state.state import UserState
 from store.state.vocabulary import ByCode

@@ -10,12 +10,12 @@ from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exact import scores_of
 from indexer.search.search import Excluded
-from server.aim import Aim
-from server.calls import check_wanted
-from server.diversity import diversified, pool_size
-from server.raw_views import Asked
-from server.records import Candidates, FloatArray, Query
-from server.serving import Serving
+from server.cancellation import check_wanted
+from server.query.diversity import diversified, pool_size
+from server.query.query import Candidates, FloatArray, Query
+from server.query.query_vector import Aim
+from server.query.snapshot import Serving
+from server.query.subject_views import Asked
 
 
 def search(

@@ -7,8 +7,8 @@ from indexer.arrays import IntArray
 from indexer.index import Index
 from indexer.search.search import Excluded
 from indexer.users import ZeroVectorError, audience, similar_users
-from server.records import Candidates, FloatArray, FreeText, Query, SimilarTo, StoredUser
-from server.serving import Serving
+from server.query.query import Candidates, FloatArray, FreeText, Query, SimilarTo, StoredUser
+from server.query.snapshot import Serving
 from store.store import Store
 
 

@@ -9,12 +9,12 @@ from functools import partial
 
 from encoder.text.cache import TextCache
 from indexer.publish import changing_current, load_pair, previous_index
-from server.after_commit import AfterCommit
 from server.config import ServerConfig
-from server.live_items import LiveItems
-from server.live_users import LiveUsers
-from server.retriever import Retriever
-from server.serving import Serving, prepare
+from server.live.items import LiveItems
+from server.live.texts import AfterCommit
+from server.live.users import LiveUsers
+from server.query.retriever import Retriever
+from server.query.snapshot import Serving, prepare
 from server.supervisor import Supervisor
 from store.artifact import point, pointed
 from store.state.state import UserState

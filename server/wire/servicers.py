@@ -9,15 +9,15 @@ import grpc
 
 from indexer.index import VectorDimError
 from server.identity import Identity
+from server.live.publisher import Published, Publisher
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.publisher import Published, Publisher
-from server.records import Candidates, IndexChangedError
-from server.replies import encode_reply, query_reply, stream_reply
-from server.requests import index_of, person_of, place_of, queries_of, query_of
-from server.retriever import NotReadyError, Retriever
+from server.query.query import Candidates, IndexChangedError
+from server.query.retriever import NotReadyError, Retriever
 from server.status import outcome, status_of_errors
 from server.supervisor import Supervisor
+from server.wire.query import index_of, person_of, place_of, queries_of, query_of
+from server.wire.replies import encode_reply, query_reply, stream_reply
 from store.exporting import create_export
 from store.home import Home
 from store.store import ItemNotFoundError, Store

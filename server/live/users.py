@@ -9,9 +9,9 @@ import pyarrow as pa
 from indexer.building.difference import difference
 from indexer.building.users import people_hashes
 from indexer.users import user_change
-from server.raw_views import Asked, raw_views, stack
-from server.retriever import NotReadyError, Retriever
-from server.serving import Serving
+from server.query.retriever import NotReadyError, Retriever
+from server.query.snapshot import Serving
+from server.query.subject_views import Asked, raw_views, stack
 from server.supervisor import Supervisor, Worker
 from store.store import Store
 

@@ -9,10 +9,10 @@ from typing import Self
 import numpy as np
 
 from encoder.text.cache import WrittenTexts
-from server.live_items import LiveItems
-from server.live_users import LiveUsers
-from server.retriever import NotReadyError, Retriever
-from server.serving import cache_what_came
+from server.live.items import LiveItems
+from server.live.users import LiveUsers
+from server.query.retriever import NotReadyError, Retriever
+from server.query.snapshot import cache_what_came
 from server.supervisor import Supervisor, Worker
 from store.store import Store
 from store.writes.request import Change

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Self, TypeVar
 
-from server.calls import result_of, watch
+from server.cancellation import result_of, watch
 from server.supervisor import Supervisor, Worker
 from store.writes.idempotency import RequestIdReusedError
 from store.writes.request import Change, Request

@@ -15,24 +15,24 @@ from grpc_reflection.v1alpha import reflection
 
 from encoder.text.cache import TextCache
 from server.addresses import CannotListenError, Listening
-from server.after_commit import AfterCommit
 from server.config import MAX_MESSAGE_BYTES, ServerConfig
-from server.group_commit import GroupCommit
 from server.identity import Identity
-from server.ingest import Ingest
-from server.ingest_servicer import IngestServicer
-from server.live_items import LiveItems
-from server.live_users import LiveUsers
+from server.live.ingest import Ingest
+from server.live.items import LiveItems
+from server.live.publisher import Publisher
+from server.live.query_priority import Traffic
+from server.live.texts import AfterCommit
+from server.live.users import LiveUsers
+from server.live.writer import GroupCommit
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.publisher import Publisher
-from server.retriever import Retriever
-from server.rooms import Rooms
-from server.servicers import AdminServicer, RetrievalServicer
+from server.query.retriever import Retriever
 from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor
 from server.tls import TlsFilesError, server_credentials
-from server.traffic import Traffic
+from server.wire.admission import Rooms
+from server.wire.ingest_servicer import IngestServicer
+from server.wire.servicers import AdminServicer, RetrievalServicer
 from store.disk import disk_errors
 from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState

@@ -18,8 +18,8 @@ from encoder.views import (
     unit_rows,
     view_batch,
 )
-from server.calls import check_wanted
-from server.serving import Serving
+from server.cancellation import check_wanted
+from server.query.snapshot import Serving
 from store.records import Event
 from store.state.state import Person
 

@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 
 from server.addresses import target_of
-from server.client_errors import CallError
+from server.client.errors import CallError
 from server.config import MAX_MESSAGE_BYTES
 from server.tls import channel_credentials
 

@@ -7,11 +7,8 @@ import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from indexer.index import VectorDimError
-from server.filter_requests import filter_of
-from server.invalid import InvalidRequestError, checked_id, checked_text, checked_time
-from server.option_requests import options_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.records import (
+from server.query.query import (
     FreeText,
     IndexChangedError,
     InlineViews,
@@ -21,6 +18,9 @@ from server.records import (
     StoredUser,
     Subject,
 )
+from server.wire.bounds import InvalidRequestError, checked_id, checked_text, checked_time
+from server.wire.filters import filter_of
+from server.wire.options import options_of
 from store.imports.validation import MAX_WEIGHT
 from store.records import Event, Friend, UserViews
 from store.store import ItemNotFoundError

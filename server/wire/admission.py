@@ -10,10 +10,10 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from server import calls
-from server.calls import TooManyCallsError, TooManyStreamsError
-from server.invalid import InvalidRequestError
+from server import cancellation as calls
+from server.cancellation import TooManyCallsError, TooManyStreamsError
 from server.status import status_of_errors
+from server.wire.bounds import InvalidRequestError
 
 _INGEST = "triptych.v1.Ingest"
 _KIND_OF_SERVICE = {

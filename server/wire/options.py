@@ -1,8 +1,8 @@
 """The options of a query, with every bound that a client could overstep."""
 
-from server.invalid import InvalidRequestError, checked_text
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.records import PLAIN, Options, TextQuery
+from server.query.query import PLAIN, Options, TextQuery
+from server.wire.bounds import InvalidRequestError, checked_text
 
 MAX_VIEW_WEIGHT = 1_000.0
 MAX_MIN_SCORE = 1e30

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from encoder.config import VIEWS
-from server.records import FloatArray, Options, Query, RawVector
+from server.query.query import FloatArray, Options, Query, RawVector
 
 
 @dataclass(frozen=True)

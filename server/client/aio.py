@@ -1,4 +1,4 @@
-"""The client for an event loop; see server/client.py."""
+"""The client for an event loop; see server/client/client.py."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -8,9 +8,9 @@ from typing import Self, TypeVar, Unpack
 
 import grpc.aio
 
-from server.client_channel import IMPORT_TIMEOUT, TIMEOUT, Patience, connect_async
-from server.client_errors import CallError, answer_of, errors_of_calls
-from server.client_messages import (
+from server.client.channel import IMPORT_TIMEOUT, TIMEOUT, Patience, connect_async
+from server.client.errors import CallError, answer_of, errors_of_calls
+from server.client.messages import (
     Behavior,
     QueryFields,
     Text,

@@ -18,8 +18,8 @@ from indexer.building.difference import DELTA_SHARE, difference
 from indexer.building.incremental import changes_of, without_bad
 from indexer.building.items import ItemTower
 from indexer.files import Change
-from server.retriever import NotReadyError, Retriever
-from server.serving import Serving
+from server.query.retriever import NotReadyError, Retriever
+from server.query.snapshot import Serving
 from server.supervisor import Supervisor, Worker
 from store.attributes import left_out
 from store.records import Item

@@ -6,7 +6,7 @@ import numpy as np
 
 from encoder.config import VIEWS
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.records import Candidates, EncodedUser, Explanation, FloatArray
+from server.query.query import Candidates, EncodedUser, Explanation, FloatArray
 from server.status import Failure
 
 _VIEW_OF = {"H": pb.VIEW_HISTORY, "T": pb.VIEW_TEXT, "S": pb.VIEW_SOCIAL}

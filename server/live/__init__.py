@@ -1,0 +1,1 @@
+"""What changes while the server runs: writes, texts, items, users, publishing."""

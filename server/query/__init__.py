@@ -1,0 +1,1 @@
+"""The query flow: subject, raw views, query vector, search, ranking, explanation."""
