@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 from encoder.dataset import Dataset
 from encoder.views import FloatArray, Matrix
-from evaluation.baselines import Ease, Popularity, TooManyItemsError, choose_ease
-from evaluation.bpr import Bpr, choose_bpr
-from evaluation.choosing import Scorer
-from evaluation.factorisation import Ials, TooMuchWorkError, choose_als
-from evaluation.neighbours import ItemKnn, TooManyPairsError, choose_knn
+from evaluation.baselines.bpr import Bpr, choose_bpr
+from evaluation.baselines.ease import Ease, Popularity, TooManyItemsError, choose_ease
+from evaluation.baselines.ials import Ials, TooMuchWorkError, choose_als
+from evaluation.baselines.item_knn import ItemKnn, TooManyPairsError, choose_knn
+from evaluation.baselines.selection import Scorer
+from evaluation.baselines.side_ease import Side, SideEase, choose_side_ease
 from evaluation.ranking import top_k
-from evaluation.side_ease import Side, SideEase, choose_side_ease
 from evaluation.split import VALID, mark
 from scripts.evaluating import KS, Evaluator, IntArray
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from evaluation.baselines import (
+from evaluation.baselines.ease import (
     MAX_EASE_ITEMS,
     Ease,
     Popularity,
     TooManyItemsError,
     choose_ease,
 )
-from evaluation.choosing import NoTargetsError
+from evaluation.baselines.selection import NoTargetsError
 from evaluation.metrics import mean_over_users, recall
 from evaluation.ranking import top_k
 

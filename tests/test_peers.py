@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from evaluation import choosing, factorisation, neighbours
-from evaluation.baselines import MAX_EASE_ITEMS, Ease, Popularity, TooManyItemsError, choose_ease
-from evaluation.bpr import Bpr, BprSettings, choose_bpr
-from evaluation.choosing import NoTargetsError, Scorer, Valid, binary
-from evaluation.factorisation import AlsSettings, Ials, TooMuchWorkError, choose_als, solve
+from evaluation.baselines import ials as factorisation
+from evaluation.baselines import item_knn as neighbours
+from evaluation.baselines import selection as choosing
+from evaluation.baselines.bpr import Bpr, BprSettings, choose_bpr
+from evaluation.baselines.ease import MAX_EASE_ITEMS, Ease, Popularity, TooManyItemsError, choose_ease
+from evaluation.baselines.ials import AlsSettings, Ials, TooMuchWorkError, choose_als, solve
+from evaluation.baselines.item_knn import ItemKnn, KnnSettings, TooManyPairsError, choose_knn
+from evaluation.baselines.selection import NoTargetsError, Scorer, Valid, binary
+from evaluation.baselines.side_ease import Side, SideEase, SideSettings, SideShapeError, choose_side_ease
 from evaluation.metrics import mean_over_users, recall
-from evaluation.neighbours import ItemKnn, KnnSettings, TooManyPairsError, choose_knn
 from evaluation.ranking import top_k
-from evaluation.side_ease import Side, SideEase, SideSettings, SideShapeError, choose_side_ease
 
 Matrix = sparse.csr_array
 TRAIN = sparse.csr_array(np.array([[1, 1, 0], [1, 1, 0], [1, 0, 1]], dtype=np.float32))

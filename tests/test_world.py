@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import sparse
 
-from evaluation.baselines import Popularity, choose_ease
+from evaluation.baselines.ease import Popularity, choose_ease
 from evaluation.bootstrap import paired_ci95
 from evaluation.metrics import mean_over_users, recall
 from evaluation.ranking import top_k

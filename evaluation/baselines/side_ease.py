@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
-from evaluation.baselines import Ease, gram_of
-from evaluation.choosing import Valid, best, binary
+from evaluation.baselines.ease import Ease, gram_of
+from evaluation.baselines.selection import Valid, best, binary
 from evaluation.metrics import mean_over_users, recall
 from evaluation.ranking import Csr, top_k
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
-from evaluation.choosing import Valid, best, binary
+from evaluation.baselines.selection import Valid, best, binary
 from evaluation.ranking import Csr
 
 Floats32 = NDArray[np.float32]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 from tqdm import tqdm
 
-from evaluation.choosing import Valid, best, binary
+from evaluation.baselines.selection import Valid, best, binary
 from evaluation.ranking import Csr, Floats
 
 MAX_EASE_ITEMS = 20_000

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
-from evaluation.choosing import Valid, best, binary
+from evaluation.baselines.selection import Valid, best, binary
 from evaluation.ranking import Csr
 
 MAX_PAIRS = 200_000_000  # of items that one user has both of, over all users: up to 1.6 GB
