@@ -54,7 +54,7 @@ def compress_text_command(
     Example: triptych compress-text --home demo --layers 3
     """
     from encoder.text.tuning.options import CompressOptions
-    from scripts.bench_output import write_json
+    from scripts.bench.output import write_json
 
     place = existing(home)
     source, pooling = (text_model, None) if text_model else source_of(place)

@@ -16,8 +16,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from scripts.evaluate import evaluate_command
-from scripts.importing import import_command
+from scripts.evaluate.command import evaluate_command
+from scripts.import_data import import_command
 from scripts.query import reply_table
 from scripts.reindex import reindex_command
 from scripts.session import HomeOption, server_of
@@ -56,7 +56,7 @@ def demo_command(
 
     Example: triptych demo --home demo-home
     """
-    from scripts.world import make_world
+    from scripts.world.world import make_world
 
     start, console, place = time.perf_counter(), Console(), Home(home)
     _clear(home)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from scripts.session import HomeOption, existing, fresh_export, shared_text_models
-from scripts.training import checked, reporting, train_options, tuned_source
+from scripts.train_options import checked, reporting, train_options, tuned_source
 from store.imports.validation import MAX_WEIGHT
 
 

@@ -18,7 +18,7 @@ from encoder.train import train
 from indexer.publish import publish
 from indexer.reindex import reindex
 from scripts import cli
-from scripts.world import make_world
+from scripts.world.world import make_world
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home

@@ -11,8 +11,8 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from encoder.text.encoder import TextEncoder
-from scripts.checking import State
-from scripts.doctor_store import store_checks
+from scripts.doctor.check import State
+from scripts.doctor.store import store_checks
 from server.app import running
 from server.client import Behavior, CallError, Client, Text
 from server.config import ServerConfig

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from live_server import copy_home
 
-from scripts import bench_kills
-from scripts.bench_ingest import IngestOptions, NeverSeenError, measure, visibility
-from scripts.bench_kills import write_rounds
-from scripts.bench_load import CallFailedError
-from scripts.bench_pace import APPEND, QUERY, Pace, batches, keep
+from scripts.bench import kills as bench_kills
+from scripts.bench.ingest import IngestOptions, NeverSeenError, measure, visibility
+from scripts.bench.kills import write_rounds
+from scripts.bench.load import CallFailedError
+from scripts.bench.pace import APPEND, QUERY, Pace, batches, keep
 from server.app import running
 from server.client import Behavior, Client
 from server.config import ServerConfig
@@ -74,7 +74,7 @@ def test_every_measurement_is_reported(address: str, home: Home) -> None:
 
 
 def test_a_write_that_nobody_sees_is_said_so(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scripts.bench_ingest._SEEN_SECONDS", 0.05)
+    monkeypatch.setattr("scripts.bench.ingest._SEEN_SECONDS", 0.05)
     with Client(address) as client, pytest.raises(NeverSeenError, match="until a behaviour shows"):
         visibility(client, ["nothing", "nothing"], IngestOptions(samples=1))
 

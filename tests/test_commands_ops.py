@@ -26,10 +26,10 @@ from encoder.config import TowerConfig
 from indexer.building.stored_users import indexes_with, stored_users
 from indexer.users import open_users
 from scripts import session
-from scripts.checking import Check, State
-from scripts.doctor import checks
-from scripts.doctor_machine import disk_check, faiss_check, package_checks
-from scripts.doctor_store import row_checks
+from scripts.doctor.check import Check, State
+from scripts.doctor.command import checks
+from scripts.doctor.machine import disk_check, faiss_check, package_checks
+from scripts.doctor.store import row_checks
 from scripts.index import created, index_state
 from scripts.restore import (
     HomeInUseError,
@@ -38,8 +38,8 @@ from scripts.restore import (
     find_backup,
     restore,
 )
-from scripts.tune import study_name
-from scripts.tuning import DAMPING, GATE, RIDGE, Space
+from scripts.tune.closed_form import DAMPING, GATE, RIDGE, Space
+from scripts.tune.command import study_name
 from server.app import running
 from server.config import ServerConfig
 from server.pb.triptych.v1 import triptych_pb2 as pb

@@ -15,9 +15,9 @@ import pytest
 from live_server import copy_home, server
 
 from encoder.text.cache import TextCache, look_through
-from scripts.checking import State
-from scripts.doctor_files import cache_check
-from scripts.doctor_store import state_check
+from scripts.doctor.check import State
+from scripts.doctor.files import cache_check
+from scripts.doctor.store import state_check
 from store.home import Home
 from store.state import page_check as sound
 from store.state.packing import DamagedRecordError, sealed, unsealed

@@ -16,8 +16,8 @@ import lmdb
 import pytest
 
 from encoder.text.cache import TextCache
-from scripts.checking import State
-from scripts.doctor_store import store_check
+from scripts.doctor.check import State
+from scripts.doctor.store import store_check
 from server.client import Behavior, CallError, Client, Text
 from server.status import Failure, outcome
 from server.wire.bounds import InvalidRequestError

@@ -28,9 +28,9 @@ from encoder.train import train
 from indexer.publish import Pair, current_index, load_pair, publish
 from indexer.reindex import reindex
 from scripts import cli
-from scripts.evaluate_table import write_tables
-from scripts.evaluating import Evaluator, NoTargetsError, NothingHeldOutError
-from scripts.evaluation_report import evaluate
+from scripts.evaluate.protocol import Evaluator, NoTargetsError, NothingHeldOutError
+from scripts.evaluate.report import evaluate
+from scripts.evaluate.table import write_tables
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home

@@ -14,7 +14,7 @@ from indexer.filters.filter import Filter, FilterError, facts_of
 from indexer.index import Index, VectorDimError
 from indexer.search.search import Allowed, Excluded
 from indexer.search.search_params import Effort
-from scripts.bench_vectors import write_index
+from scripts.bench.index.vectors import write_index
 from store.artifact import MANIFEST, DamagedArtifactError, build
 
 DIM = 8

@@ -18,7 +18,7 @@ from live_server import SOON, copy_home, refusal, server, soon
 
 from encoder.text.cache import TextCache
 from scripts.backup import back_up
-from scripts.importing import import_through
+from scripts.import_data import import_through
 from scripts.restore import ledgers_of, restore
 from scripts.session import fresh_export
 from server.app import running

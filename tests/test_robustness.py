@@ -18,10 +18,9 @@ from encoder.text.encoder import TextEncoder
 from encoder.views import ViewBatch
 from indexer.publish import current_index, load_pair
 from scripts import cli
-from scripts.evaluate_table import write_tables
-from scripts.evaluating import Evaluator
-from scripts.evaluation_report import evaluate
-from scripts.robustness import (
+from scripts.evaluate.protocol import Evaluator
+from scripts.evaluate.report import evaluate
+from scripts.evaluate.robustness import (
     MODES,
     NOISE,
     REMOVED,
@@ -33,7 +32,8 @@ from scripts.robustness import (
     perturbed_views,
     robustness_figures,
 )
-from scripts.robustness_report import plot_robustness, robustness_table
+from scripts.evaluate.robustness_table import plot_robustness, robustness_table
+from scripts.evaluate.table import write_tables
 from store.export import Export
 from store.home import Home
 

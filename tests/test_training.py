@@ -11,7 +11,7 @@ from live_server import copy_home
 from encoder.config import SettingsError, TowerConfig
 from encoder.learned.config import LearnConfig
 from encoder.tower.fit import TrainOptions
-from scripts.training import WandbMissingError, item_facts, reporting, train_options
+from scripts.train_options import WandbMissingError, item_facts, reporting, train_options
 from store.export import Export
 from store.home import Home
 

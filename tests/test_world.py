@@ -15,7 +15,7 @@ from evaluation.baselines.ease import Popularity, choose_ease
 from evaluation.bootstrap import paired_ci95
 from evaluation.metrics import mean_over_users, recall
 from evaluation.ranking import top_k
-from scripts.world import WorldSizeError, WorldSummary, make_world
+from scripts.world.world import WorldSizeError, WorldSummary, make_world
 
 TABLES = ("items", "behaviors", "texts", "social")
 Rows = dict[str, list[dict[str, Any]]]

@@ -1,0 +1,183 @@
+"""triptych bench: ours beside bare gRPC, bare FAISS and bare ONNX Runtime, and what kill -9 leaves."""
+
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scripts.bench.ingest_command import ingest_bench
+from scripts.bench.text_command import text_bench
+from scripts.session import JsonOption
+
+app = typer.Typer(no_args_is_help=True, help=__doc__)
+
+
+class StageName(StrEnum):
+    """What `--stage` takes."""
+
+    IMPORT = "import"
+    EXPORT = "export"
+    TRAIN = "train"
+    REINDEX = "reindex"
+    PUBLISH = "publish"
+    INGEST = "ingest"
+    ERASE = "erase"
+
+
+@app.command("serve")
+def serve_bench(
+    address: Annotated[
+        str | None, typer.Option(help="A running server on this machine; default: its own one.")
+    ] = None,
+    users_from: Annotated[
+        Path | None, typer.Option(help="The server's home: its newest export says whom to ask for.")
+    ] = None,
+    users: Annotated[int, typer.Option(min=200, help="Of the synthetic world.")] = 500,
+    items: Annotated[int, typer.Option(min=150, help="Of the synthetic world.")] = 400,
+    dim: Annotated[int, typer.Option(min=2, help="Embedding dim on the synthetic world.")] = 64,
+    concurrency: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.05, help="At most, per measurement.")] = 1.0,
+    calls: Annotated[int, typer.Option(min=1, help="At most, per measurement.")] = 5000,
+    seed: Annotated[int, typer.Option(help="Of the world and of whom to ask for.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure queries per second and latency beside a bare gRPC server in the same run.
+
+    Kinds: a stored user, inline views, a raw vector, a batch of 16 stored users. The bare server has the same
+    settings and sends replies of the same size that were made once. A PNG goes beside the JSON.
+
+    Example: triptych bench serve --json serve.json
+    """
+    from scripts.bench.load import Bounds
+    from scripts.bench.serve import ServeOptions, check_loopback, make_work, measure
+    from scripts.bench.small_home import make_home, server
+    from scripts.session import admin, existing
+    from server.pb.triptych.v1 import triptych_pb2 as pb
+    from store.export import Export
+
+    if (address is None) != (users_from is None):
+        raise typer.BadParameter("--address and --users-from go together")
+    if address is not None:
+        check_loopback(address)
+    options = ServeOptions(
+        concurrencies=tuple(concurrency or (1, 4, 16)),
+        rounds=rounds,
+        bounds=Bounds(seconds, calls),
+        seed=seed,
+    )
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        folder = Path(name)
+        if address is not None and users_from is not None:
+            with admin(address) as stub, Export.latest(existing(users_from).exports) as export:
+                width = stub.Status(pb.StatusRequest(), timeout=30).dim
+                report = measure(address, make_work(export, width, options), folder, options)
+        else:
+            home = make_home(folder, users=users, items=items, dim=dim, seed=seed)
+            with Export.latest(home.exports) as export, server(home, options.workers) as own:
+                report = measure(own, make_work(export, dim, options), folder, options)
+    from scripts.bench.output import leave
+
+    leave("bench serve", report, json_path, "concurrency", ("kind", "server"))
+
+
+@app.command("index")
+def index_bench(
+    items: Annotated[int, typer.Option(min=1, help="Clustered synthetic vectors.")] = 100_000,
+    dim: Annotated[int, typer.Option(min=1)] = 128,
+    factory: Annotated[
+        list[str] | None,
+        typer.Option(help="FAISS factory such as HNSW32 or IVF1024,SQ8; repeatable; default: each kind."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000)] = 10,
+    excluded: Annotated[int, typer.Option(min=0, help="Items left out per query.")] = 20,
+    changes: Annotated[int, typer.Option(min=0, help="Items put since the index was built.")] = 1000,
+    filters: Annotated[bool, typer.Option(help="Also try filters of 0.01 % to 100 % of the items.")] = False,
+    libraries: Annotated[bool, typer.Option(help="Also measure hnswlib and usearch.")] = True,
+    ann_recall: Annotated[float, typer.Option(min=0.01, max=1, help="That indexes are tuned to.")] = 0.99,
+    queries: Annotated[int, typer.Option(min=64, help="That are measured.")] = 256,
+    seconds: Annotated[float, typer.Option(min=0.001, help="Per search and setting.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Of vectors and queries.")] = 0,
+    plot_path: Annotated[
+        Path | None, typer.Option("--plot", help="Where to draw recall and throughput.")
+    ] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure our search beside bare FAISS with the same effort, hnswlib and usearch.
+
+    plain: ids and exact scores; usual: left-out items and changes too; everything: a filter too, beside bare
+    FAISS with the same filter. ANN recall@k is against brute force, on queries that nothing was tuned with.
+
+    Example: triptych bench index --items 100000 --filters --json index.json --plot index.png
+    """
+    from scripts.bench.index.compare import IndexOptions, measure
+    from scripts.bench.index.curves import plot_curves
+    from scripts.bench.index.filters import SHARES
+    from scripts.bench.output import show, show_ratios, write_json
+
+    options = IndexOptions(
+        items=items,
+        dim=dim,
+        factories=tuple(factory or ()),
+        k=k,
+        excluded=excluded,
+        changes=changes,
+        shares=SHARES if filters else (),
+        ann_recall=ann_recall,
+        queries=queries,
+        seconds=seconds,
+        seed=seed,
+        libraries=libraries,
+    )
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        report = measure(Path(name), options)
+    for part in ("builds", "results", "curves", "filters"):
+        if report[part]:
+            show(f"bench index: {part}", report[part])
+    show_ratios(report["ratios"])
+    if json_path is not None:
+        write_json(json_path, report)
+    if plot_path is not None:
+        plot_curves(plot_path, report["curves"])
+
+
+@app.command("faults")
+def faults_bench(
+    home: Annotated[
+        Path | None, typer.Option(help="A new folder to work in; default: a temporary one.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Kills per stage.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
+    stage: Annotated[list[StageName] | None, typer.Option(help="Default: all; repeatable.")] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Kill commands, and a server amid writes and erasures, at random moments and look at what is left.
+
+    Per stage: rounds tried and killed; with something lost (rows, a listed artifact, a pointer); mixed (half
+    an import or a request, a listed artifact that is not whole, a pointer to one, half a person); failed (the
+    next run of the command, or a server). For ingest, lost is an acknowledged write that is not there or not
+    seen by a query; for erase, an erased person who came back. Exit code 1 where anything of that was found.
+
+    Example: triptych bench faults --rounds 20 --json faults.json
+    """
+    from scripts.bench.faults import run_faults
+    from scripts.bench.output import show, write_json
+
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        folder = home if home is not None else Path(name)
+        names = [one.value for one in stage or StageName]
+        stages = run_faults(folder, rounds, seed, names)
+        report = {"rounds": rounds, "seed": seed, "stages": stages}
+        write_json(folder / "home" / "reports" / "faults.json", report)
+    if json_path is not None:
+        write_json(json_path, report)
+    show("bench faults", [{"stage": key, **counts} for key, counts in stages.items()])
+    harm = sum(counts[kind] for counts in stages.values() for kind in ("lost", "mixed", "failed"))
+    if harm:
+        raise RuntimeError(f"{harm} findings after kill -9, see the table")
+
+
+app.command("text")(text_bench)
+app.command("ingest")(ingest_bench)

@@ -1,0 +1,1 @@
+"""triptych bench index: our search beside bare FAISS, hnswlib and usearch."""

@@ -1,0 +1,1 @@
+"""triptych doctor: is everything there, sound and fitting."""

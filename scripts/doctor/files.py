@@ -1,0 +1,242 @@
+"""What `triptych doctor` checks of a home's files: every byte of every artifact, and the pointers."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from scripts.doctor.check import Check, State
+from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, read_manifest, verify
+from store.home import Home
+from store.locks import abandoned
+from store.privacy.ledger import Erasure, erased_among, read_ledger, since, unknown_to
+from store.state.page_check import DATA
+
+_CACHE = "cache"
+_LOOK_THROUGH = """
+import sys
+from pathlib import Path
+from encoder.text.cache import look_through
+print(*look_through(Path(sys.argv[1])))
+"""
+_UNIT = 1e-3
+_NAMES = {"export": "exports", "text_model": "text models", "model": "models", "index": "indexes"}
+_MAKES = {
+    "export": "triptych export",
+    "text_model": "triptych train",
+    "model": "triptych train",
+    "index": "triptych reindex",
+}
+
+
+def file_checks(home: Home) -> Iterator[Check]:
+    """Yield the checks of exports, models, indexes and of what serves."""
+    parents = {
+        "export": home.exports,
+        "text_model": home.text_models,
+        "model": home.models,
+        "index": home.indexes,
+    }
+    for kind, parent in parents.items():
+        yield from artifact_checks(kind, parent)
+    yield latest_check(home)
+    yield current_check(home)
+    yield from model_check(home)
+    yield from text_checks(home)
+    yield cache_check(home)
+    yield from erased_check(home)
+    yield leftover_check(home, parents.values())
+
+
+def artifact_checks(kind: str, parent: Path) -> Iterator[Check]:
+    """Yield a failed check for each damaged artifact of a kind, and one that counts the sound ones."""
+    name, ids = _NAMES[kind], [one for one in artifacts(parent) if one != _CACHE]
+    sound = 0
+    for artifact_id in tqdm(ids, desc=name, unit="artifact", leave=False, disable=None):
+        try:
+            found = verify(parent / artifact_id).get("kind")
+            if found != kind:
+                raise DamagedArtifactError(parent / artifact_id, f"is a {found!r}, not a {kind}")
+        except DamagedArtifactError as error:
+            hint = f"restore it, or remove {parent / artifact_id} and make another: {_MAKES[kind]}"
+            yield Check(name, State.FAILED, str(error), hint)
+        else:
+            sound += 1
+    if sound == len(ids):
+        yield Check(name, State.OK, f"{sound}, every byte as it was written" if ids else "none")
+
+
+def latest_check(home: Home) -> Check:
+    """Return whether models/LATEST names a model that is there, with its text model and its export."""
+    try:
+        model = pointed(home.latest_model, home.models)
+        facts = read_manifest(model)
+    except NotPublishedError:
+        return Check("LATEST", State.WARNING, "no model yet", "triptych train --home HOME")
+    except DamagedArtifactError as error:
+        return Check("LATEST", State.FAILED, str(error), "triptych train --home HOME")
+    if facts["text_model_id"] not in artifacts(home.text_models):
+        found = f"model {model.name} needs text model {facts['text_model_id']}, which is missing"
+        return Check("LATEST", State.FAILED, found, "restore it, or triptych train --home HOME")
+    if facts["export_id"] not in artifacts(home.exports):
+        found = f"model {model.name} was trained on export {facts['export_id']}, which is gone"
+        return Check("LATEST", State.WARNING, found, "serving works, evaluate does not: train again")
+    return Check("LATEST", State.OK, f"model {model.name}, dim {facts['dim']}")
+
+
+def current_check(home: Home) -> Check:
+    """Return whether CURRENT names an index that loads, with a model that fits it."""
+    try:
+        from indexer.publish import current_index, load_pair
+    except (ImportError, RuntimeError) as error:  # a GPU build of FAISS without CUDA raises the second
+        return Check("CURRENT", State.FAILED, str(error), "install FAISS and ONNX Runtime: see above")
+    serving = "triptych reindex --home HOME, or triptych index rollback"
+    try:
+        pair = load_pair(home, current_index(home).name)
+    except NotPublishedError:
+        return Check("CURRENT", State.WARNING, "nothing is published", "triptych reindex --home HOME")
+    except (DamagedArtifactError, LookupError) as error:
+        return Check("CURRENT", State.FAILED, str(error), serving)
+    found = f"index {pair.index.index_id} of model {pair.model.model_id}, {len(pair.index):,} items"
+    if pair.index.without_vector:
+        found += f" and {pair.index.without_vector:,} without a vector"
+    if not len(pair.index):
+        return Check("CURRENT", State.WARNING, found, "no item is available: import items, then reindex")
+    if _latest_id(home) not in (None, pair.model.model_id):
+        return Check("CURRENT", State.WARNING, found, "a newer model waits: triptych reindex --home HOME")
+    return Check("CURRENT", State.OK, found)
+
+
+def model_check(home: Home) -> Iterator[Check]:
+    """Yield whether the latest model holds numbers only and tells items apart, where there is one."""
+    try:
+        from encoder.runtime import METRICS_FILE, Model, NotFiniteModelError
+
+        model = pointed(home.latest_model, home.models)
+        Model.load(model, check=False).check_finite()
+        people = json.loads((model / METRICS_FILE).read_text("utf-8")).get("people")
+    except NotFiniteModelError as error:
+        yield Check("model", State.FAILED, str(error), "triptych train --home HOME, then triptych reindex")
+    except (ImportError, NotPublishedError, DamagedArtifactError, OSError):
+        return  # said by the checks of the machine, of the models and of LATEST
+    else:
+        alike, checked = (people["alike"], people["checked"]) if people else (0, 0)
+        found = f"it tells nothing apart for {alike} of {checked} people looked at" if people else "finite"
+        if alike * 2 > checked:
+            hint = "more behaviours, texts or friends would help; until then the order of items says little"
+            yield Check("model", State.WARNING, found, hint)
+        else:
+            yield Check("model", State.OK, found)
+
+
+def text_checks(home: Home) -> Iterator[Check]:
+    """Yield whether the text models of LATEST and CURRENT load and encode."""
+    try:
+        from encoder.text.encoder import NotATextModelError, TextEncoder
+    except ImportError as error:
+        yield Check("text model", State.FAILED, str(error), "install ONNX Runtime: see above")
+        return
+    for text_model_id in text_models_in_use(home):
+        try:
+            encoder = TextEncoder.load(home.text_models / text_model_id)
+        except (DamagedArtifactError, NotATextModelError) as error:
+            yield Check("text model", State.FAILED, str(error), "restore it, or triptych train --home HOME")
+            continue
+        squared = float((encoder.encode(["a text"]) ** 2).sum())
+        found = f"{text_model_id} runs on {encoder.provider.removesuffix('ExecutionProvider')}"
+        if abs(squared - 1) > _UNIT:
+            found = f"{found}, but a vector has squared length {squared:.3f}, not 1"
+            yield Check("text model", State.FAILED, found, "remove its directory, then train again")
+        else:
+            yield Check("text model", State.OK, found)
+
+
+def cache_check(home: Home) -> Check:
+    """Return whether every page and every vector of the text cache is what was written.
+
+    A process of its own looks, so that nothing that lies there can end this one.
+    """
+    name, hint = "text cache", "nothing: whoever opens it next makes anew what is damaged"
+    if not (home.text_cache / DATA).exists():
+        return Check(name, State.OK, "none yet")
+    command = [sys.executable, "-c", _LOOK_THROUGH, str(home.text_cache)]
+    look = subprocess.run(command, capture_output=True, text=True, check=False)
+    if look.returncode:
+        reason = look.stderr.strip().rpartition("\n")[2] or f"reading it ended with {look.returncode}"
+        return Check(name, State.WARNING, reason, hint)
+    there, damaged = map(int, look.stdout.split())
+    if damaged:
+        return Check(name, State.WARNING, f"{damaged:,} of {there:,} vectors are damaged", hint)
+    return Check(name, State.OK, f"{there:,} vectors, every byte as it was written")
+
+
+def text_models_in_use(home: Home) -> list[str]:
+    """Return the text models behind LATEST and CURRENT, as far as manifests can be read."""
+    found = set()
+    for pointer, parent in ((home.latest_model, home.models), (home.current_index, home.indexes)):
+        try:
+            found.add(str(read_manifest(pointed(pointer, parent))["text_model_id"]))
+        except (NotPublishedError, DamagedArtifactError):
+            continue  # said by the check of that pointer
+    return sorted(found)
+
+
+def erased_check(home: Home) -> Iterator[Check]:
+    """Yield a warning where an index still has vectors of people who were erased since; nobody finds them."""
+    from indexer.building.stored_users import stored_users
+
+    try:
+        erasures = read_ledger(home.erasures)
+    except DamagedArtifactError:
+        return  # said by the check of the ledger
+    found = []
+    for index_id in artifacts(home.indexes) if erasures else ():
+        try:
+            unknown = _unknown_to(home, read_manifest(home.indexes / index_id)["export_id"], erasures)
+            users = stored_users(home.indexes / index_id)
+        except (DamagedArtifactError, OSError, ValueError):
+            continue  # said by the check of the indexes
+        count = len(erased_among(users, unknown))
+        found += [f"index {index_id}: {count}"] if count else []
+    if found:
+        hint = "triptych reindex --home HOME, then triptych index prune --keep 1 --home HOME"
+        said = f"vectors of erased people lie in files that nobody searches: {', '.join(found)}"
+        yield Check("erased people", State.WARNING, said, hint)
+
+
+def _unknown_to(home: Home, export_id: str, erasures: Sequence[Erasure]) -> list[Erasure]:
+    """Return the erasures that an export, which may be gone by now, did not know."""
+    from scripts.index import made_at
+
+    if export_id in artifacts(home.exports):
+        return unknown_to(home.exports / export_id, read_manifest(home.exports / export_id), erasures)
+    return since(made_at(export_id), erasures)
+
+
+def leftover_check(home: Home, parents: Any) -> Check:
+    """Return what builds and prunes that were killed left behind; none of it is ever read."""
+    left = [
+        path
+        for parent in parents
+        for name in (".building-*", ".pruned-*")
+        for path in abandoned(parent, name)
+    ]
+    left += abandoned(home.path, ".new-*")
+    if left:
+        return Check("leftovers", State.WARNING, ", ".join(map(str, left)), "of killed commands: remove them")
+    begun = abandoned(home.indexes, ".spool-*")
+    if begun:
+        hint = "of a reindex that was killed: run it again, which goes on there, or remove them"
+        return Check("leftovers", State.WARNING, ", ".join(map(str, begun)), hint)
+    return Check("leftovers", State.OK, "none")
+
+
+def _latest_id(home: Home) -> str | None:
+    try:
+        return pointed(home.latest_model, home.models).name
+    except (NotPublishedError, DamagedArtifactError):
+        return None

@@ -1,0 +1,1 @@
+"""triptych evaluate: a published pair judged on held-out rows, beside baselines: tables, plots, JSON."""

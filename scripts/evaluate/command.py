@@ -1,0 +1,66 @@
+"""triptych evaluate: recall and company on held-out rows, as JSON and a table."""
+
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from scripts.session import HomeOption, JsonOption, existing
+
+
+class Split(StrEnum):
+    """What `--split` takes."""
+
+    VALID = "valid"
+    TEST = "test"
+
+
+def evaluate_command(
+    home: HomeOption,
+    split: Annotated[Split, typer.Option(help="Which held-out rows; choose models on valid.")] = Split.TEST,
+    json_path: JsonOption = None,
+    views: Annotated[str, typer.Option(help="Views that the main figures use, e.g. H,T.")] = "H,T,S",
+    baselines: Annotated[bool, typer.Option("--baselines", help="Also what others would get.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Rank by brute force instead of the index.")] = False,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Also with parts of each view removed or made noise.")
+    ] = False,
+    diversity: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Also reordered by maximal marginal relevance with this lambda."),
+    ] = None,
+    index: Annotated[str | None, typer.Option(help="An index id; default: CURRENT.")] = None,
+) -> None:
+    """Measure recall on held-out rows.
+
+    Ranks all items for every user with held-out rows, through the exported graphs and the index.
+
+    Example: triptych evaluate --home demo --split test --json report.json --baselines
+    """
+    from encoder.config import UnknownViewError, parse_views
+    from indexer.publish import current_index, load_pair
+    from scripts.evaluate.report import evaluate
+    from scripts.evaluate.table import write_tables
+
+    try:
+        chosen = parse_views(views)
+    except UnknownViewError as error:
+        raise typer.BadParameter(str(error), param_hint="--views") from error
+    place = existing(home)
+    pair = load_pair(place, index or current_index(place).name)
+    report = evaluate(
+        place,
+        pair,
+        split.value,
+        chosen,
+        baselines=baselines,
+        exact=exact,
+        robustness=robustness,
+        diversity=diversity,
+    )
+    place.reports.mkdir(parents=True, exist_ok=True)
+    name = place.reports / f"evaluate-{split.value}-{pair.index.index_id}"
+    for path in [name.with_suffix(".json"), *([json_path] if json_path else [])]:
+        path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    write_tables(report, name.with_suffix(".html"))

@@ -1,0 +1,136 @@
+"""The report of `triptych evaluate`: every figure of DESIGN section 5 for one published pair."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from encoder.config import VIEWS
+from encoder.dataset import load_dataset, rows_of
+from encoder.heads.model import head_report
+from encoder.heads.runtime import HEAD_FILE, load_head
+from encoder.runtime import LEFT_OUT_FILE
+from encoder.text.cache import TextCache
+from encoder.text.encoder import TextEncoder
+from encoder.tower.tower import dataset_views
+from indexer.publish import Pair
+from scripts.evaluate.baselines import baseline_figures
+from scripts.evaluate.diversity import diversity_figures
+from scripts.evaluate.protocol import SUBSETS, Evaluator
+from scripts.evaluate.robustness import robustness_figures
+from scripts.train_options import item_facts
+from store.export import Export
+from store.home import Home
+
+
+def evaluate(
+    home: Home,
+    pair: Pair,
+    split: str,
+    views: tuple[str, ...],
+    *,
+    baselines: bool,
+    exact: bool,
+    robustness: bool = False,
+    diversity: float | None = None,
+) -> dict[str, Any]:
+    """Return the report of DESIGN section 5 as JSON values; `robustness` adds the block of that name.
+
+    So does `diversity`, the λ of maximal marginal relevance.
+    """
+    seconds: dict[str, float] = {}
+    with timed(seconds, "load"):
+        with _sources(home, pair) as (export, encoder, cache):
+            data = load_dataset(export, encoder, cache)
+        left_out = pq.read_table(home.models / pair.model.model_id / LEFT_OUT_FILE).column("user_id")
+        evaluator = Evaluator(data, pair, split, exact)
+        left_out_rows = np.isin(np.arange(len(data.users)), rows_of(left_out, data.users))
+        unseen = left_out_rows[evaluator.users]
+    with timed(seconds, "rank"):
+        main = evaluator.rank(views)
+    with timed(seconds, "views"):
+        by_view = {subset: evaluator.subset_figures(subset, ~unseen) for subset in SUBSETS}
+        for subset, figures in by_view.items():
+            if figures is not None:  # what all views gain over this subset
+                alone = evaluator.rank(tuple(subset))
+                figures["gain"] = dict(evaluator.gain(evaluator.rank(VIEWS), alone, ~unseen))
+        cold = evaluator.subset_figures("TS", ~unseen)
+    report: dict[str, Any] = {
+        "dataset": home.path.resolve().name,
+        "split": split,
+        "model_id": pair.model.model_id,
+        "index_id": pair.index.index_id,
+        "users": int((~unseen).sum()),
+        "views": "".join(views),
+        "views_in_data": evaluator.present,
+        "k": evaluator.metrics(main, ~unseen),
+        "by_view": by_view,
+        "cold_users": cold,
+        "unseen_users": {"users": int(unseen.sum()), **evaluator.metrics(main, unseen)}
+        if unseen.any()
+        else None,
+        "matching_degree": matching_degree(evaluator),
+        "baselines": {},
+    }
+    if baselines:
+        with timed(seconds, "baselines"):
+            report["baselines"] = baseline_figures(
+                evaluator, data.without_users(left_out_rows), main, ~unseen
+            )
+    if (home.models / pair.model.model_id / HEAD_FILE).exists():
+        with timed(seconds, "head"):
+            report["head"] = _head_figures(home, evaluator)
+    if robustness:
+        with timed(seconds, "robustness"):
+            report["robustness"] = robustness_figures(evaluator, views, ~unseen)
+    if diversity is not None:
+        with timed(seconds, "diversity"):
+            report["diversity"] = diversity_figures(evaluator, views, ~unseen, diversity)
+    return report | {"seconds": seconds}
+
+
+def _head_figures(home: Home, evaluator: Evaluator) -> dict[str, Any]:
+    """Return the figures of the model's task head, on the vectors of the exported graphs."""
+    model, data = evaluator.pair.model, evaluator.data
+    views = dataset_views(data, data.events(model.config), model.table, model.widths)
+    users = model.encode_users(views).vectors
+    items = model.encode_items(model.id_vectors, data.item_text)
+    with Export.open(home.exports / model.export_id, verify=False) as export:  # it was, when it was loaded
+        facts = item_facts(export)
+    head = load_head(home.models / model.model_id)
+    return head_report(head, data, evaluator.split, *facts, users, items)
+
+
+def matching_degree(evaluator: Evaluator) -> dict[str, float | None]:
+    """Return the mean of M(V_u, V_ui) = <V_u, W_i V_ui> over the users with view i; null without any."""
+    model, batch = evaluator.pair.model, evaluator.views
+    vectors = model.encode_users(batch).vectors
+    degrees: dict[str, float | None] = {}
+    for i, view in enumerate(VIEWS):
+        there = batch.amounts[:, i] > 0
+        alone = model.encode_users(batch.only((view,))).vectors  # its gate is 1: W_i V_ui itself
+        inner = np.einsum("bd,bd->b", alone[there], vectors[there])
+        degrees[view] = float(inner.mean()) if there.any() else None
+    return degrees
+
+
+@contextmanager
+def _sources(home: Home, pair: Pair) -> Iterator[tuple[Export, TextEncoder, TextCache]]:
+    """Yield what the model was trained on, its language model and the texts encoded with it."""
+    encoder = TextEncoder.load(home.text_models / pair.model.text_model_id)
+    with (
+        Export.open(home.exports / pair.model.export_id) as export,
+        closing(TextCache.open(home.text_cache)) as cache,
+    ):
+        yield export, encoder, cache
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Write the seconds that the block takes under the name of a stage."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - start, 3)

@@ -1,0 +1,1 @@
+"""triptych tune: settings chosen by Optuna on valid."""

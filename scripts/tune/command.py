@@ -1,0 +1,135 @@
+"""triptych tune: settings chosen by Optuna on valid, for `triptych train --config`."""
+
+import hashlib
+import json
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from scripts.session import HomeOption, existing, fresh_export, shared_text_models
+from scripts.train import FusionName, parse_actions
+from scripts.train_options import checked
+from store.artifact import NotPublishedError, pointed
+from store.export import Export
+from store.home import Home
+
+if TYPE_CHECKING:
+    from encoder.config import Fusion, TowerConfig
+
+TUNED_FILE = "tuned.json"
+STUDIES_FILE = "tune.db"
+
+
+def tune_command(
+    home: HomeOption,
+    trials: Annotated[int, typer.Option(min=1, help="How many in all, with those of earlier runs.")] = 50,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds after which no new trial starts.")
+    ] = None,
+    fusion: Annotated[
+        FusionName, typer.Option(help="learned: settings of a learned block; ridge, maxvar: closed form.")
+    ] = FusionName.LEARNED,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most, in a trial of a learned block.")] = None,
+    text_model: Annotated[
+        str | None,
+        typer.Option(help="As in train; default: that of the latest model, else all-MiniLM-L6-v2."),
+    ] = None,
+    action: Annotated[
+        list[str] | None, typer.Option(help="Weight of an action, e.g. share=2 or author=0.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
+) -> None:
+    """Search the settings of training by NDCG@20 on valid, never on test; killed, it goes on where it was.
+
+    Trials on the same data, text model, fusion and actions add up; those of a learned block also need the
+    same closed form beside it: that of the latest model, or one that is chosen first. The best settings so
+    far are in HOME/tuned.json. Run one search at a time in a home.
+
+    Example: triptych tune --home demo --trials 50
+    """
+    from encoder.config import TowerConfig
+    from encoder.dataset import load_dataset
+    from encoder.text.cache import TextCache
+    from encoder.text.encoder import TextEncoder
+    from encoder.tower.fit import TrainOptions
+    from scripts.tune.closed_form import SPLIT, NoValidSplitError
+    from scripts.tune.search import closed_search, closed_settings, learned_search
+    from scripts.tune.study import Tuning
+
+    learned = fusion is FusionName.LEARNED
+    if epochs is not None and not learned:
+        raise typer.BadParameter("--epochs is for --fusion learned")
+    place = existing(home)
+    closed_fusion = cast("Fusion", "ridge" if learned else fusion.value)
+    base = TowerConfig(fusion=closed_fusion, actions=parse_actions(action or []))
+    latest = _latest(place)
+    with fresh_export(place) as export:
+        checked(export, TrainOptions(base=base), "retrieval", None)
+        if not export.held_out(SPLIT).num_rows:
+            raise NoValidSplitError
+        encoder = TextEncoder.load(_text_directory(place, text_model, latest))
+        with closing(TextCache.open(place.text_cache)) as cache:
+            data = load_dataset(export, encoder, cache)
+        if learned:
+            base = closed_settings(data, base, latest)
+        name = study_name(export, encoder.text_model_id, base, learned=learned)
+    tuning = Tuning(place.reports / STUDIES_FILE, name)
+    print(f"{tuning.done} trials are done on this data, {max(0, trials - tuning.done)} to go")
+    if learned:
+        search = learned_search(data, base, latest, place.training / name, epochs, seed)
+    else:
+        search = closed_search(data, base, latest)
+    tuning.retry_killed()
+    for params in search.first:
+        tuning.enqueue(params)
+    try:
+        tuning.run(search.objective, trials, timeout, seed)
+    finally:
+        if tuning.done:  # also when interrupted: what was found is kept
+            settings, reached = tuning.best
+            write_tuned(place.path / TUNED_FILE, settings)
+            print(f"best of {tuning.done} trials: NDCG@20 {reached:.4f} on valid")
+            print(json.dumps(settings))
+    print(f"to use it: triptych train --home {home} --config {place.path / TUNED_FILE}")
+
+
+def study_name(export: Export, text_model_id: str, base: "TowerConfig", *, learned: bool = False) -> str:
+    """Return a name that differs wherever results would not compare: other rows, text model, fusion, actions.
+
+    Two exports of the same rows are the same bytes, so they share a name. With a learned block, the results
+    compare only beside the same closed form, whose settings `base` then has; its half-life aside, which
+    every trial chooses for itself.
+    """
+    facts = {"files": export.manifest["files"], "text_model": text_model_id, "actions": base.actions}
+    if learned:
+        facts["closed"] = {k: v for k, v in base.as_json().items() if k != "half_life"}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return f"{'learned' if learned else base.fusion}-{digest[:16]}"
+
+
+def write_tuned(path: Path, settings: dict[str, Any]) -> None:
+    """Write settings for `triptych train --config`, whole or not at all."""
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    draft.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+    draft.replace(path)
+
+
+def _latest(home: Home) -> Path | None:
+    try:
+        return pointed(home.latest_model, home.models)
+    except NotPublishedError:
+        return None
+
+
+def _text_directory(home: Home, text_model: str | None, latest: Path | None) -> Path:
+    """Return the text model that was asked for, that of the latest model, or the default one."""
+    from encoder.text.export import DEFAULT_SOURCE, export_text_model
+    from store.artifact import read_manifest
+
+    if text_model is None and latest is not None:
+        return home.text_models / str(read_manifest(latest)["text_model_id"])
+    source = text_model or DEFAULT_SOURCE
+    return export_text_model(source, home.text_models, shared=shared_text_models())

@@ -1,0 +1,135 @@
+"""The search behind `triptych tune` over a learned block: the space of settings and what each reaches."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from encoder.config import TowerConfig
+from encoder.dataset import Dataset
+from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
+from encoder.learned.trainer import learn
+from encoder.tower.closed_form import fit_tower
+from encoder.tower.mix import choose_mix
+from encoder.tower.select import Chooser
+from encoder.tower.tower import Block, Tower
+from scripts.tune.closed_form import CONFIG_ATTR, SPLIT, dims_of, within
+
+DIMS = (32, 512)
+ALIGNMENT = (0.1, 100.0)
+LOG_RANGES = {"learning_rate": (3e-4, 3e-3), "weight_decay": (1e-4, 0.3)}
+RANGES = {
+    "event_dropout": (0.1, 0.8),
+    "hold_out": (0.1, 0.6),
+    "view_dropout": (0.0, 0.5),
+    "noise": (0.0, 0.5),
+    "id_dropout": (0.0, 0.3),
+    "history_loss": (0.0, 1.0),
+    "view_loss": (0.0, 1.0),
+}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LearnSpace:
+    """The settings that are searched: those of `base` that are not drawn stay.
+
+    Attributes:
+        base: what is not drawn, the seed and the number of members among it.
+        dims: smallest and largest number of coordinates, as far as the data reaches.
+    """
+
+    base: LearnConfig
+    dims: tuple[int, int]
+
+    @classmethod
+    def of(cls, data: Dataset, closed: TowerConfig, base: LearnConfig) -> "LearnSpace":
+        """Return the space for some data, its events weighted as in the closed form."""
+        return cls(base, dims_of(data, closed, DIMS))
+
+    def draw(self, trial: optuna.Trial) -> LearnConfig:
+        """Return the settings that a trial asks for."""
+        aligned = trial.suggest_categorical("aligned", [False, True])
+        drawn: dict[str, Any] = {
+            name: trial.suggest_float(name, *bounds, log=True) for name, bounds in LOG_RANGES.items()
+        }
+        drawn |= {name: trial.suggest_float(name, *bounds) for name, bounds in RANGES.items()}
+        return replace(
+            self.base,
+            dim=trial.suggest_int("dim", *self.dims, log=True),
+            alignment=trial.suggest_float("alignment", *ALIGNMENT, log=True) if aligned else 0.0,
+            **drawn,
+        )
+
+    def nearest(self, options: LearnConfig) -> dict[str, Any]:
+        """Return the parameters of the trial that comes closest to some settings."""
+        ranges = LOG_RANGES | RANGES
+        params: dict[str, Any] = {
+            "aligned": options.alignment > 0,
+            "dim": int(within(options.dim, self.dims)),
+        } | {name: within(getattr(options, name), bounds) for name, bounds in ranges.items()}
+        return params | ({"alignment": within(options.alignment, ALIGNMENT)} if options.alignment > 0 else {})
+
+
+class LearnObjective:
+    """NDCG@20 on valid of a closed form beside one learned block, at the best weight and half-life.
+
+    A trial that its study's pruner finds hopeless ends early. The settings stay with the trial, as
+    `triptych train --config` reads them: with all the members and epochs of the space's base.
+    """
+
+    def __init__(
+        self, data: Dataset, closed: TowerConfig, space: LearnSpace, training: Path, epochs: int | None = None
+    ) -> None:
+        """Fit the closed form, once for all trials.
+
+        Args:
+            data: blocks are trained on its visible rows.
+            closed: settings of the closed form.
+            space: of the block's settings.
+            training: folder of this study alone: checkpoints, which go when a trial has ended, and
+                TensorBoard's files, which stay.
+            epochs: of a trial, at most; None leaves what the space says.
+        """
+        self._data = data
+        self._space = space
+        self._training = training
+        self._epochs = space.base.epochs if epochs is None else epochs
+        self._chooser = Chooser(data, SPLIT)
+        self._closed = fit_tower(data, closed)
+        log.info("tune: the closed form alone reaches NDCG@20 %.4f", self._chooser.tower(self._closed))
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """Return what one trial reaches.  Raises: optuna.TrialPruned."""
+        options = self._space.draw(trial)
+        config = self._closed.config
+        trial.set_user_attr(CONFIG_ATTR, config.as_json() | {"learned": options.as_json()})
+
+        def report(figures: dict[str, float], epoch: int) -> None:
+            if "ndcg@20" in figures:
+                trial.report(figures["ndcg@20"], epoch)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+        one = replace(options, members=1, epochs=self._epochs)
+        try:
+            learned = learn(self._data, config, one, self._score, self._training, report)
+        except optuna.TrialPruned:
+            log.info("tune: trial %d is hopeless", trial.number)
+            self._forget()
+            raise
+        self._forget()
+        trial.set_user_attr("best_epoch", learned.epoch)
+        mix = choose_mix(self._closed, [learned.block], self._data, SPLIT)
+        trial.set_user_attr("weight", mix.weight)
+        return max(mix.half_lives.values())
+
+    def _score(self, block: Block) -> float:
+        return self._chooser.tower(Tower(self._closed.config, (block,)))
+
+    def _forget(self) -> None:
+        for checkpoint in self._training.glob(f"*/{CHECKPOINT_FILE}"):
+            checkpoint.unlink()
