@@ -33,7 +33,7 @@ check: $(READY)
 # By hand: other examples each time, and kills; docs/reliability.md keeps what was found.
 nightly: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s --timeout 0 --hypothesis-profile nightly --hypothesis-show-statistics \
-	  tests/test_fuzz.py tests/test_import_anything.py
+	  tests/server/wire/test_fuzz.py tests/store/test_import_anything.py
 	$(BIN)/triptych bench faults --rounds 20
 
 proto: $(READY)

@@ -1,7 +1,7 @@
 """Makes the small home that tests/golden/home-1.tar.xz stores, and asks it what home-1.json answers.
 
-    python tests/stored_home.py tests/golden/home-2             # makes both files of a second one
-    python tests/stored_home.py tests/golden/home-1 --replies   # asks the stored one again
+    python -m tests.stored_home tests/golden/home-2             # makes both files of a second one
+    python -m tests.stored_home tests/golden/home-1 --replies   # asks the stored one again
 
 A stored home stands for what people have on their disks: it was made once, by the code of its day. When a
 layout changes it stays as it is, and test_stored_home.py opens it with the code that reads or migrates it;
@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 from google.protobuf import json_format
-from live_server import Client, server
 
 from encoder.learned.config import LearnConfig
 from encoder.runtime import Model
@@ -43,6 +42,7 @@ from store.exporting import create_export
 from store.home import Home
 from store.imports.run import import_folder
 from store.store import Store
+from tests.live_server import Client, server
 
 TOPICS = {
     "sea": ["harbour", "lighthouse", "sailing", "tide", "anchor", "gulls", "storm", "captain"],

@@ -12,8 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from google.protobuf import json_format
-from live_server import server
-from stored_home import index, unpack
 
 from indexer.filters.policy import FilterPolicy
 from indexer.publish import load_pair
@@ -25,6 +23,8 @@ from store.export import Export
 from store.home import Home
 from store.imports.run import import_folder
 from store.store import Store
+from tests.live_server import server
+from tests.stored_home import index, unpack
 
 STORED = Path(__file__).parent / "golden" / "home-1"
 # Of the largest score of a reply: far above what the last bits of a processor do, far below what a bug does.

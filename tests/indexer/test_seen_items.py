@@ -1,0 +1,156 @@
+"""An item that was seen, denied or not let through stays out while it is put again and again."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from encoder.text.cache import TextCache
+from indexer.delta import Delta
+from indexer.files import Change
+from indexer.filters.filter import Filter
+from indexer.index import Index
+from indexer.publish import current_index, load_pair
+from server.query.query import Options, Query, StoredUser
+from server.query.retriever import Retriever
+from server.query.snapshot import prepare
+from store.home import Home
+from store.state.rebuild import bring_up_to_date
+from store.state.state import UserState
+from store.store import Store
+from tests.live_server import copy_home
+
+USER = StoredUser("u00001")
+ROUNDS = 1_000
+
+
+@pytest.fixture
+def retriever(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Retriever]:
+    home = copy_home(small_home, tmp_path_factory.mktemp("seen") / "home")
+    with (
+        Store.open(home.database) as store,
+        UserState.open(home.state) as state,
+        closing(TextCache.open(home.text_cache)) as cache,
+    ):
+        bring_up_to_date(store, state)
+        serving = prepare(home, load_pair(home, current_index(home).name), store, state, cache, 1)
+        yield Retriever(store, state, serving)
+
+
+def ids_of(retriever: Retriever, **fields: object) -> list[str]:
+    return retriever.retrieve([Query(USER, 150, **fields)])[0].item_ids  # type: ignore[arg-type]
+
+
+def put_again(index: Index, ids: Sequence[str], kind: str | None = None) -> None:
+    rows = index.rows(ids)
+    vectors = index.vectors_of(rows)
+    index.put(
+        [
+            Change(item_id, vector, 0.0, bytes(16), bytes(16), kind, "{}")
+            for item_id, vector in zip(ids, vectors, strict=True)
+        ]
+    )
+
+
+def seen_of(retriever: Retriever) -> list[str]:
+    everything = ids_of(retriever, exclude_seen=False)
+    return sorted(set(everything) - set(ids_of(retriever)))
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Index, list[str]]]:
+    """Items that are put again after every lookup of rows by id, which is before the next step of a query."""
+    again: list[tuple[Index, list[str]]] = []
+    rows = Delta.rows
+
+    def lookup(self: Delta, *arguments: object) -> object:
+        found = rows(self, *arguments)  # type: ignore[arg-type]
+        if again:
+            index, ids = again.pop()
+            put_again(index, ids, "put")
+        return found
+
+    monkeypatch.setattr(Delta, "rows", lookup)
+    return again
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_what_is_put_between_two_lookups_of_a_query_is_not_in_its_answer(
+    retriever: Retriever, between: list[tuple[Index, list[str]]], exact: bool
+) -> None:
+    seen, index = seen_of(retriever), retriever.serving.index
+    assert seen
+    for _ in range(3):
+        between.append((index, seen))
+        found = ids_of(retriever, options=Options(exact=exact))
+        assert not set(found) & set(seen)
+        assert not between  # it was put again under way
+        found = ids_of(retriever)
+        assert not set(found) & set(seen)
+
+    denied = found[:5]
+    between.append((index, denied))
+    answer = ids_of(retriever, filter=Filter(deny=tuple(denied)))
+    assert not set(answer) & set(denied)
+    assert sorted([*answer, *denied]) == sorted(found)
+
+    between.append((index, denied))
+    assert sorted(ids_of(retriever, filter=Filter(allow=tuple(denied)))) == sorted(denied)
+
+    between.append((index, denied))
+    answer = ids_of(retriever, exclude_seen=False, filter=Filter(kinds=("put",), deny=tuple(denied)))
+    assert sorted(answer) == seen  # those that had the kind when the query began
+
+
+def test_a_popular_item_that_is_put_between_two_lookups_stays_denied(
+    retriever: Retriever, between: list[tuple[Index, list[str]]]
+) -> None:
+    def popular(wanted: Filter | None = None) -> list[str]:
+        return retriever.retrieve([Query(StoredUser("nobody"), 150, filter=wanted)])[0].item_ids
+
+    first = popular()[:3]
+    between.append((retriever.serving.index, first))
+    assert not set(popular(Filter(deny=tuple(first)))) & set(first)
+
+
+def test_a_seen_item_stays_out_while_it_is_put_in_a_thousand_rounds(retriever: Retriever) -> None:
+    seen, index = seen_of(retriever)[:2], retriever.serving.index
+    start = threading.Barrier(2)
+
+    def put() -> None:
+        for _ in range(ROUNDS):
+            start.wait()
+            put_again(index, seen)
+
+    slipped = 0
+    thread = threading.Thread(target=put)
+    thread.start()
+    for _ in range(ROUNDS):
+        start.wait()
+        slipped += bool(set(ids_of(retriever)) & set(seen))
+    thread.join()
+    assert slipped == 0
+    assert len(index.delta.changes()) == len(seen)  # every round was one
+
+
+def test_rows_of_a_state_stay_what_they_were(retriever: Retriever) -> None:
+    index = retriever.serving.index
+    ids = [index.main.ids[0], "new", "unknown"]
+    states = [index.delta.now]
+    rows = [index.rows(ids).tolist()]
+    vector = np.ones(index.dim, np.float32)
+    for put, removed in (
+        (["new"], []), (ids[:2], []), (["new"], [ids[0]]), ([], ["new"]), (ids[:1], []), (["new"], ["new"]),
+    ):  # fmt: skip
+        changes = [Change(item_id, vector, 0.0, bytes(16), bytes(16), None, "{}") for item_id in put]
+        index.put(changes, removed)
+        states.append(index.delta.now)
+        rows.append(index.rows(ids).tolist())
+    main = len(index.main)
+    assert rows == [
+        [0, -1, -1], [0, main, -1], [main + 1, main + 2, -1], [-1, main + 3, -1], [-1, -1, -1],
+        [main + 4, -1, -1], [main + 4, main + 5, -1],
+    ]  # fmt: skip
+    assert [index.rows(ids, state).tolist() for state in states] == rows

@@ -1,0 +1,91 @@
+"""What `triptych train` takes beside the data: settings, a task head, Weights & Biases."""
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from encoder.config import SettingsError, TowerConfig
+from encoder.learned.config import LearnConfig
+from encoder.tower.fit import TrainOptions
+from scripts.train_options import WandbMissingError, item_facts, reporting, train_options
+from store.export import Export
+from store.home import Home
+from tests.live_server import copy_home
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_learned_is_the_default_and_the_closed_forms_have_no_learned_blocks() -> None:
+    options = train_options("learned", {"share": 2.0}, None, 7, 3, 5)
+    assert options.base == TowerConfig(fusion="ridge", actions={"share": 2.0})
+    assert options.learn == LearnConfig(epochs=7, members=3, seed=5)
+    assert train_options("maxvar", {}, None, None, None, 0).learn is None
+    assert train_options("ridge", {}, None, None, None, 0).base.fusion == "ridge"
+
+
+def test_a_file_of_settings_names_both_forms_and_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "tuned.json"
+    closed, learned = TowerConfig(dim=8, half_life=3.0), LearnConfig(dim=9)
+    path.write_text(json.dumps(closed.as_json() | {"learned": learned.as_json()}), "utf-8")
+    options = train_options("learned", {}, path, None, None, 0)
+    assert (options.base, options.learn, options.search) == (closed, learned, False)
+    path.write_text(json.dumps(closed.as_json() | {"learned": {"depth": 3}}), "utf-8")
+    with pytest.raises(SettingsError, match="depth"):
+        train_options("learned", {}, path, None, None, 0)
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="Weights & Biases is installed")
+def test_weights_and_biases_that_is_not_installed_is_an_error_that_says_what_to_do() -> None:
+    with reporting(TrainOptions(), wandb=False) as report:
+        assert report is None
+    with pytest.raises(WandbMissingError, match="pip install wandb"), reporting(TrainOptions(), wandb=True):
+        pass
+
+
+def test_every_task_head_is_trained_saved_and_evaluated(small_home: Home, tmp_path: Path, run: Run) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    with Export.latest(home.exports) as export:
+        attributes, kinds = item_facts(export)
+    name = sorted(next(one for one in attributes if one))[0] if any(attributes) else None
+    label = f"attributes.{name}" if name else "kind"
+    assert len(kinds) == len(attributes) == 150
+    quick = ("--home", home.path, "--fusion", "ridge", "--dim", 16)
+    for task, words, metric in (
+        ("click", (), "auc"),
+        ("category", ("--label", label), "accuracy"),
+    ):
+        code, _, err = run("train", *quick, "--task", task, *words)
+        assert code == 0, err
+        assert run("reindex", "--home", home.path)[0] == 0
+        code, out, err = run("evaluate", "--home", home.path, "--json", tmp_path / "out.json")
+        assert code == 0, err
+        head = json.loads((tmp_path / "out.json").read_text("utf-8"))["head"]
+        assert (head["task"], head["split"]) == (task, "test")
+        assert metric in head["metrics"]
+        assert set(head["metrics"]) >= set(next(iter(head["baselines"].values())))
+        assert f"{task}" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--task", "category"), "label"),
+        (("--task", "rating"), "every label is 1"),  # nobody rates in this world
+        (("--task", "category", "--label", "attributes.nothing"), "attributes.nothing"),
+        (("--epochs", "3", "--config", "somewhere.json"), "leave the others out"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    small_home: Home, tmp_path: Path, run: Run, words: tuple[str, ...], said: str
+) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    code, out, err = (
+        run("train", "--home", home.path, "--fusion", "ridge", "--dim", 16, *words)
+        if ("--config" not in words)
+        else run("train", "--home", home.path, *words)
+    )
+    assert code in (1, 2)
+    assert said in out + err
