@@ -80,7 +80,7 @@ class Events:
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextColumns:
     """Encoded texts of users as parallel arrays.
 
     Shapes:
@@ -95,8 +95,8 @@ class Texts:
     ts: IntArray
     vectors: npt.NDArray[np.float32]
 
-    def where(self, keep: npt.NDArray[np.bool_]) -> "Texts":
+    def where(self, keep: npt.NDArray[np.bool_]) -> "TextColumns":
         """Return the texts for which `keep` is true; themselves, not a copy, where that is all of them."""
         if keep.all():
             return self
-        return Texts(self.users[keep], self.items[keep], self.ts[keep], self.vectors[keep])
+        return TextColumns(self.users[keep], self.items[keep], self.ts[keep], self.vectors[keep])

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from encoder.arrays import NO_TIME, Actions, Events, IntArray, Texts
+from encoder.arrays import NO_TIME, Actions, Events, IntArray, TextColumns
 from encoder.config import TowerConfig
 from encoder.text.cache import TextCache, WrittenTexts, cache_imported, encode_all
 from encoder.text.encoder import MAX_PIECES, TextEncoder, item_text
@@ -42,7 +42,7 @@ class Dataset:
     history: Events
     held_out: dict[str, Events]
     ties: Matrix
-    texts: Texts
+    texts: TextColumns
     item_text: FloatArray
 
     def events(self, config: TowerConfig) -> Matrix:
@@ -140,7 +140,7 @@ def _rows(source: Export, items: pa.StringArray) -> Dataset:
         history=_events(source.history_batches(), users, items),
         held_out={split: rows for split, rows in held_out.items() if len(rows.users)},
         ties=_ties(source.friends(), users),
-        texts=Texts(none, none, none, np.zeros((0, 0), np.float32)),
+        texts=TextColumns(none, none, none, np.zeros((0, 0), np.float32)),
         item_text=np.zeros((len(items), 0), np.float32),
     )
 
@@ -224,7 +224,7 @@ def _texts(
     encoder: TextEncoder,
     cache: TextCache,
     written: WrittenTexts,
-) -> Texts:
+) -> TextColumns:
     """Return the encoded texts, read a bounded batch at a time; their vectors lie in an unnamed file."""
     users, items = ids
     none = np.zeros(0, dtype=np.int64)
@@ -249,7 +249,7 @@ def _texts(
         vectors = np.zeros(shape, np.float32)
         if len(owners):
             vectors = np.asarray(np.memmap(file, np.float32, "r", shape=shape))  # slices of a memmap are slow
-    return Texts(owners, named, ts, vectors)
+    return TextColumns(owners, named, ts, vectors)
 
 
 def _microseconds(ts: pa.Array | pa.ChunkedArray) -> IntArray:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.arrays import FloatArray, IntArray
-from indexer.files import Change
-from indexer.filters.attribute_index import GrowingFacts
-from indexer.filters.filter import ItemFacts, facts_of
+from indexer.files import ItemChange
+from indexer.filters.attribute_index import MutableAttributeIndex
+from indexer.filters.filter import ItemTerms, facts_of
 from indexer.ids import ItemIds
 from indexer.search.exact import longest_of
 from store.attributes import attributes_of
@@ -26,7 +26,7 @@ _ROOM = 64  # rows to begin with
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class IndexState:
     """One state of an index; d rows lie after the main part, and v of them have a vector.
 
     Shapes:
@@ -84,14 +84,14 @@ class _Rows:
         placed: (v,) int64, which of the n changes have a vector; vectors: (v, D); popularity: (n,) float32.
     """
 
-    changes: list[Change]
-    facts: list[ItemFacts]
+    changes: list[ItemChange]
+    facts: list[ItemTerms]
     placed: IntArray
     vectors: FloatArray
     popularity: FloatArray
 
     @classmethod
-    def of(cls, changes: list[Change], dim: int) -> "_Rows":
+    def of(cls, changes: list[ItemChange], dim: int) -> "_Rows":
         """Return changes as rows.  Raises: BadAttributesError, ValueError."""
         facts = [facts_of(change.kind, attributes_of(change.attributes)) for change in changes]
         placed = np.array([i for i, change in enumerate(changes) if change.has_vector], dtype=np.int64)
@@ -114,18 +114,18 @@ class Delta:
         self._main = main
         self._newest: dict[str, int] = {}  # row, counted from 0, that an id was last put at
         self._before: list[int] = []  # of each row, the one that its id was put at before, or −1
-        self._changes: list[Change] = []
+        self._changes: list[ItemChange] = []
         self._dim = dim
         self._vectors = np.empty((_ROOM, dim), dtype=np.float32)
         self._places = np.empty(_ROOM, dtype=np.int64)
         self._popularity = np.empty(_ROOM, dtype=np.float32)
         self._went = np.zeros(_ROOM, dtype=np.int32)
         self._writing = threading.Lock()
-        self.facts = GrowingFacts()
+        self.facts = MutableAttributeIndex()
         none = self._vectors[:0], self._places[:0], self._popularity[:0], self._went[:0]
-        self.now = Snapshot(0, *none, np.zeros(len(main), dtype=np.int32), 0, 0, 0)
+        self.now = IndexState(0, *none, np.zeros(len(main), dtype=np.int32), 0, 0, 0)
 
-    def rows(self, ids: Sequence[str], now: Snapshot | None = None) -> IntArray:
+    def rows(self, ids: Sequence[str], now: IndexState | None = None) -> IntArray:
         """Return the row of each id as (n,) int64, −1 where the item is not there.
 
         Args:
@@ -150,7 +150,7 @@ class Delta:
         """Return the ids of rows (n,) after the main part, counted from 0."""
         return [self._changes[row].item_id for row in rows.tolist()]
 
-    def apply(self, puts: Sequence[Change], removed: Sequence[str] = ()) -> None:
+    def apply(self, puts: Sequence[ItemChange], removed: Sequence[str] = ()) -> None:
         """Put and remove items; searches see all of it or nothing.
 
         What is not there is removed in vain. An item without a vector has a row all the same, which filters
@@ -198,7 +198,7 @@ class Delta:
         self._went[late] = version
         before.main_went[early] = version
         filled = len(before.vectors) + len(new.vectors)
-        self.now = Snapshot(
+        self.now = IndexState(
             version,
             self._vectors[:filled],
             self._places[:filled],
@@ -210,7 +210,7 @@ class Delta:
             before.without_vector - unplaced + len(new.changes) - len(new.vectors),
         )
 
-    def changes(self) -> list[Change]:
+    def changes(self) -> list[ItemChange]:
         """Return the rows after the main part that are there."""
         return [c for c, went in zip(self._changes, self.now.went.tolist(), strict=False) if not went]
 

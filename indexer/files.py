@@ -11,7 +11,7 @@ import pyarrow as pa
 from safetensors.numpy import save_file
 
 from indexer.arrays import FloatArray, IntArray, map_tensors, map_vectors
-from indexer.filters.attribute_index import MappedFacts
+from indexer.filters.attribute_index import AttributeIndex
 from indexer.ids import ItemIds, hashed, map_table, write_table
 from indexer.search.exact import longest_of
 
@@ -55,7 +55,7 @@ class MainPart:
     ids: ItemIds
     vectors: FloatArray
     popularity: FloatArray
-    facts: MappedFacts
+    facts: AttributeIndex
     table: pa.Table
 
     @classmethod
@@ -68,7 +68,7 @@ class MainPart:
             ItemIds(ids, lookup["hashes"], lookup["order"]),
             map_vectors(directory / VECTORS_FILE),
             table.column("popularity").to_numpy(),
-            MappedFacts(directory / FACTS_FILE),
+            AttributeIndex(directory / FACTS_FILE),
             table,
         )
 
@@ -82,7 +82,7 @@ class MainPart:
 
 
 @dataclass(frozen=True)
-class Change:
+class ItemChange:
     """An item that is put into an index, or replaces the one of its id there.
 
     Attributes:
@@ -115,7 +115,7 @@ def write_lookup(directory: Path, ids: pa.LargeStringArray) -> None:
     save_file({"hashes": hashes, "order": order}, directory / LOOKUP_FILE)
 
 
-def write_delta(directory: Path, changes: Iterable[Change], dim: int, gone: IntArray) -> None:
+def write_delta(directory: Path, changes: Iterable[ItemChange], dim: int, gone: IntArray) -> None:
     """Write the changes since the main part, and the rows of it that are gone."""
     changes = list(changes)
     rows = [change for change in changes if change.has_vector]
@@ -125,28 +125,28 @@ def write_delta(directory: Path, changes: Iterable[Change], dim: int, gone: IntA
     save_file({"vectors": vectors, "gone": np.sort(gone)}, directory / DELTA_VECTORS_FILE)
 
 
-def write_without_vector(directory: Path, changes: Iterable[Change]) -> None:
+def write_without_vector(directory: Path, changes: Iterable[ItemChange]) -> None:
     """Write the items that have no vector."""
     write_table(directory / WITHOUT_VECTOR_FILE, _table(list(changes)))
 
 
-def read_without_vector(directory: Path, dim: int) -> list[Change]:
+def read_without_vector(directory: Path, dim: int) -> list[ItemChange]:
     """Return the items without a vector; none of an index that was made before such items were kept."""
     if not (directory / WITHOUT_VECTOR_FILE).exists():
         return []
     vector = np.zeros(dim, dtype=np.float32)
     rows = map_table(directory / WITHOUT_VECTOR_FILE).to_pylist()
-    return [Change(vector=vector, **row) for row in rows]
+    return [ItemChange(vector=vector, **row) for row in rows]
 
 
-def read_delta(directory: Path) -> tuple[list[Change], IntArray]:
+def read_delta(directory: Path) -> tuple[list[ItemChange], IntArray]:
     """Return the changes with a vector that `write_delta` wrote, and which rows of the main part are gone."""
     tensors: dict[str, Any] = map_tensors(directory / DELTA_VECTORS_FILE)
     rows = map_table(directory / DELTA_FILE).to_pylist()
-    changes = [Change(vector=vector, **row) for row, vector in zip(rows, tensors["vectors"], strict=True)]
+    changes = [ItemChange(vector=vector, **row) for row, vector in zip(rows, tensors["vectors"], strict=True)]
     return changes, tensors["gone"]
 
 
-def _table(rows: list[Change]) -> pa.Table:
+def _table(rows: list[ItemChange]) -> pa.Table:
     columns = {name: [getattr(change, name) for change in rows] for name in DELTA_SCHEMA.names}
     return pa.table(columns, schema=DELTA_SCHEMA)

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.arrays import FloatArray, IntArray
-from indexer.delta import Delta, Snapshot
-from indexer.files import Change, MainPart, read_delta, read_without_vector
-from indexer.filters.cache import Filtering
+from indexer.delta import Delta, IndexState
+from indexer.files import ItemChange, MainPart, read_delta, read_without_vector
+from indexer.filters.cache import FilterCache
 from indexer.filters.filter import Filter
 from indexer.filters.policy import FilterPolicy
 from indexer.search.opening import open_searched
-from indexer.search.search import Excluded, Searchable, Searched, in_order
+from indexer.search.search import Exclusions, Searchable, Searched, in_order
 from store.artifact import DamagedArtifactError, read_manifest, verify
 from store.attributes import BadAttributesError, left_out, sorted_out
 
@@ -60,7 +60,7 @@ class Index:
         self.delta = Delta(self.main.ids, self.dim)
         changes, gone = read_delta(directory)
         self._take_over([*changes, *read_without_vector(directory, self.dim)], gone)
-        self._filtering = Filtering(self.main, self.delta)
+        self._filter_cache = FilterCache(self.main, self.delta)
         self._agree(directory, changes)
 
     @classmethod
@@ -92,9 +92,9 @@ class Index:
         self,
         vectors: FloatArray,
         k: int,
-        excluded: Excluded | None = None,
+        excluded: Exclusions | None = None,
         wanted: Filter | None = None,
-        now: Snapshot | None = None,
+        now: IndexState | None = None,
     ) -> Searched:
         """Return the rows (B, k) int64 of the best items and their scores (B, k) float32, best first.
 
@@ -115,45 +115,43 @@ class Index:
             ReindexNeededError: the filter asks what the files of an older version do not tell.
         """
         now = now or self.delta.now
-        allowed = self._filtering.allowed(wanted, now)
+        allowed = self._filter_cache.allowed(wanted, now)
         return self._searchable(now).search(self._queries(vectors), k, excluded, allowed)
 
     def brute_force(
         self,
         vectors: FloatArray,
         k: int,
-        excluded: Excluded | None = None,
+        excluded: Exclusions | None = None,
         wanted: Filter | None = None,
-        now: Snapshot | None = None,
+        now: IndexState | None = None,
     ) -> Searched:
         """Return what `search` is to return, from every vector.  Raises: as `search`."""
         now = now or self.delta.now
         state = replace(self._searchable(now), approximate=None, policy=FilterPolicy(scan_share=0.0))
-        return state.search(self._queries(vectors), k, excluded, self._filtering.allowed(wanted, now))
+        return state.search(self._queries(vectors), k, excluded, self._filter_cache.allowed(wanted, now))
 
     def popular(
-        self, k: int, excluded: IntArray, wanted: Filter | None = None, now: Snapshot | None = None
+        self, k: int, excluded: IntArray, wanted: Filter | None = None, now: IndexState | None = None
     ) -> IntArray:
         """Return the rows (at most k,) of the most popular items except some, most popular first.
 
         Items that are equally popular are in the order of their ids.  Raises: ReindexNeededError.
         """
         now = now or self.delta.now
-        allowed = self._filtering.allowed(wanted, now)
-        barred = np.concatenate([excluded, allowed.denied])
-        main = (
-            self._by_popularity[: k + len(barred) + now.main_gone] if allowed.main is None else allowed.main
-        )
+        allowed = self._filter_cache.allowed(wanted, now)
+        mask = np.concatenate([excluded, allowed.denied])
+        main = self._by_popularity[: k + len(mask) + now.main_gone] if allowed.main is None else allowed.main
         late = (
             np.arange(len(now.went)) if allowed.late is None else allowed.late[allowed.late < len(now.went)]
         )
         rows = np.concatenate([main, late + len(self.main)])
-        rows = rows[now.there(rows) & ~np.isin(rows, barred)]
+        rows = rows[now.there(rows) & ~np.isin(rows, mask)]
         found = rows[None], self.popularity_of(rows)[None]
         best: IntArray = in_order(found, k, len(self.main), self.item_ids)[0][0]
         return best[best >= 0]
 
-    def rows(self, item_ids: Sequence[str], now: Snapshot | None = None) -> IntArray:
+    def rows(self, item_ids: Sequence[str], now: IndexState | None = None) -> IntArray:
         """Return the row of each item as (n,) int64, −1 for one that is not there to be found.
 
         With `now` in that state, which what is done with the rows must look at too; otherwise in the latest.
@@ -199,11 +197,11 @@ class Index:
         column = self.main.ids.column
         return pa.concat_arrays([column, pa.array(late, pa.large_string())]) if late else column
 
-    def put(self, changes: Sequence[Change], removed: Sequence[str] = ()) -> None:
+    def put(self, changes: Sequence[ItemChange], removed: Sequence[str] = ()) -> None:
         """Put and remove items; searches see all of it from now on, or nothing.  Raises: as `Delta.apply`."""
         self.delta.apply(changes, removed)
 
-    def _take_over(self, changes: Sequence[Change], gone: IntArray) -> None:
+    def _take_over(self, changes: Sequence[ItemChange], gone: IntArray) -> None:
         """Put the changes that lie beside the main part; one with bad attributes is named and left out."""
         removed = [self.main.ids[int(row)] for row in gone]
         try:
@@ -213,7 +211,7 @@ class Index:
             log.warning("index %s: %s", self.index_id, left_out(reasons))
             self.delta.apply([change for change in changes if change.item_id in usable], removed)
 
-    def _searchable(self, now: Snapshot) -> Searchable:
+    def _searchable(self, now: IndexState) -> Searchable:
         return Searchable(self.main, self.approximate, self.policy, now, self.item_ids)
 
     def _queries(self, vectors: FloatArray) -> FloatArray:
@@ -221,7 +219,7 @@ class Index:
             raise VectorDimError(vectors.shape[1], self.dim)
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
-    def _agree(self, directory: Path, changes: Sequence[Change]) -> None:
+    def _agree(self, directory: Path, changes: Sequence[ItemChange]) -> None:
         """Raise DamagedArtifactError where the files and the manifest do not fit together."""
         main = self.main
         searched = (len(self.approximate), self.approximate.dim) if self.approximate else main.vectors.shape

@@ -27,7 +27,7 @@ class NoOlderIndexError(LookupError):
 
 
 @dataclass(frozen=True)
-class Pair:
+class LoadedIndex:
     """An index with the model that made its vectors, and the user index in it, where it has one."""
 
     index: Index
@@ -35,7 +35,7 @@ class Pair:
     users: Index | None = None
 
 
-def load_pair(home: Home, index_id: str, *, threads: int | None = None) -> Pair:
+def load_index(home: Home, index_id: str, *, threads: int | None = None) -> LoadedIndex:
     """Return an index, its model and its user index, every byte of them checked.
 
     Raises:
@@ -52,7 +52,7 @@ def load_pair(home: Home, index_id: str, *, threads: int | None = None) -> Pair:
         raise DamagedArtifactError(
             home.indexes / index_id, f"has dim {index.dim}, but its model {model.model_id} has {model.dim}"
         )
-    return Pair(index, model, open_users(home.indexes / index_id, index.manifest))
+    return LoadedIndex(index, model, open_users(home.indexes / index_id, index.manifest))
 
 
 def changing_current(home: Home) -> AbstractContextManager[None]:
@@ -60,14 +60,14 @@ def changing_current(home: Home) -> AbstractContextManager[None]:
     return holding(home.current_lock, wait=True, make=True)
 
 
-def publish(home: Home, index_id: str) -> Pair:
-    """Make an index CURRENT after checking it and its model; return both.  Raises: as `load_pair`.
+def publish(home: Home, index_id: str) -> LoadedIndex:
+    """Make an index CURRENT after checking it and its model; return both.  Raises: as `load_index`.
 
     To be called where no server runs on the home, within `changing_current`.
     """
-    pair = load_pair(home, index_id)
+    loaded = load_index(home, index_id)
     point(home.current_index, index_id)
-    return pair
+    return loaded
 
 
 def current_index(home: Home) -> Path:

@@ -16,20 +16,20 @@ from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TEXT_RULE, TextEncoder
 from indexer.arrays import map_vectors
-from indexer.building.assemble import seal
-from indexer.building.build_checkpoint import spool
+from indexer.building.assemble import assemble
+from indexer.building.build_checkpoint import build_checkpoint
 from indexer.building.choice import AUTO, EXACT, Choice, choose
 from indexer.building.difference import hashes_array
 from indexer.building.factory import empty_faiss
 from indexer.building.fitting import fit
-from indexer.building.incremental import next_to
+from indexer.building.incremental import incremental_reindex
 from indexer.building.items import ItemTower, build_main
 from indexer.building.sample import QUERIES, sample_users, tuning_queries
-from indexer.building.users import People, build_users
+from indexer.building.users import ExportedUsers, build_users
 from indexer.files import VECTORS_FILE, read_without_vector
 from indexer.filters.attribute_index import FACTS_LAYOUT
 from indexer.index import Index
-from indexer.search.gpu import cards
+from indexer.search.gpu import gpus
 from indexer.users import open_users
 from store.export import Export
 from store.home import Home
@@ -47,7 +47,7 @@ class ModelMismatchError(ValueError):
 
 
 @dataclass(frozen=True)
-class Wish:
+class IndexSpec:
     """What an index is to be like.
 
     Attributes:
@@ -78,7 +78,7 @@ def reindex(
     model: Model,
     encoder: TextEncoder,
     cache: TextCache,
-    wish: Wish = Wish(),
+    spec: IndexSpec = IndexSpec(),
 ) -> Path:
     """Return the directory of a new index over the available items of an export; CURRENT is left as it is.
 
@@ -97,18 +97,18 @@ def reindex(
     if encoder.text_model_id != model.text_model_id:
         raise ModelMismatchError(model.text_model_id, encoder.text_model_id)
     model.check_finite()
-    if wish.factory != AUTO:
-        empty_faiss(model.dim, wish.factory)  # so that a bad factory fails before the work
-    people = People.of(export, ItemTower(model, encoder, cache))
+    if spec.factory != AUTO:
+        empty_faiss(model.dim, spec.factory)  # so that a bad factory fails before the work
+    people = ExportedUsers.of(export, ItemTower(model, encoder, cache))
     hashes = export.item_hashes()
     asked = {"model_id": model.model_id, "text_model_id": model.text_model_id, "dim": model.dim,
-             "asked": {"factory": wish.factory, "ann_recall": wish.ann_recall},
-             "card_float16": wish.card_float16, "facts_layout": FACTS_LAYOUT,
+             "asked": {"factory": spec.factory, "ann_recall": spec.ann_recall},
+             "card_float16": spec.card_float16, "facts_layout": FACTS_LAYOUT,
              "text_rule": TEXT_RULE}  # fmt: skip
-    with spool(home.indexes, _key(asked, hashes, people.hashes)) as folder:
+    with build_checkpoint(home.indexes, _key(asked, hashes, people.hashes)) as folder:
         directory = (
-            None if wish.full else next_to(home, folder, people, hashes, asked, wish.memory_bytes)
-        ) or _full(home, folder, people, hashes, wish, asked)
+            None if spec.full else incremental_reindex(home, folder, people, hashes, asked, spec.memory_bytes)
+        ) or _full(home, folder, people, hashes, spec, asked)
     # What was written is read back, byte for byte, before anyone may serve it.
     index = Index.load(directory)
     users = open_users(directory, index.manifest)
@@ -118,24 +118,24 @@ def reindex(
 
 
 def _full(
-    home: Home, folder: Path, people: People, hashes: pa.Table, wish: Wish, asked: dict[str, Any]
+    home: Home, folder: Path, people: ExportedUsers, hashes: pa.Table, spec: IndexSpec, asked: dict[str, Any]
 ) -> Path:
     """Return the directory of an index that is built from nothing, or from where a killed run was."""
     export, tower = people.export, people.tower
     build_main(folder, export, hashes, tower)
     vectors = map_vectors(folder / VECTORS_FILE)
-    if wish.factory == AUTO:
-        choice = choose(len(vectors), tower.model.dim, wish.memory_bytes, card=cards().count > 0)
+    if spec.factory == AUTO:
+        choice = choose(len(vectors), tower.model.dim, spec.memory_bytes, card=gpus().count > 0)
     else:
-        choice = Choice(wish.factory, "it was asked for", (EXACT,))
+        choice = Choice(spec.factory, "it was asked for", (EXACT,))
     log.info("reindex: %s: %s", choice.factory, choice.reason)
     queries = tuning_queries(vectors, sample_users(export, tower, 0 if choice.factory == EXACT else QUERIES))
-    fitted = fit(folder, queries, choice, wish.ann_recall, float16=wish.card_float16)
-    users = build_users(folder, people, None, wish.ann_recall, wish.memory_bytes)
+    fitted = fit(folder, queries, choice, spec.ann_recall, float16=spec.card_float16)
+    users = build_users(folder, people, None, spec.ann_recall, spec.memory_bytes)
     apart = len(read_without_vector(folder, tower.model.dim))
     facts = {**asked, "export_id": export.export_id, "items_without_vector": apart,
              "items_left_out": len(hashes) - len(vectors) - apart}  # fmt: skip
-    return seal(home.indexes, folder, fitted, facts, users)
+    return assemble(home.indexes, folder, fitted, facts, users)
 
 
 def _key(asked: dict[str, Any], *tables: pa.Table) -> str:

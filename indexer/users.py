@@ -13,11 +13,11 @@ import numpy as np
 from encoder.views import unit_rows
 from indexer.arrays import FloatArray, IntArray
 from indexer.building.choice import padded
-from indexer.delta import Snapshot
-from indexer.files import Change
+from indexer.delta import IndexState
+from indexer.files import ItemChange
 from indexer.index import Index, VectorDimError
 from indexer.search.exact import scores_of
-from indexer.search.search import Excluded, Searched, in_order
+from indexer.search.search import Exclusions, Searched, in_order
 
 FOLDER = "users"
 EMBEDDING_DIM = "embedding_dim"
@@ -48,10 +48,10 @@ def similar_users(
     users: Index,
     vectors: FloatArray,
     k: int,
-    without: Excluded | None = None,
+    without: Exclusions | None = None,
     *,
     exact: bool = False,
-    now: Snapshot | None = None,
+    now: IndexState | None = None,
 ) -> Searched:
     """Return the rows (B, k) int64 of the users most like some, and their cosines (B, k) float32, best first.
 
@@ -76,7 +76,7 @@ def similar_users(
     return find(queries, k, without, now=now)
 
 
-def audience(users: Index, vectors: FloatArray, k: int, without: Excluded | None = None) -> Searched:
+def audience(users: Index, vectors: FloatArray, k: int, without: Exclusions | None = None) -> Searched:
     """Return the rows (B, k) int64 of the users with the highest <V_u, x>, and it (B, k) float32, best first.
 
     Every user is compared: FAISS finds those with the highest cosine, which are others where lengths differ.
@@ -125,7 +125,9 @@ def row_width(dim: int) -> int:
     return padded(dim + 1)
 
 
-def user_change(user_id: str, vector: FloatArray, events: int, content: bytes = UNKNOWN_CONTENT) -> Change:
+def user_change(
+    user_id: str, vector: FloatArray, events: int, content: bytes = UNKNOWN_CONTENT
+) -> ItemChange:
     """Return a user as a change to a user index, to be given to `Index.put`.
 
     Args:
@@ -135,7 +137,7 @@ def user_change(user_id: str, vector: FloatArray, events: int, content: bytes = 
         content: hash of what the vector was made from; unknown for one that no reindex made.
     """
     row = user_rows(vector[None])[0]
-    return Change(user_id, row, float(events), content, NO_FACTS, None, "{}", listed=False)
+    return ItemChange(user_id, row, float(events), content, NO_FACTS, None, "{}", listed=False)
 
 
 def _queries(users: Index, vectors: FloatArray) -> FloatArray:
@@ -151,7 +153,7 @@ def _queries(users: Index, vectors: FloatArray) -> FloatArray:
     return queries
 
 
-def _blocks(main: FloatArray, now: Snapshot, batch: int) -> Iterator[tuple[IntArray, FloatArray]]:
+def _blocks(main: FloatArray, now: IndexState, batch: int) -> Iterator[tuple[IntArray, FloatArray]]:
     """Yield the rows (n,) of each block, increasing, and the block (n, W)."""
     step = max(1, _BLOCK_BYTES // (4 * max(main.shape[1], batch)))
     for start in range(0, len(main), step):
@@ -160,7 +162,7 @@ def _blocks(main: FloatArray, now: Snapshot, batch: int) -> Iterator[tuple[IntAr
         yield now.places[start : start + step] + len(main), now.vectors[start : start + step]
 
 
-def _bar(scores: FloatArray, rows: IntArray, now: Snapshot, without: Excluded | None) -> None:
+def _bar(scores: FloatArray, rows: IntArray, now: IndexState, without: Exclusions | None) -> None:
     """Set the scores (B, n) of rows (n,) that are gone, or left out, to −inf in place."""
     if now.main_gone or now.gone:
         scores[:, ~now.there(rows)] = -np.inf

@@ -25,7 +25,7 @@ class FileFormat(StrEnum):
     JSONL = "jsonl"
 
 
-class Times(StrEnum):
+class TimesOption(StrEnum):
     """What `--times` takes."""
 
     AUTO = "auto"
@@ -48,9 +48,9 @@ def import_command(
     ] = False,
     encoding: Annotated[str, typer.Option(help="Of the text files, e.g. latin-1.")] = UTF_8,
     times: Annotated[
-        Times,
+        TimesOption,
         typer.Option(help="What numbers in time columns are: auto decides by their range, column by column."),
-    ] = Times.AUTO,
+    ] = TimesOption.AUTO,
     create_items: Annotated[
         bool, typer.Option("--create-items", help="Make the items that behaviors and texts name.")
     ] = False,

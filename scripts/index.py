@@ -73,13 +73,13 @@ def show_command(index_id: IdArgument, home: HomeOption) -> None:
 
     Example: triptych index show 20260101T120000000000-abcd --home demo
     """
-    from indexer.publish import IndexNotFoundError, load_pair
+    from indexer.publish import IndexNotFoundError, load_index
 
     place = existing(home)
     if index_id not in artifacts(place.indexes):
         raise IndexNotFoundError(place, index_id)
     print(json.dumps(read_manifest(place.indexes / index_id), indent=2))
-    pair = load_pair(place, index_id)
+    pair = load_index(place, index_id)
     serves = "; it is CURRENT" if _current(place)[0] == index_id else ""
     print(f"ok: every file of the index and of model {pair.model.model_id} is as it was written{serves}")
 

@@ -41,7 +41,7 @@ def reindex_command(
     from encoder.runtime import Model
     from encoder.text.cache import TextCache
     from encoder.text.encoder import TextEncoder
-    from indexer.reindex import Wish, reindex
+    from indexer.reindex import IndexSpec, reindex
     from store.artifact import artifacts, pointed
 
     place = existing(home)
@@ -49,10 +49,10 @@ def reindex_command(
         raise LookupError(
             f"there is no model {model!r}; there are: {', '.join(artifacts(place.models)) or 'none'}"
         )
-    wish = Wish(factory, ann_recall, memory_mib and memory_mib << 20, full, card_float16)
+    spec = IndexSpec(factory, ann_recall, memory_mib and memory_mib << 20, full, card_float16)
     trained = Model.load(place.models / model if model else pointed(place.latest_model, place.models))
     encoder = TextEncoder.load(place.text_models / trained.text_model_id)
     with closing(TextCache.open(place.text_cache)) as cache, fresh_export(place) as export:
-        directory = reindex(place, export, trained, encoder, cache, wish)
+        directory = reindex(place, export, trained, encoder, cache, spec)
     publish_index(place, directory.name)
     print(f"index {directory.name} serves, made by model {trained.model_id}")

@@ -20,8 +20,8 @@ from server.identity import Identity
 from server.live.ingest import Ingest
 from server.live.items import LiveItems
 from server.live.publisher import Publisher
-from server.live.query_priority import Traffic
-from server.live.texts import AfterCommit
+from server.live.query_priority import QueryPriority
+from server.live.texts import CommitListener
 from server.live.users import LiveUsers
 from server.live.writer import GroupCommit
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
@@ -30,7 +30,7 @@ from server.query.retriever import Retriever
 from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor
 from server.tls import TlsFilesError, server_credentials
-from server.wire.admission import Rooms
+from server.wire.admission import Admission
 from server.wire.ingest_servicer import IngestServicer
 from server.wire.servicers import AdminServicer, RetrievalServicer
 from store.disk import disk_errors
@@ -89,7 +89,7 @@ def running(config: ServerConfig) -> Iterator[str]:
         closing(TextCache.open(home.text_cache)) as cache,
     ):
         bring_up_to_date(store, state)
-        traffic, health_of = Traffic(), health.HealthServicer()
+        traffic, health_of = QueryPriority(), health.HealthServicer()
         retriever, supervisor = Retriever(store, state, traffic=traffic), Supervisor(health_of)
 
         def catch_up() -> None:
@@ -100,14 +100,14 @@ def running(config: ServerConfig) -> Iterator[str]:
         with (
             LiveItems(store, retriever, supervisor) as live,
             LiveUsers(store, retriever, supervisor) as live_users,
-            AfterCommit(store, retriever, live, live_users, supervisor) as after,
+            CommitListener(store, retriever, live, live_users, supervisor) as after,
             GroupCommit(writer, after.changed, catch_up, supervisor) as commit,
         ):
             publisher = Publisher(config, store, state, cache, retriever, after, live, live_users, supervisor)
             ingest = Ingest(home, store, state, cache, commit, after)
             cache.when_lost(after.sweep)
             ingest.resume()
-            server, rooms = _server(config)
+            server, admission = _server(config)
             rpc.add_RetrievalServicer_to_server(RetrievalServicer(retriever), server)
             identity = Identity.of(home, store)
             admin = AdminServicer(home, store, retriever, publisher, identity, supervisor)
@@ -122,15 +122,15 @@ def running(config: ServerConfig) -> Iterator[str]:
             finally:
                 health_of.enter_graceful_shutdown()
                 server.stop(config.grace_seconds).wait()
-                rooms.shutdown()  # a call that nobody waits for any more still holds the store and the cache
+                admission.shutdown()  # a call nobody waits for any more still holds the store and the cache
                 home.server_file.unlink(missing_ok=True)
                 gc.unfreeze()  # what the publisher froze is else not freed at the end, and DuckDB complains
 
 
-def _server(config: ServerConfig) -> tuple[grpc.Server, Rooms]:
+def _server(config: ServerConfig) -> tuple[grpc.Server, Admission]:
     """Return a server without services, and the rooms that its calls run in."""
-    rooms = Rooms(config.workers, config.queue)
-    return grpc.server(rooms.refusals, interceptors=[rooms], options=OPTIONS), rooms
+    admission = Admission(config.workers, config.queue)
+    return grpc.server(admission.refusals, interceptors=[admission], options=OPTIONS), admission
 
 
 def _add_health(server: grpc.Server, health_of: health.HealthServicer) -> None:

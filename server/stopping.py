@@ -26,7 +26,7 @@ class StopSignals:
     def __init__(self, clean_up: Callable[[], None]) -> None:
         """Take what is called before the process is ended at once."""
         self._clean_up = clean_up
-        self._asked = threading.Event()
+        self._subject_views = threading.Event()
         self._received = False
         self._starting = True
         self._seconds = _START_SECONDS
@@ -64,7 +64,7 @@ class StopSignals:
 
     def wait(self) -> None:
         """Wait for the first signal."""
-        self._asked.wait()
+        self._subject_views.wait()
 
     def _receive(self, _number: int, _frame: FrameType | None) -> None:
         first, self._received = not self._received, True
@@ -74,7 +74,7 @@ class StopSignals:
 
     def _listen(self) -> None:
         self._hears.recv(1)
-        self._asked.set()
+        self._subject_views.set()
         if self._over:
             return
         self._hears.settimeout(self._seconds)

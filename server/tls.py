@@ -17,9 +17,9 @@ def server_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
         OSError: a file cannot be read.
         TlsFilesError: a file is not what it should be, or the key is another certificate's.
     """
-    pair = key.read_bytes(), certificate.read_bytes()
+    loaded = key.read_bytes(), certificate.read_bytes()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    if b"ENCRYPTED" in pair[0]:
+    if b"ENCRYPTED" in loaded[0]:
         raise TlsFilesError(f"the key {key} is encrypted: give one without a pass phrase")
     try:
         context.load_cert_chain(certificate, key, password="")
@@ -28,7 +28,7 @@ def server_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
             raise TlsFilesError(f"the key {key} does not belong to the certificate {certificate}") from error
         _check_certificates(certificate)
         raise TlsFilesError(f"{key} is no PEM private key that can be used: {_reason(error)}") from error
-    return grpc.ssl_server_credentials([pair])
+    return grpc.ssl_server_credentials([loaded])
 
 
 def channel_credentials(authority: Path) -> grpc.ChannelCredentials:

@@ -9,7 +9,7 @@ import duckdb
 
 
 @dataclass(frozen=True)
-class Head:
+class Commit:
     """One write transaction.
 
     Attributes:
@@ -25,17 +25,17 @@ class Head:
     users: tuple[str, ...] | None
 
 
-def read_head(cursor: duckdb.DuckDBPyConnection) -> Head:
+def last_commit(cursor: duckdb.DuckDBPyConnection) -> Commit:
     """Return the last write transaction that the cursor sees."""
     rows = cursor.execute("SELECT sequence, commit_id, previous, users FROM data.head").fetchall()
     sequence, commit_id, previous, users = rows[0]
-    return Head(int(sequence), commit_id, previous, None if users is None else tuple(json.loads(users)))
+    return Commit(int(sequence), commit_id, previous, None if users is None else tuple(json.loads(users)))
 
 
-def raise_head(cursor: duckdb.DuckDBPyConnection, before: Head, users: Iterable[str] | None) -> Head:
+def add_commit(cursor: duckdb.DuckDBPyConnection, before: Commit, users: Iterable[str] | None) -> Commit:
     """Return the head that a transaction leaves behind when it commits; `users` are those it touched."""
     touched = None if users is None else tuple(sorted(users))
-    head = Head(before.sequence + 1, uuid4().hex, before.commit_id, touched)
+    head = Commit(before.sequence + 1, uuid4().hex, before.commit_id, touched)
     cursor.execute(
         "UPDATE data.head SET sequence = $1, commit_id = $2, previous = $3, users = $4",
         [head.sequence, head.commit_id, head.previous, None if touched is None else json.dumps(touched)],

@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from store.attributes import attributes_of
-from store.commit_log import Head, raise_head, read_head
+from store.commit_log import Commit, add_commit, last_commit
 from store.database import attach, connect, transaction
 from store.disk import DISK_ERRORS, disk_errors
 from store.items import bad_attributes, item_hashes, some_items
@@ -69,7 +69,7 @@ class Store:
         self._invalid = False
         self._writing = threading.Lock()
         with closing(connection.cursor()) as cursor:
-            self._head = read_head(cursor)
+            self._head = last_commit(cursor)
             ((salt,),) = cursor.execute("SELECT salt FROM data.salt").fetchall()
         self.home_id = hashlib.sha256(f"home {salt}".encode()).hexdigest()[:32]
 
@@ -110,7 +110,7 @@ class Store:
             raise
 
     @property
-    def head(self) -> Head:
+    def head(self) -> Commit:
         """The last write transaction."""
         return self._head
 
@@ -129,7 +129,7 @@ class Store:
                 self._reattach()
             with self.snapshot() as cursor:
                 yield cursor
-                head = raise_head(cursor, self._head, touched)
+                head = add_commit(cursor, self._head, touched)
             self._head = head
 
     def _reattach(self) -> None:
@@ -137,7 +137,7 @@ class Store:
         log.warning("attaching %s again", self._path)
         with closing(self._db.cursor()) as cursor:
             attach(cursor, self._path)
-            self._head = read_head(cursor)
+            self._head = last_commit(cursor)
         self._invalid = False
 
     def user_views(self, user_id: str) -> UserViews:

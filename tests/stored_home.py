@@ -32,7 +32,7 @@ from encoder.text.export import export_text_model
 from encoder.tower.fit import TrainOptions
 from encoder.train import train
 from indexer.publish import prune, publish
-from indexer.reindex import Wish, reindex
+from indexer.reindex import IndexSpec, reindex
 from server.client import Behavior, Item, Text
 from server.client import Client as TypedClient
 from server.pb.triptych.v1 import triptych_pb2 as pb
@@ -227,7 +227,7 @@ def _train(home: Home, text_model: Path) -> None:
 def index(home: Home, *, full: bool = False) -> Path:
     """Return an index of the store as it is, published."""
     # Of so few items the recall asked for takes every list, so that all processors find the same.
-    wish = Wish(factory="IVF4,SQ8", ann_recall=1.0, full=full)
+    spec = IndexSpec(factory="IVF4,SQ8", ann_recall=1.0, full=full)
     model = pointed(home.latest_model, home.models)
     text_model = home.text_models / Model.load(model).text_model_id
     with Store.open(home.database) as store:
@@ -236,7 +236,7 @@ def index(home: Home, *, full: bool = False) -> Path:
         Export.open(home.exports / export_id) as export,
         closing(TextCache.open(home.text_cache)) as cache,
     ):
-        made = reindex(home, export, Model.load(model), TextEncoder.load(text_model), cache, wish)
+        made = reindex(home, export, Model.load(model), TextEncoder.load(text_model), cache, spec)
     publish(home, made.name)
     return made
 

@@ -14,8 +14,8 @@ import pytest
 from google.protobuf import json_format
 
 from indexer.filters.policy import FilterPolicy
-from indexer.publish import load_pair
-from indexer.search.search_params import Effort
+from indexer.publish import load_index
+from indexer.search.search_params import SearchParams
 from server.client import Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import pointed, read_manifest
@@ -83,11 +83,11 @@ def test_the_parts_of_a_stored_home_are_read(home: Home, run: Callable[..., tupl
         users = export.users().to_pylist()
     assert "u10" not in users  # erased since
     assert {"u09", "u11"} <= set(users)
-    pair = load_pair(home, pointed(home.current_index, home.indexes).name)
+    pair = load_index(home, pointed(home.current_index, home.indexes).name)
     assert pair.users is not None
     assert (len(pair.index), len(pair.users), pair.model.dim) == (59, 48, 17)
     assert pair.index.approximate is not None
-    assert pair.index.approximate.effort == Effort(probes=4, refine=2, least=20)
+    assert pair.index.approximate.effort == SearchParams(probes=4, refine=2, least=20)
     assert pair.index.policy == FilterPolicy(scan_share=0.9)
     code, out, err = run("doctor", "--home", home.path)
     assert code == 0, out + err

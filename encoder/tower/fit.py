@@ -49,14 +49,14 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedTower:
     """A tower and what is to be known about it, as JSON values."""
 
     tower: Tower
     facts: dict[str, Any]
 
 
-def fit(data: Dataset, options: TrainOptions, training: Path, report: "Report | None" = None) -> Fitted:
+def fit(data: Dataset, options: TrainOptions, training: Path, report: "Report | None" = None) -> FittedTower:
     """Return the tower of the visible rows of a data set.
 
     Settings are chosen on the valid split; without one, on a tenth of train, and everything is then fitted
@@ -78,7 +78,7 @@ def fit(data: Dataset, options: TrainOptions, training: Path, report: "Report | 
         closed = fit_tower(choosing, _unchosen(options) if options.search else options.base)
     if split is None or options.learn is None:
         closed = closed if choosing is data else fit_tower(data, closed.config)
-        return Fitted(compressed(closed, data, options.max_dim), _facts(data, split, trials, None))
+        return FittedTower(compressed(closed, data, options.max_dim), _facts(data, split, trials, None))
     runs = _learn(choosing, closed, split, options.learn, training, report)
     blocks = [run.block for run in runs]
     mix = choose_mix(closed, blocks, choosing, split)
@@ -98,7 +98,7 @@ def fit(data: Dataset, options: TrainOptions, training: Path, report: "Report | 
             blocks = _again(data, closed.config, runs, options.learn, training, report)
     tower = with_half_life(mixed(closed, blocks, mix.weight, data), mix.half_life)
     tower = compressed(tower, data, options.max_dim)
-    return Fitted(tower, _facts(data, split, trials, learned))
+    return FittedTower(tower, _facts(data, split, trials, learned))
 
 
 def _choosing(data: Dataset, options: TrainOptions) -> tuple[Dataset, str | None]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from indexer.arrays import map_vectors
-from indexer.building.fitting import Fitted
+from indexer.building.fitting import FittedIndex
 from indexer.building.items import MAIN_FILES
 from indexer.building.users import BuiltUsers
 from indexer.files import VECTORS_FILE, faiss_file, read_without_vector, write_delta
@@ -23,8 +23,8 @@ class IndexCheckError(RuntimeError):
     """A freshly built index does not find what brute force finds."""
 
 
-def seal(
-    parent: Path, folder: Path, fitted: Fitted, facts: dict[str, Any], users: BuiltUsers | None = None
+def assemble(
+    parent: Path, folder: Path, fitted: FittedIndex, facts: dict[str, Any], users: BuiltUsers | None = None
 ) -> Path:
     """Return the new directory below `parent` of an index whose files lie in a folder, which stays.
 
@@ -46,7 +46,7 @@ def seal(
     return parent / index_id
 
 
-def lay_out(folder: Path, target: Path, fitted: Fitted, facts: dict[str, Any]) -> dict[str, Any]:
+def lay_out(folder: Path, target: Path, fitted: FittedIndex, facts: dict[str, Any]) -> dict[str, Any]:
     """Return what the manifest says of an index whose files, built in a folder, now lie in `target` too.
 
     Raises:

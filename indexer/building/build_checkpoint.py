@@ -27,7 +27,7 @@ class ReindexRunsError(RuntimeError):
 
 
 @contextmanager
-def spool(parent: Path, key: str) -> Iterator[Path]:
+def build_checkpoint(parent: Path, key: str) -> Iterator[Path]:
     """Yield the folder of a build that is named by what goes into it; it stays where the block raises.
 
     The folders of other builds that nobody works in are swept away.

@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.arrays import FloatArray, IntArray
-from indexer.building.autotune import fewest
-from indexer.building.ground_truth import TUNED_K, judges_of, seconds_of
+from indexer.building.autotune import min_probes
+from indexer.building.ground_truth import TUNED_K, ground_truths, seconds_of
 from indexer.filters.policy import FilterPolicy
-from indexer.search.ann import Approximate
+from indexer.search.ann import AnnIndex
 from indexer.search.exact import best_of_masked, best_of_some
-from indexer.search.search_params import Effort
+from indexer.search.search_params import SearchParams
 
 SHARES = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
 _BATCH = 16  # queries of an exact search with a filter, timed together
@@ -23,7 +23,7 @@ _BLOCK = 1 << 18  # vectors at a time
 
 
 def filter_policy(
-    vectors: FloatArray, index: Approximate | None, queries: FloatArray, base: Effort, target: float
+    vectors: FloatArray, index: AnnIndex | None, queries: FloatArray, base: SearchParams, target: float
 ) -> FilterPolicy:
     """Return when to scan what a filter allows and how hard to search otherwise, from trials.
 
@@ -35,12 +35,12 @@ def filter_policy(
     target = 1.0 - (1.0 - target) * _MISSES
     rng = np.random.default_rng(0)
     queries = queries[:_QUERIES]
-    efforts: list[tuple[float, Effort]] = []
+    efforts: list[tuple[float, SearchParams]] = []
     for share in SHARES:
         count = int(share * len(vectors))
         if count < TUNED_K:
             return FilterPolicy(share, tuple(efforts))
-        effort = base
+        search_params = base
         for allowed in _subsets(vectors, queries, count, rng):
             mask = np.zeros(len(vectors), dtype=bool)
             mask[allowed] = True
@@ -55,12 +55,12 @@ def filter_policy(
             if not index.filters:
                 return FilterPolicy(1.0, ())
             bits = np.packbits(mask, bitorder="little")
-            reached = fewest(index, judges_of(vectors, queries, allowed), target, effort, bits)
+            reached = min_probes(index, ground_truths(vectors, queries, allowed), target, search_params, bits)
             scan = seconds_of(partial(_scan, vectors, allowed), queries)
             if reached is None or scan <= reached.seconds:
                 return FilterPolicy(share, tuple(efforts))
-            effort = reached.effort
-        efforts.append((share, effort))
+            search_params = reached.search_params
+        efforts.append((share, search_params))
     return FilterPolicy(SHARES[-1], tuple(efforts))
 
 

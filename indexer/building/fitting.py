@@ -6,27 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from indexer.arrays import FloatArray, map_vectors
-from indexer.building.autotune import fewest, tune
+from indexer.building.autotune import min_probes, tune
 from indexer.building.choice import EXACT, Choice
 from indexer.building.factory import cagra_degree
 from indexer.building.filter_tuning import filter_policy
-from indexer.building.ground_truth import TUNED_K, judges_of
+from indexer.building.ground_truth import TUNED_K, ground_truths
 from indexer.building.items import build_shards
 from indexer.files import VECTORS_FILE
 from indexer.filters.policy import FilterPolicy
 from indexer.search.opening import open_shards
-from indexer.search.search_params import Effort
+from indexer.search.search_params import SearchParams
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedIndex:
     """A kind of index, its FAISS files, and what was measured on it."""
 
     factory: str
     files: list[str]
-    effort: Effort
+    search_params: SearchParams
     recall: float
     policy: FilterPolicy
 
@@ -35,13 +35,15 @@ class Fitted:
         return {
             "factory": self.factory,
             "shards": len(self.files),
-            **self.effort.as_json(),
+            **self.search_params.as_json(),
             f"ann_recall@{TUNED_K}": self.recall,
             "filters": self.policy.as_json(),
         }
 
 
-def fit(folder: Path, queries: FloatArray, choice: Choice, target: float, *, float16: bool = False) -> Fitted:
+def fit(
+    folder: Path, queries: FloatArray, choice: Choice, target: float, *, float16: bool = False
+) -> FittedIndex:
     """Return the first of the kinds of a choice that reaches an ANN recall; the last one is exact.
 
     Half of the queries choose the effort. The other half must reach the recall too, which raises it where
@@ -64,14 +66,16 @@ def fit(folder: Path, queries: FloatArray, choice: Choice, target: float, *, flo
         files = build_shards(folder, factory)
         # A graph is tuned as a CPU searches it: a card looks at as many candidates from more places.
         cpu = cagra_degree(factory) is not None
-        index = open_shards([folder / name for name in files], Effort(), cpu=cpu, float16=float16)
-        tuned = tune(index, judges_of(vectors, queries[::2]), target)
-        reached = tuned and fewest(index, judges_of(vectors, queries[1::2]), target, tuned.effort)
+        index = open_shards([folder / name for name in files], SearchParams(), cpu=cpu, float16=float16)
+        tuned = tune(index, ground_truths(vectors, queries[::2]), target)
+        reached = tuned and min_probes(
+            index, ground_truths(vectors, queries[1::2]), target, tuned.search_params
+        )
         if reached:
-            policy = filter_policy(vectors, index, queries, reached.effort, target)
-            return Fitted(factory, files, reached.effort, reached.recall, policy)
+            policy = filter_policy(vectors, index, queries, reached.search_params, target)
+            return FittedIndex(factory, files, reached.search_params, reached.recall, policy)
         log.warning(
             "%s does not reach ANN recall@%d %.4f: going on with a finer kind", factory, TUNED_K, target
         )
-    policy = filter_policy(vectors, None, queries, Effort(), target)
-    return Fitted(EXACT, [], Effort(), 1.0, policy)
+    policy = filter_policy(vectors, None, queries, SearchParams(), target)
+    return FittedIndex(EXACT, [], SearchParams(), 1.0, policy)

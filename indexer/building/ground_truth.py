@@ -18,7 +18,7 @@ _BLOCK = 1 << 18  # vectors at a time
 _TIE = 1e-5  # relative; scores this close are equal
 
 
-class Judge:
+class GroundTruth:
     """What an exact search finds for some queries.
 
     Args:
@@ -38,7 +38,7 @@ class Judge:
         else:
             self._best = best_of_parts(list(self._blocks()), self.k)[1]
 
-    def shorter(self, k: int) -> "Judge":
+    def shorter(self, k: int) -> "GroundTruth":
         """Return a judge of the best k alone, without another exact search."""
         other = copy(self)
         other.k = min(k, self.k)
@@ -59,13 +59,13 @@ class Judge:
             yield rows + start, scores
 
 
-Judges = tuple[Judge, Judge]
+GroundTruths = tuple[GroundTruth, GroundTruth]
 
 
-def judges_of(vectors: FloatArray, queries: FloatArray, allowed: IntArray | None = None) -> Judges:
+def ground_truths(vectors: FloatArray, queries: FloatArray, allowed: IntArray | None = None) -> GroundTruths:
     """Return judges of TUNED_K results and of SHORT_K."""
-    judge = Judge(vectors, queries, allowed)
-    return judge, judge.shorter(SHORT_K)
+    truth = GroundTruth(vectors, queries, allowed)
+    return truth, truth.shorter(SHORT_K)
 
 
 def seconds_of(search: Callable[[FloatArray], object], queries: FloatArray, size: int = 1) -> float:

@@ -12,8 +12,8 @@ from encoder.dataset import rows_of
 from indexer.building.assemble import files_taken_over, lay_out, take_over
 from indexer.building.difference import difference, too_many
 from indexer.building.items import ItemTower, as_changes
-from indexer.building.users import People, build_users, put_users
-from indexer.files import Change
+from indexer.building.users import ExportedUsers, build_users, put_users
+from indexer.files import ItemChange
 from indexer.index import Index
 from indexer.users import FOLDER, open_users
 from store.artifact import DamagedArtifactError, build, new_id, pointed
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 def changes_of(
     index: Index, items: pa.Table, hashes: pa.Table, encoded: npt.NDArray[np.bool_], tower: ItemTower
-) -> list[Change]:
+) -> list[ItemChange]:
     """Return items as changes to an index; vectors that need not be made anew are taken from it.
 
     Args:
@@ -55,8 +55,8 @@ def without_bad(
     return items.filter(pa.array(kept)), hashes.filter(pa.array(kept)), encoded[kept], reasons
 
 
-def next_to(
-    home: Home, folder: Path, people: People, hashes: pa.Table, asked: dict[str, Any], room: int | None
+def incremental_reindex(
+    home: Home, folder: Path, people: ExportedUsers, hashes: pa.Table, asked: dict[str, Any], room: int | None
 ) -> Path | None:
     """Return the directory of an index made from the one that serves, or None where all is to be built.
 

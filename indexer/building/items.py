@@ -23,12 +23,12 @@ from indexer.files import (
     MAIN_SCHEMA,
     VECTORS_FILE,
     WITHOUT_VECTOR_FILE,
-    Change,
+    ItemChange,
     faiss_file,
     write_lookup,
     write_without_vector,
 )
-from indexer.filters.attribute_index import FactsBuilder
+from indexer.filters.attribute_index import AttributeIndexBuilder
 from indexer.ids import write_table
 from store.attributes import left_out, sorted_out
 from store.export import Export
@@ -84,7 +84,7 @@ def build_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower)
     if finished(folder, "items"):
         return
     kept: list[npt.NDArray[np.bool_]] = []
-    facts, apart, reasons = FactsBuilder(), list[Change](), dict[str, str]()
+    facts, apart, reasons = AttributeIndexBuilder(), list[ItemChange](), dict[str, str]()
     rows = rows_of(hashes.column("item_id"), tower.model.item_ids)  # (N,)
 
     def chunks() -> Iterator[FloatArray]:
@@ -126,7 +126,7 @@ def build_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower)
 
 def as_changes(
     items: pa.Table | pa.RecordBatch, vectors: FloatArray, popularity: FloatArray, hashes: pa.Table
-) -> list[Change]:
+) -> list[ItemChange]:
     """Return n items as changes to an index.
 
     Args:
@@ -138,10 +138,10 @@ def as_changes(
     ids, kinds, attributes = (items.column(name).to_pylist() for name in ("item_id", "kind", "attributes"))
     content, facts = (hashes.column(name).to_pylist() for name in ("content", "facts"))
     described = zip(ids, vectors, popularity.tolist(), content, facts, kinds, attributes, strict=True)
-    return [Change(*one) for one in described]
+    return [ItemChange(*one) for one in described]
 
 
-def write_rows(folder: Path, hashes: pa.Table, popularity: FloatArray, facts: FactsBuilder) -> None:
+def write_rows(folder: Path, hashes: pa.Table, popularity: FloatArray, facts: AttributeIndexBuilder) -> None:
     """Write what there is of the rows of a main part beside their vectors.
 
     Args:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from indexer.arrays import FloatArray
 from indexer.building.factory import cagra_degree, empty_faiss, inner_of
-from indexer.search.gpu import cagra_graph, in_cpu_form, on_card
+from indexer.search.gpu import cagra_graph, to_cpu, to_gpu
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +42,18 @@ def build_shard(vectors: FloatArray, factory: str, path: Path) -> None:
         log.info("%s: going on after %d of %d items", path.name, built.ntotal, len(vectors))
     else:
         built = empty_faiss(vectors.shape[1], factory)
-        worker = on_card(built)
+        worker = to_gpu(built)
         _train(worker, built, vectors)
-        built = in_cpu_form(worker)
+        built = to_cpu(worker)
         _save(built, partial)
-    worker, saved = on_card(built), time.monotonic()
+    worker, saved = to_gpu(built), time.monotonic()
     starts = range(built.ntotal, len(vectors), _ADDED)
     for start in tqdm(starts, desc=f"index {path.stem}", unit="chunk", disable=None):
         worker.add(np.ascontiguousarray(vectors[start : start + _ADDED]))
         if time.monotonic() - saved > _SAVED_S:
-            _save(in_cpu_form(worker), partial)
+            _save(to_cpu(worker), partial)
             saved = time.monotonic()
-    faiss.write_index(in_cpu_form(worker), str(path))
+    faiss.write_index(to_cpu(worker), str(path))
     partial.unlink()
 
 

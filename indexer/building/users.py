@@ -15,13 +15,13 @@ from indexer.arrays import FloatArray, map_vectors, write_vectors
 from indexer.building.build_checkpoint import finish, finished
 from indexer.building.choice import choose
 from indexer.building.difference import difference, too_many
-from indexer.building.fitting import Fitted, fit
+from indexer.building.fitting import FittedIndex, fit
 from indexer.building.items import MAIN_FILES, ItemTower, write_rows
 from indexer.building.sample import QUERIES, USER_BATCH, batches_of, user_vectors
 from indexer.files import VECTORS_FILE
-from indexer.filters.attribute_index import FactsBuilder
+from indexer.filters.attribute_index import AttributeIndexBuilder
 from indexer.index import Index
-from indexer.search.gpu import cards
+from indexer.search.gpu import gpus
 from indexer.users import EMBEDDING_DIM, FOLDER, NO_FACTS, row_width, user_change, user_rows
 from store.export import Export
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class People:
+class ExportedUsers:
     """The users of an export, and what encodes them.
 
     Attributes:
@@ -41,7 +41,7 @@ class People:
     hashes: pa.Table
 
     @classmethod
-    def of(cls, export: Export, tower: ItemTower) -> "People":
+    def of(cls, export: Export, tower: ItemTower) -> "ExportedUsers":
         """Return the users of an export."""
         return cls(export, tower, people_hashes(export.user_hashes()))
 
@@ -64,12 +64,12 @@ def people_hashes(table: pa.Table) -> pa.Table:
 class BuiltUsers:
     """A user index whose files are written: what was measured on it, and what the manifest says of it."""
 
-    fitted: Fitted
+    fitted: FittedIndex
     facts: dict[str, Any]
 
 
 def build_users(
-    folder: Path, people: People, base: Index | None, ann_recall: float, memory_bytes: int | None
+    folder: Path, people: ExportedUsers, base: Index | None, ann_recall: float, memory_bytes: int | None
 ) -> BuiltUsers:
     """Write the files of a user index below a folder, where a run that was killed goes on.
 
@@ -86,7 +86,7 @@ def build_users(
         _write_users(place, people, base)
         finish(place, "rows", list(MAIN_FILES))
     rows = map_vectors(place / VECTORS_FILE)
-    choice = choose(len(rows), rows.shape[1], memory_bytes, card=cards().count > 0)
+    choice = choose(len(rows), rows.shape[1], memory_bytes, card=gpus().count > 0)
     log.info("reindex: users: %s: %s", choice.factory, choice.reason)
     model = people.tower.model
     facts = {
@@ -98,7 +98,7 @@ def build_users(
     return BuiltUsers(fit(place, _queries(rows), choice, ann_recall), facts)
 
 
-def put_users(users: Index, people: People) -> bool:
+def put_users(users: Index, people: ExportedUsers) -> bool:
     """Put what changed on top of a user index; return False, with nothing put, where it is to be built anew.
 
     That is where too much changed, and where somebody is gone: what lies under a tombstone could be read.
@@ -128,7 +128,7 @@ def put_users(users: Index, people: People) -> bool:
     return True
 
 
-def _write_users(place: Path, people: People, base: Index | None) -> None:
+def _write_users(place: Path, people: ExportedUsers, base: Index | None) -> None:
     """Write the main part of a user index."""
     hashes = people.hashes
     anew = np.ones(len(hashes), dtype=bool)
@@ -157,7 +157,7 @@ def _write_users(place: Path, people: People, base: Index | None) -> None:
     width = row_width(people.tower.model.dim)
     count = write_vectors(place / VECTORS_FILE, chunks(), width)
     some = hashes.filter(pa.array(np.concatenate([np.zeros(0, dtype=bool), *there])))
-    write_rows(place, some, some.column("events").to_numpy().astype(np.float32), FactsBuilder())
+    write_rows(place, some, some.column("events").to_numpy().astype(np.float32), AttributeIndexBuilder())
     log.info("reindex: %d users have a vector", count)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from indexer.arrays import IntArray, map_tensors
-from indexer.filters.filter import ItemFacts, Number, exact, facts_of
+from indexer.filters.filter import ItemTerms, Number, exact, facts_of
 from indexer.filters.moments import Moment
 from indexer.ids import hash_of, hashes_of
 
@@ -31,7 +31,7 @@ class ReindexNeededError(RuntimeError):
         self.index_id = index_id
 
 
-class FactsBuilder:
+class AttributeIndexBuilder:
     """Collects the facts of items, row by row, and writes them inverted."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class FactsBuilder:
         save_file(tensors, path)
 
 
-class MappedFacts:
+class AttributeIndex:
     """The facts of immutable rows, memory-mapped.
 
     Two terms whose 64-bit hashes agree would be taken for one: with a million terms, one chance in 10^7.
@@ -143,7 +143,7 @@ class MappedFacts:
         return int(first + np.searchsorted(there, rest, side))
 
 
-class GrowingFacts:
+class MutableAttributeIndex:
     """The facts of rows that are added one by one; readers ignore rows that they do not know yet.
 
     Readers copy a column by slicing it, in one step of the interpreter: a view of its memory would make it
@@ -155,7 +155,7 @@ class GrowingFacts:
         self._numbers: dict[str, tuple[array[float], array[int], array[int]]] = {}
         self._moments: dict[str, tuple[array[int], array[int]]] = {}
 
-    def add(self, row: int, facts: ItemFacts) -> None:
+    def add(self, row: int, facts: ItemTerms) -> None:
         """Take in the facts of one row, as `facts_of` returns them; rows come in order."""
         terms, numbers, moments = facts
         for term in set(terms):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from indexer.arrays import IntArray
-from indexer.delta import Delta, Snapshot
+from indexer.delta import Delta, IndexState
 from indexer.files import MainPart
 from indexer.filters.filter import Filter, allowed_rows
 from indexer.search.exclusions import Allowed, bits_of
@@ -17,7 +17,7 @@ _NO_ROWS = np.zeros(0, dtype=np.int64)
 _BITS = 64  # of a row number
 
 
-class Filtering:
+class FilterCache:
     """Turns filters into rows; threads may share it."""
 
     def __init__(self, main: MainPart, delta: Delta) -> None:
@@ -25,7 +25,7 @@ class Filtering:
         self._known_late: tuple[int, dict[Filter, IntArray]] = (0, {})  # of one version
         self._known: OrderedDict[Filter, Allowed] = OrderedDict()
 
-    def allowed(self, wanted: Filter | None, now: Snapshot) -> Allowed:
+    def allowed(self, wanted: Filter | None, now: IndexState) -> Allowed:
         """Return the rows that a filter lets pass in one state.  Raises: ReindexNeededError."""
         if wanted is None:
             return Allowed()
@@ -52,7 +52,7 @@ class Filtering:
             self._known = known  # swapped whole: another thread may be reading
         return main
 
-    def _of_late(self, wanted: Filter, now: Snapshot) -> IntArray:
+    def _of_late(self, wanted: Filter, now: IndexState) -> IntArray:
         known = self._known_late
         if known[0] != now.version or len(known[1]) >= _REMEMBERED:
             known = self._known_late = (now.version, {})

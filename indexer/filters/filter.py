@@ -82,7 +82,7 @@ class Facts(Protocol):
         """Return the rows with a date or time within a range, sorted and each once."""
 
 
-ItemFacts = tuple[list[str], list[tuple[str, Number]], list[tuple[str, Moment]]]
+ItemTerms = tuple[list[str], list[tuple[str, Number]], list[tuple[str, Moment]]]
 
 
 def allowed_rows(
@@ -129,7 +129,7 @@ def term(name: str, value: str) -> str:
     return f"{name}\0{value}"
 
 
-def facts_of(kind: str | None, attributes: dict[str, Any]) -> ItemFacts:
+def facts_of(kind: str | None, attributes: dict[str, Any]) -> ItemTerms:
     """Return the terms, the named numbers and the named moments of an item.
 
     Texts and truth values are terms, numbers are numbers, a list is each of its elements, an object is its

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from indexer.search.search_params import Effort
+from indexer.search.search_params import SearchParams
 
 
 @dataclass(frozen=True)
@@ -17,23 +17,23 @@ class FilterPolicy:
     """
 
     scan_share: float = 1.0
-    efforts: tuple[tuple[float, Effort], ...] = ()
+    efforts: tuple[tuple[float, SearchParams], ...] = ()
 
-    def effort(self, allowed: int, items: int) -> Effort | None:
+    def search_params(self, allowed: int, items: int) -> SearchParams | None:
         """Return the effort of a search among so many allowed items; None where they are to be scanned."""
         share = allowed / max(1, items)
         if share <= self.scan_share:
             return None
-        known = [effort for at, effort in self.efforts if at <= share]
+        known = [search_params for at, search_params in self.efforts if at <= share]
         return known[0] if known else None
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
-        efforts = [{"share": share, **effort.as_json()} for share, effort in self.efforts]
+        efforts = [{"share": share, **search_params.as_json()} for share, search_params in self.efforts]
         return {"scan_share": self.scan_share, "efforts": efforts}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "FilterPolicy":
         """Return what `as_json` wrote."""
-        efforts = tuple((e["share"], Effort.from_json(e)) for e in values["efforts"])
+        efforts = tuple((e["share"], SearchParams.from_json(e)) for e in values["efforts"])
         return cls(values["scan_share"], efforts)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.arrays import IntArray
-from indexer.delta import Snapshot
+from indexer.delta import IndexState
 from indexer.search.exact import Searched, best_of, taken
 
 BoolArray = npt.NDArray[np.bool_]
@@ -21,7 +21,7 @@ _NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
-class Excluded:
+class Exclusions:
     """Items to leave out of the results of a batch: pairs of query number and index row.
 
     Shapes:
@@ -50,7 +50,7 @@ class Allowed:
 
 
 @dataclass(frozen=True)
-class Barred:
+class SearchMask:
     """What one search must not return, beside what its filter bars.
 
     Attributes:
@@ -64,7 +64,7 @@ class Barred:
     """
 
     main: int
-    now: Snapshot
+    now: IndexState
     batch: int
     queries: IntArray
     rows: IntArray
@@ -74,8 +74,8 @@ class Barred:
 
     @classmethod
     def of(
-        cls, main: int, now: Snapshot, batch: int, excluded: Excluded | None, allowed: Allowed
-    ) -> "Barred":
+        cls, main: int, now: IndexState, batch: int, excluded: Exclusions | None, allowed: Allowed
+    ) -> "SearchMask":
         """Return what is barred in a search."""
         total = main + len(now.went)
         queries, rows, most, late = _NO_ROWS, _NO_ROWS, 0, False

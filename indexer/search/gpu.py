@@ -20,7 +20,7 @@ _FAISS: Any = faiss  # a CPU build and its stubs lack what is named below
 
 
 @dataclass(frozen=True)
-class Cards:
+class Gpus:
     """The graphics cards that FAISS sees, and why there are none."""
 
     count: int
@@ -28,19 +28,19 @@ class Cards:
 
 
 @cache
-def cards() -> Cards:
+def gpus() -> Gpus:
     """Return what there is, saying so in the log once."""
     if not hasattr(faiss, "StandardGpuResources"):
-        found = Cards(0, "this FAISS is a CPU build")
+        found = Gpus(0, "this FAISS is a CPU build")
     else:
         count = int(_FAISS.get_num_gpus())
         cuvs = "with" if has_cuvs() else "without"
-        found = Cards(count, f"FAISS sees {count} graphics cards, {cuvs} cuVS")
+        found = Gpus(count, f"FAISS sees {count} graphics cards, {cuvs} cuVS")
     log.info("faiss: %s; searches and builds run on the %s", found.reason, "GPU" if found.count else "CPU")
     return found
 
 
-def on_card(index: Any, number: int = 0, *, float16: bool = False) -> Any:
+def to_gpu(index: Any, number: int = 0, *, float16: bool = False) -> Any:
     """Return an index on a card.
 
     Where there are no cards, or FAISS has no such kind for them, it is the index itself.
@@ -50,7 +50,7 @@ def on_card(index: Any, number: int = 0, *, float16: bool = False) -> Any:
         number: what follows when it is divided by the number of cards says which one.
         float16: keep full vectors as halves; scores that matter are computed from the stored ones anyway.
     """
-    count = cards().count
+    count = gpus().count
     if not count:
         return index
     options = _FAISS.GpuClonerOptions()
@@ -62,14 +62,14 @@ def on_card(index: Any, number: int = 0, *, float16: bool = False) -> Any:
         return index
 
 
-def on_a_card(index: Any) -> bool:
+def is_on_gpu(index: Any) -> bool:
     """Return whether an index is on a card, be it behind transforms."""
     return type(inner_of(index)).__name__.startswith("Gpu")
 
 
-def in_cpu_form(index: Any) -> Any:
+def to_cpu(index: Any) -> Any:
     """Return an index as it is written to files, wherever it is."""
-    return _FAISS.index_gpu_to_cpu(index) if on_a_card(index) else index
+    return _FAISS.index_gpu_to_cpu(index) if is_on_gpu(index) else index
 
 
 def cagra_graph(vectors: FloatArray, degree: int) -> Any:

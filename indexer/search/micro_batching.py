@@ -21,7 +21,7 @@ class _Call:
     found: Found | Exception = field(init=False)
 
 
-class Together:
+class MicroBatcher:
     """Runs one search at a time; calls that come meanwhile and ask alike go with the next run.
 
     A card takes hardly longer for many queries than for one. Who comes while it is idle does not wait.

@@ -10,46 +10,46 @@ import numpy as np
 from indexer.arrays import FloatArray
 from indexer.building.choice import EXACT
 from indexer.files import faiss_file
-from indexer.search.ann import Approximate
-from indexer.search.gpu import cards, on_card
-from indexer.search.search_params import Effort
+from indexer.search.ann import AnnIndex
+from indexer.search.gpu import gpus, to_gpu
+from indexer.search.search_params import SearchParams
 
 
-def open_searched(directory: Path, manifest: dict[str, Any], vectors: FloatArray) -> Approximate | None:
+def open_searched(directory: Path, manifest: dict[str, Any], vectors: FloatArray) -> AnnIndex | None:
     """Return what searches the main part of an index; None where the CPU compares every vector (N, D)."""
     float16 = bool(manifest.get("card_float16", False))
     if manifest["factory"] == EXACT:
-        return exact_on_cards(vectors, float16=float16) if cards().count and len(vectors) else None
+        return exact_on_gpus(vectors, float16=float16) if gpus().count and len(vectors) else None
     files = [directory / faiss_file(shard) for shard in range(manifest["shards"])]
-    return open_shards(files, Effort.from_json(manifest), float16=float16)
+    return open_shards(files, SearchParams.from_json(manifest), float16=float16)
 
 
 def open_shards(
-    paths: Sequence[Path], effort: Effort, *, cpu: bool = False, float16: bool = False
-) -> Approximate:
+    paths: Sequence[Path], search_params: SearchParams, *, cpu: bool = False, float16: bool = False
+) -> AnnIndex:
     """Return the shards in some FAISS files, memory-mapped where FAISS can, or on the cards by turns.
 
     Args:
         paths: the rows of one follow those of the one before.
-        effort: of a search that names none.
+        search_params: of a search that names none.
         cpu: leave the cards alone.
         float16: hold full vectors on cards as halves.
     """
     flags = faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY
     read = [faiss.read_index(str(path), flags) for path in paths]
-    placed = read if cpu else [on_card(shard, i, float16=float16) for i, shard in enumerate(read)]
-    return Approximate(placed, effort, float16=float16)
+    placed = read if cpu else [to_gpu(shard, i, float16=float16) for i, shard in enumerate(read)]
+    return AnnIndex(placed, search_params, float16=float16)
 
 
-def exact_on_cards(vectors: FloatArray, *, float16: bool = False) -> Approximate:
+def exact_on_gpus(vectors: FloatArray, *, float16: bool = False) -> AnnIndex:
     """Return what compares all of vectors (N, D), as many on each card; N is at least 1.
 
     With `float16` the best by halves, twice as many as are asked for, are compared by exact scores.
     """
     shards = []
-    size = 8 * -(-len(vectors) // (8 * max(1, cards().count)))  # so that a bitmap splits between bytes
+    size = 8 * -(-len(vectors) // (8 * max(1, gpus().count)))  # so that a bitmap splits between bytes
     for i, start in enumerate(range(0, len(vectors), size)):
         index = faiss.IndexFlatIP(vectors.shape[1])
         index.add(np.ascontiguousarray(vectors[start : start + size]))
-        shards.append(on_card(index, i, float16=float16))
-    return Approximate(shards, Effort(refine=2 if float16 else 1), float16=float16)
+        shards.append(to_gpu(index, i, float16=float16))
+    return AnnIndex(shards, SearchParams(refine=2 if float16 else 1), float16=float16)

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.arrays import FloatArray, IntArray
-from indexer.delta import Snapshot
+from indexer.delta import IndexState
 from indexer.files import MainPart
 from indexer.filters.policy import FilterPolicy
-from indexer.search.ann import Approximate
+from indexer.search.ann import AnnIndex
 from indexer.search.exact import (
     Searched,
     best_of,
@@ -22,9 +22,9 @@ from indexer.search.exact import (
     scores_of,
     slack_of,
 )
-from indexer.search.exclusions import Allowed, Barred, Excluded, bits_of
+from indexer.search.exclusions import Allowed, Exclusions, SearchMask, bits_of
 
-__all__ = ["Allowed", "Excluded", "Searchable", "Searched"]
+__all__ = ["Allowed", "Exclusions", "Searchable", "Searched"]
 
 _HARDER = 8  # times the effort of a first search that fell short
 _LATE_SCORES = 1 << 24  # at a time, of rows after the main part
@@ -46,38 +46,38 @@ class Searchable:
     """
 
     main: MainPart
-    approximate: Approximate | None
+    approximate: AnnIndex | None
     policy: FilterPolicy
-    now: Snapshot
+    now: IndexState
     ids_of: Callable[[IntArray], list[str]]
 
-    def search(self, queries: FloatArray, k: int, excluded: Excluded | None, allowed: Allowed) -> Searched:
+    def search(self, queries: FloatArray, k: int, excluded: Exclusions | None, allowed: Allowed) -> Searched:
         """Return rows (B, k) and scores (B, k), best first, −1 and −inf where fewer are left.
 
         Every score is made by `scores_of`; items with equal ones are in the order of their ids.
         """
-        barred = Barred.of(len(self.main), self.now, len(queries), excluded, allowed)
-        rows, scores = self._main(queries, k, barred, allowed)
+        mask = SearchMask.of(len(self.main), self.now, len(queries), excluded, allowed)
+        rows, scores = self._main(queries, k, mask, allowed)
         best = _padded(rows, k, -1), _padded(scores, k, -np.inf)
-        return self._with_late(best, queries, k, barred, allowed) if len(self.now.vectors) else best
+        return self._with_late(best, queries, k, mask, allowed) if len(self.now.vectors) else best
 
-    def _main(self, queries: FloatArray, k: int, barred: Barred, allowed: Allowed) -> Searched:
+    def _main(self, queries: FloatArray, k: int, mask: SearchMask, allowed: Allowed) -> Searched:
         """Return at most k of the main part: from a search with little room, and again where too little."""
         passing = len(self.main) if allowed.main is None else len(allowed.main)
         if not passing:
             return np.full((len(queries), 0), -1), np.zeros((len(queries), 0), np.float32)
-        room = barred.room(k)
-        rows, scores = barred.best(self._found(queries, min(k, passing), room, allowed), k, room)
+        room = mask.room(k)
+        rows, scores = mask.best(self._found(queries, min(k, passing), room, allowed), k, room)
         if rows.shape[1] == k and rows[:, -1].min() >= 0:
             return rows, scores
-        left = barred.left(k, passing, allowed)  # (B,) or one number for all
+        left = mask.left(k, passing, allowed)  # (B,) or one number for all
         # With room for all that may be barred and every vector compared, no search can fall short.
-        for more, sure in ((min(_HARDER * (k + room), barred.most), False), (barred.most, True)):
+        for more, sure in ((min(_HARDER * (k + room), mask.most), False), (mask.most, True)):
             short = np.flatnonzero((rows >= 0).sum(axis=1) < left)
             if not len(short):
                 break
             found = self._found(queries[short], min(k, passing), more, allowed, harder=_HARDER, sure=sure)
-            again = barred.best(found, k, more, short)
+            again = mask.best(found, k, more, short)
             rows, scores = _padded(rows, k, -1), _padded(scores, k, -np.inf)
             rows[short], scores[short] = _padded(again[0], k, -1), _padded(again[1], k, -np.inf)
         return rows, scores
@@ -98,13 +98,13 @@ class Searchable:
         if main is None:
             if approximate is None:
                 return best_of_all(self.main.vectors, queries, min(k + room, total), self.main.longest)
-            effort = approximate.effort.times(harder)
-            return approximate.scored(self.main.vectors, queries, k, effort, room=room)
-        effort_of = self.policy.effort(len(main), total)
+            search_params = approximate.search_params.times(harder)
+            return approximate.scored(self.main.vectors, queries, k, search_params, room=room)
+        effort_of = self.policy.search_params(len(main), total)
         if approximate is not None and effort_of is not None and approximate.filters:
             bits = bits_of(main, total) if allowed.bits is None else allowed.bits
-            effort = effort_of.times(harder)
-            return approximate.scored(self.main.vectors, queries, k, effort, bits, room=room)
+            search_params = effort_of.times(harder)
+            return approximate.scored(self.main.vectors, queries, k, search_params, bits, room=room)
         if len(main) > self.policy.scan_share * total:
             mask = np.zeros(total, dtype=bool)
             mask[main] = True
@@ -113,7 +113,7 @@ class Searchable:
         return best_of_some(self.main.vectors, main, queries, k + room)
 
     def _with_late(
-        self, best: Searched, queries: FloatArray, k: int, barred: Barred, allowed: Allowed
+        self, best: Searched, queries: FloatArray, k: int, mask: SearchMask, allowed: Allowed
     ) -> Searched:
         """Return the best k of what was found in the main part (B, k) and of the rows after it."""
         step = max(1, _LATE_SCORES // len(self.now.vectors))
@@ -123,7 +123,7 @@ class Searchable:
             part = best[0][start : start + step], best[1][start : start + step]
             query, at = self._late(some, part[1][:, -1:])
             if len(query):  # few, so whether they may be found is asked of them alone
-                open_to = barred.open_late(query + start, self.now.places[at], allowed)
+                open_to = mask.open_late(query + start, self.now.places[at], allowed)
                 query, at = query[open_to], at[open_to]
             if len(query):
                 places, _ = padded(query, len(some), at, np.zeros(len(at), np.float32))

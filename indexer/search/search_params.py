@@ -12,7 +12,7 @@ _LEAST_BEFORE = 30
 
 
 @dataclass(frozen=True)
-class Effort:
+class SearchParams:
     """How much a search looks at.
 
     Attributes:
@@ -29,12 +29,12 @@ class Effort:
         """Return the candidates of a search for `count` results."""
         return max(count * self.refine, self.least)
 
-    def times(self, factor: int) -> "Effort":
+    def times(self, factor: int) -> "SearchParams":
         """Return it with so many times the probes."""
         return self if factor == 1 else replace(self, probes=self.probes * factor)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Effort":
+    def from_json(cls, values: dict[str, Any]) -> "SearchParams":
         """Return what `as_json` wrote, other keys beside it or not.
 
         Indexes of the first versions do not say `least`: they were tuned with as many as this.
@@ -47,7 +47,7 @@ class Effort:
         return asdict(self)
 
 
-def parameters(index: Any, effort: Effort, selector: Any) -> Any:
+def parameters(index: Any, search_params: SearchParams, selector: Any) -> Any:
     """Return the search parameters for an index, on a card or not; None where it takes none.
 
     For a CAGRA graph on a card it is the width, since its parameters hang on the number of results, too.
@@ -59,13 +59,13 @@ def parameters(index: Any, effort: Effort, selector: Any) -> Any:
     if is_cagra(kind):
         if selector is not None:
             raise RuntimeError("a CAGRA graph on a card takes no filter")
-        return effort.probes
+        return search_params.probes
     given = {} if selector is None else {"sel": selector}
     if isinstance(kind, faiss.IndexPreTransform):
-        inner = parameters(kind.index, effort, selector)
+        inner = parameters(kind.index, search_params, selector)
         return _FAISS.SearchParametersPreTransform(index_params=inner)
     if hasattr(kind, "nlist"):
-        return _FAISS.SearchParametersIVF(nprobe=effort.probes, **given)
+        return _FAISS.SearchParametersIVF(nprobe=search_params.probes, **given)
     if isinstance(kind, faiss.IndexHNSW):
-        return _FAISS.SearchParametersHNSW(efSearch=effort.probes, **given)
+        return _FAISS.SearchParametersHNSW(efSearch=search_params.probes, **given)
     return _FAISS.SearchParameters(**given) if given else None

@@ -9,7 +9,7 @@ from typing import Self
 import duckdb
 import pyarrow as pa
 
-from indexer.publish import load_pair
+from indexer.publish import load_index
 from scripts.bench import small_home as bench_world
 from server.client import CallError, Client
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, verify
@@ -127,7 +127,7 @@ def _pointers_sound(home: Home, now: Left) -> bool:
         if home.latest_model in now.pointers:
             pointed(home.latest_model, home.models)
         if home.current_index in now.pointers:
-            load_pair(home, pointed(home.current_index, home.indexes).name)
+            load_index(home, pointed(home.current_index, home.indexes).name)
     except (DamagedArtifactError, NotPublishedError) as error:
         log.error("a pointer of %s is wrong: %s", home.path, error)
         return False

@@ -91,12 +91,12 @@ def latest_check(home: Home) -> Check:
 def current_check(home: Home) -> Check:
     """Return whether CURRENT names an index that loads, with a model that fits it."""
     try:
-        from indexer.publish import current_index, load_pair
+        from indexer.publish import current_index, load_index
     except (ImportError, RuntimeError) as error:  # a GPU build of FAISS without CUDA raises the second
         return Check("CURRENT", State.FAILED, str(error), "install FAISS and ONNX Runtime: see above")
     serving = "triptych reindex --home HOME, or triptych index rollback"
     try:
-        pair = load_pair(home, current_index(home).name)
+        pair = load_index(home, current_index(home).name)
     except NotPublishedError:
         return Check("CURRENT", State.WARNING, "nothing is published", "triptych reindex --home HOME")
     except (DamagedArtifactError, LookupError) as error:

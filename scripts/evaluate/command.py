@@ -9,7 +9,7 @@ import typer
 from scripts.session import HomeOption, JsonOption, existing
 
 
-class Split(StrEnum):
+class SplitOption(StrEnum):
     """What `--split` takes."""
 
     VALID = "valid"
@@ -18,7 +18,9 @@ class Split(StrEnum):
 
 def evaluate_command(
     home: HomeOption,
-    split: Annotated[Split, typer.Option(help="Which held-out rows; choose models on valid.")] = Split.TEST,
+    split: Annotated[
+        SplitOption, typer.Option(help="Which held-out rows; choose models on valid.")
+    ] = SplitOption.TEST,
     json_path: JsonOption = None,
     views: Annotated[str, typer.Option(help="Views that the main figures use, e.g. H,T.")] = "H,T,S",
     baselines: Annotated[bool, typer.Option("--baselines", help="Also what others would get.")] = False,
@@ -39,7 +41,7 @@ def evaluate_command(
     Example: triptych evaluate --home demo --split test --json report.json --baselines
     """
     from encoder.config import UnknownViewError, parse_views
-    from indexer.publish import current_index, load_pair
+    from indexer.publish import current_index, load_index
     from scripts.evaluate.report import evaluate
     from scripts.evaluate.table import write_tables
 
@@ -48,7 +50,7 @@ def evaluate_command(
     except UnknownViewError as error:
         raise typer.BadParameter(str(error), param_hint="--views") from error
     place = existing(home)
-    pair = load_pair(place, index or current_index(place).name)
+    pair = load_index(place, index or current_index(place).name)
     report = evaluate(
         place,
         pair,

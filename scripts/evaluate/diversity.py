@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from encoder.dataset import rows_of
 from evaluation.metrics import intra_list_diversity
-from indexer.search.search import Excluded
+from indexer.search.search import Exclusions
 from scripts.evaluate.protocol import KS, Evaluator, IntArray
 from server.query.diversity import diversified, pool_size
 
@@ -57,7 +57,7 @@ def _reordered(evaluator: Evaluator, views: tuple[str, ...], weight: float) -> I
         encoded = model.encode_users(batch.rows(chosen))
         masked = evaluator.masked[evaluator.users[chosen]].tocoo()
         rows = index_row[masked.col]
-        excluded = Excluded(masked.row.astype(np.int64)[rows >= 0], rows[rows >= 0])
+        excluded = Exclusions(masked.row.astype(np.int64)[rows >= 0], rows[rows >= 0])
         found, scores = search(encoded.vectors, pool_size(k), excluded)
         for place, user in enumerate(chosen.tolist()):
             there = found[place] >= 0

@@ -17,8 +17,8 @@ from encoder.views import Matrix, ViewBatch
 from evaluation.bootstrap import ci95, paired_ci95
 from evaluation.metrics import coverage, mean_over_users, mrr, ndcg, recall
 from evaluation.ranking import top_k
-from indexer.publish import Pair
-from indexer.search.search import Excluded
+from indexer.publish import LoadedIndex
+from indexer.search.search import Exclusions
 
 IntArray = npt.NDArray[np.int64]
 KS = (10, 20)
@@ -61,7 +61,7 @@ class Evaluator:
     """
 
     data: Dataset
-    pair: Pair
+    pair: LoadedIndex
     split: str
     exact: bool = False
 
@@ -132,7 +132,7 @@ class Evaluator:
             encoded = model.encode_users(batch.rows(chosen))
             masked = self.masked[self.users[chosen]].tocoo()
             queries, rows = masked.row.astype(np.int64), index_row[masked.col]
-            excluded = Excluded(queries[rows >= 0], rows[rows >= 0])
+            excluded = Exclusions(queries[rows >= 0], rows[rows >= 0])
             search = index.brute_force if self.exact else index.search
             found = item_rows[search(encoded.vectors, max(KS), excluded)[0]]
             lost = ~encoded.used.any(axis=1)

@@ -16,7 +16,7 @@ from encoder.runtime import LEFT_OUT_FILE
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
 from encoder.tower.tower import dataset_views
-from indexer.publish import Pair
+from indexer.publish import LoadedIndex
 from scripts.evaluate.baselines import baseline_figures
 from scripts.evaluate.diversity import diversity_figures
 from scripts.evaluate.protocol import SUBSETS, Evaluator
@@ -28,7 +28,7 @@ from store.home import Home
 
 def evaluate(
     home: Home,
-    pair: Pair,
+    pair: LoadedIndex,
     split: str,
     views: tuple[str, ...],
     *,
@@ -118,7 +118,7 @@ def matching_degree(evaluator: Evaluator) -> dict[str, float | None]:
 
 
 @contextmanager
-def _sources(home: Home, pair: Pair) -> Iterator[tuple[Export, TextEncoder, TextCache]]:
+def _sources(home: Home, pair: LoadedIndex) -> Iterator[tuple[Export, TextEncoder, TextCache]]:
     """Yield what the model was trained on, its language model and the texts encoded with it."""
     encoder = TextEncoder.load(home.text_models / pair.model.text_model_id)
     with (

@@ -8,7 +8,7 @@ from pathlib import Path
 from encoder.text.cache import TextCache
 from encoder.text.source import text_model_dims
 from indexer.building.stored_users import indexes_with
-from server.live.texts import AfterCommit
+from server.live.texts import CommitListener
 from server.live.writer import GroupCommit
 from store.artifact import artifacts
 from store.home import Home
@@ -70,7 +70,7 @@ class Ingest:
         state: UserState,
         cache: TextCache,
         commit: GroupCommit,
-        after: AfterCommit,
+        after: CommitListener,
     ) -> None:
         self._home = home
         self._store = store

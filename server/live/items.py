@@ -17,9 +17,9 @@ from indexer.arrays import FloatArray, IntArray
 from indexer.building.difference import DELTA_SHARE, difference
 from indexer.building.incremental import changes_of, without_bad
 from indexer.building.items import ItemTower
-from indexer.files import Change
+from indexer.files import ItemChange
 from server.query.retriever import NotReadyError, Retriever
-from server.query.snapshot import Serving
+from server.query.snapshot import Snapshot
 from server.supervisor import Supervisor, Worker
 from store.attributes import left_out
 from store.records import Item
@@ -86,25 +86,25 @@ class LiveItems:
             if self._meanwhile is not None:
                 self._meanwhile |= latest.keys()
             self._forget_left_out(latest)
-            serving = self._serving()
-            if serving is not None:
-                serving.index.put(_new(serving, there), sorted(gone))
+            snapshot = self._snapshot()
+            if snapshot is not None:
+                snapshot.index.put(_new(snapshot, there), sorted(gone))
         if there:
             self._submit(partial(self._encode, there, number))
 
-    def before_serving(self, serving: Serving) -> None:
+    def before_serving(self, snapshot: Snapshot) -> None:
         """Bring an index up to date that is about to serve."""
-        self._catch_up(serving)
+        self._catch_up(snapshot)
 
-    def since_serving(self, serving: Serving) -> None:
+    def since_serving(self, snapshot: Snapshot) -> None:
         """Bring an index up to date that has begun to serve, in the background."""
-        self._submit(partial(self._catch_up_wholly, serving))
+        self._submit(partial(self._catch_up_wholly, snapshot))
 
     def imported(self) -> None:
         """Bring the index that serves up to date after an import, in the background."""
-        serving = self._serving()
-        if serving is not None:
-            self.since_serving(serving)
+        snapshot = self._snapshot()
+        if snapshot is not None:
+            self.since_serving(snapshot)
 
     def _work(self) -> None:
         self._jobs.popleft()()
@@ -116,57 +116,57 @@ class LiveItems:
 
     def _catch_up_again(self) -> bool:
         """Make up for items that could not be put: they are in the store, and differ from the index."""
-        serving = self._serving()
-        if serving is not None:  # otherwise what is published first catches up
-            self._catch_up_wholly(serving)
+        snapshot = self._snapshot()
+        if snapshot is not None:  # otherwise what is published first catches up
+            self._catch_up_wholly(snapshot)
         return True
 
-    def _catch_up_wholly(self, serving: Serving) -> None:
+    def _catch_up_wholly(self, snapshot: Snapshot) -> None:
         before = None
-        while self._serving() is serving and not self._worker.stopping:
-            left = self._catch_up(serving)
+        while self._snapshot() is snapshot and not self._worker.stopping:
+            left = self._catch_up(snapshot)
             if not left or left == before:  # the same ones again have nothing to be encoded
                 break
             before = left
 
-    def _catch_up(self, serving: Serving) -> int:
+    def _catch_up(self, snapshot: Snapshot) -> int:
         """Bring an index up to date by a bounded number of items; return how many are left."""
         with self._catching_up:
             with self._lock:
                 self._meanwhile = set()  # what requests change from now on is theirs
             try:
-                return self._compared(serving)
+                return self._compared(snapshot)
             finally:
                 with self._lock:
                     self._meanwhile = None
 
-    def _compared(self, serving: Serving) -> int:
+    def _compared(self, snapshot: Snapshot) -> int:
         """Put into an index what it lacks of the store, up to a bound; return how many items are left."""
         hashes = self._store.item_hashes()
-        found = difference(serving.index, hashes)
+        found = difference(snapshot.index, hashes)
         known_bad = pc.is_in(hashes.column("item_id"), pa.array(list(self.left_out), pa.string()))
         wanted = ~np.asarray(known_bad)[found.changed]
         changed, encoded = found.changed[wanted][:_BEFORE_SERVING], found.encoded[wanted][:_BEFORE_SERVING]
         some = hashes.take(pa.array(changed))
         items = self._store.some_items(some.column("item_id").to_pylist())
-        changes: list[Change] = []
+        changes: list[ItemChange] = []
         reasons: dict[str, str] = {}
         if len(items) == len(some):  # otherwise one has gone since: the next round sees it so
             items, some, encoded, reasons = without_bad(items, some, encoded)
-            changes = changes_of(serving.index, items, some, encoded, _tower(serving))
+            changes = changes_of(snapshot.index, items, some, encoded, _tower(snapshot))
         with self._lock:
             skipped = self._meanwhile or set()
             self.left_out |= {name: why for name, why in reasons.items() if name not in skipped}
             removed = [*found.removed, *self.left_out]
-            serving.index.put(
+            snapshot.index.put(
                 [change for change in changes if change.item_id not in skipped],
                 [item_id for item_id in removed if item_id not in skipped],
             )
         if reasons:
-            log.warning("index %s: %s", serving.index.index_id, left_out(reasons))
+            log.warning("index %s: %s", snapshot.index.index_id, left_out(reasons))
         count = len(changes) + len(found.removed)
         if count:
-            log.info("index %s: %d items changed in the store since", serving.index.index_id, count)
+            log.info("index %s: %d items changed in the store since", snapshot.index.index_id, count)
         return int(wanted.sum()) - len(changes) - len(reasons)
 
     def _forget_left_out(self, item_ids: Iterable[str]) -> None:
@@ -188,65 +188,65 @@ class LiveItems:
 
     def _put(self, items: Sequence[Item], number: int) -> None:
         try:
-            serving = self._serving()
-            if serving is not None:  # otherwise what is published first catches up
-                self._put_into(serving, items, number)
+            snapshot = self._snapshot()
+            if snapshot is not None:  # otherwise what is published first catches up
+                self._put_into(snapshot, items, number)
         finally:
             with self._lock:
                 for item in items:
                     if self._pending.get(item.item_id) == number:
                         del self._pending[item.item_id]
 
-    def _put_into(self, serving: Serving, items: Sequence[Item], number: int) -> None:
+    def _put_into(self, snapshot: Snapshot, items: Sequence[Item], number: int) -> None:
         with self._lock:
             items = [item for item in items if self._pending.get(item.item_id) == number]
-        changes = _changes(serving, items)
+        changes = _changes(snapshot, items)
         with self._lock:
             latest = [change for change in changes if self._pending.get(change.item_id) == number]
-            if self._serving() is serving:  # otherwise the one that serves now catches up
-                serving.index.put(latest)
-        changed = len(serving.index.delta.now.vectors)
-        if changed > max(_BEFORE_SERVING, DELTA_SHARE * len(serving.index.main)):
-            if self._warned_of != serving.index.index_id:  # once for each index
+            if self._snapshot() is snapshot:  # otherwise the one that serves now catches up
+                snapshot.index.put(latest)
+        changed = len(snapshot.index.delta.now.vectors)
+        if changed > max(_BEFORE_SERVING, DELTA_SHARE * len(snapshot.index.main)):
+            if self._warned_of != snapshot.index.index_id:  # once for each index
                 log.warning(
                     "many items changed since the last reindex: run `triptych reindex` for full speed"
                 )
-            self._warned_of = serving.index.index_id
+            self._warned_of = snapshot.index.index_id
 
-    def _serving(self) -> Serving | None:
+    def _snapshot(self) -> Snapshot | None:
         try:
-            return self._retriever.serving
+            return self._retriever.snapshot
         except NotReadyError:
             return None
 
 
-def _tower(serving: Serving) -> ItemTower:
-    return ItemTower(serving.model, serving.encoder, serving.cache)
+def _tower(snapshot: Snapshot) -> ItemTower:
+    return ItemTower(snapshot.model, snapshot.encoder, snapshot.cache)
 
 
-def _new(serving: Serving, items: Sequence[Item]) -> list[Change]:
+def _new(snapshot: Snapshot, items: Sequence[Item]) -> list[ItemChange]:
     """Return the items that an index does not have, as changes without a vector yet."""
-    rows = serving.index.rows([item.item_id for item in items])
+    rows = snapshot.index.rows([item.item_id for item in items])
     new = [item for item, row in zip(items, rows.tolist(), strict=True) if row < 0]
-    return _as_changes(serving, new, np.zeros((len(new), serving.index.dim), dtype=np.float32))
+    return _as_changes(snapshot, new, np.zeros((len(new), snapshot.index.dim), dtype=np.float32))
 
 
-def _changes(serving: Serving, items: Sequence[Item]) -> list[Change]:
+def _changes(snapshot: Snapshot, items: Sequence[Item]) -> list[ItemChange]:
     titles, texts = [item.title for item in items], [item.text for item in items]
     table = pa.table({"title": pa.array(titles, pa.string()), "text": pa.array(texts, pa.string())})
-    return _as_changes(serving, items, _tower(serving).vectors(table, _model_rows(serving, items)))
+    return _as_changes(snapshot, items, _tower(snapshot).vectors(table, _model_rows(snapshot, items)))
 
 
-def _as_changes(serving: Serving, items: Sequence[Item], vectors: FloatArray) -> list[Change]:
-    popularity = _tower(serving).popularity(_model_rows(serving, items))
+def _as_changes(snapshot: Snapshot, items: Sequence[Item], vectors: FloatArray) -> list[ItemChange]:
+    popularity = _tower(snapshot).popularity(_model_rows(snapshot, items))
     found = zip(items, vectors, popularity.tolist(), strict=True)
     return [
-        Change(
+        ItemChange(
             i.item_id, vector, one, _UNKNOWN, _UNKNOWN, i.kind, json.dumps(i.attributes, ensure_ascii=False)
         )
         for i, vector, one in found
     ]
 
 
-def _model_rows(serving: Serving, items: Sequence[Item]) -> IntArray:
-    return np.array([serving.model_row_of.get(item.item_id, -1) for item in items], dtype=np.int64)
+def _model_rows(snapshot: Snapshot, items: Sequence[Item]) -> IntArray:
+    return np.array([snapshot.model_row_of.get(item.item_id, -1) for item in items], dtype=np.int64)

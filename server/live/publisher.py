@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from encoder.text.cache import TextCache
-from indexer.publish import changing_current, load_pair, previous_index
+from indexer.publish import changing_current, load_index, previous_index
 from server.config import ServerConfig
 from server.live.items import LiveItems
-from server.live.texts import AfterCommit
+from server.live.texts import CommitListener
 from server.live.users import LiveUsers
 from server.query.retriever import Retriever
-from server.query.snapshot import Serving, prepare
+from server.query.snapshot import Snapshot, prepare
 from server.supervisor import Supervisor
 from store.artifact import point, pointed
 from store.state.state import UserState
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class Published:
     """What serves since a change, and the id of the index that served before, "" where none did."""
 
-    serving: Serving
+    snapshot: Snapshot
     previous: str
 
 
@@ -41,7 +41,7 @@ class Publisher:
         state: UserState,
         cache: TextCache,
         retriever: Retriever,
-        after: AfterCommit,
+        after: CommitListener,
         live: LiveItems,
         live_users: LiveUsers,
         supervisor: Supervisor,
@@ -99,19 +99,19 @@ class Publisher:
         """How many stored items are not served because their attributes cannot be used."""
         return len(self._live.left_out)
 
-    def _serve(self, index_id: str, make_current: Callable[[], None]) -> Serving:
-        pair = load_pair(self._config.home, index_id, threads=1)
+    def _serve(self, index_id: str, make_current: Callable[[], None]) -> Snapshot:
+        loaded = load_index(self._config.home, index_id, threads=1)
         threads = self._config.encode_threads
         with self._after.taking_note():
-            serving = prepare(self._config.home, pair, self._store, self._state, self._cache, threads)
-            self._live.before_serving(serving)
-            self._live_users.compare(serving)
+            snapshot = prepare(self._config.home, loaded, self._store, self._state, self._cache, threads)
+            self._live.before_serving(snapshot)
+            self._live_users.compare(snapshot)
             make_current()
-            self._retriever.serve(serving)
-            self._live.since_serving(serving)
-            self._live_users.compare(serving)
+            self._retriever.serve(snapshot)
+            self._live.since_serving(snapshot)
+            self._live_users.compare(snapshot)
         self._supervisor.ready()
         self._index_id = index_id
         # What was loaded stays; each time Python's collector looked through it, all threads stood for 45 ms.
         gc.freeze()
-        return serving
+        return snapshot

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 _LONGEST_SECONDS = 0.002  # of one pause, so that writes go on under any load
 
 
-class Traffic:
+class QueryPriority:
     """Counts the queries that run; threads may share it.
 
     All threads share Python's lock. A thread that computes gives it up every half millisecond only, and a

@@ -15,7 +15,7 @@ from server.query.retriever import NotReadyError, Retriever
 from server.query.snapshot import cache_what_came
 from server.supervisor import Supervisor, Worker
 from store.store import Store
-from store.writes.request import Change
+from store.writes.request import WrittenChange
 
 _AT_ONCE = 8  # larger batches are hardly faster, and a new text would wait for them
 _NICENESS = 10
@@ -23,7 +23,7 @@ _NO_FENCE = -1
 log = logging.getLogger(__name__)
 
 
-class AfterCommit:
+class CommitListener:
     """Encodes new texts in the background, and tells the index of items.
 
     Texts that are pending when the server stops are encoded by its next start, before it serves.
@@ -63,7 +63,7 @@ class AfterCommit:
     def __exit__(self, *_: object) -> None:
         self._worker.__exit__()
 
-    def changed(self, change: Change) -> None:
+    def changed(self, change: WrittenChange) -> None:
         """Take note of a committed transaction; items that it deletes are out of the index afterwards."""
         if change.texts:
             self._add(dict.fromkeys(change.texts, self._fence()))
@@ -108,7 +108,7 @@ class AfterCommit:
     def _fence(self) -> int:
         """Return the fence of the cache, where nothing serves one that it never has."""
         try:
-            return self._retriever.serving.cache.fence()
+            return self._retriever.snapshot.cache.fence()
         except NotReadyError:
             return _NO_FENCE
 
@@ -162,17 +162,17 @@ class AfterCommit:
 
     def _stored(self) -> Iterator[dict[str, int]]:
         """Yield all stored texts, after the vectors that came with some of them are cached."""
-        serving = self._retriever.serving
-        fence = serving.cache.fence()
-        written = WrittenTexts(serving.cache, self._store.texts_among, fence)
-        cache_what_came(self._store, serving.encoder, written)
+        snapshot = self._retriever.snapshot
+        fence = snapshot.cache.fence()
+        written = WrittenTexts(snapshot.cache, self._store.texts_among, fence)
+        cache_what_came(self._store, snapshot.encoder, written)
         for texts in self._store.distinct_texts():
             yield dict.fromkeys(texts, fence)
 
     def _missing(self, texts: list[str]) -> list[str]:
-        serving = self._retriever.serving
-        encoder = serving.encoder
-        _, found = serving.cache.get(encoder.text_model_id, texts, encoder.dim, encoder.one_piece_bytes)
+        snapshot = self._retriever.snapshot
+        encoder = snapshot.encoder
+        _, found = snapshot.cache.get(encoder.text_model_id, texts, encoder.dim, encoder.one_piece_bytes)
         return [texts[row] for row in np.flatnonzero(~found) if texts[row].strip()]
 
     def _encode_all(self, texts: dict[str, int]) -> None:
@@ -192,9 +192,9 @@ class AfterCommit:
                 raise failed from None
 
     def _encode(self, texts: dict[str, int]) -> None:
-        serving, missing = self._retriever.serving, self._missing(list(texts))
+        snapshot, missing = self._retriever.snapshot, self._missing(list(texts))
         if missing:
             fences = {texts[text] for text in missing}
             fence = fences.pop() if len(fences) == 1 else _NO_FENCE
-            written = WrittenTexts(serving.cache, self._store.texts_among, fence)
-            written.put(serving.encoder.text_model_id, missing, serving.encoder.encode(missing))
+            written = WrittenTexts(snapshot.cache, self._store.texts_among, fence)
+            written.put(snapshot.encoder.text_model_id, missing, snapshot.encoder.encode(missing))

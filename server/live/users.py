@@ -10,8 +10,8 @@ from indexer.building.difference import difference
 from indexer.building.users import people_hashes
 from indexer.users import user_change
 from server.query.retriever import NotReadyError, Retriever
-from server.query.snapshot import Serving
-from server.query.subject_views import Asked, raw_views, stack
+from server.query.snapshot import Snapshot
+from server.query.subject_views import SubjectViews, raw_views, stack
 from server.supervisor import Supervisor, Worker
 from store.store import Store
 
@@ -69,20 +69,20 @@ class LiveUsers:
             self._pending.pop(user_id, None)
             self._failed.pop(user_id, None)
             self._erased.add(user_id)
-            serving = self._serving()
-            if serving is not None and serving.users is not None:
-                serving.users.put([], [user_id])
+            snapshot = self._snapshot()
+            if snapshot is not None and snapshot.users is not None:
+                snapshot.users.put([], [user_id])
 
-    def compare(self, serving: Serving) -> None:
+    def compare(self, snapshot: Snapshot) -> None:
         """Take out of an index whom the store does not know, and have those encoded who changed since.
 
         To be called before the index serves, so that nobody who was erased is found, and again once it does.
         """
-        if serving.users is None:
+        if snapshot.users is None:
             return
         hashes = people_hashes(self._store.user_hashes())
-        found = difference(serving.users, hashes)
-        serving.users.put([], found.removed)
+        found = difference(snapshot.users, hashes)
+        snapshot.users.put([], found.removed)
         self.changed(hashes.column("item_id").take(pa.array(found.changed)).to_pylist())
 
     def _work(self) -> None:
@@ -95,7 +95,7 @@ class LiveUsers:
         began = time.monotonic()
         try:
             if behind:
-                self.compare(self._retriever.serving)
+                self.compare(self._retriever.snapshot)
             else:
                 self._encode(some)
         except NotReadyError:
@@ -125,28 +125,28 @@ class LiveUsers:
         if failed is not None:
             raise failed
         if self._behind_later:
-            serving = self._serving()
-            if serving is not None:
-                self.compare(serving)
+            snapshot = self._snapshot()
+            if snapshot is not None:
+                self.compare(snapshot)
             self._behind_later = False
         return True
 
     def _encode(self, user_ids: Sequence[str]) -> None:
-        serving = self._retriever.serving
-        if serving.users is None:
+        snapshot = self._retriever.snapshot
+        if snapshot.users is None:
             return
-        people = serving.state.people(user_ids)
-        batch = stack([raw_views(serving, Asked(person)) for person in people])
-        vectors = serving.model.encode_users(batch).vectors
+        people = snapshot.state.people(user_ids)
+        batch = stack([raw_views(snapshot, SubjectViews(person)) for person in people])
+        vectors = snapshot.model.encode_users(batch).vectors
         changes = [
             user_change(user_id, vector, len(person.history))
             for user_id, person, vector in zip(user_ids, people, vectors, strict=True)
         ]
         with self._wake:
-            serving.users.put([change for change in changes if change.item_id not in self._erased])
+            snapshot.users.put([change for change in changes if change.item_id not in self._erased])
 
-    def _serving(self) -> Serving | None:
+    def _snapshot(self) -> Snapshot | None:
         try:
-            return self._retriever.serving
+            return self._retriever.snapshot
         except NotReadyError:
             return None

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 from server.cancellation import result_of, watch
 from server.supervisor import Supervisor, Worker
 from store.writes.idempotency import RequestIdReusedError
-from store.writes.request import Change, Request
+from store.writes.request import Request, WrittenChange
 from store.writes.rows import Written
 from store.writes.writer import Writer
 
@@ -38,7 +38,7 @@ class GroupCommit:
     def __init__(
         self,
         writer: Writer,
-        changed: Callable[[Change], None],
+        changed: Callable[[WrittenChange], None],
         catch_up: Callable[[], None] = lambda: None,
         supervisor: Supervisor | None = None,
     ) -> None:
@@ -160,7 +160,7 @@ class GroupCommit:
         for (_, result), told in zip(group, written, strict=True):
             result.set_result(told)
 
-    def _tell(self, change: Change) -> None:
+    def _tell(self, change: WrittenChange) -> None:
         """Tell those who keep something beside the store; the transaction is committed, whatever they do."""
         failed: BaseException | None = change.failed
         try:

@@ -7,20 +7,20 @@ import numpy as np
 
 from encoder.views import FloatArray, ViewBatch, unit_blocks
 from server.query.query import Contribution, Explanation
-from server.query.query_vector import Aim
-from server.query.snapshot import Serving
+from server.query.query_vector import QueryVector
+from server.query.snapshot import Snapshot
 from server.query.sources import Sources, TextNames, sources_of
-from server.query.subject_views import Asked, stack
+from server.query.subject_views import SubjectViews, stack
 
 _LISTED = 3
 _FIELDS = ("history", "text", "social")  # of a ViewBatch, in the order H, T, S
 
 
 def explained(
-    serving: Serving,
-    asked: Asked,
+    snapshot: Snapshot,
+    asked: SubjectViews,
     views: ViewBatch,
-    aim: Aim,
+    query_vector: QueryVector,
     vectors: FloatArray,
     shares: FloatArray,
     stored_texts: TextNames,
@@ -33,10 +33,10 @@ def explained(
     all terms of a view sum to its share.
 
     Args:
-        serving: what answered.
+        snapshot: what answered.
         asked: the subject.
         views: its raw views.
-        aim: what was searched for; not a raw vector.
+        query_vector: what was searched for; not a raw vector.
         vectors: (n, D) of the results.
         shares: (n, 3) or (n, 4) of the views in their scores.
         stored_texts: the subject's stored texts.
@@ -44,16 +44,16 @@ def explained(
     listed: list[Sequence[tuple[Contribution, ...]]] = [[()] * len(vectors) for _ in _FIELDS]
     sources = {
         i: one
-        for i, one in enumerate(sources_of(serving, asked, stored_texts))
-        if one is not None and aim.parts is not None and aim.parts[i].any()
+        for i, one in enumerate(sources_of(snapshot, asked, stored_texts))
+        if one is not None and query_vector.parts is not None and query_vector.parts[i].any()
     }
     if sources:
         alone = stack([_each_alone(views, i, one) for i, one in sources.items()])
-        parts = serving.model.encode_users(alone).parts
+        parts = snapshot.model.encode_users(alone).parts
         start = 0
         for i, one in sources.items():
             end = start + len(one.terms)
-            scores = parts[start:end, i] * aim.scale[i] @ vectors.T  # (m + 1, n)
+            scores = parts[start:end, i] * query_vector.scale[i] @ vectors.T  # (m + 1, n)
             start = end
             raw = one.lengths[:, None] * scores
             values = raw + one.portions[:, None] * (shares[:, i] - raw.sum(axis=0))

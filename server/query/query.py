@@ -58,7 +58,7 @@ class TextQuery:
 
 
 @dataclass(frozen=True)
-class Options:
+class QueryOptions:
     """What a query may ask beyond the plain order by score.
 
     Attributes:
@@ -78,7 +78,7 @@ class Options:
     exact: bool = False
 
 
-PLAIN = Options()
+PLAIN = QueryOptions()
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Query:
     k: int = 10
     exclude_seen: bool = True
     filter: Filter | None = None
-    options: Options = PLAIN
+    options: QueryOptions = PLAIN
     people: bool = False
     offset: int = 0
     index_id: str = ""

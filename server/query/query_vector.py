@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from encoder.config import VIEWS
-from server.query.query import FloatArray, Options, Query, RawVector
+from server.query.query import FloatArray, Query, QueryOptions, RawVector
 
 
 @dataclass(frozen=True)
-class Aim:
+class QueryVector:
     """The vector of one query.
 
     Shapes:
@@ -31,7 +31,7 @@ class Aim:
         return tuple(view for view, part in zip(VIEWS, self.parts, strict=False) if part.any())
 
     @property
-    def blind(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether there is nothing to search for, so that popularity must answer."""
         return self.parts is not None and not self.parts.any()
 
@@ -39,7 +39,9 @@ class Aim:
 _ONE = np.ones(len(VIEWS), dtype=np.float32)
 
 
-def aim_of(query: Query, vector: FloatArray, parts: FloatArray, text: FloatArray | None) -> Aim:
+def query_vector_of(
+    query: Query, vector: FloatArray, parts: FloatArray, text: FloatArray | None
+) -> QueryVector:
     """Return what a query searches for.
 
     Each part is multiplied by its view's weight. With a text query of weight w the sum is multiplied by
@@ -53,17 +55,17 @@ def aim_of(query: Query, vector: FloatArray, parts: FloatArray, text: FloatArray
         text: (D,) the vector of the text query, None where there is none.
     """
     raw = isinstance(query.subject, RawVector)
-    if query.options.view_weights == Options.view_weights and text is None:
-        return Aim(vector, None if raw else parts, _ONE)
+    if query.options.view_weights == QueryOptions.view_weights and text is None:
+        return QueryVector(vector, None if raw else parts, _ONE)
     scale = np.array(query.options.view_weights, dtype=np.float32)
     weighted = parts * scale[:, None]
     if text is None or query.options.text_query is None:
-        return Aim(weighted.sum(axis=0), weighted, scale)
+        return QueryVector(weighted.sum(axis=0), weighted, scale)
     there = vector.any() if raw else weighted.any()
     asked = query.options.text_query.weight * bool(text.any())
     share = np.float32(asked if there or not asked else 1.0)
     rest = np.float32(1.0) - share
     if raw:
-        return Aim(rest * vector + share * text, None, scale)
+        return QueryVector(rest * vector + share * text, None, scale)
     blended = np.concatenate([rest * weighted, share * text[None]])
-    return Aim(blended.sum(axis=0), blended, rest * scale)
+    return QueryVector(blended.sum(axis=0), blended, rest * scale)

@@ -5,21 +5,25 @@ from collections.abc import Sequence
 import numpy as np
 
 from indexer.arrays import IntArray
-from indexer.delta import Snapshot
+from indexer.delta import IndexState
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exact import scores_of
-from indexer.search.search import Excluded
+from indexer.search.search import Exclusions
 from server.cancellation import check_wanted
 from server.query.diversity import diversified, pool_size
 from server.query.query import Candidates, FloatArray, Query
-from server.query.query_vector import Aim
-from server.query.snapshot import Serving
-from server.query.subject_views import Asked
+from server.query.query_vector import QueryVector
+from server.query.snapshot import Snapshot
+from server.query.subject_views import SubjectViews
 
 
 def search(
-    index: Index, queries: Sequence[Query], asked: Sequence[Asked], aims: Sequence[Aim], now: Snapshot
+    index: Index,
+    queries: Sequence[Query],
+    asked: Sequence[SubjectViews],
+    query_vectors: Sequence[QueryVector],
+    now: IndexState,
 ) -> tuple[IntArray, FloatArray]:
     """Return rows (B, n) and scores (B, n) of the best items for each query, −1 where there are fewer.
 
@@ -28,7 +32,7 @@ def search(
     Raises:
         AbandonedError: the call ended under way.
     """
-    vectors = np.stack([aim.vector for aim in aims])
+    vectors = np.stack([query_vector.vector for query_vector in query_vectors])
     numbers = np.repeat(np.arange(len(asked)), [len(one.left_out) for one in asked])
     left_out = index.rows([item_id for one in asked for item_id in one.left_out], now)
     numbers, left_out = numbers[left_out >= 0], left_out[left_out >= 0]
@@ -43,20 +47,20 @@ def search(
         place = np.full(len(queries), -1)
         place[group] = np.arange(len(group))
         own = place[numbers] >= 0
-        excluded = Excluded(place[numbers[own]], left_out[own])
+        excluded = Exclusions(place[numbers[own]], left_out[own])
         find = index.brute_force if exact else index.search
         rows[group], scores[group] = find(vectors[group], k, excluded, wanted, now)
     return rows, scores
 
 
 def candidates(
-    serving: Serving,
+    snapshot: Snapshot,
     query: Query,
     rows: IntArray,
     scores: FloatArray,
-    aim: Aim,
-    asked: Asked,
-    now: Snapshot,
+    query_vector: QueryVector,
+    asked: SubjectViews,
+    now: IndexState,
 ) -> tuple[Candidates, IntArray]:
     """Return the answer to one query, and the rows (n,) of its items.
 
@@ -66,9 +70,9 @@ def candidates(
         AbandonedError: the call ended under way.
     """
     check_wanted()
-    index, pool = serving.index, _pool(query)
+    index, pool = snapshot.index, _pool(query)
     prior: FloatArray | None = None
-    if aim.blind:
+    if query_vector.is_empty:
         rows = index.popular(pool, index.rows(asked.left_out, now), query.filter, now)
         scores = prior = index.popularity_of(rows)
     else:
@@ -77,15 +81,19 @@ def candidates(
     chosen = _chosen(index, query, rows, scores)
     rows, scores = rows[chosen], scores[chosen]
     prior = None if prior is None else prior[chosen]
-    shares = None if aim.parts is None or prior is not None else _shares(index, rows, scores, aim.parts)
+    shares = (
+        None
+        if query_vector.parts is None or prior is not None
+        else _shares(index, rows, scores, query_vector.parts)
+    )
     found = Candidates(
         index.item_ids(rows),
         scores,
         shares,
         prior,
-        aim.used,
+        query_vector.used,
         index.exact or query.options.exact,
-        serving.model.model_id,
+        snapshot.model.model_id,
         index.index_id,
     )
     return found, rows

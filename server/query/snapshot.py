@@ -11,18 +11,18 @@ from encoder.text.cache import ImportedVectorsError, TextCache, WrittenTexts, ca
 from encoder.text.encoder import TextEncoder
 from encoder.views import FloatArray
 from indexer.index import Index
-from indexer.publish import Pair
+from indexer.publish import LoadedIndex
 from server.cancellation import check_wanted
 from store.home import Home
 from store.state.state import UserState
-from store.state.vocabulary import ByCode
+from store.state.vocabulary import ValuesByCode
 from store.store import Store
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Serving:
+class Snapshot:
     """One immutable set of everything that a query needs but the state of users."""
 
     index: Index
@@ -38,10 +38,10 @@ class Serving:
         return {item_id: row for row, item_id in enumerate(self.model.item_ids.to_pylist())}
 
     @cached_property
-    def model_rows(self) -> ByCode:
+    def model_rows(self) -> ValuesByCode:
         """Row in the model's table of item codes of the state, int64, −1 where it has none."""
         row_of = self.model_row_of
-        return ByCode(
+        return ValuesByCode(
             self.state.items, lambda names: np.array([row_of.get(x, -1) for x in names], dtype=np.int64)
         )
 
@@ -69,25 +69,27 @@ class Serving:
 
 
 def prepare(
-    home: Home, pair: Pair, store: Store, state: UserState, cache: TextCache, threads: int
-) -> Serving:
+    home: Home, loaded: LoadedIndex, store: Store, state: UserState, cache: TextCache, threads: int
+) -> Snapshot:
     """Return a pair ready to serve: language model loaded, every stored text encoded ahead.
 
     Raises:
         DamagedArtifactError: the language model is missing or damaged.
         AbandonedError: the call that asked for it ended.
     """
-    encoder = TextEncoder.load(home.text_models / pair.model.text_model_id, threads=threads)
+    encoder = TextEncoder.load(home.text_models / loaded.model.text_model_id, threads=threads)
     written = WrittenTexts(cache, store.texts_among)
     cache_what_came(store, encoder, written)
     for batch in store.distinct_texts():
         check_wanted()
         encode_all(encoder, cache, batch, "user texts", written)
-    serving = Serving(pair.index, pair.model, encoder, cache, state, pair.users)
+    snapshot = Snapshot(loaded.index, loaded.model, encoder, cache, state, loaded.users)
     # Built before the first query, not by it.
-    _ = serving.model_rows(np.zeros(0, dtype=np.int64))
-    log.info("ready: index %s, model %s, %d items", pair.index.index_id, pair.model.model_id, len(pair.index))
-    return serving
+    _ = snapshot.model_rows(np.zeros(0, dtype=np.int64))
+    log.info(
+        "ready: index %s, model %s, %d items", loaded.index.index_id, loaded.model.model_id, len(loaded.index)
+    )
+    return snapshot
 
 
 def cache_what_came(store: Store, encoder: TextEncoder, written: WrittenTexts) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.views import FloatArray
-from server.query.snapshot import Serving
-from server.query.subject_views import Asked, histories, pooled_histories
+from server.query.snapshot import Snapshot
+from server.query.subject_views import SubjectViews, histories, pooled_histories
 
 _MOST = 100  # terms of a view with a name, the longest; the others count as one, so that the cost is bounded
 _TEXT_CHARS = 200
@@ -57,13 +57,13 @@ class Sources:
 
 
 def sources_of(
-    serving: Serving, asked: Asked, stored_texts: TextNames
+    snapshot: Snapshot, asked: SubjectViews, stored_texts: TextNames
 ) -> tuple[Sources | None, Sources | None, Sources | None]:
     """Return what H, T and S of a subject are the sums of, None for a view that is not there.
 
     Stored texts that `stored_texts` lacks, because they went meanwhile, have the name "".
     """
-    return _items(serving, asked), _texts(serving, asked, stored_texts), _friends(serving, asked)
+    return _items(snapshot, asked), _texts(snapshot, asked, stored_texts), _friends(snapshot, asked)
 
 
 def by_digest(texts: Sequence[str]) -> dict[bytes, str]:
@@ -71,35 +71,35 @@ def by_digest(texts: Sequence[str]) -> dict[bytes, str]:
     return {hashlib.sha256(text.encode()).digest(): text for text in texts}
 
 
-def _items(serving: Serving, asked: Asked) -> Sources | None:
-    matrix, model = histories(serving, asked), serving.model
+def _items(snapshot: Snapshot, asked: SubjectViews) -> Sources | None:
+    matrix, model = histories(snapshot, asked), snapshot.model
     if matrix is None or not matrix.indptr[1]:
         return None
     own = matrix[[0]]
     names = model.item_ids.take(own.indices).to_pylist()
-    return Sources.of(names, own.data[:, None] * model.table[own.indices], _widths(serving))
+    return Sources.of(names, own.data[:, None] * model.table[own.indices], _widths(snapshot))
 
 
-def _texts(serving: Serving, asked: Asked, stored: TextNames) -> Sources | None:
-    model_id, dim = serving.encoder.text_model_id, serving.encoder.dim
-    vectors, found = serving.cache.get(model_id, asked.person.texts, dim)
+def _texts(snapshot: Snapshot, asked: SubjectViews, stored: TextNames) -> Sources | None:
+    model_id, dim = snapshot.encoder.text_model_id, snapshot.encoder.dim
+    vectors, found = snapshot.cache.get(model_id, asked.person.texts, dim)
     encoded = [digest for digest, there in zip(asked.person.texts, found, strict=True) if there]
     names = [*(stored.get(digest, "") for digest in encoded), *asked.texts]
     if not names:
         return None
     vectors = vectors[found]
     if asked.texts:
-        vectors = np.concatenate([vectors, serving.text_vectors(asked.texts, keep=asked.keep)])
+        vectors = np.concatenate([vectors, snapshot.text_vectors(asked.texts, keep=asked.keep)])
     return Sources.of([name[:_TEXT_CHARS] for name in names], vectors, (dim,))
 
 
-def _friends(serving: Serving, asked: Asked) -> Sources | None:
+def _friends(snapshot: Snapshot, asked: SubjectViews) -> Sources | None:
     person = asked.person
     if not person.friends:
         return None
-    pooled, _ = pooled_histories(serving, asked)
+    pooled, _ = pooled_histories(snapshot, asked)
     terms = np.log1p(person.weights)[:, None] * pooled[1:]  # as `social_view`
-    return Sources.of(person.friends, terms, _widths(serving))
+    return Sources.of(person.friends, terms, _widths(snapshot))
 
 
 def _lengths(blocks: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
@@ -108,5 +108,5 @@ def _lengths(blocks: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
     return np.mean(there, axis=0) if there else np.zeros(len(blocks[0]))
 
 
-def _widths(serving: Serving) -> tuple[int, ...]:
-    return serving.model.widths or (serving.model.table.shape[1],)
+def _widths(snapshot: Snapshot) -> tuple[int, ...]:
+    return snapshot.model.widths or (snapshot.model.table.shape[1],)

@@ -19,15 +19,15 @@ from encoder.views import (
     view_batch,
 )
 from server.cancellation import check_wanted
-from server.query.snapshot import Serving
+from server.query.snapshot import Snapshot
 from store.records import Event
-from store.state.state import Person
+from store.state.state import UserRecord
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Asked:
+class SubjectViews:
     """A subject as what its raw views are made of.
 
     Attributes:
@@ -38,22 +38,22 @@ class Asked:
         left_out: ids of the items that the answer leaves out.
     """
 
-    person: Person
+    person: UserRecord
     history: tuple[Event, ...] = ()
     texts: tuple[str, ...] = ()
     keep: bool = False
     left_out: tuple[str, ...] = ()
 
 
-def raw_views(serving: Serving, asked: Asked) -> ViewBatch:
+def raw_views(snapshot: Snapshot, asked: SubjectViews) -> ViewBatch:
     """Return the views of one subject.  Raises: AbandonedError."""
     check_wanted()
     person = asked.person
-    pooled, known = pooled_histories(serving, asked)  # (1 + F, D_H)
-    vectors = [serving.stored_text_vectors(person.texts)] if person.texts else []
+    pooled, known = pooled_histories(snapshot, asked)  # (1 + F, D_H)
+    vectors = [snapshot.stored_text_vectors(person.texts)] if person.texts else []
     if asked.texts:
-        vectors.append(serving.text_vectors(asked.texts, keep=asked.keep))
-    text = np.zeros((1, serving.encoder.dim), dtype=np.float32)
+        vectors.append(snapshot.text_vectors(asked.texts, keep=asked.keep))
+    text = np.zeros((1, snapshot.encoder.dim), dtype=np.float32)
     for some in vectors:
         text += some.sum(axis=0, keepdims=True)  # as `text_sums` of one user, to the last bit
     social = np.zeros_like(pooled[:1])
@@ -61,47 +61,47 @@ def raw_views(serving: Serving, asked: Asked) -> ViewBatch:
     if friends:
         # Built from its parts: a matrix this small costs less to multiply than to convert.
         ties = sparse.csr_array((person.weights, np.arange(friends), [0, friends]), (1, friends))
-        social = social_view(ties, pooled[1:], serving.model.widths)
+        social = social_view(ties, pooled[1:], snapshot.model.widths)
     counts = np.array([[known, sum(map(len, vectors)), friends]])
     return view_batch(pooled[:1], unit_rows(text), social, counts)
 
 
-def pooled_histories(serving: Serving, asked: Asked) -> tuple[FloatArray, int]:
+def pooled_histories(snapshot: Snapshot, asked: SubjectViews) -> tuple[FloatArray, int]:
     """Return pooled histories (1 + F, D_H) float32, zero for an empty one, and the first's items."""
-    table = serving.model.table
-    matrix = histories(serving, asked)
+    table = snapshot.model.table
+    matrix = histories(snapshot, asked)
     if matrix is None:
         return np.zeros((1 + len(asked.person.friends), table.shape[1]), dtype=np.float32), 0
-    return history_view(matrix, table, serving.model.widths), int(matrix.indptr[1])
+    return history_view(matrix, table, snapshot.model.widths), int(matrix.indptr[1])
 
 
-def histories(serving: Serving, asked: Asked) -> Matrix | None:
+def histories(snapshot: Snapshot, asked: SubjectViews) -> Matrix | None:
     """Return the weighted histories of the subject and its friends (1 + F, N), None where all are empty."""
-    events = _stored(serving, asked.person)
+    events = _stored(snapshot, asked.person)
     if asked.history:
-        events = _joined(_sent_along(serving, asked.history), events)
+        events = _joined(_sent_along(snapshot, asked.history), events)
     if not len(events.items):
         return None
-    shape = 1 + len(asked.person.friends), len(serving.model.table)
-    return event_matrix(events, shape, serving.model.config)
+    shape = 1 + len(asked.person.friends), len(snapshot.model.table)
+    return event_matrix(events, shape, snapshot.model.config)
 
 
-def _stored(serving: Serving, person: Person) -> Events:
-    rows, words = person.events, serving.state.words.names
+def _stored(snapshot: Snapshot, person: UserRecord) -> Events:
+    rows, words = person.events, snapshot.state.words.names
     codes, places = np.unique(rows["action"], return_inverse=True)
     return Events(
         person.owners,
-        serving.model_rows(rows["item"]),
+        snapshot.model_rows(rows["item"]),
         Actions(places.astype(np.int32), tuple(words[code] for code in codes.tolist())),
         rows["weight"].astype(np.float64),
         rows["ts"].astype(np.int64),
     )
 
 
-def _sent_along(serving: Serving, history: Sequence[Event]) -> Events:
+def _sent_along(snapshot: Snapshot, history: Sequence[Event]) -> Events:
     return Events(
         np.zeros(len(history), dtype=np.int64),
-        np.array([serving.model_row_of.get(event.item_id, -1) for event in history], dtype=np.int64),
+        np.array([snapshot.model_row_of.get(event.item_id, -1) for event in history], dtype=np.int64),
         Actions.of(event.action for event in history),
         np.array([event.weight for event in history], dtype=np.float64),
         np.array([_microseconds(event.ts) for event in history], dtype=np.int64),

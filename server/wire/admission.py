@@ -38,7 +38,7 @@ _Parameters = ParamSpec("_Parameters")
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
-class Room(ThreadPoolExecutor):
+class CallPool(ThreadPoolExecutor):
     """The threads of one kind of call, and the calls that run on them or wait for one.
 
     Attributes:
@@ -122,7 +122,7 @@ class Room(ThreadPoolExecutor):
             self._inside -= 1
 
 
-class Rooms(grpc.ServerInterceptor):  # type: ignore[type-arg]  # which it takes in its stubs alone
+class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # which it takes in its stubs alone
     """The rooms of a server: each call goes into that of its kind, or is refused at once where it is full.
 
     gRPC asks for the handlers of all calls on one thread and submits each call there, too, so that a call
@@ -131,21 +131,21 @@ class Rooms(grpc.ServerInterceptor):  # type: ignore[type-arg]  # which it takes
 
     def __init__(self, workers: int, queue: int) -> None:
         """Take how many calls of one kind are answered at once, and how many more may wait."""
-        rooms = (
-            Room("queries", workers, queue),
-            Room("query streams", workers, 0),
-            Room("writes", workers, queue),
-            Room("write streams", workers, 0),
-            Room("imports and erasures", 4, 16),
-            Room("exports of people", 4, 16, _LONGEST_SECONDS),
-            Room("admin calls", 4, 16),
-            Room("status calls", 4, 64),
-            Room("health checks", 4, 1024),
-            Room("health watches", 2, 254),
-            Room("reflection streams", 8, 0, _LONGEST_SECONDS),
+        admission = (
+            CallPool("queries", workers, queue),
+            CallPool("query streams", workers, 0),
+            CallPool("writes", workers, queue),
+            CallPool("write streams", workers, 0),
+            CallPool("imports and erasures", 4, 16),
+            CallPool("exports of people", 4, 16, _LONGEST_SECONDS),
+            CallPool("admin calls", 4, 16),
+            CallPool("status calls", 4, 64),
+            CallPool("health checks", 4, 1024),
+            CallPool("health watches", 2, 254),
+            CallPool("reflection streams", 8, 0, _LONGEST_SECONDS),
         )
-        self._rooms = {room.kind: room for room in rooms}
-        self._housed: dict[str, tuple[Room, _Handler, _Handler]] = {}
+        self._rooms = {room.kind: room for room in admission}
+        self._housed: dict[str, tuple[CallPool, _Handler, _Handler]] = {}
         self.refusals = ThreadPoolExecutor(
             1, thread_name_prefix="refusals"
         )  # none of which waits for anything

@@ -1,14 +1,14 @@
 """The options of a query, with every bound that a client could overstep."""
 
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.query.query import PLAIN, Options, TextQuery
+from server.query.query import PLAIN, QueryOptions, TextQuery
 from server.wire.bounds import InvalidRequestError, checked_text
 
 MAX_VIEW_WEIGHT = 1_000.0
 MAX_MIN_SCORE = 1e30
 
 
-def options_of(request: pb.QueryRequest) -> Options:
+def options_of(request: pb.QueryRequest) -> QueryOptions:
     """Return what a request asks beyond the plain order by score; `PLAIN` itself where that is nothing.
 
     Raises:
@@ -29,7 +29,7 @@ def options_of(request: pb.QueryRequest) -> Options:
         for name, asked in (("view_weights", weights != PLAIN.view_weights), ("explain", request.explain)):
             if asked:
                 raise InvalidRequestError(f"{name} does not go with vector: nothing is known of its views")
-    return Options(
+    return QueryOptions(
         weights,
         _within("min_score", request.min_score, -MAX_MIN_SCORE, MAX_MIN_SCORE)
         if request.HasField("min_score")

@@ -100,16 +100,16 @@ class AdminServicer(rpc.AdminServicer):
                 workers=self._supervisor.workers(),
             )
             try:
-                serving = self._retriever.serving
+                snapshot = self._retriever.snapshot
             except NotReadyError:
                 return reply
             reply.serving = True
-            reply.model_id = serving.model.model_id
-            reply.index_id = serving.index.index_id
-            reply.text_model_id = serving.encoder.text_model_id
-            reply.indexed_items = len(serving.index)
-            reply.dim = serving.index.dim
-            reply.items_without_vector = serving.index.without_vector
+            reply.model_id = snapshot.model.model_id
+            reply.index_id = snapshot.index.index_id
+            reply.text_model_id = snapshot.encoder.text_model_id
+            reply.indexed_items = len(snapshot.index)
+            reply.dim = snapshot.index.dim
+            reply.items_without_vector = snapshot.index.without_vector
             reply.items_left_out = self._publisher.items_left_out
             return reply
 
@@ -141,7 +141,7 @@ class AdminServicer(rpc.AdminServicer):
 
 def _publish_reply(done: Published) -> pb.PublishIndexResponse:
     return pb.PublishIndexResponse(
-        index_id=done.serving.index.index_id,
-        model_id=done.serving.model.model_id,
+        index_id=done.snapshot.index.index_id,
+        model_id=done.snapshot.model.model_id,
         previous_index_id=done.previous,
     )

@@ -22,7 +22,7 @@ UNKNOWN_ITEM = "unknown_item"
 FAULT = "_fault"  # stands for the reason that the row itself has there
 _BATCH = 65_536
 # Attributes that need no second look: short and flat, without escapes, great numbers and other words for NaN.
-PLAIN = (
+PLAIN_CHECKS = (
     "strlen({0}) <= 900 AND len(json_keys({0})) = len(list_distinct(json_keys({0}))) AND NOT "
     r"regexp_matches({0}, '[\\]|.[{{]|[\[,]\[|[0-9]{{250}}|[eE][+-]?[0-9]{{3}}|[:,\[]-?([nN][aA]|[iI])')"
 )
@@ -45,7 +45,7 @@ _ISO = (  # words such as "epoch" are no times
 
 
 @dataclass(frozen=True)
-class Check:
+class RowCheck:
     """A reason to refuse a row, the column that it looks at, and the SQL condition.
 
     In the SQL `raw_<column>` is the value as it came and `<column>` the value read; `table` and `kind` narrow
@@ -59,40 +59,40 @@ class Check:
     kind: Kind | None = None
 
 
-CHECKS: tuple[Check, ...] = (
-    Check("malformed_row", "_line", "_line IS NOT NULL"),
-    Check(FAULT, "_fault", "_fault IS NOT NULL"),
-    Check("empty_user_id", "user_id", "user_id IS NULL"),
-    Check("empty_item_id", "item_id", "item_id IS NULL", table="items"),
-    Check("empty_item_id", "item_id", "item_id IS NULL", table="behaviors"),
-    Check("empty_friend_id", "friend_id", "friend_id IS NULL"),
-    Check("id_too_long", "", f"strlen({{0}}) > {MAX_ID_BYTES}", kind="id"),
-    Check("empty_text", "text", "text IS NULL OR trim(text, E' \\t\\r\\n') = ''", table="texts"),
-    Check("text_too_long", "", f"length({{0}}) > {MAX_TEXT_CHARS}", kind="text"),
-    Check(BAD_ATTRIBUTES, "attributes", "raw_attributes IS NOT NULL AND attributes IS NULL"),
-    Check(BAD_ATTRIBUTES, "attributes", f"length(attributes::VARCHAR) > {MAX_CHARS}"),
-    Check("bad_available", "available", "raw_available IS NOT NULL AND available IS NULL"),
-    Check(
+CHECKS: tuple[RowCheck, ...] = (
+    RowCheck("malformed_row", "_line", "_line IS NOT NULL"),
+    RowCheck(FAULT, "_fault", "_fault IS NOT NULL"),
+    RowCheck("empty_user_id", "user_id", "user_id IS NULL"),
+    RowCheck("empty_item_id", "item_id", "item_id IS NULL", table="items"),
+    RowCheck("empty_item_id", "item_id", "item_id IS NULL", table="behaviors"),
+    RowCheck("empty_friend_id", "friend_id", "friend_id IS NULL"),
+    RowCheck("id_too_long", "", f"strlen({{0}}) > {MAX_ID_BYTES}", kind="id"),
+    RowCheck("empty_text", "text", "text IS NULL OR trim(text, E' \\t\\r\\n') = ''", table="texts"),
+    RowCheck("text_too_long", "", f"length({{0}}) > {MAX_TEXT_CHARS}", kind="text"),
+    RowCheck(BAD_ATTRIBUTES, "attributes", "raw_attributes IS NOT NULL AND attributes IS NULL"),
+    RowCheck(BAD_ATTRIBUTES, "attributes", f"length(attributes::VARCHAR) > {MAX_CHARS}"),
+    RowCheck("bad_available", "available", "raw_available IS NOT NULL AND available IS NULL"),
+    RowCheck(
         "weight_not_a_number", "weight", "raw_weight IS NOT NULL AND NOT coalesce(isfinite(weight), false)"
     ),
-    Check("negative_weight", "weight", "weight < 0"),
-    Check("weight_too_large", "weight", f"weight > {MAX_WEIGHT!r}"),
-    Check("unparsable_time", "", "raw_{0} IS NOT NULL AND {0} IS NULL", kind="time"),
-    Check("unknown_split", "split", "split NOT IN ('train', 'valid', 'test')"),
-    Check(
+    RowCheck("negative_weight", "weight", "weight < 0"),
+    RowCheck("weight_too_large", "weight", f"weight > {MAX_WEIGHT!r}"),
+    RowCheck("unparsable_time", "", "raw_{0} IS NOT NULL AND {0} IS NULL", kind="time"),
+    RowCheck("unknown_split", "split", "split NOT IN ('train', 'valid', 'test')"),
+    RowCheck(
         "vector_not_readable",
         "vector",
         "raw_vector IS NOT NULL AND NOT coalesce(len(vector) > 0 AND NOT list_contains(list_transform("
         "TRY_CAST(raw_vector AS DOUBLE[]), lambda x: x IS NULL), true), false)",
     ),
-    Check(
+    RowCheck(
         "vector_not_finite",
         "vector",
         "NOT list_bool_and(list_transform(vector, lambda x: coalesce(isfinite(x), false)))",
     ),
-    Check("self_friend", "friend_id", "friend_id = user_id"),
+    RowCheck("self_friend", "friend_id", "friend_id = user_id"),
     *(
-        Check(
+        RowCheck(
             UNKNOWN_ITEM,
             "item_id",
             "item_id IS NOT NULL AND NOT EXISTS (FROM data.items WHERE items.item_id = typed.item_id)",
@@ -203,7 +203,7 @@ def _refuse_attributes(cursor: duckdb.DuckDBPyConnection, name: str) -> None:
     text = "attributes::VARCHAR"
     batches = cursor.sql(f"""
         SELECT _row, {text} AS attributes FROM {name}
-        WHERE _reason IS NULL AND NOT ({PLAIN.format(text)})""").to_arrow_reader(_BATCH)
+        WHERE _reason IS NULL AND NOT ({PLAIN_CHECKS.format(text)})""").to_arrow_reader(_BATCH)
     bad: list[int] = []
     for batch in batches:
         columns = (batch.column(column).to_pylist() for column in ("_row", "attributes"))

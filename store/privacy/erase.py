@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 
 from store.privacy.ledger import Erasure, user_hash
-from store.state.draft import Draft
+from store.state.draft import StateDraft
 from store.state.packing import Ties
 from store.state.state import UserState
 from store.store import Store
@@ -142,7 +142,7 @@ def _unfinished(said: dict[str, Any]) -> Unfinished:
     return Unfinished(user_id=said["user_id"], removed=said["removed"], **lists)
 
 
-def _forget(draft: Draft, follower: str, user_id: str) -> None:
+def _forget(draft: StateDraft, follower: str, user_id: str) -> None:
     ties = Ties.unpack(draft.get("friends", follower))
     rows = zip(ties.friends, ties.relations, ties.weights, ties.times, strict=True)
     draft.put("friends", follower, Ties.of(row for row in rows if row[0] != user_id).pack())

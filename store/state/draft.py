@@ -4,21 +4,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from store.state.packing import DamagedRecordError, sealed, unsealed
-from store.state.vocabulary import Codes
+from store.state.vocabulary import Vocabulary
 
 TABLES = ("events", "texts", "friends")  # packed rows by user id
 
 
-class Draft:
+class StateDraft:
     """One write transaction of the state."""
 
     def __init__(
         self,
         transaction: Any,
         tables: Mapping[str, Any],
-        items: Codes,
-        words: Codes,
-        mend: Callable[["Draft", str, str], None],
+        items: Vocabulary,
+        words: Vocabulary,
+        mend: Callable[["StateDraft", str, str], None],
     ) -> None:
         """Take where to write, and what puts the rows of a table and user anew where they are damaged."""
         self._transaction = transaction

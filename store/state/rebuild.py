@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from store.queries import VISIBLE, VISIBLE_TEXT
-from store.state.draft import TABLES, Draft
+from store.state.draft import TABLES, StateDraft
 from store.state.packing import EVENT, NO_ITEM, NO_TIME, TEXT, Ties
 from store.state.state import UserState
-from store.state.vocabulary import CodesDraft
+from store.state.vocabulary import VocabularyDraft
 from store.store import Store
 
 _BATCH = 65_536
@@ -79,7 +79,7 @@ def rebuild(store: Store, state: UserState) -> None:
 
 def refresh(
     cursor: duckdb.DuckDBPyConnection,
-    draft: Draft,
+    draft: StateDraft,
     user_ids: Sequence[str],
     tables: Sequence[str] = TABLES,
 ) -> None:
@@ -93,7 +93,7 @@ def refresh(
     cursor.unregister("wanted")
 
 
-def _mend(store: Store, draft: Draft, table: str, user_id: str) -> None:
+def _mend(store: Store, draft: StateDraft, table: str, user_id: str) -> None:
     """Put the rows of a table and user anew; whoever changed them in this transaction left them sound."""
     with store.snapshot() as cursor:
         refresh(cursor, draft, [user_id], [table])
@@ -101,7 +101,7 @@ def _mend(store: Store, draft: Draft, table: str, user_id: str) -> None:
 
 def _fill(
     cursor: duckdb.DuckDBPyConnection,
-    draft: Draft,
+    draft: StateDraft,
     condition: str,
     progress: "tqdm[Any] | None",
     tables: Sequence[str] = TABLES,
@@ -172,6 +172,6 @@ def _ties(parts: list[list[tuple[str, int, float, int]]]) -> bytes:
     return Ties.of(chain.from_iterable(parts)).pack()
 
 
-def _table_of(codes: CodesDraft) -> pa.Table:
+def _table_of(codes: VocabularyDraft) -> pa.Table:
     names = codes.all()
     return pa.table({"name": pa.array(names, pa.string()), "code": pa.array(range(len(names)), pa.uint32())})

@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from store.disk import disk_errors
-from store.state.draft import TABLES, Draft, rows_of
+from store.state.draft import TABLES, StateDraft, rows_of
 from store.state.environment import close_environment, discard, open_environment
 from store.state.packing import EVENT, TEXT, DamagedRecordError, EventRows, Ties
 from store.state.page_check import DAMAGE
-from store.state.vocabulary import Codes
+from store.state.vocabulary import Vocabulary
 
 _CODES = ("items", "words")
 _Result = TypeVar("_Result")
-_Mend = Callable[[Draft, str, str], None]
+_Mend = Callable[[StateDraft, str, str], None]
 log = logging.getLogger(__name__)
 
 
@@ -34,7 +34,7 @@ class DamagedStateError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class UserRecord:
     """What is visible of a user, and of the friends.
 
     Shapes:
@@ -64,7 +64,7 @@ class _DamagedRowsError(DamagedRecordError):
         self.user_id = user_id
 
 
-NOBODY = Person(np.zeros(0, EVENT), np.zeros(0, np.int64), (), (), np.zeros(0))
+NO_RECORD = UserRecord(np.zeros(0, EVENT), np.zeros(0, np.int64), (), (), np.zeros(0))
 
 
 class UserState:
@@ -79,8 +79,8 @@ class UserState:
         self._env = env
         self._mend: _Mend | None = None
         self._tables = {name: env.open_db(name.encode()) for name in (*TABLES, *_CODES)}
-        self.items = Codes.load(env, self._tables["items"])
-        self.words = Codes.load(env, self._tables["words"])
+        self.items = Vocabulary.load(env, self._tables["items"])
+        self.words = Vocabulary.load(env, self._tables["words"])
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -116,17 +116,17 @@ class UserState:
         with self._reading() as transaction:
             return str(transaction.get(b"head", default=b"").decode())
 
-    def people(self, user_ids: Sequence[str]) -> list[Person]:
+    def people(self, user_ids: Sequence[str]) -> list[UserRecord]:
         """Return what is visible of some users, from one state; an unknown user has nothing."""
         return self._mending(lambda transaction: [self._person(transaction, one) for one in user_ids])
 
-    def friends_of(self, weights: Mapping[str, float]) -> Person:
+    def friends_of(self, weights: Mapping[str, float]) -> UserRecord:
         """Return a person with nothing but these friends."""
         friends = dict(sorted(weights.items()))
         return self._mending(lambda transaction: self._gathered(transaction, b"", b"", friends))
 
     @contextmanager
-    def writing(self) -> Iterator[Draft]:
+    def writing(self) -> Iterator[StateDraft]:
         """Yield the only write transaction: all of the block is kept, or nothing of it.
 
         Raises:
@@ -135,7 +135,7 @@ class UserState:
         draft = None
         try:
             with disk_errors(self._path), self._env.begin(write=True) as transaction:
-                draft = Draft(transaction, self._tables, self.items, self.words, self._mend_in)
+                draft = StateDraft(transaction, self._tables, self.items, self.words, self._mend_in)
                 yield draft
                 # Readers must know a code as soon as they can meet it.
                 self.items.take(draft.items)
@@ -164,7 +164,7 @@ class UserState:
                 with self.writing() as draft:
                     draft.get(error.table, error.user_id)
 
-    def _mend_in(self, draft: Draft, table: str, user_id: str) -> None:
+    def _mend_in(self, draft: StateDraft, table: str, user_id: str) -> None:
         if self._mend is None:
             raise DamagedStateError(self._path, f"the {table} of a user are not what was written")
         log.warning("state %s: the %s of a user are damaged: reading them again", self._path, table)
@@ -176,11 +176,11 @@ class UserState:
         except DamagedRecordError as error:
             raise _DamagedRowsError(table, user_id) from error
 
-    def _person(self, transaction: Any, user_id: str) -> Person:
+    def _person(self, transaction: Any, user_id: str) -> UserRecord:
         events, texts, friends = (self._rows(transaction, name, user_id) for name in TABLES)
         return self._gathered(transaction, events, texts, Ties.unpack(friends).by_friend())
 
-    def _gathered(self, transaction: Any, own: bytes, texts: bytes, ties: Mapping[str, float]) -> Person:
+    def _gathered(self, transaction: Any, own: bytes, texts: bytes, ties: Mapping[str, float]) -> UserRecord:
         parts = [own, *(self._rows(transaction, "events", friend) for friend in ties)]
         events = np.frombuffer(b"".join(parts), EVENT)
         owners = np.repeat(np.arange(len(parts)), [len(part) // EVENT.itemsize for part in parts])
@@ -189,4 +189,6 @@ class UserState:
             events, owners = events[visible], owners[visible]
         rows = np.frombuffer(texts, TEXT)
         digests = tuple(row.tobytes() for row in rows["digest"][~rows["hidden"]])
-        return Person(events, owners, digests, tuple(ties), np.fromiter(ties.values(), np.float64, len(ties)))
+        return UserRecord(
+            events, owners, digests, tuple(ties), np.fromiter(ties.values(), np.float64, len(ties))
+        )

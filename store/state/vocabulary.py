@@ -12,7 +12,7 @@ from store.state.packing import DamagedRecordError, sealed, unsealed
 _CODE = struct.Struct(">I")  # sorts by number
 
 
-class Codes:
+class Vocabulary:
     """Names by code; codes count from 0 and are never given twice.
 
     About 150 bytes of memory a name.
@@ -32,17 +32,17 @@ class Codes:
             raise DamagedRecordError("codes")
         return cls([name for _, name in rows])
 
-    def draft(self, transaction: Any, table: Any) -> "CodesDraft":
+    def draft(self, transaction: Any, table: Any) -> "VocabularyDraft":
         """Return what gives new codes within a write transaction."""
-        return CodesDraft(self, transaction, table)
+        return VocabularyDraft(self, transaction, table)
 
-    def take(self, draft: "CodesDraft") -> None:
+    def take(self, draft: "VocabularyDraft") -> None:
         """Make the new codes of a draft known to readers."""
         for name, code in draft.new.items():
             self.names.append(name)
             self.code_of[name] = code
 
-    def forget(self, draft: "CodesDraft") -> None:
+    def forget(self, draft: "VocabularyDraft") -> None:
         """Take back the new codes of a draft that was not committed; others may get them."""
         self.taken_back += 1
         for name in draft.new:
@@ -50,10 +50,10 @@ class Codes:
                 self.names.pop()
 
 
-class ByCode:
+class ValuesByCode:
     """One value for each code, looked up by whole arrays of codes; threads may share it."""
 
-    def __init__(self, codes: Codes, values_of: Callable[[Sequence[str]], npt.NDArray[Any]]) -> None:
+    def __init__(self, codes: Vocabulary, values_of: Callable[[Sequence[str]], npt.NDArray[Any]]) -> None:
         """Take what gives the values (n,) of n names; it is asked once for every name."""
         self._codes = codes
         self._values_of = values_of
@@ -73,10 +73,10 @@ class ByCode:
         return found
 
 
-class CodesDraft:
+class VocabularyDraft:
     """Codes as a write transaction sees them."""
 
-    def __init__(self, codes: Codes, transaction: Any, table: Any) -> None:
+    def __init__(self, codes: Vocabulary, transaction: Any, table: Any) -> None:
         self._codes = codes
         self._transaction = transaction
         self._table = table

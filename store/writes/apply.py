@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from store.imports.validation import DUPLICATE
-from store.state.draft import Draft
+from store.state.draft import StateDraft
 from store.state.packing import (
     EVENT,
     NO_ITEM,
@@ -42,7 +42,7 @@ _FLAG = struct.Struct("?")
 _VISIBLE = _FLAG.pack(False)
 
 
-def append_behaviors(draft: Draft, rows: Sequence[BehaviorRow], pending: Pending) -> Written:
+def append_behaviors(draft: StateDraft, rows: Sequence[BehaviorRow], pending: Pending) -> Written:
     """Return what became of some behaviours; a known one takes the new weight."""
     rejected: list[Rejected] = []
     by_user: dict[str, dict[bytes, BehaviorRow]] = {}
@@ -86,7 +86,7 @@ def _with_event(packed: bytes, identity: bytes, row: BehaviorRow, pending: Pendi
     return packed[:at] + weight + packed[at + len(weight) :], "updated"
 
 
-def append_texts(draft: Draft, rows: Sequence[TextRow], pending: Pending) -> Written:
+def append_texts(draft: StateDraft, rows: Sequence[TextRow], pending: Pending) -> Written:
     """Return what became of some texts: the n-th equal one of a request is new where fewer are known."""
     rejected: list[Rejected] = []
     inserted = unchanged = 0
@@ -112,7 +112,7 @@ def append_texts(draft: Draft, rows: Sequence[TextRow], pending: Pending) -> Wri
     return Written(inserted, 0, unchanged, tuple(rejected))
 
 
-def put_friends(draft: Draft, rows: Sequence[FriendRow], pending: Pending) -> Written:
+def put_friends(draft: StateDraft, rows: Sequence[FriendRow], pending: Pending) -> Written:
     """Return what became of some ties; a known one takes the new weight, and the time where there is one."""
     rejected: list[Rejected] = []
     by_user: dict[str, dict[tuple[str, int], FriendRow]] = {}
@@ -133,7 +133,7 @@ def put_friends(draft: Draft, rows: Sequence[FriendRow], pending: Pending) -> Wr
 
 
 def _put_ties(
-    draft: Draft, user_id: str, rows: Mapping[tuple[str, int], FriendRow], pending: Pending
+    draft: StateDraft, user_id: str, rows: Mapping[tuple[str, int], FriendRow], pending: Pending
 ) -> Counter[str]:
     """Return how many ties of a user were inserted, updated and unchanged."""
     ties = Ties.unpack(draft.get("friends", user_id))

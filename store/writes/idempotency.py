@@ -38,7 +38,7 @@ class RequestIdReusedError(ValueError):
         self.request_id = request_id
 
 
-class Answered:
+class RememberedRequests:
     """The ids of the requests of the last 24 hours: memory, disk and the next start go by one rule.
 
     A request is remembered for 24 hours from its answer on, as long as no more than 100,000 others were

@@ -11,7 +11,7 @@ from store.imports.readers import Source
 from store.imports.upsert import upsert
 from store.imports.validation import MAX_ID_BYTES, check
 from store.records import Item
-from store.state.draft import Draft
+from store.state.draft import StateDraft
 from store.state.packing import NO_TIME
 from store.tables import TABLES
 from store.writes.rows import ItemRow, Rejected, Written
@@ -33,7 +33,7 @@ _SOURCE = Source(_ITEMS, Path("request"), _ITEMS.columns, (), _TYPES)
 
 
 def put_items(
-    cursor: duckdb.DuckDBPyConnection, draft: Draft, rows: Sequence[ItemRow]
+    cursor: duckdb.DuckDBPyConnection, draft: StateDraft, rows: Sequence[ItemRow]
 ) -> tuple[Written, list[Item]]:
     """Return what became of some items, and those that are new or changed; a known one is replaced whole."""
     cursor.register("put_rows", _table(rows))
@@ -57,7 +57,7 @@ def put_items(
 
 
 def delete_items(
-    cursor: duckdb.DuckDBPyConnection, draft: Draft, item_ids: Sequence[str]
+    cursor: duckdb.DuckDBPyConnection, draft: StateDraft, item_ids: Sequence[str]
 ) -> tuple[Written, list[str]]:
     """Return what became of the wish to delete some items, and those that are gone.
 

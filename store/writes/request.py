@@ -60,7 +60,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Change:
+class WrittenChange:
     """What a transaction changed, for those who keep something beside the store.
 
     `texts` are new and may lack a vector; `put` and `deleted` are items in the order of their requests;

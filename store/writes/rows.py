@@ -85,7 +85,7 @@ def refusal_of_behavior(row: BehaviorRow, items: Container[str]) -> str | None:
         return "id_too_long"
     if _too_long(action):
         return "word_too_long"
-    return _of_weight(weight) or _of_time(ts) or (None if item_id in items else "unknown_item")
+    return _of_weight(weight) or invalid_time_reason(ts) or (None if item_id in items else "unknown_item")
 
 
 def refusal_of_text(row: TextRow, items: Container[str]) -> str | None:
@@ -99,7 +99,7 @@ def refusal_of_text(row: TextRow, items: Container[str]) -> str | None:
         return "empty_text"
     if len(text) > MAX_TEXT_CHARS:
         return "text_too_long"
-    return _of_time(ts) or ("unknown_item" if item_id and item_id not in items else None)
+    return invalid_time_reason(ts) or ("unknown_item" if item_id and item_id not in items else None)
 
 
 def refusal_of_friend(row: FriendRow) -> str | None:
@@ -113,7 +113,7 @@ def refusal_of_friend(row: FriendRow) -> str | None:
         return "id_too_long"
     if _too_long(relation):
         return "word_too_long"
-    return _of_weight(weight) or _of_time(ts) or ("self_friend" if friend_id == user_id else None)
+    return _of_weight(weight) or invalid_time_reason(ts) or ("self_friend" if friend_id == user_id else None)
 
 
 def _too_long(name: str) -> bool:
@@ -128,5 +128,6 @@ def _of_weight(weight: float) -> str | None:
     return "weight_too_large" if weight > MAX_WEIGHT else None
 
 
-def _of_time(ts: int) -> str | None:
+def invalid_time_reason(ts: int) -> str | None:
+    """Return why a time is refused, None where it is good."""
     return None if ts == NO_TIME or FIRST_TIME <= ts <= LAST_TIME else "unparsable_time"

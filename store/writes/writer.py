@@ -6,15 +6,15 @@ from dataclasses import replace
 import duckdb
 
 from store.records import Item
-from store.state.draft import Draft
+from store.state.draft import StateDraft
 from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState
 from store.store import Store
 from store.writes.apply import append_behaviors, append_texts, put_friends
-from store.writes.idempotency import Answered, RequestIdReusedError
+from store.writes.idempotency import RememberedRequests, RequestIdReusedError
 from store.writes.pending import Pending
 from store.writes.put_items import delete_items, put_items
-from store.writes.request import Behaviors, Change, Content, Deletion, Friends, Items, Request, Texts
+from store.writes.request import Behaviors, Content, Deletion, Friends, Items, Request, Texts, WrittenChange
 from store.writes.rows import Written
 
 
@@ -26,9 +26,9 @@ class Writer:
         self._store = store
         self._pause = pause
         self._state = state
-        self._answered = Answered.load(store)
+        self._answered = RememberedRequests.load(store)
 
-    def write(self, requests: Sequence[Request]) -> tuple[list[Written], Change]:
+    def write(self, requests: Sequence[Request]) -> tuple[list[Written], WrittenChange]:
         """Return what became of each request, in order, and what the transaction changed; all or nothing.
 
         Once the store has committed it is written: where the state of users fails to follow, the change
@@ -67,7 +67,7 @@ class Writer:
             failed = error
         self._answered.keep(new)
         texts = tuple(dict.fromkeys(row.text for row, _ in pending.texts))
-        return results, Change(texts, tuple(pending.touched), tuple(items), failed)
+        return results, WrittenChange(texts, tuple(pending.touched), tuple(items), failed)
 
     def check(self) -> None:
         """Write an empty transaction, durably; the state is that of the store afterwards.
@@ -90,7 +90,7 @@ def _twin(request: Request, digests: Mapping[str, str], told: Mapping[str, Writt
 
 
 def _apply(
-    cursor: duckdb.DuckDBPyConnection, draft: Draft, content: Content, pending: Pending
+    cursor: duckdb.DuckDBPyConnection, draft: StateDraft, content: Content, pending: Pending
 ) -> tuple[Written, list[Item], list[str]]:
     match content:
         case Behaviors(rows):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import sparse
 
-from encoder.arrays import NO_TIME, Actions, Events, Texts
+from encoder.arrays import NO_TIME, Actions, Events, TextColumns
 from encoder.dataset import Dataset
 from encoder.heads.build import HeadParityError, fit_head
 from encoder.heads.category import fit_categories
@@ -66,7 +66,7 @@ def dataset(history: Events, held_out: dict[str, Events], n_users: int, n_items:
         history=history,
         held_out=held_out,
         ties=sparse.csr_array((n_users, n_users)),
-        texts=Texts(none, none, none, np.zeros((0, 2), dtype=np.float32)),
+        texts=TextColumns(none, none, none, np.zeros((0, 2), dtype=np.float32)),
         item_text=np.zeros((n_items, 2), dtype=np.float32),
     )
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from scipy import sparse
 
-from encoder.arrays import NO_TIME, Actions, Events, Texts
+from encoder.arrays import NO_TIME, Actions, Events, TextColumns
 from encoder.config import SettingsError, TowerConfig
 from encoder.dataset import Dataset
 from encoder.learned.batches import MIN_TIMES, Step, Steps
@@ -42,7 +42,7 @@ def dataset(*, dated: bool, times: int = 200, seed: int = 0) -> Dataset:
         history=events,
         held_out={},
         ties=sparse.csr_array(ties),
-        texts=Texts(owner, item if not dated else np.full(len(owner), -1), when, vectors),
+        texts=TextColumns(owner, item if not dated else np.full(len(owner), -1), when, vectors),
         item_text=np.zeros((ITEMS, len(owner)), dtype=np.float32),
     )
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from encoder import train as training
-from encoder.arrays import Actions, Events, Texts
+from encoder.arrays import Actions, Events, TextColumns
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.runtime import METRICS_FILE, TABLES_FILE, Model, NotFiniteModelError
@@ -166,7 +166,7 @@ def dataset(pairs: list[tuple[int, int]], items: int = 6) -> Dataset:
         history=Events(users, named, actions, np.ones(len(users)), np.arange(len(users))),
         held_out={},
         ties=sparse.csr_array((count, count)),
-        texts=Texts(none, none, none, np.zeros((0, 4), np.float32)),
+        texts=TextColumns(none, none, none, np.zeros((0, 4), np.float32)),
         item_text=np.zeros((items, 4), np.float32),
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from scipy import sparse
 
-from encoder.arrays import NO_TIME, Actions, Events, Texts
+from encoder.arrays import NO_TIME, Actions, Events, TextColumns
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.runtime import ITEM_GRAPH, USER_GRAPH
@@ -53,7 +53,7 @@ def data() -> Dataset:
         history=rows(users[~held], items[~held]),
         held_out={"valid": rows(users[held], items[held])},
         ties=sparse.csr_array(ties.astype(float)),
-        texts=Texts(writers, none, np.full(USERS - 1, NO_TIME), unit_rows(text)[writers]),
+        texts=TextColumns(writers, none, np.full(USERS - 1, NO_TIME), unit_rows(text)[writers]),
         item_text=(item_text / np.linalg.norm(item_text, axis=1, keepdims=True)).astype(np.float32),
     )
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.files import Change
+from indexer.files import ItemChange
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exact import (
@@ -19,7 +19,7 @@ from indexer.search.exact import (
     scores_of,
     slack_of,
 )
-from indexer.search.search import Excluded
+from indexer.search.search import Exclusions
 from scripts.bench.index.vectors import write_index
 
 DIM = 12
@@ -36,8 +36,8 @@ def few_values(count: int, seed: int) -> np.ndarray:
     return kinds[rng.integers(9, size=count)]
 
 
-def change(item_id: str, vector: np.ndarray, popularity: float = 0.0) -> Change:
-    return Change(item_id, vector, popularity, bytes(16), bytes(16), None, '{"even": true}')
+def change(item_id: str, vector: np.ndarray, popularity: float = 0.0) -> ItemChange:
+    return ItemChange(item_id, vector, popularity, bytes(16), bytes(16), None, '{"even": true}')
 
 
 def by_hand(index: Index, query: np.ndarray, out: set[str], *, half: bool) -> list[tuple[float, str]]:
@@ -90,13 +90,13 @@ def test_every_list_is_the_head_of_the_whole_by_score_and_id(
     ]
     out = [f"item-{n:09d}" for n in rng.integers(ITEMS, size=left_out)]
     numbers = rng.integers(batch, size=left_out)
-    excluded = Excluded(numbers, index.rows(out))
+    excluded = Exclusions(numbers, index.rows(out))
     find = index.brute_force if exact else index.search
     wanted = HALF if half else None
     lists = {k: find(queries, k, excluded, wanted) for k in (1, 7, 40, 500)}
     for q in range(batch):
         whole = by_hand(index, queries[q], {out[i] for i in np.flatnonzero(numbers == q)}, half=half)
-        own = Excluded(np.zeros((numbers == q).sum(), np.int64), excluded.rows[numbers == q])
+        own = Exclusions(np.zeros((numbers == q).sum(), np.int64), excluded.rows[numbers == q])
         score_of = {item_id: -score for score, item_id in whole}
         for k, (rows, scores) in lists.items():
             there = rows[q] >= 0

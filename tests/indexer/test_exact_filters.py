@@ -15,8 +15,13 @@ from safetensors.numpy import load_file, save_file
 from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
-from indexer.files import FACTS_FILE, Change
-from indexer.filters.attribute_index import FactsBuilder, GrowingFacts, MappedFacts, ReindexNeededError
+from indexer.files import FACTS_FILE, ItemChange
+from indexer.filters.attribute_index import (
+    AttributeIndex,
+    AttributeIndexBuilder,
+    MutableAttributeIndex,
+    ReindexNeededError,
+)
 from indexer.filters.filter import Filter, above, allowed_rows, below, facts_of, term
 from indexer.filters.moments import Moment, moment_of
 from indexer.index import Index
@@ -48,17 +53,17 @@ ASKED = st.one_of(
 )
 
 
-def both_kinds(path: Path, items: list[dict[str, object]]) -> tuple[MappedFacts, GrowingFacts]:
+def both_kinds(path: Path, items: list[dict[str, object]]) -> tuple[AttributeIndex, MutableAttributeIndex]:
     """The facts of items on disk, and those of rows that are added one by one."""
-    builder, growing = FactsBuilder(), GrowingFacts()
+    builder, growing = AttributeIndexBuilder(), MutableAttributeIndex()
     for row, attributes in enumerate(items):
         builder.add(row, None, attributes)
         growing.add(row, facts_of(None, attributes))
     builder.write(path)
-    return MappedFacts(path), growing
+    return AttributeIndex(path), growing
 
 
-def found(wanted: Filter, facts: MappedFacts | GrowingFacts, total: int) -> list[int]:
+def found(wanted: Filter, facts: AttributeIndex | MutableAttributeIndex, total: int) -> list[int]:
     rows = allowed_rows(wanted, facts, lambda ids: np.full(len(ids), -1), total)
     return rows.tolist()  # type: ignore[no-any-return]
 
@@ -210,7 +215,11 @@ def test_an_exclusion_alone_lets_all_else_pass_in_both_parts(tmp_path: Path) -> 
     )  # fmt: skip
     for n in range(3):
         index.put(
-            [Change(f"new{n}", np.ones(4, np.float32), 0.0, bytes(16), bytes(16), None, json.dumps({"n": n}))]
+            [
+                ItemChange(
+                    f"new{n}", np.ones(4, np.float32), 0.0, bytes(16), bytes(16), None, json.dumps({"n": n})
+                )
+            ]
         )
     rows = index.search(np.ones((1, 4), np.float32), 9, None, Filter(unequal=(("n", (0, 1)),)))[0][0]
     assert index.item_ids(rows[rows >= 0]) == ["new2", "item-000000002", "item-000000003"]

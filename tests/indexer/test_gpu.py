@@ -12,33 +12,33 @@ import pytest
 
 from indexer.building.factory import FactoryError, empty_faiss, has_cuvs
 from indexer.files import faiss_file
-from indexer.search.ann import Approximate
-from indexer.search.gpu import cards, in_cpu_form, on_a_card, on_card
-from indexer.search.micro_batching import MOST_QUERIES, Found, Together
-from indexer.search.opening import exact_on_cards, open_shards
-from indexer.search.search_params import Effort
+from indexer.search.ann import AnnIndex
+from indexer.search.gpu import gpus, is_on_gpu, to_cpu, to_gpu
+from indexer.search.micro_batching import MOST_QUERIES, Found, MicroBatcher
+from indexer.search.opening import exact_on_gpus, open_shards
+from indexer.search.search_params import SearchParams
 from tests.indexer.test_index import FILTERS, make_index, queries_of
 
 gpu = pytest.mark.gpu
 
 
 def test_without_a_card_everything_stays_as_it_is() -> None:
-    if cards().count:
+    if gpus().count:
         pytest.skip("there is a card")
     index = faiss.IndexFlatIP(4)
-    assert on_card(index) is index
-    assert in_cpu_form(index) is index
-    assert not on_a_card(index)
-    assert "CPU build" in cards().reason or "0 graphics cards" in cards().reason
+    assert to_gpu(index) is index
+    assert to_cpu(index) is index
+    assert not is_on_gpu(index)
+    assert "CPU build" in gpus().reason or "0 graphics cards" in gpus().reason
 
 
 @gpu
-@pytest.mark.skipif(not cards().count, reason="no graphics card")
+@pytest.mark.skipif(not gpus().count, reason="no graphics card")
 @pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "IVF16,SQ8", "Pad16,IVF16,SQ8"])
 def test_a_card_finds_what_brute_force_finds(tmp_path: Path, factory: str) -> None:
     index = make_index(tmp_path, 4_000, factory)
     assert index.approximate is not None
-    assert on_a_card(index.approximate._shards[0])
+    assert is_on_gpu(index.approximate._shards[0])
     found, exact = index.search(queries_of(32), 20), index.brute_force(queries_of(32), 20)
     shared = [len(np.intersect1d(f, e)) for f, e in zip(found[0], exact[0], strict=True)]
     assert np.mean(shared) >= 0.98 * 20
@@ -48,22 +48,22 @@ def test_a_card_finds_what_brute_force_finds(tmp_path: Path, factory: str) -> No
 
 
 @gpu
-@pytest.mark.skipif(not cards().count, reason="no graphics card")
+@pytest.mark.skipif(not gpus().count, reason="no graphics card")
 def test_halves_on_a_card_are_looked_at_again(tmp_path: Path) -> None:
     index = make_index(tmp_path, 4_000)
-    halves = exact_on_cards(index.main.vectors, float16=True)
-    _, scores = halves.scored(index.main.vectors, queries_of(32), 20, halves.effort)
+    halves = exact_on_gpus(index.main.vectors, float16=True)
+    _, scores = halves.scored(index.main.vectors, queries_of(32), 20, halves.search_params)
     best = np.sort(scores, axis=1)[:, ::-1][:, :20]
     np.testing.assert_allclose(best, index.brute_force(queries_of(32), 20)[1], rtol=1e-5, atol=1e-5)
 
 
 @gpu
-@pytest.mark.skipif(not (cards().count and has_cuvs()), reason="no graphics card, or a FAISS without cuVS")
+@pytest.mark.skipif(not (gpus().count and has_cuvs()), reason="no graphics card, or a FAISS without cuVS")
 def test_a_cagra_graph_serves_on_the_card_and_on_the_cpu(tmp_path: Path) -> None:
     index = make_index(tmp_path, 4_000, "CAGRA32")
     exact = index.brute_force(queries_of(32), 20)[0]
-    on_cpu = open_shards([tmp_path / index.index_id / faiss_file(0)], Effort(128), cpu=True)
-    for rows in (index.search(queries_of(32), 20)[0], on_cpu.search(queries_of(32), 20, Effort(128))):
+    on_cpu = open_shards([tmp_path / index.index_id / faiss_file(0)], SearchParams(128), cpu=True)
+    for rows in (index.search(queries_of(32), 20)[0], on_cpu.search(queries_of(32), 20, SearchParams(128))):
         assert np.mean([len(np.intersect1d(f, e)) for f, e in zip(rows, exact, strict=True)]) >= 0.95 * 20
 
 
@@ -73,16 +73,16 @@ def test_a_graph_as_a_card_makes_it_is_searched_on_the_cpu(tmp_path: Path) -> No
     graph.add(vectors)
     graph.base_level_only = True
     faiss.write_index(graph, str(tmp_path / "graph"))
-    opened = open_shards([tmp_path / "graph"], Effort(64))
+    opened = open_shards([tmp_path / "graph"], SearchParams(64))
     assert opened.full
     assert opened.filters
-    rows, scores = opened.scored(vectors, queries_of(32), 10, opened.effort)
+    rows, scores = opened.scored(vectors, queries_of(32), 10, opened.search_params)
     exact = np.argsort(-(queries_of(32) @ vectors.T), axis=1)[:, :10]
     assert np.mean([len(np.intersect1d(f, e)) for f, e in zip(rows, exact, strict=True)]) >= 9.5
     np.testing.assert_allclose(scores[0], vectors[rows[0]] @ queries_of(32)[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(bool(cards().count) and has_cuvs(), reason="this machine can build it")
+@pytest.mark.skipif(bool(gpus().count) and has_cuvs(), reason="this machine can build it")
 def test_a_cagra_graph_needs_a_card() -> None:
     with pytest.raises(FactoryError, match=r"'CAGRA64'.*faiss-gpu-cuvs"):
         empty_faiss(8, "CAGRA64")
@@ -94,7 +94,7 @@ def test_many_shards_are_one_index() -> None:
     for start in range(0, 203, 72):  # as for three cards
         shards.append(faiss.IndexFlatIP(8))
         shards[-1].add(vectors[start : start + 72])
-    found = Approximate(shards, Effort()).scored(vectors, queries_of(5), 10, Effort())
+    found = AnnIndex(shards, SearchParams()).scored(vectors, queries_of(5), 10, SearchParams())
     best = np.sort(found[1], axis=1)[:, ::-1][:, :10]
     np.testing.assert_allclose(
         best, -np.sort(-(queries_of(5) @ vectors.T), axis=1)[:, :10], rtol=1e-5, atol=1e-5
@@ -118,7 +118,7 @@ class Counting:
         return np.repeat(queries, count, axis=1), np.full((len(queries), count), count)
 
 
-def all_at_once(together: Together, search: Counting, calls: list[tuple[int, int, Any]]) -> list[Any]:
+def all_at_once(together: MicroBatcher, search: Counting, calls: list[tuple[int, int, Any]]) -> list[Any]:
     """Return what calls get that come while another one runs."""
 
     def call(number: int, size: int, count: int, given: Any) -> Callable[[], Found]:
@@ -137,7 +137,7 @@ def all_at_once(together: Together, search: Counting, calls: list[tuple[int, int
 
 def test_calls_that_wait_share_a_run() -> None:
     search = Counting()
-    found = all_at_once(Together(search), search, [(2, 5, None), (3, 7, None), (1, 2, "other")])
+    found = all_at_once(MicroBatcher(search), search, [(2, 5, None), (3, 7, None), (1, 2, "other")])
     assert sorted(search.runs) == [1, 1, 5]
     for number, ((scores, rows), (size, count)) in enumerate(
         zip(found, [(2, 5), (3, 7), (1, 2)], strict=True), 1
@@ -148,10 +148,10 @@ def test_calls_that_wait_share_a_run() -> None:
 
 def test_a_run_has_its_bounds_and_its_failure_reaches_all_in_it() -> None:
     search = Counting()
-    large = all_at_once(Together(search), search, [(MOST_QUERIES, 1, None), (1, 1, None)])
+    large = all_at_once(MicroBatcher(search), search, [(MOST_QUERIES, 1, None), (1, 1, None)])
     assert sorted(search.runs) == [1, 1, MOST_QUERIES]
     assert [len(scores) for scores, _ in large] == [MOST_QUERIES, 1]
     search = Counting()
-    failed = all_at_once(Together(search), search, [(1, 1, "bad"), (1, 1, "bad"), (1, 1, None)])
+    failed = all_at_once(MicroBatcher(search), search, [(1, 1, "bad"), (1, 1, "bad"), (1, 1, None)])
     assert [str(one) for one in failed[:2]] == ["the card is full"] * 2
     assert failed[2][0].shape == (1, 1)

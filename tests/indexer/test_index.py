@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from indexer.building.assemble import IndexCheckError, check
 from indexer.building.factory import FactoryError, empty_faiss
-from indexer.building.ground_truth import judges_of
-from indexer.files import Change
+from indexer.building.ground_truth import ground_truths
+from indexer.files import ItemChange
 from indexer.filters.filter import Filter, FilterError, facts_of
 from indexer.index import Index, VectorDimError
-from indexer.search.search import Allowed, Excluded
-from indexer.search.search_params import Effort
+from indexer.search.search import Allowed, Exclusions
+from indexer.search.search_params import SearchParams
 from scripts.bench.index.vectors import write_index
 from store.artifact import MANIFEST, DamagedArtifactError, build
 
@@ -41,8 +41,8 @@ def make_index(parent: Path, items: int, factory: str = "Flat", seed: int = 0) -
 
 def change(
     item_id: str, vector: np.ndarray, kind: str | None = None, popularity: float = 0.0, **facts: object
-) -> Change:
-    return Change(
+) -> ItemChange:
+    return ItemChange(
         item_id, vector.astype(np.float32), popularity, bytes(16), bytes(16), kind, json.dumps(facts)
     )
 
@@ -82,7 +82,7 @@ def test_flat_search_is_brute_force_over_what_is_not_excluded(
     generator = np.random.default_rng(seed)
     queries = generator.standard_normal((3, DIM)).astype(np.float32)
     out = [generator.permutation(60)[: max(0, excluded - 10 * q)] for q in range(3)]
-    pairs = Excluded(np.repeat(np.arange(3), [len(o) for o in out]), np.concatenate(out).astype(np.int64))
+    pairs = Exclusions(np.repeat(np.arange(3), [len(o) for o in out]), np.concatenate(out).astype(np.int64))
     rows, scores = index.search(queries, k, pairs)
     exact = queries.astype(float) @ index.main.vectors.T.astype(float)
     for q in range(3):
@@ -98,14 +98,14 @@ def test_flat_search_is_brute_force_over_what_is_not_excluded(
 def test_exclusion_of_one_query_does_not_touch_the_next(index: Index) -> None:
     query = np.ones((2, DIM), np.float32)
     best = index.search(query, 1)[0][0, 0]
-    rows, _ = index.search(query, 1, Excluded(np.array([0]), np.array([best])))
+    rows, _ = index.search(query, 1, Exclusions(np.array([0]), np.array([best])))
     assert rows[0, 0] != best
     assert rows[1, 0] == best
 
 
 def test_search_leaves_its_arguments_alone(index: Index) -> None:
     query = np.ones((1, DIM), np.float32)
-    index.search(query, 5, Excluded(np.array([0]), np.array([3])))
+    index.search(query, 5, Exclusions(np.array([0]), np.array([3])))
     assert (query == 1).all()
 
 
@@ -218,7 +218,7 @@ def test_a_filter_keeps_its_word_beside_exclusions_and_changes(large: Index, tmp
     one.put([], ["film0"])
     expected = {f"film{n}" for n in range(2, 20, 2)}
     out = one.rows(["film2", "item-000000000"])
-    rows = one.search(queries_of(1), 50, Excluded(np.array([0, 0]), out), wanted)[0][0]
+    rows = one.search(queries_of(1), 50, Exclusions(np.array([0, 0]), out), wanted)[0][0]
     assert set(one.item_ids(rows[rows >= 0])) == expected - {"film2"}
 
 
@@ -298,7 +298,7 @@ def test_an_index_of_several_shards_is_one_index(tmp_path: Path, monkeypatch: py
     )
     queries = queries_of(64)
     for wanted in (None, Filter(equals=(("colour", ("red",)),)), Filter(equals=(("sold", (True,)),))):
-        for excluded in (None, Excluded(np.zeros(3, np.int64), np.array([4, 1_030, 3_999]))):
+        for excluded in (None, Exclusions(np.zeros(3, np.int64), np.array([4, 1_030, 3_999]))):
             found = index.search(queries, 10, excluded, wanted)
             exact = index.brute_force(queries, 10, excluded, wanted)
             shared = [len(np.intersect1d(f, e)) for f, e in zip(found[0], exact[0], strict=True)]
@@ -310,35 +310,37 @@ def test_an_index_of_several_shards_is_one_index(tmp_path: Path, monkeypatch: py
 
 def test_a_filter_that_lets_everything_pass_is_none(large: Index) -> None:
     everything = Filter(ranges=(("price", -np.inf, np.inf),))
-    assert large._filtering.allowed(everything, large.delta.now).main is None
+    assert large._filter_cache.allowed(everything, large.delta.now).main is None
     found, plain = large.search(queries_of(5), 10, None, everything), large.search(queries_of(5), 10)
     np.testing.assert_array_equal(found[0], plain[0])
 
 
 def test_an_index_from_before_short_lists_were_tuned_is_searched_as_it_was() -> None:
-    assert Effort.from_json({"probes": 7, "refine": 2, "factory": "IVF16,SQ8"}) == Effort(7, 2, 60)
-    assert Effort.from_json({"probes": 7, "refine": 1}) == Effort(7, 1, 0)
-    assert Effort.from_json(Effort(3, 4, 5).as_json()) == Effort(3, 4, 5)
+    assert SearchParams.from_json({"probes": 7, "refine": 2, "factory": "IVF16,SQ8"}) == SearchParams(
+        7, 2, 60
+    )
+    assert SearchParams.from_json({"probes": 7, "refine": 1}) == SearchParams(7, 1, 0)
+    assert SearchParams.from_json(SearchParams(3, 4, 5).as_json()) == SearchParams(3, 4, 5)
 
 
 def test_a_judge_of_a_short_list_knows_the_best_of_it() -> None:
     vectors, queries = queries_of(300, 3), queries_of(20)
-    long, short = judges_of(vectors, queries)
+    long, short = ground_truths(vectors, queries)
     order = np.argsort(-(queries @ vectors.T), axis=1)
     assert (long.k, short.k) == (100, 10)
     assert (long.recall(order[:, :100]), short.recall(order[:, :10])) == (1.0, 1.0)
     assert long.recall(order[:, :50]) == pytest.approx(0.5)
     assert short.recall(order[:, 5:15]) == pytest.approx(0.5)
-    few = judges_of(vectors, queries, np.arange(4))
+    few = ground_truths(vectors, queries, np.arange(4))
     assert (few[0].k, few[1].k) == (4, 4)
 
 
 def test_short_lists_are_tuned_too(large: Index) -> None:
     assert large.approximate is not None
-    effort = large.approximate.effort
-    assert effort.least >= 10 * effort.refine
-    assert effort.looked_at(1) == effort.least
-    assert effort.looked_at(100) >= 100 * effort.refine
+    search_params = large.approximate.search_params
+    assert search_params.least >= 10 * search_params.refine
+    assert search_params.looked_at(1) == search_params.least
+    assert search_params.looked_at(100) >= 100 * search_params.refine
     others = queries_of(200, 5)
     found, exact = large.search(others, 10)[0], large.brute_force(others, 10)[0]
     assert np.mean([len(np.intersect1d(f, e)) for f, e in zip(found, exact, strict=True)]) >= 0.97 * 10

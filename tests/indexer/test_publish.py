@@ -12,12 +12,12 @@ from indexer.publish import (
     IndexNotFoundError,
     NoOlderIndexError,
     current_index,
-    load_pair,
+    load_index,
     previous_index,
     prune,
     publish,
 )
-from indexer.reindex import ModelMismatchError, Wish, reindex
+from indexer.reindex import IndexSpec, ModelMismatchError, reindex
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed
 from store.export import Export
 from store.home import Home
@@ -33,7 +33,7 @@ def another_index(home: Home, factory: str = "Flat", *, full: bool = True) -> st
     model = Model.load(pointed(home.latest_model, home.models))
     encoder = TextEncoder.load(home.text_models / model.text_model_id)
     with closing(TextCache.open(home.text_cache)) as cache, Export.latest(home.exports) as export:
-        return reindex(home, export, model, encoder, cache, Wish(factory, full=full)).name
+        return reindex(home, export, model, encoder, cache, IndexSpec(factory, full=full)).name
 
 
 def test_reindex_leaves_current_alone_and_publish_moves_it(home: Home) -> None:
@@ -47,7 +47,7 @@ def test_reindex_leaves_current_alone_and_publish_moves_it(home: Home) -> None:
 
 
 def test_the_index_holds_the_available_items_with_the_model_s_vectors(home: Home) -> None:
-    pair = load_pair(home, another_index(home, "HNSW16"))
+    pair = load_index(home, another_index(home, "HNSW16"))
     with Export.latest(home.exports) as export:
         available = export.items(available_only=True).column("item_id").to_pylist()
     assert pair.index.ids.to_pylist() == available
@@ -80,7 +80,7 @@ def test_an_index_without_its_model_is_refused(home: Home) -> None:
     index = Index.load(current_index(home))
     (home.models / index.model_id).rename(home.models / ".gone")
     with pytest.raises(DamagedArtifactError, match=f"{index.model_id}: is missing and index"):
-        load_pair(home, index.index_id)
+        load_index(home, index.index_id)
 
 
 def test_a_pointer_to_nothing_is_refused_and_named(home: Home) -> None:

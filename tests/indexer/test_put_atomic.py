@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 
 from indexer.delta import Delta
-from indexer.files import Change
-from indexer.filters.attribute_index import GrowingFacts
-from indexer.filters.cache import Filtering
+from indexer.files import ItemChange
+from indexer.filters.attribute_index import MutableAttributeIndex
+from indexer.filters.cache import FilterCache
 from indexer.filters.filter import Filter, facts_of, term
 from indexer.ids import ItemIds, hashed
 from store.attributes import BadAttributesError
-from store.state.vocabulary import ByCode, Codes, CodesDraft
+from store.state.vocabulary import ValuesByCode, Vocabulary, VocabularyDraft
 
 ROUNDS = 1_000
 VECTOR = np.ones(4, dtype=np.float32)
@@ -29,14 +29,14 @@ class MainPart:
     def __init__(self) -> None:
         names = pa.array([f"m{n}" for n in range(10)], pa.large_string())
         self.ids = ItemIds(names, *hashed(names))
-        self.facts = GrowingFacts()
+        self.facts = MutableAttributeIndex()
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def change(item_id: str, kind: str = "film", attributes: str = "{}", **other: Any) -> Change:
-    return replace(Change(item_id, VECTOR, 1.0, bytes(16), bytes(16), kind, attributes), **other)
+def change(item_id: str, kind: str = "film", attributes: str = "{}", **other: Any) -> ItemChange:
+    return replace(ItemChange(item_id, VECTOR, 1.0, bytes(16), bytes(16), kind, attributes), **other)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ NAMES = ["m0", "m1", "m2", "x0", "x1", "x2", "new", "other"]
 
 @pytest.mark.parametrize(("error", "bad"), FAILING.values(), ids=FAILING)
 def test_a_put_that_fails_changes_nothing_then_or_later(
-    delta: Delta, error: type[Exception], bad: Change
+    delta: Delta, error: type[Exception], bad: ItemChange
 ) -> None:
     before = state(delta, NAMES)
     with pytest.raises(error):
@@ -96,15 +96,15 @@ def test_a_put_that_fails_changes_nothing_then_or_later(
 def test_a_put_that_breaks_off_half_way_leaves_nothing_to_those_that_follow(
     delta: Delta, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, add = state(delta, NAMES), GrowingFacts.add
+    before, add = state(delta, NAMES), MutableAttributeIndex.add
 
-    def adds_one_and_fails(facts: GrowingFacts, row: int, *rest: Any) -> None:
+    def adds_one_and_fails(facts: MutableAttributeIndex, row: int, *rest: Any) -> None:
         if row >= 21:
             raise MemoryError
         add(facts, row, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(GrowingFacts, "add", adds_one_and_fails)
+        patched.setattr(MutableAttributeIndex, "add", adds_one_and_fails)
         with pytest.raises(MemoryError):
             delta.apply([change("new", "film", '{"price": 7}'), change("x0")], ["m2"])
     assert state(delta, NAMES)[:4] == before[:4]
@@ -152,7 +152,7 @@ def test_a_filtered_search_sees_two_items_change_together(quick_switches: None) 
     main = MainPart()
     delta = Delta(main.ids, 4)
     delta.apply([change("a", "red"), change("b", "red")])
-    filtering = Filtering(main, delta)  # type: ignore[arg-type]
+    filtering = FilterCache(main, delta)  # type: ignore[arg-type]
     meet = Barrier(2, timeout=60)
     seen: set[tuple[int, int]] = set()
 
@@ -184,21 +184,21 @@ class Table:
 
 
 def test_a_code_that_was_taken_back_is_looked_up_again() -> None:
-    codes = Codes(["a"])
-    lengths = ByCode(codes, lambda names: np.array([len(name) for name in names], dtype=np.int64))
-    broken = CodesDraft(codes, Table(), None)
+    codes = Vocabulary(["a"])
+    lengths = ValuesByCode(codes, lambda names: np.array([len(name) for name in names], dtype=np.int64))
+    broken = VocabularyDraft(codes, Table(), None)
     broken.code("broken")
     codes.take(broken)
     assert lengths(np.array([0, 1])).tolist() == [1, 6]  # a reader, before the transaction fails
     codes.forget(broken)
-    kept = CodesDraft(codes, Table(), None)
+    kept = VocabularyDraft(codes, Table(), None)
     assert kept.code("ok") == 1
     codes.take(kept)
     assert lengths(np.array([0, 1])).tolist() == [1, 2]
 
 
 def test_facts_are_read_as_they_were_added() -> None:
-    facts = GrowingFacts()
+    facts = MutableAttributeIndex()
     assert not len(facts.having(term("kind", "film")))
     assert not len(facts.between("price", 0, 9))
     facts.add(3, facts_of("film", {"price": [1, 8, 8]}))

@@ -16,12 +16,12 @@ from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
 from indexer import reindex as flow
-from indexer.building.build_checkpoint import ReindexRunsError, spool
+from indexer.building.build_checkpoint import ReindexRunsError, build_checkpoint
 from indexer.building.choice import Choice, choose, lists_for
 from indexer.building.items import MAIN_FILES
 from indexer.index import Index
 from indexer.publish import current_index, publish
-from indexer.reindex import Wish, reindex
+from indexer.reindex import IndexSpec, reindex
 from store.artifact import DamagedArtifactError, artifacts, pointed
 from store.export import Export
 from store.exporting import create_export
@@ -36,7 +36,7 @@ def home(small_home: Home, tmp_path: Path) -> Home:
     return Home(tmp_path / "home")
 
 
-AS_ALWAYS = Wish()
+AS_ALWAYS = IndexSpec()
 
 
 @dataclass
@@ -57,14 +57,14 @@ def put(home: Home, *items: Written) -> None:
         import_folder(store, folder, rejects=home.rejects, strict=True)
 
 
-def rebuilt(home: Home, wish: Wish = AS_ALWAYS) -> Index:
+def rebuilt(home: Home, spec: IndexSpec = AS_ALWAYS) -> Index:
     """Return the index of a new export."""
     model = Model.load(pointed(home.latest_model, home.models))
     encoder = TextEncoder.load(home.text_models / model.text_model_id)
     with Store.open(home.database) as store:
         export_id = create_export(store, home.exports)
     with closing(TextCache.open(home.text_cache)) as cache, Export.open(home.exports / export_id) as export:
-        return Index.load(reindex(home, export, model, encoder, cache, wish))
+        return Index.load(reindex(home, export, model, encoder, cache, spec))
 
 
 def contents(index: Index) -> dict[str, tuple[bytes, float]]:
@@ -87,7 +87,7 @@ def test_what_changed_is_written_beside_what_serves(home: Home) -> None:
     index = rebuilt(home)
     assert index.manifest["base"] == base.index_id
     assert (index.manifest["changes"], len(index)) == (2, len(base))
-    again = rebuilt(home, Wish(full=True))
+    again = rebuilt(home, IndexSpec(full=True))
     assert "base" not in again.manifest
     assert contents(index) == contents(again)
     for name in MAIN_FILES:
@@ -98,7 +98,7 @@ def test_what_changed_is_written_beside_what_serves(home: Home) -> None:
     put(home, Written(known, "Another title", available=False), Written(renamed, "A third title"))
     third = rebuilt(home)
     assert third.manifest["base"] == index.index_id
-    assert contents(third) == contents(rebuilt(home, Wish(full=True)))
+    assert contents(third) == contents(rebuilt(home, IndexSpec(full=True)))
 
 
 def test_nothing_changed_is_no_work(home: Home, caplog: pytest.LogCaptureFixture) -> None:
@@ -115,9 +115,9 @@ def test_many_changes_are_built_anew(home: Home, monkeypatch: pytest.MonkeyPatch
     assert "base" not in rebuilt(home).manifest
 
 
-@pytest.mark.parametrize("wish", [Wish("HNSW8"), Wish(ann_recall=0.9)])
-def test_another_wish_is_built_anew(home: Home, wish: Wish) -> None:
-    assert "base" not in rebuilt(home, wish).manifest
+@pytest.mark.parametrize("spec", [IndexSpec("HNSW8"), IndexSpec(ann_recall=0.9)])
+def test_another_wish_is_built_anew(home: Home, spec: IndexSpec) -> None:
+    assert "base" not in rebuilt(home, spec).manifest
 
 
 def test_a_damaged_base_is_not_built_on(home: Home) -> None:
@@ -133,16 +133,16 @@ class StoppedError(Exception):
     pass
 
 
-def stopped(home: Home, wish: Wish, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stopped(home: Home, spec: IndexSpec, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return what a build leaves behind that ends just before its index is sealed."""
 
     def stop(*_: object) -> None:
         raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(flow, "seal", stop)
+        patch.setattr(flow, "assemble", stop)
         with pytest.raises(StoppedError):
-            rebuilt(home, wish)
+            rebuilt(home, spec)
     (left,) = home.indexes.glob(".spool-*")
     return left
 
@@ -150,12 +150,12 @@ def stopped(home: Home, wish: Wish, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_killed_build_goes_on_where_it_was(
     home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wish = Wish("IVF2,Flat", full=True)
+    spec = IndexSpec("IVF2,Flat", full=True)
     before = artifacts(home.indexes)
-    left = stopped(home, wish, monkeypatch)
+    left = stopped(home, spec, monkeypatch)
     assert artifacts(home.indexes) == before
     with caplog.at_level(logging.INFO):
-        index = rebuilt(home, wish)
+        index = rebuilt(home, spec)
     assert "items of an earlier run go on" in caplog.text
     assert "IVF2-Flat-0 of an earlier run go on" in caplog.text
     assert not left.exists()
@@ -163,18 +163,21 @@ def test_a_killed_build_goes_on_where_it_was(
 
 
 def test_what_a_killed_build_left_damaged_is_made_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = stopped(home, Wish(full=True), monkeypatch)
+    left = stopped(home, IndexSpec(full=True), monkeypatch)
     with (left / "vectors.safetensors").open("r+b") as file:
         file.seek(2_000)
         file.write(b"damage")
-    assert contents(rebuilt(home, Wish(full=True))) == contents(Index.load(current_index(home)))
+    assert contents(rebuilt(home, IndexSpec(full=True))) == contents(Index.load(current_index(home)))
 
 
 def test_two_builds_of_one_index_do_not_mix(tmp_path: Path) -> None:
-    with spool(tmp_path, "a"):
-        with pytest.raises(ReindexRunsError, match="another reindex works in"), spool(tmp_path, "a"):
+    with build_checkpoint(tmp_path, "a"):
+        with (
+            pytest.raises(ReindexRunsError, match="another reindex works in"),
+            build_checkpoint(tmp_path, "a"),
+        ):
             pass
-        with spool(tmp_path, "b"):
+        with build_checkpoint(tmp_path, "b"):
             assert len(list(tmp_path.glob(".spool-*"))) == 2  # nobody sweeps what is in use
     assert not list(tmp_path.glob(".spool-*"))
 
@@ -211,4 +214,4 @@ def test_the_kind_follows_items_and_memory() -> None:
 
 def test_a_recall_beyond_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"ANN recall 1\.5 is not in"):
-        Wish(ann_recall=1.5)
+        IndexSpec(ann_recall=1.5)

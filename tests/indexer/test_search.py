@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.files import Change
+from indexer.files import ItemChange
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exact import (
@@ -21,7 +21,7 @@ from indexer.search.exact import (
     scores_of,
 )
 from indexer.search.exclusions import _among
-from indexer.search.search import Excluded
+from indexer.search.search import Exclusions
 from scripts.bench.index.vectors import write_index
 
 DIM = 6
@@ -32,8 +32,8 @@ def drawn(count: int, seed: int, dim: int = DIM) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
 
 
-def change(item_id: str, vector: np.ndarray, even: bool) -> Change:
-    return Change(item_id, vector, 0.0, bytes(16), bytes(16), None, json.dumps({"even": even}))
+def change(item_id: str, vector: np.ndarray, even: bool) -> ItemChange:
+    return ItemChange(item_id, vector, 0.0, bytes(16), bytes(16), None, json.dumps({"even": even}))
 
 
 @pytest.fixture(scope="module", params=["Flat", "IVF8,Flat", "IVF8,SQ8", "RR6,IVF8,RaBitQ", "HNSW16"])
@@ -84,7 +84,7 @@ def test_a_search_finds_k_of_what_is_left_and_the_best_of_it(
     numbers = rng.integers(batch, size=len(asked))
     wanted = Filter(equals=(("even", (True,)),) if even else (), deny=denied)
     queries = drawn(batch, seed % 1000)
-    rows, scores = index.search(queries, k, Excluded(numbers, index.rows(asked)), wanted)
+    rows, scores = index.search(queries, k, Exclusions(numbers, index.rows(asked)), wanted)
     assert rows.shape == scores.shape == (batch, k)
     for q in range(batch):
         out = {*denied, *(asked[i] for i in np.flatnonzero(numbers == q))}
@@ -106,9 +106,9 @@ def test_what_is_asked_alone_and_in_a_batch_is_found_alike(directory: Path) -> N
     index = Index.load(directory, check=False)
     index.put([change("item-000000003", drawn(1, 5)[0], True)], ["item-000000004"])
     queries, out = drawn(20, 7), np.random.default_rng(3).integers(ITEMS, size=(20, 5))
-    together = index.search(queries, 10, Excluded(np.repeat(np.arange(20), 5), out.ravel()))
+    together = index.search(queries, 10, Exclusions(np.repeat(np.arange(20), 5), out.ravel()))
     for q in range(20):
-        alone = index.search(queries[q : q + 1], 10, Excluded(np.zeros(5, np.int64), out[q]))
+        alone = index.search(queries[q : q + 1], 10, Exclusions(np.zeros(5, np.int64), out[q]))
         assert alone[0][0].tolist() == together[0][q].tolist()
         np.testing.assert_allclose(alone[1][0], together[1][q], rtol=1e-5, atol=1e-5)
 

@@ -9,11 +9,11 @@ import pytest
 
 from encoder.text.cache import TextCache
 from indexer.delta import Delta
-from indexer.files import Change
+from indexer.files import ItemChange
 from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.publish import current_index, load_pair
-from server.query.query import Options, Query, StoredUser
+from indexer.publish import current_index, load_index
+from server.query.query import Query, QueryOptions, StoredUser
 from server.query.retriever import Retriever
 from server.query.snapshot import prepare
 from store.home import Home
@@ -35,7 +35,7 @@ def retriever(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Ite
         closing(TextCache.open(home.text_cache)) as cache,
     ):
         bring_up_to_date(store, state)
-        serving = prepare(home, load_pair(home, current_index(home).name), store, state, cache, 1)
+        serving = prepare(home, load_index(home, current_index(home).name), store, state, cache, 1)
         yield Retriever(store, state, serving)
 
 
@@ -48,7 +48,7 @@ def put_again(index: Index, ids: Sequence[str], kind: str | None = None) -> None
     vectors = index.vectors_of(rows)
     index.put(
         [
-            Change(item_id, vector, 0.0, bytes(16), bytes(16), kind, "{}")
+            ItemChange(item_id, vector, 0.0, bytes(16), bytes(16), kind, "{}")
             for item_id, vector in zip(ids, vectors, strict=True)
         ]
     )
@@ -80,11 +80,11 @@ def between(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Index, list[str]]]:
 def test_what_is_put_between_two_lookups_of_a_query_is_not_in_its_answer(
     retriever: Retriever, between: list[tuple[Index, list[str]]], exact: bool
 ) -> None:
-    seen, index = seen_of(retriever), retriever.serving.index
+    seen, index = seen_of(retriever), retriever.snapshot.index
     assert seen
     for _ in range(3):
         between.append((index, seen))
-        found = ids_of(retriever, options=Options(exact=exact))
+        found = ids_of(retriever, options=QueryOptions(exact=exact))
         assert not set(found) & set(seen)
         assert not between  # it was put again under way
         found = ids_of(retriever)
@@ -111,12 +111,12 @@ def test_a_popular_item_that_is_put_between_two_lookups_stays_denied(
         return retriever.retrieve([Query(StoredUser("nobody"), 150, filter=wanted)])[0].item_ids
 
     first = popular()[:3]
-    between.append((retriever.serving.index, first))
+    between.append((retriever.snapshot.index, first))
     assert not set(popular(Filter(deny=tuple(first)))) & set(first)
 
 
 def test_a_seen_item_stays_out_while_it_is_put_in_a_thousand_rounds(retriever: Retriever) -> None:
-    seen, index = seen_of(retriever)[:2], retriever.serving.index
+    seen, index = seen_of(retriever)[:2], retriever.snapshot.index
     start = threading.Barrier(2)
 
     def put() -> None:
@@ -136,7 +136,7 @@ def test_a_seen_item_stays_out_while_it_is_put_in_a_thousand_rounds(retriever: R
 
 
 def test_rows_of_a_state_stay_what_they_were(retriever: Retriever) -> None:
-    index = retriever.serving.index
+    index = retriever.snapshot.index
     ids = [index.main.ids[0], "new", "unknown"]
     states = [index.delta.now]
     rows = [index.rows(ids).tolist()]
@@ -144,7 +144,7 @@ def test_rows_of_a_state_stay_what_they_were(retriever: Retriever) -> None:
     for put, removed in (
         (["new"], []), (ids[:2], []), (["new"], [ids[0]]), ([], ["new"]), (ids[:1], []), (["new"], ["new"]),
     ):  # fmt: skip
-        changes = [Change(item_id, vector, 0.0, bytes(16), bytes(16), None, "{}") for item_id in put]
+        changes = [ItemChange(item_id, vector, 0.0, bytes(16), bytes(16), None, "{}") for item_id in put]
         index.put(changes, removed)
         states.append(index.delta.now)
         rows.append(index.rows(ids).tolist())

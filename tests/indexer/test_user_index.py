@@ -23,11 +23,11 @@ from indexer.building.choice import EXACT, Choice
 from indexer.building.fitting import fit
 from indexer.building.items import MAIN_FILES, write_rows
 from indexer.files import DELTA_FILES, VECTORS_FILE
-from indexer.filters.attribute_index import FactsBuilder
+from indexer.filters.attribute_index import AttributeIndexBuilder
 from indexer.index import Index, VectorDimError
-from indexer.publish import Pair, current_index, load_pair, publish
-from indexer.reindex import Wish, reindex
-from indexer.search.search import Excluded
+from indexer.publish import LoadedIndex, current_index, load_index, publish
+from indexer.reindex import IndexSpec, reindex
+from indexer.search.search import Exclusions
 from indexer.users import (
     EMBEDDING_DIM,
     FOLDER,
@@ -45,8 +45,8 @@ from store.exporting import create_export
 from store.home import Home
 from store.store import Store
 
-Change = Callable[[str], None]
-AS_ALWAYS, ANEW = Wish(), Wish(full=True)
+ItemChange = Callable[[str], None]
+AS_ALWAYS, ANEW = IndexSpec(), IndexSpec(full=True)
 
 
 def user_index(parent: Path, vectors: Sequence[Sequence[float]] | np.ndarray, factory: str = EXACT) -> Index:
@@ -61,7 +61,7 @@ def user_index(parent: Path, vectors: Sequence[Sequence[float]] | np.ndarray, fa
             **{name: pa.array([bytes(16)] * len(rows), pa.binary(16)) for name in ("content", "facts")},
         }
     )
-    write_rows(folder, names, np.arange(len(rows), dtype=np.float32), FactsBuilder())
+    write_rows(folder, names, np.arange(len(rows), dtype=np.float32), AttributeIndexBuilder())
     queries = rows[:128].copy()
     queries[:, -1] = 0
     fitted = fit(folder, queries, Choice(factory, "it is tested", (EXACT,)), 0.99)
@@ -158,7 +158,7 @@ def test_both_searches_equal_brute_force(
     left = {name: vector for name, vector in left.items() if int(name[1:]) not in gone}
     out = [f"u{n}" for n in rng.permutation(61)[:without]]
     barred = users.rows(out)
-    excluded = Excluded(np.ones(len(barred), np.int64), barred)  # of the second query alone
+    excluded = Exclusions(np.ones(len(barred), np.int64), barred)  # of the second query alone
     queries = rng.standard_normal((2, 5)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("indexer.users._BLOCK_BYTES", block)
@@ -205,7 +205,7 @@ def home(small_home: Home, tmp_path: Path) -> Home:
 
 
 @pytest.fixture
-def sql(home: Home) -> Change:
+def sql(home: Home) -> ItemChange:
     """Run a statement on the store of `home`."""
 
     def run(statement: str) -> None:
@@ -215,17 +215,17 @@ def sql(home: Home) -> Change:
     return run
 
 
-def rebuilt(home: Home, wish: Wish = AS_ALWAYS) -> Pair:
+def rebuilt(home: Home, spec: IndexSpec = AS_ALWAYS) -> LoadedIndex:
     """Return the index of a new export, which serves from then on where it was made from another."""
     model = Model.load(pointed(home.latest_model, home.models))
     encoder = TextEncoder.load(home.text_models / model.text_model_id)
     with Store.open(home.database) as store:
         export_id = create_export(store, home.exports)
     with closing(TextCache.open(home.text_cache)) as cache, Export.open(home.exports / export_id) as export:
-        return load_pair(home, reindex(home, export, model, encoder, cache, wish).name)
+        return load_index(home, reindex(home, export, model, encoder, cache, spec).name)
 
 
-def users_of(pair: Pair) -> Index:
+def users_of(pair: LoadedIndex) -> Index:
     assert pair.users is not None
     return pair.users
 
@@ -252,7 +252,7 @@ def assert_same(one: Index, other: Index) -> None:
 def test_every_user_lies_there_with_the_vector_that_the_tower_gives(
     small_home: Home, small_data: Dataset
 ) -> None:
-    pair = load_pair(small_home, current_index(small_home).name)
+    pair = load_index(small_home, current_index(small_home).name)
     users, model = users_of(pair), pair.model
     views = dataset_views(small_data, small_data.events(model.config), model.table, model.widths)
     vectors = model.encode_users(views).vectors
@@ -269,9 +269,9 @@ def test_every_user_lies_there_with_the_vector_that_the_tower_gives(
 
 
 def test_only_who_changed_and_who_follows_them_is_encoded_again(
-    home: Home, sql: Change, caplog: pytest.LogCaptureFixture
+    home: Home, sql: ItemChange, caplog: pytest.LogCaptureFixture
 ) -> None:
-    base = users_of(load_pair(home, current_index(home).name))
+    base = users_of(load_index(home, current_index(home).name))
     one, writer, _, other = base.ids.to_pylist()[:4]
     item = Index.load(current_index(home)).ids[0].as_py()
     sql("DELETE FROM data.social")
@@ -294,7 +294,7 @@ def test_only_who_changed_and_who_follows_them_is_encoded_again(
     assert_same(users_of(rebuilt(home)), users_of(rebuilt(home, ANEW)))
 
 
-def test_the_main_part_is_taken_over_as_a_copy(home: Home, sql: Change) -> None:
+def test_the_main_part_is_taken_over_as_a_copy(home: Home, sql: ItemChange) -> None:
     before = current_index(home)
     sql("INSERT INTO data.texts (user_id, text) SELECT user_id, 'Gardens' FROM data.texts LIMIT 1")
     after = home.indexes / rebuilt(home).index.index_id
@@ -309,13 +309,13 @@ def test_nothing_changed_encodes_nobody(home: Home, caplog: pytest.LogCaptureFix
         users = users_of(rebuilt(home))
     assert "0 users changed" in caplog.text
     assert users.manifest["changes"] == 0
-    assert_same(users, users_of(load_pair(home, current_index(home).name)))
+    assert_same(users, users_of(load_index(home, current_index(home).name)))
 
 
 def test_an_erased_user_is_out_and_in_no_file(
-    home: Home, sql: Change, caplog: pytest.LogCaptureFixture
+    home: Home, sql: ItemChange, caplog: pytest.LogCaptureFixture
 ) -> None:
-    base = users_of(load_pair(home, current_index(home).name))
+    base = users_of(load_index(home, current_index(home).name))
     erased = base.ids[7].as_py()
     row = base.vectors_of(base.rows([erased]))
     for table in ("behaviors", "texts", "social"):
@@ -342,7 +342,7 @@ def _followers(home: Home, user_id: str) -> list[str]:
 
 
 def test_many_changes_build_the_users_anew_beside_the_same_items(
-    home: Home, sql: Change, monkeypatch: pytest.MonkeyPatch
+    home: Home, sql: ItemChange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("indexer.building.difference.ALWAYS", 3)
     sql("INSERT INTO data.texts (user_id, text) SELECT DISTINCT user_id, 'Gardens' FROM data.behaviors")
@@ -352,24 +352,24 @@ def test_many_changes_build_the_users_anew_beside_the_same_items(
     assert_same(users_of(pair), users_of(rebuilt(home, ANEW)))
 
 
-def test_users_whom_the_model_cannot_encode_are_counted_and_left_out(home: Home, sql: Change) -> None:
+def test_users_whom_the_model_cannot_encode_are_counted_and_left_out(home: Home, sql: ItemChange) -> None:
     sql("INSERT INTO data.items (item_id, title) VALUES ('fresh', 'Too new for the model')")
     sql("INSERT INTO data.behaviors (user_id, item_id) VALUES ('early', 'fresh')")
     sql("INSERT INTO data.social (user_id, friend_id) VALUES ('lonely', 'stranger')")
-    for wish in (AS_ALWAYS, ANEW):
-        users = users_of(rebuilt(home, wish))
+    for spec in (AS_ALWAYS, ANEW):
+        users = users_of(rebuilt(home, spec))
         assert users.rows(["early", "lonely", "stranger"]).tolist() == [-1, -1, -1]
         assert users.manifest["without_vector"] == 1  # the others have nothing to be encoded
 
 
 def test_users_of_a_killed_build_are_not_encoded_again(
-    home: Home, sql: Change, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    home: Home, sql: ItemChange, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("indexer.reindex.seal", stop)
+        patch.setattr("indexer.reindex.assemble", stop)
         with pytest.raises(KeyboardInterrupt):
             rebuilt(home, ANEW)
     caplog.clear()
@@ -377,7 +377,7 @@ def test_users_of_a_killed_build_are_not_encoded_again(
         users = users_of(rebuilt(home, ANEW))
     assert "rows of an earlier run go on" in caplog.text
     assert "encoding" not in caplog.text
-    assert_same(users, users_of(load_pair(home, current_index(home).name)))
+    assert_same(users, users_of(load_index(home, current_index(home).name)))
 
 
 CHANGES = {
@@ -437,7 +437,7 @@ def older(home: Home) -> str:
 
 
 def test_an_index_from_before_user_indexes_still_serves_and_gets_one(home: Home, older: str) -> None:
-    assert load_pair(home, older).users is None
+    assert load_index(home, older).users is None
     pair = rebuilt(home)
     assert pair.index.manifest["base"] == older
     assert_same(users_of(pair), users_of(rebuilt(home, ANEW)))

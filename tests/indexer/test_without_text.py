@@ -14,7 +14,7 @@ from encoder.text.cache import TextCache
 from indexer.files import WITHOUT_VECTOR_FILE
 from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.publish import load_pair
+from indexer.publish import load_index
 from server.client import Client
 from server.live import items as live_items
 from server.live.items import LiveItems
@@ -32,7 +32,7 @@ from tests.live_server import Client as Live
 from tests.live_server import copy_home, server
 
 RELICS = pb.Filter(kinds=["relic"])
-NOBODY = np.zeros(0, dtype=np.int64)
+NO_RECORD = np.zeros(0, dtype=np.int64)
 
 
 def bare(item_id: str, text: str | None = None, **attributes: object) -> Item:
@@ -105,7 +105,7 @@ def test_a_new_item_is_in_filters_and_the_fallback_before_it_is_encoded(
         store = stack.enter_context(Store.open(home.database))
         state = stack.enter_context(UserState.open(home.state))
         cache = stack.enter_context(closing(TextCache.open(home.text_cache)))
-        pair = load_pair(home, home.current_index.read_text().strip())
+        pair = load_index(home, home.current_index.read_text().strip())
         serving = prepare(home, pair, store, state, cache, 1)
         live = stack.enter_context(LiveItems(store, Retriever(store, state, serving)))
         gate = Event()
@@ -114,15 +114,15 @@ def test_a_new_item_is_in_filters_and_the_fallback_before_it_is_encoded(
         vector = serving.index.vectors_of(np.array([0])).copy()
         live.committed([([bare("new", "a bronze bowl"), bare(known, "a bronze bowl")], [])])
         index, wanted = serving.index, Filter(kinds=("relic",))
-        assert index.item_ids(index.popular(9, NOBODY, wanted)) == ["new"]
-        assert "new" in index.item_ids(index.popular(1_000, NOBODY))
+        assert index.item_ids(index.popular(9, NO_RECORD, wanted)) == ["new"]
+        assert "new" in index.item_ids(index.popular(1_000, NO_RECORD))
         assert (index.vectors_of(index.rows([known])) == vector).all()  # found by its old text meanwhile
         assert index.without_vector == 1
         gate.set()
         soon(lambda: index.without_vector == 0)
-        assert sorted(index.item_ids(index.popular(9, NOBODY, wanted))) == sorted(["new", known])
+        assert sorted(index.item_ids(index.popular(9, NO_RECORD, wanted))) == sorted(["new", known])
         live.committed([([], ["new"])])
-        assert index.item_ids(index.popular(9, NOBODY, wanted)) == [known]
+        assert index.item_ids(index.popular(9, NO_RECORD, wanted)) == [known]
 
 
 def test_a_batch_that_cannot_be_encoded_does_not_stop_those_behind_it(
@@ -134,7 +134,7 @@ def test_a_batch_that_cannot_be_encoded_does_not_stop_those_behind_it(
         UserState.open(home.state) as state,
         closing(TextCache.open(home.text_cache)) as cache,
     ):
-        pair = load_pair(home, home.current_index.read_text().strip())
+        pair = load_index(home, home.current_index.read_text().strip())
         serving = prepare(home, pair, store, state, cache, 1)
         encode = type(serving.encoder).encode_chunks
 
@@ -172,7 +172,7 @@ def test_a_reindex_keeps_them(
         code, _, _ = run("reindex", "--home", home.path, *options)
         assert code == 0
         index = Index.load(home.indexes / artifacts(home.indexes)[-1])
-        assert set(index.item_ids(index.popular(9, NOBODY, Filter(kinds=("relic",))))) == names
+        assert set(index.item_ids(index.popular(9, NO_RECORD, Filter(kinds=("relic",))))) == names
         assert (index.without_vector, len(index)) == (len(names) - 1, before + 1)
         assert (index.manifest["items_without_vector"], index.manifest["items_left_out"]) == (
             len(names) - 1,
@@ -215,7 +215,7 @@ def test_many_changes_are_warned_of_once_for_each_index(
         UserState.open(home.state) as state,
         closing(TextCache.open(home.text_cache)) as cache,
     ):
-        pair = load_pair(home, home.current_index.read_text().strip())
+        pair = load_index(home, home.current_index.read_text().strip())
         serving = prepare(home, pair, store, state, cache, 1)
         with LiveItems(store, Retriever(store, state, serving)) as live:
             live.committed([([bare(f"r{n}", f"bowl {n}") for n in range(40)], [])])

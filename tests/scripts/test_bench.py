@@ -12,7 +12,7 @@ from indexer.building.factory import FactoryError
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exclusions import bits_of
-from indexer.search.search import Excluded
+from indexer.search.search import Exclusions
 from scripts.bench import faults as bench_faults
 from scripts.bench import serve as bench_serve
 from scripts.bench.bare_grpc import BATCH, BareServicer
@@ -86,7 +86,7 @@ def test_what_is_built_apart_says_what_it_took(tmp_path: Path) -> None:
 def test_ours_gives_the_ids_of_each_query_apart(built: tuple[Path, Synthetic]) -> None:
     index = Index.load(built[0])
     everything_but_two = np.setdiff1d(np.arange(2_000), [7, 9])
-    out = Excluded(np.ones(len(everything_but_two), np.int64), everything_but_two)
+    out = Exclusions(np.ones(len(everything_but_two), np.int64), everything_but_two)
     ids, scores = search_ours(index, index.main.vectors[[5, 7, 5]], 3, out)
     assert ids[0] == ids[2]
     assert ids[0][0] == "item-000000005"

@@ -11,7 +11,7 @@ import pytest
 from encoder.dataset import load_dataset
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
-from indexer.publish import current_index, load_pair
+from indexer.publish import current_index, load_index
 from scripts.demo import NotADemoHomeError, ServerStartError, demo_command, server
 from scripts.evaluate.protocol import Evaluator, VocabularyError
 from scripts.session import NoSuchHomeError, ServerOwnsStoreError, existing, own_store
@@ -59,7 +59,7 @@ def test_a_model_is_not_measured_on_other_items_than_it_was_trained_on(
     small_home: Home, tmp_path: Path
 ) -> None:
     home = copy_home(small_home, tmp_path / "home")
-    pair = load_pair(home, current_index(home).name)
+    pair = load_index(home, current_index(home).name)
     encoder = TextEncoder.load(home.text_models / pair.model.text_model_id)
     cache = TextCache.open(home.text_cache)
     with Export.open(home.exports / pair.model.export_id) as export:

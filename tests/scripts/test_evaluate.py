@@ -24,7 +24,7 @@ from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder, item_text
 from encoder.tower.fit import TrainOptions
 from encoder.train import train
-from indexer.publish import Pair, current_index, load_pair, publish
+from indexer.publish import LoadedIndex, current_index, load_index, publish
 from indexer.reindex import reindex
 from scripts import cli
 from scripts.evaluate.protocol import Evaluator, NoTargetsError, NothingHeldOutError
@@ -47,8 +47,8 @@ FIGURES = {"recall", "recall_ci95", "ndcg", "ndcg_ci95", "mrr", "mrr_ci95", "cov
 SUBSETS = ["H", "T", "S", "HT", "HS", "TS", "HTS"]
 
 
-def current(home: Home) -> Pair:
-    return load_pair(home, current_index(home).name)
+def current(home: Home) -> LoadedIndex:
+    return load_index(home, current_index(home).name)
 
 
 def report_of(

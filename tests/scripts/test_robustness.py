@@ -15,7 +15,7 @@ from encoder.dataset import load_dataset
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
 from encoder.views import ViewBatch
-from indexer.publish import current_index, load_pair
+from indexer.publish import current_index, load_index
 from scripts import cli
 from scripts.evaluate.protocol import Evaluator
 from scripts.evaluate.report import evaluate
@@ -43,7 +43,7 @@ OTHERS = {"H": "TS", "T": "HS", "S": "HT"}
 
 @pytest.fixture(scope="module")
 def measured(small_home: Home) -> Evaluator:
-    pair = load_pair(small_home, current_index(small_home).name)
+    pair = load_index(small_home, current_index(small_home).name)
     encoder = TextEncoder.load(small_home.text_models / pair.model.text_model_id)
     with (
         closing(TextCache.open(small_home.text_cache)) as cache,
@@ -217,7 +217,7 @@ def test_over_nobody_the_table_and_the_plot_have_gaps(measured: Evaluator, tmp_p
 
 def test_without_a_view_to_perturb_there_is_a_table_and_no_plot(small_home: Home, tmp_path: Path) -> None:
     home = copy_home(small_home, tmp_path / "home")
-    pair = load_pair(home, current_index(home).name)
+    pair = load_index(home, current_index(home).name)
     report = evaluate(home, pair, "test", VIEWS, baselines=False, exact=False)
     block = {"seed": 0, "k": 20, "unchanged": report["k"]["20"], "by_view": {}}
     write_tables(report | {"robustness": block}, tmp_path / "report.html")

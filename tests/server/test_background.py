@@ -17,16 +17,16 @@ from server.app import running
 from server.client import Behavior, CallError, Client, Text
 from server.config import ServerConfig
 from server.live.items import LiveItems
-from server.live.texts import AfterCommit
+from server.live.texts import CommitListener
 from server.live.users import LiveUsers
 from server.live.writer import GroupCommit
 from server.supervisor import Supervisor, Worker
 from store.home import Home
 from store.records import Item
-from store.state.draft import Draft
+from store.state.draft import StateDraft
 from store.state.state import UserState
 from store.store import Store
-from store.writes.request import Behaviors, Change, Request
+from store.writes.request import Behaviors, Request, WrittenChange
 from store.writes.rows import BehaviorRow, Written
 from store.writes.writer import Writer
 from tests.live_server import copy_home
@@ -104,9 +104,9 @@ class Pen:
     def __init__(self) -> None:
         self.groups: list[int] = []
 
-    def write(self, requests: list[Request]) -> tuple[list[Written], Change]:
+    def write(self, requests: list[Request]) -> tuple[list[Written], WrittenChange]:
         self.groups.append(len(requests))
-        return [Written(inserted=1) for _ in requests], Change()
+        return [Written(inserted=1) for _ in requests], WrittenChange()
 
     def check(self) -> None:
         pass
@@ -123,7 +123,7 @@ def test_what_follows_a_commit_raises_and_the_write_is_told_as_written(
     fault.error, fault.on = error, True
 
     class Follower:
-        def changed(self, _: Change) -> None:
+        def changed(self, _: WrittenChange) -> None:
             pass
 
     fault.on_calls_of(Follower, "changed")
@@ -143,7 +143,7 @@ def test_a_writer_that_cannot_catch_up_is_not_serving_until_it_can(
     supervisor: Supervisor, told: Told, fault: Fault
 ) -> None:
     class Follower:
-        def changed(self, _: Change) -> None:
+        def changed(self, _: WrittenChange) -> None:
             pass
 
         def catch_up(self) -> None:
@@ -168,7 +168,7 @@ def test_a_writer_that_cannot_write_answers_and_recovers_by_itself(
     supervisor: Supervisor, told: Told, fault: Fault
 ) -> None:
     class Broken(Pen):
-        def write(self, requests: list[Request]) -> tuple[list[Written], Change]:
+        def write(self, requests: list[Request]) -> tuple[list[Written], WrittenChange]:
             return super().write(requests)
 
         def check(self) -> None:
@@ -223,8 +223,8 @@ def test_what_its_caller_no_longer_waits_for_is_not_written(supervisor: Supervis
 
 def test_a_result_that_does_not_fit_its_group_leaves_nobody_waiting(supervisor: Supervisor) -> None:
     class Forgetful(Pen):
-        def write(self, requests: list[Request]) -> tuple[list[Written], Change]:
-            return [], Change()
+        def write(self, requests: list[Request]) -> tuple[list[Written], WrittenChange]:
+            return [], WrittenChange()
 
     with GroupCommit(Forgetful(), lambda _: None, lambda: None, supervisor) as commit:  # type: ignore[arg-type]
         for _ in range(2):
@@ -269,7 +269,7 @@ def test_a_state_that_fails_after_the_commit_does_not_undo_it(tmp_path: Path, fa
             cursor.execute("INSERT INTO data.items (item_id) VALUES ('i1')")
         writer = Writer(store, state)
         writer.check()
-        fault.on_calls_of(Draft, "reflect")
+        fault.on_calls_of(StateDraft, "reflect")
         fault.on = True
         request = Request(REQUEST.content, "r1", "d")
         (done,), change = writer.write([request])
@@ -295,7 +295,7 @@ def test_a_failed_state_is_caught_up_before_the_caller_is_told(tmp_path: Path, f
             cursor.execute("INSERT INTO data.items (item_id) VALUES ('i1')")
         writer = Writer(store, state)
         writer.check()
-        fault.on_calls_of(Draft, "reflect")
+        fault.on_calls_of(StateDraft, "reflect")
 
         def catch_up() -> None:
             fault.on = False
@@ -402,7 +402,7 @@ def test_users_that_cannot_be_encoded_stop_no_others_and_come_later(client: Clie
 
 def test_a_followed_commit_that_fails_is_caught_up_with(client: Client, fault: Fault) -> None:
     fault.on_calls_of(LiveItems, "committed")
-    fault.on_calls_of(AfterCommit, "_add")
+    fault.on_calls_of(CommitListener, "_add")
     fault.on = True
     assert client.put_items([treatise("new-1")]).inserted == 1
     assert client.append_texts([Text("writes", "words of honey")]).inserted == 1
@@ -422,7 +422,7 @@ def test_an_import_whose_following_fails_is_told_as_done(
     (folder / "behaviors.csv").write_text(f"user_id,item_id\nimported,{item_id}\n")
     (folder / "items.csv").write_text("item_id,text,kind\nnew-1,zebra husbandry,treatise\n")
     for method in ("imported", "missed"):
-        fault.on_calls_of(AfterCommit, method)
+        fault.on_calls_of(CommitListener, method)
     fault.on = True
     report = client.import_folder(folder)
     assert {one.table: one.inserted for one in report.tables} == {"behaviors": 1, "items": 1}

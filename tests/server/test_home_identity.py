@@ -208,7 +208,7 @@ def test_what_is_no_triptych_is_no_server(tmp_path: Path, monkeypatch: pytest.Mo
 def loading(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Run a server that stands in the midst of loading its index until the event is set."""
     begun, go_on, stop = threading.Event(), threading.Event(), threading.Event()
-    load = server.live.publisher.load_pair
+    load = server.live.publisher.load_index
 
     def gate(*args: Any, **options: Any) -> Any:
         pair = load(*args, **options)
@@ -221,7 +221,7 @@ def loading(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.E
             monkeypatch.undo()
             stop.wait(60)
 
-    monkeypatch.setattr(server.live.publisher, "load_pair", gate)
+    monkeypatch.setattr(server.live.publisher, "load_index", gate)
     with ThreadPoolExecutor(1) as pool:
         served = pool.submit(serve)
         try:

@@ -31,7 +31,7 @@ from indexer.reindex import reindex
 from scripts.session import fresh_export
 from server.client.channel import connect
 from server.config import MAX_MESSAGE_BYTES
-from server.live.query_priority import Traffic
+from server.live.query_priority import QueryPriority
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query.retriever import Retriever
@@ -794,7 +794,7 @@ def test_an_impossible_filter_is_refused(live: Live) -> None:
 
 
 def test_who_writes_waits_for_queries_but_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    traffic = Traffic()
+    traffic = QueryPriority()
     with traffic.query():
         start = time.monotonic()
         traffic.pause()  # which ends while the query still runs

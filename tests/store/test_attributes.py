@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.files import Change, read_delta, write_delta
+from indexer.files import ItemChange, read_delta, write_delta
 from indexer.index import Index
 from scripts.doctor.store import attributes_check, served_items_check
 from scripts.train_options import item_facts
@@ -34,7 +34,7 @@ from store.attributes import (
 from store.export import Export
 from store.home import Home
 from store.imports.run import import_folder
-from store.imports.validation import PLAIN
+from store.imports.validation import PLAIN_CHECKS
 from store.records import Item
 from store.store import Store
 from tests.live_server import copy_home, server
@@ -126,7 +126,8 @@ def test_what_an_import_does_not_look_at_twice_can_be_used(
 ) -> None:
     members = [f"{json.dumps(name)}:{json.dumps(value)}" for name, value in pairs]
     text = f"{{{','.join([*members, f'{chr(34)}c{chr(34)}:{last}'])}}}"
-    sql = f"SELECT CASE WHEN json_valid($1) THEN {PLAIN.format('json($1)::VARCHAR')} END, json($1)::VARCHAR"
+    usable = PLAIN_CHECKS.format("json($1)::VARCHAR")
+    sql = f"SELECT CASE WHEN json_valid($1) THEN {usable} END, json($1)::VARCHAR"
     try:
         plain, stored = json_of_duckdb.execute(sql, [text]).fetchall()[0]
     except duckdb.InvalidInputException:  # no JSON to DuckDB either
@@ -294,7 +295,7 @@ def test_an_index_that_holds_some_is_opened_without_them(small_home: Home, tmp_p
     index = Index.load(source)
     vector = index.main.vectors[0]
     changes = [
-        Change(name, vector, 1.0, bytes(16), bytes(16), "film", text)
+        ItemChange(name, vector, 1.0, bytes(16), bytes(16), "film", text)
         for name, text in {"bad": BAD["nul"], "good": GOOD["mixed"]}.items()
     ]
     for name in ("delta.arrow", "delta.safetensors"):

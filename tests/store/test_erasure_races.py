@@ -17,7 +17,7 @@ from encoder.text.cache import TextCache, WrittenTexts, encode_all
 from encoder.text.encoder import Vectors
 from server.live.ingest import Ingest
 from server.live.items import LiveItems
-from server.live.texts import AfterCommit
+from server.live.texts import CommitListener
 from server.live.users import LiveUsers
 from server.live.writer import GroupCommit
 from server.query.retriever import Retriever
@@ -71,7 +71,7 @@ class Place:
         retriever = Retriever(self.store, self.state, serving)
         live = stack.enter_context(LiveItems(self.store, retriever))
         users = stack.enter_context(LiveUsers(self.store, retriever))
-        self.after = stack.enter_context(AfterCommit(self.store, retriever, live, users))
+        self.after = stack.enter_context(CommitListener(self.store, retriever, live, users))
         stack.callback(self.encoder.gate.set)
         self.commit = stack.enter_context(GroupCommit(Writer(self.store, self.state), self.after.changed))
         self.ingest = Ingest(self.home, self.store, self.state, self.cache, self.commit, self.after)

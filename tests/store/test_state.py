@@ -20,7 +20,7 @@ from store.state import packing
 from store.state.packing import NO_TIME, Ties, place_of
 from store.state.rebuild import bring_up_to_date, rebuild
 from store.state.state import DamagedStateError, UserState
-from store.state.vocabulary import ByCode, Codes
+from store.state.vocabulary import ValuesByCode, Vocabulary
 from store.store import Store
 
 MAY = datetime(2026, 5, 1)
@@ -283,8 +283,8 @@ def test_ties_come_back_as_they_were_packed(entries: list[tuple[str, int, float,
 
 
 def test_values_by_code_grow_with_the_codes() -> None:
-    codes = Codes(["a", "b"])
-    lengths = ByCode(codes, lambda names: np.array([len(name) for name in names], dtype=np.int64))
+    codes = Vocabulary(["a", "b"])
+    lengths = ValuesByCode(codes, lambda names: np.array([len(name) for name in names], dtype=np.int64))
     assert lengths(np.array([1, 0, 1])).tolist() == [1, 1, 1]
     codes.names.append("ccc")
     assert lengths(np.array([2, 0], dtype=np.uint32)).tolist() == [3, 1]

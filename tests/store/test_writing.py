@@ -21,7 +21,7 @@ from store.state.rebuild import bring_up_to_date, rebuild
 from store.state.state import UserState
 from store.store import Store
 from store.writes import idempotency as answered
-from store.writes.idempotency import Answered, RequestIdReusedError
+from store.writes.idempotency import RememberedRequests, RequestIdReusedError
 from store.writes.request import Behaviors, Content, Deletion, Friends, Items, Request, Texts
 from store.writes.rows import BAD_TIME, LAST_TIME, BehaviorRow, FriendRow, ItemRow, Rejected, TextRow, Written
 from store.writes.writer import Writer
@@ -222,7 +222,7 @@ def test_old_request_ids_are_forgotten(place: Place, monkeypatch: pytest.MonkeyP
     with place.store.writing(set()) as cursor:
         cursor.execute("UPDATE data.requests SET answered_at = answered_at - INTERVAL 2 DAY")
     again = Request(Behaviors([BehaviorRow("ann", "i1")]), "r7", "d")
-    assert not Answered.load(place.store)._known
+    assert not RememberedRequests.load(place.store)._known
     assert Writer(place.store, place.state).write([again])[0] == [Written(unchanged=1)]
 
 

@@ -14,7 +14,7 @@ from encoder.text.tuning.loop import Fit, Task, fit
 from encoder.text.tuning.options import CompressOptions
 from encoder.text.tuning.pairs import draw_texts
 from encoder.text.tuning.pruning import prune
-from encoder.text.tuning.registry import Request
+from encoder.text.tuning.registry import TuningRequest
 from store.export import Export
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def compress_text_model(source: str, export: Export, text_models: Path, options:
         Gurevych 2020, "Making monolingual sentence embeddings multilingual" (the sentence vector as target).
     """
     folder = fetch(source)
-    request = Request.of(text_models, source, folder, export, "compress", options)
+    request = TuningRequest.of(text_models, source, folder, export, "compress", options)
     found = request.find()
     if found is not None:
         return found

@@ -36,7 +36,7 @@ class TooFewTextsError(ValueError):
 
 
 @dataclass(frozen=True)
-class Pair:
+class TextPair:
     """A text that a user wrote and the text of an item in the same user's history."""
 
     user_id: str
@@ -68,7 +68,7 @@ class Reservoir(Generic[_Drawn]):
         return [self._kept[row] for row in self._rng.permutation(len(self._kept))]
 
 
-def draw_pairs(export: Export, options: TuneOptions) -> tuple[list[Pair], list[Pair]]:
+def draw_pairs(export: Export, options: TuneOptions) -> tuple[list[TextPair], list[TextPair]]:
     """Return the pairs to train on, enough for all epochs, and the held-out ones, of other users.
 
     A text pairs with items of its user's visible history, one that names an item with that item alone.
@@ -187,12 +187,12 @@ def _item_texts(export: Export, wanted: set[str]) -> dict[str, str]:
     }
 
 
-def _pairs(drawn: Iterable[tuple[str, str, str]], known: dict[str, str]) -> list[Pair]:
-    pairs = (Pair(user, text, item, known.get(item, "")) for user, text, item in drawn)
+def _pairs(drawn: Iterable[tuple[str, str, str]], known: dict[str, str]) -> list[TextPair]:
+    pairs = (TextPair(user, text, item, known.get(item, "")) for user, text, item in drawn)
     return [pair for pair in pairs if pair.item_text and not _trivial(pair)]
 
 
-def _trivial(pair: Pair) -> bool:
+def _trivial(pair: TextPair) -> bool:
     text, other = normalised(pair.text), normalised(pair.item_text)
     return text in other or other in text
 

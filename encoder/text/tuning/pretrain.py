@@ -17,7 +17,7 @@ from encoder.text.tuning.loop import Fit, Task, fit
 from encoder.text.tuning.masked_lm import Predictor, is_causal
 from encoder.text.tuning.options import AdaptOptions
 from encoder.text.tuning.pairs import draw_texts
-from encoder.text.tuning.registry import Request
+from encoder.text.tuning.registry import TuningRequest
 from store.export import Export
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def adapt_text_model(source: str, export: Export, text_models: Path, options: Ad
         Gururangan et al. 2020, "Don't stop pretraining: adapt language models to domains and tasks".
     """
     folder = fetch(source)
-    request = Request.of(text_models, source, folder, export, "adapt", options)
+    request = TuningRequest.of(text_models, source, folder, export, "adapt", options)
     found = request.find()
     if found is not None:
         return found

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Request:
+class TuningRequest:
     """One tuning, adaptation or compression of one model on one export; equal ones share a result.
 
     Attributes:
@@ -39,7 +39,7 @@ class Request:
     @classmethod
     def of(
         cls, text_models: Path, source: str, folder: Path, export: Export, method: str, options: FitOptions
-    ) -> "Request":
+    ) -> "TuningRequest":
         """Return the request for a model whose files lie in `folder`; reads them all for their digest.
 
         Exports of the same rows count as equal: every training makes a new one.

@@ -15,8 +15,8 @@ from encoder.text.tuning.device import autocast, reproducible, tokens
 from encoder.text.tuning.loop import Fit, Task, fit
 from encoder.text.tuning.lora import attach
 from encoder.text.tuning.options import TuneOptions
-from encoder.text.tuning.pairs import Pair, draw_pairs, normalised
-from encoder.text.tuning.registry import Request
+from encoder.text.tuning.pairs import TextPair, draw_pairs, normalised
+from encoder.text.tuning.registry import TuningRequest
 from store.export import Export
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def tune_text_model(source: str, export: Export, text_models: Path, options: Tun
         DamagedArtifactError: the earlier result is damaged.
     """
     folder = fetch(source)
-    request = Request.of(text_models, source, folder, export, options.method, options)
+    request = TuningRequest.of(text_models, source, folder, export, options.method, options)
     found = request.find()
     if found is not None:
         return found
@@ -81,7 +81,7 @@ def contrastive_loss(texts: "Tensor", items: "Tensor", masked: "Tensor", tempera
     return cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
 
-def unfair_negatives(pairs: Sequence[Pair]) -> NDArray[np.bool_]:
+def unfair_negatives(pairs: Sequence[TextPair]) -> NDArray[np.bool_]:
     """Return which items of a batch may not stand against which texts.
 
     Those are the same item, an item with the same text, an item of the same user, and the item of
@@ -104,7 +104,7 @@ def unfair_negatives(pairs: Sequence[Pair]) -> NDArray[np.bool_]:
     return masked
 
 
-def _tune(model: Any, pairs: list[Pair], held_out: list[Pair], options: TuneOptions) -> Fit:
+def _tune(model: Any, pairs: list[TextPair], held_out: list[TextPair], options: TuneOptions) -> Fit:
     rng = np.random.default_rng([options.seed, 1])  # apart from the one that drew the pairs
     batch = min(options.batch, len(pairs))
     steps = max(1, min(options.pairs, len(pairs)) // batch)
@@ -140,7 +140,7 @@ def _tune(model: Any, pairs: list[Pair], held_out: list[Pair], options: TuneOpti
 
 def _loss(
     model: Any,
-    pairs: Sequence[Pair],
+    pairs: Sequence[TextPair],
     texts: list[str],
     items: list[str],
     options: TuneOptions,

@@ -13,7 +13,7 @@ from indexer.building.factory import inner_of
 from indexer.files import faiss_file
 from indexer.index import Index
 from indexer.search.ann import Bits
-from indexer.search.search_params import Effort
+from indexer.search.search_params import SearchParams
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +23,11 @@ _STEP = 65_536  # vectors at a time
 
 
 class Bare(Protocol):
-    """A library that finds rows; `effort` is what its recall is bought with."""
+    """A library that finds rows; `search_params` is what its recall is bought with."""
 
     name: str
 
-    def find(self, queries: FloatArray, k: int, effort: int) -> IntArray:
+    def find(self, queries: FloatArray, k: int, search_params: int) -> IntArray:
         """Return rows (B, k) of queries (B, D)."""
 
     def use_threads(self, count: int) -> None:
@@ -63,11 +63,11 @@ class BareFaiss:
             self._flat = _flat(index.main.vectors)
             self._refined = _FAISS.IndexRefine(self._faiss, self._flat)
 
-    def find(self, queries: FloatArray, k: int, effort: int, allowed: Bits | None = None) -> IntArray:
+    def find(self, queries: FloatArray, k: int, search_params: int, allowed: Bits | None = None) -> IntArray:
         """Return rows (B, k), of those in a bitmap alone where there is one."""
         factor = self._effort.looked_at(k) / k
         refines = self._refined is not None and factor > 1
-        given = self._parameters(effort, allowed, factor if refines else 1.0)
+        given = self._parameters(search_params, allowed, factor if refines else 1.0)
         rows: IntArray = (self._refined if refines else self._faiss).search(queries, k, params=given)[1]
         return rows
 
@@ -75,12 +75,12 @@ class BareFaiss:
         """Let searches use so many threads."""
         faiss.omp_set_num_threads(count)
 
-    def _parameters(self, effort: int, allowed: Bits | None, factor: float) -> Any:
+    def _parameters(self, search_params: int, allowed: Bits | None, factor: float) -> Any:
         """Return search parameters, made once for each effort, bitmap and refinement."""
-        key = effort, None if allowed is None else id(allowed), factor
+        key = search_params, None if allowed is None else id(allowed), factor
         if key not in self._given:
             selector = None if allowed is None else _FAISS.IDSelectorBitmap(allowed)
-            given = _of_kind(self._kind, effort, selector)
+            given = _of_kind(self._kind, search_params, selector)
             if factor > 1:
                 given = _FAISS.IndexRefineSearchParameters(k_factor=factor, base_index_params=given)
             self._given[key] = given
@@ -99,9 +99,9 @@ class BareHnswlib:
         for start in range(0, len(vectors), _STEP):
             self._index.add_items(vectors[start : start + _STEP])
 
-    def find(self, queries: FloatArray, k: int, effort: int) -> IntArray:
+    def find(self, queries: FloatArray, k: int, search_params: int) -> IntArray:
         """Return rows (B, k)."""
-        self._index.set_ef(max(k, effort))
+        self._index.set_ef(max(k, search_params))
         rows: IntArray = self._index.knn_query(queries, k)[0].astype(np.int64)
         return rows
 
@@ -125,9 +125,9 @@ class BareUsearch:
             some = vectors[start : start + _STEP]
             self._index.add(np.arange(start, start + len(some)), some)
 
-    def find(self, queries: FloatArray, k: int, effort: int) -> IntArray:
+    def find(self, queries: FloatArray, k: int, search_params: int) -> IntArray:
         """Return rows (B, k)."""
-        self._index.expansion_search = max(k, effort)
+        self._index.expansion_search = max(k, search_params)
         found = self._index.search(queries, k, threads=self._threads)
         return np.asarray(found.keys).astype(np.int64).reshape(len(queries), -1)
 
@@ -148,9 +148,9 @@ def graph_libraries(vectors: FloatArray) -> Sequence[Bare]:
     return made
 
 
-def effort_of(index: Index) -> Effort:
+def effort_of(index: Index) -> SearchParams:
     """Return what a search of an index without a filter looks at."""
-    return index.approximate.effort if index.approximate else Effort()
+    return index.approximate.search_params if index.approximate else SearchParams()
 
 
 def _flat(vectors: FloatArray) -> Any:
@@ -160,13 +160,13 @@ def _flat(vectors: FloatArray) -> Any:
     return flat
 
 
-def _of_kind(index: Any, effort: int, selector: Any) -> Any:
+def _of_kind(index: Any, search_params: int, selector: Any) -> Any:
     given = {} if selector is None else {"sel": selector}
     if isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):
-        inner = _of_kind(inner_of(index), effort, selector)
+        inner = _of_kind(inner_of(index), search_params, selector)
         return _FAISS.SearchParametersPreTransform(index_params=inner)
     if isinstance(inner_of(index), faiss.IndexIVF):
-        return _FAISS.SearchParametersIVF(nprobe=effort, **given)
+        return _FAISS.SearchParametersIVF(nprobe=search_params, **given)
     if isinstance(inner_of(index), faiss.IndexHNSW):
-        return _FAISS.SearchParametersHNSW(efSearch=effort, **given)
+        return _FAISS.SearchParametersHNSW(efSearch=search_params, **given)
     return _FAISS.SearchParameters(**given) if given else None

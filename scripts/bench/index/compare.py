@@ -163,14 +163,14 @@ def _of_library(
     library: Bare, queries: FloatArray, exact: Searched, options: IndexOptions
 ) -> Iterator[dict[str, Any]]:
     """Yield the figures of another library at the least effort that reaches the asked recall."""
-    effort = enough(library, queries, exact, options.k, options.ann_recall)
-    recall = ann_recall(library.find(queries, options.k, effort), exact)
+    search_params = enough(library, queries, exact, options.k, options.ann_recall)
+    recall = ann_recall(library.find(queries, options.k, search_params), exact)
     for count in options.threads:
         library.use_threads(count)
         for batch in options.batches:
 
             def search(number: int, size: int = batch) -> object:
-                return library.find(queries[number * size : (number + 1) * size], options.k, effort)
+                return library.find(queries[number * size : (number + 1) * size], options.k, search_params)
 
             taken = timed({BARE: search}, options.queries // batch, options.seconds)[BARE]
             yield {

@@ -23,10 +23,10 @@ def of_ours(contest: Contest, factory: str, seconds: float) -> Iterator[dict[str
     approximate, queries, k = contest.index.approximate, contest.queries, contest.k
     if approximate is None:
         return
-    exact, tuned = contest.index.brute_force(queries, k), approximate.effort
+    exact, tuned = contest.index.brute_force(queries, k), approximate.search_params
     size = min(_BATCH, len(queries))
     for probes in sorted({max(1, round(times * tuned.probes)) for times in _TIMES}):
-        approximate.effort = replace(tuned, probes=probes)
+        approximate.search_params = replace(tuned, probes=probes)
         searches: dict[str, Search] = {
             "faiss": partial(_found, contest.bare, queries, size, k, probes),
             "triptych": partial(_ours, contest.index, queries, size, k),
@@ -39,7 +39,7 @@ def of_ours(contest: Contest, factory: str, seconds: float) -> Iterator[dict[str
         }
         for library, times in taken.items():
             yield _point(library, factory, probes, ann_recall(found[library], exact), size, times)
-    approximate.effort = tuned
+    approximate.search_params = tuned
 
 
 def of_library(
@@ -48,18 +48,18 @@ def of_library(
     """Yield the points of another library at one thread."""
     library.use_threads(1)
     size = min(_BATCH, len(queries))
-    for effort in (e for e in EFFORTS if e >= k):
-        search = partial(_found, library, queries, size, k, effort)
+    for search_params in (e for e in EFFORTS if e >= k):
+        search = partial(_found, library, queries, size, k, search_params)
         times = timed({library.name: search}, len(queries) // size, seconds / 2)[library.name]
-        recall = ann_recall(library.find(queries, k, effort), exact)
-        yield _point(library.name.split()[0], library.name, effort, recall, size, times)
+        recall = ann_recall(library.find(queries, k, search_params), exact)
+        yield _point(library.name.split()[0], library.name, search_params, recall, size, times)
 
 
 def enough(library: Bare, queries: FloatArray, exact: Searched, k: int, recall: float) -> int:
     """Return the least of EFFORTS that reaches an ANN recall, or the last."""
-    for effort in EFFORTS:
-        if effort >= k and ann_recall(library.find(queries, k, effort), exact) >= recall:
-            return effort
+    for search_params in EFFORTS:
+        if search_params >= k and ann_recall(library.find(queries, k, search_params), exact) >= recall:
+            return search_params
     return EFFORTS[-1]
 
 
@@ -90,19 +90,21 @@ def plot_curves(path: Path, points: list[dict[str, Any]]) -> None:
 
 
 def _point(
-    library: str, factory: str, effort: int, recall: float, batch: int, times: Times
+    library: str, factory: str, search_params: int, recall: float, batch: int, times: Times
 ) -> dict[str, Any]:
     return {
         "library": library,
         "factory": factory,
-        "effort": effort,
+        "effort": search_params,
         "ann_recall": recall,
         "throughput": figures(times, batch)["throughput"],
     }
 
 
-def _found(library: Bare, queries: FloatArray, size: int, k: int, effort: int, number: int) -> IntArray:
-    return library.find(queries[number * size : (number + 1) * size], k, effort)
+def _found(
+    library: Bare, queries: FloatArray, size: int, k: int, search_params: int, number: int
+) -> IntArray:
+    return library.find(queries[number * size : (number + 1) * size], k, search_params)
 
 
 def _ours(index: Index, queries: FloatArray, size: int, k: int, number: int) -> object:

@@ -49,7 +49,7 @@ def sweep(
             exact = index.brute_force(queries, k, None, wanted)
             rows = index.search(queries, k, None, wanted)[0]
             passing = int((near >= least).sum()) if subset == "near" else int(share * len(index))
-            effort = index.policy.effort(passing, len(index.main))
+            search_params = index.policy.search_params(passing, len(index.main))
             one = partial(_one, index, queries, k, wanted)
             with threads(1):
                 taken = timed({"ours": one}, len(queries), seconds)["ours"]
@@ -62,7 +62,7 @@ def sweep(
                 "fewest": int((rows >= 0).sum(axis=1).min()),
                 "there_are": int((exact[0] >= 0).sum(axis=1).min()),
                 "p50_ms": figures(taken, 1)["p50_ms"],
-                "scan": effort is None,
+                "scan": search_params is None,
             }
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from indexer.arrays import FloatArray, IntArray
-from indexer.files import Change
+from indexer.files import ItemChange
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exclusions import Bits, bits_of
-from indexer.search.search import Excluded
+from indexer.search.search import Exclusions
 from scripts.bench.index.bare import BareFaiss, effort_of
 from scripts.bench.index.build import HALF
 from scripts.bench.index.timing import Search, ann_recall
@@ -53,9 +53,9 @@ class Contest:
         self._left_out = near[:, ::2][:, :excluded]  # (Q, excluded)
         total = len(self.index.main)
         half = np.arange(0, total, 2)
-        of_half = self.index.policy.effort(len(half), total) or effort_of(self.index)
+        of_half = self.index.policy.search_params(len(half), total) or effort_of(self.index)
         more, bits, probes = k + excluded, bits_of(half, total), effort_of(self.index).probes
-        self._asked: dict[str, tuple[int, int, Bits | None]] = {
+        self._subject_views: dict[str, tuple[int, int, Bits | None]] = {
             BARE: (k, probes, None),
             BARE_MORE: (more, probes, None),
             BARE_FILTERED: (more, of_half.probes, bits),
@@ -64,11 +64,11 @@ class Contest:
         several = self.index.manifest["shards"] > 1
         self._filters = not several and (self.index.approximate is None or self.index.approximate.filters)
         if not self._filters:
-            del self._asked[BARE_FILTERED]
+            del self._subject_views[BARE_FILTERED]
 
     def searches(self, batch: int) -> dict[str, Search]:
         """Return each search as a function of the number of a batch."""
-        found: dict[str, Search] = {name: partial(self._of_bare, batch, name) for name in self._asked}
+        found: dict[str, Search] = {name: partial(self._of_bare, batch, name) for name in self._subject_views}
         starts = range(0, len(self.queries) - batch + 1, batch)
         out = [_excluded(self._left_out[start : start + batch]) for start in starts]
         nothing = [None] * len(out)
@@ -93,20 +93,20 @@ class Contest:
             for name, (index, excluded, wanted) in all_of.items()
             if self._filters or name != EVERYTHING
         }
-        for name, (count, _, bits) in self._asked.items():
+        for name, (count, _, bits) in self._subject_views.items():
             exact = self.index.brute_force(queries, count, None, _HALF if bits is not None else None)
             recalls[name] = ann_recall(self._of_bare(len(queries), name, 0), exact)
         return recalls
 
     def _of_bare(self, batch: int, search: str, number: int) -> IntArray:
-        count, effort, bits = self._asked[search]
-        return self.bare.find(self.queries[number * batch : (number + 1) * batch], count, effort, bits)
+        count, search_params, bits = self._subject_views[search]
+        return self.bare.find(self.queries[number * batch : (number + 1) * batch], count, search_params, bits)
 
     def _of_ours(
         self,
         batch: int,
         index: Index,
-        excluded: Sequence[Excluded | None],
+        excluded: Sequence[Exclusions | None],
         wanted: Filter | None,
         number: int,
     ) -> tuple[list[list[str]], FloatArray]:
@@ -118,7 +118,7 @@ def search_ours(
     index: Index,
     queries: FloatArray,
     k: int,
-    excluded: Excluded | None = None,
+    excluded: Exclusions | None = None,
     wanted: Filter | None = None,
 ) -> tuple[list[list[str]], FloatArray]:
     """Return item ids and scores (B, k), best first: what a query takes from the index."""
@@ -131,12 +131,12 @@ def search_ours(
     return [ids[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)], scores
 
 
-def _changes(world: Synthetic, count: int) -> list[Change]:
+def _changes(world: Synthetic, count: int) -> list[ItemChange]:
     """Return items to put: every other one takes the place of an item, the rest are new."""
     vectors = world.more(count)
     rows = np.linspace(0, world.items - 1, max(1, count)).astype(int)
     return [
-        Change(
+        ItemChange(
             item_id=f"item-{rows[n]:09d}" if n % 2 else f"new-{n:09d}",
             vector=vectors[n],
             popularity=0.0,
@@ -149,5 +149,5 @@ def _changes(world: Synthetic, count: int) -> list[Change]:
     ]
 
 
-def _excluded(rows: IntArray) -> Excluded:
-    return Excluded(np.repeat(np.arange(len(rows)), rows.shape[1]), rows.ravel())
+def _excluded(rows: IntArray) -> Exclusions:
+    return Exclusions(np.repeat(np.arange(len(rows)), rows.shape[1]), rows.ravel())

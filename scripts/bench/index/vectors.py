@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.arrays import FloatArray, write_vectors
-from indexer.building.assemble import seal
+from indexer.building.assemble import assemble
 from indexer.building.choice import EXACT, Choice
 from indexer.building.fitting import fit
 from indexer.building.items import write_rows
 from indexer.files import VECTORS_FILE
-from indexer.filters.attribute_index import FactsBuilder
+from indexer.filters.attribute_index import AttributeIndexBuilder
 from indexer.index import Index
 
 Attributes = Callable[[int], dict[str, Any]]
@@ -115,7 +115,7 @@ def write_chunks(
     with tempfile.TemporaryDirectory(dir=parent, prefix=".draft-") as name:
         folder = Path(name)
         count = write_vectors(folder / VECTORS_FILE, chunks, dim)
-        facts = FactsBuilder()
+        facts = AttributeIndexBuilder()
         if attributes is not None:
             for row in range(count):
                 facts.add(row, None, attributes(row))
@@ -127,7 +127,7 @@ def write_chunks(
         )
         write_rows(folder, hashes, np.zeros(count, dtype=np.float32), facts)
         fitted = fit(folder, queries, Choice(factory, "it is measured", (EXACT,)), ann_recall)
-        return seal(parent, folder, fitted, {"model_id": "bench", "dim": dim})
+        return assemble(parent, folder, fitted, {"model_id": "bench", "dim": dim})
 
 
 def _unit(vectors: FloatArray) -> FloatArray:

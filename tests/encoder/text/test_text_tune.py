@@ -23,7 +23,14 @@ from encoder.text.tuning.loop import TextTuningDivergedError
 from encoder.text.tuning.lora import NoAttentionLayersError, attention_projections
 from encoder.text.tuning.masked_lm import is_causal, masked
 from encoder.text.tuning.options import AdaptOptions, FitOptions, TextTuningSettingsError, TuneOptions
-from encoder.text.tuning.pairs import Pair, Reservoir, TooFewTextsError, draw_pairs, draw_texts, is_held_out
+from encoder.text.tuning.pairs import (
+    Reservoir,
+    TextPair,
+    TooFewTextsError,
+    draw_pairs,
+    draw_texts,
+    is_held_out,
+)
 from encoder.text.tuning.pretrain import adapt_text_model
 from encoder.text.tuning.tune import contrastive_loss, tune_text_model, unfair_negatives
 from store.artifact import DamagedArtifactError, artifacts
@@ -357,11 +364,11 @@ def test_contrastive_loss_by_hand() -> None:
 
 def test_unfair_negatives_by_hand() -> None:
     pairs = [
-        Pair("ann", "a", "i1", "one"),
-        Pair("bob", "b", "i1", "one"),  # the same item
-        Pair("ann", "c", "i2", "two"),  # the same user
-        Pair("cy", "d", "i3", "TWO "),  # the same text under another id
-        Pair("di", "A", "i4", "four"),  # the same words of another user
+        TextPair("ann", "a", "i1", "one"),
+        TextPair("bob", "b", "i1", "one"),  # the same item
+        TextPair("ann", "c", "i2", "two"),  # the same user
+        TextPair("cy", "d", "i3", "TWO "),  # the same text under another id
+        TextPair("di", "A", "i4", "four"),  # the same words of another user
     ]
     expected = np.zeros((5, 5), dtype=bool)
     for row, column in [(0, 1), (0, 2), (2, 3), (0, 4)]:

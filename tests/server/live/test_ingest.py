@@ -24,7 +24,7 @@ from server.app import running
 from server.client import AsyncClient, Behavior, CallError, Client, Text, Tie
 from server.config import ServerConfig
 from server.live.items import LiveItems
-from server.live.texts import AfterCommit
+from server.live.texts import CommitListener
 from server.live.users import LiveUsers
 from server.live.writer import GroupCommit, StoppingError
 from server.pb.triptych.v1 import ingest_pb2 as ingest
@@ -488,7 +488,7 @@ def test_a_stopping_server_takes_no_more_writes_and_one_failure_is_alone(tmp_pat
         request = Request(Behaviors([BehaviorRow("ann", "i1")]), "r", "d")
         retriever = Retriever(store, state)
         users = LiveUsers(store, retriever)
-        with LiveItems(store, retriever) as live, AfterCommit(store, retriever, live, users) as after:
+        with LiveItems(store, retriever) as live, CommitListener(store, retriever, live, users) as after:
             with GroupCommit(Writer(store, state), after.changed) as commit:
                 began, waiting = threading.Event(), threading.Event()
 

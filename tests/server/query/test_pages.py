@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from encoder.text.cache import TextCache
 from indexer.filters.filter import Filter
-from indexer.publish import current_index, load_pair
+from indexer.publish import current_index, load_index
 from server.client import Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.query import (
     Candidates,
     FreeText,
     IndexChangedError,
-    Options,
     Query,
+    QueryOptions,
     RawVector,
     SimilarTo,
     StoredUser,
@@ -54,7 +54,7 @@ def retriever(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Ite
         closing(TextCache.open(home.text_cache)) as cache,
     ):
         bring_up_to_date(store, state)
-        serving = prepare(home, load_pair(home, current_index(home).name), store, state, cache, 1)
+        serving = prepare(home, load_index(home, current_index(home).name), store, state, cache, 1)
         yield Retriever(store, state, serving)
 
 
@@ -76,7 +76,7 @@ QUERIES = st.builds(
     exclude_seen=st.booleans(),
     filter=st.sampled_from([None, Filter(kinds=("video",)), Filter(unequal=(("year", (2001,)),))]),
     options=st.builds(
-        Options,
+        QueryOptions,
         min_score=st.sampled_from([None, 0.0, 0.05]),
         text_query=st.sampled_from([None, TextQuery("old maps")]),
         diversity=st.sampled_from([1.0, 0.7]),
@@ -129,7 +129,7 @@ def test_shares_sum_to_the_score_that_the_kernel_made(retriever: Retriever) -> N
 @pytest.mark.parametrize("subject", [SUBJECTS[0], SUBJECTS[3], SUBJECTS[4], SimilarTo("i00001")])
 def test_pages_of_users_are_pieces_of_one_list(retriever: Retriever, subject: Subject) -> None:
     if isinstance(subject, SimilarTo):
-        subject = SimilarTo(retriever.serving.index.main.ids[0])
+        subject = SimilarTo(retriever.snapshot.index.main.ids[0])
     (whole,) = ask(retriever, Query(subject, 60, people=True))
     pages = ask(retriever, *(Query(subject, 20, people=True, offset=start) for start in (0, 20, 40, 400)))
     assert [user for page in pages for user in page.item_ids] == whole.item_ids
@@ -137,7 +137,7 @@ def test_pages_of_users_are_pieces_of_one_list(retriever: Retriever, subject: Su
 
 
 def test_a_query_for_another_index_is_refused(retriever: Retriever) -> None:
-    serves = retriever.serving.index.index_id
+    serves = retriever.snapshot.index.index_id
     ask(retriever, Query(SUBJECTS[0], offset=10, index_id=serves))
     for people in (False, True):
         with pytest.raises(IndexChangedError, match=f"index {serves} serves by now, not other: begin again"):

@@ -6,11 +6,11 @@ import grpc
 import numpy as np
 import pytest
 
-from indexer.publish import current_index, load_pair
+from indexer.publish import current_index, load_index
 from indexer.users import vectors_of
 from server.client import Behavior, CallError, Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.query.snapshot import Serving
+from server.query.snapshot import Snapshot
 from server.query.user_search import users_of
 from server.status import Failure, outcome
 from store.home import Home
@@ -31,7 +31,7 @@ def client(home: Home) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def people(home: Home) -> dict[str, np.ndarray]:
     """The vector of every indexed user."""
-    users = load_pair(home, current_index(home).name).users
+    users = load_index(home, current_index(home).name).users
     assert users is not None
     return dict(zip(users.main.ids.column.to_pylist(), vectors_of(users, np.arange(len(users))), strict=True))
 
@@ -57,7 +57,7 @@ def test_the_people_most_like_someone_are_those_of_the_highest_cosine(
 def test_the_audience_of_an_item_has_the_highest_inner_products(
     client: Client, home: Home, people: dict[str, np.ndarray]
 ) -> None:
-    index = load_pair(home, current_index(home).name).index
+    index = load_index(home, current_index(home).name).index
     item = index.item_ids(np.array([3]))[0]
     scores = {u: float(v @ index.main.vectors[3]) for u, v in people.items()}
     reply = client.query(item_id=item, k=20, target=pb.TARGET_USERS)
@@ -116,8 +116,8 @@ def everyone(client: Client, user: str) -> list[str]:
 
 
 def test_an_index_without_users_says_what_to_do(small_home: Home) -> None:
-    pair = load_pair(small_home, current_index(small_home).name)
-    serving = Serving(pair.index, pair.model, None, None, None)  # type: ignore[arg-type]  # none is looked at
+    pair = load_index(small_home, current_index(small_home).name)
+    serving = Snapshot(pair.index, pair.model, None, None, None)  # type: ignore[arg-type]  # none is looked at
     said = outcome(lambda: users_of(serving))
     assert isinstance(said, Failure)
     assert (said.reason, said.code) == ("NO_USER_INDEX", grpc.StatusCode.FAILED_PRECONDITION.value[0])

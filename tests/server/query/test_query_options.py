@@ -13,24 +13,24 @@ from hypothesis import strategies as st
 from encoder.text.cache import TextCache
 from indexer.filters.filter import Filter
 from indexer.index import VectorDimError
-from indexer.publish import current_index, load_pair
+from indexer.publish import current_index, load_index
 from server.query.explain import explained
 from server.query.query import (
     PLAIN,
     Candidates,
     FreeText,
     InlineViews,
-    Options,
     Query,
+    QueryOptions,
     RawVector,
     SimilarTo,
     StoredUser,
     Subject,
     TextQuery,
 )
-from server.query.query_vector import aim_of
+from server.query.query_vector import query_vector_of
 from server.query.retriever import Retriever
-from server.query.snapshot import Serving, prepare
+from server.query.snapshot import Snapshot, prepare
 from server.query.sources import Sources, sources_of
 from server.query.subject_views import raw_views
 from store.home import Home
@@ -48,7 +48,7 @@ TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 @dataclass(frozen=True)
 class World:
     retriever: Retriever
-    serving: Serving
+    serving: Snapshot
     store: Store
     views: dict[str, UserViews]
     kind_of: dict[str, str]  # of each item
@@ -58,11 +58,11 @@ class World:
         return self.serving.index.ids.to_pylist()  # type: ignore[no-any-return]
 
     def ask(self, subject: Subject, k: int = 10, **options: object) -> Candidates:
-        return self.retriever.retrieve([Query(subject, k, options=Options(**options))])[0]  # type: ignore[arg-type]
+        return self.retriever.retrieve([Query(subject, k, options=QueryOptions(**options))])[0]  # type: ignore[arg-type]
 
     def parts(self, subject: Subject) -> np.ndarray:
         """p_ui (3, D) of a subject, as the model made them."""
-        asked = self.retriever._all_asked([Query(subject)])[0]
+        asked = self.retriever._all_subject_views([Query(subject)])[0]
         return self.serving.model.encode_users(raw_views(self.serving, asked)).parts[0]
 
 
@@ -75,7 +75,7 @@ def world(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         closing(TextCache.open(home.text_cache)) as cache,
     ):
         bring_up_to_date(store, state)
-        serving = prepare(home, load_pair(home, current_index(home).name), store, state, cache, 1)
+        serving = prepare(home, load_index(home, current_index(home).name), store, state, cache, 1)
         with store.snapshot() as cursor:
             ids = {
                 row[0]
@@ -104,10 +104,10 @@ def subjects(world: World) -> st.SearchStrategy[Subject]:
 WEIGHTS = st.tuples(*[st.sampled_from([0.0, 0.3, 1.0, 7.0])] * 3).filter(any)
 
 
-def options(subject: Subject) -> st.SearchStrategy[Options]:
+def options(subject: Subject) -> st.SearchStrategy[QueryOptions]:
     raw = isinstance(subject, RawVector)
     return st.builds(
-        Options,
+        QueryOptions,
         view_weights=st.just(PLAIN.view_weights) if raw else WEIGHTS,
         min_score=st.sampled_from([None, -0.5, 0.0, 0.05, 1.0]),
         text_query=st.sampled_from([None, TextQuery(TEXT), TextQuery(TEXT, 0.0), TextQuery(TEXT, 1.0)]),
@@ -370,7 +370,7 @@ def test_what_is_asked_for_exactly_says_so(world: World) -> None:
 @pytest.mark.parametrize("kind", ["HTS", "H", "T", "S"])
 def test_all_contributions_of_a_view_sum_to_its_share(world: World, kind: str) -> None:
     subject = StoredUser(user_with(world, *kind))
-    (asked,) = world.retriever._all_asked([Query(subject)])
+    (asked,) = world.retriever._all_subject_views([Query(subject)])
     texts = world.store.user_views(subject.user_id).texts
     found = world.ask(subject, view_weights=(1.0, 2.0, 0.5), text_query=TextQuery(TEXT), explain=True)
     assert found.shares is not None
@@ -419,7 +419,7 @@ def test_the_event_that_a_result_is_like_contributes_most(world: World) -> None:
     names = world.serving.model.item_ids
     first, second = names[int(a)].as_py(), names[int(b)].as_py()
     views = InlineViews(UserViews((Event(first), Event(second))))
-    found = world.retriever.retrieve([Query(views, 150, False, options=Options(explain=True))])[0]
+    found = world.retriever.retrieve([Query(views, 150, False, options=QueryOptions(explain=True))])[0]
     greatest = {x: said[0][0].name for x, said in zip(found.item_ids, found.explanations, strict=True)}
     assert greatest[first] == first
     assert greatest[second] == second
@@ -458,13 +458,13 @@ def test_sources_by_hand() -> None:
 def test_a_stored_text_that_went_meanwhile_is_left_out(world: World) -> None:
     subject = StoredUser(user_with(world, "H", "T", "S"))
     query = Query(subject, 3)
-    (asked,) = world.retriever._all_asked([query])
+    (asked,) = world.retriever._all_subject_views([query])
     (found,) = world.retriever.retrieve([query])
-    (with_all,) = world.retriever.retrieve([replace(query, options=Options(explain=True))])
+    (with_all,) = world.retriever.retrieve([replace(query, options=QueryOptions(explain=True))])
     assert any(one[1] for one in with_all.explanations)
     views = raw_views(world.serving, asked)
     parts = world.serving.model.encode_users(views)
-    aim = aim_of(query, parts.vectors[0], parts.parts[0], None)
+    aim = query_vector_of(query, parts.vectors[0], parts.parts[0], None)
     vectors = world.serving.index.vectors_of(world.serving.index.rows(found.item_ids))
     assert found.shares is not None
     said = explained(world.serving, asked, views, aim, vectors, found.shares, {})

@@ -10,7 +10,7 @@ from server.client import CallError
 from server.client.errors import answer_of
 from server.client.messages import query_message
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.query.query import PLAIN, Options, TextQuery
+from server.query.query import PLAIN, QueryOptions, TextQuery
 from server.wire.bounds import InvalidRequestError
 from server.wire.options import MAX_MIN_SCORE, MAX_VIEW_WEIGHT, options_of
 from server.wire.query import MAX_EXPLAINED, queries_of
@@ -18,7 +18,7 @@ from server.wire.query import MAX_EXPLAINED, queries_of
 NAN, INF = math.nan, math.inf
 
 
-def asked(**fields: object) -> Options:
+def asked(**fields: object) -> QueryOptions:
     return options_of(pb.QueryRequest(**({"user_id": "u"} | fields)))
 
 
@@ -37,9 +37,9 @@ def test_every_field_is_meant_to_the_letter() -> None:
         explain=True,
         exact=True,
     )
-    assert full == Options((1.0, 0.0, 0.25), -2.0, TextQuery(" jazz ", 0.0), 0.0, True, True)
+    assert full == QueryOptions((1.0, 0.0, 0.25), -2.0, TextQuery(" jazz ", 0.0), 0.0, True, True)
     assert asked(text_query="jazz").text_query == TextQuery("jazz", 0.5)
-    assert asked(exact=True) == Options(exact=True)
+    assert asked(exact=True) == QueryOptions(exact=True)
 
 
 def test_three_weights_of_nought_are_none() -> None:
@@ -85,7 +85,7 @@ def test_a_vector_has_no_views_to_weigh_or_to_explain() -> None:
         asked(**vector, view_weights=pb.ViewWeights(history=2))
     with pytest.raises(InvalidRequestError, match=r"^explain does not go with vector"):
         asked(**vector, explain=True)
-    assert asked(**vector, view_weights=pb.ViewWeights()) == Options()
+    assert asked(**vector, view_weights=pb.ViewWeights()) == QueryOptions()
 
 
 def test_explained_results_of_a_batch_are_bounded() -> None:
@@ -109,7 +109,7 @@ def test_a_client_says_what_it_means(diversity: float, weight: float, text: str,
             "min_score": least,
         }
     )
-    assert options_of(message) == Options(
+    assert options_of(message) == QueryOptions(
         min_score=least, text_query=TextQuery(text, weight), diversity=diversity
     )
 

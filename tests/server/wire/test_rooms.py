@@ -32,7 +32,7 @@ from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query import retriever
 from server.wire import ingest_replies
-from server.wire.admission import Room, kind_of
+from server.wire.admission import CallPool, kind_of
 from server.wire.ingest_replies import parts_of
 from store.home import Home
 from tests.live_server import copy_home
@@ -117,7 +117,7 @@ def test_every_method_has_a_kind() -> None:
 
 def test_a_room_counts_who_runs_and_who_waits() -> None:
     go_on = threading.Event()
-    with Room("tests", 1, 1) as room:
+    with CallPool("tests", 1, 1) as room:
         assert room.most == 2
         running_one = room.submit(go_on.wait, SECONDS)
         assert not room.full
