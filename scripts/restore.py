@@ -17,9 +17,7 @@ from scripts.session import HomeOption
 from store.artifact import MANIFEST, DamagedArtifactError, artifacts, point, read_manifest, verify
 from store.home import Home
 from store.imports.run import import_folder
-from store.locks import sweep, workplace
-from store.privacy.erase import erase_rows, erasures, take_over
-from store.privacy.ledger import (
+from store.ledger import (
     LEDGER,
     Erasure,
     erased_among,
@@ -28,6 +26,8 @@ from store.privacy.ledger import (
     unknown_to,
     write_ledger,
 )
+from store.locks import sweep, workplace
+from store.privacy.erase import erase_rows, erasures, take_over
 from store.store import Store
 
 _PARENTS = ("exports", "text_models", "models", "indexes")

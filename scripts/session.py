@@ -21,8 +21,8 @@ from store.artifact import DamagedArtifactError
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
+from store.ledger import write_ledger
 from store.privacy.erase import erasures
-from store.privacy.ledger import write_ledger
 from store.store import Store
 
 HomeOption = Annotated[

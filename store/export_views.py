@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 
 from store.database import quoted
-from store.privacy.ledger import erased_among, read_ledger, unknown_to
+from store.ledger import erased_among, read_ledger, unknown_to
 from store.queries import USERS
 from store.tables import TABLES, Table
 

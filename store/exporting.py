@@ -9,8 +9,8 @@ from tqdm import tqdm
 from store import artifact
 from store.database import migrations, quoted
 from store.disk import disk_errors
+from store.ledger import LEDGER, write_ledger
 from store.privacy.erase import read_erasures
-from store.privacy.ledger import LEDGER, write_ledger
 from store.store import Store
 from store.tables import TABLES
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.privacy.ledger import LEDGER
+from store.ledger import LEDGER
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from encoder.text.encoder import TextEncoder, Vectors
 from store.disk import disk_errors
-from store.state.page_check import DAMAGE, DATA, UnsoundFileError, open_sound, seal, unlink
+from store.lmdb_file import DAMAGE, DATA, UnsoundFileError, open_sound, seal, unlink
 
 _MAP_BYTES = 1 << 40  # address space, not disk: a map that had to grow would make everybody wait
 _READERS = 1024

@@ -12,9 +12,9 @@ from tqdm import tqdm
 from scripts.doctor.check import Check, State
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, read_manifest, verify
 from store.home import Home
+from store.ledger import Erasure, erased_among, read_ledger, since, unknown_to
+from store.lmdb_file import DATA
 from store.locks import abandoned
-from store.privacy.ledger import Erasure, erased_among, read_ledger, since, unknown_to
-from store.state.page_check import DATA
 
 _CACHE = "cache"
 _LOOK_THROUGH = """

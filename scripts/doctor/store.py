@@ -14,11 +14,11 @@ from store.attributes import left_out
 from store.database import NewerStoreError, NotAStoreError, StoreLockedError, migrations
 from store.disk import DiskFullError, ReadOnlyDiskError
 from store.home import Home
+from store.ledger import read_ledger
+from store.lmdb_file import UnsoundFileError
 from store.privacy.erase import unfinished
-from store.privacy.ledger import read_ledger
 from store.state.environment import head_of
 from store.state.packing import DamagedRecordError
-from store.state.page_check import UnsoundFileError
 from store.store import Store
 
 _SECONDS = 5.0

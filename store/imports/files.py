@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from store.artifact import MANIFEST
-from store.privacy.ledger import LEDGER
+from store.ledger import LEDGER
 from store.tables import TABLES, Table
 
 FORMATS = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from store.privacy.ledger import Erasure, user_hash
+from store.ledger import Erasure, user_hash
 from store.state.draft import StateDraft
 from store.state.packing import Ties
 from store.state.state import UserState

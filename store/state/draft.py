@@ -42,7 +42,7 @@ class StateDraft:
     def put(self, table: str, user_id: str, packed: bytes) -> None:
         """Replace the packed rows of a user; a user without any leaves no key behind."""
         key, db = user_id.encode(), self._tables[table]
-        # First: a shorter value in its place would keep pages that `store.state.page_check` takes for damage.
+        # First: a shorter value in its place would keep pages that `store.lmdb_file` takes for damage.
         self._transaction.delete(key, db=db)
         if packed:
             self._transaction.put(key, sealed(key, packed), db=db)

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from store.disk import disk_errors
+from store.lmdb_file import DAMAGE
 from store.state.draft import TABLES, StateDraft, rows_of
 from store.state.environment import close_environment, discard, open_environment
 from store.state.packing import EVENT, TEXT, DamagedRecordError, EventRows, Ties
-from store.state.page_check import DAMAGE
 from store.state.vocabulary import Vocabulary
 
 _CODES = ("items", "words")

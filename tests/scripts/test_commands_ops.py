@@ -48,8 +48,8 @@ from store.artifact import DamagedArtifactError, artifacts, build, new_id, point
 from store.export import Export
 from store.home import Home
 from store.imports.run import import_folder
+from store.ledger import Erasure, user_hash, write_ledger
 from store.locks import workplace
-from store.privacy.ledger import Erasure, user_hash, write_ledger
 from store.store import Store
 
 DEAD = 2**22 + 1  # no Linux process has such an id

@@ -17,10 +17,10 @@ from encoder.text.cache import TextCache, look_through
 from scripts.doctor.check import State
 from scripts.doctor.files import cache_check
 from scripts.doctor.store import state_check
+from store import lmdb_file as sound
 from store.home import Home
-from store.state import page_check as sound
+from store.lmdb_file import DATA, UnsoundFileError, faults, open_sound, seal
 from store.state.packing import DamagedRecordError, sealed, unsealed
-from store.state.page_check import DATA, UnsoundFileError, faults, open_sound, seal
 from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState
 from store.store import Store

@@ -21,9 +21,9 @@ from store.database import migrations
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home
+from store.ledger import LEDGER, erased_among, read_ledger, user_hash, write_ledger
 from store.privacy import erase as erasing
 from store.privacy.erase import erase, erasures, read_erasures
-from store.privacy.ledger import LEDGER, erased_among, read_ledger, user_hash, write_ledger
 from store.state.state import UserState
 from store.store import Store
 

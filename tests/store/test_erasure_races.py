@@ -22,7 +22,7 @@ from server.live.users import LiveUsers
 from server.live.writer import GroupCommit
 from server.query.retriever import Retriever
 from store.home import Home
-from store.state.page_check import open_sound
+from store.lmdb_file import open_sound
 from store.state.state import UserState
 from store.store import Store
 from store.writes.request import Request, Texts

@@ -37,9 +37,9 @@ from store.artifact import DamagedArtifactError, artifacts
 from store.export import Export
 from store.home import Home
 from store.imports.run import ImportOptions
+from store.ledger import Erasure, erased_among, read_ledger, since, user_hash, write_ledger
 from store.privacy.audit import record
 from store.privacy.erase import erase, erasures, name_of, unfinished
-from store.privacy.ledger import Erasure, erased_among, read_ledger, since, user_hash, write_ledger
 from store.records import Item
 from store.state.state import UserState
 from store.store import Store
