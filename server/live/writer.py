@@ -9,8 +9,7 @@ from typing import Self, TypeVar
 from server.cancellation import result_of, watch
 from server.supervisor import Supervisor, Worker
 from store.writes.idempotency import RequestIdReusedError
-from store.writes.request import Request, WrittenChange
-from store.writes.rows import Written
+from store.writes.request import Request, Written, WrittenChange
 from store.writes.writer import Writer
 
 _NICENESS = 5  # queries first, where there are fewer processors than work

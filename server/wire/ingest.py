@@ -13,8 +13,22 @@ from store.imports.run import ImportOptions
 from store.imports.text_files import UTF_8
 from store.imports.time_columns import AUTO
 from store.state.packing import NO_TIME
-from store.writes.request import Behaviors, Content, Deletion, Friends, Items, Request, Texts
-from store.writes.rows import BAD_TIME, FIRST_TIME, LAST_TIME, BehaviorRow, FriendRow, ItemRow, TextRow
+from store.writes.request import (
+    BAD_TIME,
+    FIRST_TIME,
+    LAST_TIME,
+    BehaviorRow,
+    Behaviors,
+    Content,
+    Deletion,
+    FriendRow,
+    Friends,
+    ItemRow,
+    Items,
+    Request,
+    TextRow,
+    Texts,
+)
 
 MAX_ROWS = 10_000
 MAX_TEXT_ROWS = 1_000

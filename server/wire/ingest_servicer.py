@@ -13,7 +13,7 @@ from server.pb.triptych.v1 import ingest_pb2_grpc as rpc
 from server.status import status_of_errors
 from server.wire.ingest import MAX_ROWS, Write, folder_of, person_of, request_of
 from server.wire.ingest_replies import parts_of
-from store.writes.rows import Written
+from store.writes.request import Written
 
 _IN_FLIGHT = 8  # requests of one stream, so that several share a transaction
 _LOOPBACK = ("ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D", "unix:")

@@ -9,9 +9,8 @@ from typing import Any
 import duckdb
 
 from store.ledger import Erasure, user_hash
-from store.state.draft import StateDraft
 from store.state.packing import Ties
-from store.state.state import UserState
+from store.state.state import StateDraft, UserState
 from store.store import Store
 
 # Texts that nobody else wrote, by digest.

@@ -26,7 +26,7 @@ def open_environment(path: Path) -> Any:
 
     Its commits are not waited for, so what was written survives the death of the process, not that of the
     machine: a state that an earlier boot left open is thrown away. One that was closed is compared with its
-    seal; of any other one every page and every record is looked at, unless it is large (`store.lmdb_file`): then
+    seal; of any other one every page and every record is looked at, unless it is large (`lmdb_file`): then
     a damaged record is found by whoever reads it.
     """
     if path.exists() and _left_open_before_boot(path):

@@ -15,9 +15,8 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from store.queries import VISIBLE, VISIBLE_TEXT
-from store.state.draft import TABLES, StateDraft
 from store.state.packing import EVENT, NO_ITEM, NO_TIME, TEXT, Ties
-from store.state.state import UserState
+from store.state.state import TABLES, StateDraft, UserState
 from store.state.vocabulary import VocabularyDraft
 from store.store import Store
 

@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from store.disk import disk_errors
 from store.lmdb_file import DAMAGE
-from store.state.draft import TABLES, StateDraft, rows_of
 from store.state.environment import close_environment, discard, open_environment
-from store.state.packing import EVENT, TEXT, DamagedRecordError, EventRows, Ties
+from store.state.packing import EVENT, TEXT, DamagedRecordError, EventRows, Ties, sealed, unsealed
 from store.state.vocabulary import Vocabulary
 
+TABLES = ("events", "texts", "friends")  # packed rows by user id
 _CODES = ("items", "words")
 _Result = TypeVar("_Result")
-_Mend = Callable[[StateDraft, str, str], None]
+_Mend = Callable[["StateDraft", str, str], None]
 log = logging.getLogger(__name__)
 
 
@@ -65,6 +65,57 @@ class _DamagedRowsError(DamagedRecordError):
 
 
 NO_RECORD = UserRecord(np.zeros(0, EVENT), np.zeros(0, np.int64), (), (), np.zeros(0))
+
+
+class StateDraft:
+    """One write transaction of the state."""
+
+    def __init__(
+        self,
+        transaction: Any,
+        tables: Mapping[str, Any],
+        items: Vocabulary,
+        words: Vocabulary,
+        mend: Callable[["StateDraft", str, str], None],
+    ) -> None:
+        """Take where to write, and what puts the rows of a table and user anew where they are damaged."""
+        self._transaction = transaction
+        self._tables = tables
+        self._mend = mend
+        self.items = items.draft(transaction, tables["items"])
+        self.words = words.draft(transaction, tables["words"])
+
+    def reflect(self, commit_id: str) -> None:
+        """Say which commit of the store the state reflects with this transaction."""
+        self._transaction.put(b"head", commit_id.encode())
+
+    def get(self, table: str, user_id: str) -> bytes:
+        """Return the packed rows of a user in events, texts or friends; damaged ones are put anew before."""
+        try:
+            return rows_of(self._transaction, self._tables[table], table, user_id)
+        except DamagedRecordError:
+            self._mend(self, table, user_id)
+        return rows_of(self._transaction, self._tables[table], table, user_id)
+
+    def put(self, table: str, user_id: str, packed: bytes) -> None:
+        """Replace the packed rows of a user; a user without any leaves no key behind."""
+        key, db = user_id.encode(), self._tables[table]
+        # First: a shorter value in its place would keep pages that `store.lmdb_file` takes for damage.
+        self._transaction.delete(key, db=db)
+        if packed:
+            self._transaction.put(key, sealed(key, packed), db=db)
+
+    def clear(self) -> None:
+        """Remove the rows of all users; items and words keep their codes."""
+        for name in TABLES:
+            self._transaction.drop(self._tables[name], delete=False)
+
+
+def rows_of(transaction: Any, db: Any, table: str, user_id: str) -> bytes:
+    """Return the packed rows of a user in a table, b"" for none.  Raises: DamagedRecordError."""
+    key = user_id.encode()
+    raw: bytes | None = transaction.get(key, db=db)
+    return b"" if raw is None else unsealed(table, key, raw)
 
 
 class UserState:

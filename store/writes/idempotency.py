@@ -10,8 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from store.store import Store
-from store.writes.request import Request
-from store.writes.rows import Rejected, Written
+from store.writes.request import Rejected, Request, Written
 
 WINDOW = timedelta(hours=24)
 MOST = 100_000  # ids remembered; about 30 MB of memory

@@ -11,10 +11,10 @@ from store.imports.readers import Source
 from store.imports.upsert import upsert
 from store.imports.validation import MAX_ID_BYTES, check
 from store.records import Item
-from store.state.draft import StateDraft
 from store.state.packing import NO_TIME
+from store.state.state import StateDraft
 from store.tables import TABLES
-from store.writes.rows import ItemRow, Rejected, Written
+from store.writes.request import ItemRow, Rejected, Written
 
 _ITEMS = TABLES[0]
 _TYPES = {

@@ -1,10 +1,78 @@
-"""What a request asks to be written, and what a transaction of several changed."""
+"""What a request asks to be written, what becomes of its rows, and why one is refused."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from math import isfinite
+from typing import NamedTuple
 
+from store.imports.validation import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT
 from store.records import Item
-from store.writes.rows import BehaviorRow, FriendRow, ItemRow, TextRow
+from store.state.packing import NO_TIME
+
+FIRST_TIME = -62_135_596_800_000_000  # microseconds: 0001-01-01
+LAST_TIME = 253_402_300_799_999_999  # 9999-12-31
+BAD_TIME = LAST_TIME + 1  # stands for any time that is none
+_BLANKS = " \t\r\n"
+
+
+class BehaviorRow(NamedTuple):
+    """Something that a user did; ts in microseconds, NO_TIME where there is none."""
+
+    user_id: str
+    item_id: str
+    action: str = "interact"
+    weight: float = 1.0
+    ts: int = NO_TIME
+
+
+class TextRow(NamedTuple):
+    """Something that a user wrote, about an item where item_id is not empty."""
+
+    user_id: str
+    text: str
+    item_id: str = ""
+    ts: int = NO_TIME
+
+
+class FriendRow(NamedTuple):
+    """A tie of a user to another."""
+
+    user_id: str
+    friend_id: str
+    relation: str = "friend"
+    weight: float = 1.0
+    ts: int = NO_TIME
+
+
+class ItemRow(NamedTuple):
+    """An item, whole; attributes is JSON text."""
+
+    item_id: str
+    title: str | None = None
+    text: str | None = None
+    kind: str | None = None
+    attributes: str | None = None
+    available: bool = True
+    updated_at: int = NO_TIME
+
+
+class Rejected(NamedTuple):
+    """A row that was refused, by its position in the request, and the reason, as an import has it."""
+
+    position: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of the rows of one request; `without_text` counts items with neither title nor text."""
+
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: tuple[Rejected, ...] = ()
+    repeated: bool = False
+    without_text: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,3 +139,62 @@ class WrittenChange:
     users: tuple[str, ...] = ()
     items: tuple[tuple[tuple[Item, ...], tuple[str, ...]], ...] = ()
     failed: Exception | None = None
+
+
+def refusal_of_behavior(row: BehaviorRow, items: Container[str]) -> str | None:
+    """Return why a behaviour is refused, or None; duplicates are found elsewhere."""
+    user_id, item_id, action, weight, ts = row
+    if not user_id:
+        return "empty_user_id"
+    if not item_id:
+        return "empty_item_id"
+    if _too_long(user_id) or _too_long(item_id):
+        return "id_too_long"
+    if _too_long(action):
+        return "word_too_long"
+    return _of_weight(weight) or invalid_time_reason(ts) or (None if item_id in items else "unknown_item")
+
+
+def refusal_of_text(row: TextRow, items: Container[str]) -> str | None:
+    """Return why a text is refused, or None."""
+    user_id, text, item_id, ts = row
+    if not user_id:
+        return "empty_user_id"
+    if _too_long(user_id) or _too_long(item_id):
+        return "id_too_long"
+    if not text.strip(_BLANKS):
+        return "empty_text"
+    if len(text) > MAX_TEXT_CHARS:
+        return "text_too_long"
+    return invalid_time_reason(ts) or ("unknown_item" if item_id and item_id not in items else None)
+
+
+def refusal_of_friend(row: FriendRow) -> str | None:
+    """Return why a tie is refused, or None; duplicates are found elsewhere."""
+    user_id, friend_id, relation, weight, ts = row
+    if not user_id:
+        return "empty_user_id"
+    if not friend_id:
+        return "empty_friend_id"
+    if _too_long(user_id) or _too_long(friend_id):
+        return "id_too_long"
+    if _too_long(relation):
+        return "word_too_long"
+    return _of_weight(weight) or invalid_time_reason(ts) or ("self_friend" if friend_id == user_id else None)
+
+
+def _too_long(name: str) -> bool:
+    return len(name) > MAX_ID_BYTES // 4 and len(name.encode()) > MAX_ID_BYTES
+
+
+def _of_weight(weight: float) -> str | None:
+    if not isfinite(weight):
+        return "weight_not_a_number"
+    if weight < 0:
+        return "negative_weight"
+    return "weight_too_large" if weight > MAX_WEIGHT else None
+
+
+def invalid_time_reason(ts: int) -> str | None:
+    """Return why a time is refused, None where it is good."""
+    return None if ts == NO_TIME or FIRST_TIME <= ts <= LAST_TIME else "unparsable_time"

@@ -6,16 +6,23 @@ from dataclasses import replace
 import duckdb
 
 from store.records import Item
-from store.state.draft import StateDraft
 from store.state.rebuild import bring_up_to_date
-from store.state.state import UserState
+from store.state.state import StateDraft, UserState
 from store.store import Store
-from store.writes.apply import append_behaviors, append_texts, put_friends
+from store.writes.apply import Pending, append_behaviors, append_texts, put_friends
 from store.writes.idempotency import RememberedRequests, RequestIdReusedError
-from store.writes.pending import Pending
 from store.writes.put_items import delete_items, put_items
-from store.writes.request import Behaviors, Content, Deletion, Friends, Items, Request, Texts, WrittenChange
-from store.writes.rows import Written
+from store.writes.request import (
+    Behaviors,
+    Content,
+    Deletion,
+    Friends,
+    Items,
+    Request,
+    Texts,
+    Written,
+    WrittenChange,
+)
 
 
 class Writer:

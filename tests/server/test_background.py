@@ -23,11 +23,9 @@ from server.live.writer import GroupCommit
 from server.supervisor import Supervisor, Worker
 from store.home import Home
 from store.records import Item
-from store.state.draft import StateDraft
-from store.state.state import UserState
+from store.state.state import StateDraft, UserState
 from store.store import Store
-from store.writes.request import Behaviors, Request, WrittenChange
-from store.writes.rows import BehaviorRow, Written
+from store.writes.request import BehaviorRow, Behaviors, Request, Written, WrittenChange
 from store.writes.writer import Writer
 from tests.live_server import copy_home
 from tests.server.live.test_live_items import soon

@@ -16,8 +16,7 @@ from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.home import Home
 from store.state.state import UserState
 from store.store import Store
-from store.writes.request import Request, Texts
-from store.writes.rows import TextRow
+from store.writes.request import Request, TextRow, Texts
 from store.writes.writer import Writer
 from tests.live_server import copy_home, run_server, server
 

@@ -24,8 +24,7 @@ from store.state.packing import DamagedRecordError, sealed, unsealed
 from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState
 from store.store import Store
-from store.writes.request import Behaviors, Request
-from store.writes.rows import BehaviorRow
+from store.writes.request import BehaviorRow, Behaviors, Request
 from store.writes.writer import Writer
 from tests.live_server import copy_home, server
 

@@ -123,7 +123,7 @@ from store.artifact import point
 from store.store import Store
 from store.exporting import create_export
 from store.writes.request import Behaviors, Request
-from store.writes.rows import BehaviorRow
+from store.writes.request import BehaviorRow
 from store.state.state import UserState
 from store.writes.writer import Writer
 

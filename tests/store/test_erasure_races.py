@@ -25,8 +25,7 @@ from store.home import Home
 from store.lmdb_file import open_sound
 from store.state.state import UserState
 from store.store import Store
-from store.writes.request import Request, Texts
-from store.writes.rows import TextRow
+from store.writes.request import Request, TextRow, Texts
 from store.writes.writer import Writer
 
 ROUNDS = 1_000

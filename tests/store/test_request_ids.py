@@ -11,8 +11,7 @@ from store.state.state import UserState
 from store.store import Store
 from store.writes import idempotency as answered
 from store.writes.idempotency import WINDOW, RequestIdReusedError
-from store.writes.request import Behaviors, Request
-from store.writes.rows import BehaviorRow
+from store.writes.request import BehaviorRow, Behaviors, Request
 from store.writes.writer import Writer
 
 MOST, TIDY = 6, 4

@@ -22,8 +22,23 @@ from store.state.state import UserState
 from store.store import Store
 from store.writes import idempotency as answered
 from store.writes.idempotency import RememberedRequests, RequestIdReusedError
-from store.writes.request import Behaviors, Content, Deletion, Friends, Items, Request, Texts
-from store.writes.rows import BAD_TIME, LAST_TIME, BehaviorRow, FriendRow, ItemRow, Rejected, TextRow, Written
+from store.writes.request import (
+    BAD_TIME,
+    LAST_TIME,
+    BehaviorRow,
+    Behaviors,
+    Content,
+    Deletion,
+    FriendRow,
+    Friends,
+    ItemRow,
+    Items,
+    Rejected,
+    Request,
+    TextRow,
+    Texts,
+    Written,
+)
 from store.writes.writer import Writer
 from tests.store.test_state import held, told
 

@@ -43,8 +43,7 @@ from store.privacy.erase import erase, erasures, name_of, unfinished
 from store.records import Item
 from store.state.state import UserState
 from store.store import Store
-from store.writes.request import Behaviors, Request
-from store.writes.rows import BehaviorRow
+from store.writes.request import BehaviorRow, Behaviors, Request
 from store.writes.writer import Writer
 from tests.live_server import SOON, copy_home, refusal, server, soon
 
