@@ -1,10 +1,13 @@
 """Opening the live store: one owner, a known schema, and a clear word when either fails."""
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import duckdb
 
@@ -57,6 +60,23 @@ class UnusablePathError(ValueError):
             f"rename the folder, or use another"
         )
         self.path = path
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One write transaction.
+
+    Attributes:
+        sequence: how many there were, this one included.
+        commit_id: a random name, so that two stores with equal sequences are told apart.
+        previous: the commit id of the transaction before.
+        users: whose rows it touched, or None where that is not known.
+    """
+
+    sequence: int
+    commit_id: str
+    previous: str
+    users: tuple[str, ...] | None
 
 
 def migrations() -> tuple[str, ...]:
@@ -145,6 +165,24 @@ def transaction(cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
 def quoted(text: str | Path) -> str:
     """Return an SQL string literal, for statements that take no parameters."""
     return "'" + str(text).replace("'", "''") + "'"
+
+
+def last_commit(cursor: duckdb.DuckDBPyConnection) -> Commit:
+    """Return the last write transaction that the cursor sees."""
+    rows = cursor.execute("SELECT sequence, commit_id, previous, users FROM data.head").fetchall()
+    sequence, commit_id, previous, users = rows[0]
+    return Commit(int(sequence), commit_id, previous, None if users is None else tuple(json.loads(users)))
+
+
+def add_commit(cursor: duckdb.DuckDBPyConnection, before: Commit, users: Iterable[str] | None) -> Commit:
+    """Return the head that a transaction leaves behind when it commits; `users` are those it touched."""
+    touched = None if users is None else tuple(sorted(users))
+    head = Commit(before.sequence + 1, uuid4().hex, before.commit_id, touched)
+    cursor.execute(
+        "UPDATE data.head SET sequence = $1, commit_id = $2, previous = $3, users = $4",
+        [head.sequence, head.commit_id, head.previous, None if touched is None else json.dumps(touched)],
+    )
+    return head
 
 
 def _apply(cursor: duckdb.DuckDBPyConnection, number: int, sql: str) -> None:

@@ -1,22 +1,26 @@
 """Immutable Parquet copies of the store: what training, reindexing and evaluation read."""
 
+import glob
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
 
 import duckdb
 import pyarrow as pa
+from tqdm import tqdm
 
 from store import artifact
-from store.database import quoted
-from store.export_views import show
+from store.database import migrations, quoted
+from store.disk import disk_errors
 from store.home import Home
 from store.imports.validation import MAX_WEIGHT
-from store.items import item_hashes, some_items
+from store.ledger import LEDGER, erased_among, read_ledger, unknown_to, write_ledger
+from store.privacy.erase import read_erasures
 from store.queries import (
     BOUNDED_WEIGHT,
     TEXTS_AMONG,
@@ -25,8 +29,12 @@ from store.queries import (
     VISIBLE,
     VISIBLE_TEXT,
     Matrix,
+    item_hashes,
+    some_items,
     texts_with_vectors,
 )
+from store.store import Store
+from store.tables import TABLES, Table
 
 _EVENT = "user_id, item_id, action, weight, ts"
 _BY_TIME = "ORDER BY user_id, ts NULLS FIRST, item_id, action"
@@ -137,7 +145,7 @@ class Export:
         return self._table(f"FROM data.items WHERE available OR NOT {available_only} ORDER BY item_id")
 
     def item_hashes(self) -> pa.Table:
-        """Return what `store.items.item_hashes` does."""
+        """Return what `store.queries.item_hashes` does."""
         with closing(self._db.cursor()) as cursor:
             return item_hashes(cursor)
 
@@ -146,7 +154,7 @@ class Export:
         return self._batches("FROM data.items WHERE available ORDER BY item_id", rows)
 
     def some_items(self, item_ids: Sequence[str]) -> pa.Table:
-        """Return what `store.items.some_items` does."""
+        """Return what `store.queries.some_items` does."""
         with closing(self._db.cursor()) as cursor:
             return some_items(cursor, item_ids)
 
@@ -233,3 +241,72 @@ class Export:
 def _some(sql: str) -> str:
     """Return a statement that reads the rows of the users in a list only."""
     return sql.replace(" WHERE ", " WHERE user_id IN (SELECT unnest($1)) AND ", 1)
+
+
+def show(db: duckdb.DuckDBPyConnection, path: Path, ledger: Path, manifest: Mapping[str, Any]) -> None:
+    """Make the tables of an export views in catalog `data`, without those whose erasure it does not know.
+
+    Raises:
+        DamagedArtifactError: a ledger is damaged.
+    """
+    for table in TABLES:
+        _view(db, path, table, "true")
+    erasures = unknown_to(path, manifest, read_ledger(ledger))
+    if not erasures:
+        return
+    users = (str(row[0]) for row in db.execute(USERS).fetchall())
+    erased = sorted(erased_among(users, erasures))
+    db.execute("CREATE TABLE data.erased AS SELECT unnest($1::VARCHAR[]) AS user_id", [erased])
+    for table in TABLES:
+        people = [name for name in ("user_id", "friend_id") if name in table.names]
+        if people:
+            _view(db, path, table, " AND ".join(f"{name} NOT IN (FROM data.erased)" for name in people))
+
+
+def _view(db: duckdb.DuckDBPyConnection, path: Path, table: Table, condition: str) -> None:
+    # Equal texts lie in the order of their occurrence.
+    number = ", file_row_number AS occurrence" if table.numbered else ""
+    file = quoted(glob.escape(str(path / f"{table.name}.parquet")))
+    db.execute(f"""
+        CREATE OR REPLACE VIEW data.{table.name} AS SELECT {", ".join(table.names)}{number}
+        FROM read_parquet({file}, file_row_number = true) WHERE {condition}""")
+
+
+def create_export(store: Store, exports: Path) -> str:
+    """Write one state of the store, held-out rows with their split and the ledger of erasures included.
+
+    Returns the id of the export.
+
+    Raises:
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more; there is no export.
+    """
+    export_id = artifact.new_id()
+    _log.info("export %s started", export_id)
+    created_at = datetime.now(UTC).isoformat()
+    with artifact.build(exports, export_id) as draft, store.snapshot() as cursor:
+        counts: dict[str, int] = {}
+        for table in tqdm(TABLES, desc="export", unit="table", disable=None):
+            columns = ", ".join(
+                f"{column.name}::VARCHAR AS {column.name}" if column.kind == "json" else column.name
+                for column in table.columns
+            )
+            with disk_errors(draft.path):
+                rows = cursor.execute(f"""
+                    COPY (SELECT {columns} FROM data.{table.name} ORDER BY {table.order})
+                    TO {quoted(draft.path / f"{table.name}.parquet")} (FORMAT parquet, COMPRESSION zstd)""")
+            counts[table.name] = int(rows.fetchall()[0][0])
+        write_ledger(draft.path / LEDGER, read_erasures(cursor))
+        held_out = dict(
+            cursor.execute("""
+                SELECT s, (SELECT count(*) FROM data.behaviors WHERE split = s)
+                FROM unnest(['valid', 'test']) AS t(s)""").fetchall()
+        )
+        draft.facts |= {
+            "kind": "export",
+            "schema_version": len(migrations()),
+            "created_at": created_at,
+            "counts": counts,
+            "held_out": held_out,
+        }
+    _log.info("export %s done: %s", export_id, counts)
+    return export_id

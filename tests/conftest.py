@@ -19,8 +19,7 @@ from indexer.publish import publish
 from indexer.reindex import reindex
 from scripts import cli
 from scripts.world.world import make_world
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
 from store.store import Store

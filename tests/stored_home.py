@@ -37,8 +37,7 @@ from server.client import Behavior, Item, Text
 from server.client import Client as TypedClient
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import pointed
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
 from store.store import Store

@@ -14,8 +14,7 @@ from scripts.bench import small_home as bench_world
 from server.client import CallError, Client
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, verify
 from store.database import NotAStoreError, StoreLockedError
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.home import Home
 from store.store import Store
 

@@ -18,7 +18,7 @@ from server.status import outcome, status_of_errors
 from server.supervisor import Supervisor
 from server.wire.query import index_of, person_of, place_of, queries_of, query_of
 from server.wire.replies import encode_reply, query_reply, stream_reply
-from store.exporting import create_export
+from store.export import create_export
 from store.home import Home
 from store.store import ItemNotFoundError, Store
 

@@ -20,7 +20,7 @@ from store.imports.time_columns import AUTO, check_times
 from store.imports.upsert import upsert
 from store.imports.validation import UNKNOWN_ITEM, VECTOR_DIMENSION, check
 from store.imports.values import NOT_WHOLE
-from store.items import count_without_text
+from store.queries import count_without_text
 from store.store import Store
 from store.tables import Table
 

@@ -13,8 +13,7 @@ from encoder.text.cache import ImportedVectorsError, TextCache, WrittenTexts
 from encoder.text.encoder import TextEncoder
 from encoder.text.export import DEFAULT_SOURCE, export_text_model
 from server.query.snapshot import cache_what_came
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.imports.run import import_folder
 from store.store import Store
 

@@ -21,8 +21,7 @@ from encoder.tower.fit import TrainOptions
 from encoder.tower.tower import dataset_views
 from encoder.train import METRICS_FILE, ParityError, train
 from store.artifact import DamagedArtifactError, artifacts, build, pointed
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.home import Home
 from store.store import Store
 

@@ -23,8 +23,7 @@ from indexer.index import Index
 from indexer.publish import current_index, publish
 from indexer.reindex import IndexSpec, reindex
 from store.artifact import DamagedArtifactError, artifacts, pointed
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
 from store.store import Store

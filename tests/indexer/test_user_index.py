@@ -40,8 +40,7 @@ from indexer.users import (
     vectors_of,
 )
 from store.artifact import DamagedArtifactError, build, new_id, pointed, read_manifest
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.home import Home
 from store.store import Store
 

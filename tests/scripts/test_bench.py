@@ -32,8 +32,7 @@ from scripts.bench.stages import Stage
 from scripts.world.world import make_world
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import point
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.home import Home
 from store.store import Store
 

@@ -30,8 +30,7 @@ from scripts import cli
 from scripts.evaluate.protocol import Evaluator, NoTargetsError, NothingHeldOutError
 from scripts.evaluate.report import evaluate
 from scripts.evaluate.table import write_tables
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
 from store.store import Store

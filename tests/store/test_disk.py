@@ -121,7 +121,7 @@ import numpy as np
 from encoder.text.cache import TextCache
 from store.artifact import point
 from store.store import Store
-from store.exporting import create_export
+from store.export import create_export
 from store.writes.request import Behaviors, Request
 from store.writes.request import BehaviorRow
 from store.state.state import UserState

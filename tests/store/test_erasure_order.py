@@ -18,8 +18,7 @@ from scripts.backup import back_up
 from scripts.restore import ledgers_of, restore
 from store import artifact
 from store.database import migrations
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.home import Home
 from store.ledger import LEDGER, erased_among, read_ledger, user_hash, write_ledger
 from store.privacy import erase as erasing

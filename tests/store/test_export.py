@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 
 from store import artifact
 from store.artifact import DamagedArtifactError
-from store.export import Export, NoExportError, NotAnExportError
-from store.exporting import create_export
+from store.export import Export, NoExportError, NotAnExportError, create_export
 from store.imports.run import import_folder
 from store.store import Store
 from store.tables import TABLES
@@ -279,7 +278,7 @@ def test_import_of_an_export_is_the_same_store_and_twice_is_once(
 KILLED = """
 import pathlib, sys
 from store.store import Store
-from store.exporting import create_export
+from store.export import create_export
 root = pathlib.Path(sys.argv[1])
 with Store.open(root / "views.duckdb") as store:
     print("go", flush=True)

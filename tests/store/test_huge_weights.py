@@ -15,8 +15,7 @@ from encoder.views import event_matrix, history_view, social_view
 from server.pb.triptych.v1 import ingest_pb2 as ig
 from server.pb.triptych.v1 import ingest_pb2_grpc as igrpc
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
 from store.imports.validation import MAX_WEIGHT

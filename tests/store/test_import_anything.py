@@ -21,8 +21,7 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from server.live.ingest import IMPORT_ERRORS
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.imports.run import ImportOptions, ImportReport, import_folder
 from store.store import Store
 from store.tables import TABLES

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.imports.run import import_folder
 from store.state.packing import NO_TIME
 from store.state.rebuild import bring_up_to_date, rebuild

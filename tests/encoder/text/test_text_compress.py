@@ -23,8 +23,7 @@ from encoder.text.tuning.pairs import TooFewTextsError, draw_texts
 from encoder.text.tuning.pruning import LayerCountError, evenly_spaced, prune
 from scripts.compress_text import ChangedTextModelError, source_of
 from store.artifact import DamagedArtifactError, artifacts, build, point
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
 from store.store import Store

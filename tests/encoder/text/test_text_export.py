@@ -22,8 +22,7 @@ from encoder.text.export import (
 from encoder.text.source import Pooling, Precision
 from encoder.text.tuning.pairs import sample_texts
 from store.artifact import DamagedArtifactError, artifacts, read_manifest, verify
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.home import Home
 from store.store import Store
 

@@ -34,8 +34,7 @@ from encoder.text.tuning.pairs import (
 from encoder.text.tuning.pretrain import adapt_text_model
 from encoder.text.tuning.tune import contrastive_loss, tune_text_model, unfair_negatives
 from store.artifact import DamagedArtifactError, artifacts
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.imports.run import import_folder
 from store.store import Store
 

@@ -7,8 +7,7 @@ import pytest
 
 from server.client import Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from store.export import Export
-from store.exporting import create_export
+from store.export import Export, create_export
 from store.home import Home
 from store.records import Item
 from store.store import Store
