@@ -19,7 +19,7 @@ from encoder.text.cache import TextCache, WrittenTexts, cache_imported, encode_a
 from encoder.text.encoder import MAX_PIECES, TextEncoder, item_text
 from encoder.views import FloatArray, Matrix, event_matrix, text_sums, unit_rows
 from store.export import Export
-from store.imports.validation import MAX_WEIGHT
+from store.tables import MAX_WEIGHT
 
 log = logging.getLogger(__name__)
 

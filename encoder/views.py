@@ -8,7 +8,7 @@ from scipy import sparse
 
 from encoder.arrays import Events
 from encoder.config import VIEWS, TowerConfig
-from store.imports.validation import MAX_WEIGHT
+from store.tables import MAX_WEIGHT
 
 _LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # what is less is 0 as float32
 

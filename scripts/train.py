@@ -12,7 +12,7 @@ from rich.console import Console
 
 from scripts.session import HomeOption, existing, fresh_export, shared_text_models
 from scripts.train_options import checked, reporting, train_options, tuned_source
-from store.imports.validation import MAX_WEIGHT
+from store.tables import MAX_WEIGHT
 
 
 class FusionName(StrEnum):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from store.disk import disk_errors
+from store.disk import disk_errors, sync
 from store.locks import sweep, workplace
 
 MANIFEST = "manifest.json"
@@ -187,12 +187,3 @@ def _dumps(manifest: dict[str, Any]) -> bytes:
 
 def _checksum(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(_dumps(manifest)).hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Return once a file or directory is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,8 +12,6 @@ import lmdb
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LITTLE = 1 << 20  # bytes
-_LOCK_FILE = "lock.mdb"
-_READER_BYTES, _PAGE_BYTES = 64, 4096
 # What may come of a disk; most of them are something else.
 DISK_ERRORS = (OSError, duckdb.OperationalError, duckdb.FatalException, lmdb.Error)
 
@@ -68,22 +66,13 @@ def disk_error(error: Exception, path: Path | str) -> DiskFullError | ReadOnlyDi
     return None
 
 
-def reserve_lock_file(folder: Path, readers: int) -> None:
-    """Make room for the lock file of an LMDB environment, before LMDB maps it into memory.
-
-    Where the disk has no block for a page of the map, the system ends the process with SIGBUS.
-
-    Raises:
-        DiskFullError, ReadOnlyDiskError: there is no room.
-    """
-    size = -(-(readers + 8) * _READER_BYTES // _PAGE_BYTES) * _PAGE_BYTES
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        finally:
-            os.close(descriptor)
+def sync(path: Path) -> None:
+    """Return once a file or directory is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _cut_short(path: Path) -> bool:

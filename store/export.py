@@ -18,9 +18,7 @@ from store import artifact
 from store.database import migrations, quoted
 from store.disk import disk_errors
 from store.home import Home
-from store.imports.validation import MAX_WEIGHT
-from store.ledger import LEDGER, erased_among, read_ledger, unknown_to, write_ledger
-from store.privacy.erase import read_erasures
+from store.ledger import LEDGER, erased_among, read_erasures, read_ledger, unknown_to, write_ledger
 from store.queries import (
     BOUNDED_WEIGHT,
     TEXTS_AMONG,
@@ -34,7 +32,7 @@ from store.queries import (
     texts_with_vectors,
 )
 from store.store import Store
-from store.tables import TABLES, Table
+from store.tables import MAX_WEIGHT, TABLES, Table
 
 _EVENT = "user_id, item_id, action, weight, ts"
 _BY_TIME = "ORDER BY user_id, ts NULLS FIRST, item_id, action"

@@ -12,7 +12,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from store.artifact import DamagedArtifactError, sync
+import duckdb
+
+from store.artifact import DamagedArtifactError
+from store.disk import sync
 
 LEDGER = "erasures.json"  # of a home, and of an export
 _CLOCKS = timedelta(hours=1)  # that may have disagreed when an export without a ledger was made
@@ -106,3 +109,11 @@ def read_ledger(path: Path) -> tuple[Erasure, ...]:
         return ()
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedArtifactError(path, "is damaged: it is no ledger of erasures") from error
+
+
+def read_erasures(cursor: duckdb.DuckDBPyConnection) -> list[Erasure]:
+    """Return the ledger of the state that the cursor sees, oldest first."""
+    rows = cursor.execute(
+        "SELECT erased_at, salt, user_hash, models FROM data.erasures ORDER BY erased_at"
+    ).fetchall()
+    return [Erasure(at, salt, hashed, tuple(models)) for at, salt, hashed, models in rows]

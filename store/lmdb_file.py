@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import lmdb
 from lmdb.verify import VerifyError, verify
 
-from store.disk import disk_errors, reserve_lock_file
+from store.disk import disk_errors
 
 DATA = "data.mdb"
 LOOKED_THROUGH = 256 << 20  # bytes: 3 s to walk, 0.4 s to compare with the seal
 _SEAL = "SEAL"
+_LOCK_FILE = "lock.mdb"
+_READER_BYTES, _PAGE_BYTES = 64, 4096
 _HEADER = struct.Struct("<16xII8xQI")  # of a meta page: magic, version, map size, page size
 _LAST = struct.Struct("<136xQQ")  # last page, transaction id
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
@@ -84,6 +87,24 @@ def open_sound(path: Path, **options: Any) -> tuple[Any, bool]:
         env.close()
         raise
     return env, trusted
+
+
+def reserve_lock_file(folder: Path, readers: int) -> None:
+    """Make room for the lock file of an LMDB environment, before LMDB maps it into memory.
+
+    Where the disk has no block for a page of the map, the system ends the process with SIGBUS.
+
+    Raises:
+        DiskFullError, ReadOnlyDiskError: there is no room.
+    """
+    size = -(-(readers + 8) * _READER_BYTES // _PAGE_BYTES) * _PAGE_BYTES
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        finally:
+            os.close(descriptor)
 
 
 def seal(path: Path, env: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from store.attributes import sorted_out
-from store.imports.validation import MAX_WEIGHT
+from store.tables import MAX_WEIGHT
 
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
@@ -73,11 +73,11 @@ MARK_SPLITS = """
 
 
 # What a vector is made from, what filters look at, and whether there is nothing to encode.
-_BLANK = "trim(coalesce(title, '') || coalesce(text, '')) = ''"
+BLANK_ITEM = "trim(coalesce(title, '') || coalesce(text, '')) = ''"
 _HASHES = f"""
     unhex(md5(to_json([title, text])::VARCHAR)) AS content,
     unhex(md5(to_json([kind, attributes::VARCHAR])::VARCHAR)) AS facts,
-    {_BLANK} AS blank"""
+    {BLANK_ITEM} AS blank"""
 _BATCH = 65_536
 
 
@@ -113,14 +113,6 @@ def some_items(cursor: duckdb.DuckDBPyConnection, item_ids: Sequence[str]) -> pa
         WHERE available AND item_id IN (SELECT unnest($1)) ORDER BY item_id"""
     table: pa.Table = cursor.sql(sql, params=[list(item_ids)]).to_arrow_table()
     return table
-
-
-def count_without_text(cursor: duckdb.DuckDBPyConnection) -> int:
-    """Return how many of the items in `accepted_items` are available and have neither title nor text."""
-    sql = f"""
-        SELECT count(*) FROM data.items SEMI JOIN accepted_items USING (item_id)
-        WHERE available AND {_BLANK}"""
-    return int(cursor.execute(sql).fetchall()[0][0])
 
 
 def bad_attributes(cursor: duckdb.DuckDBPyConnection) -> dict[str, str]:

@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+MAX_ID_BYTES = 256
+MAX_TEXT_CHARS = 100_000
+MAX_WEIGHT = 1e12  # of one row: beyond any count, price or seconds; sums stay far below infinity
+
 Kind = Literal["id", "text", "word", "number", "time", "flag", "json", "vector"]
 
 SQL_TYPES: dict[Kind, str] = {

@@ -14,14 +14,14 @@ from store.artifact import artifacts
 from store.home import Home
 from store.imports.files import AmbiguousFilesError, NothingToImportError, UnknownFormatError
 from store.imports.readers import MissingColumnError
-from store.imports.rejects import ImportRejectedError
+from store.imports.rejects import ImportRejectedError, rejects_about, remove_rejects
 from store.imports.run import ImportOptions, ImportReport, UnusableColumnError, import_folder
 from store.imports.text_files import UnknownEncodingError, UnreadableFileError
 from store.imports.time_columns import AmbiguousTimesError, UnknownTimesError
 from store.ledger import write_ledger
 from store.privacy.audit import record
 from store.privacy.erase import Unfinished, erase, erasures, finish, name_of, unfinished
-from store.privacy.subject_access import rejects_about, remove_rejects, rows_about, trained_on
+from store.privacy.subject_access import rows_about, trained_on
 from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState
 from store.store import Store

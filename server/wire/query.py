@@ -21,9 +21,9 @@ from server.query.query import (
 from server.wire.bounds import InvalidRequestError, checked_id, checked_text, checked_time
 from server.wire.filters import filter_of
 from server.wire.options import options_of
-from store.imports.validation import MAX_WEIGHT
 from store.records import Event, Friend, UserViews
 from store.store import ItemNotFoundError
+from store.tables import MAX_WEIGHT
 
 DEFAULT_K = 10
 MAX_K = 1_000

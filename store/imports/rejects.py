@@ -1,10 +1,14 @@
 """The rows that an import refused: told at once, or written down."""
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
 from store.database import quoted
+from store.disk import sync
 from store.imports.readers import PART_ROWS, Source
 from store.imports.validation import DUPLICATE, VECTOR_DIMENSION, checks_of
 
@@ -63,5 +67,43 @@ def write_rejects(cursor: duckdb.DuckDBPyConnection, source: Source, folder: Pat
     return file
 
 
+def rejects_about(folder: Path, user_id: str) -> list[str]:
+    """Return the refused rows of imports that name a person, as JSON objects."""
+    return [line for file in _reject_files(folder) for line in _lines(file) if _names(line, user_id)]
+
+
+def remove_rejects(folder: Path, user_id: str) -> int:
+    """Return how many refused rows of imports named a person and were removed."""
+    removed = 0
+    for file in _reject_files(folder):
+        lines = _lines(file)
+        kept = [line for line in lines if not _names(line, user_id)]
+        if len(kept) == len(lines):
+            continue
+        removed += len(lines) - len(kept)
+        draft = file.with_name(f".{file.name}")
+        draft.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+        sync(draft)
+        draft.replace(file)
+    return removed
+
+
 def _brief(values: dict[str, object]) -> str:
     return ", ".join(f"{name} = {str(value)[:_MESSAGE_CHARS]!r}" for name, value in values.items())
+
+
+def _reject_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*.jsonl"))
+
+
+def _lines(file: Path) -> list[str]:
+    return [line for line in file.read_text("utf-8").split("\n") if line]
+
+
+def _names(line: str, user_id: str) -> bool:
+    """Return whether a refused row names a person; one that did not parse does where the id stands alone."""
+    row: dict[str, Any] = json.loads(line)
+    values = row.get("values") or {}
+    if user_id in (values.get("user_id"), values.get("friend_id")):
+        return True
+    return re.search(rf"(?<!\w){re.escape(user_id)}(?!\w)", row.get("line") or "") is not None

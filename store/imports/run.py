@@ -20,7 +20,7 @@ from store.imports.time_columns import AUTO, check_times
 from store.imports.upsert import upsert
 from store.imports.validation import UNKNOWN_ITEM, VECTOR_DIMENSION, check
 from store.imports.values import NOT_WHOLE
-from store.queries import count_without_text
+from store.queries import BLANK_ITEM
 from store.store import Store
 from store.tables import Table
 
@@ -199,13 +199,21 @@ def _import_table(
         rejected=rejected,
         ignored_columns=source.ignored,
         rejects_file=rejects_file,
-        without_text=count_without_text(cursor) if table.name == "items" else 0,
+        without_text=_count_without_text(cursor) if table.name == "items" else 0,
         items_made=items_made,
         remarks=tuple(_remarks(cursor, source, rejected, accepted, options)),
     )
     cursor.execute(f"DROP TABLE checked_{table.name}")
     cursor.execute(f"DROP TABLE accepted_{table.name}")
     return report
+
+
+def _count_without_text(cursor: duckdb.DuckDBPyConnection) -> int:
+    """Return how many of the items in `accepted_items` are available and have neither title nor text."""
+    sql = f"""
+        SELECT count(*) FROM data.items SEMI JOIN accepted_items USING (item_id)
+        WHERE available AND {BLANK_ITEM}"""
+    return int(cursor.execute(sql).fetchall()[0][0])
 
 
 def _make_items(cursor: duckdb.DuckDBPyConnection, table: Table) -> int:

@@ -10,11 +10,8 @@ from store.attributes import MAX_CHARS, sorted_out
 from store.database import quoted
 from store.imports.readers import Source
 from store.imports.time_columns import TimeReading
-from store.tables import SQL_TYPES, Column, Kind
+from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT, SQL_TYPES, Column, Kind
 
-MAX_ID_BYTES = 256
-MAX_TEXT_CHARS = 100_000
-MAX_WEIGHT = 1e12  # of one row: beyond any count, price or seconds; sums stay far below infinity
 DUPLICATE = "duplicate"
 VECTOR_DIMENSION = "vector_dimension"
 BAD_ATTRIBUTES = "bad_attributes"

@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from store.ledger import Erasure, user_hash
+from store.ledger import Erasure, read_erasures, user_hash
 from store.state.packing import Ties
 from store.state.state import StateDraft, UserState
 from store.store import Store
@@ -110,14 +110,6 @@ def erasures(store: Store) -> list[Erasure]:
     """Return the whole ledger, oldest first."""
     with store.snapshot() as cursor:
         return read_erasures(cursor)
-
-
-def read_erasures(cursor: duckdb.DuckDBPyConnection) -> list[Erasure]:
-    """Return the ledger of the state that the cursor sees, oldest first."""
-    rows = cursor.execute(
-        "SELECT erased_at, salt, user_hash, models FROM data.erasures ORDER BY erased_at"
-    ).fetchall()
-    return [Erasure(at, salt, hashed, tuple(models)) for at, salt, hashed, models in rows]
 
 
 def take_over(store: Store, ledger: Iterable[Erasure]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import lmdb
 
-from store.artifact import sync
+from store.disk import sync
 from store.lmdb_file import UnsoundFileError, faults, open_sound, seal
 from store.state.packing import DamagedRecordError, sealed, unsealed
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from store.imports.validation import MAX_WEIGHT
+from store.tables import MAX_WEIGHT
 
 NO_TIME = int(np.iinfo(np.int64).min)
 NO_ITEM = int(np.iinfo(np.uint32).max)

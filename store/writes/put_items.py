@@ -9,11 +9,11 @@ import pyarrow as pa
 from store.attributes import attributes_of
 from store.imports.readers import Source
 from store.imports.upsert import upsert
-from store.imports.validation import MAX_ID_BYTES, check
+from store.imports.validation import check
 from store.records import Item
 from store.state.packing import NO_TIME
 from store.state.state import StateDraft
-from store.tables import TABLES
+from store.tables import MAX_ID_BYTES, TABLES
 from store.writes.request import ItemRow, Rejected, Written
 
 _ITEMS = TABLES[0]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import NamedTuple
 
-from store.imports.validation import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT
 from store.records import Item
 from store.state.packing import NO_TIME
+from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT
 
 FIRST_TIME = -62_135_596_800_000_000  # microseconds: 0001-01-01
 LAST_TIME = 253_402_300_799_999_999  # 9999-12-31

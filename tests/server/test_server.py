@@ -49,10 +49,10 @@ from server.wire.servicers import RetrievalServicer
 from store.artifact import point
 from store.export import Export
 from store.home import Home
-from store.imports.validation import MAX_WEIGHT
 from store.records import UserViews
 from store.state.state import UserState
 from store.store import Store
+from store.tables import MAX_WEIGHT
 from tests.live_server import SOON, Client, copy_home, flip, inline, refusal, run_server, server, soon
 
 UNKNOWN = "u-nobody"

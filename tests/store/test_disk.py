@@ -23,8 +23,9 @@ from server.status import Failure, outcome
 from server.wire.bounds import InvalidRequestError
 from store.artifact import build, point
 from store.database import UnusablePathError
-from store.disk import DiskFullError, ReadOnlyDiskError, disk_error, disk_errors, reserve_lock_file
+from store.disk import DiskFullError, ReadOnlyDiskError, disk_error, disk_errors
 from store.home import Home
+from store.lmdb_file import reserve_lock_file
 from store.state.state import UserState
 from store.store import Store
 from tests.live_server import copy_home, run_server

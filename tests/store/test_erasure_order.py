@@ -20,9 +20,9 @@ from store import artifact
 from store.database import migrations
 from store.export import Export, create_export
 from store.home import Home
-from store.ledger import LEDGER, erased_among, read_ledger, user_hash, write_ledger
+from store.ledger import LEDGER, erased_among, read_erasures, read_ledger, user_hash, write_ledger
 from store.privacy import erase as erasing
-from store.privacy.erase import erase, erasures, read_erasures
+from store.privacy.erase import erase, erasures
 from store.state.state import UserState
 from store.store import Store
 

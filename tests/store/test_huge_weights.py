@@ -18,9 +18,9 @@ from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
-from store.imports.validation import MAX_WEIGHT
 from store.state.packing import Ties
 from store.store import Store
+from store.tables import MAX_WEIGHT
 from tests.live_server import copy_home, server
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
