@@ -66,11 +66,11 @@ def check_actions(export: Export, config: TowerConfig) -> None:
     for action in config.actions:
         if action not in there:
             raise UnknownActionError(action, there)
-    if not any(one.most for one in visible):
+    if not any(one.max_weight for one in visible):
         raise NothingToLearnError(
             "every behaviour weighs 0", "import weights above 0; without a column weight each row weighs 1"
         )
-    if not any(one.most * config.actions.get(one.action, 1.0) for one in visible):
+    if not any(one.max_weight * config.actions.get(one.action, 1.0) for one in visible):
         ignored = ", ".join(sorted(action for action, weight in config.actions.items() if not weight))
         raise NothingToLearnError(
             "every behaviour weighs 0", f"give one of these actions a weight above 0: {ignored}"

@@ -35,7 +35,7 @@ from encoder.tower.fit import TrainOptions, fit
 from encoder.tower.onnx import export_towers
 from encoder.tower.tower import Tower
 from encoder.views import FloatArray
-from store.artifact import build, new_id, point
+from store.artifact import build, new_id, set_pointer
 from store.export import Export
 from store.home import Home
 
@@ -106,7 +106,7 @@ def train(
         users = tower.vectors(tower.views(data)).astype(np.float32)
         made, metrics["head"] = head(data, users, tower.item_vectors(data.item_text))
     directory = save_model(home.models, tower, data, left_out, export.export_id, encoder, metrics, made)
-    point(home.latest_model, directory.name)
+    set_pointer(home.latest_model, directory.name)
     for checkpoint in home.training.glob(f"*/{CHECKPOINT_FILE}"):
         checkpoint.unlink()  # the model is there; TensorBoard's files stay
     return directory

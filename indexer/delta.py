@@ -18,7 +18,7 @@ from indexer.filters.attribute_index import MutableAttributeIndex
 from indexer.filters.filter import ItemTerms, facts_of
 from indexer.ids import ItemIds
 from indexer.search.exact import longest_of
-from store.attributes import attributes_of
+from store.attributes import parse_attributes
 
 Versions = npt.NDArray[np.int32]
 
@@ -93,7 +93,7 @@ class _Rows:
     @classmethod
     def of(cls, changes: list[ItemChange], dim: int) -> "_Rows":
         """Return changes as rows.  Raises: BadAttributesError, ValueError."""
-        facts = [facts_of(change.kind, attributes_of(change.attributes)) for change in changes]
+        facts = [facts_of(change.kind, parse_attributes(change.attributes)) for change in changes]
         placed = np.array([i for i, change in enumerate(changes) if change.has_vector], dtype=np.int64)
         vectors = np.empty((len(placed), dim), dtype=np.float32)
         for i, place in enumerate(placed.tolist()):

@@ -19,7 +19,7 @@ from indexer.filters.policy import FilterPolicy
 from indexer.search.opening import open_searched
 from indexer.search.search import Exclusions, Searchable, Searched, in_order
 from store.artifact import DamagedArtifactError, read_manifest, verify
-from store.attributes import BadAttributesError, left_out, sorted_out
+from store.attributes import BadAttributesError, left_out_message, usable_attributes
 
 log = logging.getLogger(__name__)
 
@@ -207,8 +207,8 @@ class Index:
         try:
             self.delta.apply(changes, removed)
         except BadAttributesError:  # of an index that was made before they were refused
-            usable, reasons = sorted_out((change.item_id, change.attributes) for change in changes)
-            log.warning("index %s: %s", self.index_id, left_out(reasons))
+            usable, reasons = usable_attributes((change.item_id, change.attributes) for change in changes)
+            log.warning("index %s: %s", self.index_id, left_out_message(reasons))
             self.delta.apply([change for change in changes if change.item_id in usable], removed)
 
     def _searchable(self, now: IndexState) -> Searchable:

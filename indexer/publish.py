@@ -8,9 +8,9 @@ from pathlib import Path
 from encoder.runtime import Model
 from indexer.index import Index
 from indexer.users import open_users
-from store.artifact import DamagedArtifactError, artifacts, point, pointed
+from store.artifact import DamagedArtifactError, artifacts, read_pointer, set_pointer
 from store.home import Home
-from store.locks import holding
+from store.locks import locked
 
 
 class IndexNotFoundError(LookupError):
@@ -57,7 +57,7 @@ def load_index(home: Home, index_id: str, *, threads: int | None = None) -> Load
 
 def changing_current(home: Home) -> AbstractContextManager[None]:
     """Hold CURRENT while the block runs: whoever writes it, or loads what it names, shuts the others out."""
-    return holding(home.current_lock, wait=True, make=True)
+    return locked(home.current_lock, wait=True, make=True)
 
 
 def publish(home: Home, index_id: str) -> LoadedIndex:
@@ -66,7 +66,7 @@ def publish(home: Home, index_id: str) -> LoadedIndex:
     To be called where no server runs on the home, within `changing_current`.
     """
     loaded = load_index(home, index_id)
-    point(home.current_index, index_id)
+    set_pointer(home.current_index, index_id)
     return loaded
 
 
@@ -77,7 +77,7 @@ def current_index(home: Home) -> Path:
         NotPublishedError: nothing was published yet.
         DamagedArtifactError: CURRENT names no index.
     """
-    return pointed(home.current_index, home.indexes)
+    return read_pointer(home.current_index, home.indexes)
 
 
 def previous_index(home: Home) -> str:
@@ -101,7 +101,7 @@ def prune(home: Home, keep: int) -> list[str]:
     for index_id in removed:
         directory = home.indexes / index_id
         hidden = directory.with_name(f".pruned-{index_id}")
-        with holding(directory):
+        with locked(directory):
             directory.rename(hidden)  # gone at once and whole, even if removing is cut short
             shutil.rmtree(hidden)
     return removed

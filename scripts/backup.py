@@ -10,7 +10,7 @@ import typer
 from tqdm import tqdm
 
 from scripts.session import HomeOption, existing, fresh_export
-from store.artifact import NotPublishedError, artifacts, build, new_id, pointed, read_manifest, verify
+from store.artifact import NotPublishedError, artifacts, build, new_id, read_manifest, read_pointer, verify
 from store.home import Home
 
 KIND = "backup"
@@ -82,7 +82,7 @@ def _pointers(home: Home) -> tuple[str | None, str | None]:
     named: list[str | None] = []
     for pointer, parent in ((home.current_index, home.indexes), (home.latest_model, home.models)):
         try:
-            named.append(pointed(pointer, parent).name)
+            named.append(read_pointer(pointer, parent).name)
         except NotPublishedError:
             named.append(None)
     return named[0], named[1]

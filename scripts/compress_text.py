@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from scripts.session import HomeOption, JsonOption, console, existing, shared_text_models
-from store.artifact import pointed, read_manifest
+from store.artifact import read_manifest, read_pointer
 from store.export import Export
 from store.home import Home
 
@@ -92,7 +92,7 @@ def source_of(home: Home) -> "tuple[str, Pooling | None]":
 
     if not home.latest_model.exists():
         return DEFAULT_SOURCE, None
-    text_model_id = str(read_manifest(pointed(home.latest_model, home.models))["text_model_id"])
+    text_model_id = str(read_manifest(read_pointer(home.latest_model, home.models))["text_model_id"])
     facts = read_manifest(home.text_models / text_model_id)
     source = str(facts["source"])
     if source_digest(fetch(source)) != facts["source_digest"]:

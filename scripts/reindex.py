@@ -42,7 +42,7 @@ def reindex_command(
     from encoder.text.cache import TextCache
     from encoder.text.encoder import TextEncoder
     from indexer.reindex import IndexSpec, reindex
-    from store.artifact import artifacts, pointed
+    from store.artifact import artifacts, read_pointer
 
     place = existing(home)
     if model is not None and model not in artifacts(place.models):
@@ -50,7 +50,7 @@ def reindex_command(
             f"there is no model {model!r}; there are: {', '.join(artifacts(place.models)) or 'none'}"
         )
     spec = IndexSpec(factory, ann_recall, memory_mib and memory_mib << 20, full, card_float16)
-    trained = Model.load(place.models / model if model else pointed(place.latest_model, place.models))
+    trained = Model.load(place.models / model if model else read_pointer(place.latest_model, place.models))
     encoder = TextEncoder.load(place.text_models / trained.text_model_id)
     with closing(TextCache.open(place.text_cache)) as cache, fresh_export(place) as export:
         directory = reindex(place, export, trained, encoder, cache, spec)

@@ -14,20 +14,20 @@ from tqdm import tqdm
 
 from scripts.backup import KIND
 from scripts.session import HomeOption
-from store.artifact import MANIFEST, DamagedArtifactError, artifacts, point, read_manifest, verify
+from store.artifact import MANIFEST, DamagedArtifactError, artifacts, read_manifest, set_pointer, verify
 from store.home import Home
 from store.imports.run import import_folder
 from store.ledger import (
     LEDGER,
     Erasure,
-    erased_among,
+    erased_users,
+    erasures_missing_from,
+    merge_ledgers,
     read_ledger,
-    together,
-    unknown_to,
     write_ledger,
 )
-from store.locks import sweep, workplace
-from store.privacy.erase import erase_rows, erasures, take_over
+from store.locks import locked_directory, remove_abandoned
+from store.privacy.erase import add_erasures, delete_user_rows, list_erasures
 from store.store import Store
 
 _PARENTS = ("exports", "text_models", "models", "indexes")
@@ -107,7 +107,7 @@ def ledgers_of(backup: Path, also: Path | None = None) -> list[Erasure]:
         raise FileNotFoundError(f"{also} is no ledger of erasures: there is no such file")
     beside = [backup.parent / name for name in artifacts(backup.parent)]
     files = [Home(folder).erasures for folder in beside] + ([also] if also else [])
-    return together(*map(read_ledger, files))
+    return merge_ledgers(*map(read_ledger, files))
 
 
 def restore(backup: Path, home: Home, ledger: Sequence[Erasure] = ()) -> dict[str, Any]:
@@ -125,8 +125,8 @@ def restore(backup: Path, home: Home, ledger: Sequence[Erasure] = ()) -> dict[st
         raise DamagedArtifactError(backup, f"is a {manifest.get('kind')!r}, not a backup")
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".restoring-{target.name}-"
-    sweep(target.parent, f"{glob.escape(prefix)}*")
-    with workplace(target.parent / f"{prefix}{secrets.token_hex(4)}") as draft:
+    remove_abandoned(target.parent, f"{glob.escape(prefix)}*")
+    with locked_directory(target.parent / f"{prefix}{secrets.token_hex(4)}") as draft:
         try:
             _fill(Home(draft), backup, manifest, ledger)
             os.sync()  # the rename must not reach the disk before what it names
@@ -161,25 +161,25 @@ def _fill(draft: Home, backup: Path, manifest: dict[str, Any], ledger: Sequence[
     with Store.open(draft.database) as store:
         import_folder(store, exported, rejects=draft.rejects, file_format="parquet", strict=True)
         found = {table: rows for table, rows in store.counts().items() if table in manifest["counts"]}
-        _erase_again(store, together(ledger, read_ledger(exported / LEDGER)), exported)
-        write_ledger(draft.erasures, erasures(store))
+        _erase_again(store, merge_ledgers(ledger, read_ledger(exported / LEDGER)), exported)
+        write_ledger(draft.erasures, list_erasures(store))
     if found != manifest["counts"]:
         raise IncompleteRestoreError(manifest["counts"], found)
     if Home(backup).audit_log.exists():
         shutil.copy2(Home(backup).audit_log, draft.audit_log)
     if manifest["latest_model"]:
-        point(draft.latest_model, manifest["latest_model"])
+        set_pointer(draft.latest_model, manifest["latest_model"])
     if manifest["current"]:
-        point(draft.current_index, manifest["current"])
+        set_pointer(draft.current_index, manifest["current"])
 
 
 def _erase_again(store: Store, ledger: Sequence[Erasure], exported: Path) -> None:
     """Take a ledger over, and remove those whose erasure an export does not know."""
-    take_over(store, ledger)
-    unknown = unknown_to(exported, read_manifest(exported), ledger)
-    again = erased_among(store.user_ids(), unknown)
+    add_erasures(store, ledger)
+    unknown = erasures_missing_from(exported, read_manifest(exported), ledger)
+    again = erased_users(store.user_ids(), unknown)
     if again:
         removed: dict[str, int] = {}
         with store.writing() as cursor:
-            erase_rows(cursor, again, removed)
+            delete_user_rows(cursor, again, removed)
         log.info("%d people were erased since the backup: removed %s again", len(again), removed)

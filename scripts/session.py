@@ -21,7 +21,7 @@ from store.artifact import DamagedArtifactError
 from store.export import Export, create_export
 from store.home import Home
 from store.ledger import write_ledger
-from store.privacy.erase import erasures
+from store.privacy.erase import list_erasures
 from store.store import Store
 
 HomeOption = Annotated[
@@ -134,7 +134,7 @@ def fresh_export(home: Home) -> Export:
     address = server_of(home)
     if address is None:
         with Store.open(home.database) as store:
-            write_ledger(home.erasures, erasures(store))  # which a killed server may not have come to
+            write_ledger(home.erasures, list_erasures(store))  # which a killed server may not have come to
             export_id = create_export(store, home.exports)
     else:
         with admin(address) as stub:

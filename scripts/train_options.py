@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
-from store.attributes import left_out, sorted_out
+from store.attributes import left_out_message, usable_attributes
 from store.export import Export
 from store.home import Home
 
@@ -150,9 +150,9 @@ def item_facts(export: Export) -> tuple[list[dict[str, Any] | None], list[str | 
     """
     items = export.items()
     ids, texts = (items.column(name).to_pylist() for name in ("item_id", "attributes"))
-    usable, reasons = sorted_out((i, text) for i, text in zip(ids, texts, strict=True) if text)
+    usable, reasons = usable_attributes((i, text) for i, text in zip(ids, texts, strict=True) if text)
     if reasons:
-        log.warning("train: %s", left_out(reasons))
+        log.warning("train: %s", left_out_message(reasons))
     return [usable.get(item_id) for item_id in ids], items.column("kind").to_pylist()
 
 

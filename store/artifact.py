@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from store.disk import disk_errors, sync
-from store.locks import sweep, workplace
+from store.locks import locked_directory, remove_abandoned
 
 MANIFEST = "manifest.json"
 _BUILDING = ".building-"
@@ -69,8 +69,8 @@ def build(parent: Path, artifact_id: str) -> Iterator[Draft]:
         parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             raise FileExistsError(f"{target} exists, and what is published there is immutable")
-        sweep(parent, f"{_BUILDING}*")
-        with workplace(parent / f"{_BUILDING}{artifact_id}-{secrets.token_hex(4)}") as folder:
+        remove_abandoned(parent, f"{_BUILDING}*")
+        with locked_directory(parent / f"{_BUILDING}{artifact_id}-{secrets.token_hex(4)}") as folder:
             draft = Draft(folder)
             try:
                 yield draft
@@ -123,7 +123,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def point(pointer: Path, artifact_id: str) -> None:
+def set_pointer(pointer: Path, artifact_id: str) -> None:
     """Make a pointer file (CURRENT, LATEST) name an artifact: one durable rename.
 
     Raises:
@@ -142,7 +142,7 @@ def point(pointer: Path, artifact_id: str) -> None:
     sync(pointer.parent)
 
 
-def pointed(pointer: Path, parent: Path) -> Path:
+def read_pointer(pointer: Path, parent: Path) -> Path:
     """Return the directory below `parent` that a pointer file names.
 
     Raises:

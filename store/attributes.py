@@ -19,7 +19,7 @@ class BadAttributesError(ValueError):
     """Attributes that a filter could not be right about; says why, without any of their values."""
 
 
-def attributes_of(text: str) -> Attributes:
+def parse_attributes(text: str) -> Attributes:
     """Return the attributes that JSON text means.
 
     A JSON object whose numbers are within the range of a double (whole ones keep every digit), whose names
@@ -44,18 +44,20 @@ def attributes_of(text: str) -> Attributes:
     return found
 
 
-def sorted_out(attributes: Iterable[tuple[Owner, str]]) -> tuple[dict[Owner, Attributes], dict[Owner, str]]:
+def usable_attributes(
+    attributes: Iterable[tuple[Owner, str]],
+) -> tuple[dict[Owner, Attributes], dict[Owner, str]]:
     """Return, of pairs of an owner and JSON text, the attributes that can be used, and why others cannot."""
     usable, reasons = dict[Owner, Attributes](), dict[Owner, str]()
     for owner, text in attributes:
         try:
-            usable[owner] = attributes_of(text)
+            usable[owner] = parse_attributes(text)
         except BadAttributesError as error:
             reasons[owner] = str(error)
     return usable, reasons
 
 
-def left_out(reasons: Mapping[str, str]) -> str:
+def left_out_message(reasons: Mapping[str, str]) -> str:
     """Return a sentence that names the first ten of the items that are left out, and why."""
     named = [f"{item_id!r} ({why})" for item_id, why in list(reasons.items())[:_NAMED]]
     if len(reasons) > _NAMED:

@@ -12,7 +12,7 @@ from uuid import uuid4
 import duckdb
 
 from store.disk import disk_error, disk_errors
-from store.locks import holding
+from store.locks import locked
 
 # Small row groups: min/max pruning then reads few rows beside those of the user looked up.  At 5 M events, 20
 # users come back in 12 ms instead of 82 ms; an index on user_id takes 28 ms and four times the write time.
@@ -167,7 +167,7 @@ def quoted(text: str | Path) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
-def last_commit(cursor: duckdb.DuckDBPyConnection) -> Commit:
+def read_last_commit(cursor: duckdb.DuckDBPyConnection) -> Commit:
     """Return the last write transaction that the cursor sees."""
     rows = cursor.execute("SELECT sequence, commit_id, previous, users FROM data.head").fetchall()
     sequence, commit_id, previous, users = rows[0]
@@ -192,7 +192,7 @@ def _apply(cursor: duckdb.DuckDBPyConnection, number: int, sql: str) -> None:
 
 
 def _create(path: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder, holding(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as folder, locked(Path(folder)):
         draft = Path(folder) / path.name
         with closing(_attach(draft)) as connection:
             _apply(connection.cursor(), 1, migrations()[0])

@@ -18,7 +18,7 @@ from store import artifact
 from store.database import migrations, quoted
 from store.disk import disk_errors
 from store.home import Home
-from store.ledger import LEDGER, erased_among, read_erasures, read_ledger, unknown_to, write_ledger
+from store.ledger import LEDGER, erased_users, erasures_missing_from, read_erasures, read_ledger, write_ledger
 from store.queries import (
     BOUNDED_WEIGHT,
     TEXTS_AMONG,
@@ -44,7 +44,7 @@ _FRIENDS = f"""
     SELECT user_id, friend_id, sum({BOUNDED_WEIGHT}) AS weight FROM data.social WHERE user_id <> friend_id
     GROUP BY ALL ORDER BY user_id, friend_id"""
 _ACTIONS = f"""
-    SELECT action, NOT {VISIBLE} AS held_out, count(*)::BIGINT AS rows, max({BOUNDED_WEIGHT}) AS most
+    SELECT action, NOT {VISIBLE} AS held_out, count(*)::BIGINT AS rows, max({BOUNDED_WEIGHT}) AS max_weight
     FROM data.behaviors GROUP BY ALL ORDER BY ALL"""
 _OVERWEIGHT = f"""
     SELECT count(*) FROM (
@@ -70,13 +70,13 @@ class NotAnExportError(ValueError):
         self.path = path
 
 
-class ActionFacts(NamedTuple):
+class ActionCounts(NamedTuple):
     """How many behaviours have an action, held-out ones apart, and the greatest weight of one."""
 
     action: str
     held_out: bool
     rows: int
-    most: float
+    max_weight: float
 
 
 class Export:
@@ -164,10 +164,10 @@ class Export:
         """Yield the history in the same order, at most `rows` at a time."""
         return self._batches(_HISTORY, rows)
 
-    def actions(self) -> list[ActionFacts]:
+    def actions(self) -> list[ActionCounts]:
         """Return what there is of each action, by name."""
         with closing(self._db.cursor()) as cursor:
-            return [ActionFacts(*row) for row in cursor.execute(_ACTIONS).fetchall()]
+            return [ActionCounts(*row) for row in cursor.execute(_ACTIONS).fetchall()]
 
     def overweight(self) -> tuple[int, float]:
         """Return how many rows weigh more than an import takes today, and the most that it does."""
@@ -221,7 +221,7 @@ class Export:
         with closing(self._db.cursor()) as cursor:
             yield from texts_with_vectors(cursor, text_model_id, batch)
 
-    def names(self, user_id: str) -> bool:
+    def mentions(self, user_id: str) -> bool:
         """Return whether any row is about a person."""
         found = self._table(f"SELECT 1 FROM ({USERS}) WHERE user_id = $1 LIMIT 1", [user_id])
         return len(found) > 0
@@ -249,11 +249,11 @@ def show(db: duckdb.DuckDBPyConnection, path: Path, ledger: Path, manifest: Mapp
     """
     for table in TABLES:
         _view(db, path, table, "true")
-    erasures = unknown_to(path, manifest, read_ledger(ledger))
+    erasures = erasures_missing_from(path, manifest, read_ledger(ledger))
     if not erasures:
         return
     users = (str(row[0]) for row in db.execute(USERS).fetchall())
-    erased = sorted(erased_among(users, erasures))
+    erased = sorted(erased_users(users, erasures))
     db.execute("CREATE TABLE data.erased AS SELECT unnest($1::VARCHAR[]) AS user_id", [erased])
     for table in TABLES:
         people = [name for name in ("user_id", "friend_id") if name in table.names]

@@ -41,7 +41,9 @@ def user_hash(salt: str, user_id: str) -> str:
     return hashlib.sha256((salt + user_id).encode()).hexdigest()
 
 
-def unknown_to(export: Path, manifest: Mapping[str, Any], erasures: Iterable[Erasure]) -> list[Erasure]:
+def erasures_missing_from(
+    export: Path, manifest: Mapping[str, Any], erasures: Iterable[Erasure]
+) -> list[Erasure]:
     """Return the erasures that the rows of an export were copied without.
 
     An export of an earlier version carries no ledger. It tells only when it was made, so what was erased up
@@ -51,23 +53,23 @@ def unknown_to(export: Path, manifest: Mapping[str, Any], erasures: Iterable[Era
         DamagedArtifactError: the ledger of the export is damaged.
     """
     if LEDGER not in manifest["files"]:
-        return since(datetime.fromisoformat(manifest["created_at"]), erasures)
+        return erasures_since(datetime.fromisoformat(manifest["created_at"]), erasures)
     known = {one.name for one in read_ledger(export / LEDGER)}
     return [one for one in erasures if one.name not in known]
 
 
-def since(made: datetime, erasures: Iterable[Erasure]) -> list[Erasure]:
+def erasures_since(made: datetime, erasures: Iterable[Erasure]) -> list[Erasure]:
     """Return the erasures that what was made at a time, UTC, may not know."""
     earliest = made.replace(tzinfo=None) - _CLOCKS
     return [one for one in erasures if one.erased_at >= earliest]
 
 
-def together(*ledgers: Iterable[Erasure]) -> list[Erasure]:
+def merge_ledgers(*ledgers: Iterable[Erasure]) -> list[Erasure]:
     """Return the erasures of several ledgers, each once, oldest first."""
     return [one for _, one in sorted({one.name: one for ledger in ledgers for one in ledger}.items())]
 
 
-def erased_among(user_ids: Iterable[str], erasures: Iterable[Erasure]) -> set[str]:
+def erased_users(user_ids: Iterable[str], erasures: Iterable[Erasure]) -> set[str]:
     """Return those whom some erasures name."""
     by_salt: dict[str, set[str]] = {}
     for one in erasures:

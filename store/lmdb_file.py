@@ -13,8 +13,8 @@ from lmdb.verify import VerifyError, verify
 
 from store.disk import disk_errors
 
-DATA = "data.mdb"
-LOOKED_THROUGH = 256 << 20  # bytes: 3 s to walk, 0.4 s to compare with the seal
+DATA_FILE = "data.mdb"
+MAX_CHECKED_BYTES = 256 << 20  # bytes: 3 s to walk, 0.4 s to compare with the seal
 _SEAL = "SEAL"
 _LOCK_FILE = "lock.mdb"
 _READER_BYTES, _PAGE_BYTES = 64, 4096
@@ -22,7 +22,7 @@ _HEADER = struct.Struct("<16xII8xQI")  # of a meta page: magic, version, map siz
 _LAST = struct.Struct("<136xQQ")  # last page, transaction id
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _PAGE_SIZES = {1 << power for power in range(8, 16)}
-DAMAGE = (
+DAMAGE_ERRORS = (
     lmdb.InvalidError,
     lmdb.BadTxnError,
     lmdb.CorruptedError,
@@ -37,21 +37,21 @@ _LOOKS = 3  # at the first pages: another process may write one of them just the
 log = logging.getLogger(__name__)
 
 
-class UnsoundFileError(ValueError):
+class DamagedLmdbFileError(ValueError):
     """An LMDB file is not what was written."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path / DATA} is damaged: {reason}")
+        super().__init__(f"{path / DATA_FILE} is damaged: {reason}")
         self.path = path
         self.reason = reason
 
 
-def open_sound(path: Path, **options: Any) -> tuple[Any, bool]:
+def open_checked(path: Path, **options: Any) -> tuple[Any, bool]:
     """Open the LMDB environment in a folder once its file is known to hold together.
 
     A file that is byte for byte as it was sealed is trusted. Of any other one every page is walked, without
     LMDB: what it passes, LMDB reads without leaving the file, though values may have changed. So that a start
-    takes seconds at most, of a file of more than `LOOKED_THROUGH` bytes only the first pages and the size are
+    takes seconds at most, of a file of more than `MAX_CHECKED_BYTES` only the first pages and the size are
     looked at, unless it is shorter than these say; `triptych doctor` walks it.
 
     Returns:
@@ -59,23 +59,23 @@ def open_sound(path: Path, **options: Any) -> tuple[Any, bool]:
         too large.
 
     Raises:
-        UnsoundFileError: the file is damaged; it is left as it is.
+        DamagedLmdbFileError: the file is damaged; it is left as it is.
         DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
     """
-    file = path / DATA
+    file = path / DATA_FILE
     size = file.stat().st_size if file.exists() else 0
     looks = [] if not size else [_header_fault(path, options["map_size"]) for _ in range(_LOOKS)]
     if looks and all(looks):
-        raise UnsoundFileError(path, looks[-1])
+        raise DamagedLmdbFileError(path, looks[-1])
     if not options.get("readonly"):
         reserve_lock_file(path, options.get("max_readers", _READERS))
     try:
         with disk_errors(path):
             env: Any = lmdb.open(str(path), **options)
-    except (*DAMAGE, lmdb.MemoryError) as error:
-        raise UnsoundFileError(path, str(error)) from error
+    except (*DAMAGE_ERRORS, lmdb.MemoryError) as error:
+        raise DamagedLmdbFileError(path, str(error)) from error
     try:
-        if size > LOOKED_THROUGH:
+        if size > MAX_CHECKED_BYTES:
             trusted = True
             walked = size < (env.info()["last_pgno"] + 1) * env.stat()["psize"]
         else:
@@ -110,7 +110,7 @@ def reserve_lock_file(folder: Path, readers: int) -> None:
 def seal(path: Path, env: Any) -> None:
     """Bring a file to disk and write down its digest; one that is sealed already, or large, is left alone."""
     try:
-        if (path / DATA).stat().st_size > LOOKED_THROUGH:
+        if (path / DATA_FILE).stat().st_size > MAX_CHECKED_BYTES:
             env.sync(True)
             return
         with env.begin(write=True):  # nobody else writes meanwhile; nothing is written here
@@ -122,16 +122,16 @@ def seal(path: Path, env: Any) -> None:
             draft.write_text(json.dumps({"transaction": last, "sha256": _digest(path)}), "utf-8")
             draft.replace(path / _SEAL)
     except OSError as error:
-        log.warning("%s is not sealed (%s): whoever opens it next looks through it", path / DATA, error)
+        log.warning("%s is not sealed (%s): whoever opens it next looks through it", path / DATA_FILE, error)
 
 
-def unlink(path: Path) -> None:
+def remove_files(path: Path) -> None:
     """Remove the files of an environment; processes that have them open go on in what nobody else sees."""
-    for name in (DATA, "lock.mdb", _SEAL):
+    for name in (DATA_FILE, "lock.mdb", _SEAL):
         (path / name).unlink(missing_ok=True)
 
 
-def faults(path: Path) -> list[str]:
+def page_faults(path: Path) -> list[str]:
     """Return what is wrong with the pages of an LMDB file, read without LMDB; the first few."""
     try:
         found: list[str] = verify(str(path))  # type: ignore[no-untyped-call]
@@ -142,7 +142,7 @@ def faults(path: Path) -> list[str]:
 
 def _header_fault(path: Path, map_size: int) -> str:
     """Return what is wrong with what LMDB takes from a file to map it, "" for nothing."""
-    with (path / DATA).open("rb") as file:
+    with (path / DATA_FILE).open("rb") as file:
         raw = file.read(2 * max(_PAGE_SIZES))
     page = _HEADER.unpack_from(raw)[3] if len(raw) >= _LAST.size else 0
     if page not in _PAGE_SIZES or len(raw) < 2 * page:
@@ -162,14 +162,14 @@ def _header_fault(path: Path, map_size: int) -> str:
 
 
 def _check_pages(path: Path, env: Any) -> None:
-    """Walk every page.  Raises: UnsoundFileError."""
+    """Walk every page.  Raises: DamagedLmdbFileError."""
     with env.begin():  # so that other processes leave the pages alone that are looked at
-        found = faults(path)
+        found = page_faults(path)
     if found:
         with env.begin(write=True):  # a commit of theirs may have come between
-            found = faults(path)
+            found = page_faults(path)
     if found:
-        raise UnsoundFileError(path, "; ".join(found[:3]))
+        raise DamagedLmdbFileError(path, "; ".join(found[:3]))
 
 
 def _is_sealed(path: Path, env: Any) -> bool:
@@ -187,5 +187,5 @@ def _said(path: Path) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> str:
-    with (path / DATA).open("rb") as file:
+    with (path / DATA_FILE).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,7 +20,7 @@ class LockedError(BlockingIOError):
 
 
 @contextmanager
-def holding(path: Path, *, wait: bool = False, make: bool = False) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = False, make: bool = False) -> Iterator[None]:
     """Hold a directory or a file while the block runs; `make` the file where it is missing.
 
     Raises:
@@ -38,16 +38,16 @@ def holding(path: Path, *, wait: bool = False, make: bool = False) -> Iterator[N
 
 
 @contextmanager
-def workplace(path: Path) -> Iterator[Path]:
+def locked_directory(path: Path) -> Iterator[Path]:
     """Yield a new directory, which `abandoned` leaves out while the block runs; removing it is the caller's.
 
     Raises:
         FileExistsError: there is such a directory.
     """
     with ExitStack() as stack:
-        with holding(path.parent, wait=True):  # between its making and its lock, nobody sweeps
+        with locked(path.parent, wait=True):  # between its making and its lock, nobody sweeps
             path.mkdir()
-            stack.enter_context(holding(path))
+            stack.enter_context(locked(path))
         yield path
 
 
@@ -55,13 +55,13 @@ def abandoned(parent: Path, pattern: str) -> list[Path]:
     """Return the directories that match a pattern such as ".building-*" and that nobody works in."""
     if not parent.is_dir():
         return []
-    with holding(parent, wait=True):
+    with locked(parent, wait=True):
         return _abandoned(parent, pattern)
 
 
-def sweep(parent: Path, pattern: str) -> None:
+def remove_abandoned(parent: Path, pattern: str) -> None:
     """Remove the directories that `abandoned` names: a killed process left them behind."""
-    with holding(parent, wait=True):
+    with locked(parent, wait=True):
         for path in _abandoned(parent, pattern):
             log.info("removing what a killed process left in %s", path)
             shutil.rmtree(path)
@@ -73,7 +73,7 @@ def _abandoned(parent: Path, pattern: str) -> list[Path]:
 
 def _held(path: Path) -> bool:
     try:
-        with holding(path):
+        with locked(path):
             return False
     except (LockedError, PermissionError, FileNotFoundError):  # somebody else's, or done since
         return True

@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from store.attributes import sorted_out
+from store.attributes import usable_attributes
 from store.tables import MAX_WEIGHT
 
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
@@ -121,5 +121,5 @@ def bad_attributes(cursor: duckdb.DuckDBPyConnection) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for batch in cursor.sql(sql).to_arrow_reader(_BATCH):
         ids, texts = (batch.column(name).to_pylist() for name in ("item_id", "attributes"))
-        reasons |= sorted_out(zip(ids, texts, strict=True))[1]
+        reasons |= usable_attributes(zip(ids, texts, strict=True))[1]
     return reasons

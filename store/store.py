@@ -14,8 +14,8 @@ from typing import Any, Self
 import duckdb
 import pyarrow as pa
 
-from store.attributes import attributes_of
-from store.database import Commit, add_commit, attach, connect, last_commit, transaction
+from store.attributes import parse_attributes
+from store.database import Commit, add_commit, attach, connect, read_last_commit, transaction
 from store.disk import DISK_ERRORS, disk_errors
 from store.queries import (
     BOUNDED_WEIGHT,
@@ -77,7 +77,7 @@ class Store:
         self._invalid = False
         self._writing = threading.Lock()
         with closing(connection.cursor()) as cursor:
-            self._head = last_commit(cursor)
+            self._last_commit = read_last_commit(cursor)
             ((salt,),) = cursor.execute("SELECT salt FROM data.salt").fetchall()
         self.home_id = hashlib.sha256(f"home {salt}".encode()).hexdigest()[:32]
 
@@ -118,9 +118,9 @@ class Store:
             raise
 
     @property
-    def head(self) -> Commit:
+    def last_commit(self) -> Commit:
         """The last write transaction."""
-        return self._head
+        return self._last_commit
 
     @contextmanager
     def writing(self, touched: set[str] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -137,15 +137,15 @@ class Store:
                 self._reattach()
             with self.snapshot() as cursor:
                 yield cursor
-                head = add_commit(cursor, self._head, touched)
-            self._head = head
+                head = add_commit(cursor, self._last_commit, touched)
+            self._last_commit = head
 
     def _reattach(self) -> None:
         """Use the file again, with all that was committed, after DuckDB gave it up."""
         log.warning("attaching %s again", self._path)
         with closing(self._db.cursor()) as cursor:
             attach(cursor, self._path)
-            self._head = last_commit(cursor)
+            self._last_commit = read_last_commit(cursor)
         self._invalid = False
 
     def user_views(self, user_id: str) -> UserViews:
@@ -169,7 +169,7 @@ class Store:
             BadAttributesError: its attributes cannot be used.
         """
         _, title, text, kind, attributes, available, updated_at = self._row(item_id)
-        return Item(item_id, title, text, kind, attributes_of(attributes), available, updated_at)
+        return Item(item_id, title, text, kind, parse_attributes(attributes), available, updated_at)
 
     def title_and_text(self, item_id: str) -> tuple[str | None, str | None]:
         """Return the title and the text of one item, whatever its attributes are.

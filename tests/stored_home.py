@@ -36,7 +36,7 @@ from indexer.reindex import IndexSpec, reindex
 from server.client import Behavior, Item, Text
 from server.client import Client as TypedClient
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from store.artifact import pointed
+from store.artifact import read_pointer
 from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
@@ -227,7 +227,7 @@ def index(home: Home, *, full: bool = False) -> Path:
     """Return an index of the store as it is, published."""
     # Of so few items the recall asked for takes every list, so that all processors find the same.
     spec = IndexSpec(factory="IVF4,SQ8", ann_recall=1.0, full=full)
-    model = pointed(home.latest_model, home.models)
+    model = read_pointer(home.latest_model, home.models)
     text_model = home.text_models / Model.load(model).text_model_id
     with Store.open(home.database) as store:
         export_id = create_export(store, home.exports)

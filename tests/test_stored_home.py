@@ -18,7 +18,7 @@ from indexer.publish import load_index
 from indexer.search.search_params import SearchParams
 from server.client import Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from store.artifact import pointed, read_manifest
+from store.artifact import read_manifest, read_pointer
 from store.export import Export
 from store.home import Home
 from store.imports.run import import_folder
@@ -83,7 +83,7 @@ def test_the_parts_of_a_stored_home_are_read(home: Home, run: Callable[..., tupl
         users = export.users().to_pylist()
     assert "u10" not in users  # erased since
     assert {"u09", "u11"} <= set(users)
-    pair = load_index(home, pointed(home.current_index, home.indexes).name)
+    pair = load_index(home, read_pointer(home.current_index, home.indexes).name)
     assert pair.users is not None
     assert (len(pair.index), len(pair.users), pair.model.dim) == (59, 48, 17)
     assert pair.index.approximate is not None

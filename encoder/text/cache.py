@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from encoder.text.encoder import TextEncoder, Vectors
 from store.disk import disk_errors
-from store.lmdb_file import DAMAGE, DATA, UnsoundFileError, open_sound, seal, unlink
+from store.lmdb_file import DAMAGE_ERRORS, DATA_FILE, DamagedLmdbFileError, open_checked, remove_files, seal
 
 _MAP_BYTES = 1 << 40  # address space, not disk: a map that had to grow would make everybody wait
 _READERS = 1024
@@ -229,7 +229,7 @@ class TextCache:
         try:
             with disk_errors(self._path), self._env.begin(write=write, buffers=buffers) as transaction:
                 yield transaction
-        except DAMAGE as error:
+        except DAMAGE_ERRORS as error:
             self._reopen(str(error))
             raise DamagedTextCacheError(self._path, str(error)) from error
 
@@ -239,7 +239,7 @@ class TextCache:
             if self._file == _identity(self._path):
                 if not damage:
                     return
-                unlink(self._path)
+                remove_files(self._path)
             log.warning(
                 "text cache %s goes on in a new file: %s", self._path, damage or "its own was replaced"
             )
@@ -277,9 +277,9 @@ def look_through(path: Path) -> tuple[int, int]:
     """Return how many vectors a cache holds and how many are damaged; changes nothing.
 
     Raises:
-        UnsoundFileError: the file is damaged.
+        DamagedLmdbFileError: the file is damaged.
     """
-    env, _ = open_sound(path, map_size=_MAP_BYTES, max_readers=_READERS)
+    env, _ = open_checked(path, map_size=_MAP_BYTES, max_readers=_READERS)
     there = damaged = 0
     with closing(env), env.begin() as transaction:
         for key, value in transaction.cursor():
@@ -383,11 +383,11 @@ def _environment(path: Path) -> Any:
         with (path / _LOCK).open("w") as turn:  # one process at a time looks, and makes anew
             fcntl.flock(turn, fcntl.LOCK_EX)
             try:
-                env, _ = open_sound(path, **options)
-            except UnsoundFileError as error:
+                env, _ = open_checked(path, **options)
+            except DamagedLmdbFileError as error:
                 log.warning("making text cache %s anew, its texts are encoded again: %s", path, error.reason)
-                unlink(path)
-                env, _ = open_sound(path, **options)
+                remove_files(path)
+                env, _ = open_checked(path, **options)
             with env.begin(write=True) as transaction:
                 if transaction.get(_FENCE) is None:
                     # By chance, so that no fence of an earlier file is one of this.
@@ -399,7 +399,7 @@ def _environment(path: Path) -> Any:
 def _identity(path: Path) -> tuple[int, int] | None:
     """Return which file lies at a path, None where there is none."""
     try:
-        found = (path / DATA).stat()
+        found = (path / DATA_FILE).stat()
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino

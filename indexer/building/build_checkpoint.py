@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from store.artifact import sha256
-from store.locks import LockedError, holding, sweep
+from store.locks import LockedError, locked, remove_abandoned
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +38,13 @@ def build_checkpoint(parent: Path, key: str) -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     folder = parent / f"{_PREFIX}{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     with ExitStack() as stack:
-        with holding(parent, wait=True):  # nobody sweeps a folder before it is held
+        with locked(parent, wait=True):  # nobody sweeps a folder before it is held
             folder.mkdir(exist_ok=True)
             try:
-                stack.enter_context(holding(folder))
+                stack.enter_context(locked(folder))
             except LockedError as error:
                 raise ReindexRunsError(folder) from error
-        sweep(parent, f"{_PREFIX}*")
+        remove_abandoned(parent, f"{_PREFIX}*")
         yield folder
         shutil.rmtree(folder)
 

@@ -16,8 +16,8 @@ from indexer.building.users import ExportedUsers, build_users, put_users
 from indexer.files import ItemChange
 from indexer.index import Index
 from indexer.users import FOLDER, open_users
-from store.artifact import DamagedArtifactError, build, new_id, pointed
-from store.attributes import left_out, sorted_out
+from store.artifact import DamagedArtifactError, build, new_id, read_pointer
+from store.attributes import left_out_message, usable_attributes
 from store.export import Export
 from store.home import Home
 
@@ -50,7 +50,7 @@ def without_bad(
 ) -> tuple[pa.Table, pa.Table, npt.NDArray[np.bool_], dict[str, str]]:
     """Return what `changes_of` takes, without items whose attributes cannot be used, and why they cannot."""
     ids, texts = (items.column(name).to_pylist() for name in ("item_id", "attributes"))
-    usable, reasons = sorted_out(zip(ids, texts, strict=True))
+    usable, reasons = usable_attributes(zip(ids, texts, strict=True))
     kept = np.array([item_id in usable for item_id in ids], dtype=bool)
     return items.filter(pa.array(kept)), hashes.filter(pa.array(kept)), encoded[kept], reasons
 
@@ -113,7 +113,7 @@ def _put_items(base: Index, export: Export, hashes: pa.Table, tower: ItemTower) 
     items = export.some_items(some.column("item_id").to_pylist())
     items, some, encoded, reasons = without_bad(items, some, found.encoded)
     if reasons:
-        log.warning("reindex: %s", left_out(reasons))
+        log.warning("reindex: %s", left_out_message(reasons))
     base.put(changes_of(base, items, some, encoded, tower), [*found.removed, *reasons])
     log.info("reindex: %d items changed and %d went since %s", len(found.changed), len(found.removed),
              base.index_id)  # fmt: skip
@@ -124,7 +124,7 @@ def _base(home: Home, asked: dict[str, Any]) -> Index | None:
     """Return the serving index where its files can be taken over."""
     if not home.current_index.exists():
         return None
-    directory = pointed(home.current_index, home.indexes)
+    directory = read_pointer(home.current_index, home.indexes)
     try:
         index = Index.load(directory)
     except DamagedArtifactError as error:

@@ -30,7 +30,7 @@ from indexer.files import (
 )
 from indexer.filters.attribute_index import AttributeIndexBuilder
 from indexer.ids import write_table
-from store.attributes import left_out, sorted_out
+from store.attributes import left_out_message, usable_attributes
 from store.export import Export
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def build_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower)
             part = slice(start, start + len(batch))
             vectors = tower.vectors(batch, rows[part])
             ids, kinds, texts = (batch.column(name).to_pylist() for name in ("item_id", "kind", "attributes"))
-            usable, bad = sorted_out(zip(ids, texts, strict=True))
+            usable, bad = usable_attributes(zip(ids, texts, strict=True))
             reasons.update(bad)
             can_be_used = np.array([item_id in usable for item_id in ids], dtype=bool)
             found = np.any(vectors, axis=1)
@@ -121,7 +121,7 @@ def build_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower)
     write_without_vector(folder, apart)
     finish(folder, "items", [*MAIN_FILES, WITHOUT_VECTOR_FILE])
     if reasons:
-        log.warning("reindex: %s", left_out(reasons))
+        log.warning("reindex: %s", left_out_message(reasons))
 
 
 def as_changes(

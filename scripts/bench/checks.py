@@ -12,7 +12,7 @@ import pyarrow as pa
 from indexer.publish import load_index
 from scripts.bench import small_home as bench_world
 from server.client import CallError, Client
-from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, verify
+from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, read_pointer, verify
 from store.database import NotAStoreError, StoreLockedError
 from store.export import Export, create_export
 from store.home import Home
@@ -124,9 +124,9 @@ def _pointers_sound(home: Home, now: Left) -> bool:
     """Return whether LATEST and CURRENT, where they are, name what loads."""
     try:
         if home.latest_model in now.pointers:
-            pointed(home.latest_model, home.models)
+            read_pointer(home.latest_model, home.models)
         if home.current_index in now.pointers:
-            load_index(home, pointed(home.current_index, home.indexes).name)
+            load_index(home, read_pointer(home.current_index, home.indexes).name)
     except (DamagedArtifactError, NotPublishedError) as error:
         log.error("a pointer of %s is wrong: %s", home.path, error)
         return False

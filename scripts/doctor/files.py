@@ -10,10 +10,17 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.doctor.check import Check, State
-from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed, read_manifest, verify
+from store.artifact import (
+    DamagedArtifactError,
+    NotPublishedError,
+    artifacts,
+    read_manifest,
+    read_pointer,
+    verify,
+)
 from store.home import Home
-from store.ledger import Erasure, erased_among, read_ledger, since, unknown_to
-from store.lmdb_file import DATA
+from store.ledger import Erasure, erased_users, erasures_missing_from, erasures_since, read_ledger
+from store.lmdb_file import DATA_FILE
 from store.locks import abandoned
 
 _CACHE = "cache"
@@ -73,7 +80,7 @@ def artifact_checks(kind: str, parent: Path) -> Iterator[Check]:
 def latest_check(home: Home) -> Check:
     """Return whether models/LATEST names a model that is there, with its text model and its export."""
     try:
-        model = pointed(home.latest_model, home.models)
+        model = read_pointer(home.latest_model, home.models)
         facts = read_manifest(model)
     except NotPublishedError:
         return Check("LATEST", State.WARNING, "no model yet", "triptych train --home HOME")
@@ -116,7 +123,7 @@ def model_check(home: Home) -> Iterator[Check]:
     try:
         from encoder.runtime import METRICS_FILE, Model, NotFiniteModelError
 
-        model = pointed(home.latest_model, home.models)
+        model = read_pointer(home.latest_model, home.models)
         Model.load(model, check=False).check_finite()
         people = json.loads((model / METRICS_FILE).read_text("utf-8")).get("people")
     except NotFiniteModelError as error:
@@ -161,7 +168,7 @@ def cache_check(home: Home) -> Check:
     A process of its own looks, so that nothing that lies there can end this one.
     """
     name, hint = "text cache", "nothing: whoever opens it next makes anew what is damaged"
-    if not (home.text_cache / DATA).exists():
+    if not (home.text_cache / DATA_FILE).exists():
         return Check(name, State.OK, "none yet")
     command = [sys.executable, "-c", _LOOK_THROUGH, str(home.text_cache)]
     look = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -179,7 +186,7 @@ def text_models_in_use(home: Home) -> list[str]:
     found = set()
     for pointer, parent in ((home.latest_model, home.models), (home.current_index, home.indexes)):
         try:
-            found.add(str(read_manifest(pointed(pointer, parent))["text_model_id"]))
+            found.add(str(read_manifest(read_pointer(pointer, parent))["text_model_id"]))
         except (NotPublishedError, DamagedArtifactError):
             continue  # said by the check of that pointer
     return sorted(found)
@@ -200,7 +207,7 @@ def erased_check(home: Home) -> Iterator[Check]:
             users = stored_users(home.indexes / index_id)
         except (DamagedArtifactError, OSError, ValueError):
             continue  # said by the check of the indexes
-        count = len(erased_among(users, unknown))
+        count = len(erased_users(users, unknown))
         found += [f"index {index_id}: {count}"] if count else []
     if found:
         hint = "triptych reindex --home HOME, then triptych index prune --keep 1 --home HOME"
@@ -213,8 +220,10 @@ def _unknown_to(home: Home, export_id: str, erasures: Sequence[Erasure]) -> list
     from scripts.index import made_at
 
     if export_id in artifacts(home.exports):
-        return unknown_to(home.exports / export_id, read_manifest(home.exports / export_id), erasures)
-    return since(made_at(export_id), erasures)
+        return erasures_missing_from(
+            home.exports / export_id, read_manifest(home.exports / export_id), erasures
+        )
+    return erasures_since(made_at(export_id), erasures)
 
 
 def leftover_check(home: Home, parents: Any) -> Check:
@@ -237,6 +246,6 @@ def leftover_check(home: Home, parents: Any) -> Check:
 
 def _latest_id(home: Home) -> str | None:
     try:
-        return pointed(home.latest_model, home.models).name
+        return read_pointer(home.latest_model, home.models).name
     except (NotPublishedError, DamagedArtifactError):
         return None

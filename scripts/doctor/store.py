@@ -10,14 +10,14 @@ from scripts.doctor.check import Check, State
 from scripts.session import SilentServerError, admin, server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError
-from store.attributes import left_out
+from store.attributes import left_out_message
 from store.database import NewerStoreError, NotAStoreError, StoreLockedError, migrations
 from store.disk import DiskFullError, ReadOnlyDiskError
 from store.home import Home
 from store.ledger import read_ledger
-from store.lmdb_file import UnsoundFileError
-from store.privacy.erase import unfinished
-from store.state.environment import head_of
+from store.lmdb_file import DamagedLmdbFileError
+from store.privacy.erase import unfinished_erasures
+from store.state.environment import stored_commit_id
 from store.state.packing import DamagedRecordError
 from store.store import Store
 
@@ -137,7 +137,9 @@ def attributes_check(home: Home) -> Check:
     with Store.open(home.database) as store:
         reasons = store.bad_attributes()
     if reasons:
-        return Check("attributes", State.WARNING, f"{len(reasons):,} items: {left_out(reasons)}", _PUT_AGAIN)
+        return Check(
+            "attributes", State.WARNING, f"{len(reasons):,} items: {left_out_message(reasons)}", _PUT_AGAIN
+        )
     return Check("attributes", State.OK, "of every item can be used")
 
 
@@ -145,14 +147,14 @@ def state_check(home: Home) -> Check:
     """Return whether the derived state of users fits the store; only where no server holds both."""
     hint = "nothing: the next start of the server does it"
     with Store.open(home.database) as store:
-        left, head = len(unfinished(store)), store.head
+        left, head = len(unfinished_erasures(store)), store.last_commit
     if left:
         return Check("user state", State.WARNING, f"{left} erasures are not finished", hint)
     if not home.state.is_dir():
         return Check("user state", State.OK, "none yet: a server makes it when it starts")
     try:
-        reflects = head_of(home.state)
-    except (UnsoundFileError, DamagedRecordError) as error:
+        reflects = stored_commit_id(home.state)
+    except (DamagedLmdbFileError, DamagedRecordError) as error:
         return Check("user state", State.WARNING, f"{error}; it will be made anew", hint)
     if reflects == head.commit_id:
         return Check("user state", State.OK, f"of commit {head.sequence}, as the store")

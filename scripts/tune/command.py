@@ -12,7 +12,7 @@ import typer
 from scripts.session import HomeOption, existing, fresh_export, shared_text_models
 from scripts.train import FusionName, parse_actions
 from scripts.train_options import checked
-from store.artifact import NotPublishedError, pointed
+from store.artifact import NotPublishedError, read_pointer
 from store.export import Export
 from store.home import Home
 
@@ -119,7 +119,7 @@ def write_tuned(path: Path, settings: dict[str, Any]) -> None:
 
 def _latest(home: Home) -> Path | None:
     try:
-        return pointed(home.latest_model, home.models)
+        return read_pointer(home.latest_model, home.models)
     except NotPublishedError:
         return None
 

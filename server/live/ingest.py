@@ -20,7 +20,14 @@ from store.imports.text_files import UnknownEncodingError, UnreadableFileError
 from store.imports.time_columns import AmbiguousTimesError, UnknownTimesError
 from store.ledger import write_ledger
 from store.privacy.audit import record
-from store.privacy.erase import Unfinished, erase, erasures, finish, name_of, unfinished
+from store.privacy.erase import (
+    UnfinishedErasure,
+    erase_user,
+    finish_erasure,
+    list_erasures,
+    pseudonym,
+    unfinished_erasures,
+)
 from store.privacy.subject_access import rows_about, trained_on
 from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState
@@ -81,17 +88,17 @@ class Ingest:
 
     def resume(self) -> None:
         """Finish the erasures that a crash interrupted; the ledger file is that of the store afterwards."""
-        for rest in unfinished(self._store):
+        for rest in unfinished_erasures(self._store):
             log.info("finishing an erasure that was interrupted")
             self._finish(rest, "", resumed=True)
-        write_ledger(self._home.erasures, erasures(self._store))
+        write_ledger(self._home.erasures, list_erasures(self._store))
 
     def erase(self, user_id: str, peer: str) -> Erased:
         """Return what was removed of a person, durably, when nothing is left."""
         models, unknown = trained_on(self._home, user_id)
 
         def run() -> Erased:
-            rest = erase(self._store, self._state, user_id, models, unknown)
+            rest = erase_user(self._store, self._state, user_id, models, unknown)
             self._after.erased(user_id)
             return self._finish(rest, peer, resumed=False)
 
@@ -99,7 +106,7 @@ class Ingest:
 
     def export(self, user_id: str, peer: str) -> Iterator[tuple[str, list[str]]]:
         """Yield table and rows, as JSON objects, of all that is stored about a person."""
-        record(self._home.audit_log, "export_user", user=name_of(self._store, user_id), peer=peer)
+        record(self._home.audit_log, "export_user", user=pseudonym(self._store, user_id), peer=peer)
         yield from rows_about(self._store, user_id)
         rejects = rejects_about(self._home.rejects, user_id)
         if rejects:
@@ -127,10 +134,10 @@ class Ingest:
 
         return self.commit.alone(run, follow)
 
-    def _finish(self, rest: Unfinished, peer: str, *, resumed: bool) -> Erased:
+    def _finish(self, rest: UnfinishedErasure, peer: str, *, resumed: bool) -> Erased:
         """Remove what lies outside the store, write it down, then forget who it was."""
         write_ledger(
-            self._home.erasures, erasures(self._store)
+            self._home.erasures, list_erasures(self._store)
         )  # first: who reads exports sees it with the fence
         digests = [bytes.fromhex(digest) for digest in rest.digests]
         text_models = [one for one in artifacts(self._home.text_models) if one != self._home.text_cache.name]
@@ -141,7 +148,7 @@ class Ingest:
         record(
             self._home.audit_log,
             "erase_user",
-            user=name_of(self._store, rest.user_id),
+            user=pseudonym(self._store, rest.user_id),
             peer=peer,
             removed=removed,
             models=rest.models,
@@ -149,7 +156,7 @@ class Ingest:
             indexes=indexes,
             resumed=resumed,
         )
-        finish(self._store, rest.user_id)
+        finish_erasure(self._store, rest.user_id)
         self._reflect()
         return Erased(removed, rest.models, rest.unknown_models, indexes)
 

@@ -21,7 +21,7 @@ from indexer.files import ItemChange
 from server.query.retriever import NotReadyError, Retriever
 from server.query.snapshot import Snapshot
 from server.supervisor import Supervisor, Worker
-from store.attributes import left_out
+from store.attributes import left_out_message
 from store.records import Item
 from store.store import Store
 
@@ -163,7 +163,7 @@ class LiveItems:
                 [item_id for item_id in removed if item_id not in skipped],
             )
         if reasons:
-            log.warning("index %s: %s", snapshot.index.index_id, left_out(reasons))
+            log.warning("index %s: %s", snapshot.index.index_id, left_out_message(reasons))
         count = len(changes) + len(found.removed)
         if count:
             log.info("index %s: %d items changed in the store since", snapshot.index.index_id, count)

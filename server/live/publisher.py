@@ -16,7 +16,7 @@ from server.live.users import LiveUsers
 from server.query.retriever import Retriever
 from server.query.snapshot import Snapshot, prepare
 from server.supervisor import Supervisor
-from store.artifact import point, pointed
+from store.artifact import read_pointer, set_pointer
 from store.state.state import UserState
 from store.store import Store
 
@@ -71,7 +71,7 @@ class Publisher:
         # Calls are answered by now, and one of them may publish.
         with self._changing, changing_current(home):
             if home.current_index.exists():
-                self._serve(pointed(home.current_index, home.indexes).name, lambda: None)
+                self._serve(read_pointer(home.current_index, home.indexes).name, lambda: None)
             else:
                 log.warning(
                     "nothing is published in %s yet: run `triptych train` and `triptych reindex`", home.path
@@ -86,7 +86,7 @@ class Publisher:
         """
         with self._changing:
             before = self._index_id
-            make_current = partial(point, self._config.home.current_index, index_id)
+            make_current = partial(set_pointer, self._config.home.current_index, index_id)
             return Published(self._serve(index_id, make_current), before)
 
     def roll_back(self) -> Published:

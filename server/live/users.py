@@ -135,7 +135,7 @@ class LiveUsers:
         snapshot = self._retriever.snapshot
         if snapshot.users is None:
             return
-        people = snapshot.state.people(user_ids)
+        people = snapshot.state.users(user_ids)
         batch = stack([raw_views(snapshot, SubjectViews(person)) for person in people])
         vectors = snapshot.model.encode_users(batch).vectors
         changes = [

@@ -9,14 +9,14 @@ from typing import Self, TypeVar
 from server.cancellation import result_of, watch
 from server.supervisor import Supervisor, Worker
 from store.writes.idempotency import RequestIdReusedError
-from store.writes.request import Request, Written, WrittenChange
+from store.writes.request import Request, WriteResult, WrittenChange
 from store.writes.writer import Writer
 
 _NICENESS = 5  # queries first, where there are fewer processors than work
 MOST_ROWS = 20_000  # of one transaction, so that nobody waits long for the others'
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
-_Waiting = tuple[Request, Future[Written]]
+_Waiting = tuple[Request, Future[WriteResult]]
 
 
 class StoppingError(RuntimeError):
@@ -70,13 +70,13 @@ class GroupCommit:
         """Write what waits, then stop."""
         self._worker.__exit__()
 
-    def submit(self, request: Request) -> Future[Written]:
+    def submit(self, request: Request) -> Future[WriteResult]:
         """Return what will become of a request, which is cancelled with this thread's call.
 
         Raises:
             StoppingError: nothing is written any more.
         """
-        result: Future[Written] = Future()
+        result: Future[WriteResult] = Future()
         watch(result)
         self._enqueue((request, result))
         return result

@@ -29,7 +29,7 @@ from server.query.sources import TextNames, by_digest
 from server.query.subject_views import SubjectViews, raw_views, stack
 from server.query.user_search import audience_of, similar_users_of
 from store.records import Event
-from store.state.state import NO_RECORD, UserRecord, UserState
+from store.state.state import EMPTY_RECORD, UserRecord, UserState
 from store.store import Store
 
 
@@ -114,7 +114,7 @@ class Retriever:
         asked = self._all_subject_views(queries)
         views = [raw_views(snapshot, one) for one in asked]
         texts = _text_queries(queries)
-        views += [raw_views(snapshot, SubjectViews(NO_RECORD, texts=(text,))) for text in texts.values()]
+        views += [raw_views(snapshot, SubjectViews(EMPTY_RECORD, texts=(text,))) for text in texts.values()]
         batch = stack(views)
         viewed = time.perf_counter()
         encoded = snapshot.model.encode_users(batch)
@@ -154,7 +154,7 @@ class Retriever:
 
     def _all_subject_views(self, queries: Sequence[Query]) -> list[SubjectViews]:
         people = [query.subject.user_id for query in queries if isinstance(query.subject, StoredUser)]
-        known = dict(zip(people, self._state.people(people), strict=True)) if people else {}
+        known = dict(zip(people, self._state.users(people), strict=True)) if people else {}
         return [self._subject_views(query, known) for query in queries]
 
     def _subject_views(self, query: Query, known: dict[str, UserRecord]) -> SubjectViews:
@@ -166,18 +166,22 @@ class Retriever:
             )
         elif isinstance(subject, InlineViews):
             views = subject.views
-            friends = self._state.friends_of({friend.friend_id: friend.weight for friend in views.friends})
+            friends = self._state.record_of_friends(
+                {friend.friend_id: friend.weight for friend in views.friends}
+            )
             seen = tuple(event.item_id for event in views.history)
             asked = SubjectViews(friends, views.history, views.texts, left_out=seen)
         elif isinstance(subject, SimilarTo):
             text = item_text(*self._store.title_and_text(subject.item_id))
             # One event, left out whether seen items are or not.
             own = (subject.item_id,)
-            return SubjectViews(NO_RECORD, (Event(*own),), (text,) if text else (), keep=True, left_out=own)
+            return SubjectViews(
+                EMPTY_RECORD, (Event(*own),), (text,) if text else (), keep=True, left_out=own
+            )
         elif isinstance(subject, FreeText):
-            asked = SubjectViews(NO_RECORD, texts=(subject.text,))
+            asked = SubjectViews(EMPTY_RECORD, texts=(subject.text,))
         else:
-            asked = SubjectViews(NO_RECORD)
+            asked = SubjectViews(EMPTY_RECORD)
         return asked if query.exclude_seen else replace(asked, left_out=())
 
 

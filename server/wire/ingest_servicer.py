@@ -13,7 +13,7 @@ from server.pb.triptych.v1 import ingest_pb2_grpc as rpc
 from server.status import status_of_errors
 from server.wire.ingest import MAX_ROWS, Write, folder_of, person_of, request_of
 from server.wire.ingest_replies import parts_of
-from store.writes.request import Written
+from store.writes.request import WriteResult
 
 _IN_FLIGHT = 8  # requests of one stream, so that several share a transaction
 _LOOPBACK = ("ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D", "unix:")
@@ -137,7 +137,7 @@ class IngestServicer(rpc.IngestServicer):
 
     def _stream(self, requests: Iterator[Write], context: grpc.ServicerContext) -> pb.StreamResponse:
         total = pb.StreamResponse()
-        waiting: deque[Future[Written]] = deque()
+        waiting: deque[Future[WriteResult]] = deque()
         with status_of_errors(context):
             try:
                 for request in requests:
@@ -151,7 +151,7 @@ class IngestServicer(rpc.IngestServicer):
         return total
 
 
-def _add(total: pb.StreamResponse, done: Written) -> None:
+def _add(total: pb.StreamResponse, done: WriteResult) -> None:
     total.inserted += done.inserted
     total.updated += done.updated
     total.unchanged += done.unchanged

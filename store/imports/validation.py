@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from store.attributes import MAX_CHARS, sorted_out
+from store.attributes import MAX_CHARS, usable_attributes
 from store.database import quoted
 from store.imports.readers import Source
 from store.imports.time_columns import TimeReading
@@ -204,7 +204,7 @@ def _refuse_attributes(cursor: duckdb.DuckDBPyConnection, name: str) -> None:
     bad: list[int] = []
     for batch in batches:
         columns = (batch.column(column).to_pylist() for column in ("_row", "attributes"))
-        bad += sorted_out(zip(*columns, strict=True))[1]
+        bad += usable_attributes(zip(*columns, strict=True))[1]
     if bad:
         cursor.register("unusable", pa.table({"_row": pa.array(bad, pa.int64())}))
         cursor.execute(f"""

@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 
 from store.ledger import Erasure, read_erasures, user_hash
-from store.state.packing import Ties
+from store.state.packing import Friendships
 from store.state.state import StateDraft, UserState
 from store.store import Store
 
@@ -32,7 +32,7 @@ _DELETIONS = {
 
 
 @dataclass(frozen=True)
-class Unfinished:
+class UnfinishedErasure:
     """What of an erasure is still to be removed outside the store.
 
     Attributes:
@@ -49,9 +49,9 @@ class Unfinished:
     unknown_models: tuple[str, ...] = ()
 
 
-def erase(
+def erase_user(
     store: Store, state: UserState, user_id: str, models: Sequence[str], unknown_models: Sequence[str]
-) -> Unfinished:
+) -> UnfinishedErasure:
     """Remove a person from store and state, durably; return what is left to do.
 
     The ledger gets an entry where there was something to remove, and for a person whom it does not name yet:
@@ -61,8 +61,8 @@ def erase(
     with state.writing() as draft:
         with store.writing(touched) as cursor:
             digests = tuple(row[0] for row in cursor.execute(_OWN_TEXTS, [user_id]).fetchall())
-            followers = erase_rows(cursor, [user_id], removed)
-            rest = Unfinished(user_id, digests, removed, tuple(models), tuple(unknown_models))
+            followers = delete_user_rows(cursor, [user_id], removed)
+            rest = UnfinishedErasure(user_id, digests, removed, tuple(models), tuple(unknown_models))
             named = int(cursor.execute(_IN_LEDGER, [user_id]).fetchall()[0][0])
             if any(removed.values()) or not named:
                 cursor.execute(_ENTER, [_now(), user_id, list(models), json.dumps(asdict(rest))])
@@ -71,11 +71,11 @@ def erase(
             draft.put(table, user_id, b"")
         for follower in followers:
             _forget(draft, follower, user_id)
-        draft.reflect(store.head.commit_id)
+        draft.set_commit_id(store.last_commit.commit_id)
     return rest
 
 
-def erase_rows(
+def delete_user_rows(
     cursor: duckdb.DuckDBPyConnection, user_ids: Iterable[str], removed: dict[str, int]
 ) -> set[str]:
     """Return whose ties to some people were removed with all rows of these; counts them in `removed`."""
@@ -89,14 +89,14 @@ def erase_rows(
     return followers
 
 
-def unfinished(store: Store) -> list[Unfinished]:
+def unfinished_erasures(store: Store) -> list[UnfinishedErasure]:
     """Return the erasures that a crash interrupted after the rows were gone."""
     with store.snapshot() as cursor:
         rows = cursor.execute("SELECT unfinished FROM data.erasures WHERE unfinished IS NOT NULL").fetchall()
     return [_unfinished(json.loads(row[0])) for row in rows]
 
 
-def finish(store: Store, user_id: str) -> None:
+def finish_erasure(store: Store, user_id: str) -> None:
     """Note that nothing is left to remove of a person, and forget the id."""
     with store.writing(set()) as cursor:
         cursor.execute(
@@ -106,13 +106,13 @@ def finish(store: Store, user_id: str) -> None:
         )
 
 
-def erasures(store: Store) -> list[Erasure]:
+def list_erasures(store: Store) -> list[Erasure]:
     """Return the whole ledger, oldest first."""
     with store.snapshot() as cursor:
         return read_erasures(cursor)
 
 
-def take_over(store: Store, ledger: Iterable[Erasure]) -> None:
+def add_erasures(store: Store, ledger: Iterable[Erasure]) -> None:
     """Add erasures of another store to the ledger of this one."""
     with store.writing(set()) as cursor:
         for one in ledger:
@@ -122,21 +122,21 @@ def take_over(store: Store, ledger: Iterable[Erasure]) -> None:
             )
 
 
-def name_of(store: Store, user_id: str) -> str:
+def pseudonym(store: Store, user_id: str) -> str:
     """Return the salted hash that stands for a person in the audit log."""
     with store.snapshot() as cursor:
         return user_hash(str(cursor.execute("SELECT salt FROM data.salt").fetchall()[0][0]), user_id)
 
 
-def _unfinished(said: dict[str, Any]) -> Unfinished:
+def _unfinished(said: dict[str, Any]) -> UnfinishedErasure:
     lists = {name: tuple(said[name]) for name in ("digests", "models", "unknown_models")}
-    return Unfinished(user_id=said["user_id"], removed=said["removed"], **lists)
+    return UnfinishedErasure(user_id=said["user_id"], removed=said["removed"], **lists)
 
 
 def _forget(draft: StateDraft, follower: str, user_id: str) -> None:
-    ties = Ties.unpack(draft.get("friends", follower))
+    ties = Friendships.unpack(draft.get("friends", follower))
     rows = zip(ties.friends, ties.relations, ties.weights, ties.times, strict=True)
-    draft.put("friends", follower, Ties.of(row for row in rows if row[0] != user_id).pack())
+    draft.put("friends", follower, Friendships.of(row for row in rows if row[0] != user_id).pack())
 
 
 def _now() -> datetime:

@@ -32,7 +32,7 @@ def trained_on(home: Home, user_id: str) -> tuple[list[str], list[str]]:
         try:
             manifest = read_manifest(home.models / model_id)
             with Export.open(home.exports / manifest["export_id"], verify=False) as export:
-                if export.names(user_id):
+                if export.mentions(user_id):
                     trained.append(model_id)
         except DamagedArtifactError:
             unknown.append(model_id)

@@ -8,8 +8,8 @@ from typing import Any
 import lmdb
 
 from store.disk import sync
-from store.lmdb_file import UnsoundFileError, faults, open_sound, seal
-from store.state.packing import DamagedRecordError, sealed, unsealed
+from store.lmdb_file import DamagedLmdbFileError, open_checked, page_faults, seal
+from store.state.packing import DamagedRecordError, with_checksum, without_checksum
 
 _FORMAT = b"2"
 _WITHOUT_CHECKSUMS = b"1"
@@ -34,7 +34,7 @@ def open_environment(path: Path) -> Any:
     path.mkdir(parents=True, exist_ok=True)
     try:
         env = _trusted(path)
-    except (UnsoundFileError, DamagedRecordError) as error:
+    except (DamagedLmdbFileError, DamagedRecordError) as error:
         discard(path, str(error))
         env = _trusted(path)
     (path / _OPEN).write_text(_boot_id(), "utf-8")
@@ -43,19 +43,19 @@ def open_environment(path: Path) -> Any:
     return env
 
 
-def head_of(path: Path) -> str | None:
+def stored_commit_id(path: Path) -> str | None:
     """Return the commit that a state reflects, None where it cannot be told; changes nothing.
 
     Every page is looked at before LMDB reads it, and every record then.
 
     Raises:
-        UnsoundFileError, DamagedRecordError: it is damaged.
+        DamagedLmdbFileError, DamagedRecordError: it is damaged.
     """
     if _left_open_before_boot(path):
         return None
-    if found := faults(path):
-        raise UnsoundFileError(path, found[0])
-    env, _ = open_sound(path, map_size=_MAP_BYTES, max_dbs=8, readonly=True)
+    if found := page_faults(path):
+        raise DamagedLmdbFileError(path, found[0])
+    env, _ = open_checked(path, map_size=_MAP_BYTES, max_dbs=8, readonly=True)
     try:
         with env.begin() as transaction:
             if (found := transaction.get(b"format")) == _FORMAT:
@@ -86,12 +86,12 @@ def _trusted(path: Path) -> Any:
     """Open an environment whose file, format and records are sound.
 
     Raises:
-        UnsoundFileError: the file is damaged, or of another version.
+        DamagedLmdbFileError: the file is damaged, or of another version.
         DamagedRecordError: a record is.
         DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
     """
     # The store waits for the disk; to do so a second time would halve the writes.
-    env, trusted = open_sound(
+    env, trusted = open_checked(
         path, map_size=_MAP_BYTES, max_dbs=8, max_readers=_READERS, sync=False, metasync=False
     )
     try:
@@ -104,7 +104,7 @@ def _trusted(path: Path) -> Any:
             elif found == _WITHOUT_CHECKSUMS:
                 _add_checksums(transaction, tables)
             elif found != _FORMAT:
-                raise UnsoundFileError(path, f"its format is {found!r}, not {_FORMAT!r}")
+                raise DamagedLmdbFileError(path, f"its format is {found!r}, not {_FORMAT!r}")
             elif not trusted:
                 _check_records(env, transaction)
     except BaseException:
@@ -117,7 +117,7 @@ def _add_checksums(transaction: Any, tables: list[Any]) -> None:
     """Bring a state of the first format to this one."""
     for table in tables:
         for key, raw in list(transaction.cursor(table)):
-            transaction.put(key, sealed(key, raw), db=table)
+            transaction.put(key, with_checksum(key, raw), db=table)
     transaction.put(b"format", _FORMAT)
 
 
@@ -129,7 +129,7 @@ def _check_records(env: Any, transaction: Any) -> None:
         except lmdb.Error as error:
             raise DamagedRecordError(name.decode()) from error
         for key, raw in transaction.cursor(table):
-            unsealed(name.decode(), key, raw)
+            without_checksum(name.decode(), key, raw)
 
 
 def _left_open_before_boot(path: Path) -> bool:

@@ -39,12 +39,12 @@ class DamagedRecordError(ValueError):
         self.table = table
 
 
-def sealed(key: bytes, value: bytes) -> bytes:
+def with_checksum(key: bytes, value: bytes) -> bytes:
     """Return a value with a checksum of it and its key behind it."""
     return value + _SUM.pack(zlib.crc32(value, zlib.crc32(key)))
 
 
-def unsealed(table: str, key: bytes, raw: bytes) -> bytes:
+def without_checksum(table: str, key: bytes, raw: bytes) -> bytes:
     """Return the value that `sealed` was given.  Raises: DamagedRecordError."""
     if zlib.crc32(raw, zlib.crc32(key)) != _RESIDUE:
         raise DamagedRecordError(table)
@@ -52,7 +52,7 @@ def unsealed(table: str, key: bytes, raw: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Ties:
+class Friendships:
     """The friends of a user, one entry per friend and relation, sorted by friend, then relation.
 
     Shapes:
@@ -81,7 +81,7 @@ class Ties:
         )
 
     @classmethod
-    def unpack(cls, raw: bytes) -> "Ties":
+    def unpack(cls, raw: bytes) -> "Friendships":
         """Return what `pack` wrote; none for no bytes."""
         if not raw:
             return cls()
@@ -96,7 +96,7 @@ class Ties:
         return cls(tuple(friends), *map(tuple, columns))
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[str, int, float, int]]) -> "Ties":
+    def of(cls, rows: Iterable[tuple[str, int, float, int]]) -> "Friendships":
         """Return ties from (friend, relation, weight, time), which come sorted."""
         columns = list(zip(*rows, strict=True))
         return cls(*columns) if columns else cls()
@@ -109,7 +109,7 @@ class Ties:
         return sums
 
 
-def place_of(raw: bytes, width: int, identity: bytes) -> int:
+def find_row(raw: bytes, width: int, identity: bytes) -> int:
     """Return where in rows of `width` bytes the one that begins with `identity` starts, or −1."""
     at = raw.find(identity)
     while at >= 0 and at % width:  # the bytes may also occur across rows

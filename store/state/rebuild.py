@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from store.queries import VISIBLE, VISIBLE_TEXT
-from store.state.packing import EVENT, NO_ITEM, NO_TIME, TEXT, Ties
+from store.state.packing import EVENT, NO_ITEM, NO_TIME, TEXT, Friendships
 from store.state.state import TABLES, StateDraft, UserState
 from store.state.vocabulary import VocabularyDraft
 from store.store import Store
@@ -47,23 +47,23 @@ def bring_up_to_date(store: Store, state: UserState) -> None:
     difference (an import, a split, a restored or a replaced store) the state is made anew. From then on the
     state reads damaged records again from the store.
     """
-    state.mend_with(partial(_mend, store))
-    head = store.head
-    if state.head == head.commit_id:
+    state.repair_with(partial(_mend, store))
+    head = store.last_commit
+    if state.commit_id == head.commit_id:
         return
-    if state.head == head.previous and head.users is not None:
+    if state.commit_id == head.previous and head.users is not None:
         log.info("state is one commit behind: reading %d users again", len(head.users))
         with state.writing() as draft, store.snapshot() as cursor:
             if head.users:
                 refresh(cursor, draft, head.users)
-            draft.reflect(head.commit_id)
+            draft.set_commit_id(head.commit_id)
         return
     rebuild(store, state)
 
 
 def rebuild(store: Store, state: UserState) -> None:
     """Make the state of all users anew; readers go on with the old one until it is complete."""
-    head, start = store.head, time.monotonic()
+    head, start = store.last_commit, time.monotonic()
     log.info("making the state of all users for commit %d", head.sequence)
     with state.writing() as draft, store.snapshot() as cursor:
         draft.clear()
@@ -72,7 +72,7 @@ def rebuild(store: Store, state: UserState) -> None:
                 + (SELECT count(*) FROM data.social)""").fetchall()[0][0]
         with tqdm(total=int(total), desc="user state", unit="row", disable=None) as progress:
             _fill(cursor, draft, "true", progress)
-        draft.reflect(head.commit_id)
+        draft.set_commit_id(head.commit_id)
     log.info("state of all users made in %.1f s", time.monotonic() - start)
 
 
@@ -168,7 +168,7 @@ def _joined(parts: list[npt.NDArray[np.void]]) -> bytes:
 
 
 def _ties(parts: list[list[tuple[str, int, float, int]]]) -> bytes:
-    return Ties.of(chain.from_iterable(parts)).pack()
+    return Friendships.of(chain.from_iterable(parts)).pack()
 
 
 def _table_of(codes: VocabularyDraft) -> pa.Table:

@@ -12,9 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from store.disk import disk_errors
-from store.lmdb_file import DAMAGE
+from store.lmdb_file import DAMAGE_ERRORS
 from store.state.environment import close_environment, discard, open_environment
-from store.state.packing import EVENT, TEXT, DamagedRecordError, EventRows, Ties, sealed, unsealed
+from store.state.packing import (
+    EVENT,
+    TEXT,
+    DamagedRecordError,
+    EventRows,
+    Friendships,
+    with_checksum,
+    without_checksum,
+)
 from store.state.vocabulary import Vocabulary
 
 TABLES = ("events", "texts", "friends")  # packed rows by user id
@@ -64,7 +72,7 @@ class _DamagedRowsError(DamagedRecordError):
         self.user_id = user_id
 
 
-NO_RECORD = UserRecord(np.zeros(0, EVENT), np.zeros(0, np.int64), (), (), np.zeros(0))
+EMPTY_RECORD = UserRecord(np.zeros(0, EVENT), np.zeros(0, np.int64), (), (), np.zeros(0))
 
 
 class StateDraft:
@@ -85,7 +93,7 @@ class StateDraft:
         self.items = items.draft(transaction, tables["items"])
         self.words = words.draft(transaction, tables["words"])
 
-    def reflect(self, commit_id: str) -> None:
+    def set_commit_id(self, commit_id: str) -> None:
         """Say which commit of the store the state reflects with this transaction."""
         self._transaction.put(b"head", commit_id.encode())
 
@@ -103,7 +111,7 @@ class StateDraft:
         # First: a shorter value in its place would keep pages that `store.lmdb_file` takes for damage.
         self._transaction.delete(key, db=db)
         if packed:
-            self._transaction.put(key, sealed(key, packed), db=db)
+            self._transaction.put(key, with_checksum(key, packed), db=db)
 
     def clear(self) -> None:
         """Remove the rows of all users; items and words keep their codes."""
@@ -115,7 +123,7 @@ def rows_of(transaction: Any, db: Any, table: str, user_id: str) -> bytes:
     """Return the packed rows of a user in a table, b"" for none.  Raises: DamagedRecordError."""
     key = user_id.encode()
     raw: bytes | None = transaction.get(key, db=db)
-    return b"" if raw is None else unsealed(table, key, raw)
+    return b"" if raw is None else without_checksum(table, key, raw)
 
 
 class UserState:
@@ -140,7 +148,7 @@ class UserState:
             env = open_environment(path)
         try:
             return cls(path, env)
-        except (*DAMAGE, DamagedRecordError) as error:
+        except (*DAMAGE_ERRORS, DamagedRecordError) as error:
             env.close()
             discard(path, str(error))
             return cls(path, open_environment(path))
@@ -157,21 +165,21 @@ class UserState:
         """Release the files, with all of it on disk."""
         close_environment(self._path, self._env)
 
-    def mend_with(self, mend: _Mend) -> None:
+    def repair_with(self, mend: _Mend) -> None:
         """Take what puts the rows of a table and user anew; from then on damaged records are read again."""
         self._mend = mend
 
     @property
-    def head(self) -> str:
+    def commit_id(self) -> str:
         """The commit id of the store that the state reflects, "" for none."""
         with self._reading() as transaction:
             return str(transaction.get(b"head", default=b"").decode())
 
-    def people(self, user_ids: Sequence[str]) -> list[UserRecord]:
+    def users(self, user_ids: Sequence[str]) -> list[UserRecord]:
         """Return what is visible of some users, from one state; an unknown user has nothing."""
         return self._mending(lambda transaction: [self._person(transaction, one) for one in user_ids])
 
-    def friends_of(self, weights: Mapping[str, float]) -> UserRecord:
+    def record_of_friends(self, weights: Mapping[str, float]) -> UserRecord:
         """Return a person with nothing but these friends."""
         friends = dict(sorted(weights.items()))
         return self._mending(lambda transaction: self._gathered(transaction, b"", b"", friends))
@@ -202,7 +210,7 @@ class UserState:
         try:
             with self._env.begin() as transaction:
                 yield transaction
-        except DAMAGE as error:
+        except DAMAGE_ERRORS as error:
             raise DamagedStateError(self._path, str(error)) from error
 
     def _mending(self, read: Callable[[Any], _Result]) -> _Result:
@@ -229,7 +237,7 @@ class UserState:
 
     def _person(self, transaction: Any, user_id: str) -> UserRecord:
         events, texts, friends = (self._rows(transaction, name, user_id) for name in TABLES)
-        return self._gathered(transaction, events, texts, Ties.unpack(friends).by_friend())
+        return self._gathered(transaction, events, texts, Friendships.unpack(friends).by_friend())
 
     def _gathered(self, transaction: Any, own: bytes, texts: bytes, ties: Mapping[str, float]) -> UserRecord:
         parts = [own, *(self._rows(transaction, "events", friend) for friend in ties)]

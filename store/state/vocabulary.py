@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from store.state.packing import DamagedRecordError, sealed, unsealed
+from store.state.packing import DamagedRecordError, with_checksum, without_checksum
 
 _CODE = struct.Struct(">I")  # sorts by number
 
@@ -20,14 +20,16 @@ class Vocabulary:
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
-        self.taken_back = 0  # times that codes were: whoever keeps something by code has to look again
+        self.rollbacks = 0  # times that codes were: whoever keeps something by code has to look again
         self.code_of = {name: code for code, name in enumerate(names)}
 
     @classmethod
     def load(cls, env: Any, table: Any) -> Self:
         """Return the codes that an LMDB table holds.  Raises: DamagedRecordError."""
         with env.begin() as transaction:
-            rows = [(key, unsealed("codes", key, raw).decode()) for key, raw in transaction.cursor(table)]
+            rows = [
+                (key, without_checksum("codes", key, raw).decode()) for key, raw in transaction.cursor(table)
+            ]
         if any(key != _CODE.pack(code) for code, (key, _) in enumerate(rows)):
             raise DamagedRecordError("codes")
         return cls([name for _, name in rows])
@@ -44,7 +46,7 @@ class Vocabulary:
 
     def forget(self, draft: "VocabularyDraft") -> None:
         """Take back the new codes of a draft that was not committed; others may get them."""
-        self.taken_back += 1
+        self.rollbacks += 1
         for name in draft.new:
             if self.code_of.pop(name, None) is not None:
                 self.names.pop()
@@ -57,18 +59,18 @@ class ValuesByCode:
         """Take what gives the values (n,) of n names; it is asked once for every name."""
         self._codes = codes
         self._values_of = values_of
-        self._known = (codes.taken_back, values_of([]))
+        self._known = (codes.rollbacks, values_of([]))
 
     def __call__(self, codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the value of each code."""
-        taken_back, values = self._known
-        if taken_back != self._codes.taken_back:  # codes may be those of other names by now
-            taken_back, values = self._codes.taken_back, self._values_of([])
+        rollbacks, values = self._known
+        if rollbacks != self._codes.rollbacks:  # codes may be those of other names by now
+            rollbacks, values = self._codes.rollbacks, self._values_of([])
         names = self._codes.names
         known = len(names)
         if known > len(values):  # codes given out since
             values = np.concatenate([values, self._values_of(names[len(values) : known])])
-            self._known = taken_back, values  # whole, so that other threads see the old or the new one
+            self._known = rollbacks, values  # whole, so that other threads see the old or the new one
         found: npt.NDArray[Any] = values[codes]
         return found
 
@@ -93,7 +95,7 @@ class VocabularyDraft:
         if code is None:
             code = self.new[name] = len(self._codes.names) + len(self.new)
             key = _CODE.pack(code)
-            self._transaction.put(key, sealed(key, name.encode()), db=self._table)
+            self._transaction.put(key, with_checksum(key, name.encode()), db=self._table)
         return code
 
     def name(self, code: int) -> str:

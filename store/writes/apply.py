@@ -21,9 +21,9 @@ from store.state.packing import (
     NO_ITEM,
     NO_TIME,
     TEXT,
-    Ties,
+    Friendships,
     event_identity,
-    place_of,
+    find_row,
     text_identity,
 )
 from store.state.state import StateDraft
@@ -32,7 +32,7 @@ from store.writes.request import (
     FriendRow,
     Rejected,
     TextRow,
-    Written,
+    WriteResult,
     refusal_of_behavior,
     refusal_of_friend,
     refusal_of_text,
@@ -90,7 +90,7 @@ class Pending:
         _run(cursor, _NEW_TIES, _table(FriendRow._fields, list(self.new_ties.values())))
 
 
-def append_behaviors(draft: StateDraft, rows: Sequence[BehaviorRow], pending: Pending) -> Written:
+def append_behaviors(draft: StateDraft, rows: Sequence[BehaviorRow], pending: Pending) -> WriteResult:
     """Return what became of some behaviours; a known one takes the new weight."""
     rejected: list[Rejected] = []
     by_user: dict[str, dict[bytes, BehaviorRow]] = {}
@@ -113,13 +113,13 @@ def append_behaviors(draft: StateDraft, rows: Sequence[BehaviorRow], pending: Pe
         if packed is not before:
             draft.put("events", user_id, packed)
             pending.touched.add(user_id)
-    return Written(counts["inserted"], counts["updated"], counts["unchanged"], tuple(rejected))
+    return WriteResult(counts["inserted"], counts["updated"], counts["unchanged"], tuple(rejected))
 
 
 def _with_event(packed: bytes, identity: bytes, row: BehaviorRow, pending: Pending) -> tuple[bytes, str]:
     """Return the events of a user with one more or with a new weight, and which of it."""
     newest = _TIME.unpack_from(packed, len(packed) - EVENT.itemsize)[0] if packed else NO_TIME - 1
-    at = place_of(packed, EVENT.itemsize, identity) if row.ts <= newest else -1
+    at = find_row(packed, EVENT.itemsize, identity) if row.ts <= newest else -1
     if at < 0:
         pending.behaviors.append(row)
         added = identity + _WEIGHT.pack(row.weight) + _VISIBLE
@@ -134,7 +134,7 @@ def _with_event(packed: bytes, identity: bytes, row: BehaviorRow, pending: Pendi
     return packed[:at] + weight + packed[at + len(weight) :], "updated"
 
 
-def append_texts(draft: StateDraft, rows: Sequence[TextRow], pending: Pending) -> Written:
+def append_texts(draft: StateDraft, rows: Sequence[TextRow], pending: Pending) -> WriteResult:
     """Return what became of some texts: the n-th equal one of a request is new where fewer are known."""
     rejected: list[Rejected] = []
     inserted = unchanged = 0
@@ -157,10 +157,10 @@ def append_texts(draft: StateDraft, rows: Sequence[TextRow], pending: Pending) -
         draft.put("texts", row.user_id, _by_time(packed, identity + _FLAG.pack(hidden), row.ts, TEXT))
         pending.texts.append((row, occurrence))
         pending.touched.add(row.user_id)
-    return Written(inserted, 0, unchanged, tuple(rejected))
+    return WriteResult(inserted, 0, unchanged, tuple(rejected))
 
 
-def put_friends(draft: StateDraft, rows: Sequence[FriendRow], pending: Pending) -> Written:
+def put_friends(draft: StateDraft, rows: Sequence[FriendRow], pending: Pending) -> WriteResult:
     """Return what became of some ties; a known one takes the new weight, and the time where there is one."""
     rejected: list[Rejected] = []
     by_user: dict[str, dict[tuple[str, int], FriendRow]] = {}
@@ -177,14 +177,14 @@ def put_friends(draft: StateDraft, rows: Sequence[FriendRow], pending: Pending) 
     counts = Counter[str]()
     for user_id, mine in by_user.items():
         counts.update(_put_ties(draft, user_id, mine, pending))
-    return Written(counts["inserted"], counts["updated"], counts["unchanged"], tuple(rejected))
+    return WriteResult(counts["inserted"], counts["updated"], counts["unchanged"], tuple(rejected))
 
 
 def _put_ties(
     draft: StateDraft, user_id: str, rows: Mapping[tuple[str, int], FriendRow], pending: Pending
 ) -> Counter[str]:
     """Return how many ties of a user were inserted, updated and unchanged."""
-    ties = Ties.unpack(draft.get("friends", user_id))
+    ties = Friendships.unpack(draft.get("friends", user_id))
     keys = zip(ties.friends, ties.relations, strict=True)
     known = dict(zip(keys, zip(ties.weights, ties.times, strict=True), strict=True))
     counts = Counter[str]()
@@ -199,7 +199,7 @@ def _put_ties(
         counts["unchanged" if new == old else "inserted" if old is None else "updated"] += 1
     if counts["inserted"] or counts["updated"]:
         entries = sorted((friend, draft.words.name(code), code) for friend, code in known)
-        packed = Ties.of((friend, code, *known[friend, code]) for friend, _, code in entries).pack()
+        packed = Friendships.of((friend, code, *known[friend, code]) for friend, _, code in entries).pack()
         draft.put("friends", user_id, packed)
         pending.touched.add(user_id)
     return counts
@@ -213,11 +213,11 @@ def _by_time(packed: bytes, added: bytes, ts: int, dtype: np.dtype[np.void]) -> 
 
 def _count(packed: bytes, identity: bytes) -> int:
     """Return how many packed texts begin with an identity."""
-    count, at = 0, place_of(packed, TEXT.itemsize, identity)
+    count, at = 0, find_row(packed, TEXT.itemsize, identity)
     while at >= 0:
         count, rest = count + 1, at + TEXT.itemsize
         packed = packed[rest:]
-        at = place_of(packed, TEXT.itemsize, identity)
+        at = find_row(packed, TEXT.itemsize, identity)
     return count
 
 

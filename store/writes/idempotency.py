@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from store.store import Store
-from store.writes.request import Rejected, Request, Written
+from store.writes.request import Rejected, Request, WriteResult
 
 WINDOW = timedelta(hours=24)
 MOST = 100_000  # ids remembered; about 30 MB of memory
@@ -57,7 +57,7 @@ class RememberedRequests:
             rows = cursor.execute(_REMEMBERED, [_now() - WINDOW, MOST]).fetchall()
         return cls(OrderedDict((request_id, (digest, at)) for request_id, digest, at in rows))
 
-    def find(self, cursor: duckdb.DuckDBPyConnection, request: Request) -> Written | None:
+    def find(self, cursor: duckdb.DuckDBPyConnection, request: Request) -> WriteResult | None:
         """Return what became of the same request before, None where it is new.
 
         Raises:
@@ -71,10 +71,10 @@ class RememberedRequests:
         (reply,) = cursor.execute(_REPLY, [request.request_id]).fetchall()[0]
         said = json.loads(reply)
         rejected = tuple(Rejected(*one) for one in said.pop("rejected"))
-        return Written(**said, rejected=rejected)
+        return WriteResult(**said, rejected=rejected)
 
     def remember(
-        self, cursor: duckdb.DuckDBPyConnection, told: Mapping[str, Written], digests: Mapping[str, str]
+        self, cursor: duckdb.DuckDBPyConnection, told: Mapping[str, WriteResult], digests: Mapping[str, str]
     ) -> None:
         """Write down, by id, what became of new requests, in the transaction that writes them."""
         if not told:
@@ -107,7 +107,7 @@ class RememberedRequests:
             self._known.popitem(last=False)
 
 
-def _as_json(written: Written) -> str:
+def _as_json(written: WriteResult) -> str:
     counts = {"inserted": written.inserted, "updated": written.updated, "unchanged": written.unchanged}
     counts["without_text"] = written.without_text
     return json.dumps(counts | {"rejected": written.rejected})

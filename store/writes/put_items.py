@@ -6,7 +6,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from store.attributes import attributes_of
+from store.attributes import parse_attributes
 from store.imports.readers import Source
 from store.imports.upsert import upsert
 from store.imports.validation import check
@@ -14,7 +14,7 @@ from store.records import Item
 from store.state.packing import NO_TIME
 from store.state.state import StateDraft
 from store.tables import MAX_ID_BYTES, TABLES
-from store.writes.request import ItemRow, Rejected, Written
+from store.writes.request import ItemRow, Rejected, WriteResult
 
 _ITEMS = TABLES[0]
 _TYPES = {
@@ -34,7 +34,7 @@ _SOURCE = Source(_ITEMS, Path("request"), _ITEMS.columns, (), _TYPES)
 
 def put_items(
     cursor: duckdb.DuckDBPyConnection, draft: StateDraft, rows: Sequence[ItemRow]
-) -> tuple[Written, list[Item]]:
+) -> tuple[WriteResult, list[Item]]:
     """Return what became of some items, and those that are new or changed; a known one is replaced whole."""
     cursor.register("put_rows", _table(rows))
     faultless = "NULL::VARCHAR AS _line, NULL::VARCHAR AS _fault"
@@ -53,12 +53,12 @@ def put_items(
         cursor.execute(f"DROP {name}")
     cursor.unregister("put_rows")
     unchanged = len(rows) - len(rejected) - inserted - updated
-    return Written(inserted, updated, unchanged, rejected, without_text=sum(map(_wordless, items))), items
+    return WriteResult(inserted, updated, unchanged, rejected, without_text=sum(map(_wordless, items))), items
 
 
 def delete_items(
     cursor: duckdb.DuckDBPyConnection, draft: StateDraft, item_ids: Sequence[str]
-) -> tuple[Written, list[str]]:
+) -> tuple[WriteResult, list[str]]:
     """Return what became of the wish to delete some items, and those that are gone.
 
     What describes an item is removed, and it is not available any more; its id stays, as behaviours name it.
@@ -76,7 +76,7 @@ def delete_items(
     ).fetchall()
     deleted = sorted(str(item_id) for (item_id,) in gone)
     unchanged = len(item_ids) - len(rejected) - len(deleted)
-    return Written(0, len(deleted), unchanged, tuple(rejected)), deleted
+    return WriteResult(0, len(deleted), unchanged, tuple(rejected)), deleted
 
 
 def _table(rows: Sequence[ItemRow]) -> pa.Table:
@@ -94,4 +94,4 @@ def _wordless(item: Item) -> bool:
 
 def _item(row: Sequence[object]) -> Item:
     item_id, title, text, kind, attributes, available, updated_at = row
-    return Item(item_id, title, text, kind, attributes_of(str(attributes)), available, updated_at)  # type: ignore[arg-type]
+    return Item(item_id, title, text, kind, parse_attributes(str(attributes)), available, updated_at)  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ class Rejected(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Written:
+class WriteResult:
     """What became of the rows of one request; `without_text` counts items with neither title nor text."""
 
     inserted: int = 0
@@ -91,7 +91,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Friends:
-    """Ties to put."""
+    """Friendships to put."""
 
     rows: Sequence[FriendRow]
 

@@ -20,7 +20,7 @@ from store.writes.request import (
     Items,
     Request,
     Texts,
-    Written,
+    WriteResult,
     WrittenChange,
 )
 
@@ -35,7 +35,7 @@ class Writer:
         self._state = state
         self._answered = RememberedRequests.load(store)
 
-    def write(self, requests: Sequence[Request]) -> tuple[list[Written], WrittenChange]:
+    def write(self, requests: Sequence[Request]) -> tuple[list[WriteResult], WrittenChange]:
         """Return what became of each request, in order, and what the transaction changed; all or nothing.
 
         Once the store has committed it is written: where the state of users fails to follow, the change
@@ -45,10 +45,10 @@ class Writer:
             RequestIdReusedError: a request has the id of another that says something else.
         """
         bring_up_to_date(self._store, self._state)  # after a transaction whose second half failed
-        pending, told, new = Pending(pause=self._pause), dict[str, Written](), dict[str, str]()
+        pending, told, new = Pending(pause=self._pause), dict[str, WriteResult](), dict[str, str]()
         items: list[tuple[tuple[Item, ...], tuple[str, ...]]] = []
         results = []
-        before, failed = self._store.head, None
+        before, failed = self._store.last_commit, None
         try:
             with self._state.writing() as draft:
                 with self._store.writing(pending.touched) as cursor:
@@ -67,9 +67,9 @@ class Writer:
                     self._answered.remember(cursor, told, new)
                     self._pause()
                 self._pause()
-                draft.reflect(self._store.head.commit_id)
+                draft.set_commit_id(self._store.last_commit.commit_id)
         except Exception as error:
-            if self._store.head == before:
+            if self._store.last_commit == before:
                 raise
             failed = error
         self._answered.keep(new)
@@ -86,10 +86,12 @@ class Writer:
         with self._state.writing() as draft:
             with self._store.writing(set()):
                 pass
-            draft.reflect(self._store.head.commit_id)
+            draft.set_commit_id(self._store.last_commit.commit_id)
 
 
-def _twin(request: Request, digests: Mapping[str, str], told: Mapping[str, Written]) -> Written | None:
+def _twin(
+    request: Request, digests: Mapping[str, str], told: Mapping[str, WriteResult]
+) -> WriteResult | None:
     """Return what became of an equal request in the same transaction.  Raises: RequestIdReusedError."""
     if digests.get(request.request_id, request.digest) != request.digest:
         raise RequestIdReusedError(request.request_id)
@@ -98,7 +100,7 @@ def _twin(request: Request, digests: Mapping[str, str], told: Mapping[str, Writt
 
 def _apply(
     cursor: duckdb.DuckDBPyConnection, draft: StateDraft, content: Content, pending: Pending
-) -> tuple[Written, list[Item], list[str]]:
+) -> tuple[WriteResult, list[Item], list[str]]:
     match content:
         case Behaviors(rows):
             return append_behaviors(draft, rows, pending), [], []

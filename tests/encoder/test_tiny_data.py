@@ -24,7 +24,7 @@ from encoder.train import check_finite
 from encoder.views import ViewBatch
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.query import Candidates
-from store.artifact import artifacts, pointed
+from store.artifact import artifacts, read_pointer
 from store.home import Home
 from tests.live_server import Client, server
 
@@ -79,7 +79,7 @@ def home_of(tmp_path: Path, text_models_dir: Path, run: Run) -> Callable[..., Ho
 
 
 def numbers(home: Home) -> None:
-    for name, values in load_file(pointed(home.latest_model, home.models) / TABLES_FILE).items():
+    for name, values in load_file(read_pointer(home.latest_model, home.models) / TABLES_FILE).items():
         assert np.isfinite(values).all(), name
 
 
@@ -103,7 +103,7 @@ def test_a_matrix_of_low_rank_gives_numbers_and_a_history(home_of: Callable[...,
 
 def test_where_nothing_can_be_held_out_unseen_items_are_told_apart(home_of: Callable[..., Home]) -> None:
     home = home_of(PAIRS, 6)
-    metrics = json.loads((pointed(home.latest_model, home.models) / METRICS_FILE).read_text())
+    metrics = json.loads((read_pointer(home.latest_model, home.models) / METRICS_FILE).read_text())
     assert (metrics["chosen_on"], metrics["people"]) == (None, {"checked": 12, "alike": 10})
     with server(home) as client:
         for user, wanted in (("one", "i2"), ("six", "i5")):
@@ -204,14 +204,14 @@ def test_a_model_with_a_number_that_is_not_finite_is_not_published(
     code, _, err = run("train", "--home", home.path)
     assert (code, "alignment_social0 holds a number that is not finite" in err) == (1, True)
     assert artifacts(home.models) == before
-    assert pointed(home.latest_model, home.models).name == before[-1]
+    assert read_pointer(home.latest_model, home.models).name == before[-1]
 
 
 @pytest.fixture
 def broken(home_of: Callable[..., Home]) -> Home:
     """A home whose model has NaN in a row of its table, as an earlier version could publish it."""
     home = home_of(PAIRS, 6)
-    path = pointed(home.latest_model, home.models) / TABLES_FILE
+    path = read_pointer(home.latest_model, home.models) / TABLES_FILE
     tables = {name: values.copy() for name, values in load_file(path).items()}
     tables["table"][0] = np.nan
     save_file(tables, path)
@@ -219,7 +219,7 @@ def broken(home_of: Callable[..., Home]) -> Home:
 
 
 def test_a_broken_model_is_named(broken: Home, run: Run) -> None:
-    directory = pointed(broken.latest_model, broken.models)
+    directory = read_pointer(broken.latest_model, broken.models)
     said = f"model {directory.name} is of no use: {TABLES_FILE}: table holds a number that is not finite"
     with pytest.raises(NotFiniteModelError, match=said):
         Model.load(directory, check=False).check_finite()
@@ -232,7 +232,7 @@ def test_a_broken_model_is_named(broken: Home, run: Run) -> None:
 def test_a_vector_that_is_not_finite_counts_as_no_view(
     broken: Home, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = Model.load(pointed(broken.latest_model, broken.models), check=False)
+    model = Model.load(read_pointer(broken.latest_model, broken.models), check=False)
     history = model.table[[0, 1]]
     text, absent = np.zeros((2, model.text_dim), np.float32), np.zeros_like(history)
     amounts = np.array([[1, 0, 0], [1, 0, 0]], np.float32)

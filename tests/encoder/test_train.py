@@ -20,7 +20,7 @@ from encoder.tower.closed_form import fit_tower
 from encoder.tower.fit import TrainOptions
 from encoder.tower.tower import dataset_views
 from encoder.train import METRICS_FILE, ParityError, train
-from store.artifact import DamagedArtifactError, artifacts, build, pointed
+from store.artifact import DamagedArtifactError, artifacts, build, read_pointer
 from store.export import Export, create_export
 from store.home import Home
 from store.store import Store
@@ -57,7 +57,7 @@ def test_training_publishes_a_model_that_says_what_it_is(
     home: Home, export: Export, encoder: TextEncoder, cache: TextCache
 ) -> None:
     directory = train(home, export, encoder, cache, FIXED)
-    assert pointed(home.latest_model, home.models) == directory
+    assert read_pointer(home.latest_model, home.models) == directory
     model = Model.load(directory)
     assert (model.export_id, model.text_model_id) == (export.export_id, encoder.text_model_id)
     assert (model.dim, model.text_dim) == (16, encoder.dim)
@@ -177,7 +177,7 @@ def test_a_graph_that_differs_from_the_reference_is_not_published(
 
 
 def test_any_damage_to_a_model_is_refused_and_named(home: Home, tmp_path: Path) -> None:
-    intact = pointed(home.latest_model, home.models)
+    intact = read_pointer(home.latest_model, home.models)
     for name in sorted(p.name for p in intact.iterdir()):
         copy = tmp_path / name / intact.name
         shutil.copytree(intact, copy)
@@ -189,7 +189,7 @@ def test_any_damage_to_a_model_is_refused_and_named(home: Home, tmp_path: Path) 
 
 
 def test_a_graph_of_another_model_is_refused(home: Home, tmp_path: Path) -> None:
-    intact = pointed(home.latest_model, home.models)
+    intact = read_pointer(home.latest_model, home.models)
     with build(tmp_path, intact.name) as draft:
         draft.facts = {"kind": "model", "export_id": "e", "text_model_id": "t"}
         for path in intact.iterdir():

@@ -18,7 +18,7 @@ from indexer.publish import (
     publish,
 )
 from indexer.reindex import IndexSpec, ModelMismatchError, reindex
-from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, pointed
+from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, read_pointer
 from store.export import Export
 from store.home import Home
 
@@ -30,7 +30,7 @@ def home(small_home: Home, tmp_path: Path) -> Home:
 
 
 def another_index(home: Home, factory: str = "Flat", *, full: bool = True) -> str:
-    model = Model.load(pointed(home.latest_model, home.models))
+    model = Model.load(read_pointer(home.latest_model, home.models))
     encoder = TextEncoder.load(home.text_models / model.text_model_id)
     with closing(TextCache.open(home.text_cache)) as cache, Export.latest(home.exports) as export:
         return reindex(home, export, model, encoder, cache, IndexSpec(factory, full=full)).name
@@ -93,7 +93,7 @@ def test_a_pointer_to_nothing_is_refused_and_named(home: Home) -> None:
 
 
 def test_a_model_is_not_used_with_another_language_model(home: Home) -> None:
-    model = Model.load(pointed(home.latest_model, home.models))
+    model = Model.load(read_pointer(home.latest_model, home.models))
     encoder = TextEncoder.load(home.text_models / model.text_model_id)
     encoder.text_model_id = "another"
     with (

@@ -22,7 +22,7 @@ from indexer.building.items import MAIN_FILES
 from indexer.index import Index
 from indexer.publish import current_index, publish
 from indexer.reindex import IndexSpec, reindex
-from store.artifact import DamagedArtifactError, artifacts, pointed
+from store.artifact import DamagedArtifactError, artifacts, read_pointer
 from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
@@ -58,7 +58,7 @@ def put(home: Home, *items: Written) -> None:
 
 def rebuilt(home: Home, spec: IndexSpec = AS_ALWAYS) -> Index:
     """Return the index of a new export."""
-    model = Model.load(pointed(home.latest_model, home.models))
+    model = Model.load(read_pointer(home.latest_model, home.models))
     encoder = TextEncoder.load(home.text_models / model.text_model_id)
     with Store.open(home.database) as store:
         export_id = create_export(store, home.exports)

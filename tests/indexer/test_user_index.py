@@ -39,7 +39,7 @@ from indexer.users import (
     user_rows,
     vectors_of,
 )
-from store.artifact import DamagedArtifactError, build, new_id, pointed, read_manifest
+from store.artifact import DamagedArtifactError, build, new_id, read_manifest, read_pointer
 from store.export import Export, create_export
 from store.home import Home
 from store.store import Store
@@ -216,7 +216,7 @@ def sql(home: Home) -> ItemChange:
 
 def rebuilt(home: Home, spec: IndexSpec = AS_ALWAYS) -> LoadedIndex:
     """Return the index of a new export, which serves from then on where it was made from another."""
-    model = Model.load(pointed(home.latest_model, home.models))
+    model = Model.load(read_pointer(home.latest_model, home.models))
     encoder = TextEncoder.load(home.text_models / model.text_model_id)
     with Store.open(home.database) as store:
         export_id = create_export(store, home.exports)

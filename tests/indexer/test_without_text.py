@@ -23,7 +23,7 @@ from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.retriever import Retriever
 from server.query.snapshot import prepare
-from store.artifact import MANIFEST, artifacts, build, new_id, point, read_manifest
+from store.artifact import MANIFEST, artifacts, build, new_id, read_manifest, set_pointer
 from store.home import Home
 from store.records import Item
 from store.state.state import UserState
@@ -32,7 +32,7 @@ from tests.live_server import Client as Live
 from tests.live_server import copy_home, server
 
 RELICS = pb.Filter(kinds=["relic"])
-NO_RECORD = np.zeros(0, dtype=np.int64)
+EMPTY_RECORD = np.zeros(0, dtype=np.int64)
 
 
 def bare(item_id: str, text: str | None = None, **attributes: object) -> Item:
@@ -114,15 +114,15 @@ def test_a_new_item_is_in_filters_and_the_fallback_before_it_is_encoded(
         vector = serving.index.vectors_of(np.array([0])).copy()
         live.committed([([bare("new", "a bronze bowl"), bare(known, "a bronze bowl")], [])])
         index, wanted = serving.index, Filter(kinds=("relic",))
-        assert index.item_ids(index.popular(9, NO_RECORD, wanted)) == ["new"]
-        assert "new" in index.item_ids(index.popular(1_000, NO_RECORD))
+        assert index.item_ids(index.popular(9, EMPTY_RECORD, wanted)) == ["new"]
+        assert "new" in index.item_ids(index.popular(1_000, EMPTY_RECORD))
         assert (index.vectors_of(index.rows([known])) == vector).all()  # found by its old text meanwhile
         assert index.without_vector == 1
         gate.set()
         soon(lambda: index.without_vector == 0)
-        assert sorted(index.item_ids(index.popular(9, NO_RECORD, wanted))) == sorted(["new", known])
+        assert sorted(index.item_ids(index.popular(9, EMPTY_RECORD, wanted))) == sorted(["new", known])
         live.committed([([], ["new"])])
-        assert index.item_ids(index.popular(9, NO_RECORD, wanted)) == [known]
+        assert index.item_ids(index.popular(9, EMPTY_RECORD, wanted)) == [known]
 
 
 def test_a_batch_that_cannot_be_encoded_does_not_stop_those_behind_it(
@@ -172,7 +172,7 @@ def test_a_reindex_keeps_them(
         code, _, _ = run("reindex", "--home", home.path, *options)
         assert code == 0
         index = Index.load(home.indexes / artifacts(home.indexes)[-1])
-        assert set(index.item_ids(index.popular(9, NO_RECORD, Filter(kinds=("relic",))))) == names
+        assert set(index.item_ids(index.popular(9, EMPTY_RECORD, Filter(kinds=("relic",))))) == names
         assert (index.without_vector, len(index)) == (len(names) - 1, before + 1)
         assert (index.manifest["items_without_vector"], index.manifest["items_left_out"]) == (
             len(names) - 1,
@@ -198,7 +198,7 @@ def test_an_index_from_before_such_items_were_kept_finds_them_once_it_serves(
         for name in (MANIFEST, WITHOUT_VECTOR_FILE, f"users/{WITHOUT_VECTOR_FILE}"):
             (draft.path / name).unlink()
         del draft.facts["files"]
-    point(home.current_index, artifacts(home.indexes)[-1])
+    set_pointer(home.current_index, artifacts(home.indexes)[-1])
     with server(home) as live, Client(live.address) as client:
         assert fallback(client, filter=RELICS) == ["shard"]
         assert "Traceback" not in live.log.read_text()

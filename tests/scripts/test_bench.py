@@ -31,7 +31,7 @@ from scripts.bench.small_home import CommandFailedError, process, run
 from scripts.bench.stages import Stage
 from scripts.world.world import make_world
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from store.artifact import point
+from store.artifact import set_pointer
 from store.export import Export, create_export
 from store.home import Home
 from store.store import Store
@@ -343,7 +343,7 @@ def test_damage_is_found(home: Home) -> None:
     assert left_over(home, before, [more]) == (True, True)
     gone = Left({**before.ids, home.exports: frozenset({"e", *before.ids[home.exports]})}, before.pointers)
     assert left_over(home, gone, [rows]) == (True, False)
-    point(home.current_index, "nothing")
+    set_pointer(home.current_index, "nothing")
     try:
         assert left_over(home, before, [rows]) == (False, True)
     finally:

@@ -44,12 +44,12 @@ from server.app import running
 from server.config import ServerConfig
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from store.artifact import DamagedArtifactError, artifacts, build, new_id, pointed, read_manifest
+from store.artifact import DamagedArtifactError, artifacts, build, new_id, read_manifest, read_pointer
 from store.export import Export
 from store.home import Home
 from store.imports.run import import_folder
 from store.ledger import Erasure, user_hash, write_ledger
-from store.locks import workplace
+from store.locks import locked_directory
 from store.store import Store
 
 DEAD = 2**22 + 1  # no Linux process has such an id
@@ -252,7 +252,7 @@ def test_publish_rollback_and_prune(home: Home, run: Run) -> None:
     for index_id in ids:
         shutil.copytree(home.indexes / first, home.indexes / index_id)
     assert run("index", "publish", ids[0], "--home", home.path)[0] == 0
-    assert pointed(home.current_index, home.indexes).name == ids[0]
+    assert read_pointer(home.current_index, home.indexes).name == ids[0]
     code, out, _ = run("index", "rollback", "--home", home.path)
     assert (code, out.strip()) == (0, f"index {first} serves")
     code, _, err = run("index", "rollback", "--home", home.path)
@@ -305,7 +305,7 @@ def test_doctor_finds_nothing_wrong_with_a_sound_home(home: Home, run: Run) -> N
 
 
 def test_doctor_names_the_damaged_file_and_exits_1(home: Home, run: Run) -> None:
-    model = pointed(home.latest_model, home.models)
+    model = read_pointer(home.latest_model, home.models)
     damage(model / "item_tables.safetensors")
     assert run("doctor", "--home", home.path)[0] == 1
     found = [check for check in checks(home) if check.state is State.FAILED]
@@ -316,11 +316,11 @@ def test_doctor_names_the_damaged_file_and_exits_1(home: Home, run: Run) -> None
 def test_doctor_sees_what_is_missing_and_what_was_left_behind(home: Home) -> None:
     home.server_file.write_text(json.dumps({"local": "127.0.0.1:1", "pid": DEAD}))
     (home.indexes / ".building-x").mkdir()
-    export_id = read_manifest(pointed(home.latest_model, home.models))["export_id"]
+    export_id = read_manifest(read_pointer(home.latest_model, home.models))["export_id"]
     shutil.rmtree(home.exports / export_id)
     home.current_index.write_text("gone\n")
     shutil.rmtree(next(path for path in home.text_models.iterdir() if path.name != "cache"))
-    with workplace(home.indexes / ".building-y"):
+    with locked_directory(home.indexes / ".building-y"):
         found = list(checks(home))
     assert named(found, "server").state is State.WARNING
     assert named(found, "server").found.endswith("a server that does not serve this home")
@@ -480,7 +480,7 @@ def test_a_damaged_byte_is_refused_and_leaves_no_home(home: Home, run: Run, tmp_
 
 
 def test_a_backup_of_damaged_files_fails_and_leaves_nothing(home: Home, run: Run, tmp_path: Path) -> None:
-    file = pointed(home.current_index, home.indexes) / "vectors.safetensors"
+    file = read_pointer(home.current_index, home.indexes) / "vectors.safetensors"
     damage(file)
     code, _, err = run("backup", "--home", home.path, "--to", tmp_path / "backups")
     assert (code, str(file) in err) == (1, True)
@@ -531,7 +531,7 @@ def test_a_backup_whose_rows_do_not_add_up_is_refused(tmp_path: Path, run: Run) 
 
 
 def test_tune_resumes_and_writes_settings_that_train_takes(home: Home, run: Run) -> None:
-    model = pointed(home.latest_model, home.models)
+    model = read_pointer(home.latest_model, home.models)
     settings = TowerConfig.from_json(read_manifest(model)["settings"])
     code, out, err = run("tune", "--home", home.path, "--trials", 1, "--fusion", "ridge")
     assert (code, "0 trials are done on this data, 1 to go" in out) == (0, True), err

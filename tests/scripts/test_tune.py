@@ -20,7 +20,7 @@ from scripts.train_options import train_options
 from scripts.tune.closed_form import HALF_LIFE, Space
 from scripts.tune.learned import ALIGNMENT, LOG_RANGES, RANGES, LearnObjective, LearnSpace
 from scripts.tune.study import Tuning
-from store.artifact import pointed, read_manifest
+from store.artifact import read_manifest, read_pointer
 from store.home import Home
 from tests.live_server import copy_home
 
@@ -62,7 +62,7 @@ def drawn(space: LearnSpace, options: LearnConfig) -> LearnConfig:
 
 
 def test_tune_learns_blocks_resumes_and_writes_settings_that_train_takes(home: Home, run: Run) -> None:
-    model = pointed(home.latest_model, home.models)
+    model = read_pointer(home.latest_model, home.models)
     latest = read_manifest(model)
     learned = json.loads((model / "metrics.json").read_text())["learned"]["settings"]
     words = ("tune", "--home", home.path, "--epochs", 4, "--trials")
@@ -88,7 +88,7 @@ def test_tune_learns_blocks_resumes_and_writes_settings_that_train_takes(home: H
     (home.path / "tuned.json").write_text(json.dumps(written))
     code, _, err = run("train", "--home", home.path, "--config", home.path / "tuned.json")
     assert code == 0, err
-    metrics = json.loads((pointed(home.latest_model, home.models) / "metrics.json").read_text())
+    metrics = json.loads((read_pointer(home.latest_model, home.models) / "metrics.json").read_text())
     assert metrics["learned"]["settings"] == written["learned"]
     assert metrics["ndcg@20"] == pytest.approx(study.best_value, abs=1e-9)
 
@@ -121,7 +121,7 @@ def test_tune_of_a_closed_form_writes_its_settings_alone(home: Home, run: Run, f
     (study,) = studies(home)
     assert study.study_name.startswith(f"{fusion}-")
     assert study.best_trial.user_attrs["config"] == tuned
-    latest = read_manifest(pointed(home.latest_model, home.models))["settings"]
+    latest = read_manifest(read_pointer(home.latest_model, home.models))["settings"]
     first = TowerConfig.from_json(study.trials[0].user_attrs["config"])
     assert first == replace(TowerConfig.from_json(latest), fusion=first.fusion)  # tried first
 

@@ -25,7 +25,7 @@ from store.home import Home
 from store.records import Item
 from store.state.state import StateDraft, UserState
 from store.store import Store
-from store.writes.request import BehaviorRow, Behaviors, Request, Written, WrittenChange
+from store.writes.request import BehaviorRow, Behaviors, Request, WriteResult, WrittenChange
 from store.writes.writer import Writer
 from tests.live_server import copy_home
 from tests.server.live.test_live_items import soon
@@ -102,9 +102,9 @@ class Pen:
     def __init__(self) -> None:
         self.groups: list[int] = []
 
-    def write(self, requests: list[Request]) -> tuple[list[Written], WrittenChange]:
+    def write(self, requests: list[Request]) -> tuple[list[WriteResult], WrittenChange]:
         self.groups.append(len(requests))
-        return [Written(inserted=1) for _ in requests], WrittenChange()
+        return [WriteResult(inserted=1) for _ in requests], WrittenChange()
 
     def check(self) -> None:
         pass
@@ -127,10 +127,10 @@ def test_what_follows_a_commit_raises_and_the_write_is_told_as_written(
     fault.on_calls_of(Follower, "changed")
     commit = GroupCommit(Pen(), Follower().changed, lambda: caught_up.append(1), supervisor)  # type: ignore[arg-type]
     with commit:
-        assert commit.submit(REQUEST).result(10) == Written(inserted=1)
+        assert commit.submit(REQUEST).result(10) == WriteResult(inserted=1)
         assert caught_up == [1]  # by the time the caller is told
         fault.on = False
-        assert commit.submit(REQUEST).result(10) == Written(inserted=1)
+        assert commit.submit(REQUEST).result(10) == WriteResult(inserted=1)
         assert commit.alone(lambda: 5) == 5
     assert told.said[INGEST] == [NOT_SERVING, SERVING, NOT_SERVING, SERVING]
     assert supervisor.workers()[0].failures == 1
@@ -153,7 +153,7 @@ def test_a_writer_that_cannot_catch_up_is_not_serving_until_it_can(
     fault.on = True
     with GroupCommit(Pen(), follower.changed, follower.catch_up, supervisor) as commit:  # type: ignore[arg-type]
         for _ in range(3):
-            assert commit.submit(REQUEST).result(10) == Written(inserted=1)
+            assert commit.submit(REQUEST).result(10) == WriteResult(inserted=1)
         told.wait_for(INGEST, NOT_SERVING)
         told.wait_for("triptych.worker.writer", NOT_SERVING)
         told.wait_for("triptych.v1.Retrieval", SERVING)
@@ -166,7 +166,7 @@ def test_a_writer_that_cannot_write_answers_and_recovers_by_itself(
     supervisor: Supervisor, told: Told, fault: Fault
 ) -> None:
     class Broken(Pen):
-        def write(self, requests: list[Request]) -> tuple[list[Written], WrittenChange]:
+        def write(self, requests: list[Request]) -> tuple[list[WriteResult], WrittenChange]:
             return super().write(requests)
 
         def check(self) -> None:
@@ -182,7 +182,7 @@ def test_a_writer_that_cannot_write_answers_and_recovers_by_itself(
         told.wait_for(INGEST, NOT_SERVING)
         fault.on = False
         told.wait_for(INGEST, SERVING)
-        assert commit.submit(REQUEST).result(10) == Written(inserted=1)
+        assert commit.submit(REQUEST).result(10) == WriteResult(inserted=1)
 
 
 def test_a_request_that_fails_alone_is_not_the_writer_s_fault(
@@ -200,7 +200,7 @@ def test_a_request_that_fails_alone_is_not_the_writer_s_fault(
         gate.set()
         with pytest.raises(FaultError):
             results[1].result(10)
-        assert results[0].result(10) == results[2].result(10) == Written(inserted=1)
+        assert results[0].result(10) == results[2].result(10) == WriteResult(inserted=1)
         stop.join()
     assert told.said[INGEST] == [NOT_SERVING, SERVING]  # before and since it is ready
 
@@ -214,14 +214,14 @@ def test_what_its_caller_no_longer_waits_for_is_not_written(supervisor: Supervis
         cancelled, kept = commit.submit(REQUEST), commit.submit(REQUEST)
         assert cancelled.cancel()
         gate.set()
-        assert kept.result(10) == Written(inserted=1)
+        assert kept.result(10) == WriteResult(inserted=1)
         stop.join()
     assert pen.groups == [1]
 
 
 def test_a_result_that_does_not_fit_its_group_leaves_nobody_waiting(supervisor: Supervisor) -> None:
     class Forgetful(Pen):
-        def write(self, requests: list[Request]) -> tuple[list[Written], WrittenChange]:
+        def write(self, requests: list[Request]) -> tuple[list[WriteResult], WrittenChange]:
             return [], WrittenChange()
 
     with GroupCommit(Forgetful(), lambda _: None, lambda: None, supervisor) as commit:  # type: ignore[arg-type]
@@ -267,22 +267,22 @@ def test_a_state_that_fails_after_the_commit_does_not_undo_it(tmp_path: Path, fa
             cursor.execute("INSERT INTO data.items (item_id) VALUES ('i1')")
         writer = Writer(store, state)
         writer.check()
-        fault.on_calls_of(StateDraft, "reflect")
+        fault.on_calls_of(StateDraft, "set_commit_id")
         fault.on = True
         request = Request(REQUEST.content, "r1", "d")
         (done,), change = writer.write([request])
-        assert done == Written(inserted=1)
+        assert done == WriteResult(inserted=1)
         assert isinstance(change.failed, FaultError)
-        assert not len(state.people(["ann"])[0].history)
+        assert not len(state.users(["ann"])[0].history)
         fault.on = False
-        assert writer.write([request])[0] == [Written(inserted=1, repeated=True)]
-        assert len(state.people(["ann"])[0].history) == len(store.user_views("ann").history) == 1
+        assert writer.write([request])[0] == [WriteResult(inserted=1, repeated=True)]
+        assert len(state.users(["ann"])[0].history) == len(store.user_views("ann").history) == 1
         fault.on = True
         with pytest.raises(FaultError):
             writer.check()
         fault.on = False
         writer.check()
-        assert state.head == store.head.commit_id
+        assert state.commit_id == store.last_commit.commit_id
 
 
 def test_a_failed_state_is_caught_up_before_the_caller_is_told(tmp_path: Path, fault: Fault) -> None:
@@ -293,7 +293,7 @@ def test_a_failed_state_is_caught_up_before_the_caller_is_told(tmp_path: Path, f
             cursor.execute("INSERT INTO data.items (item_id) VALUES ('i1')")
         writer = Writer(store, state)
         writer.check()
-        fault.on_calls_of(StateDraft, "reflect")
+        fault.on_calls_of(StateDraft, "set_commit_id")
 
         def catch_up() -> None:
             fault.on = False
@@ -301,8 +301,8 @@ def test_a_failed_state_is_caught_up_before_the_caller_is_told(tmp_path: Path, f
 
         with GroupCommit(writer, lambda _: None, catch_up) as commit:
             fault.on = True
-            assert commit.submit(REQUEST).result(10) == Written(inserted=1)
-            assert len(state.people(["ann"])[0].history) == 1
+            assert commit.submit(REQUEST).result(10) == WriteResult(inserted=1)
+            assert len(state.users(["ann"])[0].history) == 1
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ from server.wire.query import (
     MAX_TEXTS,
 )
 from server.wire.servicers import RetrievalServicer
-from store.artifact import point
+from store.artifact import set_pointer
 from store.export import Export
 from store.home import Home
 from store.records import UserViews
@@ -679,7 +679,7 @@ def test_a_damaged_start_ends_with_one_line_that_names_the_file(small_home: Home
         assert last.startswith(f"server: {file}")
         assert "Traceback" not in ended.stderr
         assert not home.server_file.exists()
-        point(home.current_index, index)
+        set_pointer(home.current_index, index)
         flip(vectors)
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from store import artifact
-from store.artifact import DamagedArtifactError, NotPublishedError, build, pointed, read_manifest, verify
+from store.artifact import DamagedArtifactError, NotPublishedError, build, read_manifest, read_pointer, verify
 
 
 @pytest.fixture
@@ -138,12 +138,12 @@ def test_a_killed_build_is_never_seen_and_is_swept_by_the_next(tmp_path: Path) -
 def test_a_pointer_names_an_artifact_or_says_why_not(whole: Path) -> None:
     pointer = whole.parent / "CURRENT"
     with pytest.raises(NotPublishedError, match="CURRENT does not exist"):
-        pointed(pointer, whole.parent)
-    artifact.point(pointer, "a1")
-    assert pointed(pointer, whole.parent) == whole
+        read_pointer(pointer, whole.parent)
+    artifact.set_pointer(pointer, "a1")
+    assert read_pointer(pointer, whole.parent) == whole
     pointer.write_bytes(b"a2\n")
     with pytest.raises(DamagedArtifactError, match="names 'a2'"):
-        pointed(pointer, whole.parent)
+        read_pointer(pointer, whole.parent)
     pointer.write_bytes(b"\xff")
     with pytest.raises(DamagedArtifactError):
-        pointed(pointer, whole.parent)
+        read_pointer(pointer, whole.parent)

@@ -28,8 +28,8 @@ from store.attributes import (
     MAX_NAME_BYTES,
     MAX_VALUES,
     BadAttributesError,
-    attributes_of,
-    left_out,
+    left_out_message,
+    parse_attributes,
 )
 from store.export import Export
 from store.home import Home
@@ -79,17 +79,17 @@ GOOD = {
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
 def test_what_no_filter_could_be_right_about_is_refused(text: str) -> None:
     with pytest.raises(BadAttributesError):
-        attributes_of(text)
+        parse_attributes(text)
 
 
 def test_what_is_usable_is_read_exactly() -> None:
-    assert attributes_of(GOOD["2^53 + 1"]) == {"x": 2**53 + 1}
-    assert attributes_of(GOOD["largest"]) == {"x": 10**308}
-    assert attributes_of(GOOD["missing number"]) == {"x": None, "y": None, "z": None}
-    assert attributes_of(json.dumps({"n" * 599: {"m" * (MAX_NAME_BYTES - 600): 1}}))
-    assert attributes_of(json.dumps({"n": [0] * (MAX_VALUES - 1)}))
+    assert parse_attributes(GOOD["2^53 + 1"]) == {"x": 2**53 + 1}
+    assert parse_attributes(GOOD["largest"]) == {"x": 10**308}
+    assert parse_attributes(GOOD["missing number"]) == {"x": None, "y": None, "z": None}
+    assert parse_attributes(json.dumps({"n" * 599: {"m" * (MAX_NAME_BYTES - 600): 1}}))
+    assert parse_attributes(json.dumps({"n": [0] * (MAX_VALUES - 1)}))
     for text in GOOD.values():
-        attributes_of(text)
+        parse_attributes(text)
 
 
 JSON_VALUES = st.recursive(
@@ -102,11 +102,11 @@ JSON_VALUES = st.recursive(
 @given(st.dictionaries(st.text(), JSON_VALUES))
 def test_any_object_of_python_is_read_as_it_was_or_refused(value: dict[str, object]) -> None:
     try:
-        found = attributes_of(json.dumps(value))
+        found = parse_attributes(json.dumps(value))
     except BadAttributesError:
         assert "\\u" in json.dumps(value) or str(value) > "9" * 308  # nul, half a pair
         return
-    assert attributes_of(json.dumps(found)) == found
+    assert parse_attributes(json.dumps(found)) == found
 
 
 @pytest.fixture(scope="module")
@@ -133,18 +133,18 @@ def test_what_an_import_does_not_look_at_twice_can_be_used(
     except duckdb.InvalidInputException:  # no JSON to DuckDB either
         return
     if plain:
-        attributes_of(stored)
+        parse_attributes(stored)
 
 
 def test_reasons_name_the_first_ten_items_and_no_value() -> None:
-    said = left_out({f"i{n}": "a text holds nul" for n in range(1_000)})
+    said = left_out_message({f"i{n}": "a text holds nul" for n in range(1_000)})
     assert "'i0' (a text holds nul)" in said
     assert "'i9'" in said
     assert "'i10'" not in said
     assert "990 more" in said
     for text in BAD.values():
         with pytest.raises(BadAttributesError) as caught:
-            attributes_of(text)
+            parse_attributes(text)
         assert len(str(caught.value)) < 200
 
 

@@ -19,8 +19,8 @@ from scripts.doctor.files import cache_check
 from scripts.doctor.store import state_check
 from store import lmdb_file as sound
 from store.home import Home
-from store.lmdb_file import DATA, UnsoundFileError, faults, open_sound, seal
-from store.state.packing import DamagedRecordError, sealed, unsealed
+from store.lmdb_file import DATA_FILE, DamagedLmdbFileError, open_checked, page_faults, seal
+from store.state.packing import DamagedRecordError, with_checksum, without_checksum
 from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState
 from store.store import Store
@@ -82,7 +82,7 @@ with Store.open(base / "views.duckdb") as store:
     for line in sys.stdin:
         with UserState.open(Path(line.strip())) as state:
             bring_up_to_date(store, state)
-            people = state.people(users)
+            people = state.users(users)
             names = state.items.names
             # undated events are in no order
             said = [sorted(names[code] for code in one.events["item"].tolist()) for one in people]
@@ -156,7 +156,7 @@ def copies(folder: Path, to: Path, damages: list[Callable[[Path], None]], *, wit
         (copy / "lock.mdb").unlink(missing_ok=True)
         if not with_seal:  # as after kill -9
             (copy / "SEAL").unlink()
-        damage(copy / DATA)
+        damage(copy / DATA_FILE)
         made.append(copy)
     return made
 
@@ -178,7 +178,7 @@ def flips(file: Path) -> list[Callable[[Path], None]]:
 
 @pytest.mark.parametrize("with_seal", [True, False])
 def test_a_damaged_state_answers_right(place: Home, right: object, tmp_path: Path, with_seal: bool) -> None:
-    damages = [*DAMAGES.values(), *flips(place.state / DATA)]
+    damages = [*DAMAGES.values(), *flips(place.state / DATA_FILE)]
     folders = copies(place.state, tmp_path, damages, with_seal=with_seal)
     said = read(READ_STATE, [str(place.path), ",".join(USERS)], folders)
     assert [folder.name for folder, one in zip(folders, said, strict=True) if one != right] == []
@@ -186,7 +186,7 @@ def test_a_damaged_state_answers_right(place: Home, right: object, tmp_path: Pat
 
 @pytest.mark.parametrize("with_seal", [True, False])
 def test_a_damaged_text_cache_answers_right(place: Home, tmp_path: Path, with_seal: bool) -> None:
-    damages = [*DAMAGES.values(), *flips(place.text_cache / DATA)]
+    damages = [*DAMAGES.values(), *flips(place.text_cache / DATA_FILE)]
     folders = copies(place.text_cache, tmp_path, damages, with_seal=with_seal)
     said = read(READ_CACHE, [MODEL, str(DIM), ",".join(TEXTS)], folders)
     assert [folder.name for folder, one in zip(folders, said, strict=True) if one != [True, True]] == []
@@ -217,16 +217,16 @@ def test_records_that_are_damaged_under_way_are_read_again(
 ) -> None:
     with Store.open(own.database) as store, UserState.open(own.state) as state:
         bring_up_to_date(store, state)
-        wanted = [sorted(one.events.tolist()) for one in state.people(USERS)]
+        wanted = [sorted(one.events.tolist()) for one in state.users(USERS)]
         with state.writing() as draft:
             table = draft._tables["events"]
             for key, value in list(draft._transaction.cursor(table)):
                 draft._transaction.put(key, spoiled(key, value), db=table)
-        assert [sorted(one.events.tolist()) for one in state.people(USERS)] == wanted
+        assert [sorted(one.events.tolist()) for one in state.users(USERS)] == wanted
         assert caplog.text.count("the events of a user are damaged: reading them again") == len(USERS)
         assert not any(user in caplog.text for user in USERS)
         caplog.clear()
-        assert [sorted(one.events.tolist()) for one in state.people(USERS)] == wanted
+        assert [sorted(one.events.tolist()) for one in state.users(USERS)] == wanted
         assert not caplog.text
         with state.writing() as draft:
             for key, value in list(draft._transaction.cursor(table)):
@@ -253,7 +253,7 @@ def test_a_state_without_checksums_is_read_and_gets_them(own: Home, right: objec
         rewrite(own.state, table, lambda _, value: value[:-4])
     rewrite(own.state, None, lambda key, _: b"1" if key == b"format" else None)
     with UserState.open(own.state) as state, Store.open(own.database) as store:
-        assert state.head == store.head.commit_id  # so that nothing is made anew
+        assert state.commit_id == store.last_commit.commit_id  # so that nothing is made anew
     (said,) = read(READ_STATE, [str(own.path), ",".join(USERS)], [own.state])
     assert said == right
 
@@ -290,7 +290,7 @@ def test_damaged_vectors_are_missing_removed_and_told_of(
 
 def test_a_cache_that_another_process_made_anew_is_gone_on_with(own: Home) -> None:
     with closing(TextCache.open(own.text_cache)) as cache:
-        (own.text_cache / DATA).unlink()
+        (own.text_cache / DATA_FILE).unlink()
         (own.text_cache / "lock.mdb").unlink()
         (missing,) = read(READ_CACHE, [MODEL, str(DIM), TEXTS[0]], [own.text_cache])
         assert missing == [True, True]
@@ -301,7 +301,7 @@ def test_a_cache_that_another_process_made_anew_is_gone_on_with(own: Home) -> No
 def test_what_lmdb_wrote_is_sound_whatever_was_written(tmp_path: Path) -> None:
     rng = random.Random(3)
     for _ in range(4):
-        env, _ = open_sound(tmp_path / "env", map_size=1 << 30, max_dbs=4, sync=False)
+        env, _ = open_checked(tmp_path / "env", map_size=1 << 30, max_dbs=4, sync=False)
         tables = [env.open_db(name) for name in (b"a", b"b")]
         for _ in range(40):
             with env.begin(write=True) as transaction:
@@ -313,10 +313,10 @@ def test_what_lmdb_wrote_is_sound_whatever_was_written(tmp_path: Path) -> None:
                 if rng.random() < 0.1:
                     transaction.drop(rng.choice(tables), delete=False)
             env.sync(True)
-            assert faults(tmp_path / "env") == []
+            assert page_faults(tmp_path / "env") == []
         seal(tmp_path / "env", env)
         env.close()
-        again, trusted = open_sound(tmp_path / "env", map_size=1 << 30, max_dbs=4)
+        again, trusted = open_checked(tmp_path / "env", map_size=1 << 30, max_dbs=4)
         assert trusted
         again.close()
 
@@ -327,21 +327,21 @@ def test_records_that_grow_and_shrink_leave_a_sound_file(own: Home) -> None:
             with state.writing() as draft:
                 draft.put("events", "ann", bytes(size))
             state._env.sync(True)
-            assert faults(own.state) == []
+            assert page_faults(own.state) == []
 
 
 def test_checksums_are_of_key_and_value() -> None:
-    raw = sealed(b"ann", b"rows")
-    assert unsealed("events", b"ann", raw) == b"rows"
+    raw = with_checksum(b"ann", b"rows")
+    assert without_checksum("events", b"ann", raw) == b"rows"
     for key, value in ((b"bob", raw), (b"ann", raw[:-1]), (b"ann", b"x" + raw[1:]), (b"ann", b"")):
         with pytest.raises(DamagedRecordError, match="among the events is not what was written"):
-            unsealed("events", key, value)
+            without_checksum("events", key, value)
 
 
 def test_a_file_that_is_not_lmdb_is_named(tmp_path: Path) -> None:
-    (tmp_path / DATA).write_bytes(b"no database" * 5000)
-    with pytest.raises(UnsoundFileError, match=r"data\.mdb is damaged") as caught:
-        open_sound(tmp_path, map_size=1 << 30)
+    (tmp_path / DATA_FILE).write_bytes(b"no database" * 5000)
+    with pytest.raises(DamagedLmdbFileError, match=r"data\.mdb is damaged") as caught:
+        open_checked(tmp_path, map_size=1 << 30)
     assert caught.value.path == tmp_path
 
 
@@ -349,11 +349,11 @@ def test_a_file_that_is_not_lmdb_is_named(tmp_path: Path) -> None:
 def test_doctor_names_damaged_state_and_cache_and_changes_nothing(own: Home, name: str) -> None:
     assert state_check(own).state is cache_check(own).state is State.OK
     for folder in (own.state, own.text_cache):
-        DAMAGES[name](folder / DATA)
-    before = (own.state / DATA).read_bytes(), (own.text_cache / DATA).read_bytes()
+        DAMAGES[name](folder / DATA_FILE)
+    before = (own.state / DATA_FILE).read_bytes(), (own.text_cache / DATA_FILE).read_bytes()
     for check in (state_check(own), cache_check(own)):
         assert (check.state, "is damaged: " in check.found) == (State.WARNING, True)
-    assert before == ((own.state / DATA).read_bytes(), (own.text_cache / DATA).read_bytes())
+    assert before == ((own.state / DATA_FILE).read_bytes(), (own.text_cache / DATA_FILE).read_bytes())
 
 
 def test_a_server_starts_on_truncated_files_and_answers_as_before(small_home: Home, tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_a_server_starts_on_truncated_files_and_answers_as_before(small_home: Ho
         client.process.terminate()
         assert client.process.wait(60) == 0
     for folder in (home.state, home.text_cache):
-        DAMAGES["half"](folder / DATA)
+        DAMAGES["half"](folder / DATA_FILE)
     with server(home) as client:
         after = client.query(user_id="u00003", k=5)
         said = client.log.read_text()
@@ -376,16 +376,16 @@ def test_a_server_starts_on_truncated_files_and_answers_as_before(small_home: Ho
 def test_a_large_file_is_walked_only_where_it_is_too_short(
     place: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sound, "LOOKED_THROUGH", 8192)
+    monkeypatch.setattr(sound, "MAX_CHECKED_BYTES", 8192)
     copy = shutil.copytree(place.state, tmp_path / "whole")
     (copy / "SEAL").unlink()
     with monkeypatch.context() as patched:
         patched.setattr(sound, "faults", lambda _: pytest.fail("every page was walked"))
-        env, trusted = open_sound(copy, map_size=1 << 40, max_readers=8)
+        env, trusted = open_checked(copy, map_size=1 << 40, max_readers=8)
         seal(copy, env)
         env.close()
     assert trusted
     assert not (copy / "SEAL").exists()
-    DAMAGES["most"](copy / DATA)
-    with pytest.raises(UnsoundFileError, match="is damaged"):
-        open_sound(copy, map_size=1 << 40, max_readers=8)
+    DAMAGES["most"](copy / DATA_FILE)
+    with pytest.raises(DamagedLmdbFileError, match="is damaged"):
+        open_checked(copy, map_size=1 << 40, max_readers=8)

@@ -21,7 +21,7 @@ from scripts.doctor.store import store_check
 from server.client import Behavior, CallError, Client, Text
 from server.status import Failure, outcome
 from server.wire.bounds import InvalidRequestError
-from store.artifact import build, point
+from store.artifact import build, set_pointer
 from store.database import UnusablePathError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error, disk_errors
 from store.home import Home
@@ -120,7 +120,7 @@ import json, os, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np
 from encoder.text.cache import TextCache
-from store.artifact import point
+from store.artifact import set_pointer
 from store.store import Store
 from store.export import create_export
 from store.writes.request import Behaviors, Request
@@ -175,7 +175,7 @@ with Store.open(place / "views.duckdb") as store, UserState.open(place / "state"
     except OSError:
         fill_up.close()
     attempt("export", lambda: create_export(store, place / "exports"))
-    attempt("point", lambda: point(place / "CURRENT", "x" * 5000))
+    attempt("point", lambda: set_pointer(place / "CURRENT", "x" * 5000))
     attempt("new cache", lambda: TextCache.open(place / "cache"))  # without care, this ends in SIGBUS
     said["left"] = sorted(path.name for path in place.iterdir() if path.name.startswith((".CURRENT", ".new")))
     (place / "ballast").unlink()
@@ -183,7 +183,7 @@ with Store.open(place / "views.duckdb") as store, UserState.open(place / "state"
     attempt("write after", lambda: write(500))
     attempt("export after", lambda: create_export(store, place / "exports"))
     said["rows"] = store.counts()["behaviors"]
-    said["state"] = sum(len(person.history) for person in state.people([f"u{n}" for n in range(number + 1)]))
+    said["state"] = sum(len(person.history) for person in state.users([f"u{n}" for n in range(number + 1)]))
     if not os.fork():
         os._exit(0)
     shutil.copytree(place, sys.argv[4])  # as a machine that stops here leaves it
@@ -289,10 +289,10 @@ def test_an_artifact_that_does_not_fit_names_its_place_and_leaves_nothing(tmp_pa
     ):
         write(draft.path)
     assert list((tmp_path / "exports").iterdir()) == []
-    point(tmp_path / "CURRENT", "before")
+    set_pointer(tmp_path / "CURRENT", "before")
     (tmp_path / "not").mkdir()
     with pytest.raises(FileNotFoundError):
-        point(tmp_path / "missing" / "CURRENT", "x")
+        set_pointer(tmp_path / "missing" / "CURRENT", "x")
 
 
 ODD = ["with space", "ünï-日本", "quo'te", 'dq"uote', "br[a-c]ket", "star*", "perc%20", "dollar$HOME"]
@@ -313,7 +313,7 @@ def test_a_home_may_have_an_odd_name(tmp_path: Path, run: Run, name: str) -> Non
     assert run("restore", "--from", tmp_path / name / "backups", "--home", restored.path)[0] == 0
     with Store.open(restored.database) as store, UserState.open(restored.state) as state:
         assert store.counts()["behaviors"] == 1
-        assert not len(state.people(["ann"])[0].history)
+        assert not len(state.users(["ann"])[0].history)
 
 
 @pytest.mark.parametrize("name", ["q?m", "?", "a/b?c/d", "back\\slash"])

@@ -20,9 +20,9 @@ from store import artifact
 from store.database import migrations
 from store.export import Export, create_export
 from store.home import Home
-from store.ledger import LEDGER, erased_among, read_erasures, read_ledger, user_hash, write_ledger
+from store.ledger import LEDGER, erased_users, read_erasures, read_ledger, user_hash, write_ledger
 from store.privacy import erase as erasing
-from store.privacy.erase import erase, erasures
+from store.privacy.erase import erase_user, list_erasures
 from store.state.state import UserState
 from store.store import Store
 
@@ -51,8 +51,8 @@ class Place:
             )
 
     def erase(self, user_id: str) -> dict[str, int]:
-        removed = erase(self.store, self.state, user_id, [], []).removed
-        write_ledger(self.home.erasures, erasures(self.store))
+        removed = erase_user(self.store, self.state, user_id, [], []).removed
+        write_ledger(self.home.erasures, list_erasures(self.store))
         return removed
 
     def export(self) -> str:
@@ -226,9 +226,9 @@ def test_the_ledger_names_nobody_twice_for_nothing(place: Place) -> None:
 
 def test_somebody_whom_another_salt_names_is_not_entered_again(place: Place) -> None:
     ledger = [erasing.Erasure(datetime(2026, 1, 1), "of a backup", user_hash("of a backup", "ann"))]
-    erasing.take_over(place.store, ledger)
+    erasing.add_erasures(place.store, ledger)
     place.erase("ann")
-    assert erasures(place.store) == ledger
+    assert list_erasures(place.store) == ledger
 
 
 def test_a_person_unknown_here_does_not_come_with_a_backup(place: Place, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_two_erasures_at_one_moment_are_two(place: Place, monkeypatch: pytest.Mo
     for _ in range(2):
         place.add("ann")
         place.erase("ann")
-    assert len({one.name for one in erasures(place.store)}) == 2
+    assert len({one.name for one in list_erasures(place.store)}) == 2
 
 
 def test_an_export_is_imported_without_a_word_about_its_ledger(
@@ -286,7 +286,7 @@ def test_a_thousand_states_never_know_an_erasure_and_hold_the_person(tmp_path: P
         def erase_each() -> None:
             for person in people:
                 meet.wait()
-                erase(store, state, person, [], [])
+                erase_user(store, state, person, [], [])
 
         eraser = pool.submit(erase_each)
         for person in people:
@@ -294,7 +294,7 @@ def test_a_thousand_states_never_know_an_erasure_and_hold_the_person(tmp_path: P
             with store.snapshot() as cursor:  # what an export copies: rows and ledger of one state
                 sql = "SELECT count(*) FROM data.behaviors WHERE user_id = $1"
                 ((held,),) = cursor.execute(sql, [person]).fetchall()
-                known = bool(erased_among([person], read_erasures(cursor)))
+                known = bool(erased_users([person], read_erasures(cursor)))
             early += held
             if bool(held) == known:
                 wrong.append(person)

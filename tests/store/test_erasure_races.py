@@ -22,7 +22,7 @@ from server.live.users import LiveUsers
 from server.live.writer import GroupCommit
 from server.query.retriever import Retriever
 from store.home import Home
-from store.lmdb_file import open_sound
+from store.lmdb_file import open_checked
 from store.state.state import UserState
 from store.store import Store
 from store.writes.request import Request, TextRow, Texts
@@ -179,7 +179,7 @@ def test_a_thousand_erasures_beside_encoding_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        text_cache, "open_sound", partial(open_sound, sync=False)
+        text_cache, "open_checked", partial(open_checked, sync=False)
     )  # the disk decides nothing here
     cache = TextCache.open(tmp_path / "cache")
     written: dict[str, str] = {}  # author by text
@@ -242,7 +242,7 @@ class _Held:
 
 def test_readers_do_not_wait_for_the_disk_of_a_put(tmp_path: Path) -> None:
     TextCache.open(tmp_path).close()
-    env, _ = open_sound(tmp_path, map_size=1 << 30)
+    env, _ = open_checked(tmp_path, map_size=1 << 30)
     slow = HeldEnvironment(env)
     cache = TextCache(tmp_path, slow)
     with ThreadPoolExecutor(1) as pool:

@@ -18,7 +18,7 @@ from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
-from store.state.packing import Ties
+from store.state.packing import Friendships
 from store.store import Store
 from store.tables import MAX_WEIGHT
 from tests.live_server import copy_home, server
@@ -82,7 +82,7 @@ def test_training_and_serving_count_an_old_tie_alike(old_home: Home) -> None:
     with Export.open(old_home.exports / export_id) as export:
         rows = export.friends().to_pylist()
         trained = {row["friend_id"]: row["weight"] for row in rows if row["user_id"] == "tied"}
-    packed = Ties(("wbig", "wbig"), (0, 1), (HUGE, HUGE), (0, 0)).by_friend()
+    packed = Friendships(("wbig", "wbig"), (0, 1), (HUGE, HUGE), (0, 0)).by_friend()
     assert trained == served == packed == {"wbig": 2 * MAX_WEIGHT}
 
 

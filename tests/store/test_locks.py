@@ -12,7 +12,7 @@ from indexer.building.build_checkpoint import ReindexRunsError, build_checkpoint
 from indexer.publish import changing_current
 from store.artifact import artifacts, build
 from store.home import Home
-from store.locks import LockedError, abandoned, holding, sweep, workplace
+from store.locks import LockedError, abandoned, locked, locked_directory, remove_abandoned
 
 
 def test_a_draft_is_swept_unless_somebody_works_in_it_whatever_its_name_says(tmp_path: Path) -> None:
@@ -42,8 +42,8 @@ def test_one_artifact_can_be_built_twice_at_a_time_and_the_second_fails(tmp_path
 
 def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from store.locks import workplace\n"
-        "with workplace(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from store.locks import locked_directory\n"
+        "with locked_directory(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     place = tmp_path / ".building-x"
     process = subprocess.Popen(
@@ -52,12 +52,12 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == b"held\n"
     assert abandoned(tmp_path, ".building-*") == []
-    with pytest.raises(LockedError, match="somebody works in"), holding(place):
+    with pytest.raises(LockedError, match="somebody works in"), locked(place):
         pass
     process.kill()
     process.communicate()
     assert abandoned(tmp_path, ".building-*") == [place]
-    sweep(tmp_path, ".building-*")
+    remove_abandoned(tmp_path, ".building-*")
     assert not place.exists()
 
 
@@ -68,8 +68,8 @@ def test_nobody_sweeps_between_making_and_holding(tmp_path: Path) -> None:
     def work(number: int) -> None:
         meet.wait()
         for turn in range(50):
-            sweep(tmp_path, ".building-*")
-            with workplace(tmp_path / f".building-{number}-{turn}") as place:
+            remove_abandoned(tmp_path, ".building-*")
+            with locked_directory(tmp_path / f".building-{number}-{turn}") as place:
                 (place / "file").write_text("x")
                 if not (place / "file").exists():
                     lost.append(place)
@@ -80,7 +80,7 @@ def test_nobody_sweeps_between_making_and_holding(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not lost
-    sweep(tmp_path, ".building-*")
+    remove_abandoned(tmp_path, ".building-*")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -105,12 +105,12 @@ def test_a_spool_that_is_made_is_not_swept_by_another(tmp_path: Path) -> None:
 
 
 def test_a_lock_ends_for_children_too(tmp_path: Path) -> None:
-    with holding(tmp_path):
+    with locked(tmp_path):
         child = os.fork()
         if not child:
             threading.Event().wait()  # killed below
     try:
-        with holding(tmp_path):
+        with locked(tmp_path):
             pass
     finally:
         os.kill(child, 9)
@@ -119,6 +119,6 @@ def test_a_lock_ends_for_children_too(tmp_path: Path) -> None:
 
 def test_current_has_a_file_of_its_own_to_hold(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    with changing_current(home), pytest.raises(LockedError), holding(home.current_lock):
+    with changing_current(home), pytest.raises(LockedError), locked(home.current_lock):
         pass
     assert abandoned(tmp_path / "not", ".building-*") == []

@@ -17,7 +17,7 @@ from encoder import arrays as rows
 from store.database import connect, migrate, migrations
 from store.records import UserViews
 from store.state import packing
-from store.state.packing import NO_TIME, Ties, place_of
+from store.state.packing import NO_TIME, Friendships, find_row
 from store.state.rebuild import bring_up_to_date, rebuild
 from store.state.state import DamagedStateError, UserState
 from store.state.vocabulary import ValuesByCode, Vocabulary
@@ -70,7 +70,7 @@ def _event(item_id: str, action: str, weight: float, ts: datetime | None) -> tup
 
 
 def held(state: UserState, user_id: str) -> tuple[object, ...]:
-    (person,) = state.people([user_id])
+    (person,) = state.users([user_id])
     items, words = state.items.names, state.words.names
     events: list[list[tuple[object, ...]]] = [[] for _ in range(1 + len(person.friends))]
     for owner, row in zip(person.owners.tolist(), person.events.tolist(), strict=True):
@@ -83,7 +83,7 @@ def held(state: UserState, user_id: str) -> tuple[object, ...]:
 
 def test_a_rebuilt_state_is_what_the_store_says(store: Store, state: UserState) -> None:
     bring_up_to_date(store, state)
-    assert state.head == store.head.commit_id
+    assert state.commit_id == store.last_commit.commit_id
     ann = held(state, "ann")
     assert ann == told(store.user_views("ann"))
     assert ann[0][0] == [("i1", "view", 2.0, NO_TIME), ("i2", "view", 1.0, 1777593600000000)]  # type: ignore[index]
@@ -95,7 +95,7 @@ def test_a_rebuilt_state_is_what_the_store_says(store: Store, state: UserState) 
 
 def test_friends_of_an_anonymous_person_come_with_their_histories(store: Store, state: UserState) -> None:
     bring_up_to_date(store, state)
-    person = state.friends_of({"bob": 2.0, "ann": 0.5, "nobody": 1.0})
+    person = state.record_of_friends({"bob": 2.0, "ann": 0.5, "nobody": 1.0})
     assert person.friends == ("ann", "bob", "nobody")
     assert person.weights.tolist() == [0.5, 2.0, 1.0]
     assert person.owners.tolist() == [1, 1, 2]
@@ -112,7 +112,7 @@ def test_one_commit_behind_is_caught_up_user_by_user(
         cursor.execute("DELETE FROM data.behaviors WHERE user_id = 'bob'")
         cursor.execute("INSERT INTO data.behaviors VALUES ('eve', 'i1', 'view', 1, NULL, NULL)")
         touched |= {"ann", "bob", "eve"}
-    assert store.head.users == ("ann", "bob", "eve")
+    assert store.last_commit.users == ("ann", "bob", "eve")
     with caplog.at_level("INFO"):
         bring_up_to_date(store, state)
     assert "reading 3 users again" in caplog.text
@@ -138,13 +138,13 @@ def test_any_other_difference_makes_it_anew(
 
 
 def test_a_failed_write_does_not_raise_the_head(store: Store) -> None:
-    before = store.head
+    before = store.last_commit
     with pytest.raises(ZeroDivisionError), store.writing(set()):
         raise ZeroDivisionError
-    assert store.head == before
+    assert store.last_commit == before
     with store.writing(set()):
         pass
-    assert (store.head.sequence, store.head.previous) == (before.sequence + 1, before.commit_id)
+    assert (store.last_commit.sequence, store.last_commit.previous) == (before.sequence + 1, before.commit_id)
 
 
 def test_another_store_with_as_many_commits_is_told_apart(
@@ -154,7 +154,7 @@ def test_another_store_with_as_many_commits_is_told_apart(
     with Store.open(tmp_path / "other.duckdb") as other:
         with other.writing():
             pass
-        assert other.head.sequence == store.head.sequence
+        assert other.last_commit.sequence == store.last_commit.sequence
         bring_up_to_date(other, state)
     assert held(state, "ann") == told(UserViews())
 
@@ -191,13 +191,13 @@ def test_a_state_outlives_its_process_and_its_death(store: Store, tmp_path: Path
     code = (
         "import os, sys; from pathlib import Path; from store.state.state import UserState\n"
         "state = UserState.open(Path(sys.argv[1]))\n"
-        "with state.writing() as draft: draft.items.code('later'); draft.reflect('x')\n"
+        "with state.writing() as draft: draft.items.code('later'); draft.set_commit_id('x')\n"
         "os.kill(os.getpid(), 9)"
     )
     died = subprocess.run([sys.executable, "-c", code, str(tmp_path / "state")], check=False)
     assert died.returncode == -9
     with UserState.open(tmp_path / "state") as state:
-        assert state.head == "x"
+        assert state.commit_id == "x"
         assert state.items.names == ["i1", "i2", "i3", "later"]
         assert held(state, "ann") == told(store.user_views("ann"))
 
@@ -207,7 +207,7 @@ def test_a_state_left_open_at_another_boot_is_thrown_away(store: Store, tmp_path
         bring_up_to_date(store, state)
     (tmp_path / "state" / "OPEN").write_text("of an earlier boot")
     with UserState.open(tmp_path / "state") as state:
-        assert (state.head, state.items.names) == ("", [])
+        assert (state.commit_id, state.items.names) == ("", [])
 
 
 def blank(file: Path) -> None:
@@ -237,7 +237,7 @@ def test_damage_met_under_way_names_the_folder(store: Store, tmp_path: Path) -> 
         file = tmp_path / "state" / "data.mdb"
         blank(file)
         with pytest.raises(DamagedStateError, match="start the server again") as caught:
-            state.people(["ann"])
+            state.users(["ann"])
         assert caught.value.path == tmp_path / "state"
 
 
@@ -250,7 +250,7 @@ def test_a_store_of_the_first_schema_gets_a_head(tmp_path: Path) -> None:
     migrate(connection, path, migrations())
     connection.close()
     with Store.open(path) as store:
-        assert (store.head.sequence, store.head.users) == (0, None)
+        assert (store.last_commit.sequence, store.last_commit.users) == (0, None)
 
 
 def test_no_time_is_what_training_takes_for_it() -> None:
@@ -260,10 +260,10 @@ def test_no_time_is_what_training_takes_for_it() -> None:
 
 
 def test_rows_are_found_at_row_starts_only() -> None:
-    assert place_of(b"abab" + b"cabc" + b"abxx", 4, b"ab") == 0
-    assert place_of(b"xaby" + b"cabc" + b"abxx", 4, b"ab") == 8
-    assert place_of(b"xaby" + b"cabc", 4, b"ab") == -1
-    assert place_of(b"", 4, b"ab") == -1
+    assert find_row(b"abab" + b"cabc" + b"abxx", 4, b"ab") == 0
+    assert find_row(b"xaby" + b"cabc" + b"abxx", 4, b"ab") == 8
+    assert find_row(b"xaby" + b"cabc", 4, b"ab") == -1
+    assert find_row(b"", 4, b"ab") == -1
 
 
 @settings(max_examples=50)
@@ -276,8 +276,8 @@ def test_rows_are_found_at_row_starts_only() -> None:
     )
 )
 def test_ties_come_back_as_they_were_packed(entries: list[tuple[str, int, float, int]]) -> None:
-    ties = Ties.of(entries)
-    assert Ties.unpack(ties.pack()) == ties
+    ties = Friendships.of(entries)
+    assert Friendships.unpack(ties.pack()) == ties
     sums = {name: sum(w for other, _, w, _ in entries if other == name) for name, *_ in entries}
     assert ties.by_friend() == pytest.approx(sums)
 

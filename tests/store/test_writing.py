@@ -36,7 +36,7 @@ from store.writes.request import (
     Request,
     TextRow,
     Texts,
-    Written,
+    WriteResult,
 )
 from store.writes.writer import Writer
 from tests.store.test_state import held, told
@@ -61,12 +61,12 @@ class Place:
         self.state.close()
         self.store.close()
 
-    def write(self, *contents: Content) -> list[Written]:
+    def write(self, *contents: Content) -> list[WriteResult]:
         return self.writer.write([Request(content) for content in contents])[0]
 
     def check(self, *users: str) -> None:
         """The state is that of the last commit and says what the store says."""
-        assert self.state.head == self.store.head.commit_id
+        assert self.state.commit_id == self.store.last_commit.commit_id
         for user in users:
             assert held(self.state, user) == told(self.store.user_views(user))
 
@@ -84,14 +84,14 @@ def test_behaviors_are_inserted_updated_or_known(place: Place) -> None:
         BehaviorRow("ann", "i2"),
         BehaviorRow("bob", "i1", "view", 2.0, MAY + 1),
     ]
-    assert place.write(Behaviors(rows)) == [Written(inserted=3)]
-    assert place.write(Behaviors(rows)) == [Written(unchanged=3)]
+    assert place.write(Behaviors(rows)) == [WriteResult(inserted=3)]
+    assert place.write(Behaviors(rows)) == [WriteResult(unchanged=3)]
     again = [rows[0]._replace(weight=3.0), rows[1], BehaviorRow("ann", "i3", "view", 1.0, MAY - 5)]
-    assert place.write(Behaviors(again)) == [Written(inserted=1, updated=1, unchanged=1)]
+    assert place.write(Behaviors(again)) == [WriteResult(inserted=1, updated=1, unchanged=1)]
     history = place.store.user_views("ann").history
     assert [(event.item_id, event.weight) for event in history] == [("i2", 1.0), ("i3", 1.0), ("i1", 3.0)]
     place.check("ann", "bob")
-    assert place.store.head.users == ("ann",)
+    assert place.store.last_commit.users == ("ann",)
 
 
 def test_requests_of_one_group_see_each_other(place: Place) -> None:
@@ -126,7 +126,7 @@ def test_every_refusal_names_position_and_reason(place: Place) -> None:
         "duplicate": good,
     }
     (written,) = place.write(Behaviors([good, *bad.values()]))
-    assert written == Written(
+    assert written == WriteResult(
         inserted=1, rejected=tuple(Rejected(i, reason) for i, reason in enumerate(bad, start=1))
     )
     texts: dict[str, TextRow] = {
@@ -165,16 +165,16 @@ def test_every_refusal_names_position_and_reason(place: Place) -> None:
     assert [one.reason for one in written.rejected] == [*items, "duplicate"]
     assert written.inserted == 1
     (written,) = place.write(Deletion(["n5", "n1", "n5"]))
-    assert written == Written(updated=1, unchanged=1, rejected=(Rejected(1, "unknown_item"),))
+    assert written == WriteResult(updated=1, unchanged=1, rejected=(Rejected(1, "unknown_item"),))
 
 
 def test_equal_texts_are_kept_as_often_as_one_request_has_them(place: Place) -> None:
     twice = [TextRow("ann", "hello"), TextRow("ann", "hello")]
-    assert place.write(Texts(twice[:1])) == [Written(inserted=1)]
-    assert place.write(Texts(twice)) == [Written(inserted=1, unchanged=1)]
+    assert place.write(Texts(twice[:1])) == [WriteResult(inserted=1)]
+    assert place.write(Texts(twice)) == [WriteResult(inserted=1, unchanged=1)]
     assert place.write(Texts(twice), Texts([TextRow("ann", "hello", ts=MAY)])) == [
-        Written(unchanged=2),
-        Written(inserted=1),
+        WriteResult(unchanged=2),
+        WriteResult(inserted=1),
     ]
     assert place.store.user_views("ann").texts == ("hello",) * 3
     place.check("ann")
@@ -186,7 +186,7 @@ def test_a_text_about_a_held_out_pair_stays_hidden(place: Place) -> None:
     place.write(Texts([TextRow("ann", "about it", "i1"), TextRow("ann", "about another", "i2")]))
     assert place.store.user_views("ann").texts == ("about another",)
     place.check("ann")
-    assert place.write(Behaviors([BehaviorRow("ann", "i1", "view", 5.0)])) == [Written(updated=1)]
+    assert place.write(Behaviors([BehaviorRow("ann", "i1", "view", 5.0)])) == [WriteResult(updated=1)]
     assert place.store.user_views("ann").history == ()
     place.check("ann")
 
@@ -194,7 +194,7 @@ def test_a_text_about_a_held_out_pair_stays_hidden(place: Place) -> None:
 def test_items_are_replaced_whole_and_deleted_ones_stay_as_ids(place: Place) -> None:
     row = ItemRow("i1", "Title", "Text", "ad", '{"a": 1}', available=True, updated_at=MAY)
     written, change = place.writer.write([Request(Items([row, ItemRow("i2")]))])
-    assert written == [Written(updated=1, unchanged=1)]
+    assert written == [WriteResult(updated=1, unchanged=1)]
     assert [item.item_id for item in change.items[0][0]] == ["i1"]
     assert change.items[0][0][0] == place.store.item("i1")
     assert place.store.item("i1").attributes == {"a": 1}
@@ -203,15 +203,15 @@ def test_items_are_replaced_whole_and_deleted_ones_stay_as_ids(place: Place) -> 
     written, change = place.writer.write([Request(Deletion(["i1"]))])
     assert change.items == (((), ("i1",)),)
     assert not place.store.item("i1").available
-    assert place.write(Behaviors([BehaviorRow("ann", "i1")])) == [Written(inserted=1)]
+    assert place.write(Behaviors([BehaviorRow("ann", "i1")])) == [WriteResult(inserted=1)]
     place.write(Items([ItemRow("i1", "Back")]))
     assert place.store.item("i1").available
 
 
 def test_a_repeated_request_is_told_the_same_and_written_once(place: Place, tmp_path: Path) -> None:
     request = Request(Behaviors([BehaviorRow("ann", "i1"), BehaviorRow("", "i1")]), "r1", "digest")
-    first = Written(inserted=1, rejected=(Rejected(1, "empty_user_id"),))
-    twin = Written(inserted=1, rejected=(Rejected(1, "empty_user_id"),), repeated=True)
+    first = WriteResult(inserted=1, rejected=(Rejected(1, "empty_user_id"),))
+    twin = WriteResult(inserted=1, rejected=(Rejected(1, "empty_user_id"),), repeated=True)
     assert place.writer.write([request, request])[0] == [first, twin]
     assert place.writer.write([request])[0] == [twin]
     other = Request(Behaviors([BehaviorRow("ann", "i2")]), "r1", "other")
@@ -237,7 +237,7 @@ def test_old_request_ids_are_forgotten(place: Place, monkeypatch: pytest.MonkeyP
         cursor.execute("UPDATE data.requests SET answered_at = answered_at - INTERVAL 2 DAY")
     again = Request(Behaviors([BehaviorRow("ann", "i1")]), "r7", "d")
     assert not RememberedRequests.load(place.store)._known
-    assert Writer(place.store, place.state).write([again])[0] == [Written(unchanged=1)]
+    assert Writer(place.store, place.state).write([again])[0] == [WriteResult(unchanged=1)]
 
 
 def test_a_group_that_fails_leaves_nothing(place: Place) -> None:
@@ -275,10 +275,10 @@ def test_what_was_acknowledged_is_there_after_kill_9(tmp_path: Path) -> None:
     died = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False)
     assert died.returncode == -9
     with Store.open(tmp_path / "views.duckdb") as store, UserState.open(tmp_path / "state") as state:
-        assert state.head == store.head.commit_id
-        assert len(state.people(["ann"])[0].history) == 1
+        assert state.commit_id == store.last_commit.commit_id
+        assert len(state.users(["ann"])[0].history) == 1
         request = Request(Behaviors([BehaviorRow("ann", "i1")]), "r1", "d")
-        assert Writer(store, state).write([request])[0] == [Written(inserted=1, repeated=True)]
+        assert Writer(store, state).write([request])[0] == [WriteResult(inserted=1, repeated=True)]
 
 
 USERS = st.sampled_from(["ann", "bob", "", "é" * 129])

@@ -13,7 +13,7 @@ import pytest
 from encoder.text.cache import TextCache, encode_all
 from encoder.text.encoder import MAX_PIECES, TEXT_RULE, TextEncoder
 from encoder.text.export import DEFAULT_SOURCE, find_text_model
-from store.artifact import pointed, read_manifest
+from store.artifact import read_manifest, read_pointer
 from store.home import Home
 from tests.live_server import server
 
@@ -115,7 +115,7 @@ def test_items_that_differ_far_behind_are_told_apart_by_a_query(
     wanted = "are longer than the 256 tokens that the text model reads at once: read in pieces"
     assert said == [f"item texts: 2 of 5 {wanted}"]  # and no user text is
     assert run("reindex", "--home", home.path)[0] == 0
-    assert read_manifest(pointed(home.current_index, home.indexes))["text_rule"] == TEXT_RULE
+    assert read_manifest(read_pointer(home.current_index, home.indexes))["text_rule"] == TEXT_RULE
     with server(home) as client:
         for text, first, second in (("jazz trumpet", "a", "b"), ("chess", "b", "a")):
             reply = client.query(text=text, k=5)

@@ -22,7 +22,7 @@ from encoder.text.tuning.options import CompressOptions, TextTuningSettingsError
 from encoder.text.tuning.pairs import TooFewTextsError, draw_texts
 from encoder.text.tuning.pruning import LayerCountError, evenly_spaced, prune
 from scripts.compress_text import ChangedTextModelError, source_of
-from store.artifact import DamagedArtifactError, artifacts, build, point
+from store.artifact import DamagedArtifactError, artifacts, build, set_pointer
 from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
@@ -302,7 +302,7 @@ def test_the_latest_models_text_model_is_the_default(bert: Path, tmp_path: Path)
         name = export_text_model(str(source), home.text_models, pooling=pooling).name
         with build(home.models, pooling) as draft:
             draft.facts |= {"kind": "model", "text_model_id": name}
-        point(home.latest_model, pooling)
+        set_pointer(home.latest_model, pooling)
         assert source_of(home) == (str(source), own)
     (source / "modules.json").write_text((source / "modules.json").read_text("utf-8") + "\n")
     with pytest.raises(ChangedTextModelError, match="any more: name the one to compress"):

@@ -37,9 +37,9 @@ from store.artifact import DamagedArtifactError, artifacts
 from store.export import Export
 from store.home import Home
 from store.imports.run import ImportOptions
-from store.ledger import Erasure, erased_among, read_ledger, since, user_hash, write_ledger
+from store.ledger import Erasure, erased_users, erasures_since, read_ledger, user_hash, write_ledger
 from store.privacy.audit import record
-from store.privacy.erase import erase, erasures, name_of, unfinished
+from store.privacy.erase import erase_user, list_erasures, pseudonym, unfinished_erasures
 from store.records import Item
 from store.state.state import UserState
 from store.store import Store
@@ -286,8 +286,8 @@ def test_an_erased_person_is_gone_everywhere(client: Client, home: Home, items: 
     assert client.query(user_id=person).fallback == pb.FALLBACK_POPULARITY
     assert len((rejects / "behaviors.jsonl").read_text().splitlines()) == 1
     with Export.open(exported.path) as old:  # made before, and hides the person now
-        assert not old.names(person)
-        assert old.names("friend-of")
+        assert not old.mentions(person)
+        assert old.mentions("friend-of")
         assert person not in old.users().to_pylist()
     files = (home.erasures, home.audit_log)
     assert not any(person in file.read_text() or own in file.read_text() for file in files)
@@ -408,15 +408,15 @@ def test_an_interrupted_erasure_is_finished_at_the_next_start(small_home: Home, 
         client.append_texts([Text("gone", "only mine")])
         soon(lambda: "T" in used(client.query(user_id="gone")))
     with Store.open(home.database) as store, UserState.open(home.state) as state:
-        erase(store, state, "gone", [], [])  # and then the process dies
-        assert len(unfinished(store)) == 1
+        erase_user(store, state, "gone", [], [])  # and then the process dies
+        assert len(unfinished_erasures(store)) == 1
     with running(ServerConfig(home, port=0)):
         pass
     with Store.open(home.database) as store:
-        assert unfinished(store) == []
-        (one,) = erasures(store)
-        assert one.user_hash == name_of(store, "gone")
-        assert "gone" not in (store.head.users or ())
+        assert unfinished_erasures(store) == []
+        (one,) = list_erasures(store)
+        assert one.user_hash == pseudonym(store, "gone")
+        assert "gone" not in (store.last_commit.users or ())
     assert json.loads(home.audit_log.read_text())["resumed"]
     encoder = next(one for one in artifacts(home.text_models) if one != "cache")
     with closing(TextCache.open(home.text_cache)) as cache:
@@ -427,7 +427,7 @@ def test_a_restored_backup_does_not_bring_anybody_back(small_home: Home, tmp_pat
     home = copy_home(small_home, tmp_path / "home")
     export = fresh_export(home)
     backup = back_up(home, export.export_id, tmp_path / "backups", with_index=False)
-    assert export.names("u00001")
+    assert export.mentions("u00001")
     export.close()
     with running(ServerConfig(home, port=0)) as address, Client(address) as client:
         client.erase_user("u00001")
@@ -445,9 +445,9 @@ def test_a_restored_backup_does_not_bring_anybody_back(small_home: Home, tmp_pat
         place = Home(tmp_path / name)
         with Store.open(place.database) as store:
             assert ("u00001" in store.user_ids()) is known
-            assert len(erasures(store)) == len(read_ledger(place.erasures)) == (not known)
+            assert len(list_erasures(store)) == len(read_ledger(place.erasures)) == (not known)
         with Export.open(place.exports / export.export_id) as copied:
-            assert copied.names("u00001") is known
+            assert copied.mentions("u00001") is known
     with pytest.raises(FileNotFoundError, match="no ledger"):
         ledgers_of(moved, tmp_path / "nothing.json")
 
@@ -471,10 +471,10 @@ def test_the_ledger_knows_people_by_salted_hash_and_time(tmp_path: Path) -> None
     )
     write_ledger(tmp_path / "erasures.json", ledger)
     assert read_ledger(tmp_path / "erasures.json") == ledger
-    assert erased_among(["ann", "bob", "eve"], ledger) == {"ann", "bob"}
-    assert erased_among(["ann", "bob", "eve"], since(datetime(2026, 3, 1), ledger)) == {"bob"}
-    assert erased_among(["ann"], since(datetime(2027, 1, 1), ledger)) == set()
-    assert since(early + timedelta(minutes=59), ledger) == list(ledger)  # clocks may have disagreed
+    assert erased_users(["ann", "bob", "eve"], ledger) == {"ann", "bob"}
+    assert erased_users(["ann", "bob", "eve"], erasures_since(datetime(2026, 3, 1), ledger)) == {"bob"}
+    assert erased_users(["ann"], erasures_since(datetime(2027, 1, 1), ledger)) == set()
+    assert erasures_since(early + timedelta(minutes=59), ledger) == list(ledger)  # clocks may have disagreed
     (tmp_path / "erasures.json").write_text("{}")
     with pytest.raises(DamagedArtifactError, match="no ledger of erasures"):
         read_ledger(tmp_path / "erasures.json")
