@@ -1,4 +1,4 @@
-"""The LMDB files of the derived state, and whether they can be trusted."""
+"""Open and close the LMDB files of the derived state, and decide whether they can be trusted."""
 
 import logging
 import shutil
@@ -12,7 +12,7 @@ from store.lmdb_file import DamagedLmdbFileError, open_checked, page_faults, sea
 from store.state.packing import DamagedRecordError, with_checksum, without_checksum
 
 _FORMAT = b"2"
-_WITHOUT_CHECKSUMS = b"1"
+_FORMAT_WITHOUT_CHECKSUMS = b"1"
 _MAP_BYTES = 1 << 40  # address space, not disk
 _READERS = 1024
 _OPEN = "OPEN"
@@ -22,21 +22,21 @@ log = logging.getLogger(__name__)
 
 
 def open_environment(path: Path) -> Any:
-    """Open the LMDB environment of a state, an empty one where what lies there cannot be trusted.
+    """Open the LMDB environment of a state; where there is none, or one not to be trusted, make an empty one.
 
-    Its commits are not waited for, so what was written survives the death of the process, not that of the
-    machine: a state that an earlier boot left open is thrown away. One that was closed is compared with its
-    seal; of any other one every page and every record is looked at, unless it is large (`lmdb_file`): then
-    a damaged record is found by whoever reads it.
+    Its commits do not wait for the disk, so they survive the death of the process, not that of the machine: a
+    state that an earlier boot left open is discarded. A state that was closed is compared with its seal; of
+    any other every page and every record is checked, unless the file is large (see `store.lmdb_file`): then
+    a damaged record is found when it is read.
     """
     if path.exists() and _left_open_before_boot(path):
         discard(path, "it was open when the machine stopped")
     path.mkdir(parents=True, exist_ok=True)
     try:
-        env = _trusted(path)
+        env = _open_trusted(path)
     except (DamagedLmdbFileError, DamagedRecordError) as error:
         discard(path, str(error))
-        env = _trusted(path)
+        env = _open_trusted(path)
     (path / _OPEN).write_text(_boot_id(), "utf-8")
     sync(path / _OPEN)
     sync(path)
@@ -44,23 +44,23 @@ def open_environment(path: Path) -> Any:
 
 
 def stored_commit_id(path: Path) -> str | None:
-    """Return the commit that a state reflects, None where it cannot be told; changes nothing.
+    """Return the id of the commit that a state reflects, None where it cannot be known; changes nothing.
 
-    Every page is looked at before LMDB reads it, and every record then.
+    Checks every page and every record.
 
     Raises:
-        DamagedLmdbFileError, DamagedRecordError: it is damaged.
+        DamagedLmdbFileError, DamagedRecordError: one is damaged.
     """
     if _left_open_before_boot(path):
         return None
-    if found := page_faults(path):
-        raise DamagedLmdbFileError(path, found[0])
+    if faults := page_faults(path):
+        raise DamagedLmdbFileError(path, faults[0])
     env, _ = open_checked(path, map_size=_MAP_BYTES, max_dbs=8, readonly=True)
     try:
         with env.begin() as transaction:
-            if (found := transaction.get(b"format")) == _FORMAT:
+            if (version := transaction.get(b"format")) == _FORMAT:
                 _check_records(env, transaction)
-            elif found != _WITHOUT_CHECKSUMS:
+            elif version != _FORMAT_WITHOUT_CHECKSUMS:
                 return None
             return str(transaction.get(b"head", default=b"").decode())
     finally:
@@ -68,7 +68,7 @@ def stored_commit_id(path: Path) -> str | None:
 
 
 def close_environment(path: Path, env: Any) -> None:
-    """Bring an environment to disk, close it and note that it can be trusted."""
+    """Bring an environment to disk, close it and mark it as closed."""
     seal(path, env)
     env.close()
     (path / _OPEN).unlink(missing_ok=True)
@@ -76,35 +76,35 @@ def close_environment(path: Path, env: Any) -> None:
 
 
 def discard(path: Path, reason: str) -> None:
-    """Empty the folder of a state that cannot be trusted."""
+    """Remove the files of a state that cannot be trusted, and log the reason."""
     log.warning("making %s anew: %s", path, reason)
     shutil.rmtree(path)
     path.mkdir()
 
 
-def _trusted(path: Path) -> Any:
-    """Open an environment whose file, format and records are sound.
+def _open_trusted(path: Path) -> Any:
+    """Open an environment after checking its file, format and records; one of the first format is converted.
 
     Raises:
-        DamagedLmdbFileError: the file is damaged, or of another version.
-        DamagedRecordError: a record is.
+        DamagedLmdbFileError: the file is damaged, or of an unknown format.
+        DamagedRecordError: a record is damaged.
         DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
     """
-    # The store waits for the disk; to do so a second time would halve the writes.
+    # No sync: DuckDB has waited for the disk, and waiting a second time would halve the writes per second.
     env, trusted = open_checked(
         path, map_size=_MAP_BYTES, max_dbs=8, max_readers=_READERS, sync=False, metasync=False
     )
     try:
-        env.reader_check()  # slots of processes that were killed
+        env.reader_check()  # frees the slots of killed processes
         tables = [env.open_db(name) for name in _TABLES]
         with env.begin(write=True) as transaction:
-            found = transaction.get(b"format")
-            if found is None and not any(transaction.stat(table)["entries"] for table in tables):
+            version = transaction.get(b"format")
+            if version is None and not any(transaction.stat(table)["entries"] for table in tables):
                 transaction.put(b"format", _FORMAT)
-            elif found == _WITHOUT_CHECKSUMS:
+            elif version == _FORMAT_WITHOUT_CHECKSUMS:
                 _add_checksums(transaction, tables)
-            elif found != _FORMAT:
-                raise DamagedLmdbFileError(path, f"its format is {found!r}, not {_FORMAT!r}")
+            elif version != _FORMAT:
+                raise DamagedLmdbFileError(path, f"its format is {version!r}, not {_FORMAT!r}")
             elif not trusted:
                 _check_records(env, transaction)
     except BaseException:
@@ -114,7 +114,7 @@ def _trusted(path: Path) -> Any:
 
 
 def _add_checksums(transaction: Any, tables: list[Any]) -> None:
-    """Bring a state of the first format to this one."""
+    """Convert a state of the first format to the present one."""
     for table in tables:
         for key, raw in list(transaction.cursor(table)):
             transaction.put(key, with_checksum(key, raw), db=table)
@@ -122,7 +122,7 @@ def _add_checksums(transaction: Any, tables: list[Any]) -> None:
 
 
 def _check_records(env: Any, transaction: Any) -> None:
-    """Look at every record.  Raises: DamagedRecordError."""
+    """Check the checksum of every record.  Raises: DamagedRecordError."""
     for name in _TABLES:
         try:
             table = env.open_db(name, txn=transaction, create=False)
@@ -141,5 +141,5 @@ def _left_open_before_boot(path: Path) -> bool:
 
 
 def _boot_id() -> str:
-    """Return a name of this run of the machine; "" where the system has none, which every start distrusts."""
+    """Return the id of this boot of the machine; without one, "", no state that was left open is trusted."""
     return _BOOT_ID.read_text("utf-8").strip() if _BOOT_ID.exists() else ""

@@ -1,4 +1,4 @@
-"""The bytes in which the derived state of users lies on disk."""
+"""The bytes in which the rows of a user lie in the derived state."""
 
 import struct
 import zlib
@@ -13,22 +13,19 @@ from store.tables import MAX_WEIGHT
 NO_TIME = int(np.iinfo(np.int64).min)
 NO_ITEM = int(np.iinfo(np.uint32).max)
 
-# What tells the rows of a user apart comes first, in one piece: so it can be looked for as bytes.
-EVENT = np.dtype(
-    [("ts", "<i8"), ("item", "<u4"), ("action", "<u4"), ("weight", "<f8"), ("hidden", "?")]
-)  # ts in microseconds, NO_TIME where there is none; item and action are codes; hidden: held out
-TEXT = np.dtype([("digest", "V32"), ("ts", "<i8"), ("item", "<u4"), ("hidden", "?")])  # digest: sha256
+# The identity of a row comes first, in one piece, so that `find_row` can search for its bytes.
+# ts: microseconds since 1970, or NO_TIME; item, action: codes; hidden: held out; digest: sha256 of the text.
+EVENT = np.dtype([("ts", "<i8"), ("item", "<u4"), ("action", "<u4"), ("weight", "<f8"), ("hidden", "?")])
+TEXT = np.dtype([("digest", "V32"), ("ts", "<i8"), ("item", "<u4"), ("hidden", "?")])
 
 EventRows = npt.NDArray[np.void]
 TextRows = npt.NDArray[np.void]
 
-event_identity = struct.Struct("<qII").pack
-text_identity = struct.Struct("<32sqI").pack
+pack_event_identity = struct.Struct("<qII").pack  # ts, item, action
+pack_text_identity = struct.Struct("<32sqI").pack  # digest, ts, item
 _COUNT = struct.Struct("<I")
-_SUM = struct.Struct("<I")
-_RESIDUE = (
-    0x2144DF1C  # the CRC-32 of anything with its own behind it, so that nothing has to be cut off first
-)
+_CHECKSUM = struct.Struct("<I")
+_RESIDUE = 0x2144DF1C  # the CRC-32 of any bytes with their own CRC-32 behind them
 
 
 class DamagedRecordError(ValueError):
@@ -40,23 +37,26 @@ class DamagedRecordError(ValueError):
 
 
 def with_checksum(key: bytes, value: bytes) -> bytes:
-    """Return a value with a checksum of it and its key behind it."""
-    return value + _SUM.pack(zlib.crc32(value, zlib.crc32(key)))
+    """Return a value with the CRC-32 of its key and itself behind it."""
+    return value + _CHECKSUM.pack(zlib.crc32(value, zlib.crc32(key)))
 
 
 def without_checksum(table: str, key: bytes, raw: bytes) -> bytes:
-    """Return the value that `sealed` was given.  Raises: DamagedRecordError."""
+    """Check and return the value that `with_checksum` was given.  Raises: DamagedRecordError."""
     if zlib.crc32(raw, zlib.crc32(key)) != _RESIDUE:
         raise DamagedRecordError(table)
-    return raw[: -_SUM.size]
+    return raw[: -_CHECKSUM.size]
 
 
 @dataclass(frozen=True, slots=True)
 class Friendships:
-    """The friends of a user, one entry per friend and relation, sorted by friend, then relation.
+    """The friends of a user, one entry for each friend and relation, sorted by friend, then relation.
 
-    Shapes:
-        weights: (n,) float64; relations: (n,) codes; times: (n,) microseconds, NO_TIME where there is none.
+    Attributes:
+        friends: n user ids.
+        relations: n codes.
+        weights: n numbers, as they were written.
+        times: n times in microseconds since 1970, NO_TIME where there is none.
     """
 
     friends: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class Friendships:
     times: tuple[int, ...] = ()
 
     def pack(self) -> bytes:
-        """Return the bytes that `unpack` reads."""
+        """Return the bytes that `unpack` reads, none where there is no friend."""
         if not self.friends:
             return b""
         names = [friend.encode() for friend in self.friends]
@@ -82,7 +82,7 @@ class Friendships:
 
     @classmethod
     def unpack(cls, raw: bytes) -> "Friendships":
-        """Return what `pack` wrote; none for no bytes."""
+        """Read the bytes of `pack`."""
         if not raw:
             return cls()
         (n,) = _COUNT.unpack_from(raw)
@@ -97,12 +97,12 @@ class Friendships:
 
     @classmethod
     def of(cls, rows: Iterable[tuple[str, int, float, int]]) -> "Friendships":
-        """Return ties from (friend, relation, weight, time), which come sorted."""
+        """Make friendships of entries (friend, relation, weight, time), which come sorted."""
         columns = list(zip(*rows, strict=True))
         return cls(*columns) if columns else cls()
 
     def by_friend(self) -> dict[str, float]:
-        """Return the summed weight of each friend; each counts MAX_WEIGHT at most, as in an export."""
+        """Sum the weights of each friend; one weight counts MAX_WEIGHT at most, as in an export."""
         sums = dict.fromkeys(self.friends, 0.0)
         for friend, weight in zip(self.friends, self.weights, strict=True):
             sums[friend] += min(weight, MAX_WEIGHT)
@@ -110,7 +110,7 @@ class Friendships:
 
 
 def find_row(raw: bytes, width: int, identity: bytes) -> int:
-    """Return where in rows of `width` bytes the one that begins with `identity` starts, or −1."""
+    """Return the offset of the first row that begins with `identity`, among rows of `width` bytes, or −1."""
     at = raw.find(identity)
     while at >= 0 and at % width:  # the bytes may also occur across rows
         at = raw.find(identity, at + 1)

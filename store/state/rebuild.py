@@ -1,4 +1,4 @@
-"""Making the derived state from the rows of the store: of all users, or of some."""
+"""Derive the state from the rows of the store: of all users, or of some."""
 
 import logging
 import time
@@ -22,7 +22,7 @@ from store.store import Store
 
 _BATCH = 65_536
 _TS = f"coalesce(epoch_us(ts), ({NO_TIME + 1} - 1)::BIGINT)"  # the literal itself would be a HUGEINT
-_HISTORIES = f"""
+_EVENTS = f"""
     SELECT user_id, {_TS} AS ts, i.code AS item, a.code AS action, weight, NOT {VISIBLE} AS hidden
     FROM data.behaviors JOIN item_codes AS i ON i.name = item_id JOIN word_codes AS a ON a.name = action
     WHERE {{0}} ORDER BY user_id, {_TS}, item_id, action"""
@@ -31,7 +31,7 @@ _TEXTS = f"""
         NOT {VISIBLE_TEXT} AS hidden
     FROM data.texts LEFT JOIN item_codes AS i ON i.name = item_id
     WHERE {{0}} ORDER BY user_id, {_TS}, item_id NULLS FIRST, text, occurrence"""
-_TIES = f"""
+_FRIENDS = f"""
     SELECT user_id, friend_id, r.code AS relation, weight, {_TS} AS ts
     FROM data.social JOIN word_codes AS r ON r.name = relation
     WHERE {{0}} ORDER BY user_id, friend_id, social.relation"""
@@ -43,28 +43,28 @@ log = logging.getLogger(__name__)
 def bring_up_to_date(store: Store, state: UserState) -> None:
     """Make the state reflect the store's last commit.
 
-    One commit behind, which is all that a killed server can be, is caught up user by user; after any other
-    difference (an import, a split, a restored or a replaced store) the state is made anew. From then on the
-    state reads damaged records again from the store.
+    Of a state that is one commit behind, the users whom that commit touched are read again; a killed server
+    leaves no more to do. After any other difference (an import, a split, a restored or replaced store) the
+    state is rebuilt. From then on the state repairs damaged rows from the store.
     """
-    state.repair_with(partial(_mend, store))
-    head = store.last_commit
-    if state.commit_id == head.commit_id:
+    state.repair_with(partial(_repair, store))
+    last = store.last_commit
+    if state.commit_id == last.commit_id:
         return
-    if state.commit_id == head.previous and head.users is not None:
-        log.info("state is one commit behind: reading %d users again", len(head.users))
+    if state.commit_id == last.previous and last.users is not None:
+        log.info("state is one commit behind: reading %d users again", len(last.users))
         with state.writing() as draft, store.snapshot() as cursor:
-            if head.users:
-                refresh(cursor, draft, head.users)
-            draft.set_commit_id(head.commit_id)
+            if last.users:
+                refresh(cursor, draft, last.users)
+            draft.set_commit_id(last.commit_id)
         return
     rebuild(store, state)
 
 
 def rebuild(store: Store, state: UserState) -> None:
-    """Make the state of all users anew; readers go on with the old one until it is complete."""
-    head, start = store.last_commit, time.monotonic()
-    log.info("making the state of all users for commit %d", head.sequence)
+    """Derive the state of all users again; readers see the old one until the new one is complete."""
+    last, start = store.last_commit, time.monotonic()
+    log.info("making the state of all users for commit %d", last.sequence)
     with state.writing() as draft, store.snapshot() as cursor:
         draft.clear()
         total = cursor.execute("""
@@ -72,7 +72,7 @@ def rebuild(store: Store, state: UserState) -> None:
                 + (SELECT count(*) FROM data.social)""").fetchall()[0][0]
         with tqdm(total=int(total), desc="user state", unit="row", disable=None) as progress:
             _fill(cursor, draft, "true", progress)
-        draft.set_commit_id(head.commit_id)
+        draft.set_commit_id(last.commit_id)
     log.info("state of all users made in %.1f s", time.monotonic() - start)
 
 
@@ -82,7 +82,7 @@ def refresh(
     user_ids: Sequence[str],
     tables: Sequence[str] = TABLES,
 ) -> None:
-    """Bring the packed rows of some users, in some tables, up to what the cursor sees."""
+    """Replace the packed rows of some users, in some tables, with the rows that the cursor sees."""
     wanted = sorted(set(user_ids))
     for user_id in wanted:
         for table in tables:
@@ -92,8 +92,11 @@ def refresh(
     cursor.unregister("wanted")
 
 
-def _mend(store: Store, draft: StateDraft, table: str, user_id: str) -> None:
-    """Put the rows of a table and user anew; whoever changed them in this transaction left them sound."""
+def _repair(store: Store, draft: StateDraft, table: str, user_id: str) -> None:
+    """Write the rows of a table and user again, from the store.
+
+    The draft loses no change of its own: it repairs rows before it changes them, and changed rows are sound.
+    """
     with store.snapshot() as cursor:
         refresh(cursor, draft, [user_id], [table])
 
@@ -105,21 +108,21 @@ def _fill(
     progress: "tqdm[Any] | None",
     tables: Sequence[str] = TABLES,
 ) -> None:
-    """Put the rows of the users whom a condition names; whoever has none is left as they are."""
+    """Write the packed rows of the users that an SQL condition selects; others are not touched."""
     for (item_id,) in cursor.execute("SELECT item_id FROM data.items ORDER BY item_id").fetchall():
         draft.items.code(item_id)
     for (word,) in cursor.execute(_WORDS).fetchall():
         draft.words.code(word)
-    for name, codes in (("item_codes", draft.items), ("word_codes", draft.words)):
-        cursor.register(name, _table_of(codes))
-    for table, sql, rows_of, pack in (
-        ("events", _HISTORIES, partial(_rows, EVENT), _joined),
-        ("texts", _TEXTS, partial(_rows, TEXT), _joined),
-        ("friends", _TIES, _tie_rows, _ties),
+    for name, vocabulary in (("item_codes", draft.items), ("word_codes", draft.words)):
+        cursor.register(name, _code_table(vocabulary))
+    for table, sql, unpack, pack in (
+        ("events", _EVENTS, partial(_struct_rows, EVENT), _pack_structs),
+        ("texts", _TEXTS, partial(_struct_rows, TEXT), _pack_structs),
+        ("friends", _FRIENDS, _friend_rows, _pack_friends),
     ):
         if table not in tables:
             continue
-        for user_id, parts in _by_user(cursor.sql(sql.format(condition)).to_arrow_reader(_BATCH), rows_of):
+        for user_id, parts in _by_user(cursor.sql(sql.format(condition)).to_arrow_reader(_BATCH), unpack):
             draft.put(table, user_id, pack(parts))
             if progress is not None:
                 progress.update(sum(map(len, parts)))
@@ -128,13 +131,13 @@ def _fill(
 
 
 def _by_user(
-    batches: Iterable[pa.RecordBatch], rows_of: Callable[[pa.RecordBatch], Any]
+    batches: Iterable[pa.RecordBatch], unpack: Callable[[pa.RecordBatch], Any]
 ) -> Iterator[tuple[str, list[Any]]]:
-    """Yield the rows of each user, in parts: batches come sorted by user, and one may end amid a user."""
+    """Yield each user with the rows in parts: batches come sorted by user, and one may end amid a user."""
     owner = ""
     parts: list[Any] = []
     for batch in batches:
-        rows = rows_of(batch)
+        rows = unpack(batch)
         ends = pc.run_end_encode(batch.column("user_id"), run_end_type=pa.int64())
         stops = ends.run_ends.to_pylist()
         for user_id, start, stop in zip(ends.values.to_pylist(), [0, *stops[:-1]], stops, strict=True):
@@ -147,7 +150,7 @@ def _by_user(
         yield owner, parts
 
 
-def _rows(dtype: np.dtype[np.void], batch: pa.RecordBatch) -> npt.NDArray[np.void]:
+def _struct_rows(dtype: np.dtype[np.void], batch: pa.RecordBatch) -> npt.NDArray[np.void]:
     rows = np.empty(len(batch), dtype)
     for name in dtype.names or ():
         column = batch.column(name)
@@ -158,19 +161,19 @@ def _rows(dtype: np.dtype[np.void], batch: pa.RecordBatch) -> npt.NDArray[np.voi
     return rows
 
 
-def _tie_rows(batch: pa.RecordBatch) -> list[tuple[str, int, float, int]]:
+def _friend_rows(batch: pa.RecordBatch) -> list[tuple[str, int, float, int]]:
     columns = (batch.column(name).to_pylist() for name in ("friend_id", "relation", "weight", "ts"))
     return list(zip(*columns, strict=True))
 
 
-def _joined(parts: list[npt.NDArray[np.void]]) -> bytes:
+def _pack_structs(parts: list[npt.NDArray[np.void]]) -> bytes:
     return b"".join(part.tobytes() for part in parts)
 
 
-def _ties(parts: list[list[tuple[str, int, float, int]]]) -> bytes:
+def _pack_friends(parts: list[list[tuple[str, int, float, int]]]) -> bytes:
     return Friendships.of(chain.from_iterable(parts)).pack()
 
 
-def _table_of(codes: VocabularyDraft) -> pa.Table:
-    names = codes.all()
+def _code_table(vocabulary: VocabularyDraft) -> pa.Table:
+    names = vocabulary.names()
     return pa.table({"name": pa.array(names, pa.string()), "code": pa.array(range(len(names)), pa.uint32())})

@@ -188,12 +188,12 @@ def test_a_code_that_was_taken_back_is_looked_up_again() -> None:
     lengths = ValuesByCode(codes, lambda names: np.array([len(name) for name in names], dtype=np.int64))
     broken = VocabularyDraft(codes, Table(), None)
     broken.code("broken")
-    codes.take(broken)
+    codes.add(broken)
     assert lengths(np.array([0, 1])).tolist() == [1, 6]  # a reader, before the transaction fails
-    codes.forget(broken)
+    codes.roll_back(broken)
     kept = VocabularyDraft(codes, Table(), None)
     assert kept.code("ok") == 1
-    codes.take(kept)
+    codes.add(kept)
     assert lengths(np.array([0, 1])).tolist() == [1, 2]
 
 

@@ -380,7 +380,7 @@ def test_a_large_file_is_walked_only_where_it_is_too_short(
     copy = shutil.copytree(place.state, tmp_path / "whole")
     (copy / "SEAL").unlink()
     with monkeypatch.context() as patched:
-        patched.setattr(sound, "faults", lambda _: pytest.fail("every page was walked"))
+        patched.setattr(sound, "page_faults", lambda _: pytest.fail("every page was walked"))
         env, trusted = open_checked(copy, map_size=1 << 40, max_readers=8)
         seal(copy, env)
         env.close()

@@ -255,8 +255,8 @@ def test_a_store_of_the_first_schema_gets_a_head(tmp_path: Path) -> None:
 
 def test_no_time_is_what_training_takes_for_it() -> None:
     assert packing.NO_TIME == rows.NO_TIME
-    assert len(packing.event_identity(0, 0, 0)) + 8 + 1 == packing.EVENT.itemsize
-    assert len(packing.text_identity(bytes(32), 0, 0)) + 1 == packing.TEXT.itemsize
+    assert len(packing.pack_event_identity(0, 0, 0)) + 8 + 1 == packing.EVENT.itemsize
+    assert len(packing.pack_text_identity(bytes(32), 0, 0)) + 1 == packing.TEXT.itemsize
 
 
 def test_rows_are_found_at_row_starts_only() -> None:
