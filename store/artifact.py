@@ -1,8 +1,7 @@
-"""Immutable directories: built beside their place, checksummed, published by one rename."""
+"""Artifacts: immutable directories, built beside their place, checksummed, and published by one rename."""
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -12,16 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from store.disk import disk_errors, sync
+from store.disk import disk_errors, replace_file, sync
 from store.locks import locked_directory, remove_abandoned
 
 MANIFEST = "manifest.json"
 _BUILDING = ".building-"
-_MADE_BY = {"CURRENT": "reindex", "LATEST": "train"}  # the command behind a pointer
+_COMMANDS = {"CURRENT": "reindex", "LATEST": "train"}  # that write a pointer
 
 
 class DamagedArtifactError(ValueError):
-    """A file of an export, model or index is missing or is not what was written."""
+    """A file of an artifact is missing, unexpected or not what was written."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -33,15 +32,21 @@ class NotPublishedError(LookupError):
     """A pointer such as CURRENT or LATEST does not exist yet."""
 
     def __init__(self, pointer: Path) -> None:
-        how = _MADE_BY.get(pointer.name)
-        advice = f"; run `triptych {how}` first" if how else ""
+        command = _COMMANDS.get(pointer.name)
+        advice = f"; run `triptych {command}` first" if command else ""
         super().__init__(f"{pointer} does not exist: nothing is published there yet{advice}")
         self.pointer = pointer
 
 
 @dataclass
 class Draft:
-    """A directory under construction; `facts` becomes its manifest, `digests` are sha256 that are known."""
+    """An artifact under construction.
+
+    Attributes:
+        path: the directory to write into.
+        facts: what its manifest will say.
+        digests: sha256 of files, by name, that the builder knows; the others are computed.
+    """
 
     path: Path
     facts: dict[str, Any] = field(default_factory=dict)
@@ -49,20 +54,20 @@ class Draft:
 
 
 def new_id() -> str:
-    """Return a new id that sorts by time of creation, such as 20261123T194102123456-5f0c."""
+    """Make an id that sorts by time of creation, such as 20261123T194102123456-5f0c."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
 
 
 @contextmanager
 def build(parent: Path, artifact_id: str) -> Iterator[Draft]:
-    """Yield a draft; when the block ends well, seal it and rename it to parent/artifact_id.
+    """Build an artifact: yield a draft, and when the block ends, write its manifest and rename it into place.
 
-    A block that raises leaves nothing behind; one that is killed leaves a hidden directory that is
-    never read and that the next build in the same place sweeps away.
+    A block that raises leaves nothing behind. A killed one leaves a hidden directory that nothing reads and
+    that the next build with the same parent removes.
 
     Raises:
         FileExistsError: parent/artifact_id exists; artifacts are immutable.
-        DiskFullError, ReadOnlyDiskError: the disk takes nothing more; nothing stays.
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more; nothing is left behind.
     """
     target = parent / artifact_id
     with disk_errors(target):
@@ -83,10 +88,10 @@ def build(parent: Path, artifact_id: str) -> Iterator[Draft]:
 
 
 def verify(directory: Path) -> dict[str, Any]:
-    """Return the manifest of a directory after reading every byte that it names.
+    """Read an artifact whole, compare every file with its checksum, and return the manifest.
 
     Raises:
-        DamagedArtifactError: a file is missing, added or differs from its checksum; names the file.
+        DamagedArtifactError: a file is missing, was added or differs from its checksum; names the file.
     """
     manifest = read_manifest(directory)
     files: dict[str, str] = manifest["files"]
@@ -103,7 +108,7 @@ def verify(directory: Path) -> dict[str, Any]:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return the manifest alone, checked against its own checksum, without reading the other files.
+    """Read the manifest alone and compare it with its own checksum; no other file is read.
 
     Raises:
         DamagedArtifactError: the manifest is missing or is not byte for byte what was written.
@@ -124,30 +129,20 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def set_pointer(pointer: Path, artifact_id: str) -> None:
-    """Make a pointer file (CURRENT, LATEST) name an artifact: one durable rename.
+    """Make a pointer file (CURRENT, LATEST) name an artifact, durably.
 
     Raises:
         DiskFullError, ReadOnlyDiskError: the disk takes nothing more; the pointer is as it was.
     """
-    draft = pointer.with_name(f".{pointer.name}-{os.getpid()}-{secrets.token_hex(2)}")
-    try:
-        with disk_errors(pointer), draft.open("w", encoding="utf-8") as file:
-            file.write(artifact_id + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    draft.replace(pointer)
-    sync(pointer.parent)
+    replace_file(pointer, artifact_id + "\n")
 
 
 def read_pointer(pointer: Path, parent: Path) -> Path:
-    """Return the directory below `parent` that a pointer file names.
+    """Return the directory of the artifact below `parent` that a pointer file names.
 
     Raises:
-        NotPublishedError: there is no such pointer.
-        DamagedArtifactError: the pointer names nothing that is there.
+        NotPublishedError: the pointer does not exist.
+        DamagedArtifactError: the pointer names an artifact that does not exist.
     """
     try:
         artifact_id = pointer.read_bytes().decode("utf-8", errors="replace").removesuffix("\n")
@@ -172,6 +167,7 @@ def sha256(path: Path) -> str:
 
 
 def _seal(draft: Draft) -> None:
+    """Write the manifest of a draft and bring all its files to disk."""
     files = {p.relative_to(draft.path).as_posix(): p for p in sorted(draft.path.rglob("*")) if p.is_file()}
     digests = {name: draft.digests.get(name) or sha256(path) for name, path in files.items()}
     manifest = draft.facts | {"files": digests}

@@ -1,4 +1,4 @@
-"""Opening the live store: one owner, a known schema, and a clear word when either fails."""
+"""The DuckDB file of the live store: opened by one owner, at the newest schema, with a log of its commits."""
 
 import json
 import os
@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import duckdb
@@ -17,8 +19,8 @@ from store.locks import locked
 # Small row groups: min/max pruning then reads few rows beside those of the user looked up.  At 5 M events, 20
 # users come back in 12 ms instead of 82 ms; an index on user_id takes 28 ms and four times the write time.
 _ROW_GROUP_SIZE = 10_240
-# What follows a question mark are options: the write-ahead log would lie elsewhere. A backslash is a slash.
-_UNUSABLE = ("?", "\\")
+# DuckDB takes what follows a question mark for options, and a backslash for a slash.
+_UNUSABLE_CHARACTERS = ("?", "\\")
 _SCHEMAS = ("schema.sql", "schema_2.sql")
 
 
@@ -33,7 +35,7 @@ class StoreLockedError(OSError):
 
 
 class NotAStoreError(ValueError):
-    """The file is damaged, or something other than Triptych wrote it."""
+    """The file is damaged, or Triptych did not write it."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} is no Triptych store, or is damaged: {reason}")
@@ -41,7 +43,7 @@ class NotAStoreError(ValueError):
 
 
 class NewerStoreError(ValueError):
-    """A newer Triptych wrote the file; this one must not touch it."""
+    """A newer Triptych wrote the file; this one must not write to it."""
 
     def __init__(self, path: Path, version: int, known: int) -> None:
         super().__init__(
@@ -52,7 +54,7 @@ class NewerStoreError(ValueError):
 
 
 class UnusablePathError(ValueError):
-    """A store cannot lie there, whatever the file system says."""
+    """The path has a character that DuckDB does not take for a part of a name."""
 
     def __init__(self, path: Path, character: str) -> None:
         super().__init__(
@@ -67,10 +69,10 @@ class Commit:
     """One write transaction.
 
     Attributes:
-        sequence: how many there were, this one included.
-        commit_id: a random name, so that two stores with equal sequences are told apart.
+        sequence: number of write transactions of the store up to this one.
+        commit_id: random, so that two stores with equal sequences differ.
         previous: the commit id of the transaction before.
-        users: whose rows it touched, or None where that is not known.
+        users: the users whose rows it touched, None where that is not known.
     """
 
     sequence: int
@@ -80,12 +82,12 @@ class Commit:
 
 
 def migrations() -> tuple[str, ...]:
-    """Return the SQL of every migration, in order; the n-th leads to schema version n."""
+    """Read the SQL of every migration, in order; the n-th leads to schema version n."""
     return tuple((Path(__file__).parent / "schema" / name).read_text(encoding="utf-8") for name in _SCHEMAS)
 
 
 def connect(path: Path) -> duckdb.DuckDBPyConnection:
-    """Return a connection with the store attached as catalog `data`, at the newest schema version.
+    """Open the store as catalog `data` of a connection, creating or migrating it where needed.
 
     A missing file is created beside its place and linked into it, so a killed creation leaves no half store.
     The lock is a POSIX one: while the store is open, the owning process must not open the file by other
@@ -99,7 +101,7 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
         DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
     """
     path = path.absolute()
-    for character in _UNUSABLE:
+    for character in _UNUSABLE_CHARACTERS:
         if character in str(path.resolve()):  # DuckDB looks through links, too
             raise UnusablePathError(path, character)
     with disk_errors(path):
@@ -117,7 +119,7 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
 
 
 def migrate(connection: duckdb.DuckDBPyConnection, path: Path, steps: Sequence[str]) -> None:
-    """Apply the migrations that the store lacks, each in a transaction that also records it.
+    """Apply the migrations that the store lacks, each in a transaction that records it, too.
 
     Raises:
         NotAStoreError: the file has no record of migrations.
@@ -136,14 +138,14 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: Path, steps: Sequence[s
 
 
 def attach(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Attach the store in a file as catalog `data`, in place of the one attached.  Raises: as `connect`."""
+    """Attach a file as catalog `data`, in place of the one that is attached.  Raises: as `connect`."""
     try:
         connection.execute("DETACH DATABASE IF EXISTS data")
         connection.execute(f"ATTACH {quoted(path)} AS data (ROW_GROUP_SIZE {_ROW_GROUP_SIZE})")
     except duckdb.Error as error:
         if (named := disk_error(error, path)) is not None:
             raise named from error
-        # DuckDB tells these apart by message only.
+        # DuckDB distinguishes these by message only.
         if "Could not set lock" in str(error) or "Unique file handle conflict" in str(error):
             raise StoreLockedError(path, str(error)) from error
         raise NotAStoreError(path, str(error)) from error
@@ -151,7 +153,7 @@ def attach(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
 
 @contextmanager
 def transaction(cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Commit what the block did, or roll all of it back when it raises."""
+    """Begin a transaction; commit it when the block ends, roll it back when the block raises."""
     cursor.execute("BEGIN")
     try:
         yield
@@ -162,27 +164,44 @@ def transaction(cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
         raise
 
 
+def single_value(
+    cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[object] | None = None
+) -> Any:
+    """Execute SQL and return the first column of the first row; of a write, the number of rows."""
+    return cursor.execute(sql, parameters).fetchall()[0][0]
+
+
+def utc_now() -> datetime:
+    """Return the time in UTC without a zone, as all times in the store are."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
 def quoted(text: str | Path) -> str:
     """Return an SQL string literal, for statements that take no parameters."""
     return "'" + str(text).replace("'", "''") + "'"
 
 
 def read_last_commit(cursor: duckdb.DuckDBPyConnection) -> Commit:
-    """Return the last write transaction that the cursor sees."""
+    """Read the last write transaction that a cursor sees."""
     rows = cursor.execute("SELECT sequence, commit_id, previous, users FROM data.head").fetchall()
     sequence, commit_id, previous, users = rows[0]
     return Commit(int(sequence), commit_id, previous, None if users is None else tuple(json.loads(users)))
 
 
 def add_commit(cursor: duckdb.DuckDBPyConnection, before: Commit, users: Iterable[str] | None) -> Commit:
-    """Return the head that a transaction leaves behind when it commits; `users` are those it touched."""
+    """Record, in a write transaction, the commit that it becomes; `users` are those whose rows it touched."""
     touched = None if users is None else tuple(sorted(users))
-    head = Commit(before.sequence + 1, uuid4().hex, before.commit_id, touched)
+    commit = Commit(before.sequence + 1, uuid4().hex, before.commit_id, touched)
     cursor.execute(
         "UPDATE data.head SET sequence = $1, commit_id = $2, previous = $3, users = $4",
-        [head.sequence, head.commit_id, head.previous, None if touched is None else json.dumps(touched)],
+        [
+            commit.sequence,
+            commit.commit_id,
+            commit.previous,
+            None if touched is None else json.dumps(touched),
+        ],
     )
-    return head
+    return commit
 
 
 def _apply(cursor: duckdb.DuckDBPyConnection, number: int, sql: str) -> None:

@@ -1,8 +1,9 @@
-"""A disk that takes nothing more, because it is full or read-only: whatever meets it says so, and where."""
+"""Write durably, and name the errors of a disk that is full or read-only."""
 
 import errno
 import os
 import resource
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,13 @@ import duckdb
 import lmdb
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_LITTLE = 1 << 20  # bytes
-# What may come of a disk; most of them are something else.
+_LOW_SPACE = 1 << 20  # bytes
+# Errors that a disk may have caused; most of them have other causes.
 DISK_ERRORS = (OSError, duckdb.OperationalError, duckdb.FatalException, lmdb.Error)
 
 
 class DiskFullError(OSError):
-    """Something could not be written, for want of space, quota or size; what was written before is safe."""
+    """The disk has no space, or a quota or limit of size is reached; what was written before is safe."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"the disk of {path} takes no more ({reason}): free some space and try again")
@@ -25,7 +26,7 @@ class DiskFullError(OSError):
 
 
 class ReadOnlyDiskError(OSError):
-    """Something was to be written to a file system that is mounted read-only."""
+    """The file system is mounted read-only."""
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(f"{path} lies on a read-only file system: mount it for writing")
@@ -34,10 +35,10 @@ class ReadOnlyDiskError(OSError):
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Name what the block raises where the disk of a path takes nothing more.
+    """Turn an error of the block into DiskFullError or ReadOnlyDiskError where the disk of a path caused it.
 
     Raises:
-        DiskFullError, ReadOnlyDiskError: the block met such a disk; any other error as it is.
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more. Any other error is raised as it is.
     """
     try:
         yield
@@ -49,13 +50,13 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def disk_error(error: Exception, path: Path | str) -> DiskFullError | ReadOnlyDiskError | None:
-    """Return an error of the system, of DuckDB or LMDB as one of a disk; None where it is something else."""
+    """Recognise an error of the system, of DuckDB or of LMDB as one of the disk; None where it is none."""
     if isinstance(error, DiskFullError | ReadOnlyDiskError):
         return error
-    if not isinstance(error, DISK_ERRORS):  # whose text may be anybody's
+    if not isinstance(error, DISK_ERRORS):  # its text proves nothing
         return None
     place = getattr(error, "filename", None) or path
-    # DuckDB, LMDB and a copy of many files tell the system's error by its text only.
+    # DuckDB, LMDB and shutil.copytree pass the error of the system on as text only.
     if _is(error, errno.EROFS):
         return ReadOnlyDiskError(place)
     for number in _FULL:
@@ -66,8 +67,27 @@ def disk_error(error: Exception, path: Path | str) -> DiskFullError | ReadOnlyDi
     return None
 
 
+def replace_file(path: Path, text: str) -> None:
+    """Replace a text file durably: written beside its place, brought to disk, renamed.
+
+    Raises:
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more; the file is as it was.
+    """
+    draft = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        with disk_errors(path), draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    draft.replace(path)
+    sync(path.parent)
+
+
 def sync(path: Path) -> None:
-    """Return once a file or directory is on disk."""
+    """Bring a file or directory to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -76,12 +96,13 @@ def sync(path: Path) -> None:
 
 
 def _cut_short(path: Path) -> bool:
-    """Return whether a disk may have taken a part of a write only, which LMDB tells as any other failure."""
+    """Return whether a disk may have written a part only; LMDB then says EIO, as for any failure."""
     space = os.statvfs(path)
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    return space.f_bavail * space.f_frsize < _LITTLE or limit != resource.RLIM_INFINITY
+    return space.f_bavail * space.f_frsize < _LOW_SPACE or limit != resource.RLIM_INFINITY
 
 
 def _is(error: Exception, number: int) -> bool:
+    """Return whether an error has a number of `errno`, or names it in its text."""
     known: int | None = getattr(error, "errno", None)
     return known == number if known is not None else os.strerror(number) in str(error)

@@ -1,4 +1,4 @@
-"""Immutable Parquet copies of the store: what training, reindexing and evaluation read."""
+"""Exports: immutable Parquet copies of the store, which training, reindexing and evaluation read."""
 
 import glob
 import logging
@@ -19,18 +19,7 @@ from store.database import migrations, quoted
 from store.disk import disk_errors
 from store.home import Home
 from store.ledger import LEDGER, erased_users, erasures_missing_from, read_erasures, read_ledger, write_ledger
-from store.queries import (
-    BOUNDED_WEIGHT,
-    TEXTS_AMONG,
-    USER_HASHES,
-    USERS,
-    VISIBLE,
-    VISIBLE_TEXT,
-    Matrix,
-    item_hashes,
-    some_items,
-    texts_with_vectors,
-)
+from store.queries import BOUNDED_WEIGHT, USERS, VISIBLE, VISIBLE_TEXT, Reader
 from store.store import Store
 from store.tables import MAX_WEIGHT, TABLES, Table
 
@@ -55,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 class NoExportError(LookupError):
-    """There is no export yet."""
+    """A home has no export yet."""
 
     def __init__(self, exports: Path) -> None:
         super().__init__(f"{exports} holds no export yet: make one first (triptych export)")
@@ -63,7 +52,7 @@ class NoExportError(LookupError):
 
 
 class NotAnExportError(ValueError):
-    """An artifact is whole, but is no export."""
+    """An artifact is something else than an export."""
 
     def __init__(self, path: Path, kind: object) -> None:
         super().__init__(f"{path} is no export; its manifest says kind {kind!r}")
@@ -71,7 +60,7 @@ class NotAnExportError(ValueError):
 
 
 class ActionCounts(NamedTuple):
-    """How many behaviours have an action, held-out ones apart, and the greatest weight of one."""
+    """Behaviours with one action, held-out ones apart: their number and the greatest weight."""
 
     action: str
     held_out: bool
@@ -79,29 +68,29 @@ class ActionCounts(NamedTuple):
     max_weight: float
 
 
-class Export:
+class Export(Reader):
     """One export, read through DuckDB; threads may share it.
 
     History, texts and friends are the visible ones; only `held_out` shows rows with split valid or test.
-    Whoever the ledger of the home says was erased since is not shown.
+    Users whose erasure is in the ledger of the home when the export is opened are hidden everywhere.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
         self._db = duckdb.connect()
-        spill = Path(tempfile.gettempdir()) / f"triptych-{artifact.new_id()}"  # made by DuckDB when it must
+        spill = Path(tempfile.gettempdir()) / f"triptych-{artifact.new_id()}"  # DuckDB creates it when needed
         self._db.execute(f"SET GLOBAL temp_directory = {quoted(spill)}")
         self._db.execute("SET GLOBAL python_enable_replacements = false")
         self._db.execute("ATTACH ':memory:' AS data")
-        show(self._db, path, Home(path.parent.parent).erasures, manifest)
+        _create_views(self._db, path, Home(path.parent.parent).erasures, manifest)
 
     @classmethod
     def open(cls, path: Path, *, verify: bool = True) -> Self:
-        """Return an export, after reading every byte of it unless `verify` is off.
+        """Open an export, after comparing every byte with its checksum unless `verify` is off.
 
         Raises:
-            DamagedArtifactError: a file is missing or is not what was written.
+            DamagedArtifactError: a file, or the ledger of the home, is missing or damaged.
             NotAnExportError: the artifact is something else.
         """
         manifest = artifact.verify(path) if verify else artifact.read_manifest(path)
@@ -111,10 +100,10 @@ class Export:
 
     @classmethod
     def latest(cls, exports: Path, *, verify: bool = True) -> Self:
-        """Return the newest export of a directory.
+        """Open the newest export of a directory.
 
         Raises:
-            NoExportError: there is none.
+            NoExportError: it has none.
         """
         ids = artifact.artifacts(exports)
         if not ids:
@@ -130,7 +119,7 @@ class Export:
         self.close()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Release the files."""
         self._db.close()
 
     @property
@@ -142,19 +131,9 @@ class Export:
         """Return all columns of the items, by item id; `attributes` is JSON text."""
         return self._table(f"FROM data.items WHERE available OR NOT {available_only} ORDER BY item_id")
 
-    def item_hashes(self) -> pa.Table:
-        """Return what `store.queries.item_hashes` does."""
-        with closing(self._db.cursor()) as cursor:
-            return item_hashes(cursor)
-
     def item_batches(self, rows: int = _BATCH) -> Iterator[pa.RecordBatch]:
         """Yield the columns of `items` for the available items, in their order, at most `rows` at a time."""
         return self._batches("FROM data.items WHERE available ORDER BY item_id", rows)
-
-    def some_items(self, item_ids: Sequence[str]) -> pa.Table:
-        """Return what `store.queries.some_items` does."""
-        with closing(self._db.cursor()) as cursor:
-            return some_items(cursor, item_ids)
 
     def history(self) -> pa.Table:
         """Return user_id, item_id, action, weight, ts of the history, by user, time (undated first), item."""
@@ -165,12 +144,12 @@ class Export:
         return self._batches(_HISTORY, rows)
 
     def actions(self) -> list[ActionCounts]:
-        """Return what there is of each action, by name."""
+        """Count the behaviours of each action, by name."""
         with closing(self._db.cursor()) as cursor:
             return [ActionCounts(*row) for row in cursor.execute(_ACTIONS).fetchall()]
 
     def overweight(self) -> tuple[int, float]:
-        """Return how many rows weigh more than an import takes today, and the most that it does."""
+        """Return the number of rows with a weight beyond what imports accept today, and that bound."""
         with closing(self._db.cursor()) as cursor:
             return int(cursor.execute(_OVERWEIGHT).fetchall()[0][0]), MAX_WEIGHT
 
@@ -195,88 +174,29 @@ class Export:
         ids = self._table(f"SELECT user_id FROM ({USERS}) ORDER BY user_id")
         return cast("pa.StringArray", ids.column("user_id").combine_chunks())
 
-    def user_hashes(self) -> pa.Table:
-        """Return user_id, events, content and blank of all users that any table names, by user id.
-
-        `events` is the number of visible ones; `content` hashes (16 bytes) the visible history and texts, and
-        the friends with theirs; `blank` says that nothing of it can give a vector.
-        """
-        return self._table(USER_HASHES)
-
     def some_users(self, user_ids: pa.Array) -> tuple[pa.Table, pa.Table, pa.Table]:
-        """Return `history`, `texts` and `friends` of the users named, the history of their friends too."""
-        named = user_ids.to_pylist()
-        friends = self._table(_some(_FRIENDS), [named])
-        people = pa.concat_arrays([user_ids, *friends.column("friend_id").chunks]).unique().to_pylist()
-        return self._table(_some(_HISTORY), [people]), self._table(_some(_TEXTS), [named]), friends
+        """Return `history`, `texts` and `friends` of some users, with the history of their friends."""
+        wanted = user_ids.to_pylist()
+        friends = self._table(_some(_FRIENDS), [wanted])
+        with_friends = pa.concat_arrays([user_ids, *friends.column("friend_id").chunks]).unique().to_pylist()
+        return self._table(_some(_HISTORY), [with_friends]), self._table(_some(_TEXTS), [wanted]), friends
 
     def texts_among(self, texts: Sequence[str]) -> set[str]:
-        """Return those of some texts that the export shows by the ledger as it is now."""
+        """Return those of some texts that the export shows, by the ledger of the home as it is now."""
         with Export(self.path, self.manifest) as now:
-            found = now._table(TEXTS_AMONG, [list(texts)])
-        return set(found.column("text").to_pylist())
-
-    def imported_vectors(self, text_model_id: str, batch: int = 4096) -> Iterator[tuple[list[str], Matrix]]:
-        """Yield distinct visible texts with the vectors (n, D) float32 that came with them for one model."""
-        with closing(self._db.cursor()) as cursor:
-            yield from texts_with_vectors(cursor, text_model_id, batch)
+            return super(Export, now).texts_among(texts)
 
     def mentions(self, user_id: str) -> bool:
-        """Return whether any row is about a person."""
-        found = self._table(f"SELECT 1 FROM ({USERS}) WHERE user_id = $1 LIMIT 1", [user_id])
-        return len(found) > 0
-
-    def _table(self, sql: str, parameters: list[Any] | None = None) -> pa.Table:
-        with closing(self._db.cursor()) as cursor:
-            table: pa.Table = cursor.sql(sql, params=parameters).to_arrow_table()
-        return table
-
-    def _batches(self, sql: str, rows: int) -> Iterator[pa.RecordBatch]:
-        with closing(self._db.cursor()) as cursor:
-            yield from cursor.sql(sql).to_arrow_reader(rows)
-
-
-def _some(sql: str) -> str:
-    """Return a statement that reads the rows of the users in a list only."""
-    return sql.replace(" WHERE ", " WHERE user_id IN (SELECT unnest($1)) AND ", 1)
-
-
-def show(db: duckdb.DuckDBPyConnection, path: Path, ledger: Path, manifest: Mapping[str, Any]) -> None:
-    """Make the tables of an export views in catalog `data`, without those whose erasure it does not know.
-
-    Raises:
-        DamagedArtifactError: a ledger is damaged.
-    """
-    for table in TABLES:
-        _view(db, path, table, "true")
-    erasures = erasures_missing_from(path, manifest, read_ledger(ledger))
-    if not erasures:
-        return
-    users = (str(row[0]) for row in db.execute(USERS).fetchall())
-    erased = sorted(erased_users(users, erasures))
-    db.execute("CREATE TABLE data.erased AS SELECT unnest($1::VARCHAR[]) AS user_id", [erased])
-    for table in TABLES:
-        people = [name for name in ("user_id", "friend_id") if name in table.names]
-        if people:
-            _view(db, path, table, " AND ".join(f"{name} NOT IN (FROM data.erased)" for name in people))
-
-
-def _view(db: duckdb.DuckDBPyConnection, path: Path, table: Table, condition: str) -> None:
-    # Equal texts lie in the order of their occurrence.
-    number = ", file_row_number AS occurrence" if table.numbered else ""
-    file = quoted(glob.escape(str(path / f"{table.name}.parquet")))
-    db.execute(f"""
-        CREATE OR REPLACE VIEW data.{table.name} AS SELECT {", ".join(table.names)}{number}
-        FROM read_parquet({file}, file_row_number = true) WHERE {condition}""")
+        """Return whether any row names a user, as its owner or as a friend."""
+        rows = self._table(f"SELECT 1 FROM ({USERS}) WHERE user_id = $1 LIMIT 1", [user_id])
+        return len(rows) > 0
 
 
 def create_export(store: Store, exports: Path) -> str:
-    """Write one state of the store, held-out rows with their split and the ledger of erasures included.
-
-    Returns the id of the export.
+    """Write one state of the store to a new export, with held-out rows and the ledger; return the export id.
 
     Raises:
-        DiskFullError, ReadOnlyDiskError: the disk takes nothing more; there is no export.
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more; no export is made.
     """
     export_id = artifact.new_id()
     _log.info("export %s started", export_id)
@@ -308,3 +228,39 @@ def create_export(store: Store, exports: Path) -> str:
         }
     _log.info("export %s done: %s", export_id, counts)
     return export_id
+
+
+def _some(sql: str) -> str:
+    """Return a statement restricted to the users in a list parameter."""
+    return sql.replace(" WHERE ", " WHERE user_id IN (SELECT unnest($1)) AND ", 1)
+
+
+def _create_views(
+    db: duckdb.DuckDBPyConnection, path: Path, ledger: Path, manifest: Mapping[str, Any]
+) -> None:
+    """Create the tables of an export as views of its files, without users erased since it was made.
+
+    Raises:
+        DamagedArtifactError: a ledger is damaged.
+    """
+    for table in TABLES:
+        _view(db, path, table, "true")
+    erasures = erasures_missing_from(path, manifest, read_ledger(ledger))
+    if not erasures:
+        return
+    users = (str(row[0]) for row in db.execute(USERS).fetchall())
+    erased = sorted(erased_users(users, erasures))
+    db.execute("CREATE TABLE data.erased AS SELECT unnest($1::VARCHAR[]) AS user_id", [erased])
+    for table in TABLES:
+        ids = [name for name in ("user_id", "friend_id") if name in table.names]
+        if ids:
+            _view(db, path, table, " AND ".join(f"{name} NOT IN (FROM data.erased)" for name in ids))
+
+
+def _view(db: duckdb.DuckDBPyConnection, path: Path, table: Table, condition: str) -> None:
+    # Equal texts are stored in the order of their occurrence.
+    number = ", file_row_number AS occurrence" if table.numbered else ""
+    file = quoted(glob.escape(str(path / f"{table.name}.parquet")))
+    db.execute(f"""
+        CREATE OR REPLACE VIEW data.{table.name} AS SELECT {", ".join(table.names)}{number}
+        FROM read_parquet({file}, file_row_number = true) WHERE {condition}""")

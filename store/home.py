@@ -1,4 +1,4 @@
-"""Where everything of one installation lies."""
+"""The home: one directory with everything of one installation."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ class Home:
 
     @property
     def state(self) -> Path:
-        """What queries need of users, packed; derived from the live store."""
+        """The derived state: what queries need of users, packed in LMDB."""
         return self.path / "state"
 
     @property
@@ -34,7 +34,7 @@ class Home:
 
     @property
     def text_cache(self) -> Path:
-        """Texts that were encoded already, by language model and content."""
+        """Vectors of encoded texts, by language model and content."""
         return self.text_models / "cache"
 
     @property
@@ -49,7 +49,7 @@ class Home:
 
     @property
     def training(self) -> Path:
-        """Checkpoints of training that has not ended, and TensorBoard's files."""
+        """Checkpoints of unfinished training, and TensorBoard's files."""
         return self.path / "training"
 
     @property
@@ -64,7 +64,7 @@ class Home:
 
     @property
     def current_lock(self) -> Path:
-        """Empty file that is held by whoever changes CURRENT, or loads what it names to serve it."""
+        """Empty file, locked while CURRENT is changed or while the index that it names is loaded."""
         return self.path / "CURRENT.lock"
 
     @property
@@ -74,17 +74,17 @@ class Home:
 
     @property
     def rejects(self) -> Path:
-        """Rows that an import refused."""
+        """Rows that imports refused, as JSON lines."""
         return self.path / "rejects"
 
     @property
     def erasures(self) -> Path:
-        """The ledger of erasures, beside the exports that it hides people from."""
+        """The ledger of erasures: the users whom all exports beside it must hide."""
         return self.path / LEDGER
 
     @property
     def audit_log(self) -> Path:
-        """Who asked for what about a person, as JSON lines."""
+        """Erasures and subject access requests, as JSON lines."""
         return self.path / "audit.jsonl"
 
     @property

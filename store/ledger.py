@@ -1,7 +1,8 @@
-"""The ledger of erasures: who must not come back from an export or a backup, by salted hash.
+"""The ledger of erasures: which users must not come back from an export or a backup, by salted hash.
 
-Which erasures an export or a backup does not know yet is told by its own ledger, which is that of the very
-state that it copied: no clocks are compared, and nothing is assumed of homes that were copied or restored.
+The ledger is a table of the store; each home, export and backup holds a copy as a file. The copy in an export
+is of the same snapshot as its rows, so an erasure that it lacks is one that its rows do not reflect. No
+clocks are compared, and homes may be copied and restored.
 """
 
 import hashlib
@@ -15,15 +16,15 @@ from typing import Any
 import duckdb
 
 from store.artifact import DamagedArtifactError
-from store.disk import sync
+from store.disk import replace_file
 
-LEDGER = "erasures.json"  # of a home, and of an export
-_CLOCKS = timedelta(hours=1)  # that may have disagreed when an export without a ledger was made
+LEDGER = "erasures.json"  # name of the file in a home and in an export
+_CLOCK_SKEW = timedelta(hours=1)  # between clocks, at most, when an export without a ledger was made
 
 
 @dataclass(frozen=True)
 class Erasure:
-    """One person erased; times are UTC without a zone."""
+    """The erasure of one user; `erased_at` is UTC without a zone, `models` were trained on the user."""
 
     erased_at: datetime
     salt: str
@@ -31,46 +32,46 @@ class Erasure:
     models: tuple[str, ...] = ()
 
     @property
-    def name(self) -> tuple[datetime, str, str]:
-        """What tells an erasure from all others; a store gives no time twice for one person."""
+    def identity(self) -> tuple[datetime, str, str]:
+        """What tells an erasure from all others: a store gives no time twice to one user."""
         return self.erased_at, self.salt, self.user_hash
 
 
 def user_hash(salt: str, user_id: str) -> str:
-    """Return the name under which a ledger and an audit log know a person."""
+    """Return the sha256, hexadecimal, under which a ledger and an audit log know a user."""
     return hashlib.sha256((salt + user_id).encode()).hexdigest()
 
 
 def erasures_missing_from(
     export: Path, manifest: Mapping[str, Any], erasures: Iterable[Erasure]
 ) -> list[Erasure]:
-    """Return the erasures that the rows of an export were copied without.
+    """Return the erasures that are missing from the ledger of an export: its rows may hold these users.
 
-    An export of an earlier version carries no ledger. It tells only when it was made, so what was erased up
-    to an hour before it counts as unknown to it, too.
+    An export of an earlier version has no ledger. By the time in its manifest, what was erased later or up to
+    an hour before counts as missing.
 
     Raises:
         DamagedArtifactError: the ledger of the export is damaged.
     """
     if LEDGER not in manifest["files"]:
         return erasures_since(datetime.fromisoformat(manifest["created_at"]), erasures)
-    known = {one.name for one in read_ledger(export / LEDGER)}
-    return [one for one in erasures if one.name not in known]
+    known = {one.identity for one in read_ledger(export / LEDGER)}
+    return [one for one in erasures if one.identity not in known]
 
 
 def erasures_since(made: datetime, erasures: Iterable[Erasure]) -> list[Erasure]:
-    """Return the erasures that what was made at a time, UTC, may not know."""
-    earliest = made.replace(tzinfo=None) - _CLOCKS
+    """Return the erasures after a time (UTC), and those up to an hour before: clocks may have disagreed."""
+    earliest = made.replace(tzinfo=None) - _CLOCK_SKEW
     return [one for one in erasures if one.erased_at >= earliest]
 
 
 def merge_ledgers(*ledgers: Iterable[Erasure]) -> list[Erasure]:
-    """Return the erasures of several ledgers, each once, oldest first."""
-    return [one for _, one in sorted({one.name: one for ledger in ledgers for one in ledger}.items())]
+    """Merge ledgers: each erasure once, oldest first."""
+    return [one for _, one in sorted({one.identity: one for ledger in ledgers for one in ledger}.items())]
 
 
 def erased_users(user_ids: Iterable[str], erasures: Iterable[Erasure]) -> set[str]:
-    """Return those whom some erasures name."""
+    """Return those of some users that the erasures name."""
     by_salt: dict[str, set[str]] = {}
     for one in erasures:
         by_salt.setdefault(one.salt, set()).add(one.user_hash)
@@ -84,17 +85,17 @@ def erased_users(user_ids: Iterable[str], erasures: Iterable[Erasure]) -> set[st
 
 
 def write_ledger(path: Path, erasures: Iterable[Erasure]) -> None:
-    """Replace a ledger file: one durable rename."""
+    """Replace a ledger file, durably.
+
+    Raises:
+        DiskFullError, ReadOnlyDiskError: the disk takes nothing more; the file is as it was.
+    """
     entries = [asdict(one) | {"erased_at": one.erased_at.isoformat()} for one in erasures]
-    draft = path.with_name(f".{path.name}.tmp")  # whoever owns the store writes it, so there is one writer
-    draft.write_text(json.dumps({"erasures": entries}, indent=1) + "\n", "utf-8")
-    sync(draft)
-    draft.replace(path)
-    sync(path.parent)
+    replace_file(path, json.dumps({"erasures": entries}, indent=1) + "\n")
 
 
 def read_ledger(path: Path) -> tuple[Erasure, ...]:
-    """Return the erasures of a ledger file, none where there is no file.
+    """Read a ledger file; a missing file has no erasures.
 
     Raises:
         DamagedArtifactError: the file is not what was written.
@@ -114,7 +115,7 @@ def read_ledger(path: Path) -> tuple[Erasure, ...]:
 
 
 def read_erasures(cursor: duckdb.DuckDBPyConnection) -> list[Erasure]:
-    """Return the ledger of the state that the cursor sees, oldest first."""
+    """Read the ledger of the store that a cursor sees, oldest erasure first."""
     rows = cursor.execute(
         "SELECT erased_at, salt, user_hash, models FROM data.erasures ORDER BY erased_at"
     ).fetchall()

@@ -1,4 +1,4 @@
-"""Locks of files and directories: they end with the process that holds them, whoever gets its id next."""
+"""Locks of files and directories (flock): they end with the process that holds them."""
 
 import fcntl
 import logging
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class LockedError(BlockingIOError):
-    """Somebody else, in this process or another, holds a file or directory."""
+    """A file or directory is locked, by this process or another."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"somebody works in {path}: wait until they are done")
@@ -21,10 +21,10 @@ class LockedError(BlockingIOError):
 
 @contextmanager
 def locked(path: Path, *, wait: bool = False, make: bool = False) -> Iterator[None]:
-    """Hold a directory or a file while the block runs; `make` the file where it is missing.
+    """Lock a directory or a file while the block runs; `make` creates a missing file.
 
     Raises:
-        LockedError: somebody else holds it, and not `wait`.
+        LockedError: it is locked already, and `wait` is off.
     """
     descriptor = os.open(path, os.O_RDONLY | (os.O_CREAT if make else 0), 0o644)
     try:
@@ -32,27 +32,29 @@ def locked(path: Path, *, wait: bool = False, make: bool = False) -> Iterator[No
         try:
             yield
         finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for a child that has the descriptor, too
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child process may have the descriptor, too
     finally:
         os.close(descriptor)
 
 
 @contextmanager
 def locked_directory(path: Path) -> Iterator[Path]:
-    """Yield a new directory, which `abandoned` leaves out while the block runs; removing it is the caller's.
+    """Make a directory and lock it while the block runs, so that nobody removes it as abandoned.
+
+    The caller removes it, or renames it.
 
     Raises:
-        FileExistsError: there is such a directory.
+        FileExistsError: the directory exists.
     """
     with ExitStack() as stack:
-        with locked(path.parent, wait=True):  # between its making and its lock, nobody sweeps
+        with locked(path.parent, wait=True):  # nobody removes it before it is locked
             path.mkdir()
             stack.enter_context(locked(path))
         yield path
 
 
 def abandoned(parent: Path, pattern: str) -> list[Path]:
-    """Return the directories that match a pattern such as ".building-*" and that nobody works in."""
+    """Return the directories that match a pattern such as ".building-*" and that no process has locked."""
     if not parent.is_dir():
         return []
     with locked(parent, wait=True):
@@ -60,7 +62,7 @@ def abandoned(parent: Path, pattern: str) -> list[Path]:
 
 
 def remove_abandoned(parent: Path, pattern: str) -> None:
-    """Remove the directories that `abandoned` names: a killed process left them behind."""
+    """Remove the directories that `abandoned` returns: killed processes left them behind."""
     with locked(parent, wait=True):
         for path in _abandoned(parent, pattern):
             log.info("removing what a killed process left in %s", path)
@@ -68,14 +70,14 @@ def remove_abandoned(parent: Path, pattern: str) -> None:
 
 
 def _abandoned(parent: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in parent.glob(pattern) if path.is_dir() and not _held(path))
+    return sorted(path for path in parent.glob(pattern) if path.is_dir() and not _is_locked(path))
 
 
-def _held(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     try:
         with locked(path):
             return False
-    except (LockedError, PermissionError, FileNotFoundError):  # somebody else's, or done since
+    except (LockedError, PermissionError, FileNotFoundError):  # of another user, or just removed
         return True
 
 

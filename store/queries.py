@@ -1,22 +1,25 @@
-"""The SQL that the live store and an export share: both hold the four tables in a catalog named `data`.
+"""Reads that the live store and an export share: both have the four tables in a catalog named `data`.
 
 Rows with split valid or test are held out: they are not visible, and neither is a text on a (user, item) pair
 that is held out.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
-from store.attributes import usable_attributes
 from store.tables import MAX_WEIGHT
 
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
-# A store from before weights had a bound may hold greater ones; two of them could add up to infinity.
+# A store from before the bound may hold greater weights; two of them could add up to infinity.
 BOUNDED_WEIGHT = f"least(weight, {MAX_WEIGHT!r})"
+
+HELD_OUT_SPLITS = ("valid", "test")
 
 VISIBLE = "(split IS NULL OR split = 'train')"
 
@@ -25,16 +28,14 @@ VISIBLE_TEXT = """NOT EXISTS (
     WHERE held.user_id = texts.user_id AND held.item_id = texts.item_id
       AND held.split IN ('valid', 'test'))"""
 
-# A user exists when any table names them.
+# A user exists when any table has the id.
 USERS = """
     SELECT user_id FROM data.behaviors UNION SELECT user_id FROM data.texts
     UNION SELECT user_id FROM data.social UNION SELECT friend_id FROM data.social"""
 
-# Of a user: the number of visible events, what the vector is made from, and whether nothing can be encoded.
-# A sum of hashes needs no order, and no string as long as a history. DuckDB's own hash takes a fifth of the
-# time of md5; where a later DuckDB hashes otherwise, every user is encoded once more. Friends count with
-# their own history.
-USER_HASHES = f"""
+# A sum of hashes needs no order of rows, and no string as long as a history. DuckDB's own hash takes a fifth
+# of the time of md5; should a later DuckDB hash differently, every user is encoded once more.
+_USER_HASHES = f"""
     WITH history AS (
         SELECT user_id, count(*) AS events, sum(hash(item_id, action, weight, ts)) AS digest
         FROM data.behaviors WHERE {VISIBLE} GROUP BY user_id
@@ -55,71 +56,75 @@ USER_HASHES = f"""
         LEFT JOIN circle USING (user_id)
     ORDER BY user_id"""
 
-# By length, so that neighbours need the same padding when they are encoded together.
-DISTINCT_TEXTS = f"SELECT DISTINCT text FROM data.texts WHERE {VISIBLE_TEXT} ORDER BY length(text), text"
+_TEXTS_AMONG = "SELECT DISTINCT text FROM data.texts WHERE text IN (SELECT unnest($1::VARCHAR[]))"
 
-TEXTS_AMONG = "SELECT DISTINCT text FROM data.texts WHERE text IN (SELECT unnest($1::VARCHAR[]))"
-
-IMPORTED_VECTORS = f"""
+_IMPORTED_VECTORS = f"""
     SELECT DISTINCT ON (text) text, vector FROM data.texts
     WHERE text_model_id = $1 AND vector IS NOT NULL AND {VISIBLE_TEXT}
     ORDER BY text, user_id, ts NULLS FIRST, occurrence"""
 
-# `marks` is an Arrow table that the caller registers.
-MARK_SPLITS = """
-    UPDATE data.behaviors AS event SET split = mark.split FROM marks AS mark
-    WHERE event.user_id = mark.user_id AND event.item_id = mark.item_id AND event.action = mark.action
-      AND event.ts IS NOT DISTINCT FROM mark.ts::TIMESTAMP"""
 
-
-# What a vector is made from, what filters look at, and whether there is nothing to encode.
 BLANK_ITEM = "trim(coalesce(title, '') || coalesce(text, '')) = ''"
-_HASHES = f"""
+_ITEM_HASHES = f"""
+    SELECT item_id,
     unhex(md5(to_json([title, text])::VARCHAR)) AS content,
     unhex(md5(to_json([kind, attributes::VARCHAR])::VARCHAR)) AS facts,
-    {BLANK_ITEM} AS blank"""
-_BATCH = 65_536
+    {BLANK_ITEM} AS blank
+    FROM data.items WHERE available ORDER BY item_id"""
+_SOME_ITEMS = """
+    SELECT item_id, title, text, kind, attributes::VARCHAR AS attributes FROM data.items
+    WHERE available AND item_id IN (SELECT unnest($1)) ORDER BY item_id"""
 
 
-def texts_with_vectors(
-    cursor: duckdb.DuckDBPyConnection, text_model_id: str, batch: int
-) -> Iterator[tuple[list[str], Matrix]]:
-    """Yield distinct visible texts and the vectors (n, D) float32 they came with, `batch` at a time.
+class Reader:
+    """Reads what the live store and an export have in common; every call takes a cursor of its own."""
 
-    The vectors are scaled to length 1, as those of the text model are; one of length 0 stays as it is.
-    """
-    for rows in cursor.sql(IMPORTED_VECTORS, params=[text_model_id]).to_arrow_reader(batch):
-        vectors = np.vstack(rows.column("vector").to_numpy(zero_copy_only=False)).astype(np.float64)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit = np.divide(vectors, norms, out=vectors, where=norms > 0)
-        yield rows.column("text").to_pylist(), unit.astype(np.float32)
+    _db: duckdb.DuckDBPyConnection
 
+    def item_hashes(self) -> pa.Table:
+        """Return item_id, content, facts and blank of the available items, by item id.
 
-def item_hashes(cursor: duckdb.DuckDBPyConnection) -> pa.Table:
-    """Return item_id, content, facts and blank of the available items, by item id.
+        `content` is the md5 of title and text, `facts` of kind and attributes (16 bytes each); `blank` says
+        that there is neither title nor text.
+        """
+        return self._table(_ITEM_HASHES)
 
-    `content` is the md5 of title and text, `facts` of kind and attributes (16 bytes each); `blank` says that
-    there is neither title nor text.
-    """
-    sql = f"SELECT item_id, {_HASHES} FROM data.items WHERE available ORDER BY item_id"
-    table: pa.Table = cursor.sql(sql).to_arrow_table()
-    return table
+    def some_items(self, item_ids: Sequence[str]) -> pa.Table:
+        """Return item_id, title, text, kind, attributes (JSON) of the available ones of some items, by id."""
+        return self._table(_SOME_ITEMS, [list(item_ids)])
 
+    def user_hashes(self) -> pa.Table:
+        """Return user_id, events, content and blank of all users that any table names, by user id.
 
-def some_items(cursor: duckdb.DuckDBPyConnection, item_ids: Sequence[str]) -> pa.Table:
-    """Return item_id, title, text, kind, attributes (JSON text) of named available items, by id."""
-    sql = """
-        SELECT item_id, title, text, kind, attributes::VARCHAR AS attributes FROM data.items
-        WHERE available AND item_id IN (SELECT unnest($1)) ORDER BY item_id"""
-    table: pa.Table = cursor.sql(sql, params=[list(item_ids)]).to_arrow_table()
-    return table
+        `events` is the number of visible ones; `content` hashes (16 bytes) the visible history and texts, and
+        the friends with their histories; `blank` says that there is nothing to encode.
+        """
+        return self._table(_USER_HASHES)
 
+    def texts_among(self, texts: Sequence[str]) -> set[str]:
+        """Return those of some texts that a user has written."""
+        return set(self._table(_TEXTS_AMONG, [list(texts)]).column("text").to_pylist())
 
-def bad_attributes(cursor: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    """Return why the attributes of available items cannot be used, by item id; all of them are looked at."""
-    sql = "SELECT item_id, attributes::VARCHAR AS attributes FROM data.items WHERE available ORDER BY item_id"
-    reasons: dict[str, str] = {}
-    for batch in cursor.sql(sql).to_arrow_reader(_BATCH):
-        ids, texts = (batch.column(name).to_pylist() for name in ("item_id", "attributes"))
-        reasons |= usable_attributes(zip(ids, texts, strict=True))[1]
-    return reasons
+    def imported_vectors(self, text_model_id: str, batch: int = 4096) -> Iterator[tuple[list[str], Matrix]]:
+        """Yield distinct visible texts with the vectors (n, D) float32 that were imported with them.
+
+        The vectors are scaled to length 1, as those of the text model are; one of length 0 stays as it is.
+
+        Args:
+            text_model_id: the model that the vectors are of.
+            batch: texts at a time, at most.
+        """
+        for rows in self._batches(_IMPORTED_VECTORS, batch, [text_model_id]):
+            vectors = np.vstack(rows.column("vector").to_numpy(zero_copy_only=False)).astype(np.float64)
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+            unit = np.divide(vectors, norms, out=vectors, where=norms > 0)
+            yield rows.column("text").to_pylist(), unit.astype(np.float32)
+
+    def _table(self, sql: str, parameters: list[Any] | None = None) -> pa.Table:
+        with closing(self._db.cursor()) as cursor:
+            table: pa.Table = cursor.sql(sql, params=parameters).to_arrow_table()
+        return table
+
+    def _batches(self, sql: str, rows: int, parameters: list[Any] | None = None) -> Iterator[pa.RecordBatch]:
+        with closing(self._db.cursor()) as cursor:
+            yield from cursor.sql(sql, params=parameters).to_arrow_reader(rows)

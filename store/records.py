@@ -1,13 +1,16 @@
-"""What the store returns; plain data, no SQL and no protobuf."""
+"""Records that the store returns: plain data, importable without DuckDB and protobuf."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from store.attributes import parse_attributes
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One retrievable thing."""
+    """One item; `attributes` is the parsed JSON object, `updated_at` UTC without a zone."""
 
     item_id: str
     title: str | None
@@ -20,7 +23,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One visible (not held-out) behaviour of a user."""
+    """One visible (not held-out) behaviour of a user; `ts` is UTC without a zone."""
 
     item_id: str
     action: str = "interact"
@@ -30,7 +33,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Friend:
-    """One friend with the strength of the tie and the friend's visible history."""
+    """One friend: the weight of the friendship, and the visible history of the friend."""
 
     friend_id: str
     weight: float
@@ -44,3 +47,13 @@ class UserViews:
     history: tuple[Event, ...] = ()
     texts: tuple[str, ...] = ()
     friends: tuple[Friend, ...] = field(default=())
+
+
+def item_of_row(row: Sequence[Any]) -> Item:
+    """Make an item of a row of the table `items`, its columns in the order of the table.
+
+    Raises:
+        BadAttributesError: its attributes cannot be used.
+    """
+    item_id, title, text, kind, attributes, available, updated_at = row
+    return Item(item_id, title, text, kind, parse_attributes(attributes), available, updated_at)

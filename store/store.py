@@ -14,24 +14,11 @@ from typing import Any, Self
 import duckdb
 import pyarrow as pa
 
-from store.attributes import parse_attributes
-from store.database import Commit, add_commit, attach, connect, read_last_commit, transaction
+from store.attributes import usable_attributes
+from store.database import Commit, add_commit, attach, connect, read_last_commit, single_value, transaction
 from store.disk import DISK_ERRORS, disk_errors
-from store.queries import (
-    BOUNDED_WEIGHT,
-    DISTINCT_TEXTS,
-    MARK_SPLITS,
-    TEXTS_AMONG,
-    USER_HASHES,
-    USERS,
-    VISIBLE,
-    Matrix,
-    bad_attributes,
-    item_hashes,
-    some_items,
-    texts_with_vectors,
-)
-from store.records import Event, Friend, Item, UserViews
+from store.queries import BOUNDED_WEIGHT, HELD_OUT_SPLITS, USERS, VISIBLE, VISIBLE_TEXT, Reader
+from store.records import Event, Friend, Item, UserViews, item_of_row
 from store.tables import TABLES
 
 _ITEM = """
@@ -39,8 +26,17 @@ _ITEM = """
 _FRIENDS = f"SELECT user_id, friend_id, {BOUNDED_WEIGHT} FROM data.social"
 _EVENTS = "SELECT user_id, item_id, action, weight, ts, split FROM data.behaviors"
 _TEXTS = "SELECT user_id, item_id, text, ts FROM data.texts"
-_HELD_OUT = ("valid", "test")
-_SPLITS = {None, "train", *_HELD_OUT}
+_ATTRIBUTES = """
+    SELECT item_id, attributes::VARCHAR AS attributes FROM data.items WHERE available ORDER BY item_id"""
+# By length, so that texts that are encoded in one batch need little padding.
+_DISTINCT_TEXTS = f"SELECT DISTINCT text FROM data.texts WHERE {VISIBLE_TEXT} ORDER BY length(text), text"
+# `marks` is an Arrow table that the caller registers.
+_MARK_SPLITS = """
+    UPDATE data.behaviors AS event SET split = mark.split FROM marks AS mark
+    WHERE event.user_id = mark.user_id AND event.item_id = mark.item_id AND event.action = mark.action
+      AND event.ts IS NOT DISTINCT FROM mark.ts::TIMESTAMP"""
+_BATCH = 65_536
+_SPLITS = {None, "train", *HELD_OUT_SPLITS}
 _EventRow = tuple[str, str, str, float, datetime | None, str | None]
 _TextRow = tuple[str | None, str, datetime | None]
 log = logging.getLogger(__name__)
@@ -62,13 +58,11 @@ class UnknownSplitError(ValueError):
         self.split = split
 
 
-class Store:
-    """The raw views of all users, and the items.
-
-    Every call takes a cursor of its own, so threads may share a store; writers take turns.
+class Store(Reader):
+    """The items and the raw views of all users; threads may share it, and writers take turns.
 
     Attributes:
-        home_id: random name that was made with the store; a copy of the file has it, too.
+        home_id: random, drawn when the store was created; a copy of the file has the same.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
@@ -83,7 +77,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Return the store in a file, made or brought to the newest schema where need be.
+        """Open the store in a file; a missing one is created, an older schema is migrated.
 
         Raises:
             UnusablePathError: the path has a question mark or a backslash.
@@ -108,12 +102,13 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yield a cursor that sees one state of the store, for SQL in this package."""
+        """Yield a cursor in a transaction, which sees one state of the store, for SQL in this package."""
         try:
             with disk_errors(self._path), closing(self._db.cursor()) as cursor, transaction(cursor):
                 yield cursor
         except DISK_ERRORS as error:
-            # As where a checkpoint found the disk full: DuckDB refuses all use of the file from then on.
+            # For instance, a checkpoint met a full disk: DuckDB then refuses the file until it is attached
+            # again.
             self._invalid |= "has been invalidated" in f"{error} {error.__cause__}"
             raise
 
@@ -124,10 +119,11 @@ class Store:
 
     @contextmanager
     def writing(self, touched: set[str] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yield the cursor of the only write transaction: all of the block is kept, or nothing of it.
+        """Open the only write transaction and yield its cursor: all of the block is kept, or nothing of it.
 
-        `touched` names, when the block ends, every user whose rows it changed; without it, whoever derives
-        something from the store has to make all of it anew.
+        Args:
+            touched: must hold, when the block ends, every user whose rows changed. Without it, all that is
+                derived from the store has to be derived again.
 
         Raises:
             DiskFullError, ReadOnlyDiskError: the disk takes nothing more; nothing is kept.
@@ -137,11 +133,11 @@ class Store:
                 self._reattach()
             with self.snapshot() as cursor:
                 yield cursor
-                head = add_commit(cursor, self._last_commit, touched)
-            self._last_commit = head
+                commit = add_commit(cursor, self._last_commit, touched)
+            self._last_commit = commit
 
     def _reattach(self) -> None:
-        """Use the file again, with all that was committed, after DuckDB gave it up."""
+        """Attach the file again, with all that was committed, after DuckDB refused it."""
         log.warning("attaching %s again", self._path)
         with closing(self._db.cursor()) as cursor:
             attach(cursor, self._path)
@@ -149,67 +145,45 @@ class Store:
         self._invalid = False
 
     def user_views(self, user_id: str) -> UserViews:
-        """Return what is visible of one user; an unknown user has empty views.
+        """Read the visible views of one user; an unknown user has empty ones.
 
-        History is ordered by time (undated first), then item id; friends by id, each with the sum of its
-        relations as weight and with its own visible history.
+        The history is ordered by time (undated first), then item id; friends by id, each with the sum over
+        the relations as weight and with the visible history of the friend.
         """
         return self.users_views([user_id])[user_id]
 
     def users_views(self, user_ids: Sequence[str]) -> dict[str, UserViews]:
-        """Return what `user_views` returns, for several users at once and from one state of the store."""
+        """Read what `user_views` does, for several users and from one state of the store."""
         with self.snapshot() as cursor:
-            return read_views(cursor, user_ids)
+            return _read_views(cursor, user_ids)
 
     def item(self, item_id: str) -> Item:
-        """Return one item.
+        """Read one item.
 
         Raises:
-            ItemNotFoundError: no such item.
+            ItemNotFoundError: the store has no such item.
             BadAttributesError: its attributes cannot be used.
         """
-        _, title, text, kind, attributes, available, updated_at = self._row(item_id)
-        return Item(item_id, title, text, kind, parse_attributes(attributes), available, updated_at)
+        return item_of_row(self._item_row(item_id))
 
     def title_and_text(self, item_id: str) -> tuple[str | None, str | None]:
-        """Return the title and the text of one item, whatever its attributes are.
+        """Read the title and the text of one item, whose attributes may be unusable.
 
         Raises:
-            ItemNotFoundError: no such item.
+            ItemNotFoundError: the store has no such item.
         """
-        _, title, text, *_ = self._row(item_id)
+        _, title, text, *_ = self._item_row(item_id)
         return title, text
 
-    def _row(self, item_id: str) -> tuple[Any, ...]:
+    def _item_row(self, item_id: str) -> tuple[Any, ...]:
         with closing(self._db.cursor()) as cursor:
             row: tuple[Any, ...] | None = cursor.execute(_ITEM, [item_id]).fetchone()
         if row is None:
             raise ItemNotFoundError(item_id)
         return row
 
-    def item_hashes(self) -> pa.Table:
-        """Return what `store.queries.item_hashes` does."""
-        with closing(self._db.cursor()) as cursor:
-            return item_hashes(cursor)
-
-    def some_items(self, item_ids: Sequence[str]) -> pa.Table:
-        """Return what `store.queries.some_items` does."""
-        with closing(self._db.cursor()) as cursor:
-            return some_items(cursor, item_ids)
-
-    def bad_attributes(self) -> dict[str, str]:
-        """Return what `store.queries.bad_attributes` does."""
-        with closing(self._db.cursor()) as cursor:
-            return bad_attributes(cursor)
-
-    def user_hashes(self) -> pa.Table:
-        """Return what `Export.user_hashes` does."""
-        with closing(self._db.cursor()) as cursor:
-            hashes: pa.Table = cursor.sql(USER_HASHES).to_arrow_table()
-        return hashes
-
     def counts(self) -> dict[str, int]:
-        """Return the number of rows of each table, and of distinct users over all tables."""
+        """Count the rows of each table, and the distinct users over all tables."""
         sources = {table.name: f"data.{table.name}" for table in TABLES} | {"users": f"({USERS})"}
         columns = ", ".join(f"(SELECT count(*) FROM {source}) AS {name}" for name, source in sources.items())
         with closing(self._db.cursor()) as cursor:
@@ -217,39 +191,35 @@ class Store:
         return dict(zip(sources, row, strict=True))
 
     def user_ids(self) -> list[str]:
-        """Return the ids of all users that any table names."""
+        """Return the ids of all users that any table has, in no order."""
         with closing(self._db.cursor()) as cursor:
             return [str(row[0]) for row in cursor.execute(f"SELECT user_id FROM ({USERS})").fetchall()]
 
+    def bad_attributes(self) -> dict[str, str]:
+        """Check the attributes of all available items; return the reasons against bad ones, by item id."""
+        reasons: dict[str, str] = {}
+        for batch in self._batches(_ATTRIBUTES, _BATCH):
+            ids, texts = (batch.column(name).to_pylist() for name in ("item_id", "attributes"))
+            reasons |= usable_attributes(zip(ids, texts, strict=True))[1]
+        return reasons
+
     def distinct_texts(self, batch: int = 4096) -> Iterator[list[str]]:
         """Yield the distinct visible texts of all users, shortest first, at most `batch` at a time."""
-        with closing(self._db.cursor()) as cursor:
-            for rows in cursor.sql(DISTINCT_TEXTS).to_arrow_reader(batch):
-                yield rows.column("text").to_pylist()
-
-    def texts_among(self, texts: Sequence[str]) -> set[str]:
-        """Return those of some texts that somebody has written."""
-        with closing(self._db.cursor()) as cursor:
-            return {str(row[0]) for row in cursor.execute(TEXTS_AMONG, [list(texts)]).fetchall()}
-
-    def imported_vectors(self, text_model_id: str, batch: int = 4096) -> Iterator[tuple[list[str], Matrix]]:
-        """Yield distinct visible texts with the vectors (n, D) float32 that came with them for one model."""
-        with closing(self._db.cursor()) as cursor:
-            yield from texts_with_vectors(cursor, text_model_id, batch)
+        for rows in self._batches(_DISTINCT_TEXTS, batch):
+            yield rows.column("text").to_pylist()
 
     def visible_events(self, *, held_out: bool = False) -> pa.Table:
-        """Return user_id, item_id, action, ts and split of the history, with `held_out` of all behaviours."""
-        condition = "true" if held_out else VISIBLE
-        with closing(self._db.cursor()) as cursor:
-            events: pa.Table = cursor.sql(f"""
-                SELECT user_id, item_id, action, ts, split FROM data.behaviors WHERE {condition}
-                ORDER BY user_id, ts NULLS FIRST, item_id, action""").to_arrow_table()
-        return events
+        """Return user_id, item_id, action, ts, split of the history; with `held_out`, of all behaviours."""
+        return self._table(f"""
+            SELECT user_id, item_id, action, ts, split FROM data.behaviors
+            WHERE {"true" if held_out else VISIBLE} ORDER BY user_id, ts NULLS FIRST, item_id, action""")
 
     def write_splits(self, marks: pa.Table, *, reset: bool) -> int:
-        """Set the split of the behaviours named by user_id, item_id, action, ts; return how many were found.
+        """Set the split of behaviours in one transaction; return how many were found.
 
-        With `reset`, every other behaviour goes back to history first.  All in one transaction.
+        Args:
+            marks: user_id, item_id, action, ts and split, one row for each behaviour.
+            reset: every other behaviour becomes history.
 
         Raises:
             UnknownSplitError: a split is none of train, valid, test and NULL; nothing is written.
@@ -261,21 +231,20 @@ class Store:
             if reset:
                 cursor.execute("UPDATE data.behaviors SET split = NULL WHERE split IS NOT NULL")
             cursor.register("marks", marks)
-            row = cursor.execute(MARK_SPLITS).fetchall()[0]
-            return int(row[0])
+            return int(single_value(cursor, _MARK_SPLITS))
 
 
-def read_views(cursor: duckdb.DuckDBPyConnection, user_ids: Sequence[str]) -> dict[str, UserViews]:
-    """Return the visible views of each user, in the orders that `Store.user_views` names."""
+def _read_views(cursor: duckdb.DuckDBPyConnection, user_ids: Sequence[str]) -> dict[str, UserViews]:
+    """Read the visible views of some users by three statements, in the orders of `Store.user_views`."""
     wanted = list(dict.fromkeys(user_ids))
-    ties: dict[str, dict[str, float]] = {user_id: defaultdict(float) for user_id in wanted}
+    friends: dict[str, dict[str, float]] = {user_id: defaultdict(float) for user_id in wanted}
     for user_id, friend_id, weight in _of_users(cursor, _FRIENDS, wanted):
         if friend_id != user_id:
-            ties[user_id][friend_id] += weight
-    people = list(dict.fromkeys([*wanted, *(friend for own in ties.values() for friend in own)]))
-    rows = _of_users(cursor, _EVENTS, people)
+            friends[user_id][friend_id] += weight
+    with_friends = list(dict.fromkeys([*wanted, *(friend for own in friends.values() for friend in own)]))
+    rows = _of_users(cursor, _EVENTS, with_friends)
     histories = _histories(rows)
-    held_out = {(row[0], row[1]) for row in rows if row[5] in _HELD_OUT}
+    held_out = {(row[0], row[1]) for row in rows if row[5] in HELD_OUT_SPLITS}
     texts: dict[str, list[_TextRow]] = {user_id: [] for user_id in wanted}
     for user_id, *row in _of_users(cursor, _TEXTS, wanted):
         if (user_id, row[0]) not in held_out:
@@ -285,8 +254,8 @@ def read_views(cursor: duckdb.DuckDBPyConnection, user_ids: Sequence[str]) -> di
             history=tuple(histories[user_id]),
             texts=tuple(text for _, text, _ in sorted(texts[user_id], key=_text_by_time)),
             friends=tuple(
-                Friend(other, weight, tuple(histories[other]))
-                for other, weight in sorted(ties[user_id].items())
+                Friend(friend_id, weight, tuple(histories[friend_id]))
+                for friend_id, weight in sorted(friends[user_id].items())
             ),
         )
         for user_id in wanted
@@ -294,7 +263,7 @@ def read_views(cursor: duckdb.DuckDBPyConnection, user_ids: Sequence[str]) -> di
 
 
 def _of_users(cursor: duckdb.DuckDBPyConnection, select: str, user_ids: list[str]) -> list[Any]:
-    """Return the rows of some users; of one, by equality, which takes half the time of a list of one."""
+    """Read the rows of some users; of one user by equality, which takes half the time of a list of one."""
     if len(user_ids) == 1:
         return cursor.execute(f"{select} WHERE user_id = $1", user_ids).fetchall()
     return cursor.execute(f"{select} WHERE user_id IN (SELECT unnest($1))", [user_ids]).fetchall()
@@ -303,16 +272,16 @@ def _of_users(cursor: duckdb.DuckDBPyConnection, select: str, user_ids: list[str
 def _histories(rows: list[_EventRow]) -> defaultdict[str, list[Event]]:
     histories: defaultdict[str, list[Event]] = defaultdict(list)
     for owner, item_id, action, weight, ts, split in sorted(rows, key=_by_time):
-        if split not in _HELD_OUT:
+        if split not in HELD_OUT_SPLITS:
             histories[owner].append(Event(item_id, action, weight, ts))
     return histories
 
 
 def _by_time(row: _EventRow) -> tuple[object, ...]:
-    """Undated first; the flag keeps None from being compared with a date."""
+    """Sort key: undated first, then time, item id, action; the flag avoids comparing None with a date."""
     return row[4] is not None, row[4], row[1], row[2]
 
 
 def _text_by_time(row: _TextRow) -> tuple[object, ...]:
-    """Undated first, as `_by_time`."""
+    """Sort key: undated first, then time, item id, text."""
     return row[2] is not None, row[2], row[0] or "", row[1]

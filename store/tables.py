@@ -1,11 +1,11 @@
-"""The columns of the four tables: what an import reads, an export writes and an identity is made of."""
+"""The four tables: columns that imports read and exports write, identities of rows, bounds of values."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 MAX_ID_BYTES = 256
 MAX_TEXT_CHARS = 100_000
-MAX_WEIGHT = 1e12  # of one row: beyond any count, price or seconds; sums stay far below infinity
+MAX_WEIGHT = 1e12  # of one row: larger than any count, price or seconds, and sums stay far below infinity
 
 Kind = Literal["id", "text", "word", "number", "time", "flag", "json", "vector"]
 
@@ -23,7 +23,7 @@ SQL_TYPES: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column; `default` is the SQL literal that stands in for a missing value."""
+    """One column; `default` is the SQL literal that replaces a missing value."""
 
     name: str
     kind: Kind
@@ -35,9 +35,11 @@ class Column:
 class Table:
     """One table.
 
-    `identity` names the columns that tell rows apart (NULL equals NULL), `order` the order in which rows are
-    stored and exported; `numbered` tables keep equal rows apart by an occurrence number, which is not
-    exported because the order of rows carries it.
+    Attributes:
+        identity: the columns that identify a row; NULL equals NULL.
+        order: ORDER BY of rows that are stored and exported.
+        numbered: equal rows are allowed and get an occurrence number; it is not exported, because the order
+            of the rows implies it.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Table:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The identity with the occurrence number, unique in the table."""
+        """The columns that are unique in the table: the identity, with the occurrence number."""
         return (*self.identity, "occurrence") if self.numbered else self.identity
 
 

@@ -19,13 +19,12 @@ from store.imports.run import ImportOptions, ImportReport, UnusableColumnError, 
 from store.imports.text_files import UnknownEncodingError, UnreadableFileError
 from store.imports.time_columns import AmbiguousTimesError, UnknownTimesError
 from store.ledger import write_ledger
-from store.privacy.audit import record
+from store.privacy.audit import append_audit_line, pseudonym
 from store.privacy.erase import (
     UnfinishedErasure,
     erase_user,
     finish_erasure,
     list_erasures,
-    pseudonym,
     unfinished_erasures,
 )
 from store.privacy.subject_access import rows_about, trained_on
@@ -106,7 +105,9 @@ class Ingest:
 
     def export(self, user_id: str, peer: str) -> Iterator[tuple[str, list[str]]]:
         """Yield table and rows, as JSON objects, of all that is stored about a person."""
-        record(self._home.audit_log, "export_user", user=pseudonym(self._store, user_id), peer=peer)
+        append_audit_line(
+            self._home.audit_log, "export_user", user=pseudonym(self._store, user_id), peer=peer
+        )
         yield from rows_about(self._store, user_id)
         rejects = rejects_about(self._home.rejects, user_id)
         if rejects:
@@ -145,7 +146,7 @@ class Ingest:
         refused = remove_rejects(self._home.rejects, rest.user_id)
         removed = rest.removed | {"text_vectors": vectors, "rejects": refused}
         indexes = indexes_with(self._home.indexes, rest.user_id)
-        record(
+        append_audit_line(
             self._home.audit_log,
             "erase_user",
             user=pseudonym(self._store, rest.user_id),

@@ -1,25 +1,26 @@
-"""Erasing a person from the store and the derived state, and taking up what a crash left unfinished."""
+"""Erase a user from the store and the derived state, and resume erasures that a crash interrupted."""
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
 
-from store.ledger import Erasure, read_erasures, user_hash
+from store.database import single_value, utc_now
+from store.ledger import Erasure, read_erasures
 from store.state.packing import Friendships
-from store.state.state import StateDraft, UserState
+from store.state.rebuild import bring_up_to_date
+from store.state.state import TABLES, StateDraft, UserState
 from store.store import Store
 
-# Texts that nobody else wrote, by digest.
+# Digests of the texts that no other user wrote.
 _OWN_TEXTS = """
     SELECT DISTINCT sha256(text) FROM data.texts WHERE user_id = $1
         AND text NOT IN (SELECT text FROM data.texts WHERE user_id <> $1)"""
-_IN_LEDGER = "SELECT count(*) FROM data.erasures WHERE user_hash = sha256(salt || $1)"
-# A time that this person has not yet: it is part of the name of an erasure.
-_ENTER = """
+_COUNT_IN_LEDGER = "SELECT count(*) FROM data.erasures WHERE user_hash = sha256(salt || $1)"
+# With a time that no other erasure of this user has: it is a part of the identity of an erasure.
+_ADD = """
     INSERT INTO data.erasures SELECT
         greatest($1::TIMESTAMP, (SELECT max(erased_at) + INTERVAL 1 MICROSECOND FROM data.erasures
             WHERE user_hash = sha256(salt || $2))),
@@ -33,13 +34,14 @@ _DELETIONS = {
 
 @dataclass(frozen=True)
 class UnfinishedErasure:
-    """What of an erasure is still to be removed outside the store.
+    """An erasure whose traces outside the store may not all be removed yet.
 
     Attributes:
-        user_id: whom it is about.
-        digests: sha256, hexadecimal, of the texts that nobody else wrote.
-        removed: rows removed from the store, by table.
-        models: models trained on the person; `unknown_models` those of which nobody can tell.
+        user_id: the erased user.
+        digests: sha256, hexadecimal, of the texts that no other user wrote.
+        removed: number of rows removed from the store, by table.
+        models: models trained on an export that held rows of the user.
+        unknown_models: models whose export is missing or damaged, so that nobody can know.
     """
 
     user_id: str
@@ -52,52 +54,60 @@ class UnfinishedErasure:
 def erase_user(
     store: Store, state: UserState, user_id: str, models: Sequence[str], unknown_models: Sequence[str]
 ) -> UnfinishedErasure:
-    """Remove a person from store and state, durably; return what is left to do.
+    """Remove a user from the store and its state, durably; return what is to be removed elsewhere.
 
-    The ledger gets an entry where there was something to remove, and for a person whom it does not name yet:
-    an older backup may hold somebody whom this store has never seen. To say it again adds nothing.
+    The ledger gets an entry where rows were removed, and for a user that it does not name yet, because an
+    older backup may hold a user that this store has never seen. Erasing such a user again adds nothing.
+
+    Args:
+        store: which only the caller writes.
+        state: of the store; brought up to its last commit first.
+        user_id: the user to erase.
+        models: models trained on the user.
+        unknown_models: models of which that is not known.
     """
+    bring_up_to_date(store, state)  # the commit before may have missed the state
     touched, removed = {user_id}, dict[str, int]()
     with state.writing() as draft:
         with store.writing(touched) as cursor:
             digests = tuple(row[0] for row in cursor.execute(_OWN_TEXTS, [user_id]).fetchall())
             followers = delete_user_rows(cursor, [user_id], removed)
-            rest = UnfinishedErasure(user_id, digests, removed, tuple(models), tuple(unknown_models))
-            named = int(cursor.execute(_IN_LEDGER, [user_id]).fetchall()[0][0])
-            if any(removed.values()) or not named:
-                cursor.execute(_ENTER, [_now(), user_id, list(models), json.dumps(asdict(rest))])
+            unfinished = UnfinishedErasure(user_id, digests, removed, tuple(models), tuple(unknown_models))
+            known = single_value(cursor, _COUNT_IN_LEDGER, [user_id])
+            if any(removed.values()) or not known:
+                cursor.execute(_ADD, [utc_now(), user_id, list(models), json.dumps(asdict(unfinished))])
             touched |= followers
-        for table in ("events", "texts", "friends"):
+        for table in TABLES:
             draft.put(table, user_id, b"")
         for follower in followers:
-            _forget(draft, follower, user_id)
+            _remove_friend(draft, follower, user_id)
         draft.set_commit_id(store.last_commit.commit_id)
-    return rest
+    return unfinished
 
 
 def delete_user_rows(
     cursor: duckdb.DuckDBPyConnection, user_ids: Iterable[str], removed: dict[str, int]
 ) -> set[str]:
-    """Return whose ties to some people were removed with all rows of these; counts them in `removed`."""
+    """Delete all rows of some users and count them in `removed`; return the users who had them as friends."""
     followers: set[str] = set()
     for user_id in user_ids:
-        named = cursor.execute("SELECT user_id FROM data.social WHERE friend_id = $1", [user_id]).fetchall()
-        followers.update(row[0] for row in named)
+        rows = cursor.execute("SELECT user_id FROM data.social WHERE friend_id = $1", [user_id]).fetchall()
+        followers.update(row[0] for row in rows)
         for table, sql in _DELETIONS.items():
-            count = int(cursor.execute(sql, [user_id]).fetchall()[0][0])
+            count = int(single_value(cursor, sql, [user_id]))
             removed[table] = removed.get(table, 0) + count
     return followers
 
 
 def unfinished_erasures(store: Store) -> list[UnfinishedErasure]:
-    """Return the erasures that a crash interrupted after the rows were gone."""
+    """Return the erasures that a crash interrupted after their rows were deleted."""
     with store.snapshot() as cursor:
         rows = cursor.execute("SELECT unfinished FROM data.erasures WHERE unfinished IS NOT NULL").fetchall()
-    return [_unfinished(json.loads(row[0])) for row in rows]
+    return [_from_json(row[0]) for row in rows]
 
 
 def finish_erasure(store: Store, user_id: str) -> None:
-    """Note that nothing is left to remove of a person, and forget the id."""
+    """Record that an erasure is finished; with it the last mention of the user id in clear is deleted."""
     with store.writing(set()) as cursor:
         cursor.execute(
             """UPDATE data.erasures SET unfinished = NULL
@@ -107,7 +117,7 @@ def finish_erasure(store: Store, user_id: str) -> None:
 
 
 def list_erasures(store: Store) -> list[Erasure]:
-    """Return the whole ledger, oldest first."""
+    """Return the ledger of a store, oldest erasure first."""
     with store.snapshot() as cursor:
         return read_erasures(cursor)
 
@@ -122,22 +132,14 @@ def add_erasures(store: Store, ledger: Iterable[Erasure]) -> None:
             )
 
 
-def pseudonym(store: Store, user_id: str) -> str:
-    """Return the salted hash that stands for a person in the audit log."""
-    with store.snapshot() as cursor:
-        return user_hash(str(cursor.execute("SELECT salt FROM data.salt").fetchall()[0][0]), user_id)
+def _from_json(text: str) -> UnfinishedErasure:
+    stored: dict[str, Any] = json.loads(text)
+    lists = {name: tuple(stored[name]) for name in ("digests", "models", "unknown_models")}
+    return UnfinishedErasure(user_id=stored["user_id"], removed=stored["removed"], **lists)
 
 
-def _unfinished(said: dict[str, Any]) -> UnfinishedErasure:
-    lists = {name: tuple(said[name]) for name in ("digests", "models", "unknown_models")}
-    return UnfinishedErasure(user_id=said["user_id"], removed=said["removed"], **lists)
-
-
-def _forget(draft: StateDraft, follower: str, user_id: str) -> None:
-    ties = Friendships.unpack(draft.get("friends", follower))
-    rows = zip(ties.friends, ties.relations, ties.weights, ties.times, strict=True)
+def _remove_friend(draft: StateDraft, follower: str, user_id: str) -> None:
+    """Remove a user from the packed friends of another."""
+    old = Friendships.unpack(draft.get("friends", follower))
+    rows = zip(old.friends, old.relations, old.weights, old.times, strict=True)
     draft.put("friends", follower, Friendships.of(row for row in rows if row[0] != user_id).pack())
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)

@@ -1,4 +1,4 @@
-"""What is stored about a person: rows, rows that an import refused, and models trained on them."""
+"""Subject access: the rows that the store holds about a user, and the models that were trained on them."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ _BATCH = 1_000
 
 
 def rows_about(store: Store, user_id: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield table and rows, as JSON objects, of what the store holds about a person, from one state of it."""
+    """Yield (table, rows as JSON objects) of all that the store holds about a user, from one snapshot."""
     with store.snapshot() as cursor:
         for table, sql in _ROWS.items():
             cursor.execute(sql, [user_id])
@@ -26,7 +26,7 @@ def rows_about(store: Store, user_id: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def trained_on(home: Home, user_id: str) -> tuple[list[str], list[str]]:
-    """Return the models whose export holds rows of a person, and those whose export is gone or damaged."""
+    """Return the models whose export holds rows of a user, and those whose export is missing or damaged."""
     trained, unknown = [], []
     for model_id in artifacts(home.models):
         try:

@@ -1,4 +1,4 @@
--- Schema version 1. Every statement names the catalog `data`: that is how store/connection.py attaches the file.
+-- Schema version 1. Every statement names the catalog `data`: that is how store/database.py attaches the file.
 -- ts is UTC without a zone. No index beside the items' key: behaviors, texts and social lie sorted by user_id in
 -- small row groups, so min/max pruning finds a user, and nothing has to be maintained on writes.
 

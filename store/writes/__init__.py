@@ -1,1 +1,7 @@
-"""Writes: rows of requests checked, committed in groups, made durable and put into the derived state."""
+"""Writes: requests of clients, committed in groups, durable and reflected in the derived state.
+
+`request` defines the rows, the reasons to refuse one, and the results. `writer` writes a group of requests in
+one transaction: `apply` brings behaviours, texts and friendships into the state and gathers the rows for the
+store, `put_items` puts and deletes items by the statements of an import, and `idempotency` remembers the ids
+of requests so that a repeated one is not written again.
+"""

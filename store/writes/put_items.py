@@ -1,4 +1,4 @@
-"""Items put and deleted one request at a time, by the statements of an import."""
+"""Put and delete items, one request at a time, by the statements of an import."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,11 +6,10 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from store.attributes import parse_attributes
 from store.imports.readers import Source
 from store.imports.upsert import upsert
 from store.imports.validation import check
-from store.records import Item
+from store.records import Item, item_of_row
 from store.state.packing import NO_TIME
 from store.state.state import StateDraft
 from store.tables import MAX_ID_BYTES, TABLES
@@ -35,8 +34,8 @@ _SOURCE = Source(_ITEMS, Path("request"), _ITEMS.columns, (), _TYPES)
 def put_items(
     cursor: duckdb.DuckDBPyConnection, draft: StateDraft, rows: Sequence[ItemRow]
 ) -> tuple[WriteResult, list[Item]]:
-    """Return what became of some items, and those that are new or changed; a known one is replaced whole."""
-    cursor.register("put_rows", _table(rows))
+    """Put items; a known one is replaced whole. Returns the result, and the items that are new or changed."""
+    cursor.register("put_rows", _staged(rows))
     faultless = "NULL::VARCHAR AS _line, NULL::VARCHAR AS _fault"
     cursor.execute(f"CREATE TEMP VIEW raw_items AS SELECT *, {faultless} FROM put_rows")
     check(cursor, _SOURCE)
@@ -45,7 +44,7 @@ def put_items(
         WHERE _reason IS NULL AND strlen(kind) > {MAX_ID_BYTES}""")
     reasons = "SELECT _row, _reason FROM checked_items WHERE _reason IS NOT NULL ORDER BY _row"
     rejected = tuple(Rejected(row - 1, reason) for row, reason in cursor.execute(reasons).fetchall())
-    items = [_item(row) for row in cursor.execute(_CHANGED).fetchall()]
+    items = [item_of_row(row) for row in cursor.execute(_CHANGED).fetchall()]
     inserted, updated = upsert(cursor, _ITEMS, _ITEMS.columns)
     for item in items:
         draft.items.code(item.item_id)
@@ -53,19 +52,19 @@ def put_items(
         cursor.execute(f"DROP {name}")
     cursor.unregister("put_rows")
     unchanged = len(rows) - len(rejected) - inserted - updated
-    return WriteResult(inserted, updated, unchanged, rejected, without_text=sum(map(_wordless, items))), items
+    return WriteResult(inserted, updated, unchanged, rejected, without_text=sum(map(_is_blank, items))), items
 
 
 def delete_items(
     cursor: duckdb.DuckDBPyConnection, draft: StateDraft, item_ids: Sequence[str]
 ) -> tuple[WriteResult, list[str]]:
-    """Return what became of the wish to delete some items, and those that are gone.
+    """Delete items; return the result, and the ids of those that were deleted.
 
-    What describes an item is removed, and it is not available any more; its id stays, as behaviours name it.
+    All columns of an item are emptied, and it becomes unavailable; its row stays, because behaviours name it.
     """
     rejected = [Rejected(i, "unknown_item") for i, name in enumerate(item_ids) if name not in draft.items]
     known = sorted({name for name in item_ids if name in draft.items})
-    gone = cursor.execute(
+    rows = cursor.execute(
         """
         UPDATE data.items SET title = NULL, text = NULL, kind = NULL, attributes = '{}', available = false,
             updated_at = NULL
@@ -74,12 +73,12 @@ def delete_items(
         RETURNING item_id""",
         [known],
     ).fetchall()
-    deleted = sorted(str(item_id) for (item_id,) in gone)
+    deleted = sorted(str(item_id) for (item_id,) in rows)
     unchanged = len(item_ids) - len(rejected) - len(deleted)
     return WriteResult(0, len(deleted), unchanged, tuple(rejected)), deleted
 
 
-def _table(rows: Sequence[ItemRow]) -> pa.Table:
+def _staged(rows: Sequence[ItemRow]) -> pa.Table:
     columns = dict(zip(ItemRow._fields, zip(*rows, strict=True), strict=True))
     times = pa.array([None if ts == NO_TIME else ts for ts in columns.pop("updated_at")], pa.timestamp("us"))
     available = pa.array(["true" if one else "false" for one in columns.pop("available")], pa.string())
@@ -88,10 +87,5 @@ def _table(rows: Sequence[ItemRow]) -> pa.Table:
     return pa.table({"_row": numbers} | words | {"available": available, "updated_at": times})
 
 
-def _wordless(item: Item) -> bool:
+def _is_blank(item: Item) -> bool:
     return item.available and not ((item.title or "") + (item.text or "")).strip()
-
-
-def _item(row: Sequence[object]) -> Item:
-    item_id, title, text, kind, attributes, available, updated_at = row
-    return Item(item_id, title, text, kind, parse_attributes(str(attributes)), available, updated_at)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a request asks to be written, what becomes of its rows, and why one is refused."""
+"""Requests that write: their rows, reasons to refuse a row, results, and what a transaction changed."""
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT
 
 FIRST_TIME = -62_135_596_800_000_000  # microseconds: 0001-01-01
 LAST_TIME = 253_402_300_799_999_999  # 9999-12-31
-BAD_TIME = LAST_TIME + 1  # stands for any time that is none
+BAD_TIME = LAST_TIME + 1  # stands for any value that is no time
 _BLANKS = " \t\r\n"
 
 
 class BehaviorRow(NamedTuple):
-    """Something that a user did; ts in microseconds, NO_TIME where there is none."""
+    """A behaviour of a user; `ts` in microseconds since 1970, NO_TIME where it has none."""
 
     user_id: str
     item_id: str
@@ -26,7 +26,7 @@ class BehaviorRow(NamedTuple):
 
 
 class TextRow(NamedTuple):
-    """Something that a user wrote, about an item where item_id is not empty."""
+    """A text of a user, about an item where `item_id` is not empty; `ts` as of a behaviour."""
 
     user_id: str
     text: str
@@ -35,7 +35,7 @@ class TextRow(NamedTuple):
 
 
 class FriendRow(NamedTuple):
-    """A tie of a user to another."""
+    """A friendship of a user with another; `ts` as of a behaviour."""
 
     user_id: str
     friend_id: str
@@ -45,7 +45,7 @@ class FriendRow(NamedTuple):
 
 
 class ItemRow(NamedTuple):
-    """An item, whole; attributes is JSON text."""
+    """An item with all its columns; `attributes` is JSON text, `updated_at` in microseconds since 1970."""
 
     item_id: str
     title: str | None = None
@@ -57,7 +57,7 @@ class ItemRow(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A row that was refused, by its position in the request, and the reason, as an import has it."""
+    """A refused row: its position in the request, and the reason, in the words of an import."""
 
     position: int
     reason: str
@@ -65,7 +65,12 @@ class Rejected(NamedTuple):
 
 @dataclass(frozen=True)
 class WriteResult:
-    """What became of the rows of one request; `without_text` counts items with neither title nor text."""
+    """The result of one request, in numbers of rows.
+
+    Attributes:
+        repeated: the request was written earlier, with this result.
+        without_text: items that are available and have neither title nor text.
+    """
 
     inserted: int = 0
     updated: int = 0
@@ -115,7 +120,7 @@ Content = Behaviors | Texts | Friends | Items | Deletion
 
 @dataclass(frozen=True)
 class Request:
-    """What to write; one with an id ("" for none) is written once, and `digest` tells equal ones."""
+    """One request; with a `request_id` ("" for none) it is written once; equal contents have one `digest`."""
 
     content: Content
     request_id: str = ""
@@ -129,10 +134,13 @@ class Request:
 
 @dataclass(frozen=True)
 class WrittenChange:
-    """What a transaction changed, for those who keep something beside the store.
+    """What a transaction changed, for all that is kept beside the store.
 
-    `texts` are new and may lack a vector; `put` and `deleted` are items in the order of their requests;
-    `users` are those of whom a row is new or other; `failed` is what kept the state of users from following.
+    Attributes:
+        texts: new texts, which may lack a vector.
+        users: users with a new or changed row.
+        items: for each request that changed items, those that were put and the ids that were deleted.
+        failed: the error because of which the state does not reflect the transaction yet.
     """
 
     texts: tuple[str, ...] = ()
@@ -142,7 +150,7 @@ class WrittenChange:
 
 
 def refusal_of_behavior(row: BehaviorRow, items: Container[str]) -> str | None:
-    """Return why a behaviour is refused, or None; duplicates are found elsewhere."""
+    """Return the reason to refuse a behaviour, or None; duplicates are not looked for."""
     user_id, item_id, action, weight, ts = row
     if not user_id:
         return "empty_user_id"
@@ -152,11 +160,15 @@ def refusal_of_behavior(row: BehaviorRow, items: Container[str]) -> str | None:
         return "id_too_long"
     if _too_long(action):
         return "word_too_long"
-    return _of_weight(weight) or invalid_time_reason(ts) or (None if item_id in items else "unknown_item")
+    return (
+        _invalid_weight_reason(weight)
+        or invalid_time_reason(ts)
+        or (None if item_id in items else "unknown_item")
+    )
 
 
 def refusal_of_text(row: TextRow, items: Container[str]) -> str | None:
-    """Return why a text is refused, or None."""
+    """Return the reason to refuse a text, or None."""
     user_id, text, item_id, ts = row
     if not user_id:
         return "empty_user_id"
@@ -170,7 +182,7 @@ def refusal_of_text(row: TextRow, items: Container[str]) -> str | None:
 
 
 def refusal_of_friend(row: FriendRow) -> str | None:
-    """Return why a tie is refused, or None; duplicates are found elsewhere."""
+    """Return the reason to refuse a friendship, or None; duplicates are not looked for."""
     user_id, friend_id, relation, weight, ts = row
     if not user_id:
         return "empty_user_id"
@@ -180,14 +192,18 @@ def refusal_of_friend(row: FriendRow) -> str | None:
         return "id_too_long"
     if _too_long(relation):
         return "word_too_long"
-    return _of_weight(weight) or invalid_time_reason(ts) or ("self_friend" if friend_id == user_id else None)
+    return (
+        _invalid_weight_reason(weight)
+        or invalid_time_reason(ts)
+        or ("self_friend" if friend_id == user_id else None)
+    )
 
 
 def _too_long(name: str) -> bool:
     return len(name) > MAX_ID_BYTES // 4 and len(name.encode()) > MAX_ID_BYTES
 
 
-def _of_weight(weight: float) -> str | None:
+def _invalid_weight_reason(weight: float) -> str | None:
     if not isfinite(weight):
         return "weight_not_a_number"
     if weight < 0:
@@ -196,5 +212,5 @@ def _of_weight(weight: float) -> str | None:
 
 
 def invalid_time_reason(ts: int) -> str | None:
-    """Return why a time is refused, None where it is good."""
+    """Return the reason to refuse a time in microseconds, or None."""
     return None if ts == NO_TIME or FIRST_TIME <= ts <= LAST_TIME else "unparsable_time"

@@ -1,4 +1,4 @@
-"""Requests that write, several in one transaction: durable and in the derived state when `write` returns."""
+"""Write requests, several in one transaction, to the store and then to the derived state."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from store.records import Item
 from store.state.rebuild import bring_up_to_date
 from store.state.state import StateDraft, UserState
 from store.store import Store
-from store.writes.apply import Pending, append_behaviors, append_texts, put_friends
+from store.writes.apply import PendingRows, append_behaviors, append_texts, put_friends
 from store.writes.idempotency import RememberedRequests, RequestIdReusedError
 from store.writes.put_items import delete_items, put_items
 from store.writes.request import (
@@ -26,45 +26,48 @@ from store.writes.request import (
 
 
 class Writer:
-    """The one who writes requests; one thread at a time."""
+    """Writes requests to a store and its state; one thread at a time may use it, and no other writer."""
 
     def __init__(self, store: Store, state: UserState, pause: Callable[[], None] = lambda: None) -> None:
-        """Take where to write, and what to call every few rows so that more urgent work goes first."""
+        """Take the store, its state, and a function to call every few rows, for more urgent work."""
         self._store = store
         self._pause = pause
         self._state = state
-        self._answered = RememberedRequests.load(store)
+        self._remembered = RememberedRequests.load(store)
 
     def write(self, requests: Sequence[Request]) -> tuple[list[WriteResult], WrittenChange]:
-        """Return what became of each request, in order, and what the transaction changed; all or nothing.
+        """Write requests in one transaction, all or none; return the result of each and what was changed.
 
-        Once the store has committed it is written: where the state of users fails to follow, the change
-        says so, and the next call, or `check`, brings the state up first.
+        The commit of the store is durable and decides. Where the state cannot follow it, the change has the
+        error in `failed`, and the next call of `write` or `check` first brings the state up to date.
 
         Raises:
-            RequestIdReusedError: a request has the id of another that says something else.
+            RequestIdReusedError: a request has the id of another with other content.
         """
-        bring_up_to_date(self._store, self._state)  # after a transaction whose second half failed
-        pending, told, new = Pending(pause=self._pause), dict[str, WriteResult](), dict[str, str]()
+        bring_up_to_date(self._store, self._state)  # the commit before may have missed it
+        pending = PendingRows(pause=self._pause)
+        new_results, new_digests = dict[str, WriteResult](), dict[str, str]()  # by request id
         items: list[tuple[tuple[Item, ...], tuple[str, ...]]] = []
-        results = []
+        results: list[WriteResult] = []
         before, failed = self._store.last_commit, None
         try:
             with self._state.writing() as draft:
                 with self._store.writing(pending.touched) as cursor:
                     for request in requests:
-                        known = self._answered.find(cursor, request) or _twin(request, new, told)
-                        if known is not None:
-                            results.append(replace(known, repeated=True))
+                        earlier = self._remembered.find(cursor, request)
+                        earlier = earlier or _same_in_group(request, new_digests, new_results)
+                        if earlier is not None:
+                            results.append(replace(earlier, repeated=True))
                             continue
-                        written, put, deleted = _apply(cursor, draft, request.content, pending)
-                        results.append(written)
+                        result, put, deleted = _apply(cursor, draft, request.content, pending)
+                        results.append(result)
                         if put or deleted:
                             items.append((tuple(put), tuple(deleted)))
                         if request.request_id:
-                            told[request.request_id], new[request.request_id] = written, request.digest
+                            new_results[request.request_id] = result
+                            new_digests[request.request_id] = request.digest
                     pending.flush(cursor)
-                    self._answered.remember(cursor, told, new)
+                    self._remembered.insert(cursor, new_results, new_digests)
                     self._pause()
                 self._pause()
                 draft.set_commit_id(self._store.last_commit.commit_id)
@@ -72,15 +75,15 @@ class Writer:
             if self._store.last_commit == before:
                 raise
             failed = error
-        self._answered.keep(new)
+        self._remembered.remember(new_digests)
         texts = tuple(dict.fromkeys(row.text for row, _ in pending.texts))
         return results, WrittenChange(texts, tuple(pending.touched), tuple(items), failed)
 
     def check(self) -> None:
-        """Write an empty transaction, durably; the state is that of the store afterwards.
+        """Write an empty transaction to the store and the state, to find out whether writing works.
 
         Raises:
-            whatever keeps `write` from writing anything.
+            the error that keeps `write` from writing.
         """
         bring_up_to_date(self._store, self._state)
         with self._state.writing() as draft:
@@ -89,18 +92,19 @@ class Writer:
             draft.set_commit_id(self._store.last_commit.commit_id)
 
 
-def _twin(
-    request: Request, digests: Mapping[str, str], told: Mapping[str, WriteResult]
+def _same_in_group(
+    request: Request, digests: Mapping[str, str], results: Mapping[str, WriteResult]
 ) -> WriteResult | None:
-    """Return what became of an equal request in the same transaction.  Raises: RequestIdReusedError."""
+    """Look up the result of an equal request in this transaction.  Raises: RequestIdReusedError."""
     if digests.get(request.request_id, request.digest) != request.digest:
         raise RequestIdReusedError(request.request_id)
-    return told.get(request.request_id)
+    return results.get(request.request_id)
 
 
 def _apply(
-    cursor: duckdb.DuckDBPyConnection, draft: StateDraft, content: Content, pending: Pending
+    cursor: duckdb.DuckDBPyConnection, draft: StateDraft, content: Content, pending: PendingRows
 ) -> tuple[WriteResult, list[Item], list[str]]:
+    """Write the rows of one request; return the result, the items that were put and the deleted ids."""
     match content:
         case Behaviors(rows):
             return append_behaviors(draft, rows, pending), [], []
@@ -109,8 +113,8 @@ def _apply(
         case Friends(rows):
             return put_friends(draft, rows, pending), [], []
         case Items(rows):
-            written, put = put_items(cursor, draft, rows)
-            return written, put, []
+            result, put = put_items(cursor, draft, rows)
+            return result, put, []
         case Deletion(item_ids):
-            written, deleted = delete_items(cursor, draft, item_ids)
-            return written, [], deleted
+            result, deleted = delete_items(cursor, draft, item_ids)
+            return result, [], deleted

@@ -78,7 +78,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
     """Set the clock of erasures forward or back."""
 
     def set_by(shift: timedelta) -> None:
-        monkeypatch.setattr(erasing, "_now", lambda: datetime.now(UTC).replace(tzinfo=None) + shift)
+        monkeypatch.setattr(erasing, "utc_now", lambda: datetime.now(UTC).replace(tzinfo=None) + shift)
 
     return set_by
 
@@ -244,11 +244,11 @@ def test_a_person_unknown_here_does_not_come_with_a_backup(place: Place, tmp_pat
 
 
 def test_two_erasures_at_one_moment_are_two(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erasing, "_now", lambda: datetime(2026, 1, 1))  # a clock that stands
+    monkeypatch.setattr(erasing, "utc_now", lambda: datetime(2026, 1, 1))  # a clock that stands
     for _ in range(2):
         place.add("ann")
         place.erase("ann")
-    assert len({one.name for one in list_erasures(place.store)}) == 2
+    assert len({one.identity for one in list_erasures(place.store)}) == 2
 
 
 def test_an_export_is_imported_without_a_word_about_its_ledger(

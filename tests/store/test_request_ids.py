@@ -9,12 +9,12 @@ import pytest
 
 from store.state.state import UserState
 from store.store import Store
-from store.writes import idempotency as answered
+from store.writes import idempotency
 from store.writes.idempotency import WINDOW, RequestIdReusedError
 from store.writes.request import BehaviorRow, Behaviors, Request
 from store.writes.writer import Writer
 
-MOST, TIDY = 6, 4
+KEPT, TIDY = 6, 4  # ids: one, and five others answered since
 SECOND, HOUR = dt.timedelta(seconds=1), dt.timedelta(hours=1)
 
 
@@ -27,7 +27,7 @@ class Place:
         self._writer = Writer(store, state)
 
     def write(self, names: Sequence[str], digest: str = "d") -> list[bool]:
-        """Write requests in one transaction; return which were told an earlier answer."""
+        """Write requests in one transaction; return which got the result of an earlier one."""
         if self._restarts:
             self._writer = Writer(self._store, self._state)
         requests = [Request(Behaviors([BehaviorRow("ann", "i1")]), name, digest) for name in names]
@@ -44,9 +44,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: bool) -> It
         with store.writing() as cursor:
             cursor.execute("INSERT INTO data.items (item_id) VALUES ('i1')")
         one = Place(store, state, restarts)
-        monkeypatch.setattr(answered, "_now", lambda: one.clock)
-        monkeypatch.setattr(answered, "MOST", MOST)
-        monkeypatch.setattr(answered, "_TIDY_EVERY", TIDY)
+        monkeypatch.setattr(idempotency, "utc_now", lambda: one.clock)
+        monkeypatch.setattr(idempotency, "MOST_SINCE", KEPT - 1)
+        monkeypatch.setattr(idempotency, "_TIDY_EVERY", TIDY)
         yield one
 
 
@@ -76,25 +76,36 @@ def test_one_that_was_tidied_away_is_new(there: Place) -> None:
     there.clock += 30 * HOUR
     for number in range(3 * TIDY):
         there.write([f"r{number}"])
-    assert there.stored() <= MOST + TIDY
+    assert there.stored() <= KEPT + TIDY
+    assert there.write(["order"]) == [False]
+
+
+def test_an_id_is_remembered_with_as_many_others_since_as_promised_and_not_with_one_more(
+    there: Place,
+) -> None:
+    there.write(["order"])
+    for number in range(KEPT - 1):
+        there.write([f"r{number}"])
+    assert there.write(["order"]) == [True]  # and stays as old as it was
+    there.write(["one more"])
     assert there.write(["order"]) == [False]
 
 
 def test_beyond_the_bound_the_oldest_is_new_and_the_others_are_not(there: Place) -> None:
-    for number in range(MOST + 1):
+    for number in range(KEPT + 1):
         there.write([f"r{number}"])
     assert there.write(["r1"]) == [True]
     assert there.write(["r0"]) == [False]  # and pushes r1 out
-    assert there.write([f"r{number}" for number in range(2, MOST + 1)]) == [True] * (MOST - 1)
+    assert there.write([f"r{number}" for number in range(2, KEPT + 1)]) == [True] * (KEPT - 1)
     assert there.write(["r1"]) == [False]
 
 
 def test_what_one_transaction_answers_is_tidied_in_its_order(there: Place) -> None:
-    there.write([f"r{number}" for number in range(5 * MOST)])
-    last = [f"r{number}" for number in range(4 * MOST, 5 * MOST)]
-    assert there.write(last) == [True] * MOST
+    there.write([f"r{number}" for number in range(5 * KEPT)])
+    last = [f"r{number}" for number in range(4 * KEPT, 5 * KEPT)]
+    assert there.write(last) == [True] * KEPT
     assert there.write(["r0"]) == [False]
-    assert there.write(last[1:]) == [True] * (MOST - 1)
+    assert there.write(last[1:]) == [True] * (KEPT - 1)
 
 
 def test_a_clock_that_is_set_back_forgets_nothing_and_holds_nothing_for_ever(there: Place) -> None:
@@ -110,9 +121,20 @@ def test_a_clock_that_is_set_back_forgets_nothing_and_holds_nothing_for_ever(the
     assert there.write(["a", "b", "c"]) == [False, False, False]
 
 
+def test_without_a_new_id_those_of_the_future_stay(there: Place) -> None:
+    there.clock += 1_000 * HOUR
+    there.write(["a"])
+    there.clock -= 1_000 * HOUR
+    there.clock += WINDOW
+    assert there.write(["a"]) == [True]
+    there.write(["b"])  # from now on a's answer counts as of this time
+    there.clock += WINDOW
+    assert there.write(["a"]) == [False]
+
+
 def test_after_a_clock_that_was_set_back_the_oldest_goes_first(there: Place) -> None:
     there.clock += HOUR
-    for number in range(MOST):
+    for number in range(KEPT):
         there.write([f"r{number}"])
     there.clock -= HOUR
     there.write(["new"])

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from store.export import Export, create_export
 from store.imports.run import import_folder
+from store.privacy.erase import erase_user
 from store.state.packing import NO_TIME
 from store.state.rebuild import bring_up_to_date, rebuild
 from store.state.state import UserState
 from store.store import Store
-from store.writes import idempotency as answered
+from store.writes import idempotency
 from store.writes.idempotency import RememberedRequests, RequestIdReusedError
 from store.writes.request import (
     BAD_TIME,
@@ -225,8 +226,8 @@ def test_a_repeated_request_is_told_the_same_and_written_once(place: Place, tmp_
 
 
 def test_old_request_ids_are_forgotten(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answered, "MOST", 3)
-    monkeypatch.setattr(answered, "_TIDY_EVERY", 2)
+    monkeypatch.setattr(idempotency, "MOST_SINCE", 2)
+    monkeypatch.setattr(idempotency, "_TIDY_EVERY", 2)
     writer = Writer(place.store, place.state)
     for number in range(8):
         writer.write([Request(Behaviors([BehaviorRow("ann", "i1")]), f"r{number}", "d")])
@@ -256,6 +257,13 @@ def test_a_state_that_fell_behind_is_caught_up_before_the_next_write(place: Plac
     with place.store.writing({"ann"}) as cursor:  # as when the second commit fails
         cursor.execute("INSERT INTO data.behaviors VALUES ('ann', 'i1', 'view', 1, NULL, NULL)")
     place.write(Behaviors([BehaviorRow("bob", "i1")]))
+    place.check("ann", "bob")
+
+
+def test_an_erasure_loses_no_write_that_the_state_missed(place: Place) -> None:
+    with place.store.writing({"ann"}) as cursor:  # as when the second commit fails
+        cursor.execute("INSERT INTO data.behaviors VALUES ('ann', 'i1', 'view', 1, NULL, NULL)")
+    erase_user(place.store, place.state, "bob", [], [])
     place.check("ann", "bob")
 
 

@@ -38,8 +38,8 @@ from store.export import Export
 from store.home import Home
 from store.imports.run import ImportOptions
 from store.ledger import Erasure, erased_users, erasures_since, read_ledger, user_hash, write_ledger
-from store.privacy.audit import record
-from store.privacy.erase import erase_user, list_erasures, pseudonym, unfinished_erasures
+from store.privacy.audit import append_audit_line, pseudonym
+from store.privacy.erase import erase_user, list_erasures, unfinished_erasures
 from store.records import Item
 from store.state.state import UserState
 from store.store import Store
@@ -454,10 +454,10 @@ def test_a_restored_backup_does_not_bring_anybody_back(small_home: Home, tmp_pat
 
 def test_an_audit_line_that_was_cut_off_does_not_swallow_the_next(tmp_path: Path) -> None:
     log = tmp_path / "audit.jsonl"
-    record(log, "erase_user", user="h1")
+    append_audit_line(log, "erase_user", user="h1")
     with log.open("a") as cut:
         cut.write('{"at": "20')
-    record(log, "export_user", user="h2", peer="p")
+    append_audit_line(log, "export_user", user="h2", peer="p")
     first, cut_off, second = log.read_text().splitlines()
     assert (json.loads(first)["user"], cut_off, json.loads(second)["user"]) == ("h1", '{"at": "20', "h2")
     assert json.loads(second)["action"] == "export_user"
