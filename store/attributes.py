@@ -1,53 +1,53 @@
-"""What the attributes of an item may be: one rule for what is written and for what is read."""
+"""The attributes of an item: one rule for what may be written and what can be read."""
 
 import json
 import math
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
-MAX_CHARS = 1_000_000  # of JSON text that is written; a store may hold more from before
-MAX_LEVELS = 64  # of lists and objects in each other
+MAX_CHARS = 1_000_000  # of JSON text, in imports and writes; an old store may hold longer ones
+MAX_LEVELS = 64  # of nested lists and objects
 MAX_VALUES = 100_000
-MAX_NAME_BYTES = 1_000  # of a name with those around it, as filters know it: they take none that is longer
-_NAMED = 10  # items in one message
+MAX_NAME_BYTES = 1_000  # of the path to a value; filters accept no longer name
+_MAX_NAMED = 10  # items in one message
 
 Attributes = dict[str, Any]
 Owner = TypeVar("Owner", bound=Hashable)
 
 
 class BadAttributesError(ValueError):
-    """Attributes that a filter could not be right about; says why, without any of their values."""
+    """Attributes that filters could not apply correctly; the message has no value of them."""
 
 
 def parse_attributes(text: str) -> Attributes:
-    """Return the attributes that JSON text means.
+    """Parse the JSON text of attributes.
 
-    A JSON object whose numbers are within the range of a double (whole ones keep every digit), whose names
-    occur once in each object, and whose names and texts hold neither nul nor half a surrogate pair. NaN and
-    Infinity, which data frames write where a number is missing, are read as null.
+    It must be an object. Numbers are in the range of a double (whole ones keep every digit), names occur once
+    in each object, and no name or text holds nul or half a surrogate pair. NaN and Infinity, which data
+    frames write where a number is missing, are read as null.
 
     Raises:
         BadAttributesError: it is something else, or beyond a bound of this module.
     """
     try:
-        found = _DECODER.decode(text)
+        value = _DECODER.decode(text)
     except RecursionError as error:
         raise _too_deep() from error
     except BadAttributesError:
         raise
     except ValueError as error:
         raise BadAttributesError(f"it cannot be read: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise BadAttributesError("it is no JSON object")
-    # Only an escape stands for a nul or half a pair: JSON has no bare control character, UTF-8 no half.
-    _check(found, escapes="\\u" in text)
-    return found
+    # Only an escape can mean nul or half a pair: JSON has no bare control characters, UTF-8 no halves.
+    _check(value, escapes="\\u" in text)
+    return value
 
 
 def usable_attributes(
     attributes: Iterable[tuple[Owner, str]],
 ) -> tuple[dict[Owner, Attributes], dict[Owner, str]]:
-    """Return, of pairs of an owner and JSON text, the attributes that can be used, and why others cannot."""
+    """Parse the JSON text of each owner; return the attributes, and the reasons where they cannot be used."""
     usable, reasons = dict[Owner, Attributes](), dict[Owner, str]()
     for owner, text in attributes:
         try:
@@ -58,10 +58,10 @@ def usable_attributes(
 
 
 def left_out_message(reasons: Mapping[str, str]) -> str:
-    """Return a sentence that names the first ten of the items that are left out, and why."""
-    named = [f"{item_id!r} ({why})" for item_id, why in list(reasons.items())[:_NAMED]]
-    if len(reasons) > _NAMED:
-        named.append(f"and {len(reasons) - _NAMED:,} more")
+    """Return a message that names the first ten items that are left out, with the reasons."""
+    named = [f"{item_id!r} ({why})" for item_id, why in list(reasons.items())[:_MAX_NAMED]]
+    if len(reasons) > _MAX_NAMED:
+        named.append(f"and {len(reasons) - _MAX_NAMED:,} more")
     return f"attributes that cannot be used, so the item is left out: {', '.join(named)}"
 
 
@@ -76,29 +76,27 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=lambda _: 
 
 
 def _check(attributes: dict[str, Any], *, escapes: bool) -> None:
-    """Raise BadAttributesError where parsed JSON is beyond a bound or has what cannot be used."""
-    values = 0
-    open_values: list[tuple[Any, int, int]] = [
-        (attributes, 0, -1)
-    ]  # value, levels around it, bytes of its name
-    while open_values:
-        value, levels, size = open_values.pop()
+    """Check parsed JSON against the bounds of this module.  Raises: BadAttributesError."""
+    count = 0
+    to_check: list[tuple[Any, int, int]] = [(attributes, 0, -1)]  # value, levels around it, bytes of its path
+    while to_check:
+        value, levels, path_bytes = to_check.pop()
         if isinstance(value, dict | list):
             if levels == MAX_LEVELS:
                 raise _too_deep()
-            values += len(value)
-            if values > MAX_VALUES:
+            count += len(value)
+            if count > MAX_VALUES:
                 raise BadAttributesError(f"it has more than {MAX_VALUES:,} values")
             if isinstance(value, list):
-                open_values += [(one, levels + 1, size) for one in value]
+                to_check += [(one, levels + 1, path_bytes) for one in value]
                 continue
             for name, one in value.items():
                 if escapes:
                     _check_text(name)
-                long = size + 1 + len(name.encode())
-                if long > MAX_NAME_BYTES:
-                    raise BadAttributesError(f"a name has {long:,} bytes, more than {MAX_NAME_BYTES:,}")
-                open_values.append((one, levels + 1, long))
+                size = path_bytes + 1 + len(name.encode())
+                if size > MAX_NAME_BYTES:
+                    raise BadAttributesError(f"a name has {size:,} bytes, more than {MAX_NAME_BYTES:,}")
+                to_check.append((one, levels + 1, size))
         elif isinstance(value, str):
             if escapes:
                 _check_text(value)

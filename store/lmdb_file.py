@@ -1,6 +1,5 @@
-"""LMDB files that are looked through before LMDB reads them: a damaged page can kill the process."""
+"""LMDB files, checked before LMDB reads them, because a damaged page can end the process."""
 
-import hashlib
 import json
 import logging
 import os
@@ -11,15 +10,16 @@ from typing import Any
 import lmdb
 from lmdb.verify import VerifyError, verify
 
-from store.disk import disk_errors
+from store.artifact import sha256
+from store.disk import disk_errors, replace_file
 
 DATA_FILE = "data.mdb"
-MAX_CHECKED_BYTES = 256 << 20  # bytes: 3 s to walk, 0.4 s to compare with the seal
+MAX_CHECKED_BYTES = 256 << 20  # takes 3 s to check page by page, 0.4 s to compare with the seal
 _SEAL = "SEAL"
 _LOCK_FILE = "lock.mdb"
 _READER_BYTES, _PAGE_BYTES = 64, 4096
 _HEADER = struct.Struct("<16xII8xQI")  # of a meta page: magic, version, map size, page size
-_LAST = struct.Struct("<136xQQ")  # last page, transaction id
+_LAST_COMMIT = struct.Struct("<136xQQ")  # of a meta page: last page, transaction id
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _PAGE_SIZES = {1 << power for power in range(8, 16)}
 DAMAGE_ERRORS = (
@@ -33,7 +33,7 @@ DAMAGE_ERRORS = (
     lmdb.VersionMismatchError,
 )
 _READERS = 126  # LMDB's own default
-_LOOKS = 3  # at the first pages: another process may write one of them just then
+_HEADER_READS = 3  # another process may be writing one of the first pages
 log = logging.getLogger(__name__)
 
 
@@ -47,16 +47,16 @@ class DamagedLmdbFileError(ValueError):
 
 
 def open_checked(path: Path, **options: Any) -> tuple[Any, bool]:
-    """Open the LMDB environment in a folder once its file is known to hold together.
+    """Open the LMDB environment in a folder after checking its file.
 
-    A file that is byte for byte as it was sealed is trusted. Of any other one every page is walked, without
-    LMDB: what it passes, LMDB reads without leaving the file, though values may have changed. So that a start
-    takes seconds at most, of a file of more than `MAX_CHECKED_BYTES` only the first pages and the size are
-    looked at, unless it is shorter than these say; `triptych doctor` walks it.
+    A file that is byte for byte as it was sealed is trusted. Of any other every page is checked without LMDB;
+    LMDB then reads it without leaving the file, but values may be damaged. So that a start takes seconds at
+    most, only the header and the size are checked of a file beyond `MAX_CHECKED_BYTES`, and all pages where
+    it is shorter than its header says; `triptych doctor` checks such a file whole.
 
     Returns:
-        The environment, and whether its values are taken as they are: the file is as it was sealed, empty, or
-        too large.
+        The environment, and whether its values need no check: the file is as it was sealed, empty or too
+        large.
 
     Raises:
         DamagedLmdbFileError: the file is damaged; it is left as it is.
@@ -64,9 +64,9 @@ def open_checked(path: Path, **options: Any) -> tuple[Any, bool]:
     """
     file = path / DATA_FILE
     size = file.stat().st_size if file.exists() else 0
-    looks = [] if not size else [_header_fault(path, options["map_size"]) for _ in range(_LOOKS)]
-    if looks and all(looks):
-        raise DamagedLmdbFileError(path, looks[-1])
+    faults = [_header_fault(path, options["map_size"]) for _ in range(_HEADER_READS)] if size else []
+    if faults and all(faults):
+        raise DamagedLmdbFileError(path, faults[-1])
     if not options.get("readonly"):
         reserve_lock_file(path, options.get("max_readers", _READERS))
     try:
@@ -77,11 +77,11 @@ def open_checked(path: Path, **options: Any) -> tuple[Any, bool]:
     try:
         if size > MAX_CHECKED_BYTES:
             trusted = True
-            walked = size < (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+            check_pages = size < (env.info()["last_pgno"] + 1) * env.stat()["psize"]
         else:
             trusted = not size or _is_sealed(path, env)
-            walked = not trusted
-        if walked:
+            check_pages = not trusted
+        if check_pages:
             _check_pages(path, env)
     except BaseException:
         env.close()
@@ -90,12 +90,12 @@ def open_checked(path: Path, **options: Any) -> tuple[Any, bool]:
 
 
 def reserve_lock_file(folder: Path, readers: int) -> None:
-    """Make room for the lock file of an LMDB environment, before LMDB maps it into memory.
+    """Allocate the lock file of an LMDB environment on disk before LMDB maps it into memory.
 
-    Where the disk has no block for a page of the map, the system ends the process with SIGBUS.
+    Where the disk had no block for a page of the map, SIGBUS would end the process.
 
     Raises:
-        DiskFullError, ReadOnlyDiskError: there is no room.
+        DiskFullError, ReadOnlyDiskError: the disk has no room for it.
     """
     size = -(-(readers + 8) * _READER_BYTES // _PAGE_BYTES) * _PAGE_BYTES
     with disk_errors(folder):
@@ -108,49 +108,48 @@ def reserve_lock_file(folder: Path, readers: int) -> None:
 
 
 def seal(path: Path, env: Any) -> None:
-    """Bring a file to disk and write down its digest; one that is sealed already, or large, is left alone."""
+    """Bring a file to disk and write its digest beside it; a large file is only brought to disk."""
     try:
         if (path / DATA_FILE).stat().st_size > MAX_CHECKED_BYTES:
             env.sync(True)
             return
-        with env.begin(write=True):  # nobody else writes meanwhile; nothing is written here
+        with env.begin(write=True):  # writes nothing, but keeps other writers out
             last = env.info()["last_txnid"]
-            if _said(path).get("transaction") == last:
+            if _read_seal(path).get("transaction") == last:
                 return
             env.sync(True)
-            draft = path / f".{_SEAL}"
-            draft.write_text(json.dumps({"transaction": last, "sha256": _digest(path)}), "utf-8")
-            draft.replace(path / _SEAL)
+            digest = {"transaction": last, "sha256": sha256(path / DATA_FILE)}
+            replace_file(path / _SEAL, json.dumps(digest))
     except OSError as error:
         log.warning("%s is not sealed (%s): whoever opens it next looks through it", path / DATA_FILE, error)
 
 
 def remove_files(path: Path) -> None:
-    """Remove the files of an environment; processes that have them open go on in what nobody else sees."""
-    for name in (DATA_FILE, "lock.mdb", _SEAL):
+    """Remove the files of an environment; processes that have it open keep their own copy."""
+    for name in (DATA_FILE, _LOCK_FILE, _SEAL):
         (path / name).unlink(missing_ok=True)
 
 
 def page_faults(path: Path) -> list[str]:
-    """Return what is wrong with the pages of an LMDB file, read without LMDB; the first few."""
+    """Check the pages of an LMDB file without LMDB; return the first few faults."""
     try:
-        found: list[str] = verify(str(path))  # type: ignore[no-untyped-call]
+        faults: list[str] = verify(str(path))  # type: ignore[no-untyped-call]
     except (VerifyError, OSError) as error:
         return [str(error)]
-    return found
+    return faults
 
 
 def _header_fault(path: Path, map_size: int) -> str:
-    """Return what is wrong with what LMDB takes from a file to map it, "" for nothing."""
+    """Check what LMDB reads of a file before it maps it; return the fault, "" for none."""
     with (path / DATA_FILE).open("rb") as file:
         raw = file.read(2 * max(_PAGE_SIZES))
-    page = _HEADER.unpack_from(raw)[3] if len(raw) >= _LAST.size else 0
+    page = _HEADER.unpack_from(raw)[3] if len(raw) >= _LAST_COMMIT.size else 0
     if page not in _PAGE_SIZES or len(raw) < 2 * page:
         return f"it has {len(raw)} bytes, in pages of {page}"
     ids = []
     for start in (0, page):
         magic, version, _, size = _HEADER.unpack_from(raw, start)
-        last, transaction = _LAST.unpack_from(raw, start)
+        last, transaction = _LAST_COMMIT.unpack_from(raw, start)
         if (magic, version, size) != (_MAGIC, _VERSION, page):
             return f"page {start // page} is not what LMDB begins a file with"
         if (last + 1) * page > map_size:
@@ -162,30 +161,26 @@ def _header_fault(path: Path, map_size: int) -> str:
 
 
 def _check_pages(path: Path, env: Any) -> None:
-    """Walk every page.  Raises: DamagedLmdbFileError."""
-    with env.begin():  # so that other processes leave the pages alone that are looked at
-        found = page_faults(path)
-    if found:
-        with env.begin(write=True):  # a commit of theirs may have come between
-            found = page_faults(path)
-    if found:
-        raise DamagedLmdbFileError(path, "; ".join(found[:3]))
+    """Check every page.  Raises: DamagedLmdbFileError."""
+    with env.begin():  # other processes must not reuse the pages meanwhile
+        faults = page_faults(path)
+    if faults:
+        with env.begin(write=True):  # again, in case another process committed meanwhile
+            faults = page_faults(path)
+    if faults:
+        raise DamagedLmdbFileError(path, "; ".join(faults[:3]))
 
 
 def _is_sealed(path: Path, env: Any) -> bool:
-    said = _said(path)
-    return said.get("transaction") == env.info()["last_txnid"] and said.get("sha256") == _digest(path)
+    sealed = _read_seal(path)
+    same_commit = sealed.get("transaction") == env.info()["last_txnid"]
+    return same_commit and sealed.get("sha256") == sha256(path / DATA_FILE)
 
 
-def _said(path: Path) -> dict[str, Any]:
-    """Return what a seal says, nothing where there is none that can be read."""
+def _read_seal(path: Path) -> dict[str, Any]:
+    """Read the seal of a file; a missing or unreadable one is empty."""
     try:
-        said = json.loads((path / _SEAL).read_text("utf-8"))
+        sealed = json.loads((path / _SEAL).read_text("utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return said if isinstance(said, dict) else {}
-
-
-def _digest(path: Path) -> str:
-    with (path / DATA_FILE).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sealed if isinstance(sealed, dict) else {}

@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -227,7 +227,8 @@ class TextCache:
         if write and self._file != _identity(self._path):
             self._reopen()
         try:
-            with disk_errors(self._path), self._env.begin(write=write, buffers=buffers) as transaction:
+            full_disk = disk_errors(self._path) if write else nullcontext()  # reading takes no space
+            with full_disk, self._env.begin(write=write, buffers=buffers) as transaction:
                 yield transaction
         except DAMAGE_ERRORS as error:
             self._reopen(str(error))

@@ -1,4 +1,4 @@
-"""Which files of a folder hold which table."""
+"""Find the files of a folder that hold the rows of each table."""
 
 import logging
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ FORMATS = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
 }
 PACKINGS = {".gz": "gzip", ".zst": "zstd"}
-_MOST_NAMED = 8
+_MAX_NAMED = 8
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """A file with rows of a table: its format, and the compression around it or ""."""
+    """A file with rows of a table: its format, a key of FORMATS, and its compression, "" for none."""
 
     path: Path
     form: str
@@ -30,7 +30,7 @@ class TableFile:
 
 
 class UnknownFormatError(ValueError):
-    """The asked file format is none that can be read."""
+    """The file format is none of FORMATS."""
 
     def __init__(self, file_format: str) -> None:
         super().__init__(f"format {file_format!r} is none of auto, {', '.join(FORMATS)}")
@@ -38,21 +38,21 @@ class UnknownFormatError(ValueError):
 
 
 class NothingToImportError(ValueError):
-    """A folder holds no file that belongs to a table."""
+    """A folder holds no file of any table."""
 
     def __init__(self, folder: Path, suffixes: Sequence[str], present: Sequence[str]) -> None:
         tables = ", ".join(table.name for table in TABLES)
-        there = "; ".join(present[:_MOST_NAMED]) or "nothing"
-        more = f" and {len(present) - _MOST_NAMED} more" if len(present) > _MOST_NAMED else ""
+        found = "; ".join(present[:_MAX_NAMED]) or "nothing"
+        more = f" and {len(present) - _MAX_NAMED} more" if len(present) > _MAX_NAMED else ""
         super().__init__(
             f"{folder} holds no file to import: looked for {tables} with {', '.join(suffixes)}, "
-            f"each also with {' or '.join(PACKINGS)} behind, or folders of such files; found {there}{more}"
+            f"each also with {' or '.join(PACKINGS)} behind, or folders of such files; found {found}{more}"
         )
         self.folder = folder
 
 
 class AmbiguousFilesError(ValueError):
-    """A folder holds one table twice."""
+    """A folder holds the rows of a table more than once."""
 
     def __init__(self, table: str, files: Sequence[Path]) -> None:
         super().__init__(f"{table} is there more than once: {', '.join(map(str, files))}; name one format")
@@ -60,10 +60,10 @@ class AmbiguousFilesError(ValueError):
 
 
 def find_files(folder: Path, file_format: str) -> list[tuple[Table, Path, list[TableFile]]]:
-    """Return each table that a folder has, its file or folder of parts, and the files, in the tables' order.
+    """Find the tables of a folder, in the order of TABLES: each with its file or folder, and the files in it.
 
-    Parts lie at any depth of a folder named like the table, and count in the order of their paths; what the
-    folders between are called says nothing.
+    Parts lie at any depth of a folder with the name of the table, and are ordered by path; the names of the
+    folders between have no meaning.
 
     Raises:
         UnknownFormatError, NotADirectoryError, NothingToImportError, AmbiguousFilesError.
@@ -78,7 +78,7 @@ def find_files(folder: Path, file_format: str) -> list[tuple[Table, Path, list[T
     for path in sorted(folder.iterdir()):
         name = path.name.split(".")[0]
         files, others = _files_of(path, forms) if name in _NAMES else ([], [f"{path.name} ({_NO_TABLE})"])
-        unused += others if path.name not in (MANIFEST, LEDGER) else []  # these: of an export
+        unused += others if path.name not in (MANIFEST, LEDGER) else []  # they are files of an export
         if files:
             places.setdefault(name, []).append((path, files))
     if not places:
@@ -87,10 +87,10 @@ def find_files(folder: Path, file_format: str) -> list[tuple[Table, Path, list[T
         _log.warning("%s: %s is not imported", folder, one)
     found: list[tuple[Table, Path, list[TableFile]]] = []
     for table in TABLES:
-        here = places.get(table.name, [])
-        if len(here) > 1:
-            raise AmbiguousFilesError(table.name, [path for path, _ in here])
-        found += [(table, *one) for one in here]
+        candidates = places.get(table.name, [])
+        if len(candidates) > 1:
+            raise AmbiguousFilesError(table.name, [path for path, _ in candidates])
+        found += [(table, *one) for one in candidates]
     return found
 
 
@@ -99,28 +99,28 @@ _NO_TABLE = "no table's name"
 
 
 def _files_of(path: Path, forms: Sequence[str]) -> tuple[list[TableFile], list[str]]:
-    """Return the files to read at a path, and those that are not, each with the reason."""
+    """Return the files at a path that are read, and for each that is not, its name with the reason."""
     if path.is_dir():
         inside = sorted(one for one in path.rglob("*") if one.is_file() and one.name[0] not in "._")
-        tried = [(one, one.relative_to(path.parent), _file(one)) for one in inside]
-        if not tried:
+        candidates = [(one, one.relative_to(path.parent), _file(one)) for one in inside]
+        if not candidates:
             return [], [f"{path.name}/ (an empty folder)"]
     else:
         ending = path.name.partition(".")[2]
         file = _file(path)
         whole = file is not None and ending.lower() in {end[1:] for end in _endings(file)}
-        tried = [(path, Path(path.name), file if whole else None)]
-    files = [file for _, _, file in tried if file is not None and file.form in forms]
+        candidates = [(path, Path(path.name), file if whole else None)]
+    files = [file for _, _, file in candidates if file is not None and file.form in forms]
     others = [
         f"{name} ({'of another format than asked' if file else 'no format that is read'})"
-        for _, name, file in tried
+        for _, name, file in candidates
         if file is None or file.form not in forms
     ]
     return files, others
 
 
 def _file(path: Path) -> TableFile | None:
-    """Return a file with its format, told by its ending, or None where it is none that can be read."""
+    """Recognise the format and compression of a file by its name; None where it is no format that is read."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packing = PACKINGS.get(suffixes[-1], "") if suffixes else ""
     inner = suffixes[:-1] if packing else suffixes
@@ -131,5 +131,6 @@ def _file(path: Path) -> TableFile | None:
 
 
 def _endings(file: TableFile) -> list[str]:
+    """Return the endings that a file of this format and compression may have."""
     packed = next((end for end, packing in PACKINGS.items() if packing == file.packing), "")
     return [end + packed for end in FORMATS[file.form]]

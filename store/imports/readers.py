@@ -1,4 +1,4 @@
-"""The files of an import as relations of raw values, one per table, each row with its number in the file."""
+"""Stage the files of each table as a relation of raw values, each row with its number in its file."""
 
 import csv
 import glob
@@ -13,20 +13,27 @@ import pyarrow as pa
 
 from store.database import quoted
 from store.imports.files import TableFile
-from store.imports.text_files import DELIMITERS, STRANGE, UTF_8, PlainFile, UnreadableFileError, plain_file
+from store.imports.text_files import (
+    DELIMITERS,
+    UNDECODABLE,
+    UTF_8,
+    PlainFile,
+    UnreadableFileError,
+    plain_file,
+)
 from store.imports.time_columns import AUTO, TimeReading, reading_of_times
 from store.imports.values import Value, from_json, from_parquet, from_text, is_float_text
 from store.tables import Column, Table
 
-PART_ROWS = 1 << 40  # more than any file has: the number of a row tells its file, too
+PART_ROWS = 1 << 40  # more rows than any file has: a row number implies the file
 _NOT_ITS_FORMAT = {
     "parquet": "it is no Parquet file, or is damaged",
     "csv": "its rows cannot be told apart as comma-separated values",
     "tsv": "its rows cannot be told apart as tab-separated values",
     "jsonl": "it is no JSON, or its array is broken off",
 }
-# What a file cannot be the cause of, whatever is in it.
-_NOT_OF_A_FILE = (
+# Errors that no content of a file can cause.
+_NOT_CAUSED_BY_FILES = (
     duckdb.BinderException,
     duckdb.CatalogException,
     duckdb.ConstraintException,
@@ -39,21 +46,29 @@ _log = logging.getLogger(__name__)
 
 
 class MissingColumnError(ValueError):
-    """A file lacks a column that its table cannot do without."""
+    """A file lacks a column that its table requires."""
 
     def __init__(self, table: str, file: Path, column: str, present: Sequence[str]) -> None:
-        there = ", ".join(present) or "none"
-        super().__init__(f"{file}: table {table} needs a column {column!r}; the columns there are: {there}")
+        names = ", ".join(present) or "none"
+        super().__init__(f"{file}: table {table} needs a column {column!r}; the columns there are: {names}")
         self.table, self.file, self.column, self.present = table, file, column, tuple(present)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A table's files, whose rows lie in the temporary relation `raw_<table>`.
+    """The files of a table, whose rows are in the temporary relation `raw_<table>`.
 
-    The relation has `_row` (1-based data row; the n-th file counts from n * PART_ROWS), `_line` (a row that
-    does not parse, else NULL), `_fault` (why a value cannot be taken, else NULL) and `columns` as they came:
-    text, or for Parquet numbers, times and lists of SQL type `types[column]`.
+    The relation has `_row` (number of the row, from 1; those of the n-th file from n * PART_ROWS on), `_line`
+    (the text of a row that cannot be parsed, else NULL), `_fault` (the reason to refuse a value, else NULL)
+    and the raw values of `columns`.
+
+    Attributes:
+        file: the file, or the folder of parts.
+        columns: known columns that a file has.
+        ignored: names of unknown columns.
+        types: SQL type of the raw values, by column: VARCHAR, or what Parquet has.
+        files: all files, in order.
+        times: the meaning of numbers, by time column.
     """
 
     table: Table
@@ -67,7 +82,7 @@ class Source:
 
 @dataclass(frozen=True)
 class _Given:
-    """One file, as it is read, and the name of the temporary relations that it needs."""
+    """One file, its plain form, and a name for the temporary relations that it needs."""
 
     file: TableFile
     plain: PlainFile
@@ -75,13 +90,13 @@ class _Given:
 
     @property
     def scanned(self) -> str:
-        """The path as DuckDB's readers take it: a literal, and no pattern."""
+        """The path as an SQL literal, in which DuckDB sees no pattern."""
         return quoted(glob.escape(str(self.plain.path)))
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One file: the columns that it has, and SQL of its rows with the types of the known ones."""
+    """One staged file: all its columns, SQL of its rows, and the SQL types of the known columns."""
 
     present: tuple[str, ...]
     sql: str
@@ -98,12 +113,12 @@ def stage(
     encoding: str = UTF_8,
     times: str = AUTO,
 ) -> Source:
-    """Make the temporary relation `raw_<table>` of a table's files; copies that must be made go to `scratch`.
+    """Create the temporary relation `raw_<table>` of the files of a table; copies go to `scratch`.
 
     Raises:
-        MissingColumnError: a required column is not there.
-        UnreadableFileError: a file is not what its suffix says.
-        AmbiguousTimesError: the numbers of a time column have two readings.
+        MissingColumnError: a file lacks a required column.
+        UnreadableFileError: a file is not of the format of its suffix.
+        AmbiguousTimesError: the numbers of a time column may mean two things.
     """
     stagers = {"parquet": _stage_parquet, "jsonl": _stage_json}
     parts: list[_Part] = []
@@ -138,16 +153,16 @@ def stage(
 
 @contextmanager
 def readable(file: Path, form: str) -> Iterator[None]:
-    """Turn what the block meets in a broken file into an UnreadableFileError, in our words."""
+    """Turn an error that the content of a file caused in the block into an UnreadableFileError."""
     try:
         yield
     except csv.Error as error:
         raise UnreadableFileError(file, _NOT_ITS_FORMAT[form]) from error
     except duckdb.Error as error:
-        said = str(error)
-        if isinstance(error, _NOT_OF_A_FILE) or "No space left" in said:
+        message = str(error)
+        if isinstance(error, _NOT_CAUSED_BY_FILES) or "No space left" in message:
             raise
-        not_text = "not valid UTF8" in said or "string encoding" in said
+        not_text = "not valid UTF8" in message or "string encoding" in message
         reason = "it holds text that is not UTF-8" if not_text else _NOT_ITS_FORMAT[form]
         raise UnreadableFileError(file, reason) from error
 
@@ -167,7 +182,7 @@ def _rows(part: _Part, first: int, types: Mapping[str, str]) -> str:
 def _selected(
     row: str, line: str, values: Mapping[str, Value], source: str, faults: Sequence[str] = ()
 ) -> str:
-    """Return SQL for the rows of a part, its values by the rules of store/imports/values.py."""
+    """Return SQL of the rows of a file, with values taken by the rules of store/imports/values.py."""
     reasons = [*faults, *(fault for value in values.values() for fault in value.faults)]
     fault = f"CASE {' '.join(reasons)} END" if reasons else "NULL::VARCHAR"
     columns = ", ".join(f"{value.sql} AS {name}" for name, value in values.items())
@@ -179,7 +194,7 @@ def _stage_parquet(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Give
     scan = f"read_parquet({given.scanned}, {options})"
     held = {str(row[0]): str(row[1]) for row in cursor.execute(f"DESCRIBE FROM {scan}").fetchall()}
     if "file_row_number" in {name.lower() for name in held}:
-        row = "row_number() OVER ()"  # slower, but no name of ours
+        row = "row_number() OVER ()"  # slower, but free of names of ours
     else:
         row, scan = "file_row_number + 1", f"{scan[:-1]}, file_row_number = true)"
     known = {column.name: column.kind for column in table.columns if column.name in held}
@@ -204,7 +219,7 @@ def _stage_csv(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Given) -
     if not known:
         return _Part(tuple(header), "", {})
     text, bad = f"text_{given.name}", f"unparsed_{given.name}"
-    columns = ", ".join(f"c{at}: 'VARCHAR'" for at in range(len(header)))  # names of the file could be ours
+    columns = ", ".join(f"c{at}: 'VARCHAR'" for at in range(len(header)))  # other names could clash with ours
     chosen = ", ".join(f"{at} AS {name}" for name, (_, at) in known.items())
     cursor.execute(f"""
         CREATE TEMP TABLE {text} AS SELECT row_number() OVER () AS _row, NULL::VARCHAR AS _line, {chosen}
@@ -212,7 +227,7 @@ def _stage_csv(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Given) -
             delim = {quoted(delimiter)}, quote = '"', escape = '"', compression = 'none',
             hive_partitioning = false, filename = false, ignore_errors = true, store_rejects = true,
             rejects_table = '{bad}', rejects_scan = '{bad}_scan')""")
-    # Rows that do not parse are missing from the numbering: put them back, and shift those behind them.
+    # Rows that cannot be parsed have no number yet: insert them, and renumber those behind them.
     cursor.execute(f"""
         CREATE TEMP TABLE {bad}_rows AS
         SELECT line - 1 AS _row, any_value(csv_line) AS _line, row_number() OVER (ORDER BY line) AS rank
@@ -230,7 +245,7 @@ def _stage_csv(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Given) -
         )
         for name, (kind, _) in known.items()
     }
-    sql = _selected("_row", "_line", values, text, _strange(given.plain, known))
+    sql = _selected("_row", "_line", values, text, _undecodable(given.plain, known))
     return _Part(tuple(header), sql, dict.fromkeys(known, "VARCHAR"))
 
 
@@ -243,7 +258,7 @@ def _stage_json(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Given) 
         FROM read_json_objects({given.scanned}, {how}, compression = 'none',
             hive_partitioning = false, filename = false)""")
     keys = f"SELECT DISTINCT unnest(json_keys(json)) FROM {lines} WHERE json_type(json) = 'OBJECT' ORDER BY 1"
-    # Without a single object there is no telling which columns the file would have.
+    # Without a single object, the columns are unknown.
     present = tuple(str(row[0]) for row in cursor.execute(keys).fetchall()) or table.names
     known = {column.name: column.kind for column in table.columns if column.name in present}
     columns = ", ".join(
@@ -261,14 +276,14 @@ def _stage_json(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Given) 
             {columns} FROM {lines}""")
     cursor.execute(f"DROP TABLE {lines}")
     if not array:
-        _put_lines_back(cursor, f"raw_{lines}", given.plain.path)
+        _restore_lines(cursor, f"raw_{lines}", given.plain.path)
     values = {name: from_json(name, kind) for name, kind in known.items()}
-    sql = _selected("_row", "_line", values, f"raw_{lines}", _strange(given.plain, known))
+    sql = _selected("_row", "_line", values, f"raw_{lines}", _undecodable(given.plain, known))
     return _Part(present, sql, dict.fromkeys(known, "VARCHAR"))
 
 
-def _put_lines_back(cursor: duckdb.DuckDBPyConnection, relation: str, file: Path) -> None:
-    """Fill in the text of lines that are no JSON object."""
+def _restore_lines(cursor: duckdb.DuckDBPyConnection, relation: str, file: Path) -> None:
+    """Set `_line` of the rows that are no JSON object to the text of their line."""
     rows = cursor.execute(f"SELECT _row FROM {relation} WHERE _line IS NOT NULL").fetchall()
     if rows:
         cursor.register("unparsed", _lines(file, {int(row[0]) for row in rows}))
@@ -277,7 +292,7 @@ def _put_lines_back(cursor: duckdb.DuckDBPyConnection, relation: str, file: Path
 
 
 def _lines(file: Path, wanted: Set[int]) -> pa.Table:
-    """Return the wanted lines; blank ones have no number, as DuckDB skips them."""
+    """Read some lines by number; blank lines are not counted, because DuckDB skips them."""
     with file.open("rb") as lines:
         numbered = enumerate((line for line in lines if line.strip()), start=1)
         rows = [
@@ -294,8 +309,10 @@ def _is_array(file: Path) -> bool:
     return False
 
 
-def _strange(plain: PlainFile, known: Mapping[str, object]) -> list[str]:
-    """Return the reason to refuse the rows in which bytes were marked."""
-    if plain.strange is None:
+def _undecodable(plain: PlainFile, known: Mapping[str, object]) -> list[str]:
+    """Return SQL of the reason to refuse rows with bytes that could not be decoded, if there may be any."""
+    if plain.undecodable is None:
         return []
-    return [f"WHEN regexp_matches(concat_ws(' ', {', '.join(known)}), '{STRANGE}') THEN '{plain.strange}'"]
+    return [
+        f"WHEN regexp_matches(concat_ws(' ', {', '.join(known)}), '{UNDECODABLE}') THEN '{plain.undecodable}'"
+    ]

@@ -1,4 +1,4 @@
-"""The rows that an import refused: told at once, or written down."""
+"""Rows that an import refused: raised as an error, written to files, found and removed there."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 
 from store.database import quoted
-from store.disk import sync
+from store.disk import replace_file
 from store.imports.readers import PART_ROWS, Source
 from store.imports.validation import DUPLICATE, VECTOR_DIMENSION, checks_of
 
@@ -16,7 +16,7 @@ _MESSAGE_CHARS = 200
 
 
 class ImportRejectedError(ValueError):
-    """A strict import met a row that it refuses; nothing was imported."""
+    """A strict import refused a row; nothing was imported."""
 
     def __init__(self, file: Path, row: int, reason: str, values: dict[str, object]) -> None:
         super().__init__(f"{file}, row {row}: {reason}: {_brief(values)}; nothing was imported")
@@ -26,23 +26,23 @@ class ImportRejectedError(ValueError):
 def first_reject(
     cursor: duckdb.DuckDBPyConnection, source: Source, reason: str | None = None
 ) -> ImportRejectedError:
-    """Return the error that names the first refused row of a checked table, or the first for one reason."""
+    """Make the error about the first refused row of a checked table, or the first with one reason."""
     name = source.table.name
-    said = "IS NOT NULL" if reason is None else f"= {quoted(reason)}"
+    condition = "_reason IS NOT NULL" if reason is None else f"_reason = {quoted(reason)}"
     row, found = cursor.execute(f"""
-        SELECT _row, _reason FROM checked_{name} WHERE _reason {said} ORDER BY _row LIMIT 1""").fetchall()[0]
+        SELECT _row, _reason FROM checked_{name} WHERE {condition} ORDER BY _row LIMIT 1""").fetchall()[0]
     columns = {DUPLICATE: source.table.identity, VECTOR_DIMENSION: ("vector",)}.get(found)
     if columns is None:
         columns = tuple(column for cause, column, _ in checks_of(source) if cause == found)
-    if not columns:  # a fault, which begins with its column, or of the whole row
+    if not columns:  # a fault: its name begins with the column, or it is of the whole row
         columns = tuple(column for column in source.types if found.startswith(f"{column}_")) or tuple(
             source.types
         )
-    there = [column for column in columns if column in ("_line", *source.types)]
-    texts = ", ".join(f"{column}::VARCHAR" for column in there)
+    present = [column for column in columns if column in ("_line", *source.types)]
+    texts = ", ".join(f"{column}::VARCHAR" for column in present)
     values = cursor.execute(f"SELECT {texts} FROM raw_{name} WHERE _row = {row}").fetchall()[0]
     return ImportRejectedError(
-        source.files[row // PART_ROWS], row % PART_ROWS, found, dict(zip(there, values, strict=True))
+        source.files[row // PART_ROWS], row % PART_ROWS, found, dict(zip(present, values, strict=True))
     )
 
 
@@ -68,23 +68,20 @@ def write_rejects(cursor: duckdb.DuckDBPyConnection, source: Source, folder: Pat
 
 
 def rejects_about(folder: Path, user_id: str) -> list[str]:
-    """Return the refused rows of imports that name a person, as JSON objects."""
-    return [line for file in _reject_files(folder) for line in _lines(file) if _names(line, user_id)]
+    """Find the refused rows that name a user in the files below a folder; return them as JSON objects."""
+    return [line for file in _reject_files(folder) for line in _lines(file) if _mentions(line, user_id)]
 
 
 def remove_rejects(folder: Path, user_id: str) -> int:
-    """Return how many refused rows of imports named a person and were removed."""
+    """Remove the refused rows that name a user from the files below a folder; return their number."""
     removed = 0
     for file in _reject_files(folder):
         lines = _lines(file)
-        kept = [line for line in lines if not _names(line, user_id)]
+        kept = [line for line in lines if not _mentions(line, user_id)]
         if len(kept) == len(lines):
             continue
         removed += len(lines) - len(kept)
-        draft = file.with_name(f".{file.name}")
-        draft.write_text("".join(f"{line}\n" for line in kept), "utf-8")
-        sync(draft)
-        draft.replace(file)
+        replace_file(file, "".join(f"{line}\n" for line in kept))
     return removed
 
 
@@ -93,6 +90,7 @@ def _brief(values: dict[str, object]) -> str:
 
 
 def _reject_files(folder: Path) -> list[Path]:
+    """Return the files of all imports, with the drafts that a killed `replace_file` left."""
     return sorted(folder.glob("*/*.jsonl"))
 
 
@@ -100,8 +98,8 @@ def _lines(file: Path) -> list[str]:
     return [line for line in file.read_text("utf-8").split("\n") if line]
 
 
-def _names(line: str, user_id: str) -> bool:
-    """Return whether a refused row names a person; one that did not parse does where the id stands alone."""
+def _mentions(line: str, user_id: str) -> bool:
+    """Return whether a refused row names a user; in an unparsed row, the id must be a whole word."""
     row: dict[str, Any] = json.loads(line)
     values = row.get("values") or {}
     if user_id in (values.get("user_id"), values.get("friend_id")):

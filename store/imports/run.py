@@ -1,4 +1,4 @@
-"""Importing a folder of tables: read, check, upsert; one transaction, so all of it or nothing."""
+"""Import a folder of tables in one transaction, all of it or nothing."""
 
 import logging
 import shutil
@@ -15,7 +15,7 @@ from store.artifact import new_id
 from store.imports.files import TableFile, find_files
 from store.imports.readers import Source, readable, stage
 from store.imports.rejects import first_reject, write_rejects
-from store.imports.text_files import UTF_8, check_encoding, not_in, strange_byte
+from store.imports.text_files import UTF_8, check_encoding, undecodable_byte, undecodable_reason
 from store.imports.time_columns import AUTO, check_times
 from store.imports.upsert import upsert
 from store.imports.validation import UNKNOWN_ITEM, VECTOR_DIMENSION, check
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class UnusableColumnError(ValueError):
-    """A column of ids holds numbers that are none: a fraction, or so large that neighbours are one number."""
+    """A column of ids holds numbers that are no ids: fractions, or too large for a float to keep exactly."""
 
     def __init__(self, file: Path, column: str, row: int, value: object) -> None:
         super().__init__(
@@ -39,7 +39,7 @@ class UnusableColumnError(ValueError):
 
 
 class EveryRowRefusedError(ValueError):
-    """An import was made, but of some tables it refused every row."""
+    """An import was made, but it refused every row of some tables."""
 
     def __init__(self, tables: Mapping[str, Mapping[str, int]]) -> None:
         whys = "; ".join(f"{name}: {', '.join(sorted(rejected))}" for name, rejected in tables.items())
@@ -49,14 +49,14 @@ class EveryRowRefusedError(ValueError):
 
 @dataclass(frozen=True)
 class TableReport:
-    """What became of the rows of one table.
+    """The result of importing one table, in numbers of rows.
 
     Attributes:
         file: the file, or the folder of parts.
-        rejected: rows by reason.
+        rejected: refused rows, by reason.
         without_text: items that are available and have neither title nor text.
-        items_made: items that were made because a row named them.
-        remarks: how the file was understood, and what to do about rejects.
+        items_made: items that were created because a row named them.
+        remarks: sentences on how the files were read, and on what to do about refused rows.
     """
 
     file: Path
@@ -74,7 +74,7 @@ class TableReport:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did, by table name."""
+    """The result of an import, by table name."""
 
     import_id: str
     tables: dict[str, TableReport]
@@ -83,11 +83,15 @@ class ImportReport:
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How an import reads: `file_format` auto or one of FORMATS, `strict` to fail at the first bad row.
+    """How an import reads files.
 
-    `encoding` is that of the text files, `times` says what numbers in time columns are (`time_columns`),
-    `create_items` makes the items that behaviors and texts name, and `dims` has the length of vectors by text
-    model.
+    Attributes:
+        file_format: auto, or a key of FORMATS.
+        strict: fail at the first row to refuse.
+        encoding: of the text files.
+        times: what numbers in time columns mean, auto or a key of TIMES.
+        create_items: create the items that behaviors and texts name and the store lacks.
+        dims: length of the vectors, by text model.
     """
 
     file_format: str = AUTO
@@ -109,17 +113,17 @@ def import_folder(
 ) -> ImportReport:
     """Import a folder's items, behaviors, texts and social, each a file or a folder of them (`files`).
 
-    Rows are identified as the tables say (store/tables.py): known rows are updated, new ones inserted, so a
-    second import changes nothing.  A column that no file of a table has leaves known rows as they are.
-    Refused rows are written to `rejects`/<import id>/<table>.jsonl.  Killed at any moment, all is imported or
-    nothing.  `options` replaces `file_format` and `strict`.
+    By the identity of rows (store/tables.py), known rows are updated and new ones inserted, so a second
+    import changes nothing. Columns that no file of a table has keep their value in known rows. Refused rows
+    are written to `rejects`/<import id>/<table>.jsonl. After a kill, all is imported or nothing. `options`
+    replaces `file_format` and `strict`.
 
     Raises:
         UnknownFormatError, NotADirectoryError, NothingToImportError, AmbiguousFilesError: see `find_files`.
-        UnknownEncodingError, UnknownTimesError: an option is none.
+        UnknownEncodingError, UnknownTimesError: an option has an unknown value.
         MissingColumnError: a file lacks a required column.
         UnreadableFileError: a file is not of its format.
-        AmbiguousTimesError: the numbers of a time column have two readings.
+        AmbiguousTimesError: the numbers of a time column may mean two things.
         UnusableColumnError: an id column holds numbers that are no ids.
         ImportRejectedError: `strict`, and a row was refused.
     """
@@ -146,7 +150,7 @@ def import_folder(
                 )
                 tables[table.name] = _import_table(cursor, source, parts, folder, options)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)  # these rows were not refused: nothing was imported
+        shutil.rmtree(folder, ignore_errors=True)  # nothing was imported, so nothing was refused
         raise
     report = ImportReport(import_id, tables, time.monotonic() - started)
     _log.info("import %s done in %.1f s", import_id, report.seconds)
@@ -154,7 +158,7 @@ def import_folder(
 
 
 def check_not_all_refused(report: ImportReport) -> None:
-    """Raise EveryRowRefusedError where of some table no row was accepted, though it has rows."""
+    """Check that every table with rows has an accepted one.  Raises: EveryRowRefusedError."""
     refused = {
         name: one.rejected
         for name, one in report.tables.items()
@@ -209,7 +213,7 @@ def _import_table(
 
 
 def _count_without_text(cursor: duckdb.DuckDBPyConnection) -> int:
-    """Return how many of the items in `accepted_items` are available and have neither title nor text."""
+    """Count the accepted items that are available and have neither title nor text."""
     sql = f"""
         SELECT count(*) FROM data.items SEMI JOIN accepted_items USING (item_id)
         WHERE available AND {BLANK_ITEM}"""
@@ -217,7 +221,7 @@ def _count_without_text(cursor: duckdb.DuckDBPyConnection) -> int:
 
 
 def _make_items(cursor: duckdb.DuckDBPyConnection, table: Table) -> int:
-    """Insert the items that accepted rows name and the store lacks; return how many."""
+    """Insert the items that accepted rows name and the store lacks; return their number."""
     if table.name not in ("behaviors", "texts"):
         return 0
     made = cursor.execute(f"""
@@ -234,7 +238,7 @@ def _remarks(
     accepted: int,
     options: ImportOptions,
 ) -> Iterator[str]:
-    """Yield how the files were understood, and for rejects of a kind what to do about them."""
+    """Yield sentences on how the files were read, and on what to do about refused rows."""
     if not accepted and not rejected:
         yield f"{source.file.name} holds no rows"
     yield from (reading.remark for reading in source.times.values() if reading.remark)
@@ -243,23 +247,23 @@ def _remarks(
             f"{rejected[UNKNOWN_ITEM]:,} rows name items that are not in the store: import these items, too, "
             "or say --create-items"
         )
-    reason = not_in(options.encoding)
+    reason = undecodable_reason(options.encoding)
     if reason in rejected:
         first = first_reject(cursor, source, reason)
-        byte = strange_byte("".join(str(value) for value in first.values.values()))
+        byte = undecodable_byte("".join(str(value) for value in first.values.values()))
         yield (
             f"not {options.encoding.upper()}: byte 0x{byte:02X} in row {first.row} of {first.file.name}: say "
             "the encoding of the file, such as --encoding latin-1, or convert it to UTF-8"
         )
     if VECTOR_DIMENSION in rejected:
         first = first_reject(cursor, source, VECTOR_DIMENSION)
-        yield f"row {first.row} of {first.file.name}: {_length_of(cursor, source, options.dims)}"
+        yield f"row {first.row} of {first.file.name}: {_dimension_remark(cursor, source, options.dims)}"
 
 
-def _length_of(cursor: duckdb.DuckDBPyConnection, source: Source, dims: Mapping[str, int]) -> str:
-    """Return how long the first refused vector is, and how long those of its text model are."""
+def _dimension_remark(cursor: duckdb.DuckDBPyConnection, source: Source, dims: Mapping[str, int]) -> str:
+    """Return the length of the first refused vector and that of its text model, as a sentence."""
     model, length = cursor.execute(f"""
         SELECT text_model_id, len(vector) FROM checked_{source.table.name}
         WHERE _reason = '{VECTOR_DIMENSION}' ORDER BY _row LIMIT 1""").fetchall()[0]
-    right = f"has {dims[model]}" if model in dims else "has another length in the rows before"
-    return f"a vector of {length} numbers, and text model {model} {right}"
+    expected = f"has {dims[model]}" if model in dims else "has another length in the rows before"
+    return f"a vector of {length} numbers, and text model {model} {expected}"

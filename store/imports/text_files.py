@@ -1,6 +1,6 @@
-"""Text files as the reader of rows takes them: unpacked, UTF-8 without a mark, one kind of line end.
+"""Make text files plain for DuckDB: uncompressed, UTF-8 without a byte order mark, one kind of line end.
 
-Most files are that already and are read where they lie; of another one a copy is made, piece by piece.
+Most files are plain already and are read in place; of the others a copy is written, piece by piece.
 """
 
 import codecs
@@ -17,11 +17,11 @@ import pyarrow as pa
 from store.imports.files import TableFile
 
 UTF_8 = "utf-8"
-_PIECE = 4 << 20
-# A byte that is none of the encoding becomes one of these characters, which nobody's text holds.
-_STRANGE = 0x10FF00
-STRANGE = f"[\\x{{{_STRANGE + 0x80:X}}}-\\x{{{_STRANGE + 0xFF:X}}}]"
-_MARKS = {0xDC00 + byte: _STRANGE + byte for byte in range(0x80, 0x100)}
+_PIECE_BYTES = 4 << 20
+# A byte that cannot be decoded becomes one of these unassigned characters.
+_UNDECODABLE = 0x10FF00
+UNDECODABLE = f"[\\x{{{_UNDECODABLE + 0x80:X}}}-\\x{{{_UNDECODABLE + 0xFF:X}}}]"
+_MARKS = {0xDC00 + byte: _UNDECODABLE + byte for byte in range(0x80, 0x100)}
 _BOMS = (
     (codecs.BOM_UTF8, UTF_8),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -35,7 +35,7 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 class UnknownEncodingError(ValueError):
-    """The asked encoding is none that Python can decode text with."""
+    """Python has no text encoding of this name."""
 
     def __init__(self, encoding: str) -> None:
         super().__init__(
@@ -45,7 +45,7 @@ class UnknownEncodingError(ValueError):
 
 
 class UnreadableFileError(ValueError):
-    """A file is not of the format that its name says."""
+    """A file is not of the format of its suffix."""
 
     def __init__(self, file: Path, reason: str) -> None:
         super().__init__(f"{file} cannot be read: {reason}")
@@ -54,14 +54,14 @@ class UnreadableFileError(ValueError):
 
 @dataclass(frozen=True)
 class PlainFile:
-    """A file to read rows from; `strange` is the reason to refuse the rows that hold marks, or None."""
+    """A plain file; `undecodable` is the reason to refuse rows with undecodable bytes, None without any."""
 
     path: Path
-    strange: str | None = None
+    undecodable: str | None = None
 
 
 def check_encoding(encoding: str) -> None:
-    """Raise UnknownEncodingError unless text can be decoded with an encoding."""
+    """Check that Python knows a text encoding.  Raises: UnknownEncodingError."""
     try:
         b"a".decode(encoding, errors="replace")
         codecs.getincrementaldecoder(encoding)
@@ -69,41 +69,41 @@ def check_encoding(encoding: str) -> None:
         raise UnknownEncodingError(encoding) from error
 
 
-def not_in(encoding: str) -> str:
-    """Return the reason to refuse a row with bytes that are none of an encoding, such as not_utf8."""
+def undecodable_reason(encoding: str) -> str:
+    """Return the reason to refuse rows with bytes that an encoding cannot decode, such as not_utf8."""
     return "not_" + "".join(char for char in encoding.lower() if char.isalnum())
 
 
-def strange_byte(text: str) -> int:
-    """Return the first byte that is marked in a text."""
-    return next(ord(char) - _STRANGE for char in text if ord(char) > _STRANGE)
+def undecodable_byte(text: str) -> int:
+    """Return the first byte of a text that could not be decoded."""
+    return next(ord(char) - _UNDECODABLE for char in text if ord(char) > _UNDECODABLE)
 
 
 def plain_file(file: TableFile, encoding: str, copy: Path) -> PlainFile:
-    """Return a file that is as plain as DuckDB needs it: itself, or else `copy`, written now.
+    """Return a file as it is where DuckDB can read it, otherwise write a plain copy and return that.
 
-    Bytes that are none of the encoding are marked (see `STRANGE`), so that only their rows are refused.  Line
-    ends inside quoted fields stay; blank lines between rows are left out.
+    Bytes that cannot be decoded become characters of UNDECODABLE, so that only their rows are refused. Line
+    ends inside quoted fields are kept, blank lines between rows are not.
 
     Raises:
-        UnreadableFileError: the compression is broken off, or text of this encoding cannot hold such bytes.
+        UnreadableFileError: the compressed data is cut off, or the file is no text of this encoding.
     """
     if file.form == "parquet" and not file.packing:
         return PlainFile(file.path)
     try:
         if file.form == "parquet":
             with closing(_stream(file)) as source, copy.open("wb") as target:
-                while piece := source.read(_PIECE):
+                while piece := source.read(_PIECE_BYTES):
                     target.write(piece)
             return PlainFile(copy)
         if not file.packing and codecs.lookup(encoding).name == UTF_8 and _is_plain(file):
             return PlainFile(file.path)
-        return PlainFile(copy, not_in(encoding) if _write_plain(file, encoding, copy) else None)
+        return PlainFile(copy, undecodable_reason(encoding) if _write_plain(file, encoding, copy) else None)
     except UnicodeError as error:
         raise UnreadableFileError(file.path, f"it is no {encoding} text; say --encoding") from error
     except OSError as error:
         if error.errno is not None or not file.packing:
-            raise  # of the disk, and says so
+            raise  # an error of the disk
         raise UnreadableFileError(file.path, f"it is no whole {file.packing} file") from error
 
 
@@ -114,20 +114,20 @@ def _stream(file: TableFile) -> IO[bytes]:
 
 
 def _is_plain(file: TableFile) -> bool:
-    """Return whether a file is valid UTF-8 without a mark, with one kind of line end and no blank lines.
+    """Return whether a file is UTF-8 without a byte order mark, with one kind of line end and no blank lines.
 
-    Where that is not sure the answer is no, which costs a copy and nothing else.
+    May return False for such a file, which costs a copy.
     """
     if file.path.stat().st_size == 1:
-        return False  # of a single byte DuckDB reads nothing
+        return False  # DuckDB reads no row of a file of one byte
     decoder = codecs.getincrementaldecoder(UTF_8)()
     ends: set[bytes] = set()
     with file.path.open("rb") as source:
         if source.read(4).startswith(tuple(mark for mark, _ in _BOMS)):
             return False
         source.seek(0)
-        while piece := source.read(_PIECE):
-            piece += source.readline(_PIECE)  # no line end across the border of two pieces
+        while piece := source.read(_PIECE_BYTES):
+            piece += source.readline(_PIECE_BYTES)  # no line end across the border of two pieces
             try:
                 if not piece.isascii() or decoder.getstate()[0]:
                     decoder.decode(piece)
@@ -140,7 +140,7 @@ def _is_plain(file: TableFile) -> bool:
 
 
 def _line_ends(piece: bytes) -> set[bytes]:
-    """Return which line ends a piece has: of the old Mac, of Unix, of DOS."""
+    """Return the kinds of line end in a piece: CR, LF, CR LF."""
     if b"\r" not in piece:
         return {b"\n"} if b"\n" in piece else set()
     both = piece.count(b"\r\n")
@@ -155,8 +155,8 @@ def _has_blank_line(piece: bytes) -> bool:
 
 
 def _write_plain(file: TableFile, encoding: str, copy: Path) -> bool:
-    """Write the plain copy; return whether bytes were marked in it."""
-    strange = False
+    """Write the plain copy; return whether it has undecodable bytes."""
+    undecodable = False
     pieces = _decoded(file, encoding)
     plain = _newlines_alone(pieces) if file.form == "jsonl" else _tidy(pieces, DELIMITERS[file.form])
     with copy.open("wb") as target:
@@ -164,15 +164,15 @@ def _write_plain(file: TableFile, encoding: str, copy: Path) -> bool:
             try:
                 target.write(text.encode())
             except UnicodeEncodeError:  # a byte that could not be decoded stands as a lone surrogate
-                strange = True
+                undecodable = True
                 target.write(text.translate(_MARKS).encode(errors="replace"))
-    return strange
+    return undecodable
 
 
 def _decoded(file: TableFile, encoding: str) -> Iterator[str]:
     with closing(_stream(file)) as source:
-        piece = source.read(_PIECE)
-        if codecs.lookup(encoding).name == UTF_8:  # a mark says which Unicode it is
+        piece = source.read(_PIECE_BYTES)
+        if codecs.lookup(encoding).name == UTF_8:  # a byte order mark may say UTF-16 or UTF-32
             encoding = next((name for mark, name in _BOMS if piece.startswith(mark)), encoding)
         decoder = codecs.getincrementaldecoder(encoding)(errors="surrogateescape")
         start = True
@@ -180,19 +180,19 @@ def _decoded(file: TableFile, encoding: str) -> Iterator[str]:
             text = decoder.decode(piece)
             yield text.removeprefix("\ufeff") if start else text
             start = start and not text
-            piece = source.read(_PIECE)
+            piece = source.read(_PIECE_BYTES)
         yield decoder.decode(b"", final=True)
 
 
 def _newlines_alone(pieces: Iterator[str]) -> Iterator[str]:
-    """Yield JSON text without carriage returns: a raw one can only stand between values."""
+    """Replace carriage returns in JSON text with newlines: a raw one can only be between values."""
     for text in pieces:
         yield text.replace("\r", "\n")
     yield "\n"
 
 
 def _tidy(pieces: Iterator[str], delimiter: str) -> Iterator[str]:
-    """Yield CSV text whose rows end in a newline alone, without blank lines; quoted fields stay."""
+    """Make rows of CSV text end in a newline, and drop blank lines; quoted fields are kept as they are."""
     opening = re.compile(f'(?<=[{delimiter}\r\n])"')
     quoted, field_starts, row_starts = False, True, True
     held = ""
@@ -204,7 +204,7 @@ def _tidy(pieces: Iterator[str], delimiter: str) -> Iterator[str]:
                 match = _REST_OF_FIELD.match(text, at)
                 end = match.end() if match else at
                 if end == len(text) - 1 and piece is not None:
-                    held = text[end:]  # a quote that ends the field, or is the first of two
+                    held = text[end:]  # this quote ends the field, or is the first of two
                     yield text[at:end]
                     break
                 quoted, field_starts, row_starts = end == len(text), False, False

@@ -1,8 +1,8 @@
-"""What the numbers of a time column mean: years, dates such as 20210131, or s, ms, µs or ns since 1970.
+"""Decide what the numbers of a time column mean: years, dates like 20210131, or s, ms, µs or ns since 1970.
 
-Decided from all of a column. An instant between 1973 and 2103 has another number of digits in each unit, so
-such numbers have one reading. Small numbers are a clock that began at 0, in the unit of the others; but where
-most look like years or dates, those are meant, and nothing is read as a moment of 1970.
+The decision is made from all numbers of a column. An instant between 1973 and 2103 has a different number of
+digits in each unit, so such a number has one meaning. Small numbers are taken as a clock that began at 0, in
+the unit of the others; where more of them look like years or dates, nothing is taken as a moment of 1970.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _SMALL = 10**8  # seconds: 1973-03-03
 _LATE = 42 * 10**8  # seconds: 2103-02-04
 _FIRST, _LAST = -62_135_596_800, 253_402_300_799  # seconds: the years 1 to 9999
-_TORN = {
+_AMBIGUOUS = {
     "s or ms": ("s", "ms"),
     "ms or us": ("ms", "us"),
     "us or ns": ("us", "ns"),
@@ -54,7 +54,7 @@ _CLASSES = f"""CASE
 
 
 class UnknownTimesError(ValueError):
-    """The asked reading of times is none."""
+    """The meaning of times is none of TIMES."""
 
     def __init__(self, times: str) -> None:
         super().__init__(f"times {times!r} is none of {AUTO}, {', '.join(TIMES)}")
@@ -62,7 +62,7 @@ class UnknownTimesError(ValueError):
 
 
 class AmbiguousTimesError(ValueError):
-    """The numbers of a time column can be read in two ways, and nobody said which."""
+    """The numbers of a time column may mean two things, and no option says which."""
 
     def __init__(self, file: Path, column: str, value: float, readings: tuple[str, str]) -> None:
         either = " or ".join(TIMES[one] for one in readings)
@@ -75,9 +75,11 @@ class AmbiguousTimesError(ValueError):
 
 @dataclass(frozen=True)
 class TimeReading:
-    """SQL that makes a time of a number `{x}` DOUBLE that came as `{raw}`, and a remark on it or None.
+    """How the numbers of a column are read.
 
-    Where a column holds no number the SQL is "".
+    Attributes:
+        sql: expression of the time of a number, `{x}` as DOUBLE and `{raw}` as it came; "" without numbers.
+        remark: a sentence for the report, or None.
     """
 
     sql: str
@@ -85,7 +87,7 @@ class TimeReading:
 
 
 def check_times(times: str) -> None:
-    """Raise UnknownTimesError unless `times` is auto or one of TIMES."""
+    """Check that `times` is auto or one of TIMES.  Raises: UnknownTimesError."""
     if times not in (AUTO, *TIMES):
         raise UnknownTimesError(times)
 
@@ -93,10 +95,10 @@ def check_times(times: str) -> None:
 def reading_of_times(
     cursor: duckdb.DuckDBPyConnection, relation: str, column: str, file: Path, times: str
 ) -> TimeReading:
-    """Return how the numbers of a column are read: as `times` says, or for auto as they look.
+    """Decide how the numbers of a column are read: as `times` says, for auto from their sizes.
 
     Raises:
-        AmbiguousTimesError: auto, and most of the numbers have two readings.
+        AmbiguousTimesError: auto, and most of the numbers may mean two things.
     """
     if times != AUTO:
         return TimeReading(_converted(times))
@@ -104,7 +106,7 @@ def reading_of_times(
     numbers = f"(SELECT {number} AS x FROM {relation}) WHERE x IS NOT NULL AND NOT isnan(x)"
     rows = cursor.execute(f"SELECT 's', count(*), min(x), max(x) FROM {numbers}").fetchall()
     _, count, least, most = rows[0]
-    if count and not _SMALL <= least <= most < _LATE:  # the usual seconds need no closer look
+    if count and not _SMALL <= least <= most < _LATE:  # otherwise all are seconds
         rows = cursor.execute(f"""
             SELECT {_CLASSES.format(x="x")} AS class, count(*), min(x), max(x) FROM {numbers}
             GROUP BY class ORDER BY class""").fetchall()
@@ -113,13 +115,13 @@ def reading_of_times(
         return TimeReading("")
     total = sum(counts.values())
     for name, count, least, _ in rows:
-        if name in _TORN and 2 * count > total:
-            raise AmbiguousTimesError(file, column, least, _TORN[name])
+        if name in _AMBIGUOUS and 2 * count > total:
+            raise AmbiguousTimesError(file, column, least, _AMBIGUOUS[name])
     extent = [float(end) for name, _, least, most in rows if name == "small" for end in (least, most)]
-    return _as_they_look(column, counts, extent)
+    return _by_size(column, counts, extent)
 
 
-def _as_they_look(column: str, counts: Mapping[str, int], extent: list[float]) -> TimeReading:
+def _by_size(column: str, counts: Mapping[str, int], extent: list[float]) -> TimeReading:
     units = [unit for unit in _UNITS if unit in counts]
     unit = max(units, key=lambda one: counts[one], default="s")
     calendar = sum(counts.get(name, 0) for name in ("years", "dates", "no date"))
@@ -156,7 +158,7 @@ def _remark(
 
 
 def _converted(reading: str) -> str:
-    """Return SQL for the time that a number is in one reading, NULL beyond the years 1 to 9999."""
+    """Return SQL of the time of a number in one reading, NULL outside the years 1 to 9999."""
     if reading == "years":
         new_year = "make_timestamp(TRY_CAST({x} AS BIGINT), 1, 1, 0, 0, 0.0)"
         return f"CASE WHEN {_WHOLE} 1 AND 9999 THEN {new_year} END"

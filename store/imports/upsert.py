@@ -1,19 +1,20 @@
-"""Bringing accepted rows into the store: known rows updated, new ones inserted, all by sets."""
+"""Merge accepted rows into the store, by sets: known rows are updated, new ones inserted."""
 
 from collections.abc import Sequence
 
 import duckdb
 
+from store.database import single_value
 from store.tables import Column, Table
 
-# Rows behind the sorted ones cost every lookup a scan; below this share they cost less than sorting again.
-_UNSORTED_SHARE = 0.01
+# Every lookup scans the rows behind the sorted ones; below this share that costs less than sorting again.
+_MAX_UNSORTED_SHARE = 0.01
 
 
 def upsert(cursor: duckdb.DuckDBPyConnection, table: Table, given: Sequence[Column]) -> tuple[int, int]:
-    """Bring `checked_<table>` into data.<table>; return how many rows were inserted and updated.
+    """Merge `checked_<table>` into data.<table>; return the number of inserted and of updated rows.
 
-    Columns that are not given keep their value in known rows and get their default in new ones.
+    Columns that are not `given` keep their value in known rows and get their default in new ones.
     """
     target, new = f"data.{table.name}", f"accepted_{table.name}"
     numbers = ""
@@ -23,23 +24,23 @@ def upsert(cursor: duckdb.DuckDBPyConnection, table: Table, given: Sequence[Colu
     cursor.execute(f"""
         CREATE TEMP TABLE {new} AS
         SELECT * EXCLUDE (_row, _reason){numbers} FROM checked_{table.name} WHERE _reason IS NULL""")
-    before = _count(cursor, f"SELECT count(*) FROM {target}")
+    before = single_value(cursor, f"SELECT count(*) FROM {target}")
     same_row = " AND ".join(f"old.{column} IS NOT DISTINCT FROM new.{column}" for column in table.key)
     changing = [column.name for column in given if column.name not in table.key]
     updated = 0
     if before and changing:
-        updated = _count(
+        updated = single_value(
             cursor,
             f"""UPDATE {target} AS old SET {", ".join(f"{name} = new.{name}" for name in changing)}
             FROM {new} AS new WHERE {same_row}
             AND ({" OR ".join(f"old.{name} IS DISTINCT FROM new.{name}" for name in changing)})""",
         )
-    inserted = _count(
+    inserted = single_value(
         cursor,
         f"""INSERT INTO {target} BY NAME SELECT * FROM {new} AS new
         WHERE NOT EXISTS (FROM {target} AS old WHERE {same_row}) ORDER BY {table.order}""",
     )
-    if before and inserted + updated > _UNSORTED_SHARE * before and table.name != "items":
+    if before and inserted + updated > _MAX_UNSORTED_SHARE * before and table.name != "items":
         _sort(cursor, table)
     return inserted, updated
 
@@ -48,7 +49,3 @@ def _sort(cursor: duckdb.DuckDBPyConnection, table: Table) -> None:
     cursor.execute(f"CREATE TEMP TABLE sorted_{table.name} AS FROM data.{table.name} ORDER BY {table.order}")
     cursor.execute(f"DELETE FROM data.{table.name}")
     cursor.execute(f"INSERT INTO data.{table.name} FROM sorted_{table.name}")
-
-
-def _count(cursor: duckdb.DuckDBPyConnection, sql: str) -> int:
-    return int(cursor.execute(sql).fetchall()[0][0])

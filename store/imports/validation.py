@@ -1,4 +1,4 @@
-"""Which rows of an import are refused, and why: one SQL condition per reason, the first that holds counts."""
+"""Type and check the rows of an import: an SQL condition for each reason, the first to hold counts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ DUPLICATE = "duplicate"
 VECTOR_DIMENSION = "vector_dimension"
 BAD_ATTRIBUTES = "bad_attributes"
 UNKNOWN_ITEM = "unknown_item"
-FAULT = "_fault"  # stands for the reason that the row itself has there
+FAULT = "_fault"  # the reason is in this column of the row
 _BATCH = 65_536
-# Attributes that need no second look: short and flat, without escapes, great numbers and other words for NaN.
+# Attributes that DuckDB alone can accept: short, flat, without escapes, huge numbers or other words for NaN.
 PLAIN_CHECKS = (
     "strlen({0}) <= 900 AND len(json_keys({0})) = len(list_distinct(json_keys({0}))) AND NOT "
     r"regexp_matches({0}, '[\\]|.[{{]|[\[,]\[|[0-9]{{250}}|[eE][+-]?[0-9]{{3}}|[:,\[]-?([nN][aA]|[iI])')"
@@ -29,13 +29,13 @@ _YEARS = (
 )
 _TRUE = ("true", "t", "yes", "y", "1", "1.0", "on")
 _FALSE = ("false", "f", "no", "n", "0", "0.0", "off")
-# DuckDB knows most of ISO; the second try is for a blank before the offset, a comma, and no separators.
+# DuckDB reads most of ISO 8601; the second try is for a blank before the offset, a comma, and no separators.
 _TIDY_ISO = (
     "regexp_replace(regexp_replace(replace(upper(trim({0})), ',', '.'), "
     "'\\s+(Z|[+-]\\d\\d(:?\\d\\d)?)$', '\\1'), "
     "'^(\\d{{4}})(\\d\\d)(\\d\\d)T(\\d\\d)(\\d\\d)(\\d\\d)', '\\1-\\2-\\3T\\4:\\5:\\6')"
 )
-_ISO = (  # words such as "epoch" are no times
+_ISO = (  # DuckDB would read words such as "epoch" as times
     "CASE WHEN regexp_matches({0}, '^\\s*\\d') THEN "
     f"coalesce(TRY_CAST({{0}} AS TIMESTAMPTZ), TRY_CAST({_TIDY_ISO} AS TIMESTAMPTZ)) AT TIME ZONE 'UTC' END"
 )
@@ -45,8 +45,8 @@ _ISO = (  # words such as "epoch" are no times
 class RowCheck:
     """A reason to refuse a row, the column that it looks at, and the SQL condition.
 
-    In the SQL `raw_<column>` is the value as it came and `<column>` the value read; `table` and `kind` narrow
-    where the check applies, `{0}` stands for the column.
+    In the SQL, `raw_<column>` is the raw value, `<column>` the typed one, and `{0}` the name of the column.
+    The check applies to one `table` and one `kind` of columns where they are given.
     """
 
     reason: str
@@ -107,11 +107,15 @@ def check(
     dims: Mapping[str, int] | None = None,
     any_item: bool = False,
 ) -> None:
-    """Make the temporary table `checked_<table>`: `_row`, `_reason` (NULL where accepted) and typed values.
+    """Create the temporary table `checked_<table>`: `_row`, `_reason` (NULL where accepted) and typed values.
 
-    A column that the file lacks is there, with its default, only where the identity of a row needs it.
-    Items must be in the store before behaviors and texts are checked, unless `any_item` may be named.  `dims`
-    says how long the vectors of a text model are; of others, the first vector does.
+    Of the columns that the file lacks, it has those of the identity, with their default.
+
+    Args:
+        cursor: of the transaction of the import.
+        source: the staged files.
+        dims: length of vectors, by text model; for others, the first vector decides.
+        any_item: behaviors and texts may name items that the store lacks.
     """
     table, name = source.table, f"checked_{source.table.name}"
     inner, outer = ["_row", "_line", "_fault"], []
@@ -142,7 +146,7 @@ def check(
 
 
 def checks_of(source: Source) -> list[tuple[str, str, str]]:
-    """Return (reason, column, SQL) of the checks that apply to a file, in order."""
+    """Return (reason, column, SQL) of the checks that apply to the columns of a source, in order."""
     applied = []
     for item in CHECKS:
         if item.table not in (None, source.table.name):
@@ -156,7 +160,7 @@ def checks_of(source: Source) -> list[tuple[str, str, str]]:
 
 
 def _typed(column: Column, raw: str, source: Source) -> str:
-    """Return SQL that reads a raw value as its column's type, or as NULL where that fails."""
+    """Return SQL that casts a raw value to the type of its column, to NULL where that fails."""
     match column.kind:
         case "number":
             return f"TRY_CAST({raw} AS DOUBLE)"
@@ -175,15 +179,18 @@ def _typed(column: Column, raw: str, source: Source) -> str:
 
 
 def _without_not_a_number(raw: str) -> str:
-    """Return SQL of JSON text in which NaN, which no JSON has, is null."""
-    # A control character can only mark what we put there: behind each string, and in the place of each NaN.
+    """Return SQL of JSON text in which NaN, which is no JSON, is replaced by null."""
+    # JSON has no bare control character, so chr(1) marks the end of each string and the place of each NaN.
     marked = f"""regexp_replace({raw}, '("(?:[^"\\\\]|\\\\.)*")|-?NaN', '\\1' || chr(1), 'g')"""
     nulls = f"""replace(replace({marked}, '"' || chr(1), '"'), chr(1), 'null')"""
     return f"CASE WHEN contains({raw}, 'NaN') THEN {nulls} ELSE {raw} END"
 
 
 def _time(raw: str, held: str, reading: TimeReading | None) -> str:
-    """Numbers are read as was decided for their column; text is such a number or an ISO time, else UTC."""
+    """Return SQL of a time: of a number as was decided for the column, of text as such a number or ISO 8601.
+
+    A time without a zone is UTC.
+    """
     if held.startswith(("TIMESTAMP WITH", "TIMESTAMPTZ")):
         return f"(TRY_CAST({raw} AS TIMESTAMPTZ) AT TIME ZONE 'UTC')"
     if held.startswith(("TIMESTAMP", "DATE")):
@@ -196,17 +203,17 @@ def _time(raw: str, held: str, reading: TimeReading | None) -> str:
 
 
 def _refuse_attributes(cursor: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Refuse attributes that are a JSON object to DuckDB, but none that a filter could be right about."""
+    """Refuse attributes that DuckDB takes for a JSON object, but `store.attributes` does not accept."""
     text = "attributes::VARCHAR"
     batches = cursor.sql(f"""
         SELECT _row, {text} AS attributes FROM {name}
         WHERE _reason IS NULL AND NOT ({PLAIN_CHECKS.format(text)})""").to_arrow_reader(_BATCH)
-    bad: list[int] = []
+    refused: list[int] = []
     for batch in batches:
         columns = (batch.column(column).to_pylist() for column in ("_row", "attributes"))
-        bad += usable_attributes(zip(*columns, strict=True))[1]
-    if bad:
-        cursor.register("unusable", pa.table({"_row": pa.array(bad, pa.int64())}))
+        refused += usable_attributes(zip(*columns, strict=True))[1]
+    if refused:
+        cursor.register("unusable", pa.table({"_row": pa.array(refused, pa.int64())}))
         cursor.execute(f"""
             UPDATE {name} AS c SET _reason = '{BAD_ATTRIBUTES}' FROM unusable AS u WHERE c._row = u._row""")
         cursor.unregister("unusable")
@@ -223,7 +230,7 @@ def _refuse_duplicates(cursor: duckdb.DuckDBPyConnection, source: Source) -> Non
 
 
 def _refuse_other_dimensions(cursor: duckdb.DuckDBPyConnection, name: str, dims: Mapping[str, int]) -> None:
-    """Refuse vectors of another length than their text model's, or than its first, stored ones before new."""
+    """Refuse vectors of another length than their text model, or than its first vector, stored or new."""
     known = "".join(f"SELECT {quoted(model)}, -1, {dim} UNION ALL " for model, dim in dims.items())
     cursor.execute(f"""
         UPDATE {name} AS c SET _reason = '{VECTOR_DIMENSION}' FROM (

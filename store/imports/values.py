@@ -1,6 +1,7 @@
-"""How one value of a file is taken, by what its column is: the same rules for every format.
+"""SQL that reads one value of a file by the kind of its column, by the same rules for every format.
 
-A value becomes text, or stays a Parquet number, time or list; what cannot be taken is a fault of its row.
+A value becomes text, or stays a number, time or list of Parquet; one that cannot be read is a fault of its
+row.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ _NUMBERS = (
 )
 _NATIVE: dict[Kind, tuple[str, ...]] = {"number": _NUMBERS, "time": (*_NUMBERS, "TIMESTAMP", "DATE")}
 _OBJECTS = ("STRUCT", "MAP", "UNION", "VARIANT")
-_WHOLE_UP_TO = {"FLOAT": 2**24, "DOUBLE": 2**53}  # beyond, neighbours are one number
+_WHOLE_UP_TO = {"FLOAT": 2**24, "DOUBLE": 2**53}  # larger whole numbers share a float
 _FLOAT_TEXT = r"-?\d+(\.\d*)?([eE]\+?\d+)?"
 _FIRST_ROWS = 1_000
 _NO_DIGITS_ALONE = "NOT regexp_full_match({0}, '-?\\d+')"
@@ -24,7 +25,7 @@ _NO_DIGITS_ALONE = "NOT regexp_full_match({0}, '-?\\d+')"
 
 @dataclass(frozen=True)
 class Value:
-    """SQL of a value, its SQL type, and WHEN ... THEN of the reasons not to take it."""
+    """SQL of a value, its SQL type, and WHEN ... THEN of the reasons to refuse it."""
 
     sql: str
     held: str = "VARCHAR"
@@ -32,13 +33,13 @@ class Value:
 
 
 def from_parquet(name: str, kind: Kind, held: str) -> Value:
-    """Return how a Parquet column of SQL type `held` is taken."""
+    """Read a Parquet column of SQL type `held`."""
     is_list, is_object = held.endswith("]"), held.startswith(_OBJECTS)
     if (is_list and kind == "vector") or (not is_list and held.startswith(_NATIVE.get(kind, ()))):
         return Value(f"CASE WHEN NOT isnan({name}) THEN {name} END" if held in _WHOLE_UP_TO else name, held)
     if kind == "json":
         return Value(f"{name}::VARCHAR" if held in ("VARCHAR", "JSON") else f"to_json({name})::VARCHAR")
-    if kind == "text" and held in ("VARCHAR[]", '"NULL"[]'):  # the second: of empty lists alone
+    if kind == "text" and held in ("VARCHAR[]", '"NULL"[]'):  # the second where all lists are empty
         return Value(_joined(f"{name}::VARCHAR[]"))
     if (is_list or is_object) and kind != "vector":
         what = "a_list" if is_list else "an_object"
@@ -49,14 +50,14 @@ def from_parquet(name: str, kind: Kind, held: str) -> Value:
 
 
 def from_text(name: str, kind: Kind, *, as_float: bool) -> Value:
-    """Return how a CSV column is taken; `as_float` where all of it are numbers with a point."""
+    """Read a CSV column; `as_float` where all values are numbers, and some have a point."""
     if as_float:
         return _float_text(name, kind, _NO_DIGITS_ALONE.format(name))
     return Value(_without_nan(name))
 
 
 def from_json(name: str, kind: Kind) -> Value:
-    """Return how a JSON value is taken, from its text and `<name>_type`, for texts also `<name>_types`."""
+    """Read a JSON value, of its text and `<name>_type`, for a list of texts `<name>_types`, too."""
     is_double, is_list = f"{name}_type = 'DOUBLE'", f"{name}_type = 'ARRAY'"
     is_object = _nested(name, f"{name}_type = 'OBJECT'", "an_object")
     if kind not in ("id", "word", "text"):
@@ -64,7 +65,7 @@ def from_json(name: str, kind: Kind) -> Value:
         sql = f"CASE WHEN {not_a_number} THEN NULL ELSE {_text(name, kind)} END"
         nested = (*_nested(name, is_list, "a_list"), *is_object)
         return Value(sql, faults=() if kind in ("json", "vector") else nested)
-    # A whole number beyond 64 bits is called a double, but its digits are all there.
+    # DuckDB calls a whole number beyond 64 bits a double, but all its digits are kept.
     value = _float_text(name, kind, f"{is_double} AND {_NO_DIGITS_ALONE.format(name)}")
     if kind != "text":
         return Value(value.sql, faults=(*_nested(name, is_list, "a_list"), *is_object, *value.faults))
@@ -75,11 +76,11 @@ def from_json(name: str, kind: Kind) -> Value:
 
 
 def is_float_text(cursor: duckdb.DuckDBPyConnection, relation: str, name: str) -> bool:
-    """Return whether all values of a text column are numbers, and one is written with a point or e+."""
+    """Return whether all values of a text column are numbers, and at least one has a point or e+."""
     number = f"regexp_full_match({name}, '{_FLOAT_TEXT}') OR {name} IN ('', 'NaN', 'nan')"
     pointed = f"contains({name}, '.') OR contains({name}, 'e+') OR contains({name}, 'E+')"
     for condition, rows in (
-        (f"bool_and({number})", f"{relation} LIMIT {_FIRST_ROWS}"),  # most columns of ids end here
+        (f"bool_and({number})", f"{relation} LIMIT {_FIRST_ROWS}"),  # settles most columns of ids
         (f"bool_or({pointed})", relation),
         (f"bool_and({number})", relation),
     ):
@@ -89,7 +90,7 @@ def is_float_text(cursor: duckdb.DuckDBPyConnection, relation: str, name: str) -
 
 
 def _number(name: str, kind: Kind, number: str, limit: int | None) -> Value:
-    """Return how a number is taken as text: a whole one without a point; an id must be whole and exact."""
+    """Read a number as text: a whole one without a point; an id must be whole and exact."""
     if limit is None:  # a decimal, exact at any size
         whole, missing, inexact = f"{number} = trunc({number})", "false", f"{number} <> trunc({number})"
         text = f"TRY_CAST({number} AS HUGEINT)::VARCHAR"
@@ -103,7 +104,7 @@ def _number(name: str, kind: Kind, number: str, limit: int | None) -> Value:
 
 
 def _float_text(name: str, kind: Kind, is_float: str) -> Value:
-    """Return how text that is a float where `is_float` holds is taken."""
+    """Read text that is a float where `is_float` holds."""
     value = _number(
         name, kind, f"CASE WHEN {is_float} THEN TRY_CAST({name} AS DOUBLE) END", _WHOLE_UP_TO["DOUBLE"]
     )
@@ -111,7 +112,7 @@ def _float_text(name: str, kind: Kind, is_float: str) -> Value:
 
 
 def _text(sql: str, kind: Kind) -> str:
-    """Return SQL of text, in which "nan" is a missing number, but is no missing word."""
+    """Return SQL of text; "nan" is a missing value in columns of numbers, not in columns of words."""
     return _without_nan(sql) if kind in ("number", "time", "flag", "vector") else sql
 
 
