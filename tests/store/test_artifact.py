@@ -1,4 +1,4 @@
-"""Artifacts: whole or not there, and every changed byte is found."""
+"""Artifacts: published whole or not at all, and every changed byte is found."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Attributes that no filter could be right about: refused on the way in, left out by name where they are."""
+"""Bad attributes: refused by imports and writes; items of an old store that have them are left out."""
 
 import json
 import time
@@ -137,11 +137,11 @@ def test_what_an_import_does_not_look_at_twice_can_be_used(
 
 
 def test_reasons_name_the_first_ten_items_and_no_value() -> None:
-    said = left_out_message({f"i{n}": "a text holds nul" for n in range(1_000)})
-    assert "'i0' (a text holds nul)" in said
-    assert "'i9'" in said
-    assert "'i10'" not in said
-    assert "990 more" in said
+    message = left_out_message({f"i{n}": "a text holds nul" for n in range(1_000)})
+    assert "'i0' (a text holds nul)" in message
+    assert "'i9'" in message
+    assert "'i10'" not in message
+    assert "990 more" in message
     for text in BAD.values():
         with pytest.raises(BadAttributesError) as caught:
             parse_attributes(text)
@@ -241,9 +241,9 @@ def test_a_home_that_holds_some_serves_and_is_reindexed_without_them(
         found = client.query(text="stars", k=1000).item_ids
         assert len(found) == status.indexed_items
         assert not set(IN_THE_STORE) & set(found)
-        said = log.read_text()
-        assert "Traceback" not in said
-        assert all(repr(name) in said for name in IN_THE_STORE)
+        message = log.read_text()
+        assert "Traceback" not in message
+        assert all(repr(name) in message for name in IN_THE_STORE)
         assert client.query(item_id="nul", k=3).item_ids  # its words can be used
         client.put_items(
             [Item("nul", None, "stars", "film", {"flag": "true"}, available=True, updated_at=None)]

@@ -23,7 +23,7 @@ from server.status import Failure, outcome
 from server.wire.bounds import InvalidRequestError
 from store.artifact import build, set_pointer
 from store.database import UnusablePathError
-from store.disk import DiskFullError, ReadOnlyDiskError, disk_error, disk_errors
+from store.disk import DiskFullError, ReadOnlyDiskError, disk_error, disk_errors, replace_file
 from store.home import Home
 from store.lmdb_file import reserve_lock_file
 from store.state.state import UserState
@@ -69,10 +69,10 @@ def test_what_the_system_and_the_engines_say_of_a_disk_is_one_word(
 
     with pytest.raises(kind), disk_errors(Path("/place")):
         fail()
-    told = outcome(fail)
-    assert isinstance(told, Failure)
+    failure = outcome(fail)
+    assert isinstance(failure, Failure)
     code, reason = {DiskFullError: (8, "DISK_FULL"), ReadOnlyDiskError: (9, "READ_ONLY")}[kind]
-    assert (told.code, told.reason) == (code, reason)
+    assert (failure.code, failure.reason) == (code, reason)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ from store.writes.writer import Writer
 
 place, threshold = Path(sys.argv[1]), sys.argv[2]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], check=True)
-said = {"refused": [], "acked": 0, "seen": []}
+report = {"refused": [], "acked": 0, "seen": []}
 number = 0
 
 def rows(count):
@@ -142,9 +142,9 @@ def attempt(name, call):
     try:
         call()
     except Exception as error:
-        said.setdefault(name, [type(error).__name__, str(error)])
+        report.setdefault(name, [type(error).__name__, str(error)])
     else:
-        said.setdefault(name, None)
+        report.setdefault(name, None)
 
 def fill(left):
     with (place / "ballast").open("wb") as file:
@@ -158,7 +158,7 @@ with Store.open(place / "views.duckdb") as store, UserState.open(place / "state"
 
     def write(count):
         written, change = writer.write([rows(count)])
-        said["acked"] += written[0].inserted
+        report["acked"] += written[0].inserted
 
     for _ in range(5):
         write(1000)
@@ -167,7 +167,7 @@ with Store.open(place / "views.duckdb") as store, UserState.open(place / "state"
         try:
             write(500)
         except Exception as error:
-            said["refused"].append([type(error).__name__, str(error)])
+            report["refused"].append([type(error).__name__, str(error)])
     fill_up = open(place / "rest", "wb", buffering=0)
     try:
         while True:
@@ -177,18 +177,18 @@ with Store.open(place / "views.duckdb") as store, UserState.open(place / "state"
     attempt("export", lambda: create_export(store, place / "exports"))
     attempt("point", lambda: set_pointer(place / "CURRENT", "x" * 5000))
     attempt("new cache", lambda: TextCache.open(place / "cache"))  # without care, this ends in SIGBUS
-    said["left"] = sorted(path.name for path in place.iterdir() if path.name.startswith((".CURRENT", ".new")))
+    report["left"] = sorted(path.name for path in place.iterdir() if path.name.startswith("."))
     (place / "ballast").unlink()
     (place / "rest").unlink()
     attempt("write after", lambda: write(500))
     attempt("export after", lambda: create_export(store, place / "exports"))
-    said["rows"] = store.counts()["behaviors"]
-    said["state"] = sum(len(person.history) for person in state.users([f"u{n}" for n in range(number + 1)]))
+    report["rows"] = store.counts()["behaviors"]
+    report["state"] = sum(len(person.history) for person in state.users([f"u{n}" for n in range(number + 1)]))
     if not os.fork():
         os._exit(0)
     shutil.copytree(place, sys.argv[4])  # as a machine that stops here leaves it
 with Store.open(Path(sys.argv[4]) / "views.duckdb") as store:
-    said["rows of a copy"] = store.counts()["behaviors"]
+    report["rows of a copy"] = store.counts()["behaviors"]
 fill(0)
 attempt("open new", lambda: Store.open(place / "other" / "views.duckdb"))
 (place / "ballast").unlink()
@@ -196,7 +196,7 @@ subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
 attempt("open store", lambda: Store.open(place / "views.duckdb"))
 attempt("open state", lambda: UserState.open(place / "state"))
 attempt("open cache", lambda: TextCache.open(place / "cache"))
-print(json.dumps(said))
+print(json.dumps(report))
 """
 
 
@@ -220,20 +220,20 @@ def test_on_a_full_disk_nothing_is_lost_and_writes_go_on_once_there_is_space(
     words = [place, threshold, str(left), tmp_path / "copy"]
     done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
-    said = json.loads(done.stdout)
-    assert said["refused"]
-    for kind, words in said["refused"]:
+    report = json.loads(done.stdout)
+    assert report["refused"]
+    for kind, words in report["refused"]:
         assert kind == "DiskFullError"
         assert f"the disk of {place}/" in words
     for name in ("export", "point", "new cache", "open new"):
-        kind, words = said[name]
+        kind, words = report[name]
         assert (kind, str(place) in words) == ("DiskFullError", True), name
-    assert said["left"] == []
-    assert said["write after"] is None
-    assert said["export after"] is None
-    assert said["rows"] == said["state"] == said["rows of a copy"] == said["acked"]
+    assert report["left"] == []
+    assert report["write after"] is None
+    assert report["export after"] is None
+    assert report["rows"] == report["state"] == report["rows of a copy"] == report["acked"]
     for name in ("open store", "open state", "open cache"):
-        kind, words = said[name]
+        kind, words = report[name]
         assert (kind, "read-only" in words) == ("ReadOnlyDiskError", True), name
 
 
@@ -342,3 +342,14 @@ def test_a_path_that_duckdb_reads_otherwise_is_refused_before_anything_is_writte
     (tmp_path / "link").symlink_to(place)  # DuckDB looks through it
     with pytest.raises(UnusablePathError):
         Store.open(tmp_path / "link" / "views.duckdb")
+
+
+def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    replace_file(file, "old")
+    replace_file(file, "new")
+    assert file.read_text() == "new"
+    with pytest.raises(UnicodeEncodeError):
+        replace_file(file, "half\ud800")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert file.read_text() == "new"

@@ -1,4 +1,4 @@
-"""Who was erased before or after an export, a backup or a return is told by commits, whatever clocks say."""
+"""Ledgers decide who was erased before or after an export, a backup or a restore, whatever clocks say."""
 
 import json
 import shutil
@@ -20,6 +20,7 @@ from store import artifact
 from store.database import migrations
 from store.export import Export, create_export
 from store.home import Home
+from store.imports.rejects import rejects_about, remove_rejects
 from store.ledger import LEDGER, erased_users, read_erasures, read_ledger, user_hash, write_ledger
 from store.privacy import erase as erasing
 from store.privacy.erase import erase_user, list_erasures
@@ -342,3 +343,15 @@ def test_texts_of_an_export_are_those_that_its_ledger_still_shows(place: Place, 
         assert export.texts_among(["a", "both"]) == place.store.texts_among(["a", "both"]) == {"both"}
         on_the_way.put("m", ["a", "both", "nobody's"], vectors)
         assert cache.get("m", ["a", "both", "nobody's"], 4)[1].tolist() == [False, True, False]
+
+
+def test_a_draft_that_a_killed_removal_left_is_looked_through_the_next_time(tmp_path: Path) -> None:
+    folder = tmp_path / "import"
+    folder.mkdir()
+    refused = [json.dumps({"row": 1, "values": {"user_id": name}}) for name in ("ann", "bob")]
+    for name in ("behaviors.jsonl", ".12345678.behaviors.jsonl"):
+        (folder / name).write_text("".join(f"{line}\n" for line in refused))
+    assert len(rejects_about(tmp_path, "ann")) == 2
+    assert remove_rejects(tmp_path, "ann") == 2
+    assert rejects_about(tmp_path, "ann") == []
+    assert len(rejects_about(tmp_path, "bob")) == 2

@@ -19,7 +19,7 @@ SECOND, HOUR = dt.timedelta(seconds=1), dt.timedelta(hours=1)
 
 
 class Place:
-    """A writer under a clock that stands where it is put, and that may be started anew before each write."""
+    """A writer with a clock that only tests move; it may be opened again before each write."""
 
     def __init__(self, store: Store, state: UserState, restarts: bool) -> None:
         self.clock = dt.datetime(2026, 1, 1)
@@ -39,7 +39,7 @@ class Place:
 
 
 @contextmanager
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: bool) -> Iterator[Place]:
+def opened_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: bool) -> Iterator[Place]:
     with Store.open(tmp_path / "views.duckdb") as store, UserState.open(tmp_path / "state") as state:
         with store.writing() as cursor:
             cursor.execute("INSERT INTO data.items (item_id) VALUES ('i1')")
@@ -51,103 +51,103 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: bool) -> It
 
 
 @pytest.fixture(params=[False, True], ids=["one process", "restarts"])
-def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Place]:
-    with place(tmp_path, monkeypatch, request.param) as one:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Place]:
+    with opened_place(tmp_path, monkeypatch, request.param) as one:
         yield one
 
 
-def test_a_repeat_gets_the_first_answer_for_24_hours_and_is_new_afterwards(there: Place) -> None:
-    assert there.write(["order"]) == [False]
-    there.clock += WINDOW - SECOND
-    assert there.write(["order"]) == [True]
+def test_a_repeat_gets_the_first_answer_for_24_hours_and_is_new_afterwards(place: Place) -> None:
+    assert place.write(["order"]) == [False]
+    place.clock += WINDOW - SECOND
+    assert place.write(["order"]) == [True]
     with pytest.raises(RequestIdReusedError):
-        there.write(["order"], "other")
-    there.clock += SECOND
-    assert there.write(["order"], "other") == [False]
-    assert there.write(["order"], "other") == [True]
+        place.write(["order"], "other")
+    place.clock += SECOND
+    assert place.write(["order"], "other") == [False]
+    assert place.write(["order"], "other") == [True]
     with pytest.raises(RequestIdReusedError):  # the id is that of the new request now
-        there.write(["order"])
-    there.clock += WINDOW - SECOND
-    assert there.write(["order"], "other") == [True]
+        place.write(["order"])
+    place.clock += WINDOW - SECOND
+    assert place.write(["order"], "other") == [True]
 
 
-def test_one_that_was_tidied_away_is_new(there: Place) -> None:
-    there.write(["order"])
-    there.clock += 30 * HOUR
+def test_one_that_was_tidied_away_is_new(place: Place) -> None:
+    place.write(["order"])
+    place.clock += 30 * HOUR
     for number in range(3 * TIDY):
-        there.write([f"r{number}"])
-    assert there.stored() <= KEPT + TIDY
-    assert there.write(["order"]) == [False]
+        place.write([f"r{number}"])
+    assert place.stored() <= KEPT + TIDY
+    assert place.write(["order"]) == [False]
 
 
 def test_an_id_is_remembered_with_as_many_others_since_as_promised_and_not_with_one_more(
-    there: Place,
+    place: Place,
 ) -> None:
-    there.write(["order"])
+    place.write(["order"])
     for number in range(KEPT - 1):
-        there.write([f"r{number}"])
-    assert there.write(["order"]) == [True]  # and stays as old as it was
-    there.write(["one more"])
-    assert there.write(["order"]) == [False]
+        place.write([f"r{number}"])
+    assert place.write(["order"]) == [True]  # and stays as old as it was
+    place.write(["one more"])
+    assert place.write(["order"]) == [False]
 
 
-def test_beyond_the_bound_the_oldest_is_new_and_the_others_are_not(there: Place) -> None:
+def test_beyond_the_bound_the_oldest_is_new_and_the_others_are_not(place: Place) -> None:
     for number in range(KEPT + 1):
-        there.write([f"r{number}"])
-    assert there.write(["r1"]) == [True]
-    assert there.write(["r0"]) == [False]  # and pushes r1 out
-    assert there.write([f"r{number}" for number in range(2, KEPT + 1)]) == [True] * (KEPT - 1)
-    assert there.write(["r1"]) == [False]
+        place.write([f"r{number}"])
+    assert place.write(["r1"]) == [True]
+    assert place.write(["r0"]) == [False]  # and pushes r1 out
+    assert place.write([f"r{number}" for number in range(2, KEPT + 1)]) == [True] * (KEPT - 1)
+    assert place.write(["r1"]) == [False]
 
 
-def test_what_one_transaction_answers_is_tidied_in_its_order(there: Place) -> None:
-    there.write([f"r{number}" for number in range(5 * KEPT)])
+def test_what_one_transaction_answers_is_tidied_in_its_order(place: Place) -> None:
+    place.write([f"r{number}" for number in range(5 * KEPT)])
     last = [f"r{number}" for number in range(4 * KEPT, 5 * KEPT)]
-    assert there.write(last) == [True] * KEPT
-    assert there.write(["r0"]) == [False]
-    assert there.write(last[1:]) == [True] * (KEPT - 1)
+    assert place.write(last) == [True] * KEPT
+    assert place.write(["r0"]) == [False]
+    assert place.write(last[1:]) == [True] * (KEPT - 1)
 
 
-def test_a_clock_that_is_set_back_forgets_nothing_and_holds_nothing_for_ever(there: Place) -> None:
-    there.clock += 1_000 * HOUR  # it was wrong by weeks
-    there.write(["a"])
-    there.write(["b"])
-    there.clock -= 1_000 * HOUR
-    assert there.write(["a", "b"]) == [True, True]
-    there.write(["c"])
-    there.clock += WINDOW - SECOND
-    assert there.write(["a", "b", "c"]) == [True, True, True]
-    there.clock += SECOND
-    assert there.write(["a", "b", "c"]) == [False, False, False]
+def test_a_clock_that_is_set_back_forgets_nothing_and_holds_nothing_for_ever(place: Place) -> None:
+    place.clock += 1_000 * HOUR  # it was wrong by weeks
+    place.write(["a"])
+    place.write(["b"])
+    place.clock -= 1_000 * HOUR
+    assert place.write(["a", "b"]) == [True, True]
+    place.write(["c"])
+    place.clock += WINDOW - SECOND
+    assert place.write(["a", "b", "c"]) == [True, True, True]
+    place.clock += SECOND
+    assert place.write(["a", "b", "c"]) == [False, False, False]
 
 
-def test_without_a_new_id_those_of_the_future_stay(there: Place) -> None:
-    there.clock += 1_000 * HOUR
-    there.write(["a"])
-    there.clock -= 1_000 * HOUR
-    there.clock += WINDOW
-    assert there.write(["a"]) == [True]
-    there.write(["b"])  # from now on a's answer counts as of this time
-    there.clock += WINDOW
-    assert there.write(["a"]) == [False]
+def test_without_a_new_id_those_of_the_future_stay(place: Place) -> None:
+    place.clock += 1_000 * HOUR
+    place.write(["a"])
+    place.clock -= 1_000 * HOUR
+    place.clock += WINDOW
+    assert place.write(["a"]) == [True]
+    place.write(["b"])  # from now on a's answer counts as of this time
+    place.clock += WINDOW
+    assert place.write(["a"]) == [False]
 
 
-def test_after_a_clock_that_was_set_back_the_oldest_goes_first(there: Place) -> None:
-    there.clock += HOUR
+def test_after_a_clock_that_was_set_back_the_oldest_goes_first(place: Place) -> None:
+    place.clock += HOUR
     for number in range(KEPT):
-        there.write([f"r{number}"])
-    there.clock -= HOUR
-    there.write(["new"])
-    assert there.write(["r1", "new"]) == [True, True]
-    assert there.write(["r0"]) == [False]
+        place.write([f"r{number}"])
+    place.clock -= HOUR
+    place.write(["new"])
+    assert place.write(["r1", "new"]) == [True, True]
+    assert place.write(["r0"]) == [False]
 
 
-def test_a_clock_that_is_set_forward_makes_ids_new(there: Place) -> None:
-    there.write(["order"])
-    there.clock += 1_000 * HOUR
-    assert there.write(["order"]) == [False]
-    there.clock -= 1_000 * HOUR
-    assert there.write(["order"]) == [True]
+def test_a_clock_that_is_set_forward_makes_ids_new(place: Place) -> None:
+    place.write(["order"])
+    place.clock += 1_000 * HOUR
+    assert place.write(["order"]) == [False]
+    place.clock -= 1_000 * HOUR
+    assert place.write(["order"]) == [True]
     for number in range(3 * TIDY):
-        there.write([f"r{number}"])
-    assert there.write([f"r{3 * TIDY - 1}"]) == [True]
+        place.write([f"r{number}"])
+    assert place.write([f"r{3 * TIDY - 1}"]) == [True]

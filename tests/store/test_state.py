@@ -1,4 +1,4 @@
-"""The derived state of users: the same as the store says, caught up after a crash, made anew in doubt."""
+"""The derived state of users: equal to the store, caught up after a crash, rebuilt in doubt."""
 
 import hashlib
 import subprocess
@@ -55,8 +55,8 @@ def state(tmp_path: Path) -> Iterator[UserState]:
         yield opened
 
 
-def told(views: UserViews) -> tuple[object, ...]:
-    """What the state should say of the views of a user."""
+def expected(views: UserViews) -> tuple[object, ...]:
+    """Return what `stored` should, from the views of a user in the store."""
     histories = [views.history, *(friend.history for friend in views.friends)]
     return (
         [sorted(_event(e.item_id, e.action, e.weight, e.ts) for e in history) for history in histories],
@@ -69,7 +69,8 @@ def _event(item_id: str, action: str, weight: float, ts: datetime | None) -> tup
     return item_id, action, weight, NO_TIME if ts is None else (ts - EPOCH) // timedelta(microseconds=1)
 
 
-def held(state: UserState, user_id: str) -> tuple[object, ...]:
+def stored(state: UserState, user_id: str) -> tuple[object, ...]:
+    """Return the events by owner, the text digests and the friends of a user in the state."""
     (person,) = state.users([user_id])
     items, words = state.items.names, state.words.names
     events: list[list[tuple[object, ...]]] = [[] for _ in range(1 + len(person.friends))]
@@ -84,13 +85,13 @@ def held(state: UserState, user_id: str) -> tuple[object, ...]:
 def test_a_rebuilt_state_is_what_the_store_says(store: Store, state: UserState) -> None:
     bring_up_to_date(store, state)
     assert state.commit_id == store.last_commit.commit_id
-    ann = held(state, "ann")
-    assert ann == told(store.user_views("ann"))
+    ann = stored(state, "ann")
+    assert ann == expected(store.user_views("ann"))
     assert ann[0][0] == [("i1", "view", 2.0, NO_TIME), ("i2", "view", 1.0, 1777593600000000)]  # type: ignore[index]
     assert ann[2] == [("bob", 1.5), ("李", 2.0)]
     assert len(ann[1]) == 3  # type: ignore[arg-type]
     for user_id in ("bob", "李", "nobody", "unheard of"):
-        assert held(state, user_id) == told(store.user_views(user_id))
+        assert stored(state, user_id) == expected(store.user_views(user_id))
 
 
 def test_friends_of_an_anonymous_person_come_with_their_histories(store: Store, state: UserState) -> None:
@@ -117,7 +118,7 @@ def test_one_commit_behind_is_caught_up_user_by_user(
         bring_up_to_date(store, state)
     assert "reading 3 users again" in caplog.text
     for user_id in ("ann", "bob", "eve", "李"):
-        assert held(state, user_id) == told(store.user_views(user_id))
+        assert stored(state, user_id) == expected(store.user_views(user_id))
 
 
 @pytest.mark.parametrize("behind", [1, 2])
@@ -134,7 +135,7 @@ def test_any_other_difference_makes_it_anew(
     with caplog.at_level("INFO"):
         bring_up_to_date(store, state)
     assert "making the state of all users" in caplog.text
-    assert held(state, "eve") == told(store.user_views("eve"))
+    assert stored(state, "eve") == expected(store.user_views("eve"))
 
 
 def test_a_failed_write_does_not_raise_the_head(store: Store) -> None:
@@ -156,7 +157,7 @@ def test_another_store_with_as_many_commits_is_told_apart(
             pass
         assert other.last_commit.sequence == store.last_commit.sequence
         bring_up_to_date(other, state)
-    assert held(state, "ann") == told(UserViews())
+    assert stored(state, "ann") == expected(UserViews())
 
 
 def test_a_rebuild_keeps_the_codes_that_readers_may_hold(store: Store, state: UserState) -> None:
@@ -182,7 +183,7 @@ def test_a_failed_draft_leaves_rows_and_codes_as_they_were(store: Store, state: 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert "new" not in state.items.code_of
-    assert held(state, "ann") == told(store.user_views("ann"))
+    assert stored(state, "ann") == expected(store.user_views("ann"))
 
 
 def test_a_state_outlives_its_process_and_its_death(store: Store, tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_a_state_outlives_its_process_and_its_death(store: Store, tmp_path: Path
     with UserState.open(tmp_path / "state") as state:
         assert state.commit_id == "x"
         assert state.items.names == ["i1", "i2", "i3", "later"]
-        assert held(state, "ann") == told(store.user_views("ann"))
+        assert stored(state, "ann") == expected(store.user_views("ann"))
 
 
 def test_a_state_left_open_at_another_boot_is_thrown_away(store: Store, tmp_path: Path) -> None:
@@ -228,7 +229,7 @@ def test_a_damaged_state_is_made_anew(store: Store, tmp_path: Path, damage: Call
     damage(folder / "data.mdb")
     with UserState.open(folder) as state:
         bring_up_to_date(store, state)
-        assert held(state, "ann") == told(store.user_views("ann"))
+        assert stored(state, "ann") == expected(store.user_views("ann"))
 
 
 def test_damage_met_under_way_names_the_folder(store: Store, tmp_path: Path) -> None:
@@ -303,4 +304,4 @@ def test_marks_of_a_split_hide_rows_after_the_next_start(store: Store, state: Us
     )
     store.write_splits(marks, reset=False)
     bring_up_to_date(store, state)
-    assert held(state, "bob")[0][0] == []  # type: ignore[index]
+    assert stored(state, "bob")[0][0] == []  # type: ignore[index]
