@@ -90,7 +90,7 @@ class Export(Reader):
         """Open an export, after comparing every byte with its checksum unless `verify` is off.
 
         Raises:
-            DamagedArtifactError: a file, or the ledger of the home, is missing or damaged.
+            DamagedArtifactError: a file is missing or damaged, or the ledger of the home is damaged.
             NotAnExportError: the artifact is something else.
         """
         manifest = artifact.verify(path) if verify else artifact.read_manifest(path)

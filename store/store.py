@@ -107,8 +107,7 @@ class Store(Reader):
             with disk_errors(self._path), closing(self._db.cursor()) as cursor, transaction(cursor):
                 yield cursor
         except DISK_ERRORS as error:
-            # For instance, a checkpoint met a full disk: DuckDB then refuses the file until it is attached
-            # again.
+            # As after a checkpoint that met a full disk: DuckDB refuses the file until it is attached again.
             self._invalid |= "has been invalidated" in f"{error} {error.__cause__}"
             raise
 
