@@ -1,7 +1,7 @@
 """Wire messages of Ingest to rows, with the bounds of a request; rows are checked when they are written."""
 
 import hashlib
-from collections.abc import Sized
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -19,6 +19,8 @@ from store.writes.rows import BAD_TIME, FIRST_TIME, LAST_TIME, BehaviorRow, Frie
 MAX_ROWS = 10_000
 MAX_TEXT_ROWS = 1_000
 MAX_REQUEST_ID_BYTES = 64
+MAX_PART_BYTES = 3_000_000  # of rows; a client that sets no limit of its own takes messages below 4 MiB
+_ROW_BYTES = 8  # what the message needs beside the text of a row
 
 Write = (
     pb.PutItemsRequest
@@ -75,6 +77,26 @@ def folder_of(message: pb.ImportFolderRequest) -> tuple[Path, ImportOptions]:
     return path, options
 
 
+def parts_of(table: str, rows: Sequence[str]) -> Iterator[pb.ExportUserResponse]:
+    """Yield rows of one table in messages of at most `MAX_PART_BYTES`; a longer row goes on in the next."""
+    part, size = pb.ExportUserResponse(table=table), 0
+    for row in rows:
+        *begun, last = _pieces(row)
+        for piece, unfinished in (*((piece, True) for piece in begun), (last, False)):
+            needed = len(piece.encode()) + _ROW_BYTES
+            if part.rows and size + needed > MAX_PART_BYTES:
+                yield part
+                part, size = pb.ExportUserResponse(table=table), 0
+            part.rows.append(piece)
+            size += needed
+            if unfinished:
+                part.unfinished = True
+                yield part
+                part, size = pb.ExportUserResponse(table=table), 0
+    if part.rows:
+        yield part
+
+
 def _content(message: Write) -> Content:
     if isinstance(message, pb.AppendBehaviorsRequest):
         _bounded("behaviors", message.behaviors, MAX_ROWS)
@@ -127,3 +149,9 @@ def _time(ts: Timestamp) -> int:
     """Return microseconds since 1970; what is no time comes out as one that every check refuses."""
     time = ts.seconds * 1_000_000 + ts.nanos // 1_000
     return time if 0 <= ts.nanos < 1_000_000_000 and FIRST_TIME <= time <= LAST_TIME else BAD_TIME
+
+
+def _pieces(row: str) -> list[str]:
+    """Return a row in pieces of which each fits into a message of its own, whatever its characters are."""
+    most = (MAX_PART_BYTES - _ROW_BYTES) // 4  # characters, of up to four bytes
+    return [row[start : start + most] for start in range(0, len(row), most)] or [row]

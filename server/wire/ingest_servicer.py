@@ -11,8 +11,7 @@ from server.live.ingest import Ingest, NotThisMachineError
 from server.pb.triptych.v1 import ingest_pb2 as pb
 from server.pb.triptych.v1 import ingest_pb2_grpc as rpc
 from server.status import status_of_errors
-from server.wire.ingest import MAX_ROWS, Write, folder_of, person_of, request_of
-from server.wire.ingest_replies import parts_of
+from server.wire.ingest import MAX_ROWS, Write, folder_of, parts_of, person_of, request_of
 from store.writes.rows import Written
 
 _IN_FLIGHT = 8  # requests of one stream, so that several share a transaction
