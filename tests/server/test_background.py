@@ -16,8 +16,9 @@ from scripts.doctor.store import store_checks
 from server.app import running
 from server.client import Behavior, CallError, Client, Text
 from server.config import ServerConfig
+from server.live.commits import CommitListener
 from server.live.items import LiveItems
-from server.live.texts import CommitListener
+from server.live.texts import LiveTexts
 from server.live.users import LiveUsers
 from server.live.writer import GroupCommit
 from server.supervisor import Supervisor, Worker
@@ -60,7 +61,7 @@ class Fault:
         self._patch.setattr(kind, name, call)
 
 
-class Told(health.HealthServicer):
+class WatchedHealth(health.HealthServicer):
     """Health whose changes can be waited for."""
 
     def __init__(self) -> None:
@@ -87,12 +88,12 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Fault:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def told() -> WatchedHealth:
+    return WatchedHealth()
 
 
 @pytest.fixture
-def supervisor(told: Told) -> Supervisor:
+def supervisor(told: WatchedHealth) -> Supervisor:
     supervisor = Supervisor(told)
     supervisor.ready()
     return supervisor
@@ -117,7 +118,7 @@ REQUEST = Request(Behaviors([BehaviorRow("ann", "i1")]))
 
 @pytest.mark.parametrize("error", [FaultError, MemoryError, SystemExit, KeyboardInterrupt])
 def test_what_follows_a_commit_raises_and_the_write_is_told_as_written(
-    supervisor: Supervisor, told: Told, fault: Fault, error: type[BaseException]
+    supervisor: Supervisor, told: WatchedHealth, fault: Fault, error: type[BaseException]
 ) -> None:
     caught_up = []
     fault.error, fault.on = error, True
@@ -140,7 +141,7 @@ def test_what_follows_a_commit_raises_and_the_write_is_told_as_written(
 
 
 def test_a_writer_that_cannot_catch_up_is_not_serving_until_it_can(
-    supervisor: Supervisor, told: Told, fault: Fault
+    supervisor: Supervisor, told: WatchedHealth, fault: Fault
 ) -> None:
     class Follower:
         def changed(self, _: WrittenChange) -> None:
@@ -165,7 +166,7 @@ def test_a_writer_that_cannot_catch_up_is_not_serving_until_it_can(
 
 
 def test_a_writer_that_cannot_write_answers_and_recovers_by_itself(
-    supervisor: Supervisor, told: Told, fault: Fault
+    supervisor: Supervisor, told: WatchedHealth, fault: Fault
 ) -> None:
     class Broken(Pen):
         def write(self, requests: list[Request]) -> tuple[list[Written], WrittenChange]:
@@ -188,7 +189,7 @@ def test_a_writer_that_cannot_write_answers_and_recovers_by_itself(
 
 
 def test_a_request_that_fails_alone_is_not_the_writer_s_fault(
-    supervisor: Supervisor, told: Told, fault: Fault
+    supervisor: Supervisor, told: WatchedHealth, fault: Fault
 ) -> None:
     fault.only, fault.on = "'bad'", True
     fault.on_calls_of(Pen, "write")
@@ -233,21 +234,27 @@ def test_a_result_that_does_not_fit_its_group_leaves_nobody_waiting(supervisor: 
 
 
 def test_a_worker_repeats_what_failed_ever_more_rarely(
-    supervisor: Supervisor, told: Told, monkeypatch: pytest.MonkeyPatch
+    supervisor: Supervisor, told: WatchedHealth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried, done = [], threading.Event()
 
-    def again() -> bool:
-        tried.append(worker._pause)
-        if len(tried) < 4:
-            raise FaultError
-        done.set()
-        return True
+    class Failing(Worker):
+        def _has_work(self) -> bool:
+            return False
+
+        def _work(self) -> None:
+            raise AssertionError
+
+        def _catch_up(self) -> bool:
+            tried.append(self._pause)
+            if len(tried) < 4:
+                raise FaultError
+            done.set()
+            return True
 
     monkeypatch.setattr("server.supervisor._FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr("server.supervisor._LONGEST_PAUSE_S", 0.004)
-    worker = Worker("w", waiting=lambda: False, work=lambda: None, again=again, supervisor=supervisor)
-    with worker:
+    with Failing("w", supervisor) as worker:
         worker.failed(FaultError())
         assert done.wait(10)
         told.wait_for("triptych.worker.w", SERVING)
@@ -255,7 +262,7 @@ def test_a_worker_repeats_what_failed_ever_more_rarely(
     assert (worker.state().failures, worker.state().failing) == (4, False)
 
 
-def test_health_tells_nothing_as_serving_before_an_index_does(told: Told) -> None:
+def test_health_tells_nothing_as_serving_before_an_index_does(told: WatchedHealth) -> None:
     supervisor = Supervisor(told)
     assert {said[-1] for said in told.said.values()} == {NOT_SERVING}
     supervisor.ready()
@@ -402,7 +409,7 @@ def test_users_that_cannot_be_encoded_stop_no_others_and_come_later(client: Clie
 
 def test_a_followed_commit_that_fails_is_caught_up_with(client: Client, fault: Fault) -> None:
     fault.on_calls_of(LiveItems, "committed")
-    fault.on_calls_of(CommitListener, "_add")
+    fault.on_calls_of(LiveTexts, "_add")
     fault.on = True
     assert client.put_items([treatise("new-1")]).inserted == 1
     assert client.append_texts([Text("writes", "words of honey")]).inserted == 1
@@ -421,7 +428,7 @@ def test_an_import_whose_following_fails_is_told_as_done(
     folder.mkdir()
     (folder / "behaviors.csv").write_text(f"user_id,item_id\nimported,{item_id}\n")
     (folder / "items.csv").write_text("item_id,text,kind\nnew-1,zebra husbandry,treatise\n")
-    for method in ("imported", "missed"):
+    for method in ("imported", "catch_up"):
         fault.on_calls_of(CommitListener, method)
     fault.on = True
     report = client.import_folder(folder)
