@@ -414,6 +414,7 @@ def test_an_interrupted_erasure_is_finished_at_the_next_start(small_home: Home, 
     with Store.open(home.database) as store:
         assert unfinished(store) == []
         (one,) = erasures(store)
+        assert read_ledger(home.erasures) == (one,)
         assert one.user_hash == name_of(store, "gone")
         assert "gone" not in (store.head.users or ())
     assert json.loads(home.audit_log.read_text())["resumed"]
