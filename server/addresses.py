@@ -1,4 +1,4 @@
-"""Addresses: what a server listens on, what others reach it by, and what is wrong with one."""
+"""Addresses: where a server listens, how others reach it, and what is wrong with one."""
 
 import ipaddress
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 _UNIX = "unix:"
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-_OF_GRPC = ("dns:", "ipv4:", "ipv6:", "unix-abstract:", "xds:")  # targets that gRPC resolves by itself
+_GRPC_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix-abstract:", "xds:")  # targets that gRPC resolves by itself
 _HOST_AND_PORT = re.compile(r"(\[[^\[\]]+\]|[^:/\[\]\s]+):(\d{1,5})")
 
 
@@ -30,11 +30,11 @@ class CannotListenError(OSError):
 
 @dataclass(frozen=True)
 class Listening:
-    """A place to listen on.
+    """An address to listen on.
 
     Attributes:
         host: without brackets; unix:/path, absolute, for a socket in the file system.
-        port: 0 takes a free one; of no meaning for unix:.
+        port: 0 for any free one; without meaning for unix:.
     """
 
     host: str
@@ -42,7 +42,7 @@ class Listening:
 
     @classmethod
     def on(cls, host: str, port: int) -> "Listening":
-        """Return the place that a person names: a name, an IPv4 or IPv6 address, or unix:PATH.
+        """Return the address for a host as written on the command line: a name, an IP address or unix:PATH.
 
         Raises:
             BadAddressError: the host is none of these.
@@ -66,12 +66,12 @@ class Listening:
 
     @property
     def bound(self) -> str:
-        """What gRPC binds."""
+        """The address as gRPC binds it."""
         return self._written(self.host)
 
     @property
     def reached(self) -> str:
-        """What this machine reaches the server by, which is loopback where it listens on all addresses."""
+        """The address by which this machine reaches the server: loopback where it listens on all."""
         return self._written(_WILDCARDS.get(self.host, self.host))
 
     def _written(self, host: str) -> str:
@@ -99,7 +99,7 @@ class Listening:
         return None
 
     def _error_of(self, path: Path) -> CannotListenError | None:
-        """Return why there can be no socket at a path; one that nobody answers on is in nobody's way."""
+        """Return why there can be no socket at a path; the file of a socket that nobody uses is no reason."""
         if not path.parent.is_dir():
             return CannotListenError(self.bound, f"there is no directory {path.parent}")
         if path.exists() and not path.is_socket():
@@ -115,12 +115,12 @@ class Listening:
 
 
 def target_of(address: str) -> str:
-    """Return an address as gRPC takes it, with bounds that gRPC finds out only after many tries.
+    """Return an address as gRPC resolves it; errors that gRPC finds only after many tries are found now.
 
     Raises:
         BadAddressError: it is not host:port, [IPv6]:port, unix:/path or a target of gRPC.
     """
-    if address.startswith(_OF_GRPC):
+    if address.startswith(_GRPC_SCHEMES):
         return address
     if address.startswith(_UNIX):
         return f"{_UNIX}{Path(address.removeprefix(_UNIX)).absolute()}"

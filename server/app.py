@@ -1,9 +1,7 @@
-"""A server from start to clean end, and the change of what it serves."""
+"""A server from its start to its end."""
 
 import gc
-import json
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,12 +15,10 @@ from encoder.text.cache import TextCache
 from server.addresses import CannotListenError, Listening
 from server.config import MAX_MESSAGE_BYTES, ServerConfig
 from server.identity import Identity
+from server.live.commits import CommitListener
 from server.live.ingest import Ingest
-from server.live.items import LiveItems
 from server.live.publisher import Publisher
 from server.live.query_priority import QueryPriority
-from server.live.texts import CommitListener
-from server.live.users import LiveUsers
 from server.live.writer import GroupCommit
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
@@ -46,11 +42,12 @@ OPTIONS = [
     # Clients and proxies ping idle connections every ten seconds or less often; half of that is never early.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # A client that vanished without a word gives its places back after a minute.
+    # A client that vanished without closing its connection holds its places for a minute.
     ("grpc.keepalive_time_ms", 40_000),
     ("grpc.keepalive_timeout_ms", 20_000),
 ]
-_SWITCH_SECONDS = 0.0005  # a query would wait ten times as long for the thread that writes to let it go on
+# Of Python's lock: with the default, a query waits ten times as long for the thread that writes.
+_SWITCH_SECONDS = 0.0005
 log = logging.getLogger(__name__)
 
 
@@ -80,8 +77,14 @@ def serve(config: ServerConfig) -> None:
 
 @contextmanager
 def running(config: ServerConfig) -> Iterator[str]:
-    """Yield the address of a server that answers while the block runs.  Raises: as `serve`."""
-    home = config.home
+    """Yield the address of a server that answers while the block runs.  Raises: as `serve`.
+
+    The start goes from the disk upwards: what is stored is opened and brought to one state, the background
+    workers start, erasures that a crash interrupted are finished, calls are answered (queries not yet), the
+    index is loaded, and server.json is written, by which commands find the server. The end goes back.
+    """
+    home, health_servicer = config.home, health.HealthServicer()
+    supervisor, priority = Supervisor(health_servicer), QueryPriority()
     with (
         disk_errors(home.path),
         Store.open(home.database) as store,
@@ -89,66 +92,73 @@ def running(config: ServerConfig) -> Iterator[str]:
         closing(TextCache.open(home.text_cache)) as cache,
     ):
         bring_up_to_date(store, state)
-        traffic, health_of = QueryPriority(), health.HealthServicer()
-        retriever, supervisor = Retriever(store, state, traffic=traffic), Supervisor(health_of)
-
-        def catch_up() -> None:
-            bring_up_to_date(store, state)
-            after.missed()
-
-        writer = Writer(store, state, traffic.pause)
+        retriever = Retriever(store, state, traffic=priority)
+        writer = Writer(store, state, priority.pause)
         with (
-            LiveItems(store, retriever, supervisor) as live,
-            LiveUsers(store, retriever, supervisor) as live_users,
-            CommitListener(store, retriever, live, live_users, supervisor) as after,
-            GroupCommit(writer, after.changed, catch_up, supervisor) as commit,
+            CommitListener(store, state, retriever, supervisor) as listener,
+            GroupCommit(writer, listener.committed, listener.catch_up, supervisor) as commit,
         ):
-            publisher = Publisher(config, store, state, cache, retriever, after, live, live_users, supervisor)
-            ingest = Ingest(home, store, state, cache, commit, after)
-            cache.when_lost(after.sweep)
+            cache.when_lost(listener.texts.sweep)
+            ingest = Ingest(home, store, state, cache, commit, listener)
             ingest.resume()
-            server, admission = _server(config)
-            rpc.add_RetrievalServicer_to_server(RetrievalServicer(retriever), server)
+            publisher = Publisher(config, store, state, cache, retriever, listener, supervisor)
             identity = Identity.of(home, store)
-            admin = AdminServicer(home, store, retriever, publisher, identity, supervisor)
-            rpc.add_AdminServicer_to_server(admin, server)
-            ingest_rpc.add_IngestServicer_to_server(IngestServicer(ingest), server)
-            _add_health(server, health_of)
-            address, local = _listen(server, config)
-            server.start()
+            servicers = (
+                RetrievalServicer(retriever),
+                AdminServicer(home, store, retriever, publisher, identity, supervisor),
+                IngestServicer(ingest),
+                health_servicer,
+            )
             try:
-                publisher.resume(partial(_announce, config, identity, address, local))
-                yield address
+                with _answering(config, *servicers) as (address, local):
+                    tls = config.tls_cert is not None
+                    publisher.resume(partial(identity.announce, home, address, local, tls=tls))
+                    yield address
             finally:
-                health_of.enter_graceful_shutdown()
-                server.stop(config.grace_seconds).wait()
-                admission.shutdown()  # a call nobody waits for any more still holds the store and the cache
                 home.server_file.unlink(missing_ok=True)
                 gc.unfreeze()  # what the publisher froze is else not freed at the end, and DuckDB complains
 
 
-def _server(config: ServerConfig) -> tuple[grpc.Server, Admission]:
-    """Return a server without services, and the rooms that its calls run in."""
+@contextmanager
+def _answering(
+    config: ServerConfig,
+    retrieval: RetrievalServicer,
+    admin: AdminServicer,
+    ingest: IngestServicer,
+    health_servicer: health.HealthServicer,
+) -> Iterator[tuple[str, str]]:
+    """Yield the address of a gRPC server that runs these services, and its address for commands."""
     admission = Admission(config.workers, config.queue)
-    return grpc.server(admission.refusals, interceptors=[admission], options=OPTIONS), admission
-
-
-def _add_health(server: grpc.Server, health_of: health.HealthServicer) -> None:
-    """Add the services that say how the others do, and what they are."""
-    health_pb2_grpc.add_HealthServicer_to_server(health_of, server)
-    names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    server = grpc.server(admission.refusals, interceptors=[admission], options=OPTIONS)
+    rpc.add_RetrievalServicer_to_server(retrieval, server)
+    rpc.add_AdminServicer_to_server(admin, server)
+    ingest_rpc.add_IngestServicer_to_server(ingest, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    addresses = _listen(server, config)
+    server.start()
+    try:
+        yield addresses
+    finally:
+        health_servicer.enter_graceful_shutdown()
+        server.stop(config.grace_seconds).wait()
+        admission.shutdown()  # a call nobody waits for any more still holds the store and the cache
 
 
 def _listen(server: grpc.Server, config: ServerConfig) -> tuple[str, str]:
-    """Return the address to serve on, and the one that commands on this machine use."""
+    """Open the port; return the address of the server, and the one for commands on this machine.
+
+    Raises:
+        BadAddressError, CannotListenError, TlsFilesError: as `serve`.
+    """
     wanted = Listening.on(config.host, config.port)
     if (config.tls_cert is None) != (config.tls_key is None):
         raise TlsFilesError("TLS needs both a certificate and a key")
     tls = None
     if config.tls_cert is not None and config.tls_key is not None:
         tls = server_credentials(config.tls_cert, config.tls_key)
-    if wanted.unix_path is not None and (error := wanted.error()):  # gRPC takes a socket away from its server
+    # gRPC would take a socket away from the server that listens on it.
+    if wanted.unix_path is not None and (error := wanted.error()):
         raise error
     try:
         port = server.add_secure_port(wanted.bound, tls) if tls else server.add_insecure_port(wanted.bound)
@@ -159,18 +169,3 @@ def _listen(server: grpc.Server, config: ServerConfig) -> tuple[str, str]:
         return reached, reached
     # Commands beside the server cannot know which name and root its certificate is good for.
     return reached, f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-
-
-def _announce(config: ServerConfig, identity: Identity, address: str, local: str) -> None:
-    """Write server.json whole, so that a command that reads it never sees half of it."""
-    draft = config.home.server_file.with_suffix(".tmp")
-    said = {
-        "address": address,
-        "local": local,
-        "pid": os.getpid(),
-        "tls": config.tls_cert is not None,
-        "home_id": identity.home_id,
-        "server_id": identity.server_id,
-    }
-    draft.write_text(json.dumps(said) + "\n", "utf-8")
-    draft.replace(config.home.server_file)

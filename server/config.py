@@ -1,4 +1,4 @@
-"""What a person may set about a server; read once, in `main`."""
+"""Settings of a server; read once, in `main`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ class ServerConfig:
         home: the home directory; the process owns its store.
         host, port: where it listens; port 0 takes a free one; host unix:/path has none.
         workers: calls answered at once, of each kind.
-        queue: calls of a kind that may wait beyond that before new ones get RESOURCE_EXHAUSTED.
+        queue: calls of a kind that wait beyond these; further ones get RESOURCE_EXHAUSTED.
         encode_threads: threads of the language model per call.
         grace_seconds: how long running calls may take to finish at shutdown.
         tls_cert, tls_key: PEM files; both or neither.

@@ -1,5 +1,6 @@
-"""Which home a server serves, so that no command takes it for the server of another one."""
+"""How commands know the server of a home: server.json, and what Status says of the home that is served."""
 
+import json
 import os
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -12,16 +13,17 @@ from store.store import Store
 
 @dataclass(frozen=True)
 class Identity:
-    """What a server tells in server.json and in Status.
+    """What proves that a server is the one of a home.
 
-    A copied home brings the server.json of the original along, and one that a killed server left behind may
-    name a port that is another server's by now. So both must agree on `server_id`, and the store's file that
-    the server holds open must be the one in the home: while it is open, no other has its device and inode.
+    A copied home contains the server.json of the original, and a server.json that a killed server left may
+    name a port that is another server's by now. So server.json and Status must have the same `server_id`, and
+    the store file that the server holds open must be the one in the home: while it is open, no other file has
+    its device and inode.
 
     Attributes:
         home_id: made with the home.
+        device, inode: of the store file.
         server_id: drawn at each start.
-        device, inode: of the store's file.
     """
 
     home_id: str
@@ -31,23 +33,50 @@ class Identity:
 
     @classmethod
     def of(cls, home: Home, store: Store) -> Self:
-        """Return a new identity for the server that has opened the store of a home."""
+        """Draw an identity for the server that has opened the store of a home."""
         file = os.stat(home.database)
         return cls(store.home_id, file.st_dev, file.st_ino)
 
+    def announce(self, home: Home, address: str, local: str, *, tls: bool) -> None:
+        """Write server.json, whole at once.
+
+        Args:
+            home: where to.
+            address: of the server.
+            local: for commands on this machine; without TLS.
+            tls: whether `address` wants it.
+        """
+        draft = home.server_file.with_suffix(".tmp")
+        content = {
+            "address": address,
+            "local": local,
+            "pid": os.getpid(),
+            "tls": tls,
+            "home_id": self.home_id,
+            "server_id": self.server_id,
+        }
+        draft.write_text(json.dumps(content) + "\n", "utf-8")
+        draft.replace(home.server_file)
+
     def message(self) -> pb.ServedHome:
-        """Return what Status tells."""
+        """Return the message in Status."""
         return pb.ServedHome(
             home_id=self.home_id, server_id=self.server_id, device=self.device, inode=self.inode
         )
 
 
-def is_server_of(home: Home, said: dict[str, Any], told: pb.ServedHome) -> bool:
-    """Return whether a server that was reached is the one of a home, by its server.json and its Status."""
+def is_server_of(home: Home, server_file: dict[str, Any], served: pb.ServedHome) -> bool:
+    """Return whether a server that was reached is the one of a home.
+
+    Args:
+        home: a home.
+        server_file: the content of its server.json.
+        served: the home in the Status of the server.
+    """
     try:
         file = os.stat(home.database)
     except FileNotFoundError:
         return False
-    # A server of an older version tells no id: it is none.
-    known = bool(told.server_id) and said.get("server_id") == told.server_id
-    return known and (file.st_dev, file.st_ino) == (told.device, told.inode)
+    # The Status of an older version has no id, which proves nothing.
+    same_server = bool(served.server_id) and server_file.get("server_id") == served.server_id
+    return same_server and (file.st_dev, file.st_ino) == (served.device, served.inode)

@@ -19,12 +19,13 @@ from indexer.filters.attribute_index import ReindexNeededError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
 from server.cancellation import AbandonedError, NoTurnError, TooManyCallsError, TooManyStreamsError
-from server.live.ingest import IMPORT_ERRORS, NotThisMachineError
+from server.live.ingest import IMPORT_ERRORS
 from server.live.writer import StoppingError
 from server.query.query import IndexChangedError
 from server.query.retriever import NotReadyError
 from server.query.user_search import NoUserIndexError
 from server.wire.bounds import InvalidRequestError
+from server.wire.ingest import NotThisMachineError
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
 from store.state.state import DamagedStateError

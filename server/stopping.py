@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first one ends a server in order, and nothing keeps it from ending."""
+"""SIGTERM and SIGINT: the first one ends a server in order, a second one or too much time ends it at once."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
-_START_SECONDS = 2.0  # that a start which is to end may take for it
+_START_SECONDS = 2.0  # that a start may take to end after a signal
 _SPARE_SECONDS = 5.0  # beyond the grace of calls: for threads to end and files to close
 log = logging.getLogger(__name__)
 
@@ -19,52 +19,52 @@ class StopSignals:
     """Obeys signals while the block runs; only the main thread may enter it.
 
     The first signal interrupts a start; after `serving`, it ends `wait`. A second one ends the process at
-    once, and so does time, where the end in order takes longer than it may. What was acknowledged is on disk
-    by then, and what is half done is undone or finished by the next start, as after a crash.
+    once, and so does an end in order that takes too long. What was acknowledged is on disk by then; what is
+    half done is undone or finished by the next start, as after a crash.
     """
 
     def __init__(self, clean_up: Callable[[], None]) -> None:
-        """Take what is called before the process is ended at once."""
+        """Take a function that is called before the process is ended at once."""
         self._clean_up = clean_up
-        self._subject_views = threading.Event()
+        self._first_signal = threading.Event()
         self._received = False
         self._starting = True
         self._seconds = _START_SECONDS
-        # The main thread looks at signals only between two steps of Python; this end hears of them at once.
-        self._hears, self._tells = socket.socketpair()
-        self._tells.setblocking(False)
+        # The main thread looks at signals only between two steps of Python; the socket has each at once.
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
         self._over = False
         self._listener = threading.Thread(target=self._listen, name="signals", daemon=True)
 
     def __enter__(self) -> Self:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
-        signal.set_wakeup_fd(self._tells.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._listener.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """Take the error of a start that a signal interrupted for its end."""
+        """End listening; return whether the error is only that a signal interrupted the start."""
         self._over = True
-        self._tells.send(b"0")  # for the listener, in the place of a signal
+        self._writer.send(b"0")  # ends the listener in the place of a signal
         self._listener.join()
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        self._hears.close()
-        self._tells.close()
+        self._reader.close()
+        self._writer.close()
         return self._received and self._starting
 
     def serving(self, grace_seconds: float) -> None:
-        """Take note that the start is over, and of how long running calls may take at the end."""
+        """End the start; an end in order may now take the grace of running calls, and a little more."""
         self._seconds = grace_seconds + _SPARE_SECONDS
         self._starting = False
 
     def wait(self) -> None:
         """Wait for the first signal."""
-        self._subject_views.wait()
+        self._first_signal.wait()
 
     def _receive(self, _number: int, _frame: FrameType | None) -> None:
         first, self._received = not self._received, True
@@ -73,13 +73,13 @@ class StopSignals:
             raise KeyboardInterrupt
 
     def _listen(self) -> None:
-        self._hears.recv(1)
-        self._subject_views.set()
+        self._reader.recv(1)
+        self._first_signal.set()
         if self._over:
             return
-        self._hears.settimeout(self._seconds)
+        self._reader.settimeout(self._seconds)
         try:
-            self._hears.recv(1)
+            self._reader.recv(1)
             reason = "a second signal came"
         except TimeoutError:
             reason = f"the end took longer than {self._seconds:.0f} s"

@@ -1,11 +1,12 @@
-"""Background threads that go on after a failure, and what health and Status tell of them."""
+"""Background threads that go on after a failure, and what health and Status say of them."""
 
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable
-from typing import Self
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Self, TypeVar
 
 from grpc_health.v1 import health, health_pb2
 
@@ -15,99 +16,105 @@ from server.pb.triptych.v1 import triptych_pb2 as pb
 SERVICES = tuple(
     service.full_name for file in (pb, ingest_pb2) for service in file.DESCRIPTOR.services_by_name.values()
 )
-WORKER_SERVICE = "triptych.worker."  # and the name of a worker: a service that health tells of it
-_NEEDS = {ingest_pb2.DESCRIPTOR.services_by_name["Ingest"].full_name: "writer"}
+WORKER_SERVICE = "triptych.worker."  # and the name of a worker: the service of that worker in health
+_NEEDS = {ingest_pb2.DESCRIPTOR.services_by_name["Ingest"].full_name: "writer"}  # worker of a service
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
+_Thing = TypeVar("_Thing")
 log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Tells through grpc.health.v1 what serves: a service that is ready, and whose worker does not fail."""
+    """Keeps grpc.health.v1 up to date: SERVING once an index serves, unless a worker that is needed fails."""
 
-    def __init__(self, health_of: health.HealthServicer | None = None) -> None:
-        """Take whom to tell, nobody by default."""
-        self._health = health_of
+    def __init__(self, health_servicer: health.HealthServicer | None = None) -> None:
+        """Take the servicer whose statuses to set; without one, only `workers` tells of them."""
+        self._health = health_servicer
         self._lock = threading.Lock()
         self._workers: dict[str, Worker] = {}
         self._ready = False
-        self.tell()
+        self.update_health()
 
     def add(self, worker: "Worker") -> None:
         """Watch a worker from now on."""
         with self._lock:
             self._workers[worker.name] = worker
-        self.tell()
+        self.update_health()
 
     def ready(self) -> None:
-        """Note that an index serves."""
+        """Mark queries as answered, since an index serves."""
         self._ready = True
-        self.tell()
+        self.update_health()
 
     def workers(self) -> list[pb.Worker]:
-        """Return how the workers do."""
+        """Return the state of each worker."""
         with self._lock:
             return [worker.state() for worker in self._workers.values()]
 
-    def tell(self) -> None:
-        """Set every service to what holds now."""
+    def update_health(self) -> None:
+        """Set the status of every service and worker to the present one."""
         if self._health is None:
             return
-        with self._lock:  # one at a time, so that the last one tells what is true
+        with self._lock:  # one thread at a time, so that the last statuses set are the newest
             failing = {name for name, worker in self._workers.items() if worker.state().failing}
-            said = {
+            serves = {
                 service: self._ready and _NEEDS.get(service) not in failing for service in ("", *SERVICES)
             }
-            said |= {WORKER_SERVICE + name: name not in failing for name in self._workers}
+            serves |= {WORKER_SERVICE + name: name not in failing for name in self._workers}
             statuses = health_pb2.HealthCheckResponse
-            for service, serves in said.items():
-                self._health.set(service, statuses.SERVING if serves else statuses.NOT_SERVING)
+            for service, serving in serves.items():
+                self._health.set(service, statuses.SERVING if serving else statuses.NOT_SERVING)
 
 
-class Worker:
-    """A thread that does one piece of work after another, also after one that failed.
+class Worker(ABC):
+    """A thread that does one piece of work after another, and goes on after one that failed.
 
-    A failure makes it `failing`, and has `again` called after a pause, which doubles up to half a minute,
-    until that makes up for what failed; other work goes on meanwhile. `wake` guards what there is to do.
+    A failure marks it as failing. After a pause, which doubles up to half a minute, `_catch_up` makes up for
+    what failed; until it succeeds it is repeated, and other work goes on in between. The thread runs while
+    the `with` block does; work that waits at the end is left, unless the worker drains.
+
+    Attributes:
+        name: of the thread, and in health and Status.
+        wake: guards what waits to be done; to be notified when there is more.
+        stopping: whether the block has ended.
+        failures: how many there were.
     """
 
     def __init__(
-        self,
-        name: str,
-        *,
-        waiting: Callable[[], bool],
-        work: Callable[[], None],
-        again: Callable[[], bool],
-        niceness: int = 0,
-        drains: bool = False,
-        supervisor: Supervisor | None = None,
+        self, name: str, supervisor: Supervisor | None = None, *, niceness: int = 0, drains: bool = False
     ) -> None:
-        """Take what the thread does.
+        """Prepare a thread.
 
         Args:
-            name: of the thread, and in health and Status.
-            waiting: whether there is work; called while `wake` is held.
-            work: does the next piece.
-            again: makes up for failures; returns False where `recovered` will be called once that is done.
-            niceness: of the thread.
-            drains: whether work that waits is done before it stops.
-            supervisor: who is told.
+            name: of the thread.
+            supervisor: of health and Status; without one, nothing shows the worker's state.
+            niceness: of the thread; 0 for that of the process.
+            drains: whether work that waits is done before the thread ends.
         """
         self.name = name
         self.wake = threading.Condition()
         self.stopping = False
         self.failures = 0
-        self._waiting = waiting
-        self._work = work
-        self._again = again
         self._niceness = niceness
         self._drains = drains
         self._supervisor = supervisor or Supervisor()
         self._failing = False
         self._error = ""
         self._pause = _FIRST_PAUSE_S
-        self._due: float | None = None
+        self._due: float | None = None  # when to catch up, by the monotonic clock
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._supervisor.add(self)
+
+    @abstractmethod
+    def _has_work(self) -> bool:
+        """Return whether work waits; called while `wake` is held."""
+
+    @abstractmethod
+    def _work(self) -> None:
+        """Do the next piece of the work that waits."""
+
+    @abstractmethod
+    def _catch_up(self) -> bool:
+        """Make up for failures; return False where `recovered` is called later, once that is done."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -120,31 +127,36 @@ class Worker:
         self._thread.join()
 
     def state(self) -> pb.Worker:
-        """Return what Status tells."""
+        """Return the message in Status."""
         return pb.Worker(name=self.name, failing=self._failing, failures=self.failures, error=self._error)
 
     def failed(self, error: BaseException) -> None:
-        """Note a failure, and have `again` called; from any thread."""
+        """Note a failure, from any thread, and have the worker catch up."""
         with self.wake:
             first, self._failing = not self._failing, True
             self.failures += 1
             self._error = type(error).__name__
-            if self._due is None:
-                self._due = time.monotonic() + self._pause
-            self.wake.notify_all()
+            self.catch_up_later()
         log.error(
             "%s: failed, and is repeated: %s", self.name, self._error, exc_info=error if first else None
         )
-        self._supervisor.tell()
+        self._supervisor.update_health()
+
+    def catch_up_later(self) -> None:
+        """Have the worker catch up after the pause, unless it is about to."""
+        with self.wake:
+            if self._due is None:
+                self._due = time.monotonic() + self._pause
+            self.wake.notify_all()
 
     def recovered(self) -> None:
-        """Note that nothing is left of failures."""
+        """Mark all failures as made up for."""
         with self.wake:
-            was, self._failing = self._failing, False
+            failing, self._failing = self._failing, False
             self._due, self._pause = None, _FIRST_PAUSE_S
-        if was:
+        if failing:
             log.info("%s: goes on after a failure", self.name)
-            self._supervisor.tell()
+            self._supervisor.update_health()
 
     def _run(self) -> None:
         while self._wait():
@@ -153,27 +165,40 @@ class Worker:
                     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
                     self._niceness = 0
                 if self._is_due():
-                    self._make_up()
+                    with self.wake:
+                        self._due, self._pause = None, min(2 * self._pause, _LONGEST_PAUSE_S)
+                    if self._catch_up():
+                        self.recovered()
                 else:
                     self._work()
             except BaseException as error:
                 self.failed(error)
 
-    def _make_up(self) -> None:
-        with self.wake:
-            self._due, self._pause = None, min(2 * self._pause, _LONGEST_PAUSE_S)
-        if self._again():
-            self.recovered()
-
     def _wait(self) -> bool:
-        """Wait for something to do; return False where the thread has to end."""
+        """Wait until there is something to do; return False where the thread must end."""
         with self.wake:
             while not self.stopping:
-                if self._waiting() or self._is_due():
+                if self._has_work() or self._is_due():
                     return True
                 self.wake.wait(None if self._due is None else max(0.0, self._due - time.monotonic()))
-            self._due = None  # the next start finds what is left
-            return self._drains and self._waiting()
+            self._due = None  # the next start of the server catches up
+            return self._drains and self._has_work()
 
     def _is_due(self) -> bool:
         return self._due is not None and time.monotonic() >= self._due
+
+
+def attempt_each(attempt: Callable[[_Thing], object], things: Iterable[_Thing]) -> None:
+    """Attempt something with each of several things, also after one that failed.
+
+    Raises:
+        the error of the last attempt that failed.
+    """
+    failed: Exception | None = None
+    for thing in things:
+        try:
+            attempt(thing)
+        except Exception as error:
+            failed = error
+    if failed is not None:
+        raise failed

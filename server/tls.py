@@ -1,4 +1,4 @@
-"""Certificates and keys, checked before gRPC takes them, which does not say what is wrong with one."""
+"""TLS certificates and keys, checked before gRPC reads them, which does not say what is wrong with one."""
 
 import ssl
 from pathlib import Path
@@ -11,11 +11,11 @@ class TlsFilesError(ValueError):
 
 
 def server_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
-    """Return what a server proves itself with.
+    """Return the credentials of a server with a certificate chain and its key, both PEM.
 
     Raises:
         OSError: a file cannot be read.
-        TlsFilesError: a file is not what it should be, or the key is another certificate's.
+        TlsFilesError: a file holds no certificate or no usable key, or they do not belong together.
     """
     loaded = key.read_bytes(), certificate.read_bytes()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -32,7 +32,7 @@ def server_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
 
 
 def channel_credentials(authority: Path) -> grpc.ChannelCredentials:
-    """Return what a client checks servers with: PEM root certificates.
+    """Return the credentials of a client that trusts the root certificates in a PEM file.
 
     Raises:
         OSError: the file cannot be read.

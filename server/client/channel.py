@@ -1,4 +1,4 @@
-"""Connections of clients: message sizes, TLS, and what is repeated when the server cannot be reached."""
+"""Channels to a server, and when a failed call is repeated."""
 
 import json
 import random
@@ -44,9 +44,9 @@ _OPTIONS: list[tuple[str, str | int]] = [
 
 
 class Patience:
-    """The time that a call has, and when within it the call may be repeated.
+    """Decides how often a failed call is repeated within its time, and after which pauses.
 
-    Every call may be: reads change nothing, and writes carry a request id.
+    Every call may be repeated: reads change nothing, and writes carry a request id.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -55,24 +55,24 @@ class Patience:
 
     @property
     def left(self) -> float:
-        """Seconds that are left."""
+        """Seconds until the time of the call is over."""
         return max(0.0, self._end - time.monotonic())
 
     def pause(self, error: CallError) -> float:
         """Return the seconds to wait before the call is repeated.
 
-        A server that cannot be reached, or does not serve yet, is tried until the time is over; one that
-        is too busy, when it says so.
+        They double up to one second while the server cannot be reached or does not serve yet; a server that
+        is too busy names them itself. Each is shortened by up to half at random.
 
         Raises:
-            CallError: the given one, where the time is over or repeating cannot help.
+            CallError: the given one, where the time is over or a repetition cannot help.
         """
         pause = error.retry_after
         if pause is None and error.code is grpc.StatusCode.UNAVAILABLE and not error.about_tls:
             pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
         if pause is None:
             raise error
-        pause *= random.uniform(0.5, 1.0)  # noqa: S311  # clients of one server do not all come back at once
+        pause *= random.uniform(0.5, 1.0)  # noqa: S311  # so that the clients of one server spread
         if pause >= self.left:
             raise error
         return pause
@@ -82,7 +82,8 @@ def connect(address: str, tls_ca: Path | None = None) -> grpc.Channel:
     """Return a channel to a server, with TLS where a PEM root certificate is given.
 
     Raises:
-        BadAddressError, TlsFilesError.
+        BadAddressError: the address is not written as one.
+        TlsFilesError, OSError: the certificate cannot be used, or not be read.
     """
     target = target_of(address)
     if tls_ca is None:
@@ -91,7 +92,7 @@ def connect(address: str, tls_ca: Path | None = None) -> grpc.Channel:
 
 
 def connect_async(address: str, tls_ca: Path | None = None) -> grpc.aio.Channel:
-    """Return the same for an event loop.  Raises: as `connect`."""
+    """Return a channel for an event loop.  Raises: as `connect`."""
     target = target_of(address)
     if tls_ca is None:
         return grpc.aio.insecure_channel(target, _OPTIONS)

@@ -1,24 +1,31 @@
-"""A typed client of a Triptych server, to be called from threads or from asyncio.
+"""Both clients of the API, from one description of each call.
 
     with Client("127.0.0.1:50051") as client:
         client.append_behaviors([Behavior("alice", "item-7", action="view")])
         print(client.query(user_id="alice", k=5).item_ids)
 
-Replies are the messages of proto/triptych/v1. A call is repeated with back-off, until its timeout, while the
-server cannot be reached, as during a restart, or says that it is busy. Every write carries a request id, so
-it is written once.
+    async with AsyncClient("127.0.0.1:50051") as client:
+        print((await client.query(user_id="alice", k=5)).item_ids)
+
+Replies are the messages of proto/triptych/v1. A call is repeated with growing pauses, until its timeout,
+while the server cannot be reached, as during a restart, or says that it is busy. Every write carries a
+request id, so it is written once.
 """
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, overload
 
 import grpc
+import grpc.aio
 
-from server.client.aio import AsyncClient
-from server.client.channel import IMPORT_TIMEOUT, TIMEOUT, Patience, connect
+from server.client.channel import IMPORT_TIMEOUT, TIMEOUT, Patience, connect, connect_async
 from server.client.errors import CallError, answer_of, errors_of_calls
 from server.client.messages import (
     Behavior,
@@ -27,8 +34,8 @@ from server.client.messages import (
     Tie,
     behaviors_message,
     deletions_message,
+    encode_message,
     items_message,
-    person_message,
     query_message,
     texts_message,
     ties_message,
@@ -40,26 +47,216 @@ from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.records import Item
 
-__all__ = ["AsyncClient", "Behavior", "CallError", "Client", "Item", "QueryFields", "Text", "Tie"]
-
+_Arguments = ParamSpec("_Arguments")
+_Channel = TypeVar("_Channel", grpc.Channel, grpc.aio.Channel)
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
+_Result = TypeVar("_Result")
+_Blocking = TypeVar("_Blocking")
+_Awaited = TypeVar("_Awaited")
 
 
-class Client:
-    """Calls a server; threads may share it.  Every method raises CallError where the server refuses.
+@dataclass(frozen=True)
+class RemoteCall(Generic[_Result]):
+    """A call that is described, not made yet.
 
-    `timeout`, in seconds, holds for a call with all its repetitions; writes without a `request_id` get one.
+    Attributes:
+        method: of a stub.
+        request: its argument.
+        result: makes what the client returns of the reply or, where `streams`, of the list of all replies.
+        streams: whether the method replies with a stream.
+        timeout: seconds that the call has, repetitions included; None for the client's timeout.
+    """
+
+    method: Callable[..., Any]
+    request: Any
+    result: Callable[[Any], _Result]
+    streams: bool = False
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class RemoteStream(Generic[_Result]):
+    """A call whose replies the caller iterates over, not made yet; `result` makes what each reply becomes."""
+
+    method: Callable[..., Any]
+    requests: Iterable[Any]
+    result: Callable[[Any], _Result]
+
+
+class RemoteMethod(Generic[_Arguments, _Blocking, _Awaited]):
+    """A method that both clients have: the decorated function describes the call, and the client makes it."""
+
+    def __init__(
+        self, describe: Callable[Concatenate[Any, _Arguments], RemoteCall[Any] | RemoteStream[Any]]
+    ) -> None:
+        self._describe = describe
+        self.__doc__ = describe.__doc__
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, client: "Client", owner: type) -> Callable[_Arguments, _Blocking]: ...
+    @overload
+    def __get__(self, client: "AsyncClient", owner: type) -> Callable[_Arguments, _Awaited]: ...
+    def __get__(self, client: "Client | AsyncClient | None", owner: type) -> Any:
+        if client is None:
+            return self
+
+        @wraps(self._describe.__get__(client))
+        def make(*args: _Arguments.args, **fields: _Arguments.kwargs) -> Any:
+            described = self._describe(client, *args, **fields)
+            return (
+                client._stream(described) if isinstance(described, RemoteStream) else client._make(described)
+            )
+
+        return make
+
+
+def call(
+    describe: Callable[Concatenate[Any, _Arguments], RemoteCall[_Result]],
+) -> RemoteMethod[_Arguments, _Result, Coroutine[Any, Any, _Result]]:
+    """Decorate the description of a call: a Client returns its result, an AsyncClient a coroutine of it."""
+    return RemoteMethod(describe)
+
+
+def stream(
+    describe: Callable[Concatenate[Any, _Arguments], RemoteStream[_Result]],
+) -> RemoteMethod[_Arguments, Iterator[_Result], AsyncIterator[_Result]]:
+    """Decorate the description of a stream: a Client returns an iterator, an AsyncClient an async one."""
+    return RemoteMethod(describe)
+
+
+def unary(
+    method: "grpc.UnaryUnaryMultiCallable[_Request, _Reply]", request: _Request, timeout: float | None = None
+) -> RemoteCall[_Reply]:
+    """Describe a call with one reply, which the client returns as it is."""
+    return RemoteCall(method, request, lambda reply: reply, timeout=timeout)
+
+
+class Calls(ABC, Generic[_Channel]):
+    """The calls of the API, which both clients have.  Each raises CallError where the server refuses it.
+
+    Attributes:
+        address: as given.
+        channel: the connection.
     """
 
     def __init__(self, address: str, *, tls_ca: Path | None = None, timeout: float = TIMEOUT) -> None:
-        """Take host:port, and a PEM root certificate where the server has TLS."""
+        """Connect to host:port, with TLS where a PEM root certificate is given.
+
+        Args:
+            address: host:port, [IPv6]:port or unix:/path.
+            tls_ca: file of the root certificate.
+            timeout: seconds that a call has, repetitions included.
+        """
         self.address = address
-        self.channel = connect(address, tls_ca)
+        self.channel: _Channel = self._connect(address, tls_ca)
         self._timeout = timeout
-        self._retrieval = rpc.RetrievalStub(self.channel)
-        self._admin = rpc.AdminStub(self.channel)
-        self._ingest = ingest_rpc.IngestStub(self.channel)
+        self._retrieval: rpc.RetrievalStub = rpc.RetrievalStub(self.channel)
+        self._admin: rpc.AdminStub = rpc.AdminStub(self.channel)
+        self._ingest: ingest_rpc.IngestStub = ingest_rpc.IngestStub(self.channel)
+
+    @staticmethod
+    @abstractmethod
+    def _connect(address: str, tls_ca: Path | None) -> _Channel:
+        """Return a channel."""
+
+    @call
+    def query(self, **fields: Unpack[QueryFields]) -> RemoteCall[pb.QueryResponse]:
+        """Return the candidates of one subject; the fields are those of QueryRequest."""
+        return unary(self._retrieval.Query, query_message(fields))
+
+    @call
+    def query_batch(self, queries: Sequence[QueryFields]) -> RemoteCall[list[pb.QueryResponse]]:
+        """Return the candidates of several subjects, in order."""
+        request = pb.QueryBatchRequest(requests=[query_message(fields) for fields in queries])
+        return RemoteCall(self._retrieval.QueryBatch, request, lambda reply: list(reply.responses))
+
+    @stream
+    def query_stream(self, queries: Iterable[QueryFields]) -> RemoteStream[pb.QueryResponse | CallError]:
+        """Yield for each of any number of subjects, in order, its candidates or the error of that one alone.
+
+        Queries are drawn as fast as the connection takes them, so a reader who pauses holds the stream up.
+        There is no timeout, and a stream that breaks after its first reply is not repeated.
+        """
+        return RemoteStream(self._retrieval.QueryStream, map(query_message, queries), answer_of)
+
+    @call
+    def encode_user(self, subject: str | pb.Views) -> RemoteCall[pb.EncodeUserResponse]:
+        """Return the vector of a stored user, or of views sent along, and the part of each view in it."""
+        return unary(self._retrieval.EncodeUser, encode_message(subject))
+
+    @call
+    def put_items(self, items: Iterable[Item], request_id: str = "") -> RemoteCall[ingest.WriteResponse]:
+        """Write items, each in the place of the stored item of its id."""
+        return unary(self._ingest.PutItems, items_message(items, request_id))
+
+    @call
+    def delete_items(self, item_ids: Iterable[str], request_id: str = "") -> RemoteCall[ingest.WriteResponse]:
+        """Empty items and make them unavailable."""
+        return unary(self._ingest.DeleteItems, deletions_message(item_ids, request_id))
+
+    @call
+    def append_behaviors(
+        self, behaviors: Iterable[Behavior], request_id: str = ""
+    ) -> RemoteCall[ingest.WriteResponse]:
+        """Write behaviours."""
+        return unary(self._ingest.AppendBehaviors, behaviors_message(behaviors, request_id))
+
+    @call
+    def append_texts(self, texts: Iterable[Text], request_id: str = "") -> RemoteCall[ingest.WriteResponse]:
+        """Write texts; queries use each as soon as the server has encoded it."""
+        return unary(self._ingest.AppendTexts, texts_message(texts, request_id))
+
+    @call
+    def put_friends(self, ties: Iterable[Tie], request_id: str = "") -> RemoteCall[ingest.WriteResponse]:
+        """Write ties, each in the place of the stored tie between the same two users."""
+        return unary(self._ingest.PutFriends, ties_message(ties, request_id))
+
+    @call
+    def erase_user(self, user_id: str) -> RemoteCall[ingest.EraseUserResponse]:
+        """Erase all that is stored about a user; return what was removed, by kind."""
+        return unary(self._ingest.EraseUser, ingest.EraseUserRequest(user_id=user_id))
+
+    @call
+    def export_user(self, user_id: str) -> RemoteCall[dict[str, list[Mapping[str, object]]]]:
+        """Return all that is stored about a user, rows by table."""
+        request = ingest.ExportUserRequest(user_id=user_id)
+        return RemoteCall(self._ingest.ExportUser, request, user_export, streams=True)
+
+    @call
+    def import_folder(
+        self,
+        path: Path,
+        file_format: str = "auto",
+        *,
+        strict: bool = False,
+        encoding: str = "utf-8",
+        times: str = "auto",
+        create_items: bool = False,
+    ) -> RemoteCall[ingest.ImportFolderResponse]:
+        """Import a folder of the server's own machine; return a report by table."""
+        request = ingest.ImportFolderRequest(
+            path=str(path.absolute()),
+            format=file_format,
+            strict=strict,
+            encoding=encoding,
+            times=times,
+            create_items=create_items,
+        )
+        return unary(self._ingest.ImportFolder, request, IMPORT_TIMEOUT)
+
+    @call
+    def status(self) -> RemoteCall[pb.StatusResponse]:
+        """Return which index and model serve, how the background workers do, and how much is stored."""
+        return unary(self._admin.Status, pb.StatusRequest())
+
+
+class Client(Calls[grpc.Channel]):
+    """Makes calls and waits for them; threads may share one.  `with` closes its connection."""
+
+    _connect = staticmethod(connect)
 
     def __enter__(self) -> Self:
         return self
@@ -73,100 +270,52 @@ class Client:
         """Close the connection."""
         self.channel.close()
 
-    def query(self, **fields: Unpack[QueryFields]) -> pb.QueryResponse:
-        """Return the candidates of one subject; the fields are those of QueryRequest."""
-        return self._call(self._retrieval.Query, query_message(fields))
+    def _make(self, described: RemoteCall[_Result]) -> _Result:
+        patience = Patience(described.timeout or self._timeout)
+        while True:
+            try:
+                with errors_of_calls():
+                    reply = described.method(described.request, timeout=patience.left)
+                    return described.result(list(reply) if described.streams else reply)
+            except CallError as error:
+                time.sleep(patience.pause(error))
 
-    def query_batch(self, queries: Sequence[QueryFields]) -> list[pb.QueryResponse]:
-        """Return the candidates of several subjects, in order."""
-        request = pb.QueryBatchRequest(requests=[query_message(fields) for fields in queries])
-        return list(self._call(self._retrieval.QueryBatch, request).responses)
-
-    def query_stream(self, queries: Iterable[QueryFields]) -> Iterator[pb.QueryResponse | CallError]:
-        """Yield for each of any number of subjects, in order, its candidates or the error of that one alone.
-
-        Queries are taken as the connection takes them, so a reader who pauses holds the stream up. There is
-        no timeout, and a stream that breaks after its first reply is not repeated.
-        """
+    def _stream(self, described: RemoteStream[_Result]) -> Iterator[_Result]:
         with errors_of_calls():
-            for reply in self._retrieval.QueryStream(map(query_message, queries)):
-                yield answer_of(reply)
-
-    def encode_user(self, subject: str | pb.Views) -> pb.EncodeUserResponse:
-        """Return the vector, and the part of each view in it, of a stored user or of views sent along."""
-        return self._call(self._retrieval.EncodeUser, person_message(subject))
-
-    def put_items(self, items: Iterable[Item], request_id: str = "") -> ingest.WriteResponse:
-        """Return what became of some items; each replaces what was known of it."""
-        return self._call(self._ingest.PutItems, items_message(items, request_id))
-
-    def delete_items(self, item_ids: Iterable[str], request_id: str = "") -> ingest.WriteResponse:
-        """Return what became of items that are to be emptied and made unavailable."""
-        return self._call(self._ingest.DeleteItems, deletions_message(item_ids, request_id))
-
-    def append_behaviors(self, behaviors: Iterable[Behavior], request_id: str = "") -> ingest.WriteResponse:
-        """Return what became of some behaviours."""
-        return self._call(self._ingest.AppendBehaviors, behaviors_message(behaviors, request_id))
-
-    def append_texts(self, texts: Iterable[Text], request_id: str = "") -> ingest.WriteResponse:
-        """Return what became of some texts."""
-        return self._call(self._ingest.AppendTexts, texts_message(texts, request_id))
-
-    def put_friends(self, ties: Iterable[Tie], request_id: str = "") -> ingest.WriteResponse:
-        """Return what became of some ties."""
-        return self._call(self._ingest.PutFriends, ties_message(ties, request_id))
-
-    def erase_user(self, user_id: str) -> ingest.EraseUserResponse:
-        """Return what was removed of a person."""
-        return self._call(self._ingest.EraseUser, ingest.EraseUserRequest(user_id=user_id))
-
-    def export_user(self, user_id: str) -> dict[str, list[Mapping[str, object]]]:
-        """Return all that is stored about a person, rows by table."""
-        request = ingest.ExportUserRequest(user_id=user_id)
-        return _repeated(
-            lambda left: user_export(self._ingest.ExportUser(request, timeout=left)), self._timeout
-        )
-
-    def import_folder(
-        self,
-        path: Path,
-        file_format: str = "auto",
-        *,
-        strict: bool = False,
-        encoding: str = "utf-8",
-        times: str = "auto",
-        create_items: bool = False,
-    ) -> ingest.ImportFolderResponse:
-        """Import a folder of the server's own machine; return what became of its tables."""
-        request = ingest.ImportFolderRequest(
-            path=str(path.absolute()),
-            format=file_format,
-            strict=strict,
-            encoding=encoding,
-            times=times,
-            create_items=create_items,
-        )
-        return self._call(self._ingest.ImportFolder, request, IMPORT_TIMEOUT)
-
-    def status(self) -> pb.StatusResponse:
-        """Return what serves, and how much is stored."""
-        return self._call(self._admin.Status, pb.StatusRequest())
-
-    def _call(
-        self,
-        method: "grpc.UnaryUnaryMultiCallable[_Request, _Reply]",
-        request: _Request,
-        timeout: float | None = None,
-    ) -> _Reply:
-        return _repeated(lambda left: method(request, timeout=left), timeout or self._timeout)
+            for reply in described.method(described.requests):
+                yield described.result(reply)
 
 
-def _repeated(call: Callable[[float], _Reply], seconds: float) -> _Reply:
-    """Return what a call, which takes a timeout, returns within some seconds, repeated where that helps."""
-    patience = Patience(seconds)
-    while True:
-        try:
-            with errors_of_calls():
-                return call(patience.left)
-        except CallError as error:
-            time.sleep(patience.pause(error))
+class AsyncClient(Calls[grpc.aio.Channel]):
+    """Makes calls that an event loop awaits, or iterates over with `async for`; otherwise as Client."""
+
+    _connect = staticmethod(connect_async)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self.channel.close(None)
+
+    async def _make(self, described: RemoteCall[_Result]) -> _Result:
+        patience = Patience(described.timeout or self._timeout)
+        while True:
+            try:
+                with errors_of_calls():
+                    reply = described.method(described.request, timeout=patience.left)
+                    return described.result(
+                        [part async for part in reply] if described.streams else await reply
+                    )
+            except CallError as error:
+                await asyncio.sleep(patience.pause(error))
+
+    async def _stream(self, described: RemoteStream[_Result]) -> AsyncIterator[_Result]:
+        with errors_of_calls():
+            async for reply in described.method(described.requests):
+                yield described.result(reply)

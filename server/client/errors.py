@@ -1,4 +1,4 @@
-"""Why a call failed, in words and apart: code, reason, message, fields."""
+"""Why a call failed: gRPC's code, the server's reason and message, and the fields at fault."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ class CallError(RuntimeError):
     """A call failed.
 
     Attributes:
-        code: of gRPC.
-        reason: the server's word for it, such as NOT_READY or REQUEST_ID_REUSED; "" where it said none.
+        code: gRPC's status code.
+        reason: such as NOT_READY or REQUEST_ID_REUSED; "" where the server gave none.
         message: the server's sentence.
-        fields: what is wrong with which field of the request.
-        retry_after: seconds after which the server asks to be called again, None where it does not ask.
+        fields: what is wrong, by field of the request.
+        retry_after: seconds after which the server asks for the call again, None where it does not ask.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class CallError(RuntimeError):
 
     @property
     def about_tls(self) -> bool:
-        """Whether client and server did not agree on who they are, which no repetition mends."""
+        """Whether the TLS handshake failed, which a repetition does not mend."""
         return _about_tls(self.message)
 
 
 def hint_of(code: grpc.StatusCode, reason: str, message: str) -> str:
-    """Return what to look at, in brackets, where gRPC says only that there was no connection."""
+    """Return advice in brackets where gRPC says only that there was no connection, else ""."""
     if code is not grpc.StatusCode.UNAVAILABLE or reason:
         return ""
     if "CERTIFICATE_VERIFY_FAILED" in message:
@@ -63,7 +63,7 @@ def _about_tls(message: str) -> bool:
 
 @contextmanager
 def errors_of_calls() -> Iterator[None]:
-    """Turn the gRPC error that the block raises into a CallError."""
+    """Raise the gRPC error of the block as a CallError."""
     try:
         yield
     except grpc.RpcError as error:
@@ -71,7 +71,7 @@ def errors_of_calls() -> Iterator[None]:
 
 
 def answer_of(reply: pb.QueryStreamResponse) -> pb.QueryResponse | CallError:
-    """Return the candidates that a reply of a stream carries, or its error."""
+    """Return the candidates in a reply of QueryStream, or the error in it."""
     if reply.WhichOneof("outcome") == "response":
         return reply.response
     error = reply.error
@@ -86,11 +86,11 @@ def _call_error(error: grpc.RpcError) -> CallError:
             status.ParseFromString(value)
     for detail in status.details:
         info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-        again = error_details_pb2.RetryInfo()
+        retry = error_details_pb2.RetryInfo()
         if detail.Unpack(info):
             reason = info.reason
         elif detail.Unpack(bad):
-            fields = {one.field: one.description for one in bad.field_violations}
-        elif detail.Unpack(again):
-            retry_after = again.retry_delay.ToTimedelta().total_seconds()
+            fields = {violation.field: violation.description for violation in bad.field_violations}
+        elif detail.Unpack(retry):
+            retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     return CallError(error.code(), reason, error.details() or "", fields, retry_after)

@@ -1,4 +1,4 @@
-"""What clients say, as the messages of the API; their own kinds of rows."""
+"""Rows and queries of clients, as request messages of the API; and an export of a user, as rows."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ from store.records import Item
 
 @dataclass(frozen=True, slots=True)
 class Behavior:
-    """Something that a user did; a time without a zone is UTC."""
+    """An action of a user on an item; a time without a zone is UTC."""
 
     user_id: str
     item_id: str
@@ -27,7 +27,7 @@ class Behavior:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Something that a user wrote, about an item where one is named."""
+    """A text that a user wrote, about an item where one is named."""
 
     user_id: str
     text: str
@@ -47,7 +47,7 @@ class Tie:
 
 
 class QueryFields(TypedDict, total=False):
-    """The fields of QueryRequest; exactly one of the first five."""
+    """The fields of QueryRequest; exactly one of the first five, the subject, is given."""
 
     user_id: str
     views: pb.Views
@@ -70,14 +70,14 @@ class QueryFields(TypedDict, total=False):
 
 
 def query_message(fields: QueryFields) -> pb.QueryRequest:
-    """Return a query."""
+    """Return the request of one query."""
     given = dict(fields)
     if "vector" in fields:
         given["vector"] = pb.Vector(values=fields["vector"])
     return pb.QueryRequest(**given)  # type: ignore[arg-type]
 
 
-def person_message(subject: str | pb.Views) -> pb.EncodeUserRequest:
+def encode_message(subject: str | pb.Views) -> pb.EncodeUserRequest:
     """Return the request to encode a stored user, or views."""
     if isinstance(subject, str):
         return pb.EncodeUserRequest(user_id=subject)
@@ -88,20 +88,24 @@ def behaviors_message(rows: Iterable[Behavior], request_id: str) -> ingest.Appen
     """Return the request to append behaviours."""
     behaviors = [
         ingest.BehaviorRow(
-            user_id=row.user_id, item_id=row.item_id, action=row.action, weight=row.weight, ts=_time(row.ts)
+            user_id=row.user_id,
+            item_id=row.item_id,
+            action=row.action,
+            weight=row.weight,
+            ts=_timestamp(row.ts),
         )
         for row in rows
     ]
-    return ingest.AppendBehaviorsRequest(behaviors=behaviors, request_id=_id(request_id))
+    return ingest.AppendBehaviorsRequest(behaviors=behaviors, request_id=_id_or_new(request_id))
 
 
 def texts_message(rows: Iterable[Text], request_id: str) -> ingest.AppendTextsRequest:
     """Return the request to append texts."""
     texts = [
-        ingest.TextRow(user_id=row.user_id, text=row.text, item_id=row.item_id, ts=_time(row.ts))
+        ingest.TextRow(user_id=row.user_id, text=row.text, item_id=row.item_id, ts=_timestamp(row.ts))
         for row in rows
     ]
-    return ingest.AppendTextsRequest(texts=texts, request_id=_id(request_id))
+    return ingest.AppendTextsRequest(texts=texts, request_id=_id_or_new(request_id))
 
 
 def ties_message(rows: Iterable[Tie], request_id: str) -> ingest.PutFriendsRequest:
@@ -112,11 +116,11 @@ def ties_message(rows: Iterable[Tie], request_id: str) -> ingest.PutFriendsReque
             friend_id=row.friend_id,
             relation=row.relation,
             weight=row.weight,
-            ts=_time(row.ts),
+            ts=_timestamp(row.ts),
         )
         for row in rows
     ]
-    return ingest.PutFriendsRequest(friends=friends, request_id=_id(request_id))
+    return ingest.PutFriendsRequest(friends=friends, request_id=_id_or_new(request_id))
 
 
 def items_message(rows: Iterable[Item], request_id: str) -> ingest.PutItemsRequest:
@@ -129,36 +133,36 @@ def items_message(rows: Iterable[Item], request_id: str) -> ingest.PutItemsReque
             kind=row.kind,
             attributes=json.dumps(row.attributes),
             available=row.available,
-            updated_at=_time(row.updated_at),
+            updated_at=_timestamp(row.updated_at),
         )
         for row in rows
     ]
-    return ingest.PutItemsRequest(items=items, request_id=_id(request_id))
+    return ingest.PutItemsRequest(items=items, request_id=_id_or_new(request_id))
 
 
 def deletions_message(item_ids: Iterable[str], request_id: str) -> ingest.DeleteItemsRequest:
     """Return the request to delete items."""
-    return ingest.DeleteItemsRequest(item_ids=list(item_ids), request_id=_id(request_id))
+    return ingest.DeleteItemsRequest(item_ids=list(item_ids), request_id=_id_or_new(request_id))
 
 
 def user_export(parts: Iterable[ingest.ExportUserResponse]) -> dict[str, list[Mapping[str, object]]]:
-    """Return the parts of an export of a user as rows by table."""
+    """Return the rows of an export of a user by table, joined from the messages that it came in."""
     tables: dict[str, list[Mapping[str, object]]] = {}
-    begun: list[str] = []  # pieces of a row that goes on in the next part
+    pieces: list[str] = []  # of a row that goes on in the next message
     for part in parts:
         for place, piece in enumerate(part.rows, start=1):
-            begun.append(piece)
+            pieces.append(piece)
             if place < len(part.rows) or not part.unfinished:
-                tables.setdefault(part.table, []).append(json.loads("".join(begun)))
-                begun.clear()
+                tables.setdefault(part.table, []).append(json.loads("".join(pieces)))
+                pieces.clear()
     return tables
 
 
-def _id(request_id: str) -> str:
+def _id_or_new(request_id: str) -> str:
     return request_id or uuid4().hex
 
 
-def _time(ts: datetime | None) -> Timestamp | None:
+def _timestamp(ts: datetime | None) -> Timestamp | None:
     if ts is None:
         return None
     stamp = Timestamp()

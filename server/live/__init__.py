@@ -1,1 +1,7 @@
-"""What changes while the server runs: writes, texts, items, users, publishing."""
+"""What changes while the server runs.
+
+`writer.py` has the one thread that writes requests; `ingest.py` runs erasures, exports and imports. After
+each commit, `commits.py` passes the change on to three background workers: `items.py` and `users.py` keep the
+two indexes in step with the store (`index_follower.py` is what they share), and `texts.py` encodes new texts.
+`publisher.py` makes another index the one that serves, while these go on.
+"""

@@ -1,4 +1,4 @@
-"""What Ingest does beside single writes: erasing people, telling what is stored about them, whole imports."""
+"""Erasures, exports of users and imports of folders: the calls of Ingest that concern more than rows."""
 
 import logging
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from encoder.text.cache import TextCache
 from encoder.text.source import text_model_dims
 from indexer.building.stored_users import indexes_with
-from server.live.texts import CommitListener
+from server.live.commits import CommitListener
 from server.live.writer import GroupCommit
 from store.artifact import artifacts
 from store.home import Home
@@ -48,17 +48,16 @@ IMPORT_ERRORS = (
 log = logging.getLogger(__name__)
 
 
-class NotThisMachineError(PermissionError):
-    """A call that names files of the server's machine came from another one."""
-
-    def __init__(self, peer: str) -> None:
-        super().__init__(f"only callers on the server's own machine may import a folder, not {peer}")
-        self.peer = peer
-
-
 @dataclass(frozen=True)
 class Erased:
-    """What an erasure removed, by kind; models that still know the person, or may; indexes on disk, too."""
+    """What an erasure removed, and what may still know the user.
+
+    Attributes:
+        removed: numbers of rows, vectors of texts and rejects, by kind.
+        models: trained on rows of the user.
+        unknown_models: whose export is missing or damaged, so that nobody can tell.
+        indexes: directories that hold the user's vector, or may; no search finds it.
+    """
 
     removed: dict[str, int]
     models: tuple[str, ...]
@@ -67,7 +66,13 @@ class Erased:
 
 
 class Ingest:
-    """The writes that concern more than rows; each runs alone, between the transactions of others."""
+    """The calls of Ingest that concern more than rows.
+
+    Erasures and imports run on the thread that writes, between transactions, when nothing else does.
+
+    Attributes:
+        commit: writes rows.
+    """
 
     def __init__(
         self,
@@ -76,35 +81,43 @@ class Ingest:
         state: UserState,
         cache: TextCache,
         commit: GroupCommit,
-        after: CommitListener,
+        listener: CommitListener,
     ) -> None:
         self._home = home
         self._store = store
         self._state = state
         self._cache = cache
-        self._after = after
+        self._listener = listener
         self.commit = commit
 
     def resume(self) -> None:
-        """Finish the erasures that a crash interrupted; the ledger file is that of the store afterwards."""
+        """Finish the erasures that a crash interrupted, and write the ledger file from the store."""
         for rest in unfinished_erasures(self._store):
             log.info("finishing an erasure that was interrupted")
             self._finish(rest, "", resumed=True)
         write_ledger(self._home.erasures, list_erasures(self._store))
 
     def erase(self, user_id: str, peer: str) -> Erased:
-        """Return what was removed of a person, durably, when nothing is left."""
+        """Erase all that is stored about a user; durable when this returns.
+
+        Args:
+            user_id: of a user who may be unknown.
+            peer: address of the caller, for the audit log.
+
+        Raises:
+            StoppingError, AbandonedError, NoTurnError: nothing was erased.
+        """
         models, unknown = trained_on(self._home, user_id)
 
         def run() -> Erased:
             rest = erase_user(self._store, self._state, user_id, models, unknown)
-            self._after.erased(user_id)
+            self._listener.erased(user_id)
             return self._finish(rest, peer, resumed=False)
 
         return self.commit.alone(run)
 
     def export(self, user_id: str, peer: str) -> Iterator[tuple[str, list[str]]]:
-        """Yield table and rows, as JSON objects, of all that is stored about a person."""
+        """Yield table and rows, as JSON objects, of all that is stored about a user; write an audit line."""
         append_audit_line(
             self._home.audit_log, "export_user", user=pseudonym(self._store, user_id), peer=peer
         )
@@ -121,7 +134,14 @@ class Ingest:
             yield "indexes", [f'{{"index_id": "{index_id}"}}']
 
     def import_folder(self, path: Path, options: ImportOptions) -> ImportReport:
-        """Return what became of a folder's tables, when queries see them.  Raises: any of IMPORT_ERRORS."""
+        """Import the tables of a folder in one transaction.
+
+        When this returns, queries use the imported rows of users; items follow, and texts once encoded.
+
+        Raises:
+            any of IMPORT_ERRORS: nothing was imported.
+            StoppingError, AbandonedError, NoTurnError: nothing was imported.
+        """
 
         def run() -> ImportReport:
             dims = text_model_dims(self._home.text_models)
@@ -129,22 +149,20 @@ class Ingest:
                 self._store, path, rejects=self._home.rejects, options=replace(options, dims=dims)
             )
 
-        def follow() -> None:
-            bring_up_to_date(self._store, self._state)
-            self._after.imported()
-
-        return self.commit.alone(run, follow)
+        return self.commit.alone(run, self._listener.imported)
 
     def _finish(self, rest: UnfinishedErasure, peer: str, *, resumed: bool) -> Erased:
-        """Remove what lies outside the store, write it down, then forget who it was."""
-        write_ledger(
-            self._home.erasures, list_erasures(self._store)
-        )  # first: who reads exports sees it with the fence
+        """Remove what lies outside the store, note the erasure in the audit log, and remove the id at last.
+
+        Until then the id is in the store, so that the next start can do all this again after a crash.
+        """
+        # First: whoever opens an export from now on reads the ledger, which hides the user in it.
+        write_ledger(self._home.erasures, list_erasures(self._store))
         digests = [bytes.fromhex(digest) for digest in rest.digests]
-        text_models = [one for one in artifacts(self._home.text_models) if one != self._home.text_cache.name]
+        text_models = set(artifacts(self._home.text_models)) - {self._home.text_cache.name}
         vectors = sum(self._cache.discard(text_model_id, digests) for text_model_id in text_models)
-        refused = remove_rejects(self._home.rejects, rest.user_id)
-        removed = rest.removed | {"text_vectors": vectors, "rejects": refused}
+        rejects = remove_rejects(self._home.rejects, rest.user_id)
+        removed = rest.removed | {"text_vectors": vectors, "rejects": rejects}
         indexes = indexes_with(self._home.indexes, rest.user_id)
         append_audit_line(
             self._home.audit_log,
@@ -158,8 +176,5 @@ class Ingest:
             resumed=resumed,
         )
         finish_erasure(self._store, rest.user_id)
-        self._reflect()
-        return Erased(removed, rest.models, rest.unknown_models, indexes)
-
-    def _reflect(self) -> None:
         bring_up_to_date(self._store, self._state)
+        return Erased(removed, rest.models, rest.unknown_models, indexes)

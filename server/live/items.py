@@ -1,13 +1,12 @@
-"""The index that serves, kept in step with the items of the store without a reindex."""
+"""The item index that serves, kept in step with the store without a reindex."""
 
 import itertools
 import json
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -18,130 +17,120 @@ from indexer.building.difference import DELTA_SHARE, difference
 from indexer.building.incremental import changes_of, without_bad
 from indexer.building.items import ItemTower
 from indexer.files import ItemChange
-from server.query.retriever import NotReadyError, Retriever
+from server.live.index_follower import IndexFollower
+from server.query.retriever import Retriever
 from server.query.snapshot import Snapshot
-from server.supervisor import Supervisor, Worker
+from server.supervisor import Supervisor, attempt_each
 from store.attributes import left_out_message
 from store.records import Item
 from store.store import Store
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 16  # items encoded before the next are seen
-_BEFORE_SERVING = 1_000  # differences that an index is brought up to date with before it serves
-_UNKNOWN = bytes(16)  # a hash that nothing has: the next reindex looks at the item again
+_AT_ONCE = 16  # items that are encoded together; each batch is found before the next is begun
+_BEFORE_SERVING = 1_000  # items that a snapshot gets before it serves; the others follow in the background
+_UNKNOWN = bytes(16)  # a hash that no item has, so that the next comparison makes the item anew
 
 
-class LiveItems:
-    """Puts items into the index that serves, and takes them out.
+class LiveItems(IndexFollower):
+    """Puts committed items into the index that serves, and removes deleted and unavailable ones.
 
-    When `committed` returns, what is deleted or unavailable is gone, and filters and the popularity fallback
-    find what is new; searches by vector find it as soon as its text is encoded, on a thread of its own, and
-    what was known changes then. An index that begins to serve is brought up to date by the hashes of its
-    items, so nothing depends on what a process that was killed remembered.
+    When `committed` returns, no search finds what was removed, and filters and the popularity fallback find
+    what is new, also where another snapshot is being published. Searches by vector find a new or changed item
+    once its text is encoded, by this worker. What a killed process had still to encode is found by comparing
+    the hashes of the index with those of the store.
 
     Attributes:
         left_out: why stored items are not served, by item id: their attributes cannot be used.
     """
 
     def __init__(self, store: Store, retriever: Retriever, supervisor: Supervisor | None = None) -> None:
-        self._store = store
-        self._retriever = retriever
-        self._lock = threading.Lock()
-        self._catching_up = threading.Lock()
+        super().__init__("items", store, retriever, supervisor)
+        self._comparing = threading.Lock()
         self._numbers = itertools.count()
-        self._pending: dict[str, int] = {}  # items being encoded, by number of the latest request
-        self._meanwhile: set[str] | None = None
-        self._warned_of = ""  # the index beside which many items have changed
+        self._pending: dict[str, int] = {}  # items to encode, with the number of the latest commit of each
+        self._committed_since: set[str] | None = None  # ids of items, since the comparison under way began
+        self._warned_of = ""  # the index for which a reindex was advised
         self.left_out: dict[str, str] = {}
         self._jobs: deque[Callable[[], None]] = deque()
-        self._worker = Worker(
-            "items",
-            waiting=lambda: bool(self._jobs),
-            work=self._work,
-            again=self._catch_up_again,
-            supervisor=supervisor,
-        )
-
-    def __enter__(self) -> Self:
-        self._worker.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._worker.__exit__()
 
     def committed(self, requests: Sequence[tuple[Sequence[Item], Sequence[str]]]) -> None:
-        """Take note of what requests put and deleted, in the order of their commits."""
+        """Bring the index up to a commit.
+
+        Args:
+            requests: items put and ids of items deleted, by each request, in the order of the commit.
+        """
         latest: dict[str, Item | None] = {}
         for put, deleted in requests:
             latest |= {item.item_id: item for item in put}
             latest |= dict.fromkeys(deleted)
-        there = [item for item in latest.values() if item is not None and item.available]
-        gone = latest.keys() - {item.item_id for item in there}
-        with self._lock:
+        available = [item for item in latest.values() if item is not None and item.available]
+        removed = latest.keys() - {item.item_id for item in available}
+        with self.wake:
             number = next(self._numbers)
-            for item_id in gone:
+            for item_id in removed:
                 self._pending.pop(item_id, None)
-            self._pending |= dict.fromkeys([item.item_id for item in there], number)
-            if self._meanwhile is not None:
-                self._meanwhile |= latest.keys()
-            self._forget_left_out(latest)
-            snapshot = self._snapshot()
-            if snapshot is not None:
-                snapshot.index.put(_new(snapshot, there), sorted(gone))
-        if there:
-            self._submit(partial(self._encode, there, number))
+            self._pending |= dict.fromkeys([item.item_id for item in available], number)
+            if self._committed_since is not None:
+                self._committed_since |= latest.keys()
+            for item_id in latest:
+                self.left_out.pop(item_id, None)  # its attributes may be usable now
+            for snapshot in self._snapshots():
+                snapshot.index.put(_new(snapshot, available), sorted(removed))
+        if available:
+            self._submit(partial(self._encode, available, number))
 
-    def before_serving(self, snapshot: Snapshot) -> None:
-        """Bring an index up to date that is about to serve."""
-        self._catch_up(snapshot)
-
-    def since_serving(self, snapshot: Snapshot) -> None:
-        """Bring an index up to date that has begun to serve, in the background."""
-        self._submit(partial(self._catch_up_wholly, snapshot))
-
-    def imported(self) -> None:
-        """Bring the index that serves up to date after an import, in the background."""
-        snapshot = self._snapshot()
+    def compare(self) -> None:
+        """Compare the index that serves with the store, and bring it up to it in the background."""
+        snapshot = self._serving()
         if snapshot is not None:
-            self.since_serving(snapshot)
+            self._since_serving(snapshot)
+
+    def _before_serving(self, snapshot: Snapshot) -> None:
+        self._bring_up(snapshot)
+
+    def _since_serving(self, snapshot: Snapshot) -> None:
+        self._submit(partial(self._bring_up_wholly, snapshot))
+
+    def _submit(self, job: Callable[[], None]) -> None:
+        with self.wake:
+            self._jobs.append(job)
+            self.wake.notify_all()
+
+    def _has_work(self) -> bool:
+        return bool(self._jobs)
 
     def _work(self) -> None:
         self._jobs.popleft()()
 
-    def _submit(self, job: Callable[[], None]) -> None:
-        with self._worker.wake:
-            self._jobs.append(job)
-            self._worker.wake.notify_all()
-
-    def _catch_up_again(self) -> bool:
-        """Make up for items that could not be put: they are in the store, and differ from the index."""
-        snapshot = self._snapshot()
-        if snapshot is not None:  # otherwise what is published first catches up
-            self._catch_up_wholly(snapshot)
+    def _catch_up(self) -> bool:
+        """Put the items that could not be put: they are in the store, and differ from those of the index."""
+        snapshot = self._serving()
+        if snapshot is not None:  # otherwise the first one to serve is compared with the store
+            self._bring_up_wholly(snapshot)
         return True
 
-    def _catch_up_wholly(self, snapshot: Snapshot) -> None:
+    def _bring_up_wholly(self, snapshot: Snapshot) -> None:
         before = None
-        while self._snapshot() is snapshot and not self._worker.stopping:
-            left = self._catch_up(snapshot)
-            if not left or left == before:  # the same ones again have nothing to be encoded
+        while self._serving() is snapshot and not self.stopping:
+            left = self._bring_up(snapshot)
+            if not left or left == before:  # no progress: these cannot be put
                 break
             before = left
 
-    def _catch_up(self, snapshot: Snapshot) -> int:
-        """Bring an index up to date by a bounded number of items; return how many are left."""
-        with self._catching_up:
-            with self._lock:
-                self._meanwhile = set()  # what requests change from now on is theirs
+    def _bring_up(self, snapshot: Snapshot) -> int:
+        """Bring an index up to the store by a bounded number of items; return how many are left."""
+        with self._comparing:
+            with self.wake:
+                self._committed_since = set()
             try:
-                return self._compared(snapshot)
+                return self._put_differing(snapshot)
             finally:
-                with self._lock:
-                    self._meanwhile = None
+                with self.wake:
+                    self._committed_since = None
 
-    def _compared(self, snapshot: Snapshot) -> int:
-        """Put into an index what it lacks of the store, up to a bound; return how many items are left."""
+    def _put_differing(self, snapshot: Snapshot) -> int:
+        """Remove what the store has not, put up to a bound what differs; return how many items are left."""
         hashes = self._store.item_hashes()
         found = difference(snapshot.index, hashes)
         known_bad = pc.is_in(hashes.column("item_id"), pa.array(list(self.left_out), pa.string()))
@@ -151,16 +140,16 @@ class LiveItems:
         items = self._store.some_items(some.column("item_id").to_pylist())
         changes: list[ItemChange] = []
         reasons: dict[str, str] = {}
-        if len(items) == len(some):  # otherwise one has gone since: the next round sees it so
+        if len(items) == len(some):  # otherwise one was deleted since: the next round sees that
             items, some, encoded, reasons = without_bad(items, some, encoded)
             changes = changes_of(snapshot.index, items, some, encoded, _tower(snapshot))
-        with self._lock:
-            skipped = self._meanwhile or set()
-            self.left_out |= {name: why for name, why in reasons.items() if name not in skipped}
+        with self.wake:
+            newer = self._committed_since or set()  # `committed` has put them, or removed them
+            self.left_out |= {item_id: why for item_id, why in reasons.items() if item_id not in newer}
             removed = [*found.removed, *self.left_out]
             snapshot.index.put(
-                [change for change in changes if change.item_id not in skipped],
-                [item_id for item_id in removed if item_id not in skipped],
+                [change for change in changes if change.item_id not in newer],
+                [item_id for item_id in removed if item_id not in newer],
             )
         if reasons:
             log.warning("index %s: %s", snapshot.index.index_id, left_out_message(reasons))
@@ -169,41 +158,31 @@ class LiveItems:
             log.info("index %s: %d items changed in the store since", snapshot.index.index_id, count)
         return int(wanted.sum()) - len(changes) - len(reasons)
 
-    def _forget_left_out(self, item_ids: Iterable[str]) -> None:
-        """Look at items again that were left out, now that they were written."""
-        for item_id in item_ids:
-            self.left_out.pop(item_id, None)
-
     def _encode(self, items: Sequence[Item], number: int) -> None:
-        failed: Exception | None = None
-        for start in range(0, len(items), _AT_ONCE):
-            if self._worker.stopping:
-                return  # the next start catches up
-            try:
-                self._put(items[start : start + _AT_ONCE], number)
-            except Exception as error:  # a supervisor: raised when all were tried; the worker catches up then
-                failed = error
-        if failed is not None:
-            raise failed
+        """Encode the items of a commit and put them; where a batch fails, the others are put all the same."""
+        batches = (items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE))
+        # What is not encoded when the server stops is encoded by its next start.
+        going_on = itertools.takewhile(lambda _: not self.stopping, batches)
+        attempt_each(lambda batch: self._put(batch, number), going_on)
 
     def _put(self, items: Sequence[Item], number: int) -> None:
         try:
-            snapshot = self._snapshot()
-            if snapshot is not None:  # otherwise what is published first catches up
+            snapshot = self._serving()
+            if snapshot is not None:  # otherwise the first one to serve is compared with the store
                 self._put_into(snapshot, items, number)
         finally:
-            with self._lock:
+            with self.wake:
                 for item in items:
                     if self._pending.get(item.item_id) == number:
                         del self._pending[item.item_id]
 
     def _put_into(self, snapshot: Snapshot, items: Sequence[Item], number: int) -> None:
-        with self._lock:
+        with self.wake:
             items = [item for item in items if self._pending.get(item.item_id) == number]
         changes = _changes(snapshot, items)
-        with self._lock:
+        with self.wake:
             latest = [change for change in changes if self._pending.get(change.item_id) == number]
-            if self._snapshot() is snapshot:  # otherwise the one that serves now catches up
+            if self._serving() is snapshot:  # otherwise the one that serves now is compared with the store
                 snapshot.index.put(latest)
         changed = len(snapshot.index.delta.now.vectors)
         if changed > max(_BEFORE_SERVING, DELTA_SHARE * len(snapshot.index.main)):
@@ -213,25 +192,20 @@ class LiveItems:
                 )
             self._warned_of = snapshot.index.index_id
 
-    def _snapshot(self) -> Snapshot | None:
-        try:
-            return self._retriever.snapshot
-        except NotReadyError:
-            return None
-
 
 def _tower(snapshot: Snapshot) -> ItemTower:
     return ItemTower(snapshot.model, snapshot.encoder, snapshot.cache)
 
 
 def _new(snapshot: Snapshot, items: Sequence[Item]) -> list[ItemChange]:
-    """Return the items that an index does not have, as changes without a vector yet."""
+    """Return those of some items that an index lacks, as changes without a vector."""
     rows = snapshot.index.rows([item.item_id for item in items])
     new = [item for item, row in zip(items, rows.tolist(), strict=True) if row < 0]
     return _as_changes(snapshot, new, np.zeros((len(new), snapshot.index.dim), dtype=np.float32))
 
 
 def _changes(snapshot: Snapshot, items: Sequence[Item]) -> list[ItemChange]:
+    """Return items, encoded, as changes to an index."""
     titles, texts = [item.title for item in items], [item.text for item in items]
     table = pa.table({"title": pa.array(titles, pa.string()), "text": pa.array(texts, pa.string())})
     return _as_changes(snapshot, items, _tower(snapshot).vectors(table, _model_rows(snapshot, items)))
@@ -239,12 +213,18 @@ def _changes(snapshot: Snapshot, items: Sequence[Item]) -> list[ItemChange]:
 
 def _as_changes(snapshot: Snapshot, items: Sequence[Item], vectors: FloatArray) -> list[ItemChange]:
     popularity = _tower(snapshot).popularity(_model_rows(snapshot, items))
-    found = zip(items, vectors, popularity.tolist(), strict=True)
+    rows = zip(items, vectors, popularity.tolist(), strict=True)
     return [
         ItemChange(
-            i.item_id, vector, one, _UNKNOWN, _UNKNOWN, i.kind, json.dumps(i.attributes, ensure_ascii=False)
+            item.item_id,
+            vector,
+            users,
+            _UNKNOWN,
+            _UNKNOWN,
+            item.kind,
+            json.dumps(item.attributes, ensure_ascii=False),
         )
-        for i, vector, one in found
+        for item, vector, users in rows
     ]
 
 

@@ -1,4 +1,4 @@
-"""The change of what a server serves: load, check, make CURRENT, swap."""
+"""Publishing an index in a running server: load, check, make CURRENT, serve."""
 
 import gc
 import logging
@@ -10,9 +10,7 @@ from functools import partial
 from encoder.text.cache import TextCache
 from indexer.publish import changing_current, load_index, previous_index
 from server.config import ServerConfig
-from server.live.items import LiveItems
-from server.live.texts import CommitListener
-from server.live.users import LiveUsers
+from server.live.commits import CommitListener
 from server.query.retriever import Retriever
 from server.query.snapshot import Snapshot, prepare
 from server.supervisor import Supervisor
@@ -25,14 +23,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Published:
-    """What serves since a change, and the id of the index that served before, "" where none did."""
+    """The snapshot that serves now, and the id of the index that served before, "" where none did."""
 
     snapshot: Snapshot
     previous: str
 
 
 class Publisher:
-    """Makes an index the one that serves; one change at a time, and never a half one."""
+    """Makes an index the one that serves; where that fails, the one before goes on serving.
+
+    One publish at a time.
+    """
 
     def __init__(
         self,
@@ -41,9 +42,7 @@ class Publisher:
         state: UserState,
         cache: TextCache,
         retriever: Retriever,
-        after: CommitListener,
-        live: LiveItems,
-        live_users: LiveUsers,
+        listener: CommitListener,
         supervisor: Supervisor,
     ) -> None:
         self._config = config
@@ -52,24 +51,22 @@ class Publisher:
         self._cache = cache
         self._retriever = retriever
         self._supervisor = supervisor
-        self._changing = threading.RLock()  # to roll back is to look and to publish
-        self._after = after
-        self._live = live
-        self._live_users = live_users
+        self._listener = listener
+        self._publishing = threading.RLock()  # a rollback looks for an index and publishes it
         self._index_id = ""
 
     def resume(self, announce: Callable[[], None] = lambda: None) -> None:
-        """Serve what CURRENT names; without it the server waits, NOT_SERVING, for a publish.
+        """Serve what CURRENT names; without it the server is NOT_SERVING until an index is published.
 
-        CURRENT is only read, and held until `announce` has told commands that a server runs: one that
-        publishes meanwhile waits, and goes through the server then.
+        CURRENT is only read, and held until `announce` has written where the server is reached: a command
+        that publishes meanwhile waits, and goes through the server then.
 
         Raises:
             DamagedArtifactError: CURRENT, the index or its model is damaged; names the file.
         """
         home = self._config.home
-        # Calls are answered by now, and one of them may publish.
-        with self._changing, changing_current(home):
+        # Calls are answered already, and one of them may publish.
+        with self._publishing, changing_current(home):
             if home.current_index.exists():
                 self._serve(read_pointer(home.current_index, home.indexes).name, lambda: None)
             else:
@@ -79,39 +76,36 @@ class Publisher:
             announce()
 
     def publish(self, index_id: str) -> Published:
-        """Serve an index and make it CURRENT; return it and the one before.
+        """Make an index CURRENT and serve it.
 
         Raises:
-            IndexNotFoundError, DamagedArtifactError: nothing changes.
+            IndexNotFoundError, DamagedArtifactError: the one before goes on serving.
         """
-        with self._changing:
+        with self._publishing:
             before = self._index_id
             make_current = partial(set_pointer, self._config.home.current_index, index_id)
             return Published(self._serve(index_id, make_current), before)
 
     def roll_back(self) -> Published:
         """Serve the newest index older than CURRENT.  Raises: NoOlderIndexError, and as `publish`."""
-        with self._changing:
+        with self._publishing:
             return self.publish(previous_index(self._config.home))
 
     @property
     def items_left_out(self) -> int:
-        """How many stored items are not served because their attributes cannot be used."""
-        return len(self._live.left_out)
+        """Number of stored items that are not served because their attributes cannot be used."""
+        return len(self._listener.items.left_out)
 
     def _serve(self, index_id: str, make_current: Callable[[], None]) -> Snapshot:
         loaded = load_index(self._config.home, index_id, threads=1)
         threads = self._config.encode_threads
-        with self._after.taking_note():
+        with self._listener.texts.publishing():
             snapshot = prepare(self._config.home, loaded, self._store, self._state, self._cache, threads)
-            self._live.before_serving(snapshot)
-            self._live_users.compare(snapshot)
-            make_current()
-            self._retriever.serve(snapshot)
-            self._live.since_serving(snapshot)
-            self._live_users.compare(snapshot)
+            with self._listener.following(snapshot):
+                make_current()
+                self._retriever.serve(snapshot)
         self._supervisor.ready()
         self._index_id = index_id
-        # What was loaded stays; each time Python's collector looked through it, all threads stood for 45 ms.
+        # What was loaded stays: else all threads stand for 45 ms each time the collector looks through it.
         gc.freeze()
         return snapshot

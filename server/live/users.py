@@ -1,83 +1,71 @@
-"""The user index that serves, kept in step with what people do, and without those who were erased."""
+"""The user index that serves, kept in step with the users' own rows, and without erased users."""
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Self
+from contextlib import suppress
 
 import pyarrow as pa
 
 from indexer.building.difference import difference
 from indexer.building.users import people_hashes
 from indexer.users import user_change
+from server.live.index_follower import IndexFollower
 from server.query.retriever import NotReadyError, Retriever
 from server.query.snapshot import Snapshot
 from server.query.subject_views import SubjectViews, raw_views, stack
-from server.supervisor import Supervisor, Worker
+from server.supervisor import Supervisor, attempt_each
 from store.store import Store
 
-_AT_ONCE = 4  # users encoded before the next are seen
+_AT_ONCE = 4  # users that are encoded together; each batch is found before the next is begun
 _PAUSE_S = 0.05  # between batches, at least: a user who writes much is encoded once
 _PAUSES = 9  # times as long as the batch before took: queries come first, so a tenth of a processor at most
 
 
-class LiveUsers:
-    """Encodes people again after their own rows changed; whoever is erased is gone at once.
+class LiveUsers(IndexFollower):
+    """Encodes users again after their own rows changed, and removes erased users at once.
 
-    Followers of somebody whose history changed are encoded by the next reindex. An index that begins to serve
-    is compared with the store, so that nobody comes back with it.
+    When `erased` returns, no search finds the user, also where another snapshot is being published. Users
+    whose friends' history changed are encoded by the next reindex.
     """
 
     def __init__(self, store: Store, retriever: Retriever, supervisor: Supervisor | None = None) -> None:
-        self._store = store
-        self._retriever = retriever
-        self._pending: dict[str, None] = {}  # a set that keeps its order
-        self._erased: set[str] = set()  # while a batch is being encoded
-        self._failed: dict[str, None] = {}  # to be encoded one by one
-        self._behind = False  # is to be compared with the store
-        self._behind_later = False  # once more, because that failed
-        self._worker = Worker(
-            "users",
-            waiting=lambda: bool(self._pending or self._behind),
-            work=self._work,
-            again=self._encode_failed,
-            supervisor=supervisor,
-        )
-        self._wake = self._worker.wake
-
-    def __enter__(self) -> Self:
-        self._worker.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._worker.__exit__()
+        super().__init__("users", store, retriever, supervisor)
+        self._pending: dict[str, None] = {}  # users to encode: a set that keeps its order
+        self._failed: dict[str, None] = {}  # users to encode one by one
+        self._erased: set[str] = set()  # since the batch that is being encoded was begun
+        self._to_compare = False  # the index that serves with the store
+        self._compare_failed = False
 
     def changed(self, user_ids: Iterable[str]) -> None:
-        """Have people encoded again."""
-        with self._wake:
+        """Have users encoded again."""
+        with self.wake:
             self._pending |= dict.fromkeys(user_ids)
-            self._wake.notify_all()
+            self.wake.notify_all()
 
-    def missed(self) -> None:
-        """Compare the index that serves with the store, in the background, after a change nobody told of."""
-        with self._wake:
-            self._behind = True
-            self._wake.notify_all()
+    def compare(self) -> None:
+        """Compare the index that serves with the store, and bring it up to it, in the background."""
+        with self.wake:
+            self._to_compare = True
+            self.wake.notify_all()
 
     def erased(self, user_id: str) -> None:
-        """Take a person out; nothing brings them back."""
-        with self._wake:
+        """Remove a user who was erased; what was read of the user before does not bring the vector back."""
+        with self.wake:
             self._pending.pop(user_id, None)
             self._failed.pop(user_id, None)
             self._erased.add(user_id)
-            snapshot = self._snapshot()
-            if snapshot is not None and snapshot.users is not None:
-                snapshot.users.put([], [user_id])
+            for snapshot in self._snapshots():
+                if snapshot.users is not None:
+                    snapshot.users.put([], [user_id])
 
-    def compare(self, snapshot: Snapshot) -> None:
-        """Take out of an index whom the store does not know, and have those encoded who changed since.
+    def _before_serving(self, snapshot: Snapshot) -> None:
+        self._bring_up(snapshot)
 
-        To be called before the index serves, so that nobody who was erased is found, and again once it does.
-        """
+    def _since_serving(self, snapshot: Snapshot) -> None:
+        self._bring_up(snapshot)  # those who changed under way were encoded for the snapshot before
+
+    def _bring_up(self, snapshot: Snapshot) -> None:
+        """Remove users from an index whom the store has not, and have those encoded who differ."""
         if snapshot.users is None:
             return
         hashes = people_hashes(self._store.user_hashes())
@@ -85,68 +73,60 @@ class LiveUsers:
         snapshot.users.put([], found.removed)
         self.changed(hashes.column("item_id").take(pa.array(found.changed)).to_pylist())
 
+    def _has_work(self) -> bool:
+        return bool(self._pending or self._to_compare)
+
     def _work(self) -> None:
-        with self._wake:
-            behind, self._behind = self._behind, False
-            some = [] if behind else list(self._pending)[:_AT_ONCE]
-            for user_id in some:
+        with self.wake:
+            to_compare, self._to_compare = self._to_compare, False
+            batch = [] if to_compare else list(self._pending)[:_AT_ONCE]
+            for user_id in batch:
                 del self._pending[user_id]
             self._erased.clear()
         began = time.monotonic()
         try:
-            if behind:
-                self.compare(self._retriever.snapshot)
+            if to_compare:
+                self._bring_up(self._retriever.snapshot)
             else:
-                self._encode(some)
+                self._encode(batch)
         except NotReadyError:
-            return  # what is published first is compared with the store
+            return  # the first snapshot to serve is compared with the store
         except BaseException:
-            with self._wake:
-                self._behind_later |= behind
-                self._failed |= dict.fromkeys(user_id for user_id in some if user_id not in self._erased)
+            with self.wake:
+                self._compare_failed |= to_compare
+                self._failed |= dict.fromkeys(user_id for user_id in batch if user_id not in self._erased)
             raise
         pause = max(_PAUSE_S, _PAUSES * (time.monotonic() - began))
-        with self._wake:
-            self._wake.wait_for(lambda: self._worker.stopping, pause)
+        with self.wake:
+            self.wake.wait_for(lambda: self.stopping, pause)
 
-    def _encode_failed(self) -> bool:
-        """Encode, one by one, those that failed.  Raises: what the last of them raises that fails again."""
-        failed: Exception | None = None
-        for user_id in list(self._failed):
-            try:
-                self._encode([user_id])
-            except NotReadyError:
-                pass  # what is published first is compared with the store
-            except Exception as error:  # a supervisor: one that fails does not stop the others
-                failed = error
-                continue
-            with self._wake:
-                self._failed.pop(user_id, None)
-        if failed is not None:
-            raise failed
-        if self._behind_later:
-            snapshot = self._snapshot()
+    def _catch_up(self) -> bool:
+        """Encode one by one the users who could not be encoded, and compare again where that failed."""
+        attempt_each(self._encode_failed, list(self._failed))
+        if self._compare_failed:
+            snapshot = self._serving()
             if snapshot is not None:
-                self.compare(snapshot)
-            self._behind_later = False
+                self._bring_up(snapshot)
+            self._compare_failed = False
         return True
 
+    def _encode_failed(self, user_id: str) -> None:
+        with suppress(NotReadyError):  # the first snapshot to serve is compared with the store
+            self._encode([user_id])
+        with self.wake:
+            self._failed.pop(user_id, None)
+
     def _encode(self, user_ids: Sequence[str]) -> None:
+        """Encode users and put them into the index that serves."""
         snapshot = self._retriever.snapshot
         if snapshot.users is None:
             return
-        people = snapshot.state.users(user_ids)
-        batch = stack([raw_views(snapshot, SubjectViews(person)) for person in people])
-        vectors = snapshot.model.encode_users(batch).vectors
+        records = snapshot.state.users(user_ids)
+        views = stack([raw_views(snapshot, SubjectViews(record)) for record in records])
+        vectors = snapshot.model.encode_users(views).vectors  # (n, D)
         changes = [
-            user_change(user_id, vector, len(person.history))
-            for user_id, person, vector in zip(user_ids, people, vectors, strict=True)
+            user_change(user_id, vector, len(record.history))
+            for user_id, record, vector in zip(user_ids, records, vectors, strict=True)
         ]
-        with self._wake:
+        with self.wake:
             snapshot.users.put([change for change in changes if change.item_id not in self._erased])
-
-    def _snapshot(self) -> Snapshot | None:
-        try:
-            return self._retriever.snapshot
-        except NotReadyError:
-            return None

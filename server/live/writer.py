@@ -1,10 +1,10 @@
-"""One thread that writes: requests which wait together share a transaction and one wait for the disk."""
+"""The thread that writes: requests that wait together share a transaction, and one wait for the disk."""
 
 import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from server.cancellation import result_of, watch
 from server.supervisor import Supervisor, Worker
@@ -13,7 +13,7 @@ from store.writes.request import Request, WriteResult, WrittenChange
 from store.writes.writer import Writer
 
 _NICENESS = 5  # queries first, where there are fewer processors than work
-MOST_ROWS = 20_000  # of one transaction, so that nobody waits long for the others'
+MOST_ROWS = 20_000  # a transaction with so many takes in no more requests: no caller waits long for others
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 _Waiting = tuple[Request, Future[WriteResult]]
@@ -26,52 +26,42 @@ class StoppingError(RuntimeError):
         super().__init__("the server is stopping and takes no more writes")
 
 
-class GroupCommit:
-    """Writes requests in the order in which they come; a result is there once the request is durable.
+class GroupCommit(Worker):
+    """Writes requests in the order in which they come, and runs jobs between transactions.
 
-    Whatever happens, every caller gets an answer, and later requests are written. What is committed is told
-    as written; where something that follows a commit fails, it is caught up with afterwards. A request or job
-    whose result is cancelled before its turn comes is neither written nor run.
+    - A request has its result once it is durable and the listener knows of it.
+    - Every request and job gets a result or an error, and later ones are written, whatever fails.
+    - A request that is committed counts as written; where the listener fails, it catches up afterwards.
+    - A request or job whose result is cancelled before its turn is neither written nor run.
+    - What waits when the `with` block ends is still written.
     """
 
     def __init__(
         self,
         writer: Writer,
-        changed: Callable[[WrittenChange], None],
+        committed: Callable[[WrittenChange], None],
         catch_up: Callable[[], None] = lambda: None,
         supervisor: Supervisor | None = None,
     ) -> None:
-        """Take who writes, who is told after each transaction, and what makes up for that.
+        """Take the writer and its listener, which is called on this thread.
 
-        `changed` must be quick; `catch_up`, called on the same thread, brings all that follows a commit up to
-        the store, whatever was missed.
+        Args:
+            writer: writes transactions.
+            committed: called after each one; must be quick.
+            catch_up: called after `committed` failed, or what followed a job; brings all that
+                follows commits up to the store.
+            supervisor: of health and Status.
         """
+        super().__init__("writer", supervisor, niceness=_NICENESS, drains=True)
         self._writer = writer
-        self._changed = changed
-        self._catch_up = catch_up
+        self._committed = committed
+        self._listener_catch_up = catch_up
         self._queue: deque[_Waiting | Callable[[], None]] = deque()
         self._broken = False  # not even an empty transaction can be written
-        self._behind = False  # what follows a commit has missed one
-        self._worker = Worker(
-            "writer",
-            waiting=lambda: bool(self._queue),
-            work=self._next,
-            again=self._make_up,
-            niceness=_NICENESS,
-            drains=True,
-            supervisor=supervisor,
-        )
-
-    def __enter__(self) -> Self:
-        self._worker.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Write what waits, then stop."""
-        self._worker.__exit__()
+        self._listener_behind = False
 
     def submit(self, request: Request) -> Future[WriteResult]:
-        """Return what will become of a request, which is cancelled with this thread's call.
+        """Have a request written; the result is cancelled with the call that this thread works for.
 
         Raises:
             StoppingError: nothing is written any more.
@@ -82,12 +72,13 @@ class GroupCommit:
         return result
 
     def alone(self, job: Callable[[], _Result], follow: Callable[[], None] = lambda: None) -> _Result:
-        """Return what a job returns that runs between transactions, when nothing else writes.
+        """Run a job between transactions, on the thread that writes; wait for it and return its result.
 
-        `follow` runs after a job that succeeds; where it fails, all that follows a commit is caught up with.
+        `follow` runs after a job that succeeds; where it fails, the listener catches up.
 
         Raises:
-            StoppingError, AbandonedError, NoTurnError, and what the job raises.
+            StoppingError, AbandonedError, NoTurnError: the job has not run.
+            and what the job raises.
         """
         result: Future[_Result] = Future()
 
@@ -99,34 +90,48 @@ class GroupCommit:
             except BaseException as error:
                 result.set_exception(error)
                 return
-            self._follow(follow)
+            self._try_to_follow(follow)
             result.set_result(done)
 
         self._enqueue(run)
         return result_of(result)
 
-    def _enqueue(self, one: _Waiting | Callable[[], None]) -> None:
-        with self._worker.wake:
-            if self._worker.stopping:
+    def _enqueue(self, entry: _Waiting | Callable[[], None]) -> None:
+        with self.wake:
+            if self.stopping:
                 raise StoppingError
-            self._queue.append(one)
-            self._worker.wake.notify_all()
+            self._queue.append(entry)
+            self.wake.notify_all()
 
-    def _next(self) -> None:
-        with self._worker.wake:
+    def _has_work(self) -> bool:
+        return bool(self._queue)
+
+    def _work(self) -> None:
+        with self.wake:
             first = self._queue.popleft()
             group = [] if callable(first) else self._group(first)
         if callable(first):
             first()
-        elif wanted := [one for one in group if one[1].set_running_or_notify_cancel()]:
+            return
+        wanted = [(request, result) for request, result in group if result.set_running_or_notify_cancel()]
+        if wanted:
             self._answer(wanted)
 
+    def _catch_up(self) -> bool:
+        if self._broken:
+            self._writer.check()
+            self._broken = False
+        if self._listener_behind:
+            self._listener_catch_up()
+            self._listener_behind = False
+        return True
+
     def _group(self, first: _Waiting) -> list[_Waiting]:
-        """Return a request with those behind it, up to a job or to what one transaction may hold."""
+        """Take the requests behind one off the queue, up to a job or to the rows of one transaction."""
         group, rows = [first], first[0].rows
-        while self._queue and rows < MOST_ROWS and not callable(one := self._queue[0]):
-            group.append(one)
-            rows += one[0].rows
+        while self._queue and rows < MOST_ROWS and not callable(entry := self._queue[0]):
+            group.append(entry)
+            rows += entry[0].rows
             self._queue.popleft()
         return group
 
@@ -145,38 +150,38 @@ class GroupCommit:
         except BaseException as error:
             if len(group) > 1:
                 log.info("a transaction of %d requests failed: writing them one by one", len(group))
-                for one in group:
-                    self._write([one])
+                for waiting in group:
+                    self._write([waiting])
                 return
             self._examine(error)
             for _, result in group:
                 result.set_exception(error)
             return
-        self._tell(change)  # first: whoever deleted an item does not find it any more
+        self._pass_on(change)  # before the results: whoever deleted an item does not find it any more
         self._broken = False
-        if not self._behind:
-            self._worker.recovered()
-        for (_, result), told in zip(group, written, strict=True):
-            result.set_result(told)
+        if not self._listener_behind:
+            self.recovered()
+        for (_, result), answer in zip(group, written, strict=True):
+            result.set_result(answer)
 
-    def _tell(self, change: WrittenChange) -> None:
-        """Tell those who keep something beside the store; the transaction is committed, whatever they do."""
+    def _pass_on(self, change: WrittenChange) -> None:
+        """Pass a transaction on to the listener; it is committed, whatever fails here."""
         failed: BaseException | None = change.failed
         try:
-            self._changed(change)
+            self._committed(change)
         except BaseException as error:
             failed = error
         if failed is not None:
-            self._worker.failed(failed)
-            self._follow(self._catch_up)
+            self.failed(failed)
+            self._try_to_follow(self._listener_catch_up)
 
-    def _follow(self, step: Callable[[], None]) -> None:
-        """Do what follows a commit; where that fails, have all of it caught up with later."""
+    def _try_to_follow(self, step: Callable[[], None]) -> None:
+        """Do what follows a commit; where that fails, have the listener catch up later."""
         try:
             step()
         except BaseException as error:
-            self._behind = True
-            self._worker.failed(error)
+            self._listener_behind = True
+            self.failed(error)
 
     def _examine(self, error: BaseException) -> None:
         """Find out whether a request failed by its own fault, or nothing can be written."""
@@ -184,15 +189,6 @@ class GroupCommit:
             return
         try:
             self._writer.check()
-        except BaseException as found:
+        except BaseException as fault:
             self._broken = True
-            self._worker.failed(found)
-
-    def _make_up(self) -> bool:
-        if self._broken:
-            self._writer.check()
-            self._broken = False
-        if self._behind:
-            self._catch_up()
-            self._behind = False
-        return True
+            self.failed(fault)

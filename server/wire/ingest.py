@@ -1,15 +1,16 @@
-"""Wire messages of Ingest to rows, with the bounds of a request; rows are checked when they are written."""
+"""Messages of Ingest: requests as rows, within the bounds of a request, and results as replies."""
 
 import hashlib
-from collections.abc import Sized
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from server.live.ingest import Erased
 from server.pb.triptych.v1 import ingest_pb2 as pb
 from server.wire.bounds import MAX_ID_BYTES, InvalidRequestError
 from store.imports.files import FORMATS
-from store.imports.run import ImportOptions
+from store.imports.run import ImportOptions, ImportReport
 from store.imports.text_files import UTF_8
 from store.imports.time_columns import AUTO
 from store.state.packing import NO_TIME
@@ -28,11 +29,16 @@ from store.writes.request import (
     Request,
     TextRow,
     Texts,
+    WriteResult,
 )
 
 MAX_ROWS = 10_000
 MAX_TEXT_ROWS = 1_000
 MAX_REQUEST_ID_BYTES = 64
+MAX_PART_BYTES = 3_000_000  # of rows; a client that sets no limit of its own takes messages below 4 MiB
+_ROW_BYTES = 8  # of a message, beside the text of a row
+
+_LOOPBACK = ("ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D", "unix:")
 
 Write = (
     pb.PutItemsRequest
@@ -43,8 +49,16 @@ Write = (
 )
 
 
+class NotThisMachineError(PermissionError):
+    """A call that names files of the server's machine came from another one."""
+
+    def __init__(self, peer: str) -> None:
+        super().__init__(f"only callers on the server's own machine may import a folder, not {peer}")
+        self.peer = peer
+
+
 def request_of(message: Write) -> Request:
-    """Return what a message asks to be written.
+    """Return the rows of a message as a request to write; each row is checked when it is written.
 
     Raises:
         InvalidRequestError: it has no rows, or too many, or its request id is too long.
@@ -62,16 +76,27 @@ def request_of(message: Write) -> Request:
     return Request(content, message.request_id, digest.hexdigest())
 
 
-def person_of(message: pb.EraseUserRequest | pb.ExportUserRequest) -> str:
-    """Return the id of the person that a message is about.  Raises: InvalidRequestError."""
+def user_of(message: pb.EraseUserRequest | pb.ExportUserRequest) -> str:
+    """Return the user id in a message.  Raises: InvalidRequestError."""
     size = len(message.user_id.encode())
     if not 1 <= size <= MAX_ID_BYTES:
         raise InvalidRequestError(f"user_id has {size} bytes, not 1..{MAX_ID_BYTES}", "user_id")
     return message.user_id
 
 
-def folder_of(message: pb.ImportFolderRequest) -> tuple[Path, ImportOptions]:
-    """Return the folder to import and how.  Raises: InvalidRequestError."""
+def folder_of(message: pb.ImportFolderRequest, peer: str) -> tuple[Path, ImportOptions]:
+    """Return the folder in a message, and the options of its import.
+
+    Args:
+        message: a request.
+        peer: address of the caller.
+
+    Raises:
+        NotThisMachineError: the caller is on another machine.
+        InvalidRequestError: the path is not absolute, or the format is unknown.
+    """
+    if not peer.startswith(_LOOPBACK):
+        raise NotThisMachineError(peer)
     path = Path(message.path)
     options = ImportOptions(
         file_format=message.format or AUTO,
@@ -87,6 +112,83 @@ def folder_of(message: pb.ImportFolderRequest) -> tuple[Path, ImportOptions]:
             f"format {message.format!r} is none of {AUTO}, {', '.join(FORMATS)}", "format"
         )
     return path, options
+
+
+def write_reply(done: WriteResult) -> pb.WriteResponse:
+    """Return the result of a request as a reply."""
+    return pb.WriteResponse(
+        inserted=done.inserted,
+        updated=done.updated,
+        unchanged=done.unchanged,
+        rejected=[pb.RejectedRow(position=i, reason=reason) for i, reason in done.rejected],
+        repeated_request=done.repeated,
+        without_text=done.without_text,
+    )
+
+
+def add_to(total: pb.StreamResponse, done: WriteResult) -> None:
+    """Add the result of the next request of a stream to its reply, which names `MAX_ROWS` rejects."""
+    total.inserted += done.inserted
+    total.updated += done.updated
+    total.unchanged += done.unchanged
+    total.rejected_rows += len(done.rejected)
+    total.repeated_requests += done.repeated
+    total.without_text += done.without_text
+    room = MAX_ROWS - len(total.rejected)
+    total.rejected.extend(
+        pb.RejectedRow(position=i, reason=reason, request=total.requests)
+        for i, reason in done.rejected[:room]
+    )
+    total.requests += 1
+
+
+def erase_reply(done: Erased) -> pb.EraseUserResponse:
+    """Return the result of an erasure as a reply."""
+    return pb.EraseUserResponse(
+        removed=done.removed, models=done.models, unknown_models=done.unknown_models, indexes=done.indexes
+    )
+
+
+def import_reply(report: ImportReport) -> pb.ImportFolderResponse:
+    """Return the report of an import as a reply."""
+    tables = [
+        pb.TableReport(
+            table=name,
+            file=str(one.file),
+            read=one.read,
+            inserted=one.inserted,
+            updated=one.updated,
+            unchanged=one.unchanged,
+            rejected=one.rejected,
+            ignored_columns=one.ignored_columns,
+            rejects_file=str(one.rejects_file or ""),
+            without_text=one.without_text,
+            items_made=one.items_made,
+            remarks=one.remarks,
+        )
+        for name, one in report.tables.items()
+    ]
+    return pb.ImportFolderResponse(import_id=report.import_id, tables=tables, seconds=report.seconds)
+
+
+def export_replies(table: str, rows: Sequence[str]) -> Iterator[pb.ExportUserResponse]:
+    """Yield rows of a table in replies of at most `MAX_PART_BYTES`; a longer row goes on in the next one."""
+    part, size = pb.ExportUserResponse(table=table), 0
+    for row in rows:
+        *first, last = _pieces(row)
+        for piece, unfinished in (*((piece, True) for piece in first), (last, False)):
+            needed = len(piece.encode()) + _ROW_BYTES
+            if part.rows and size + needed > MAX_PART_BYTES:
+                yield part
+                part, size = pb.ExportUserResponse(table=table), 0
+            part.rows.append(piece)
+            size += needed
+            if unfinished:
+                part.unfinished = True
+                yield part
+                part, size = pb.ExportUserResponse(table=table), 0
+    if part.rows:
+        yield part
 
 
 def _content(message: Write) -> Content:
@@ -138,6 +240,12 @@ def _ts(row: pb.BehaviorRow | pb.TextRow | pb.FriendRow) -> int:
 
 
 def _time(ts: Timestamp) -> int:
-    """Return microseconds since 1970; what is no time comes out as one that every check refuses."""
+    """Return microseconds since 1970; `BAD_TIME`, which rejects the row, for a time beyond the calendar."""
     time = ts.seconds * 1_000_000 + ts.nanos // 1_000
     return time if 0 <= ts.nanos < 1_000_000_000 and FIRST_TIME <= time <= LAST_TIME else BAD_TIME
+
+
+def _pieces(row: str) -> list[str]:
+    """Return a row in pieces that each fit into a message of their own, whatever their characters are."""
+    most = (MAX_PART_BYTES - _ROW_BYTES) // 4  # characters, of up to four bytes
+    return [row[start : start + most] for start in range(0, len(row), most)] or [row]

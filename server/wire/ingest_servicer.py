@@ -7,16 +7,24 @@ from concurrent.futures import Future
 import grpc
 
 from server.cancellation import result_of
-from server.live.ingest import Ingest, NotThisMachineError
+from server.live.ingest import Ingest
 from server.pb.triptych.v1 import ingest_pb2 as pb
 from server.pb.triptych.v1 import ingest_pb2_grpc as rpc
 from server.status import status_of_errors
-from server.wire.ingest import MAX_ROWS, Write, folder_of, person_of, request_of
-from server.wire.ingest_replies import parts_of
+from server.wire.ingest import (
+    Write,
+    add_to,
+    erase_reply,
+    export_replies,
+    folder_of,
+    import_reply,
+    request_of,
+    user_of,
+    write_reply,
+)
 from store.writes.request import WriteResult
 
 _IN_FLIGHT = 8  # requests of one stream, so that several share a transaction
-_LOOPBACK = ("ipv4:127.", "ipv6:[::1]", "ipv6:%5B::1%5D", "unix:")
 
 
 class IngestServicer(rpc.IngestServicer):
@@ -40,7 +48,7 @@ class IngestServicer(rpc.IngestServicer):
         return self._write(request, context)
 
     def AppendTexts(self, request: pb.AppendTextsRequest, context: grpc.ServicerContext) -> pb.WriteResponse:
-        """Write texts; queries see them when they are encoded.  Status: as PutItems."""
+        """Write texts; queries use them once they are encoded.  Status: as PutItems."""
         return self._write(request, context)
 
     def PutFriends(self, request: pb.PutFriendsRequest, context: grpc.ServicerContext) -> pb.WriteResponse:
@@ -78,62 +86,29 @@ class IngestServicer(rpc.IngestServicer):
         return self._stream(request_iterator, context)
 
     def EraseUser(self, request: pb.EraseUserRequest, context: grpc.ServicerContext) -> pb.EraseUserResponse:
-        """Remove a person.  Status: INVALID_ARGUMENT; an unknown person is no error."""
+        """Erase a user.  Status: INVALID_ARGUMENT; an unknown user is no error."""
         with status_of_errors(context):
-            done = self._ingest.erase(person_of(request), context.peer())
-            return pb.EraseUserResponse(
-                removed=done.removed,
-                models=done.models,
-                unknown_models=done.unknown_models,
-                indexes=done.indexes,
-            )
+            return erase_reply(self._ingest.erase(user_of(request), context.peer()))
 
     def ExportUser(
         self, request: pb.ExportUserRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ExportUserResponse]:
-        """Tell all that is stored about a person, in messages below 4 MB.  Status: INVALID_ARGUMENT."""
+        """Send all that is stored about a user, in messages below 4 MB.  Status: INVALID_ARGUMENT."""
         with status_of_errors(context):
-            for table, rows in self._ingest.export(person_of(request), context.peer()):
-                yield from parts_of(table, rows)
+            for table, rows in self._ingest.export(user_of(request), context.peer()):
+                yield from export_replies(table, rows)
 
     def ImportFolder(
         self, request: pb.ImportFolderRequest, context: grpc.ServicerContext
     ) -> pb.ImportFolderResponse:
         """Import a folder of this machine.  Status: PERMISSION_DENIED, INVALID_ARGUMENT."""
         with status_of_errors(context):
-            if not context.peer().startswith(_LOOPBACK):
-                raise NotThisMachineError(context.peer())
-            report = self._ingest.import_folder(*folder_of(request))
-            tables = [
-                pb.TableReport(
-                    table=name,
-                    file=str(one.file),
-                    read=one.read,
-                    inserted=one.inserted,
-                    updated=one.updated,
-                    unchanged=one.unchanged,
-                    rejected=one.rejected,
-                    ignored_columns=one.ignored_columns,
-                    rejects_file=str(one.rejects_file or ""),
-                    without_text=one.without_text,
-                    items_made=one.items_made,
-                    remarks=one.remarks,
-                )
-                for name, one in report.tables.items()
-            ]
-            return pb.ImportFolderResponse(import_id=report.import_id, tables=tables, seconds=report.seconds)
+            path, options = folder_of(request, context.peer())
+            return import_reply(self._ingest.import_folder(path, options))
 
     def _write(self, request: Write, context: grpc.ServicerContext) -> pb.WriteResponse:
         with status_of_errors(context):
-            done = result_of(self._ingest.commit.submit(request_of(request)))
-            return pb.WriteResponse(
-                inserted=done.inserted,
-                updated=done.updated,
-                unchanged=done.unchanged,
-                rejected=[pb.RejectedRow(position=i, reason=reason) for i, reason in done.rejected],
-                repeated_request=done.repeated,
-                without_text=done.without_text,
-            )
+            return write_reply(result_of(self._ingest.commit.submit(request_of(request))))
 
     def _stream(self, requests: Iterator[Write], context: grpc.ServicerContext) -> pb.StreamResponse:
         total = pb.StreamResponse()
@@ -143,24 +118,9 @@ class IngestServicer(rpc.IngestServicer):
                 for request in requests:
                     waiting.append(self._ingest.commit.submit(request_of(request)))
                     if len(waiting) == _IN_FLIGHT:
-                        _add(total, result_of(waiting.popleft()))
+                        add_to(total, result_of(waiting.popleft()))
                 for result in waiting:
-                    _add(total, result_of(result))
-            except grpc.RpcError:  # the client went away; what has begun is being written
+                    add_to(total, result_of(result))
+            except grpc.RpcError:  # the client went away; what was submitted before may be written
                 return total
         return total
-
-
-def _add(total: pb.StreamResponse, done: WriteResult) -> None:
-    total.inserted += done.inserted
-    total.updated += done.updated
-    total.unchanged += done.unchanged
-    total.rejected_rows += len(done.rejected)
-    total.repeated_requests += done.repeated
-    total.without_text += done.without_text
-    room = MAX_ROWS - len(total.rejected)
-    total.rejected.extend(
-        pb.RejectedRow(position=i, reason=reason, request=total.requests)
-        for i, reason in done.rejected[:room]
-    )
-    total.requests += 1

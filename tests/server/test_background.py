@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from encoder.text.encoder import TextEncoder
 from scripts.doctor.check import State
 from scripts.doctor.store import store_checks
+from server import cancellation
 from server.app import running
+from server.cancellation import AbandonedError
 from server.client import Behavior, CallError, Client, Text
 from server.config import ServerConfig
+from server.live.commits import CommitListener
 from server.live.items import LiveItems
-from server.live.texts import CommitListener
+from server.live.texts import LiveTexts
 from server.live.users import LiveUsers
-from server.live.writer import GroupCommit
+from server.live.writer import GroupCommit, StoppingError
 from server.supervisor import Supervisor, Worker
 from store.home import Home
 from store.records import Item
@@ -58,7 +62,7 @@ class Fault:
         self._patch.setattr(kind, name, call)
 
 
-class Told(health.HealthServicer):
+class WatchedHealth(health.HealthServicer):
     """Health whose changes can be waited for."""
 
     def __init__(self) -> None:
@@ -85,12 +89,12 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Fault:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def told() -> WatchedHealth:
+    return WatchedHealth()
 
 
 @pytest.fixture
-def supervisor(told: Told) -> Supervisor:
+def supervisor(told: WatchedHealth) -> Supervisor:
     supervisor = Supervisor(told)
     supervisor.ready()
     return supervisor
@@ -101,9 +105,11 @@ class Pen:
 
     def __init__(self) -> None:
         self.groups: list[int] = []
+        self.requests: list[Request] = []
 
     def write(self, requests: list[Request]) -> tuple[list[WriteResult], WrittenChange]:
         self.groups.append(len(requests))
+        self.requests += requests
         return [WriteResult(inserted=1) for _ in requests], WrittenChange()
 
     def check(self) -> None:
@@ -115,7 +121,7 @@ REQUEST = Request(Behaviors([BehaviorRow("ann", "i1")]))
 
 @pytest.mark.parametrize("error", [FaultError, MemoryError, SystemExit, KeyboardInterrupt])
 def test_what_follows_a_commit_raises_and_the_write_is_told_as_written(
-    supervisor: Supervisor, told: Told, fault: Fault, error: type[BaseException]
+    supervisor: Supervisor, told: WatchedHealth, fault: Fault, error: type[BaseException]
 ) -> None:
     caught_up = []
     fault.error, fault.on = error, True
@@ -138,7 +144,7 @@ def test_what_follows_a_commit_raises_and_the_write_is_told_as_written(
 
 
 def test_a_writer_that_cannot_catch_up_is_not_serving_until_it_can(
-    supervisor: Supervisor, told: Told, fault: Fault
+    supervisor: Supervisor, told: WatchedHealth, fault: Fault
 ) -> None:
     class Follower:
         def changed(self, _: WrittenChange) -> None:
@@ -163,7 +169,7 @@ def test_a_writer_that_cannot_catch_up_is_not_serving_until_it_can(
 
 
 def test_a_writer_that_cannot_write_answers_and_recovers_by_itself(
-    supervisor: Supervisor, told: Told, fault: Fault
+    supervisor: Supervisor, told: WatchedHealth, fault: Fault
 ) -> None:
     class Broken(Pen):
         def write(self, requests: list[Request]) -> tuple[list[WriteResult], WrittenChange]:
@@ -185,38 +191,113 @@ def test_a_writer_that_cannot_write_answers_and_recovers_by_itself(
         assert commit.submit(REQUEST).result(10) == WriteResult(inserted=1)
 
 
+@contextmanager
+def waiting(commit: GroupCommit) -> Iterator[threading.Event]:
+    """Keep the writer in a job until the event is set, so that what is submitted meanwhile waits."""
+    gate = threading.Event()
+    job = threading.Thread(target=commit.alone, args=[lambda: gate.wait(10)])
+    job.start()
+    soon(lambda: not commit._queue and job.is_alive())
+    try:
+        yield gate
+    finally:
+        gate.set()
+        job.join()
+
+
 def test_a_request_that_fails_alone_is_not_the_writer_s_fault(
-    supervisor: Supervisor, told: Told, fault: Fault
+    supervisor: Supervisor, told: WatchedHealth, fault: Fault
 ) -> None:
     fault.only, fault.on = "'bad'", True
     fault.on_calls_of(Pen, "write")
-    pen, gate = Pen(), threading.Event()
-    with GroupCommit(pen, lambda _: None, lambda: None, supervisor) as commit:  # type: ignore[arg-type]
-        stop = threading.Thread(target=commit.alone, args=[lambda: gate.wait(10)])
-        stop.start()
-        soon(lambda: not commit._queue and stop.is_alive())
+    with GroupCommit(Pen(), lambda _: None, lambda: None, supervisor) as commit:  # type: ignore[arg-type]
         bad = Request(Behaviors([BehaviorRow("ann", "bad")]))
-        results = [commit.submit(one) for one in (REQUEST, bad, REQUEST)]
-        gate.set()
+        with waiting(commit):
+            results = [commit.submit(one) for one in (REQUEST, bad, REQUEST)]
         with pytest.raises(FaultError):
             results[1].result(10)
         assert results[0].result(10) == results[2].result(10) == WriteResult(inserted=1)
-        stop.join()
     assert told.said[INGEST] == [NOT_SERVING, SERVING]  # before and since it is ready
 
 
 def test_what_its_caller_no_longer_waits_for_is_not_written(supervisor: Supervisor) -> None:
-    pen, gate = Pen(), threading.Event()
+    pen = Pen()
     with GroupCommit(pen, lambda _: None, lambda: None, supervisor) as commit:  # type: ignore[arg-type]
-        stop = threading.Thread(target=commit.alone, args=[lambda: gate.wait(10)])
-        stop.start()
-        soon(lambda: not commit._queue and stop.is_alive())
-        cancelled, kept = commit.submit(REQUEST), commit.submit(REQUEST)
-        assert cancelled.cancel()
-        gate.set()
+        with waiting(commit):
+            cancelled, kept = commit.submit(REQUEST), commit.submit(REQUEST)
+            assert cancelled.cancel()
         assert kept.result(10) == WriteResult(inserted=1)
-        stop.join()
     assert pen.groups == [1]
+
+
+def test_requests_are_written_in_their_order_and_in_transactions_of_bounded_rows(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.live.writer.MOST_ROWS", 3)
+    pen, ran = Pen(), []
+    requests = [Request(Behaviors([BehaviorRow(f"u{n}", "i1")])) for n in range(7)]
+    with GroupCommit(pen, lambda _: None, lambda: None, supervisor) as commit:  # type: ignore[arg-type]
+        with waiting(commit):
+            results = [commit.submit(one) for one in requests[:5]]
+            job = threading.Thread(target=commit.alone, args=[lambda: ran.append(len(pen.requests))])
+            job.start()
+            soon(lambda: len(commit._queue) == 6)
+            results += [commit.submit(one) for one in requests[5:]]
+        assert all(result.result(10) == WriteResult(inserted=1) for result in results)
+        job.join()
+    assert pen.requests == requests
+    assert pen.groups == [3, 2, 2]
+    assert ran == [5]  # the job had its turn between two transactions
+
+
+def test_what_waits_when_the_writer_stops_is_written(supervisor: Supervisor) -> None:
+    pen = Pen()
+    commit = GroupCommit(pen, lambda _: None, lambda: None, supervisor)  # type: ignore[arg-type]
+    with commit, waiting(commit) as gate:
+        result = commit.submit(REQUEST)
+        stop = threading.Thread(target=commit.__exit__)
+        stop.start()
+        soon(lambda: commit.stopping)
+        with pytest.raises(StoppingError):
+            commit.submit(REQUEST)
+        gate.set()
+        stop.join()
+        assert result.result(0) == WriteResult(inserted=1)
+    assert pen.requests == [REQUEST]
+
+
+class EndedCall:
+    """The context of a call whose caller goes away."""
+
+    def add_callback(self, end: Any) -> bool:
+        self.end = end
+        return True
+
+    def time_remaining(self) -> float:
+        return 60.0
+
+
+def test_a_job_whose_caller_goes_away_before_its_turn_is_not_run(supervisor: Supervisor) -> None:
+    ran: list[int] = []
+    context: Any = EndedCall()
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        cancellation.begin(context)
+        try:
+            commit.alone(lambda: ran.append(1))
+        except AbandonedError as error:
+            errors.append(error)
+
+    with GroupCommit(Pen(), lambda _: None, lambda: None, supervisor) as commit:  # type: ignore[arg-type]
+        with waiting(commit):
+            caller = threading.Thread(target=call)
+            caller.start()
+            soon(lambda: len(commit._queue) == 1)
+            context.end()
+            caller.join()
+        assert commit.alone(lambda: len(ran)) == 0
+    assert len(errors) == 1
 
 
 def test_a_result_that_does_not_fit_its_group_leaves_nobody_waiting(supervisor: Supervisor) -> None:
@@ -231,21 +312,27 @@ def test_a_result_that_does_not_fit_its_group_leaves_nobody_waiting(supervisor: 
 
 
 def test_a_worker_repeats_what_failed_ever_more_rarely(
-    supervisor: Supervisor, told: Told, monkeypatch: pytest.MonkeyPatch
+    supervisor: Supervisor, told: WatchedHealth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried, done = [], threading.Event()
 
-    def again() -> bool:
-        tried.append(worker._pause)
-        if len(tried) < 4:
-            raise FaultError
-        done.set()
-        return True
+    class Failing(Worker):
+        def _has_work(self) -> bool:
+            return False
+
+        def _work(self) -> None:
+            raise AssertionError
+
+        def _catch_up(self) -> bool:
+            tried.append(self._pause)
+            if len(tried) < 4:
+                raise FaultError
+            done.set()
+            return True
 
     monkeypatch.setattr("server.supervisor._FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr("server.supervisor._LONGEST_PAUSE_S", 0.004)
-    worker = Worker("w", waiting=lambda: False, work=lambda: None, again=again, supervisor=supervisor)
-    with worker:
+    with Failing("w", supervisor) as worker:
         worker.failed(FaultError())
         assert done.wait(10)
         told.wait_for("triptych.worker.w", SERVING)
@@ -253,7 +340,7 @@ def test_a_worker_repeats_what_failed_ever_more_rarely(
     assert (worker.state().failures, worker.state().failing) == (4, False)
 
 
-def test_health_tells_nothing_as_serving_before_an_index_does(told: Told) -> None:
+def test_health_tells_nothing_as_serving_before_an_index_does(told: WatchedHealth) -> None:
     supervisor = Supervisor(told)
     assert {said[-1] for said in told.said.values()} == {NOT_SERVING}
     supervisor.ready()
@@ -400,7 +487,7 @@ def test_users_that_cannot_be_encoded_stop_no_others_and_come_later(client: Clie
 
 def test_a_followed_commit_that_fails_is_caught_up_with(client: Client, fault: Fault) -> None:
     fault.on_calls_of(LiveItems, "committed")
-    fault.on_calls_of(CommitListener, "_add")
+    fault.on_calls_of(LiveTexts, "_add")
     fault.on = True
     assert client.put_items([treatise("new-1")]).inserted == 1
     assert client.append_texts([Text("writes", "words of honey")]).inserted == 1
@@ -419,7 +506,7 @@ def test_an_import_whose_following_fails_is_told_as_done(
     folder.mkdir()
     (folder / "behaviors.csv").write_text(f"user_id,item_id\nimported,{item_id}\n")
     (folder / "items.csv").write_text("item_id,text,kind\nnew-1,zebra husbandry,treatise\n")
-    for method in ("imported", "missed"):
+    for method in ("imported", "catch_up"):
         fault.on_calls_of(CommitListener, method)
     fault.on = True
     report = client.import_folder(folder)

@@ -15,10 +15,8 @@ import pytest
 from encoder.text import cache as text_cache
 from encoder.text.cache import TextCache, WrittenTexts, encode_all
 from encoder.text.encoder import Vectors
+from server.live.commits import CommitListener
 from server.live.ingest import Ingest
-from server.live.items import LiveItems
-from server.live.texts import CommitListener
-from server.live.users import LiveUsers
 from server.live.writer import GroupCommit
 from server.query.retriever import Retriever
 from store.home import Home
@@ -68,11 +66,9 @@ class Place:
             encoder=self.encoder, cache=self.cache, users=None, state=self.state, index=None
         )
         retriever = Retriever(self.store, self.state, serving)
-        live = stack.enter_context(LiveItems(self.store, retriever))
-        users = stack.enter_context(LiveUsers(self.store, retriever))
-        self.after = stack.enter_context(CommitListener(self.store, retriever, live, users))
+        self.after = stack.enter_context(CommitListener(self.store, self.state, retriever))
         stack.callback(self.encoder.gate.set)
-        self.commit = stack.enter_context(GroupCommit(Writer(self.store, self.state), self.after.changed))
+        self.commit = stack.enter_context(GroupCommit(Writer(self.store, self.state), self.after.committed))
         self.ingest = Ingest(self.home, self.store, self.state, self.cache, self.commit, self.after)
 
     def write(self, user_id: str, text: str) -> None:
@@ -140,7 +136,7 @@ def test_a_sweep_does_not_bring_back_what_it_read_before(place: Place) -> None:
     place.cache.discard(MODEL, [DIARY])
     place.encoder.begun.clear()
     place.encoder.gate.clear()
-    place.after.sweep()
+    place.after.texts.sweep()
     assert place.encoder.begun.wait(_SECONDS)
     place.ingest.erase("ann", "peer")
     place.encoder.gate.set()
@@ -149,7 +145,7 @@ def test_a_sweep_does_not_bring_back_what_it_read_before(place: Place) -> None:
 
 
 def test_texts_that_came_while_an_index_was_published_keep_their_fence(place: Place) -> None:
-    with place.after.taking_note():
+    with place.after.texts.publishing():
         place.write("ann", DIARY)
         place.until(lambda: place.cached(DIARY) == [True])
         place.ingest.erase("ann", "peer")

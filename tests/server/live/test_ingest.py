@@ -23,9 +23,7 @@ from scripts.session import fresh_export
 from server.app import running
 from server.client import AsyncClient, Behavior, CallError, Client, Text, Tie
 from server.config import ServerConfig
-from server.live.items import LiveItems
-from server.live.texts import CommitListener
-from server.live.users import LiveUsers
+from server.live.commits import CommitListener
 from server.live.writer import GroupCommit, StoppingError
 from server.pb.triptych.v1 import ingest_pb2 as ingest
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
@@ -415,6 +413,7 @@ def test_an_interrupted_erasure_is_finished_at_the_next_start(small_home: Home, 
     with Store.open(home.database) as store:
         assert unfinished_erasures(store) == []
         (one,) = list_erasures(store)
+        assert read_ledger(home.erasures) == (one,)
         assert one.user_hash == pseudonym(store, "gone")
         assert "gone" not in (store.last_commit.users or ())
     assert json.loads(home.audit_log.read_text())["resumed"]
@@ -485,10 +484,8 @@ def test_a_stopping_server_takes_no_more_writes_and_one_failure_is_alone(tmp_pat
         with store.writing() as cursor:
             cursor.execute("INSERT INTO data.items (item_id) VALUES ('i1')")
         request = Request(Behaviors([BehaviorRow("ann", "i1")]), "r", "d")
-        retriever = Retriever(store, state)
-        users = LiveUsers(store, retriever)
-        with LiveItems(store, retriever) as live, CommitListener(store, retriever, live, users) as after:
-            with GroupCommit(Writer(store, state), after.changed) as commit:
+        with CommitListener(store, state, Retriever(store, state)) as listener:
+            with GroupCommit(Writer(store, state), listener.committed) as commit:
                 began, waiting = threading.Event(), threading.Event()
 
                 def hold() -> bool:

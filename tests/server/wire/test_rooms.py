@@ -31,9 +31,9 @@ from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query import retriever
-from server.wire import ingest_replies
+from server.wire import ingest as ingest_messages
 from server.wire.admission import CallPool, kind_of
-from server.wire.ingest_replies import parts_of
+from server.wire.ingest import export_replies
 from store.home import Home
 from tests.live_server import copy_home
 
@@ -199,8 +199,8 @@ def test_slow_readers_of_exports_hold_nobody_else(channel: grpc.Channel, address
 def test_rows_of_any_length_are_sent_in_parts_and_put_together(texts: list[str], most: int) -> None:
     rows = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ingest_replies, "MAX_PART_BYTES", most)
-        parts = list(parts_of("texts", rows))
+        patch.setattr(ingest_messages, "MAX_PART_BYTES", most)
+        parts = list(export_replies("texts", rows))
     assert all(sum(len(row.encode()) for row in part.rows) <= most for part in parts)
     found = user_export(parts)
     assert found.get("texts", []) == [{"text": text} for text in texts]
