@@ -20,13 +20,12 @@ from server.identity import Identity
 from server.live.ingest import Ingest
 from server.live.items import LiveItems
 from server.live.publisher import Publisher
-from server.live.query_priority import QueryPriority
 from server.live.texts import CommitListener
 from server.live.users import LiveUsers
 from server.live.writer import GroupCommit
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.query.retriever import Retriever
+from server.query.retriever import QueryPriority, Retriever
 from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor
 from server.tls import TlsFilesError, server_credentials

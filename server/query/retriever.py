@@ -2,30 +2,39 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+
+import numpy as np
 
 from encoder.runtime import EncodedUsers
 from encoder.text.encoder import item_text
-from indexer.index import VectorDimError
-from server.live.query_priority import QueryPriority
-from server.query.explain import explained
+from indexer.arrays import IntArray
+from indexer.delta import IndexState
+from indexer.filters.filter import Filter
+from indexer.index import Index, VectorDimError
+from indexer.search.exact import scores_of
+from indexer.search.search import Exclusions
+from server.cancellation import check_wanted
+from server.query.diversity import diversified, pool_size
+from server.query.explain import TextNames, by_digest, explained
 from server.query.query import (
     Candidates,
     EncodedUser,
+    FloatArray,
     FreeText,
     IndexChangedError,
     InlineViews,
     Query,
+    QueryVector,
     RawVector,
     SimilarTo,
     StoredUser,
     Timings,
+    query_vector_of,
 )
-from server.query.query_vector import QueryVector, query_vector_of
-from server.query.rank import candidates, search
 from server.query.snapshot import Snapshot
-from server.query.sources import TextNames, by_digest
 from server.query.subject_views import SubjectViews, raw_views, stack
 from server.query.user_search import audience_of, similar_users_of
 from store.records import Event
@@ -38,6 +47,37 @@ class NotReadyError(RuntimeError):
 
     def __init__(self) -> None:
         super().__init__("no index is loaded yet: run `triptych train` and `triptych reindex` for this home")
+
+
+class QueryPriority:
+    """Counts the queries that run; threads may share it.
+
+    All threads share Python's lock. A thread that computes gives it up every half millisecond only, and a
+    query, which lets go of it at each look into the state, the graph or the index, waits as long each time.
+    """
+
+    def __init__(self) -> None:
+        self._running = 0
+        self._still = threading.Condition()
+
+    @contextmanager
+    def query(self) -> Iterator[None]:
+        """Count a query while the block runs."""
+        with self._still:
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._still:
+                self._running -= 1
+                if not self._running:
+                    self._still.notify_all()
+
+    def pause(self) -> None:
+        """Wait until no query runs, for two milliseconds at most."""
+        if self._running:
+            with self._still:
+                self._still.wait_for(lambda: not self._running, _LONGEST_SECONDS)
 
 
 class Retriever:
@@ -210,3 +250,113 @@ def _query_vectors(
             vector = query.subject.vector
         query_vectors.append(query_vector_of(query, vector, encoded.parts[i], text_of.get(i)))
     return query_vectors
+
+
+def search(
+    index: Index,
+    queries: Sequence[Query],
+    asked: Sequence[SubjectViews],
+    query_vectors: Sequence[QueryVector],
+    now: IndexState,
+) -> tuple[IntArray, FloatArray]:
+    """Return rows (B, n) and scores (B, n) of the best items for each query, −1 where there are fewer.
+
+    Everything is looked up and searched in one state of the index, `now`.
+
+    Raises:
+        AbandonedError: the call ended under way.
+    """
+    vectors = np.stack([query_vector.vector for query_vector in query_vectors])
+    numbers = np.repeat(np.arange(len(asked)), [len(one.left_out) for one in asked])
+    left_out = index.rows([item_id for one in asked for item_id in one.left_out], now)
+    numbers, left_out = numbers[left_out >= 0], left_out[left_out >= 0]
+    # A batch is searched with its largest k; each query takes the head of its own row.
+    k = max(_pool(query) for query in queries)
+    rows, scores = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, dtype=np.float32)
+    groups: dict[tuple[Filter | None, bool], list[int]] = {}
+    for i, query in enumerate(queries):
+        groups.setdefault((query.filter, query.options.exact), []).append(i)
+    for (wanted, exact), group in groups.items():  # each filter once
+        check_wanted()
+        place = np.full(len(queries), -1)
+        place[group] = np.arange(len(group))
+        own = place[numbers] >= 0
+        excluded = Exclusions(place[numbers[own]], left_out[own])
+        find = index.brute_force if exact else index.search
+        rows[group], scores[group] = find(vectors[group], k, excluded, wanted, now)
+    return rows, scores
+
+
+def candidates(
+    snapshot: Snapshot,
+    query: Query,
+    rows: IntArray,
+    scores: FloatArray,
+    query_vector: QueryVector,
+    asked: SubjectViews,
+    now: IndexState,
+) -> tuple[Candidates, IntArray]:
+    """Return the answer to one query, and the rows (n,) of its items.
+
+    Where there was nothing to search for, popularity answers, in the same state of the index.
+
+    Raises:
+        AbandonedError: the call ended under way.
+    """
+    check_wanted()
+    index, pool = snapshot.index, _pool(query)
+    prior: FloatArray | None = None
+    if query_vector.is_empty:
+        rows = index.popular(pool, index.rows(asked.left_out, now), query.filter, now)
+        scores = prior = index.popularity_of(rows)
+    else:
+        there = rows[:pool] >= 0
+        rows, scores = rows[:pool][there], scores[:pool][there]
+    chosen = _chosen(index, query, rows, scores)
+    rows, scores = rows[chosen], scores[chosen]
+    prior = None if prior is None else prior[chosen]
+    shares = (
+        None
+        if query_vector.parts is None or prior is not None
+        else _shares(index, rows, scores, query_vector.parts)
+    )
+    found = Candidates(
+        index.item_ids(rows),
+        scores,
+        shares,
+        prior,
+        query_vector.used,
+        index.exact or query.options.exact,
+        snapshot.model.model_id,
+        index.index_id,
+    )
+    return found, rows
+
+
+def _pool(query: Query) -> int:
+    """Return how many items an answer is chosen from."""
+    return query.depth if query.options.diversity >= 1.0 else pool_size(query.depth)
+
+
+def _chosen(index: Index, query: Query, rows: IntArray, scores: FloatArray) -> IntArray:
+    """Return the places of the candidates, best first, that are the page asked for, in its order."""
+    options, places = query.options, np.arange(len(rows))
+    if options.min_score is not None:
+        places = places[scores.astype(np.float64) >= options.min_score]
+    if options.diversity < 1.0:
+        vectors = index.vectors_of(rows[places])
+        places = places[diversified(scores[places], vectors, query.depth, options.diversity)]
+    return places[query.offset : query.depth]
+
+
+def _shares(index: Index, rows: IntArray, scores: FloatArray, parts: FloatArray) -> FloatArray:
+    """Return the shares (n, P) of parts (P, D) in scores (n,); what rounding leaves goes to the greatest."""
+    vectors = index.vectors_of(rows)
+    every = np.broadcast_to(np.arange(len(rows)), (len(parts), len(rows)))
+    shares = np.ascontiguousarray(scores_of(vectors, np.ascontiguousarray(parts), every).T)
+    greatest = np.arange(len(rows)), np.abs(shares).argmax(axis=1)
+    shares[greatest] += (scores - shares.sum(axis=1, dtype=np.float64)).astype(np.float32)
+    return shares
+
+
+_LONGEST_SECONDS = 0.002  # of one pause, so that writes go on under any load

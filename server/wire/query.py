@@ -2,25 +2,34 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from uuid import uuid4
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from encoder.config import VIEWS
 from indexer.index import VectorDimError
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.query import (
+    PLAIN,
+    Candidates,
+    EncodedUser,
+    Explanation,
+    FloatArray,
     FreeText,
     IndexChangedError,
     InlineViews,
     Query,
+    QueryOptions,
     RawVector,
     SimilarTo,
     StoredUser,
     Subject,
+    TextQuery,
 )
+from server.status import Failure
 from server.wire.bounds import InvalidRequestError, checked_id, checked_text, checked_time
 from server.wire.filters import filter_of
-from server.wire.options import options_of
 from store.imports.validation import MAX_WEIGHT
 from store.records import Event, Friend, UserViews
 from store.store import ItemNotFoundError
@@ -182,3 +191,135 @@ def _vector(vector: pb.Vector) -> RawVector:
     if not norm <= MAX_NORM:  # also refuses NaN; inner products must not overflow
         raise InvalidRequestError(f"vector has length {norm:g}, not within 0..{MAX_NORM:g}")
     return RawVector(values)
+
+
+MAX_VIEW_WEIGHT = 1_000.0
+MAX_MIN_SCORE = 1e30
+
+
+def options_of(request: pb.QueryRequest) -> QueryOptions:
+    """Return what a request asks beyond the plain order by score; `PLAIN` itself where that is nothing.
+
+    Raises:
+        InvalidRequestError: a field is malformed, beyond its bound, or does not go with another.
+    """
+    if not (
+        request.explain
+        or request.exact
+        or request.HasField("view_weights")
+        or request.HasField("min_score")
+        or request.HasField("text_query")
+        or request.HasField("text_query_weight")
+        or request.HasField("diversity")
+    ):
+        return PLAIN
+    weights = _view_weights(request)
+    if request.WhichOneof("subject") == "vector":
+        for name, asked in (("view_weights", weights != PLAIN.view_weights), ("explain", request.explain)):
+            if asked:
+                raise InvalidRequestError(f"{name} does not go with vector: nothing is known of its views")
+    return QueryOptions(
+        weights,
+        _within("min_score", request.min_score, -MAX_MIN_SCORE, MAX_MIN_SCORE)
+        if request.HasField("min_score")
+        else None,
+        _text_query(request),
+        _within("diversity", request.diversity, 0.0, 1.0) if request.HasField("diversity") else 1.0,
+        request.explain,
+        request.exact,
+    )
+
+
+def _view_weights(request: pb.QueryRequest) -> tuple[float, float, float]:
+    """Return the weights of H, T and S; three zeros, as a message without fields has, mean none."""
+    given = request.view_weights
+    weights = (
+        _within("view_weights.history", given.history, 0.0, MAX_VIEW_WEIGHT),
+        _within("view_weights.text", given.text, 0.0, MAX_VIEW_WEIGHT),
+        _within("view_weights.social", given.social, 0.0, MAX_VIEW_WEIGHT),
+    )
+    return weights if any(weights) else PLAIN.view_weights
+
+
+def _text_query(request: pb.QueryRequest) -> TextQuery | None:
+    if not request.HasField("text_query"):
+        if request.HasField("text_query_weight"):
+            raise InvalidRequestError(
+                f"text_query_weight is {request.text_query_weight}, but there is no text_query"
+            )
+        return None
+    text = checked_text("text_query", request.text_query)
+    if not request.HasField("text_query_weight"):
+        return TextQuery(text)
+    return TextQuery(text, _within("text_query_weight", request.text_query_weight, 0.0, 1.0))
+
+
+def _within(name: str, value: float, least: float, most: float) -> float:
+    if not least <= value <= most:  # also refuses NaN
+        raise InvalidRequestError(f"{name} is {value}, not in {least:g}..{most:g}")
+    return value
+
+
+_VIEW_OF = {"H": pb.VIEW_HISTORY, "T": pb.VIEW_TEXT, "S": pb.VIEW_SOCIAL}
+
+
+def query_reply(found: Candidates) -> pb.QueryResponse:
+    """Return candidates as packed parallel arrays."""
+    shares = [_packed(found.shares, i) for i in range(len(VIEWS) + 1)]
+    return pb.QueryResponse(
+        item_ids=[] if found.people else found.item_ids,
+        user_ids=found.item_ids if found.people else [],
+        scores=found.scores.tolist(),
+        history_shares=shares[0],
+        text_shares=shares[1],
+        social_shares=shares[2],
+        query_shares=shares[3],
+        prior_shares=found.prior.tolist() if found.prior is not None else [],
+        views_used=[_VIEW_OF[view] for view in found.views_used],
+        fallback=pb.FALLBACK_POPULARITY if found.fallback else pb.FALLBACK_NONE,
+        exact=found.exact,
+        query_id=uuid4().hex,
+        model_id=found.model_id,
+        index_id=found.index_id,
+        timings=pb.Timings(
+            views_ms=found.timings.views_ms,
+            encode_ms=found.timings.encode_ms,
+            search_ms=found.timings.search_ms,
+        ),
+        explanations=[_explanation(one) for one in found.explanations],
+    )
+
+
+def stream_reply(outcome: Candidates | Failure) -> pb.QueryStreamResponse:
+    """Return candidates, or why there are none, as the reply to one request of a stream."""
+    if isinstance(outcome, Failure):
+        error = pb.QueryError(code=outcome.code, reason=outcome.reason, message=outcome.message)
+        return pb.QueryStreamResponse(error=error)
+    return pb.QueryStreamResponse(response=query_reply(outcome))
+
+
+def encode_reply(user: EncodedUser) -> pb.EncodeUserResponse:
+    """Return a user vector and its parts; an absent view's part is empty."""
+    parts = [pb.Vector(values=part.tolist() if part.any() else []) for part in user.parts]
+    return pb.EncodeUserResponse(
+        vector=pb.Vector(values=user.vector.tolist()),
+        history_part=parts[0],
+        text_part=parts[1],
+        social_part=parts[2],
+        views_used=[_VIEW_OF[view] for view in user.views_used],
+        model_id=user.model_id,
+    )
+
+
+def _packed(shares: FloatArray | None, view: int) -> list[float]:
+    if shares is None or view >= shares.shape[1] or not np.any(shares[:, view]):
+        return []
+    column: list[float] = shares[:, view].tolist()
+    return column
+
+
+def _explanation(one: Explanation) -> pb.Explanation:
+    events, texts, friends = (
+        [pb.Contribution(name=source.name, value=source.value) for source in sources] for sources in one
+    )
+    return pb.Explanation(events=events, texts=texts, friends=friends)

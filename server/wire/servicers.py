@@ -16,8 +16,16 @@ from server.query.query import Candidates, IndexChangedError
 from server.query.retriever import NotReadyError, Retriever
 from server.status import outcome, status_of_errors
 from server.supervisor import Supervisor
-from server.wire.query import index_of, person_of, place_of, queries_of, query_of
-from server.wire.replies import encode_reply, query_reply, stream_reply
+from server.wire.query import (
+    encode_reply,
+    index_of,
+    person_of,
+    place_of,
+    queries_of,
+    query_of,
+    query_reply,
+    stream_reply,
+)
 from store.exporting import create_export
 from store.home import Home
 from store.store import ItemNotFoundError, Store

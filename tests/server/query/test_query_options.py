@@ -14,7 +14,7 @@ from encoder.text.cache import TextCache
 from indexer.filters.filter import Filter
 from indexer.index import VectorDimError
 from indexer.publish import current_index, load_index
-from server.query.explain import explained
+from server.query.explain import Sources, explained, sources_of
 from server.query.query import (
     PLAIN,
     Candidates,
@@ -27,11 +27,10 @@ from server.query.query import (
     StoredUser,
     Subject,
     TextQuery,
+    query_vector_of,
 )
-from server.query.query_vector import query_vector_of
 from server.query.retriever import Retriever
 from server.query.snapshot import Snapshot, prepare
-from server.query.sources import Sources, sources_of
 from server.query.subject_views import raw_views
 from store.home import Home
 from store.records import Event, Friend, UserViews

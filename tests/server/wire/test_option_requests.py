@@ -12,8 +12,7 @@ from server.client.messages import query_message
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.query import PLAIN, QueryOptions, TextQuery
 from server.wire.bounds import InvalidRequestError
-from server.wire.options import MAX_MIN_SCORE, MAX_VIEW_WEIGHT, options_of
-from server.wire.query import MAX_EXPLAINED, queries_of
+from server.wire.query import MAX_EXPLAINED, MAX_MIN_SCORE, MAX_VIEW_WEIGHT, options_of, queries_of
 
 NAN, INF = math.nan, math.inf
 
