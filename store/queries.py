@@ -56,6 +56,8 @@ USER_HASHES = f"""
 # By length, so that neighbours need the same padding when they are encoded together.
 DISTINCT_TEXTS = f"SELECT DISTINCT text FROM data.texts WHERE {VISIBLE_TEXT} ORDER BY length(text), text"
 
+TEXTS_OF = f"SELECT DISTINCT text FROM data.texts WHERE user_id = $1 AND {VISIBLE_TEXT}"
+
 TEXTS_AMONG = "SELECT DISTINCT text FROM data.texts WHERE text IN (SELECT unnest($1::VARCHAR[]))"
 
 IMPORTED_VECTORS = f"""

@@ -21,6 +21,7 @@ from store.queries import (
     DISTINCT_TEXTS,
     MARK_SPLITS,
     TEXTS_AMONG,
+    TEXTS_OF,
     USER_HASHES,
     USERS,
     VISIBLE,
@@ -218,6 +219,11 @@ class Store:
         with closing(self._db.cursor()) as cursor:
             for rows in cursor.sql(DISTINCT_TEXTS).to_arrow_reader(batch):
                 yield rows.column("text").to_pylist()
+
+    def texts_of(self, user_id: str) -> set[str]:
+        """Return the distinct visible texts of one user; an unknown user has none."""
+        with closing(self._db.cursor()) as cursor:
+            return {str(row[0]) for row in cursor.execute(TEXTS_OF, [user_id]).fetchall()}
 
     def texts_among(self, texts: Sequence[str]) -> set[str]:
         """Return those of some texts that somebody has written."""
