@@ -89,7 +89,7 @@ def running(config: ServerConfig) -> Iterator[str]:
     ):
         bring_up_to_date(store, state)
         traffic, health_of = QueryPriority(), health.HealthServicer()
-        retriever, supervisor = Retriever(store, state, traffic=traffic), Supervisor(health_of)
+        retriever, supervisor = Retriever(store, state, priority=traffic), Supervisor(health_of)
 
         def catch_up() -> None:
             bring_up_to_date(store, state)

@@ -7,7 +7,8 @@ from pathlib import Path
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.pb.triptych.v1 import ingest_pb2 as pb
-from server.wire.bounds import MAX_ID_BYTES, InvalidRequestError
+from server.status import InvalidRequestError
+from server.wire.bounds import MAX_ID_BYTES
 from store.imports.files import FORMATS
 from store.imports.run import ImportOptions
 from store.imports.text_files import UTF_8

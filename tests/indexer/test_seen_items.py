@@ -42,7 +42,7 @@ def retriever(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def ids_of(retriever: Retriever, **fields: object) -> list[str]:
-    return retriever.retrieve([Query(USER, 150, **fields)])[0].item_ids  # type: ignore[arg-type]
+    return retriever.retrieve([Query(USER, 150, **fields)])[0].ids  # type: ignore[arg-type]
 
 
 def put_again(index: Index, ids: Sequence[str], kind: str | None = None) -> None:
@@ -63,18 +63,18 @@ def seen_of(retriever: Retriever) -> list[str]:
 
 @pytest.fixture
 def between(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Index, list[str]]]:
-    """Items that are put again after every lookup of rows by id, which is before the next step of a query."""
+    """Items that are put again after each lookup of rows, which is before the next step of a query."""
     again: list[tuple[Index, list[str]]] = []
-    rows = Delta.rows
+    current_rows = Delta.current_rows
 
     def lookup(self: Delta, *arguments: object) -> object:
-        found = rows(self, *arguments)  # type: ignore[arg-type]
+        found = current_rows(self, *arguments)  # type: ignore[arg-type]
         if again:
             index, ids = again.pop()
             put_again(index, ids, "put")
         return found
 
-    monkeypatch.setattr(Delta, "rows", lookup)
+    monkeypatch.setattr(Delta, "current_rows", lookup)
     return again
 
 
@@ -110,7 +110,7 @@ def test_a_popular_item_that_is_put_between_two_lookups_stays_denied(
     retriever: Retriever, between: list[tuple[Index, list[str]]]
 ) -> None:
     def popular(wanted: Filter | None = None) -> list[str]:
-        return retriever.retrieve([Query(StoredUser("nobody"), 150, filter=wanted)])[0].item_ids
+        return retriever.retrieve([Query(StoredUser("nobody"), 150, filter=wanted)])[0].ids
 
     first = popular()[:3]
     between.append((retriever.snapshot.index, first))

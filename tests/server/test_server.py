@@ -798,7 +798,7 @@ def test_who_writes_waits_for_queries_but_not_for_long(monkeypatch: pytest.Monke
         start = time.monotonic()
         traffic.pause()  # which ends while the query still runs
         assert time.monotonic() - start > 0.001
-    monkeypatch.setattr("server.query.retriever._LONGEST_SECONDS", 3600)
+    monkeypatch.setattr("server.query.retriever._LONGEST_PAUSE_SECONDS", 3600)
     traffic.pause()  # nothing runs, so there is nothing to wait for
     with ThreadPoolExecutor(1) as pool:
         with traffic.query():

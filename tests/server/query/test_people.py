@@ -11,7 +11,7 @@ from indexer.users import vectors_of
 from server.client import Behavior, CallError, Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.snapshot import Snapshot
-from server.query.user_search import users_of
+from server.query.user_search import user_index_of
 from server.status import Failure, outcome
 from store.home import Home
 from tests.live_server import copy_home, server, soon
@@ -118,7 +118,7 @@ def everyone(client: Client, user: str) -> list[str]:
 def test_an_index_without_users_says_what_to_do(small_home: Home) -> None:
     pair = load_index(small_home, current_index(small_home).name)
     serving = Snapshot(pair.index, pair.model, None, None, None)  # type: ignore[arg-type]  # none is looked at
-    said = outcome(lambda: users_of(serving))
+    said = outcome(lambda: user_index_of(serving))
     assert isinstance(said, Failure)
     assert (said.reason, said.code) == ("NO_USER_INDEX", grpc.StatusCode.FAILED_PRECONDITION.value[0])
     assert "run `triptych reindex --full`" in said.message
