@@ -135,9 +135,9 @@ class Retriever:
                 if query.index_id not in ("", snapshot.index.index_id):
                     raise IndexChangedError(query.index_id, snapshot.index.index_id)
             for_items = [query for query in queries if query.target is Target.ITEMS]
-            of_items = iter(self._items(snapshot, for_items) if for_items else [])
+            of_items = iter(self._find_items(snapshot, for_items) if for_items else [])
             return [
-                next(of_items) if query.target is Target.ITEMS else self._users(snapshot, query)
+                next(of_items) if query.target is Target.ITEMS else self._find_users(snapshot, query)
                 for query in queries
             ]
 
@@ -149,13 +149,12 @@ class Retriever:
         vector, parts = encoded.vectors[0], encoded.parts[0]
         return EncodedUser(vector, parts, views_used(parts), snapshot.model.model_id)
 
-    def _items(self, snapshot: Snapshot, queries: Sequence[Query]) -> list[Candidates]:
-        """Find the candidate items of each query: views, then vectors, then a search, then the page."""
+    def _find_items(self, snapshot: Snapshot, queries: Sequence[Query]) -> list[Candidates]:
+        """Find the items of each query: views, vectors, a search, and a page with shares and explanations."""
         start, index = time.perf_counter(), snapshot.index
         text_queries = {i: q.options.text_query for i, q in enumerate(queries) if q.options.text_query}
-        subjects: list[Subject] = [query.subject for query in queries]
-        subjects += [FreeText(text_query.text) for text_query in text_queries.values()]
-        subject_views = self._subject_views(subjects)
+        texts = [FreeText(text_query.text) for text_query in text_queries.values()]
+        subject_views = self._subject_views([*(query.subject for query in queries), *texts])
         views = stack([raw_views(snapshot, one) for one in subject_views])
         views_end = time.perf_counter()
 
@@ -175,22 +174,17 @@ class Retriever:
         answers = []
         for i, query in enumerate(queries):
             check_wanted()
-            query_vector, exact = query_vectors[i], index.exact or query.options.exact
+            query_vector = query_vectors[i]
             rows, scores, vectors = page_of(index, query, *pools[i])
             shares: FloatArray | None = None
             explanations: tuple[Explanation, ...] = ()
             if query_vector.parts is not None and not query_vector.is_empty:
                 shares = shares_of(query_vector.parts, vectors, scores)
                 if query.options.explain:
-                    texts = self._stored_texts(query.subject, subject_views[i])
+                    stored_texts = self._stored_texts(query.subject, subject_views[i])
+                    own_views = views.rows(np.array([i]))
                     explanations = explained(
-                        snapshot,
-                        subject_views[i],
-                        views.rows(np.array([i])),
-                        query_vector,
-                        vectors,
-                        shares,
-                        texts,
+                        snapshot, subject_views[i], own_views, query_vector, vectors, shares, stored_texts
                     )
             answers.append(
                 Candidates(
@@ -198,7 +192,7 @@ class Retriever:
                     scores,
                     shares,
                     query_vector.views_used,
-                    exact,
+                    index.exact or query.options.exact,
                     snapshot.model.model_id,
                     index.index_id,
                     fallback=query_vector.is_empty,
@@ -208,7 +202,7 @@ class Retriever:
         timings = _timings(start, views_end, encode_end)
         return [replace(answer, timings=timings) for answer in answers]
 
-    def _users(self, snapshot: Snapshot, query: Query) -> Candidates:
+    def _find_users(self, snapshot: Snapshot, query: Query) -> Candidates:
         """Find the users most like a subject, or whom an item or a text suits best."""
         start = views_end = encode_end = time.perf_counter()
         if isinstance(query.subject, SimilarTo | FreeText):
@@ -227,7 +221,7 @@ class Retriever:
         """Read what each subject's raw views are made of; all stored users from one state of users."""
         stored = [subject.user_id for subject in subjects if isinstance(subject, StoredUser)]
         records = iter(self._state.people(stored) if stored else [])
-        found = []
+        all_views = []
         for subject in subjects:
             match subject:
                 case StoredUser():
@@ -242,8 +236,8 @@ class Retriever:
                     views = SubjectViews(NO_RECORD, texts=(text,))
                 case RawVector():
                     views = SubjectViews(NO_RECORD)
-            found.append(views)
-        return found
+            all_views.append(views)
+        return all_views
 
     def _excluded(
         self, snapshot: Snapshot, query: Query, subject_views: SubjectViews, state: IndexState

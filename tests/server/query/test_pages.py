@@ -1,4 +1,4 @@
-"""Pages are pieces of one list, batches answer as single queries do, and an index that changed is told."""
+"""Pages are pieces of one list, batches answer as single queries do, and a changed index is an error."""
 
 from collections.abc import Iterator
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""What a query may ask beyond the plain order by score, against arithmetic on the parts and brute force."""
+"""The options of a query, against arithmetic on the parts and brute force."""
 
 import math
 from collections.abc import Iterator
@@ -62,8 +62,8 @@ class World:
 
     def parts(self, subject: Subject) -> np.ndarray:
         """p_ui (3, D) of a subject, as the model made them."""
-        asked = self.retriever._subject_views([subject])[0]
-        return self.serving.model.encode_users(raw_views(self.serving, asked)).parts[0]
+        subject_views = self.retriever._subject_views([subject])[0]
+        return self.serving.model.encode_users(raw_views(self.serving, subject_views)).parts[0]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def queries(draw: st.DrawFn, world: World) -> Query:
 
 
 def same(ours: Candidates, theirs: Candidates) -> None:
-    """Two answers agree but for places that candidates as good as equal have changed."""
+    """Check that two answers agree, but for the order of candidates with nearly equal scores."""
     np.testing.assert_allclose(ours.scores, theirs.scores, **TOLERANCE)
     assert len(ours.ids) == len(theirs.ids)
     assert (ours.views_used, ours.fallback, ours.exact) == (
@@ -147,7 +147,7 @@ def same(ours: Candidates, theirs: Candidates) -> None:
 
 
 def check(world: World, query: Query, found: Candidates) -> None:
-    """What holds for every answer, whatever was asked."""
+    """Check the laws of every answer."""
     assert len(found.ids) == len(set(found.ids)) == len(found.scores) <= query.k
     total = np.zeros(len(found.scores))
     if isinstance(query.subject, RawVector):
@@ -256,9 +256,9 @@ def by_hand(scores: np.ndarray, vectors: np.ndarray, rows: list[int], k: int, we
 @settings(max_examples=25)
 @given(st.data())
 def test_a_batch_answers_as_one_by_one(world: World, data: st.DataObject) -> None:
-    asked = data.draw(st.lists(queries(world), min_size=1, max_size=6))
-    together = world.retriever.retrieve(asked)
-    for query, ours in zip(asked, together, strict=True):
+    batch = data.draw(st.lists(queries(world), min_size=1, max_size=6))
+    together = world.retriever.retrieve(batch)
+    for query, ours in zip(batch, together, strict=True):
         (alone,) = world.retriever.retrieve([query])
         same(ours, alone)
         np.testing.assert_allclose(
@@ -295,7 +295,7 @@ def test_diversity_of_one_is_the_plain_order(world: World, data: st.DataObject) 
 
 
 def user_with(world: World, *views: str) -> str:
-    """A user who has just these views."""
+    """Return a user who has these views and no other."""
     for user, has in world.views.items():
         there = (has.history, has.texts, any(friend.history for friend in has.friends))
         if tuple(v for v, one in zip("HTS", there, strict=True) if one) == views:
@@ -362,18 +362,18 @@ def test_a_least_score_leaves_out_what_is_below(world: World) -> None:
     assert world.ask(subject, min_score=1e30).ids == []
 
 
-def test_what_is_asked_for_exactly_says_so(world: World) -> None:
+def test_an_exact_query_says_so(world: World) -> None:
     assert world.ask(StoredUser("u-nobody"), exact=True).exact
 
 
 @pytest.mark.parametrize("kind", ["HTS", "H", "T", "S"])
 def test_all_contributions_of_a_view_sum_to_its_share(world: World, kind: str) -> None:
     subject = StoredUser(user_with(world, *kind))
-    (asked,) = world.retriever._subject_views([subject])
+    (subject_views,) = world.retriever._subject_views([subject])
     texts = world.store.user_views(subject.user_id).texts
     found = world.ask(subject, view_weights=(1.0, 2.0, 0.5), text_query=TextQuery(TEXT), explain=True)
     assert found.shares is not None
-    every = sources_of(world.serving, asked, {})
+    every = sources_of(world.serving, subject_views, {})
     for i, sources in enumerate(every):
         assert (sources is not None) == ("HTS"[i] in kind)
         for explanation, shares in zip(found.explanations, found.shares, strict=True):
@@ -408,7 +408,7 @@ def test_only_an_explanation_reads_texts_and_nothing_else_of_the_store(
     assert read == [user]
 
 
-def test_a_person_with_little_is_explained_in_full(world: World) -> None:
+def test_a_user_with_few_sources_is_explained_in_full(world: World) -> None:
     first, second, third = world.items[3:6]
     friend = next(f.friend_id for v in world.views.values() for f in v.friends if f.history)
     views = UserViews(
@@ -427,7 +427,7 @@ def test_a_person_with_little_is_explained_in_full(world: World) -> None:
 
 
 def test_the_event_that_a_result_is_like_contributes_most(world: World) -> None:
-    """Far apart items: what is most like one of them is owed to that one."""
+    """A history of two dissimilar items: each of them contributes most to its own score."""
     table = world.serving.model.table
     unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-9)
     cosines = unit @ unit.T
@@ -452,7 +452,7 @@ def test_candidates_without_a_finite_score_are_left_out() -> None:
     assert (found.tolist(), of_them.tolist()) == ([4, 0], [3.0, 1.0])
 
 
-def test_a_fallback_is_owed_to_nobody(world: World) -> None:
+def test_a_fallback_has_no_explanation(world: World) -> None:
     found = world.ask(StoredUser("u-nobody"), explain=True)
     assert found.fallback
     assert found.explanations == ()
@@ -482,18 +482,18 @@ def test_sources_by_hand() -> None:
     assert Sources.of(["a", "b"], np.array([[1, 0], [-1, 0]], np.float32), (2,)) is None
 
 
-def test_a_stored_text_that_went_meanwhile_is_left_out(world: World) -> None:
+def test_a_stored_text_that_was_deleted_meanwhile_is_not_named(world: World) -> None:
     subject = StoredUser(user_with(world, "H", "T", "S"))
     query = Query(subject, 3)
-    (asked,) = world.retriever._subject_views([subject])
+    (subject_views,) = world.retriever._subject_views([subject])
     (found,) = world.retriever.retrieve([query])
     (with_all,) = world.retriever.retrieve([replace(query, options=QueryOptions(explain=True))])
     assert any(one[1] for one in with_all.explanations)
-    views = raw_views(world.serving, asked)
+    views = raw_views(world.serving, subject_views)
     parts = world.serving.model.encode_users(views)
-    aim = query_vector_of(query, parts.vectors[0], parts.parts[0], None)
+    query_vector = query_vector_of(query, parts.vectors[0], parts.parts[0], None)
     vectors = world.serving.index.vectors_of(world.serving.index.rows(found.ids))
     assert found.shares is not None
-    said = explained(world.serving, asked, views, aim, vectors, found.shares, {})
+    said = explained(world.serving, subject_views, views, query_vector, vectors, found.shares, {})
     assert [one[1] for one in said] == [()] * 3
     assert all(one[0] and one[2] for one in said)
