@@ -12,7 +12,7 @@ from encoder.text.cache import WrittenTexts
 from server.live.items import LiveItems
 from server.live.users import LiveUsers
 from server.query.retriever import NotReadyError, Retriever
-from server.query.snapshot import cache_imported_vectors
+from server.query.snapshot import cache_stored_vectors
 from server.supervisor import Supervisor, Worker
 from store.store import Store
 from store.writes.request import WrittenChange
@@ -165,7 +165,7 @@ class CommitListener:
         snapshot = self._retriever.snapshot
         fence = snapshot.cache.fence()
         written = WrittenTexts(snapshot.cache, self._store.texts_among, fence)
-        cache_imported_vectors(self._store, snapshot.encoder, written)
+        cache_stored_vectors(self._store, snapshot.encoder, written)
         for texts in self._store.distinct_texts():
             yield dict.fromkeys(texts, fence)
 

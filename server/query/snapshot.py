@@ -113,7 +113,7 @@ def prepare(
     """
     encoder = TextEncoder.load(home.text_models / loaded.model.text_model_id, threads=threads)
     written = WrittenTexts(cache, store.texts_among)
-    cache_imported_vectors(store, encoder, written)
+    cache_stored_vectors(store, encoder, written)
     for batch in store.distinct_texts():
         check_wanted()
         encode_all(encoder, cache, batch, "user texts", written)
@@ -126,7 +126,7 @@ def prepare(
     return snapshot
 
 
-def cache_imported_vectors(store: Store, encoder: TextEncoder, written: WrittenTexts) -> None:
+def cache_stored_vectors(store: Store, encoder: TextEncoder, written: WrittenTexts) -> None:
     """Cache the vectors imported with texts; log a warning where they are not of the language model's dim."""
     try:
         cache_imported(written, encoder, store.imported_vectors(encoder.text_model_id))

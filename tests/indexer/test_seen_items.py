@@ -17,7 +17,7 @@ from indexer.publish import current_index, load_index
 from scripts.bench.index.vectors import write_index
 from server.query.query import Query, QueryOptions, StoredUser
 from server.query.retriever import Retriever
-from server.query.snapshot import prepare
+from server.query.snapshot import Snapshot, prepare
 from store.home import Home
 from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState
@@ -115,6 +115,32 @@ def test_a_popular_item_that_is_put_between_two_lookups_stays_denied(
     first = popular()[:3]
     between.append((retriever.snapshot.index, first))
     assert not set(popular(Filter(deny=tuple(first)))) & set(first)
+
+
+def test_a_seen_item_that_is_put_before_its_row_is_looked_up_stays_out(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, index, index_rows = seen_of(retriever), retriever.snapshot.index, Snapshot.index_rows
+
+    def late(self: Snapshot, *arguments: object) -> object:
+        put_again(index, seen)
+        return index_rows(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Snapshot, "index_rows", late)
+    for _ in range(3):
+        assert not set(ids_of(retriever)) & set(seen)
+
+
+def test_a_seen_item_that_is_put_before_the_popular_ones_are_chosen_stays_out(
+    retriever: Retriever, between: list[tuple[Index, list[str]]]
+) -> None:
+    seen, no_view = seen_of(retriever), QueryOptions(view_weights=(0.0, 0.0, 0.0))
+    for _ in range(3):
+        between.append((retriever.snapshot.index, seen))
+        (found,) = retriever.retrieve([Query(USER, 150, options=no_view)])
+        assert found.fallback
+        assert not between
+        assert not set(found.ids) & set(seen)
 
 
 def test_a_seen_item_stays_out_while_it_is_put_in_a_thousand_rounds(retriever: Retriever) -> None:
