@@ -18,11 +18,10 @@ from server.identity import Identity
 from server.live.commits import CommitListener
 from server.live.ingest import Ingest
 from server.live.publisher import Publisher
-from server.live.query_priority import QueryPriority
 from server.live.writer import GroupCommit
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.query.retriever import Retriever
+from server.query.retriever import QueryPriority, Retriever
 from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor
 from server.tls import TlsFilesError, server_credentials
@@ -92,7 +91,7 @@ def running(config: ServerConfig) -> Iterator[str]:
         closing(TextCache.open(home.text_cache)) as cache,
     ):
         bring_up_to_date(store, state)
-        retriever = Retriever(store, state, traffic=priority)
+        retriever = Retriever(store, state, priority=priority)
         writer = Writer(store, state, priority.pause)
         with (
             CommitListener(store, state, retriever, supervisor) as listener,

@@ -1,4 +1,4 @@
-"""The call that a thread works for, and whether anybody still waits for its answer."""
+"""Cancellation: the call that a thread works for, and whether its caller still waits for the answer."""
 
 import threading
 from concurrent.futures import CancelledError, Future
@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import grpc
 
-LONGEST_WAIT_SECONDS = 60.0  # for its turn, of a call without a deadline
-_NO_DEADLINE_SECONDS = 1e9  # gRPC's time that remains where there is none is longer
+LONGEST_WAIT_SECONDS = 60.0  # of a call without a deadline, until its work begins
+_NO_DEADLINE_SECONDS = 1e9  # gRPC gives more than this as the remaining time without a deadline
 
 _Result = TypeVar("_Result")
 _current: ContextVar["Call | None"] = ContextVar("call", default=None)
@@ -22,7 +22,7 @@ class AbandonedError(RuntimeError):
 
 
 class NoTurnError(RuntimeError):
-    """The work before a call takes so long that the call was not begun; it may be repeated."""
+    """The writes queued before a call take so long that its own was not begun; it may be repeated."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
@@ -30,52 +30,34 @@ class NoTurnError(RuntimeError):
         )
 
 
-class TooManyCallsError(RuntimeError):
-    """As many calls of one kind run and wait as may."""
-
-    def __init__(self, kind: str, most: int) -> None:
-        super().__init__(f"{most} {kind} are running or waiting, and no more may: try again in a second")
-        self.kind = kind
-        self.most = most
-
-
-class TooManyStreamsError(RuntimeError):
-    """As many streams of one kind run as may."""
-
-    def __init__(self, kind: str, most: int) -> None:
-        super().__init__(f"{most} {kind} are running, and no more may: wait for one to end")
-        self.kind = kind
-        self.most = most
-
-
 class Call:
-    """One call, and the results that it waits for: whatever has not begun is cancelled when the call ends."""
+    """One call and the results that it waits for; when it ends, work that has not begun is cancelled."""
 
     def __init__(self, context: grpc.ServicerContext) -> None:
         self._context = context
         self._lock = threading.Lock()
         self._waiting: dict[Future[Any], None] = {}  # a set that keeps its order
-        self._over = not context.add_callback(self._end)
+        self._ended = not context.add_callback(self._end)
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody still waits for the answer."""
+        """Whether the caller still waits for the answer."""
         return self._context.is_active()
 
     @property
     def has_deadline(self) -> bool:
-        """Whether the caller waits for a certain time only."""
+        """Whether the caller has set a deadline."""
         return self._context.time_remaining() < _NO_DEADLINE_SECONDS
 
     def watch(self, result: Future[Any]) -> None:
-        """Cancel a result with the call, unless its work has begun; once for each result."""
+        """Cancel a result when the call ends, unless its work has begun; a second time changes nothing."""
         with self._lock:
-            if result in self._waiting:  # its turn among the others is kept
+            if result in self._waiting:  # its place in the order stays
                 return
             self._waiting[result] = None
-            over = self._over
+            ended = self._ended
         result.add_done_callback(self._forget)
-        if over:
+        if ended:
             result.cancel()
 
     def _forget(self, result: Future[Any]) -> None:
@@ -84,19 +66,19 @@ class Call:
 
     def _end(self) -> None:
         with self._lock:
-            self._over = True
+            self._ended = True
             waiting = list(self._waiting)
-        for result in reversed(waiting):  # so that what a stream has written is always its beginning
+        for result in reversed(waiting):  # last first, so that a stream is written up to some message
             result.cancel()
 
 
 def begin(context: grpc.ServicerContext) -> None:
-    """Let this thread work for a call, until another one begins in its stead."""
+    """Make this thread work for a call, until another call begins on it."""
     _current.set(Call(context))
 
 
 def check_wanted() -> None:
-    """Do nothing while somebody waits for the answer of this thread's call, or it works for no call.
+    """Check that the caller of this thread's call still waits; a thread without a call passes.
 
     Raises:
         AbandonedError: the call was cancelled, or its deadline has passed.
@@ -107,10 +89,10 @@ def check_wanted() -> None:
 
 
 def watch(result: "Future[Any]") -> None:
-    """Have a result of this thread's call cancelled when the call ends before the work has begun.
+    """Cancel a result when this thread's call ends, unless its work has begun.
 
-    To be called before anybody can begin the work, and in the order of the work: then what has begun of it
-    when the call ends is always its beginning.
+    To be called before any thread can begin the work, and in the order of the work: then a call that ends
+    has had some of its first results, and none behind a cancelled one.
     """
     call = _current.get()
     if call is not None:
@@ -118,9 +100,9 @@ def watch(result: "Future[Any]") -> None:
 
 
 def result_of(result: "Future[_Result]") -> _Result:
-    """Return a result that this thread's call waits for, until its deadline or for `LONGEST_WAIT_SECONDS`.
+    """Wait for a result until the deadline of this thread's call, or `LONGEST_WAIT_SECONDS`; return it.
 
-    Without a call, for as long as it takes.
+    A thread without a call waits for as long as it takes.
 
     Raises:
         AbandonedError: the call ended before the work began; it is not done.

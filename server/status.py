@@ -1,4 +1,7 @@
-"""Errors to gRPC status codes, in one place; the only caller of `context.abort`."""
+"""Errors to gRPC status codes, in one place; the only caller of `context.abort`.
+
+The errors of server.wire are here, too: it imports this module, not the other way round.
+"""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -18,14 +21,12 @@ from encoder.text.encoder import NotATextModelError
 from indexer.filters.attribute_index import ReindexNeededError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
-from server.cancellation import AbandonedError, NoTurnError, TooManyCallsError, TooManyStreamsError
+from server.cancellation import AbandonedError, NoTurnError
 from server.live.ingest import IMPORT_ERRORS
 from server.live.writer import StoppingError
 from server.query.query import IndexChangedError
 from server.query.retriever import NotReadyError
 from server.query.user_search import NoUserIndexError
-from server.wire.bounds import InvalidRequestError
-from server.wire.ingest import NotThisMachineError
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
 from store.state.state import DamagedStateError
@@ -39,6 +40,44 @@ DOMAIN = "triptych"
 _Result = TypeVar("_Result")
 
 _MAX_MESSAGE = 1_000  # gRPC drops trailers beyond 8 KiB, and the reason with them
+
+
+class InvalidRequestError(ValueError):
+    """A request breaks a rule of the API; the message names the field and the value.
+
+    Where `field` is given, the client gets it apart, as google.rpc.BadRequest.
+    """
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class NotThisMachineError(PermissionError):
+    """A call that names files of the server's machine came from another one."""
+
+    def __init__(self, peer: str) -> None:
+        super().__init__(f"only callers on the server's own machine may import a folder, not {peer}")
+        self.peer = peer
+
+
+class TooManyCallsError(RuntimeError):
+    """As many calls of one kind run and wait as may."""
+
+    def __init__(self, kind: str, most: int) -> None:
+        super().__init__(f"{most} {kind} are running or waiting, and no more may: try again in a second")
+        self.kind = kind
+        self.most = most
+
+
+class TooManyStreamsError(RuntimeError):
+    """As many streams of one kind run as may."""
+
+    def __init__(self, kind: str, most: int) -> None:
+        super().__init__(f"{most} {kind} are running, and no more may: wait for one to end")
+        self.kind = kind
+        self.most = most
+
 
 _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
@@ -69,37 +108,42 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
 
 
 _RETRY_AFTER = Duration(seconds=1)
-_PASSES = (TooManyCallsError, TooManyStreamsError, NoTurnError)  # a repeated call may well succeed
+_TRANSIENT = (TooManyCallsError, TooManyStreamsError, NoTurnError)  # a repeated call may well succeed
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What a client is told of an error.
+    """An error as a client gets it.
 
-    `field` is the one at fault, "" where none is named; `passes`, whether to repeat the call may help.
+    Attributes:
+        code: of gRPC.
+        reason: of google.rpc.ErrorInfo, for programs.
+        message: for people, at most 1,000 characters.
+        field: of the request, which is invalid; "" where none is named.
+        transient: whether a repeated call may succeed.
     """
 
     code: int
     reason: str
     message: str
     field: str = ""
-    passes: bool = False
+    transient: bool = False
 
 
 @contextmanager
 def status_of_errors(context: grpc.ServicerContext) -> Iterator[None]:
-    """Abort the call with the status of the error that the block raises; an unknown one tells no details.
+    """Abort the call with the status of the error that the block raises, of an unknown one without details.
 
-    Notes on the error (such as its place in a batch) stand before its message.
+    Notes on the error (such as its place in a batch) come before its message.
     """
     try:
         yield
-    except Exception as error:  # here and below, the one place that may: every call ends with a status
+    except Exception as error:  # here and below: every call ends with a status
         _abort(context, _failure(error))
 
 
 def outcome(call: Callable[[], _Result]) -> _Result | Failure:
-    """Return what a call returns, or its error as `status_of_errors` would tell it."""
+    """Run a call; return its result, or the failure that `status_of_errors` would abort it with."""
     try:
         return call()
     except Exception as error:
@@ -111,22 +155,22 @@ def _failure(error: Exception) -> Failure:
     for kind, code, reason in _CODES:
         if isinstance(error, kind):
             message = ": ".join([*getattr(error, "__notes__", ()), str(error)])[:_MAX_MESSAGE]
-            return Failure(code, reason, message, getattr(error, "field", ""), isinstance(error, _PASSES))
+            return Failure(code, reason, message, getattr(error, "field", ""), isinstance(error, _TRANSIENT))
     log.exception("unexpected error in a call")
     return Failure(code_pb2.INTERNAL, "INTERNAL", "an unexpected error; the server's log has it")
 
 
 def _abort(context: grpc.ServicerContext, failure: Failure) -> NoReturn:
-    said: list[Message] = [error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN)]
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN)]
     if failure.field:
         violation = error_details_pb2.BadRequest.FieldViolation(
             field=failure.field, description=failure.message
         )
-        said.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if failure.passes:
-        said.append(error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER))
-    details = [any_pb2.Any() for _ in said]
-    for packed, detail in zip(details, said, strict=True):
-        packed.Pack(detail)
-    status = status_pb2.Status(code=failure.code, message=failure.message, details=details)
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if failure.transient:
+        details.append(error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER))
+    packed = [any_pb2.Any() for _ in details]
+    for holder, detail in zip(packed, details, strict=True):
+        holder.Pack(detail)
+    status = status_pb2.Status(code=failure.code, message=failure.message, details=packed)
     context.abort_with_status(rpc_status.to_status(status))

@@ -29,6 +29,7 @@ _TEXTS = "SELECT user_id, item_id, text, ts FROM data.texts"
 _ATTRIBUTES = """
     SELECT item_id, attributes::VARCHAR AS attributes FROM data.items WHERE available ORDER BY item_id"""
 # By length, so that texts that are encoded in one batch need little padding.
+_TEXTS_OF = f"SELECT DISTINCT text FROM data.texts WHERE user_id = $1 AND {VISIBLE_TEXT}"
 _DISTINCT_TEXTS = f"SELECT DISTINCT text FROM data.texts WHERE {VISIBLE_TEXT} ORDER BY length(text), text"
 # `marks` is an Arrow table that the caller registers.
 _MARK_SPLITS = """
@@ -206,6 +207,11 @@ class Store(Reader):
         """Yield the distinct visible texts of all users, shortest first, at most `batch` at a time."""
         for rows in self._batches(_DISTINCT_TEXTS, batch):
             yield rows.column("text").to_pylist()
+
+    def texts_of(self, user_id: str) -> set[str]:
+        """Return the distinct visible texts of one user; an unknown user has none."""
+        with closing(self._db.cursor()) as cursor:
+            return {str(row[0]) for row in cursor.execute(_TEXTS_OF, [user_id]).fetchall()}
 
     def visible_events(self, *, held_out: bool = False) -> pa.Table:
         """Return user_id, item_id, action, ts, split of the history; with `held_out`, of all behaviours."""

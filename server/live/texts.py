@@ -8,7 +8,7 @@ import numpy as np
 
 from encoder.text.cache import WrittenTexts
 from server.query.retriever import NotReadyError, Retriever
-from server.query.snapshot import cache_what_came
+from server.query.snapshot import cache_stored_vectors
 from server.supervisor import Supervisor, Worker, attempt_each
 from store.store import Store
 
@@ -126,7 +126,7 @@ class LiveTexts(Worker):
         snapshot = self._retriever.snapshot
         fence = snapshot.cache.fence()
         written = WrittenTexts(snapshot.cache, self._store.texts_among, fence)
-        cache_what_came(self._store, snapshot.encoder, written)
+        cache_stored_vectors(self._store, snapshot.encoder, written)
         for texts in self._store.distinct_texts():
             yield dict.fromkeys(texts, fence)
 

@@ -1,25 +1,25 @@
-"""Maximal marginal relevance: results that are good and not all alike."""
+"""Maximal marginal relevance: candidates with a high score that are not all alike."""
 
 import numpy as np
 
 from encoder.views import FloatArray, unit_rows
 from indexer.arrays import IntArray
 
-_LEAST_POOL = 100
-_MOST_POOL = 2_000
+_MIN_POOL = 100
+_MAX_POOL = 2_000
 
 
 def pool_size(k: int) -> int:
-    """Return how many candidates k results are chosen from: 5k, but 100 at least and about 2,000 at most."""
-    return max(_LEAST_POOL, min(5 * k, _MOST_POOL), k)
+    """Return how many candidates k are chosen from: 5k, but 100 at least, and 2,000 (or k) at most."""
+    return max(_MIN_POOL, min(5 * k, _MAX_POOL), k)
 
 
 def diversified(scores: FloatArray, vectors: FloatArray, k: int, weight: float) -> IntArray:
-    """Return the places (min(k, n),) of the chosen candidates, in the order of choice.
+    """Choose k candidates one by one; return their places (min(k, n),) in the order of choice.
 
-    Each time the candidate with the greatest λ·r − (1 − λ)·s is taken: r is its score, scaled so that the
-    best of the candidates has 1 and the worst 0; s its greatest cosine with what is taken already, 0 before
-    anything is. Of equal ones the first is taken. λ = 1 is the order by score.
+    Each choice is the candidate with the greatest λ·r − (1 − λ)·s: r is its score, scaled so that the best
+    of the candidates has 1 and the worst 0; s its greatest cosine with those chosen before, 0 for the first
+    choice. Of equal ones the first is chosen. λ = 1 is the order by score.
 
     Args:
         scores: (n,) of the candidates, best first.
@@ -39,11 +39,11 @@ def diversified(scores: FloatArray, vectors: FloatArray, k: int, weight: float) 
     unit = unit_rows(vectors)
     value = np.float32(weight) * relevance
     chosen = np.empty(count, dtype=np.int64)
-    likeness = np.zeros_like(value)
+    similarity = np.zeros_like(value)
     for rank in range(count):
-        best = value - np.float32(1.0 - weight) * likeness
-        best[chosen[:rank]] = -np.inf
-        chosen[rank] = best.argmax()
-        new = unit @ unit[chosen[rank]]
-        likeness = np.maximum(likeness, new) if rank else new
+        marginal = value - np.float32(1.0 - weight) * similarity
+        marginal[chosen[:rank]] = -np.inf
+        chosen[rank] = marginal.argmax()
+        cosines = unit @ unit[chosen[rank]]
+        similarity = np.maximum(similarity, cosines) if rank else cosines
     return chosen

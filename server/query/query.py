@@ -1,11 +1,14 @@
-"""What the retriever is asked and what it answers; no protobuf."""
+"""A query and its answer as records, and the vector that a query searches for; no protobuf."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 
+from encoder.config import VIEWS
 from indexer.filters.filter import Filter
+from indexer.index import VectorDimError
 from store.records import UserViews
 
 FloatArray = npt.NDArray[np.float32]
@@ -13,35 +16,35 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class StoredUser:
-    """A person whom the store may know."""
+    """A user by id; one whom the store does not know has no views."""
 
     user_id: str
 
 
 @dataclass(frozen=True)
 class InlineViews:
-    """An anonymous person; friends carry no history yet, they are looked up by id."""
+    """An anonymous user; friends carry no history, which is read by their id."""
 
     views: UserViews
 
 
 @dataclass(frozen=True)
 class SimilarTo:
-    """An item, asking for others like it."""
+    """An item, for which similar items or the users whom it suits are searched."""
 
     item_id: str
 
 
 @dataclass(frozen=True)
 class FreeText:
-    """A text, as if a person had written nothing else."""
+    """A text, searched for as a user who has written nothing else."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class RawVector:
-    """A point of the shared space, (D,) float32."""
+    """A vector (D,) float32 of the shared space."""
 
     vector: FloatArray
 
@@ -49,9 +52,16 @@ class RawVector:
 Subject = StoredUser | InlineViews | SimilarTo | FreeText | RawVector
 
 
+class Target(Enum):
+    """What a query searches among."""
+
+    ITEMS = "items"
+    USERS = "users"
+
+
 @dataclass(frozen=True)
 class TextQuery:
-    """What is searched for beside the subject: (1 − weight) of the one and weight of the other, 0 to 1."""
+    """A text that is searched for beside the subject, with a weight in 0..1; the subject's is 1 − weight."""
 
     text: str
     weight: float = 0.5
@@ -59,15 +69,15 @@ class TextQuery:
 
 @dataclass(frozen=True)
 class QueryOptions:
-    """What a query may ask beyond the plain order by score.
+    """How the candidates of a query are scored and chosen; by default by their score alone.
 
     Attributes:
-        view_weights: of H, T, S, times which their parts go into the vector; 0 leaves a view out.
-        min_score: results with a lower one are left out.
+        view_weights: of H, T, S, which multiply their parts of the query vector; 0 leaves a view out.
+        min_score: candidates with a lower score are left out.
         text_query: None where there is none.
         diversity: λ of maximal marginal relevance; 1 is the order by score.
-        explain: say for each result what contributed most.
-        exact: compare every item.
+        explain: name the sources that contributed most to each score.
+        exact: score every item, without FAISS.
     """
 
     view_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -78,14 +88,13 @@ class QueryOptions:
     exact: bool = False
 
 
-PLAIN = QueryOptions()
-
-
 @dataclass(frozen=True)
 class Query:
-    """One question: the top k items for a subject, or with `people` the top k users.
+    """A search for the k best items, or users, for a subject.
 
     Attributes:
+        exclude_seen: leave out the items in the subject's history.
+        filter: of items; None lets all of them pass.
         offset: how many of the best are left out, because an earlier page had them.
         index_id: of the index that must answer; "" for any.
     """
@@ -94,28 +103,102 @@ class Query:
     k: int = 10
     exclude_seen: bool = True
     filter: Filter | None = None
-    options: QueryOptions = PLAIN
-    people: bool = False
+    options: QueryOptions = field(default=QueryOptions())
+    target: Target = Target.ITEMS
     offset: int = 0
     index_id: str = ""
 
     @property
     def depth(self) -> int:
-        """How many results are put in order, those of earlier pages among them."""
+        """The number of candidates to rank: those of this page and of earlier ones."""
         return self.offset + self.k
 
 
 class IndexChangedError(RuntimeError):
-    """Another index serves than the one that a query is for."""
+    """A query is for another index than the one that serves."""
 
-    def __init__(self, wanted: str, serves: str) -> None:
-        super().__init__(f"index {serves} serves by now, not {wanted}: begin again with the first page")
-        self.wanted = wanted
+    def __init__(self, index_id: str, serving: str) -> None:
+        super().__init__(f"index {serving} serves by now, not {index_id}: begin again with the first page")
+        self.index_id = index_id
+
+
+@dataclass(frozen=True)
+class QueryVector:
+    """The vector of one query and the parts it is the sum of.
+
+    Shapes:
+        vector: (D,) float32.
+        parts: (3, D) float32 of H, T, S, or (4, D) with that of the text query; they sum to `vector`. None
+            where a raw vector is in the sum, whose parts are unknown.
+        scale: (3,) float32, factors by which the model's parts of H, T, S are multiplied in `parts`.
+    """
+
+    vector: FloatArray
+    parts: FloatArray | None
+    scale: FloatArray
+
+    @property
+    def views_used(self) -> tuple[str, ...]:
+        """The views with a part in the vector."""
+        return () if self.parts is None else views_used(self.parts)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no part has a direction to search in, so that the most popular items are the answer."""
+        return self.parts is not None and not self.parts.any()
+
+
+_UNSCALED = np.ones(len(VIEWS), dtype=np.float32)
+
+
+def query_vector_of(
+    query: Query, vector: FloatArray, parts: FloatArray, text: FloatArray | None
+) -> QueryVector:
+    """Weight the parts of a subject's vector and blend in the vector of the text query.
+
+    Each part is multiplied by its view's weight. With a text query of weight w the sum is multiplied by
+    1 − w, and w times the vector of that text alone is added. Where one of the two is zero (a subject
+    without any view, a text that the model makes nothing of), the other gets all of the weight.
+
+    Args:
+        query: its options, and its subject where that is a raw vector.
+        vector: (D,) the subject's user vector; not used for a raw vector.
+        parts: (3, D) which sum to the user vector; not used for a raw vector.
+        text: (D,) the vector of the text query, None where there is none.
+
+    Raises:
+        VectorDimError: a raw vector is not of the model's embedding dim.
+    """
+    raw = isinstance(query.subject, RawVector)
+    if isinstance(query.subject, RawVector):
+        if query.subject.vector.shape != vector.shape:
+            raise VectorDimError(len(query.subject.vector), len(vector))
+        vector = query.subject.vector
+    options = query.options
+    if options.view_weights == QueryOptions.view_weights and text is None:
+        return QueryVector(vector, None if raw else parts, _UNSCALED)
+    scale = np.array(options.view_weights, dtype=np.float32)
+    weighted = parts * scale[:, None]
+    if text is None or options.text_query is None:
+        return QueryVector(weighted.sum(axis=0), weighted, scale)
+    has_subject = vector.any() if raw else weighted.any()
+    weight = options.text_query.weight if text.any() else 0.0
+    share = np.float32(weight if has_subject or not weight else 1.0)
+    rest = np.float32(1.0) - share
+    if raw:
+        return QueryVector(rest * vector + share * text, None, scale)
+    blended = np.concatenate([rest * weighted, share * text[None]])
+    return QueryVector(blended.sum(axis=0), blended, rest * scale)
+
+
+def views_used(parts: FloatArray) -> tuple[str, ...]:
+    """Return the names of the views whose part (D,) of parts (P, D) is not zero."""
+    return tuple(view for view, part in zip(VIEWS, parts, strict=False) if part.any())
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds per stage, of the whole batch that a query was answered in."""
+    """Milliseconds of each stage, of the whole batch that a query is part of."""
 
     views_ms: float
     encode_ms: float
@@ -124,65 +207,49 @@ class Timings:
 
 @dataclass(frozen=True)
 class Contribution:
-    """A source, an item id, a text or a friend id, and its portion of a view's share in a score."""
+    """A source (an item id, a text or a friend id) and its portion of a view's share in a score."""
 
     name: str
     value: float
 
 
 Explanation = tuple[tuple[Contribution, ...], tuple[Contribution, ...], tuple[Contribution, ...]]
-"""Of one result: the sources of H, T and S that contributed most, greatest first."""
+"""Of one candidate: the sources of H, T and S that contributed most, greatest first."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The items found, best first, or in the order in which diversity chose them.
+    """The candidates of one query, best first, or in the order in which diversity chose them.
 
     Shapes:
-        scores: (n,) float32 inner products, n <= k.
-        shares: (n, 4) float32 in the order H, T, S, text query, or None for a raw vector.
-        prior: (n,) float32 share of popularity, or None; shares and prior sum to the scores.
-        explanations: n of them where they were asked for.
+        scores: (n,) float32 inner products, of users cosines, n <= k; the fallback's are popularity.
+        shares: (n, 3) float32 in the order H, T, S, or (n, 4) with the text query; they sum to the scores.
+            None for a raw vector, for users and for the fallback.
 
-    With `people`, item_ids are the ids of users, and there are neither shares nor a prior.
+    Attributes:
+        ids: of items or of users, as the query's target says.
+        views_used: the views with a part in the query vector.
+        exact: whether every item, or user, was scored.
+        fallback: whether these are the most popular items, because the query vector is empty.
+        explanations: n of them where the query wants them and the candidates have shares.
     """
 
-    item_ids: list[str]
+    ids: list[str]
     scores: FloatArray
     shares: FloatArray | None
-    prior: FloatArray | None
     views_used: tuple[str, ...]
     exact: bool
     model_id: str
     index_id: str
-    timings: Timings = field(default=Timings(0.0, 0.0, 0.0))
+    target: Target = Target.ITEMS
+    fallback: bool = False
     explanations: tuple[Explanation, ...] = ()
-    people: bool = False
-
-    @property
-    def fallback(self) -> bool:
-        """Whether popularity answered because no view was there."""
-        return self.prior is not None
-
-    def finite(self) -> "Candidates":
-        """Return the candidates with a finite score: all, unless the index is of a model that is broken."""
-        kept = np.isfinite(self.scores)
-        if kept.all():
-            return self
-        places = np.flatnonzero(kept).tolist()
-        return replace(
-            self,
-            item_ids=[self.item_ids[place] for place in places],
-            scores=self.scores[kept],
-            shares=None if self.shares is None else self.shares[kept],
-            prior=None if self.prior is None else self.prior[kept],
-            explanations=tuple(self.explanations[place] for place in places if self.explanations),
-        )
+    timings: Timings = Timings(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class EncodedUser:
-    """V_u (D,) and its parts (3, D) float32, zero rows for absent views."""
+    """A user vector V_u (D,) and its parts (3, D) float32, with zero rows for absent views."""
 
     vector: FloatArray
     parts: FloatArray

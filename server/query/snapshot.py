@@ -1,15 +1,18 @@
-"""What answers queries: a checked index, its model and its language model, swapped as one."""
+"""The snapshot that answers queries: an index, its model and its language model, replaced as one."""
 
 import logging
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from encoder.runtime import Model
 from encoder.text.cache import ImportedVectorsError, TextCache, WrittenTexts, cache_imported, encode_all
 from encoder.text.encoder import TextEncoder
 from encoder.views import FloatArray
+from indexer.arrays import IntArray
+from indexer.delta import IndexState
 from indexer.index import Index
 from indexer.publish import LoadedIndex
 from server.cancellation import check_wanted
@@ -23,7 +26,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One immutable set of everything that a query needs but the state of users."""
+    """An index, the model of its vectors and what that model reads, which serve together.
+
+    Attributes:
+        index: of items.
+        model: whose vectors are in the index.
+        encoder: the language model of `model`.
+        cache: vectors of texts by that language model.
+        state: of users, and the codes of item ids in it.
+        users: the user index; None where the index has none.
+    """
 
     index: Index
     model: Model
@@ -34,66 +46,88 @@ class Snapshot:
 
     @cached_property
     def model_row_of(self) -> dict[str, int]:
-        """Row of each item id in the model's table."""
+        """The row of each item id in the model's table."""
         return {item_id: row for row, item_id in enumerate(self.model.item_ids.to_pylist())}
 
     @cached_property
     def model_rows(self) -> ValuesByCode:
-        """Row in the model's table of item codes of the state, int64, −1 where it has none."""
+        """The row in the model's table, int64, of each item code of the state; −1 where it has none."""
         row_of = self.model_row_of
         return ValuesByCode(
             self.state.items, lambda names: np.array([row_of.get(x, -1) for x in names], dtype=np.int64)
         )
 
+    @cached_property
+    def main_rows(self) -> ValuesByCode:
+        """The row in the index's main part, int64, of each item code of the state; −1 where it has none."""
+        return ValuesByCode(self.state.items, self.index.main_rows)
+
+    def index_rows(self, codes: npt.NDArray[np.uint32], state: IndexState) -> IntArray:
+        """Return the rows (n,) of item codes (n,) in a state of the index, −1 where the item is not live."""
+        main_rows, names = self.main_rows(codes), self.state.items.names
+        return self.index.current_rows(main_rows, lambda position: names[codes[position]], state)
+
     def stored_text_vectors(self, digests: tuple[bytes, ...]) -> FloatArray:
-        """Return unit vectors (m, D_T) of the texts that are encoded by now; the others are on their way."""
-        vectors, found = self.cache.get(self.encoder.text_model_id, digests, self.encoder.dim)
-        return vectors[found]
+        """Return unit vectors (m, D_T) of the cached texts; the others are encoded in the background."""
+        vectors, cached = self.cache.get(self.encoder.text_model_id, digests, self.encoder.dim)
+        return vectors[cached]
 
     def text_vectors(self, texts: tuple[str, ...], *, keep: bool) -> FloatArray:
-        """Return unit vectors (n, D_T); what the cache lacks is encoded, and kept there where `keep`.
+        """Read unit vectors (n, D_T) from the cache, and encode the texts that it lacks.
+
+        Args:
+            texts: n of them.
+            keep: whether the cache keeps the new vectors; only of texts that no user has written.
 
         Raises:
-            AbandonedError: nobody waits for the answer any more; looked at before each run of the model.
+            AbandonedError: the call ended; checked before each run of the language model.
         """
         model_id, dim = self.encoder.text_model_id, self.encoder.dim
-        vectors, found = self.cache.get(model_id, texts, dim, self.encoder.one_piece_bytes)
-        missing = sorted(np.flatnonzero(~found).tolist(), key=lambda row: len(texts[row]), reverse=True)
+        vectors, cached = self.cache.get(model_id, texts, dim, self.encoder.one_piece_bytes)
+        missing = sorted(np.flatnonzero(~cached).tolist(), key=lambda row: len(texts[row]), reverse=True)
         for start in range(0, len(missing), self.encoder.batch):
             rows = missing[start : start + self.encoder.batch]
-            lacking = [texts[row] for row in rows]
-            vectors[rows] = self.encoder.encode(lacking, before_each_run=check_wanted)
+            batch = [texts[row] for row in rows]
+            vectors[rows] = self.encoder.encode(batch, before_each_run=check_wanted)
             if keep:
-                self.cache.put_later(model_id, lacking, vectors[rows])
+                self.cache.put_later(model_id, batch, vectors[rows])
         return vectors
 
 
 def prepare(
     home: Home, loaded: LoadedIndex, store: Store, state: UserState, cache: TextCache, threads: int
 ) -> Snapshot:
-    """Return a pair ready to serve: language model loaded, every stored text encoded ahead.
+    """Make a snapshot that is ready to serve: load the language model, and encode every stored text.
+
+    Args:
+        home: where the language models are.
+        loaded: a checked index with its model.
+        store: whose texts are encoded.
+        state: of users.
+        cache: where vectors of texts are kept.
+        threads: of the language model.
 
     Raises:
         DamagedArtifactError: the language model is missing or damaged.
-        AbandonedError: the call that asked for it ended.
+        AbandonedError: the call that publishes the index ended.
     """
     encoder = TextEncoder.load(home.text_models / loaded.model.text_model_id, threads=threads)
     written = WrittenTexts(cache, store.texts_among)
-    cache_what_came(store, encoder, written)
+    cache_stored_vectors(store, encoder, written)
     for batch in store.distinct_texts():
         check_wanted()
         encode_all(encoder, cache, batch, "user texts", written)
     snapshot = Snapshot(loaded.index, loaded.model, encoder, cache, state, loaded.users)
-    # Built before the first query, not by it.
-    _ = snapshot.model_rows(np.zeros(0, dtype=np.int64))
+    for rows_of_codes in (snapshot.model_rows, snapshot.main_rows):
+        rows_of_codes(np.zeros(0, dtype=np.int64))  # for all codes now, not by the first query
     log.info(
         "ready: index %s, model %s, %d items", loaded.index.index_id, loaded.model.model_id, len(loaded.index)
     )
     return snapshot
 
 
-def cache_what_came(store: Store, encoder: TextEncoder, written: WrittenTexts) -> None:
-    """Cache the vectors that came with stored texts; where they do not fit, texts are encoded like others."""
+def cache_stored_vectors(store: Store, encoder: TextEncoder, written: WrittenTexts) -> None:
+    """Cache the vectors imported with texts; log a warning where they are not of the language model's dim."""
     try:
         cache_imported(written, encoder, store.imported_vectors(encoder.text_model_id))
     except ImportedVectorsError as error:

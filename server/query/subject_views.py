@@ -1,4 +1,4 @@
-"""One person's raw views as a batch of one; the same arithmetic as in training (encoder.views)."""
+"""The raw views of one subject, as a batch of one, by the same arithmetic as in training (encoder.views)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,21 +28,19 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class SubjectViews:
-    """A subject as what its raw views are made of.
+    """The events, texts and friends that a subject's raw views are made of.
 
     Attributes:
-        person: what the state holds of it: all of a stored user, the friends of an anonymous one.
-        history: events that were sent along, beside those of `person`.
-        texts: texts that were sent along; what the cache lacks of them is encoded.
-        keep: whether vectors of such texts stay in the cache.
-        left_out: ids of the items that the answer leaves out.
+        person: the record in the state: all of a stored user, the friends of an anonymous one.
+        history: events beside those of the record.
+        texts: beside those of the record; the query encodes those that the cache lacks.
+        keep: whether the cache keeps vectors of such texts.
     """
 
     person: UserRecord
     history: tuple[Event, ...] = ()
     texts: tuple[str, ...] = ()
     keep: bool = False
-    left_out: tuple[str, ...] = ()
 
 
 def raw_views(snapshot: Snapshot, asked: SubjectViews) -> ViewBatch:

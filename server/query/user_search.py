@@ -1,13 +1,22 @@
-"""Queries for people: whom a person is like, and whom an item or a text suits."""
+"""Queries for users: those most like a user, and those whom an item or a text suits best."""
 
 import numpy as np
 
 from encoder.text.encoder import item_text
 from indexer.arrays import IntArray
 from indexer.index import Index
-from indexer.search.search import Exclusions
+from indexer.search.search import Exclusions, Searched
 from indexer.users import ZeroVectorError, audience, similar_users
-from server.query.query import Candidates, FloatArray, FreeText, Query, SimilarTo, StoredUser
+from server.query.query import (
+    Candidates,
+    FloatArray,
+    FreeText,
+    Query,
+    QueryVector,
+    SimilarTo,
+    StoredUser,
+    Target,
+)
 from server.query.snapshot import Snapshot
 from store.store import Store
 
@@ -20,44 +29,46 @@ class NoUserIndexError(RuntimeError):
         self.index_id = index_id
 
 
-def users_of(snapshot: Snapshot) -> Index:
-    """Return the user index.  Raises: NoUserIndexError."""
+def user_index_of(snapshot: Snapshot) -> Index:
+    """Return the user index of a snapshot.  Raises: NoUserIndexError."""
     if snapshot.users is None:
         raise NoUserIndexError(snapshot.index.index_id)
     return snapshot.users
 
 
-def similar_users_of(
-    snapshot: Snapshot, query: Query, vector: FloatArray, used: tuple[str, ...]
-) -> Candidates:
-    """Return the people most like a vector (D,), by cosine, without the one who asks.
+def similar_users_of(snapshot: Snapshot, query: Query, query_vector: QueryVector) -> Candidates:
+    """Find the users most like a query vector, by cosine, without the subject itself.
+
+    A zero vector, as of a user without any view, has no similar users.
 
     Raises:
         NoUserIndexError: the index has none.
-        VectorDimError: the vector is not of the embedding dim.
     """
-    users = users_of(snapshot)
-    now, own = users.delta.now, np.array([-1])
+    users = user_index_of(snapshot)
+    state, excluded = users.delta.now, None
     if isinstance(query.subject, StoredUser):
-        own = users.rows([query.subject.user_id], now)
-    without = Exclusions(np.zeros(1, dtype=np.int64), own) if own[0] >= 0 else None
+        row = users.rows([query.subject.user_id], state)  # (1,), −1 where the subject is not indexed
+        excluded = Exclusions(np.zeros(1, dtype=np.int64), row) if row[0] >= 0 else None
+    exact = query.options.exact
     try:
         rows, scores = similar_users(
-            users, vector[None], query.depth, without, exact=query.options.exact, now=now
+            users, query_vector.vector[None], query.depth, excluded, exact=exact, now=state
         )
-    except ZeroVectorError:  # somebody without any view is like nobody
-        rows, scores = np.zeros((1, 0), dtype=np.int64), np.zeros((1, 0), dtype=np.float32)
-    return _found(snapshot, query, rows[0], scores[0], used, exact=users.exact or query.options.exact)
+    except ZeroVectorError:
+        rows, scores = _nobody()
+    return _candidates(snapshot, query, rows, scores, query_vector.views_used, exact=users.exact or exact)
 
 
 def audience_of(snapshot: Snapshot, store: Store, query: Query) -> Candidates:
-    """Return the people whose vectors have the highest inner product with an item or a text.
+    """Find the users whose vectors have the highest inner product with an item or a text.
+
+    A zero vector, as of an item without text and events, has no audience.
 
     Raises:
         NoUserIndexError: the index has none.
         ItemNotFoundError: the store does not have the item.
     """
-    users, model = users_of(snapshot), snapshot.model
+    users, model = user_index_of(snapshot), snapshot.model
     id_vector, text = np.zeros(model.dim, dtype=np.float32), ""
     if isinstance(query.subject, SimilarTo):
         text = item_text(*store.title_and_text(query.subject.item_id))
@@ -71,22 +82,34 @@ def audience_of(snapshot: Snapshot, store: Store, query: Query) -> Candidates:
     vector = model.encode_items(id_vector[None], text_vector)
     try:
         rows, scores = audience(users, vector, query.depth)
-    except ZeroVectorError:  # an item of which nothing is known suits nobody
-        rows, scores = np.zeros((1, 0), dtype=np.int64), np.zeros((1, 0), dtype=np.float32)
-    return _found(snapshot, query, rows[0], scores[0], (), exact=True)
+    except ZeroVectorError:
+        rows, scores = _nobody()
+    return _candidates(snapshot, query, rows, scores, (), exact=True)
 
 
-def _found(
+def _nobody() -> Searched:
+    return np.zeros((1, 0), dtype=np.int64), np.zeros((1, 0), dtype=np.float32)
+
+
+def _candidates(
     snapshot: Snapshot,
     query: Query,
     rows: IntArray,
     scores: FloatArray,
-    used: tuple[str, ...],
+    views_used: tuple[str, ...],
     *,
     exact: bool,
 ) -> Candidates:
-    rows, scores = rows[query.offset :], scores[query.offset :]
-    there = rows >= 0
-    user_ids = users_of(snapshot).item_ids(rows[there])
-    known = (snapshot.model.model_id, snapshot.index.index_id)
-    return Candidates(user_ids, scores[there], None, None, used, exact, *known, people=True)
+    """Return the page of rows (1, n) of the user index with scores (1, n), without row −1."""
+    rows, scores = rows[0, query.offset :], scores[0, query.offset :]
+    finite = np.isfinite(scores)  # −inf at row −1
+    return Candidates(
+        user_index_of(snapshot).item_ids(rows[finite]),
+        scores[finite],
+        None,
+        views_used,
+        exact,
+        snapshot.model.model_id,
+        snapshot.index.index_id,
+        Target.USERS,
+    )

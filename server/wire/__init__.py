@@ -1,1 +1,7 @@
-"""The wire: servicers, messages to records and back, bounds on what clients send, admission of calls."""
+"""The wire: gRPC calls from their admission to their reply; `server.query` and `server.live` know none of it.
+
+`admission` runs a call on the threads of its kind or refuses it. The servicers (`servicers` of Retrieval and
+Admin, `ingest_servicer` of Ingest) translate the request, call what answers it, and translate the result.
+`query`, `filters` and `ingest` have the translations, with every bound that a client could overstep; `bounds`
+has those that they share.
+"""

@@ -1,4 +1,4 @@
-"""A room for each kind of call: threads of its own, so that no kind takes those of another."""
+"""Admission of calls: threads of its own for each kind of call, so that no kind takes those of another."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,9 +11,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from server import cancellation as calls
-from server.cancellation import TooManyCallsError, TooManyStreamsError
-from server.status import status_of_errors
-from server.wire.bounds import InvalidRequestError
+from server.status import InvalidRequestError, TooManyCallsError, TooManyStreamsError, status_of_errors
 
 _INGEST = "triptych.v1.Ingest"
 _KIND_OF_SERVICE = {
@@ -23,7 +21,7 @@ _KIND_OF_SERVICE = {
     health.SERVICE_NAME: "health checks",
     reflection.SERVICE_NAME: "reflection streams",
 }
-_KIND_OF_METHOD = {  # where it is not that of the service
+_KIND_OF_METHOD = {  # of methods with another kind than their service
     "triptych.v1.Retrieval/QueryStream": "query streams",
     f"{_INGEST}/ExportUser": "exports of people",
     f"{_INGEST}/EraseUser": "imports and erasures",
@@ -31,7 +29,7 @@ _KIND_OF_METHOD = {  # where it is not that of the service
     "triptych.v1.Admin/Status": "status calls",
     f"{health.SERVICE_NAME}/Watch": "health watches",
 }
-_LONGEST_SECONDS = 600.0  # of calls that a client can draw out by reading slowly or saying nothing
+_LONGEST_SECONDS = 600.0  # of calls that a client can prolong by reading slowly or sending nothing
 
 _Result = TypeVar("_Result")
 _Parameters = ParamSpec("_Parameters")
@@ -42,46 +40,46 @@ class CallPool(ThreadPoolExecutor):
     """The threads of one kind of call, and the calls that run on them or wait for one.
 
     Attributes:
-        kind: what the calls are, in words.
-        most: calls that may run and wait.
+        kind: the name of the kind, as in errors.
+        most: the number of calls that may run and wait.
     """
 
     def __init__(self, kind: str, threads: int, waiting: int, longest: float | None = None) -> None:
-        """Take how many calls run at once, how many may wait, and the seconds after which one is ended."""
+        """Start a pool for so many running and waiting calls; each is cancelled after `longest` seconds."""
         super().__init__(threads, thread_name_prefix=kind)
         self.kind = kind
         self.most = threads + waiting
         self._may_wait = waiting > 0
         self._longest = longest
-        self._inside = 0
+        self._admitted = 0
         self._lock = threading.Lock()
 
     @property
     def full(self) -> bool:
-        """Whether no more calls may come in."""
-        return self._inside >= self.most
+        """Whether as many calls run and wait as may."""
+        return self._admitted >= self.most
 
     def submit(
         self, fn: Callable[_Parameters, _Result], /, *args: _Parameters.args, **kwargs: _Parameters.kwargs
     ) -> "Future[_Result]":
-        """Run a call on a thread of this room; it is inside until it has ended."""
+        """Run a call on a thread of this pool, which counts it until it has ended."""
         self._enter()
         result = super().submit(fn, *args, **kwargs)
         result.add_done_callback(lambda _: self._leave())
         return result
 
-    def housing(self, handler: "_Handler") -> "_Handler":
-        """Return the handler of a method that does what the given one does, on the threads of this room."""
+    def admitting(self, handler: "_Handler") -> "_Handler":
+        """Wrap the handler of a method so that it runs on the threads of this pool."""
         shape = _shape(handler)
         behavior = getattr(handler, shape)
-        # Of a call that goes on without its thread, as gRPC's own health service does.
-        leaves_its_thread = getattr(behavior, "experimental_non_blocking", False)
+        # A health watch of gRPC's goes on after its thread has returned.
+        outlives_thread = getattr(behavior, "experimental_non_blocking", False)
 
         def call(request: Any, context: grpc.ServicerContext, *send: Any) -> Any:
             calls.begin(context)
             if self._longest is not None:
                 self._end_in_time(context, self._longest)
-            if leaves_its_thread:
+            if outlives_thread:
                 self._enter()
                 if not context.add_callback(self._leave):
                     self._leave()
@@ -93,11 +91,11 @@ class CallPool(ThreadPoolExecutor):
             return behavior(request, context, *send)
 
         call.experimental_thread_pool = self  # type: ignore[attr-defined]  # where gRPC looks for it
-        call.experimental_non_blocking = leaves_its_thread  # type: ignore[attr-defined]
+        call.experimental_non_blocking = outlives_thread  # type: ignore[attr-defined]
         return _handler(shape, call, handler)
 
     def refusing(self, handler: "_Handler") -> "_Handler":
-        """Return a handler that refuses calls because this room is full, without reading what they ask."""
+        """Return a handler that refuses calls because this pool is full, without parsing their requests."""
 
         def refuse(_: Iterator[Any], context: grpc.ServicerContext) -> NoReturn:
             with status_of_errors(context):
@@ -115,23 +113,23 @@ class CallPool(ThreadPoolExecutor):
 
     def _enter(self) -> None:
         with self._lock:
-            self._inside += 1
+            self._admitted += 1
 
     def _leave(self) -> None:
         with self._lock:
-            self._inside -= 1
+            self._admitted -= 1
 
 
-class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # which it takes in its stubs alone
-    """The rooms of a server: each call goes into that of its kind, or is refused at once where it is full.
+class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+    """The pools of a server: a call runs in that of its kind, or is refused at once where the pool is full.
 
-    gRPC asks for the handlers of all calls on one thread and submits each call there, too, so that a call
-    which is let in here still finds its place.
+    gRPC asks for the handler of each call and submits the call on one and the same thread, so that a pool
+    which is not full here has a place when the call is submitted.
     """
 
     def __init__(self, workers: int, queue: int) -> None:
-        """Take how many calls of one kind are answered at once, and how many more may wait."""
-        admission = (
+        """Make the pools; of most kinds, `workers` calls run at once and `queue` more may wait."""
+        pools = (
             CallPool("queries", workers, queue),
             CallPool("query streams", workers, 0),
             CallPool("writes", workers, queue),
@@ -144,39 +142,37 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # which it t
             CallPool("health watches", 2, 254),
             CallPool("reflection streams", 8, 0, _LONGEST_SECONDS),
         )
-        self._rooms = {room.kind: room for room in admission}
-        self._housed: dict[str, tuple[CallPool, _Handler, _Handler]] = {}
-        self.refusals = ThreadPoolExecutor(
-            1, thread_name_prefix="refusals"
-        )  # none of which waits for anything
+        self._pools = {pool.kind: pool for pool in pools}
+        self._handlers: dict[str, tuple[CallPool, _Handler, _Handler]] = {}  # by method
+        self.refusals = ThreadPoolExecutor(1, thread_name_prefix="refusals")  # a refusal never waits
 
     def intercept_service(
         self,
         continuation: "Callable[[grpc.HandlerCallDetails], _Handler | None]",
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "_Handler | None":
-        """Return the handler of a call: in its room, or to refuse it; None where there is no such method."""
+        """Return a handler that runs the call in its pool or refuses it; None for an unknown method."""
         method = handler_call_details.method
-        if method not in self._housed:
+        if method not in self._handlers:
             handler = continuation(handler_call_details)
             if handler is None:
                 return None
-            room = self._rooms[kind_of(method, handler)]
-            self._housed[method] = room, room.housing(handler), room.refusing(handler)
-        room, housed, refusing = self._housed[method]
-        return refusing if room.full else housed
+            pool = self._pools[kind_of(method, handler)]
+            self._handlers[method] = pool, pool.admitting(handler), pool.refusing(handler)
+        pool, admitting, refusing = self._handlers[method]
+        return refusing if pool.full else admitting
 
     def shutdown(self) -> None:
-        """Wait until no call runs; called when the server lets no more in."""
-        for room in (*self._rooms.values(), self.refusals):
-            room.shutdown()
+        """Wait until no call runs; to be called when the server accepts no more."""
+        for pool in (*self._pools.values(), self.refusals):
+            pool.shutdown()
 
 
 def kind_of(method: str, handler: "_Handler") -> str:
     """Return the kind of the calls of a method such as /triptych.v1.Admin/Status.
 
     Raises:
-        KeyError: its service is none that this server has.
+        KeyError: the server has no such service.
     """
     name = method.removeprefix("/")
     if name in _KIND_OF_METHOD:
@@ -196,7 +192,7 @@ def _handler(shape: str, behavior: Callable[..., Any], like: "_Handler") -> "_Ha
     parse = like.request_deserializer
 
     def read(raw: bytes) -> Any:
-        """Return a message, or the error of bytes that are none, which gRPC would call INTERNAL."""
+        """Parse a message; return the error of malformed bytes, which gRPC would call INTERNAL."""
         try:
             return parse(raw) if parse else raw
         except DecodeError:
@@ -209,7 +205,7 @@ def _handler(shape: str, behavior: Callable[..., Any], like: "_Handler") -> "_Ha
 
 
 def _messages(requests: Iterator[Any]) -> Iterator[Any]:
-    """Yield the messages of a stream.  Raises: InvalidRequestError, at bytes that are none."""
+    """Yield the messages of a stream.  Raises: InvalidRequestError, at malformed bytes."""
     for request in requests:
         if isinstance(request, InvalidRequestError):
             raise request

@@ -1,27 +1,18 @@
-"""What every kind of request shares: its error, and the bounds on ids and texts."""
+"""Bounds on ids, texts and times, which all kinds of requests share."""
 
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from server.status import InvalidRequestError
 
 MAX_ID_BYTES = 256
 MAX_TEXT_BYTES = 100_000
 
-_FIRST_SECOND = -62_135_596_800  # 0001-01-01, the first that the store takes too
+_FIRST_SECOND = -62_135_596_800  # 0001-01-01, also the first in the store
 _LAST_SECOND = 253_402_300_799  # 9999-12-31
 
 
-class InvalidRequestError(ValueError):
-    """A request breaks a rule of the API; the message names the field and the value.
-
-    Where `field` is given, the client gets it apart, as google.rpc.BadRequest.
-    """
-
-    def __init__(self, message: str, field: str = "") -> None:
-        super().__init__(message)
-        self.field = field
-
-
 def checked_id(place: str, value: str) -> str:
-    """Return an id within its bounds.  Raises: InvalidRequestError."""
+    """Check the bytes of an id, and return it.  Raises: InvalidRequestError."""
     size = len(value.encode())
     if not 1 <= size <= MAX_ID_BYTES:
         raise InvalidRequestError(f"{place} has {size} bytes, not 1..{MAX_ID_BYTES}")
@@ -29,7 +20,7 @@ def checked_id(place: str, value: str) -> str:
 
 
 def checked_text(place: str, value: str) -> str:
-    """Return a text within its bounds.  Raises: InvalidRequestError."""
+    """Check the bytes of a text, and that it is not blank; return it.  Raises: InvalidRequestError."""
     size = len(value.encode())
     if size > MAX_TEXT_BYTES:
         raise InvalidRequestError(f"{place} has {size} bytes, more than {MAX_TEXT_BYTES}")
@@ -39,6 +30,6 @@ def checked_text(place: str, value: str) -> str:
 
 
 def checked_time(place: str, ts: Timestamp) -> None:
-    """Raise InvalidRequestError where a time is beyond its bounds."""
+    """Check that a time is within its bounds.  Raises: InvalidRequestError."""
     if not (_FIRST_SECOND <= ts.seconds <= _LAST_SECOND and 0 <= ts.nanos < 1_000_000_000):
         raise InvalidRequestError(f"{place} is not within the years 1 to 9999: {ts.seconds} s, {ts.nanos} ns")

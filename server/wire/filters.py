@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from indexer.filters.filter import Filter, FilterError, Number, Value, above, below
 from indexer.filters.moments import Moment
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.wire.bounds import InvalidRequestError, checked_id, checked_time
+from server.status import InvalidRequestError
+from server.wire.bounds import checked_id, checked_time
 
 MAX_KINDS = 100
 MAX_CONDITIONS = 32
@@ -15,32 +16,32 @@ MAX_VALUES = 1_000
 MAX_FILTER_IDS = 10_000
 MAX_VALUE_BYTES = 1_000
 
-_EVERY = (-math.inf, math.inf)
-_ALWAYS = (Moment(-(2**63)), Moment(2**63 - 1))
+_ANY_NUMBER = (-math.inf, math.inf)
+_ANY_TIME = (Moment(-(2**63)), Moment(2**63 - 1))
 
 
-def filter_of(wanted: pb.Filter) -> Filter | None:
-    """Return the filter that a message means, None for one that says nothing.
+def filter_of(message: pb.Filter) -> Filter | None:
+    """Translate a filter; None for a message without a condition.
 
     Raises:
         InvalidRequestError: a field is malformed or beyond its bound.
     """
-    _bounded("filter.kinds", len(wanted.kinds), MAX_KINDS)
-    _bounded("filter.attributes", len(wanted.attributes), MAX_CONDITIONS)
-    conditions = [_condition(f"filter.attributes[{i}]", one) for i, one in enumerate(wanted.attributes)]
+    _bounded("filter.kinds", len(message.kinds), MAX_KINDS)
+    _bounded("filter.attributes", len(message.attributes), MAX_CONDITIONS)
+    conditions = [_condition(f"filter.attributes[{i}]", one) for i, one in enumerate(message.attributes)]
     try:
-        meant = Filter(
-            kinds=tuple(_text(f"filter.kinds[{i}]", kind) for i, kind in enumerate(wanted.kinds)),
+        item_filter = Filter(
+            kinds=tuple(_text(f"filter.kinds[{i}]", kind) for i, kind in enumerate(message.kinds)),
             equals=tuple((one.name, one.any_of) for one in conditions if one.any_of),
-            ranges=tuple((one.name, *one.numbers) for one in conditions if one.numbers != _EVERY),
-            allow=tuple(_ids("filter.allow", wanted.allow)) if wanted.HasField("allow") else None,
-            deny=tuple(_ids("filter.deny", wanted.deny)),
-            times=tuple((one.name, *one.times) for one in conditions if one.times != _ALWAYS),
+            ranges=tuple((one.name, *one.numbers) for one in conditions if one.numbers != _ANY_NUMBER),
+            allow=tuple(_ids("filter.allow", message.allow)) if message.HasField("allow") else None,
+            deny=tuple(_ids("filter.deny", message.deny)),
+            times=tuple((one.name, *one.times) for one in conditions if one.times != _ANY_TIME),
             unequal=tuple((one.name, one.none_of) for one in conditions if one.none_of),
         )
     except FilterError as error:
         raise InvalidRequestError(f"filter: {error}") from error
-    return meant if meant != Filter() else None
+    return item_filter if item_filter != Filter() else None
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,15 @@ class _Condition:
 
 def _condition(place: str, one: pb.AttributeCondition) -> _Condition:
     name = _text(f"{place}.name", one.name)
-    found = _Condition(
+    condition = _Condition(
         name, _values(place, one, "any_of"), _values(place, one, "none_of"), *_ends(place, one)
     )
-    if not found.any_of and not found.none_of and found.numbers == _EVERY and found.times == _ALWAYS:
+    bounded = condition.numbers != _ANY_NUMBER or condition.times != _ANY_TIME
+    if not condition.any_of and not condition.none_of and not bounded:
         raise InvalidRequestError(
             f"{place} asks nothing of {name!r}: set any_of, none_of, at_least, at_most, lower or upper"
         )
-    return found
+    return condition
 
 
 def _values(place: str, one: pb.AttributeCondition, field: str) -> tuple[Value, ...]:
@@ -71,10 +73,10 @@ def _values(place: str, one: pb.AttributeCondition, field: str) -> tuple[Value, 
 
 
 def _ends(place: str, one: pb.AttributeCondition) -> tuple[tuple[Number, Number], tuple[Moment, Moment]]:
-    """Return the numbers and the moments between which a value must be, all four of them allowed."""
+    """Return the least and greatest number, and the first and last moment, that pass the condition."""
     least: list[Number] = [one.at_least] if one.HasField("at_least") else []
     greatest: list[Number] = [one.at_most] if one.HasField("at_most") else []
-    (first, _), (_, last) = _ALWAYS, _ALWAYS
+    first, last = _ANY_TIME
     if one.HasField("lower"):
         end = _end(f"{place}.lower", one.lower)
         if isinstance(end, Moment):

@@ -8,7 +8,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.live.ingest import Erased
 from server.pb.triptych.v1 import ingest_pb2 as pb
-from server.wire.bounds import MAX_ID_BYTES, InvalidRequestError
+from server.status import InvalidRequestError, NotThisMachineError
+from server.wire.bounds import MAX_ID_BYTES
 from store.imports.files import FORMATS
 from store.imports.run import ImportOptions, ImportReport
 from store.imports.text_files import UTF_8
@@ -47,14 +48,6 @@ Write = (
     | pb.AppendTextsRequest
     | pb.PutFriendsRequest
 )
-
-
-class NotThisMachineError(PermissionError):
-    """A call that names files of the server's machine came from another one."""
-
-    def __init__(self, peer: str) -> None:
-        super().__init__(f"only callers on the server's own machine may import a folder, not {peer}")
-        self.peer = peer
 
 
 def request_of(message: Write) -> Request:

@@ -1,26 +1,35 @@
-"""Wire messages to records, with every bound that a client could overstep."""
+"""Messages of a query to records and back, with every bound that a client could overstep."""
 
 from collections.abc import Sequence
 from datetime import datetime
+from uuid import uuid4
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from encoder.config import VIEWS
 from indexer.index import VectorDimError
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.query import (
+    Candidates,
+    EncodedUser,
+    Explanation,
+    FloatArray,
     FreeText,
     IndexChangedError,
     InlineViews,
     Query,
+    QueryOptions,
     RawVector,
     SimilarTo,
     StoredUser,
     Subject,
+    Target,
+    TextQuery,
 )
-from server.wire.bounds import InvalidRequestError, checked_id, checked_text, checked_time
+from server.status import Failure, InvalidRequestError
+from server.wire.bounds import checked_id, checked_text, checked_time
 from server.wire.filters import filter_of
-from server.wire.options import options_of
 from store.records import Event, Friend, UserViews
 from store.store import ItemNotFoundError
 from store.tables import MAX_WEIGHT
@@ -29,16 +38,19 @@ DEFAULT_K = 10
 MAX_K = 1_000
 MAX_BATCH = 256
 MAX_BATCH_K = 50_000  # replies of that size stay below the message limit
-MAX_EXPLAINED = 5_000  # results of a batch; they are as much larger
+MAX_EXPLAINED = 5_000  # candidates of a batch, whose replies are ten times as large
 MAX_EVENTS = 10_000
 MAX_TEXTS = 1_000
 MAX_FRIENDS = 1_000
 MAX_DIM = 65_536
 MAX_NORM = 1e12
+MAX_VIEW_WEIGHT = 1_000.0
+MAX_MIN_SCORE = 1e30
+_VIEW_OF = {"H": pb.VIEW_HISTORY, "T": pb.VIEW_TEXT, "S": pb.VIEW_SOCIAL}
 
 
 def query_of(request: pb.QueryRequest) -> Query:
-    """Return the query that a request asks.
+    """Translate the request of one query.
 
     Raises:
         InvalidRequestError: a field is missing, malformed or beyond its bound.
@@ -50,28 +62,14 @@ def query_of(request: pb.QueryRequest) -> Query:
         raise InvalidRequestError(f"offset {request.offset} and k {k} add up to more than {MAX_K}")
     index_id = checked_id("index_id", request.index_id) if request.index_id else ""
     exclude_seen = request.exclude_seen if request.HasField("exclude_seen") else True
-    wanted = filter_of(request.filter) if request.HasField("filter") else None
-    people = _target(request)
+    item_filter = filter_of(request.filter) if request.HasField("filter") else None
+    target = _target(request)
     options = options_of(request)
-    return Query(_subject(request), k, exclude_seen, wanted, options, people, request.offset, index_id)
-
-
-def _target(request: pb.QueryRequest) -> bool:
-    """Return whether users are asked for, which few options go with."""
-    if request.target not in pb.Target.values():
-        raise InvalidRequestError(f"target is {request.target}, which is none of TARGET_ITEMS, TARGET_USERS")
-    if request.target != pb.TARGET_USERS:
-        return False
-    for name in ("filter", "view_weights", "min_score", "text_query", "text_query_weight", "diversity"):
-        if request.HasField(name):
-            raise InvalidRequestError(f"{name} does not go with TARGET_USERS")
-    if request.explain:
-        raise InvalidRequestError("explain does not go with TARGET_USERS")
-    return True
+    return Query(_subject(request), k, exclude_seen, item_filter, options, target, request.offset, index_id)
 
 
 def queries_of(request: pb.QueryBatchRequest) -> list[Query]:
-    """Return the queries of a batch; an error names the position.  Raises: InvalidRequestError."""
+    """Translate the requests of a batch; an error names the position.  Raises: InvalidRequestError."""
     if not 1 <= len(request.requests) <= MAX_BATCH:
         raise InvalidRequestError(f"a batch has 1..{MAX_BATCH} requests, not {len(request.requests)}")
     queries = []
@@ -99,13 +97,13 @@ def place_of(error: ItemNotFoundError | VectorDimError | IndexChangedError, quer
                 return f"requests[{position}]"
             case RawVector(vector), VectorDimError() if len(vector) == error.got:
                 return f"requests[{position}]"
-            case _, IndexChangedError() if query.index_id == error.wanted:
+            case _, IndexChangedError() if query.index_id == error.index_id:
                 return f"requests[{position}]"
     raise ValueError(f"none of {len(queries)} queries has to do with: {error}")
 
 
-def person_of(request: pb.EncodeUserRequest) -> StoredUser | InlineViews:
-    """Return the person to encode.  Raises: InvalidRequestError."""
+def user_of(request: pb.EncodeUserRequest) -> StoredUser | InlineViews:
+    """Translate the request to encode a user.  Raises: InvalidRequestError."""
     if request.WhichOneof("subject") == "user_id":
         return StoredUser(checked_id("user_id", request.user_id))
     if request.WhichOneof("subject") == "views":
@@ -113,23 +111,106 @@ def person_of(request: pb.EncodeUserRequest) -> StoredUser | InlineViews:
     raise InvalidRequestError("no subject: set user_id or views")
 
 
-def index_of(request: pb.PublishIndexRequest) -> str:
-    """Return the id of the index to publish.  Raises: InvalidRequestError."""
-    return checked_id("index_id", request.index_id)
+def options_of(request: pb.QueryRequest) -> QueryOptions:
+    """Translate the options of one query.
+
+    Raises:
+        InvalidRequestError: a field is malformed, beyond its bound, or does not go with another.
+    """
+    view_weights = _view_weights(request)
+    if request.WhichOneof("subject") == "vector":
+        weighted = view_weights != QueryOptions.view_weights
+        for name, is_set in (("view_weights", weighted), ("explain", request.explain)):
+            if is_set:
+                raise InvalidRequestError(f"{name} does not go with vector: nothing is known of its views")
+    return QueryOptions(
+        view_weights,
+        _within("min_score", request.min_score, -MAX_MIN_SCORE, MAX_MIN_SCORE)
+        if request.HasField("min_score")
+        else None,
+        _text_query(request),
+        _within("diversity", request.diversity, 0.0, 1.0) if request.HasField("diversity") else 1.0,
+        request.explain,
+        request.exact,
+    )
+
+
+def query_reply(candidates: Candidates) -> pb.QueryResponse:
+    """Translate candidates to packed parallel arrays."""
+    shares = [_packed(candidates.shares, i) for i in range(len(VIEWS) + 1)]
+    scores = candidates.scores.tolist()
+    for_users = candidates.target is Target.USERS
+    return pb.QueryResponse(
+        item_ids=[] if for_users else candidates.ids,
+        user_ids=candidates.ids if for_users else [],
+        scores=scores,
+        history_shares=shares[0],
+        text_shares=shares[1],
+        social_shares=shares[2],
+        query_shares=shares[3],
+        prior_shares=scores if candidates.fallback else [],
+        views_used=[_VIEW_OF[view] for view in candidates.views_used],
+        fallback=pb.FALLBACK_POPULARITY if candidates.fallback else pb.FALLBACK_NONE,
+        exact=candidates.exact,
+        query_id=uuid4().hex,
+        model_id=candidates.model_id,
+        index_id=candidates.index_id,
+        timings=pb.Timings(
+            views_ms=candidates.timings.views_ms,
+            encode_ms=candidates.timings.encode_ms,
+            search_ms=candidates.timings.search_ms,
+        ),
+        explanations=[_explanation(one) for one in candidates.explanations],
+    )
+
+
+def stream_reply(outcome: Candidates | Failure) -> pb.QueryStreamResponse:
+    """Translate candidates, or the failure to find them, to the reply to one request of a stream."""
+    if isinstance(outcome, Failure):
+        error = pb.QueryError(code=outcome.code, reason=outcome.reason, message=outcome.message)
+        return pb.QueryStreamResponse(error=error)
+    return pb.QueryStreamResponse(response=query_reply(outcome))
+
+
+def encode_reply(user: EncodedUser) -> pb.EncodeUserResponse:
+    """Translate a user vector and its parts; an absent view's part is empty."""
+    parts = [pb.Vector(values=part.tolist() if part.any() else []) for part in user.parts]
+    return pb.EncodeUserResponse(
+        vector=pb.Vector(values=user.vector.tolist()),
+        history_part=parts[0],
+        text_part=parts[1],
+        social_part=parts[2],
+        views_used=[_VIEW_OF[view] for view in user.views_used],
+        model_id=user.model_id,
+    )
+
+
+def _target(request: pb.QueryRequest) -> Target:
+    """Return whether items or users are searched, and refuse the options that do not go with users."""
+    if request.target not in pb.Target.values():
+        raise InvalidRequestError(f"target is {request.target}, which is none of TARGET_ITEMS, TARGET_USERS")
+    if request.target != pb.TARGET_USERS:
+        return Target.ITEMS
+    for name in ("filter", "view_weights", "min_score", "text_query", "text_query_weight", "diversity"):
+        if request.HasField(name):
+            raise InvalidRequestError(f"{name} does not go with TARGET_USERS")
+    if request.explain:
+        raise InvalidRequestError("explain does not go with TARGET_USERS")
+    return Target.USERS
 
 
 def _subject(request: pb.QueryRequest) -> Subject:
-    named = request.WhichOneof("subject")
-    if named == "user_id":
-        return StoredUser(checked_id("user_id", request.user_id))
-    if named == "views":
-        return InlineViews(_views(request.views))
-    if named == "item_id":
-        return SimilarTo(checked_id("item_id", request.item_id))
-    if named == "text":
-        return FreeText(checked_text("text", request.text))
-    if named == "vector":
-        return _vector(request.vector)
+    match request.WhichOneof("subject"):
+        case "user_id":
+            return StoredUser(checked_id("user_id", request.user_id))
+        case "views":
+            return InlineViews(_views(request.views))
+        case "item_id":
+            return SimilarTo(checked_id("item_id", request.item_id))
+        case "text":
+            return FreeText(checked_text("text", request.text))
+        case "vector":
+            return _vector(request.vector)
     raise InvalidRequestError("no subject: set one of user_id, views, item_id, text, vector")
 
 
@@ -143,12 +224,12 @@ def _views(views: pb.Views) -> UserViews:
             raise InvalidRequestError(f"views.{name} has {len(values)} entries, more than {most}")
     friends: dict[str, float] = {}  # several ties to one friend add up, as they do in the store
     for i, friend in enumerate(views.friends):
-        name = checked_id(f"views.friends[{i}].friend_id", friend.friend_id)
-        friends[name] = friends.get(name, 0.0) + _weight(f"views.friends[{i}]", friend)
+        friend_id = checked_id(f"views.friends[{i}].friend_id", friend.friend_id)
+        friends[friend_id] = friends.get(friend_id, 0.0) + _weight(f"views.friends[{i}]", friend)
     return UserViews(
         history=tuple(_event(i, event) for i, event in enumerate(views.events)),
         texts=tuple(checked_text(f"views.texts[{i}]", text) for i, text in enumerate(views.texts)),
-        friends=tuple(Friend(name, weight, ()) for name, weight in sorted(friends.items())),
+        friends=tuple(Friend(friend_id, weight, ()) for friend_id, weight in sorted(friends.items())),
     )
 
 
@@ -182,3 +263,49 @@ def _vector(vector: pb.Vector) -> RawVector:
     if not norm <= MAX_NORM:  # also refuses NaN; inner products must not overflow
         raise InvalidRequestError(f"vector has length {norm:g}, not within 0..{MAX_NORM:g}")
     return RawVector(values)
+
+
+def _view_weights(request: pb.QueryRequest) -> tuple[float, float, float]:
+    """Return the weights of H, T and S; three zeros, as in a message without fields, mean the default."""
+    if not request.HasField("view_weights"):
+        return QueryOptions.view_weights
+    weights = (
+        _within("view_weights.history", request.view_weights.history, 0.0, MAX_VIEW_WEIGHT),
+        _within("view_weights.text", request.view_weights.text, 0.0, MAX_VIEW_WEIGHT),
+        _within("view_weights.social", request.view_weights.social, 0.0, MAX_VIEW_WEIGHT),
+    )
+    return weights if any(weights) else QueryOptions.view_weights
+
+
+def _text_query(request: pb.QueryRequest) -> TextQuery | None:
+    if not request.HasField("text_query"):
+        if request.HasField("text_query_weight"):
+            raise InvalidRequestError(
+                f"text_query_weight is {request.text_query_weight}, but there is no text_query"
+            )
+        return None
+    text = checked_text("text_query", request.text_query)
+    if not request.HasField("text_query_weight"):
+        return TextQuery(text)
+    return TextQuery(text, _within("text_query_weight", request.text_query_weight, 0.0, 1.0))
+
+
+def _within(name: str, value: float, least: float, most: float) -> float:
+    if not least <= value <= most:  # also refuses NaN
+        raise InvalidRequestError(f"{name} is {value}, not in {least:g}..{most:g}")
+    return value
+
+
+def _packed(shares: FloatArray | None, view: int) -> list[float]:
+    if shares is None or view >= shares.shape[1] or not np.any(shares[:, view]):
+        return []
+    column: list[float] = shares[:, view].tolist()
+    return column
+
+
+def _explanation(explanation: Explanation) -> pb.Explanation:
+    events, texts, friends = (
+        [pb.Contribution(name=source.name, value=source.value) for source in sources]
+        for sources in explanation
+    )
+    return pb.Explanation(events=events, texts=texts, friends=friends)

@@ -1,4 +1,4 @@
-"""The RPCs: translate, call, translate back."""
+"""The RPCs of Retrieval and Admin: translate the request, call, translate the result."""
 
 import time
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from server.query.query import Candidates, IndexChangedError
 from server.query.retriever import NotReadyError, Retriever
 from server.status import outcome, status_of_errors
 from server.supervisor import Supervisor
-from server.wire.query import index_of, person_of, place_of, queries_of, query_of
-from server.wire.replies import encode_reply, query_reply, stream_reply
+from server.wire.bounds import checked_id
+from server.wire.query import encode_reply, place_of, queries_of, query_of, query_reply, stream_reply, user_of
 from store.export import create_export
 from store.home import Home
 from store.store import ItemNotFoundError, Store
@@ -41,11 +41,11 @@ class RetrievalServicer(rpc.RetrievalServicer):
         with status_of_errors(context):
             queries = queries_of(request)
             try:
-                found = self._retriever.retrieve(queries)
+                answers = self._retriever.retrieve(queries)
             except (ItemNotFoundError, VectorDimError, IndexChangedError) as error:
                 error.add_note(place_of(error, queries))
                 raise
-            return pb.QueryBatchResponse(responses=[query_reply(one) for one in found])
+            return pb.QueryBatchResponse(responses=[query_reply(candidates) for candidates in answers])
 
     def QueryStream(
         self, request_iterator: Iterator[pb.QueryRequest], context: grpc.ServicerContext
@@ -55,15 +55,15 @@ class RetrievalServicer(rpc.RetrievalServicer):
             try:
                 for request in request_iterator:
                     yield stream_reply(outcome(partial(self._answer, request)))
-            except grpc.RpcError:  # the client went away
+            except grpc.RpcError:  # the client ended the call
                 return
 
     def EncodeUser(
         self, request: pb.EncodeUserRequest, context: grpc.ServicerContext
     ) -> pb.EncodeUserResponse:
-        """The vector of a person and its parts.  Status: INVALID_ARGUMENT, UNAVAILABLE."""
+        """The vector of a user and its parts.  Status: INVALID_ARGUMENT, UNAVAILABLE."""
         with status_of_errors(context):
-            return encode_reply(self._retriever.encode(person_of(request)))
+            return encode_reply(self._retriever.encode(user_of(request)))
 
     def _answer(self, request: pb.QueryRequest) -> Candidates:
         return self._retriever.retrieve([query_of(request)])[0]
@@ -90,7 +90,7 @@ class AdminServicer(rpc.AdminServicer):
         self._start = time.monotonic()
 
     def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:
-        """What serves, which home, how its background work does, and how much the store holds."""
+        """The serving index and models, the home, the state of background work, and the rows of the store."""
         with status_of_errors(context):
             reply = pb.StatusResponse(
                 rows=self._store.counts(),
@@ -118,16 +118,16 @@ class AdminServicer(rpc.AdminServicer):
         request: pb.CreateExportRequest,
         context: grpc.ServicerContext,
     ) -> pb.CreateExportResponse:
-        """An immutable copy of the store below exports/."""
+        """Write an immutable copy of the store below exports/."""
         with status_of_errors(context):
             return pb.CreateExportResponse(export_id=create_export(self._store, self._home.exports))
 
     def PublishIndex(
         self, request: pb.PublishIndexRequest, context: grpc.ServicerContext
     ) -> pb.PublishIndexResponse:
-        """Check and serve an index.  Status: NOT_FOUND, DATA_LOSS; what served before goes on."""
+        """Check and serve an index.  Status: NOT_FOUND, DATA_LOSS; then the index before goes on serving."""
         with status_of_errors(context):
-            return _publish_reply(self._publisher.publish(index_of(request)))
+            return _publish_reply(self._publisher.publish(checked_id("index_id", request.index_id)))
 
     def RollbackIndex(
         self,
@@ -139,9 +139,9 @@ class AdminServicer(rpc.AdminServicer):
             return _publish_reply(self._publisher.roll_back())
 
 
-def _publish_reply(done: Published) -> pb.PublishIndexResponse:
+def _publish_reply(published: Published) -> pb.PublishIndexResponse:
     return pb.PublishIndexResponse(
-        index_id=done.snapshot.index.index_id,
-        model_id=done.snapshot.model.model_id,
-        previous_index_id=done.previous,
+        index_id=published.snapshot.index.index_id,
+        model_id=published.snapshot.model.model_id,
+        previous_index_id=published.previous,
     )

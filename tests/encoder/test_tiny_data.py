@@ -23,7 +23,6 @@ from encoder.tower.spectral import spectrum
 from encoder.train import check_finite
 from encoder.views import ViewBatch
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.query.query import Candidates
 from store.artifact import artifacts, read_pointer
 from store.home import Home
 from tests.live_server import Client, server
@@ -243,13 +242,3 @@ def test_a_vector_that_is_not_finite_counts_as_no_view(
     assert "not finite, of 1 of 2 people at first" in caplog.text
     vectors = model.encode_items(np.full((1, model.dim), np.inf, np.float32), text[:1])
     assert not vectors.any()
-
-
-def test_candidates_without_a_finite_score_are_left_out() -> None:
-    scores = np.array([3.0, np.nan, 1.0, -np.inf], np.float32)
-    shares = np.zeros((4, 3), np.float32)
-    shares[:, 0] = scores
-    found = Candidates(["a", "b", "c", "d"], scores, shares, None, ("H",), True, "m", "x").finite()
-    assert (found.item_ids, found.scores.tolist()) == (["a", "c"], [3.0, 1.0])
-    assert found.shares is not None
-    assert found.shares[:, 0].tolist() == [3.0, 1.0]

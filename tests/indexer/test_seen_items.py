@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from indexer.files import ItemChange
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.publish import current_index, load_index
+from scripts.bench.index.vectors import write_index
 from server.query.query import Query, QueryOptions, StoredUser
 from server.query.retriever import Retriever
-from server.query.snapshot import prepare
+from server.query.snapshot import Snapshot, prepare
 from store.home import Home
 from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState
@@ -40,7 +42,7 @@ def retriever(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def ids_of(retriever: Retriever, **fields: object) -> list[str]:
-    return retriever.retrieve([Query(USER, 150, **fields)])[0].item_ids  # type: ignore[arg-type]
+    return retriever.retrieve([Query(USER, 150, **fields)])[0].ids  # type: ignore[arg-type]
 
 
 def put_again(index: Index, ids: Sequence[str], kind: str | None = None) -> None:
@@ -61,18 +63,18 @@ def seen_of(retriever: Retriever) -> list[str]:
 
 @pytest.fixture
 def between(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Index, list[str]]]:
-    """Items that are put again after every lookup of rows by id, which is before the next step of a query."""
+    """Items that are put again after each lookup of rows, which is before the next step of a query."""
     again: list[tuple[Index, list[str]]] = []
-    rows = Delta.rows
+    current_rows = Delta.current_rows
 
     def lookup(self: Delta, *arguments: object) -> object:
-        found = rows(self, *arguments)  # type: ignore[arg-type]
+        found = current_rows(self, *arguments)  # type: ignore[arg-type]
         if again:
             index, ids = again.pop()
             put_again(index, ids, "put")
         return found
 
-    monkeypatch.setattr(Delta, "rows", lookup)
+    monkeypatch.setattr(Delta, "current_rows", lookup)
     return again
 
 
@@ -108,11 +110,37 @@ def test_a_popular_item_that_is_put_between_two_lookups_stays_denied(
     retriever: Retriever, between: list[tuple[Index, list[str]]]
 ) -> None:
     def popular(wanted: Filter | None = None) -> list[str]:
-        return retriever.retrieve([Query(StoredUser("nobody"), 150, filter=wanted)])[0].item_ids
+        return retriever.retrieve([Query(StoredUser("nobody"), 150, filter=wanted)])[0].ids
 
     first = popular()[:3]
     between.append((retriever.snapshot.index, first))
     assert not set(popular(Filter(deny=tuple(first)))) & set(first)
+
+
+def test_a_seen_item_that_is_put_before_its_row_is_looked_up_stays_out(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, index, index_rows = seen_of(retriever), retriever.snapshot.index, Snapshot.index_rows
+
+    def late(self: Snapshot, *arguments: object) -> object:
+        put_again(index, seen)
+        return index_rows(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Snapshot, "index_rows", late)
+    for _ in range(3):
+        assert not set(ids_of(retriever)) & set(seen)
+
+
+def test_a_seen_item_that_is_put_before_the_popular_ones_are_chosen_stays_out(
+    retriever: Retriever, between: list[tuple[Index, list[str]]]
+) -> None:
+    seen, no_view = seen_of(retriever), QueryOptions(view_weights=(0.0, 0.0, 0.0))
+    for _ in range(3):
+        between.append((retriever.snapshot.index, seen))
+        (found,) = retriever.retrieve([Query(USER, 150, options=no_view)])
+        assert found.fallback
+        assert not between
+        assert not set(found.ids) & set(seen)
 
 
 def test_a_seen_item_stays_out_while_it_is_put_in_a_thousand_rounds(retriever: Retriever) -> None:
@@ -154,3 +182,36 @@ def test_rows_of_a_state_stay_what_they_were(retriever: Retriever) -> None:
         [main + 4, -1, -1], [main + 4, main + 5, -1],
     ]  # fmt: skip
     assert [index.rows(ids, state).tolist() for state in states] == rows
+
+
+def test_rows_of_the_main_part_become_the_rows_of_a_state_without_hashing_ids(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
+    index = write_index(tmp_path, vectors, "Flat", vectors)
+    main_ids = index.ids.to_pylist()
+    ids = [*main_ids, "new", "unknown"]
+    main_rows = index.main_rows(ids)
+    main_rows.flags.writeable = False
+    assert main_rows.tolist() == [*range(40), -1, -1]
+    states = [index.delta.now]
+    for puts, removed in (
+        ([], [ids[3]]),
+        ([ids[5], "new"], []),
+        (["new", ids[3]], [ids[9]]),
+        ([], ["new", ids[5]]),
+    ):
+        new = [ItemChange(i, vectors[0], 0.0, bytes(16), bytes(16), None, "{}") for i in puts]
+        index.put(new, removed)
+        states.append(index.delta.now)
+    named: list[str] = []
+
+    def name_of(position: int) -> str:
+        named.append(ids[position])
+        return ids[position]
+
+    found = [index.current_rows(main_rows, name_of, state).tolist() for state in states]
+    assert found == [index.rows(ids, state).tolist() for state in states]
+    assert found[0] == main_rows.tolist()
+    assert found[1] == [*range(3), -1, *range(4, 40), -1, -1]
+    assert (found[2][5], found[2][40], found[3][3], found[4][40]) == (40, 41, 43, -1)
+    assert index.main_rows([ids[9]]).tolist() == [9]  # removed, and still a row of the main part
+    assert set(named) == {ids[3], ids[5], ids[9], "new", "unknown"}

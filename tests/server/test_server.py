@@ -31,10 +31,9 @@ from indexer.reindex import reindex
 from scripts.session import fresh_export
 from server.client.channel import connect
 from server.config import MAX_MESSAGE_BYTES
-from server.live.query_priority import QueryPriority
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.query.retriever import Retriever
+from server.query.retriever import QueryPriority, Retriever
 from server.wire.bounds import MAX_ID_BYTES, MAX_TEXT_BYTES
 from server.wire.query import (
     MAX_BATCH,
@@ -799,7 +798,7 @@ def test_who_writes_waits_for_queries_but_not_for_long(monkeypatch: pytest.Monke
         start = time.monotonic()
         traffic.pause()  # which ends while the query still runs
         assert time.monotonic() - start > 0.001
-    monkeypatch.setattr("server.live.query_priority._LONGEST_SECONDS", 3600)
+    monkeypatch.setattr("server.query.retriever._LONGEST_PAUSE_SECONDS", 3600)
     traffic.pause()  # nothing runs, so there is nothing to wait for
     with ThreadPoolExecutor(1) as pool:
         with traffic.query():

@@ -19,8 +19,7 @@ from encoder.text.cache import TextCache
 from scripts.doctor.check import State
 from scripts.doctor.store import store_check
 from server.client import Behavior, CallError, Client, Text
-from server.status import Failure, outcome
-from server.wire.bounds import InvalidRequestError
+from server.status import Failure, InvalidRequestError, outcome
 from store.artifact import build, set_pointer
 from store.database import UnusablePathError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error, disk_errors, replace_file

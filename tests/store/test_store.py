@@ -62,6 +62,16 @@ def test_a_text_is_hidden_by_the_held_out_rows_of_its_own_user_only(store: Store
     assert store.user_views("李").texts == ("mine",)  # ann's i9 is held out, not 李's
 
 
+def test_the_texts_of_a_user_are_the_visible_ones_each_once(store: Store) -> None:
+    with store.writing() as cursor:
+        cursor.execute(
+            "INSERT INTO data.texts (user_id, item_id, text, ts) VALUES ('ann', 'i2', 'later', NULL)"
+        )
+    assert store.texts_of("ann") == {"undated", "你好", "later"}
+    assert store.texts_of("李") == {"mine"}
+    assert store.texts_of("nobody") == set()
+
+
 def test_an_unknown_user_has_empty_views(store: Store) -> None:
     assert store.user_views("nobody") == UserViews()
 
@@ -195,6 +205,7 @@ def test_no_held_out_row_is_ever_seen(
             views = store.user_views(user)
             assert [(event.item_id, event.ts) for event in views.history] == seen
             assert sorted(views.texts) == sorted(item for _, item, _, _ in own if item not in held)
+            assert store.texts_of(user) == set(views.texts)
 
 
 def test_a_store_outlives_its_process(store: Store, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pages are pieces of one list, batches answer as single queries do, and an index that changed is told."""
+"""Pages are pieces of one list, batches answer as single queries do, and a changed index is an error."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -24,11 +24,12 @@ from server.query.query import (
     SimilarTo,
     StoredUser,
     Subject,
+    Target,
     TextQuery,
 )
 from server.query.retriever import Retriever
 from server.query.snapshot import prepare
-from server.wire.bounds import InvalidRequestError
+from server.status import InvalidRequestError
 from server.wire.query import query_of
 from store.home import Home
 from store.state.rebuild import bring_up_to_date
@@ -64,7 +65,7 @@ def ask(retriever: Retriever, *queries: Query) -> list[Candidates]:
 
 def same(ours: Candidates, ids: list[str], scores: np.ndarray, shares: np.ndarray | None) -> None:
     """To the last bit."""
-    assert ours.item_ids == ids
+    assert ours.ids == ids
     assert ours.scores.tolist() == scores.tolist()
     assert (ours.shares is None) == (shares is None)
     assert ours.shares is None or ours.shares.tolist() == shares.tolist()  # type: ignore[union-attr]
@@ -94,8 +95,8 @@ def test_a_page_is_the_end_of_the_longer_list(
     (page,) = ask(retriever, Query(**known))
     (whole,) = ask(retriever, Query(**known | {"k": offset + k, "offset": 0}))
     shares = None if whole.shares is None else whole.shares[offset:]
-    same(page, whole.item_ids[offset:], whole.scores[offset:], shares)
-    assert len(page.item_ids) == max(0, len(whole.item_ids) - offset)
+    same(page, whole.ids[offset:], whole.scores[offset:], shares)
+    assert len(page.ids) == max(0, len(whole.ids) - offset)
     assert page.fallback == whole.fallback
 
 
@@ -107,7 +108,7 @@ def test_a_batch_answers_to_the_last_bit_as_single_queries_do(
     together = ask(retriever, query, *others, Query(SUBJECTS[0], k))
     for one, found in zip([query, *others, Query(SUBJECTS[0], k)], together, strict=True):
         (alone,) = ask(retriever, one)
-        same(found, alone.item_ids, alone.scores, alone.shares)
+        same(found, alone.ids, alone.scores, alone.shares)
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -116,7 +117,7 @@ def test_a_list_is_the_head_of_every_longer_one(retriever: Retriever, subject: S
     for k in (1, 2, 3, 10, 149):
         (found,) = ask(retriever, Query(subject, k))
         shares = None if whole.shares is None else whole.shares[:k]
-        same(found, whole.item_ids[:k], whole.scores[:k], shares)
+        same(found, whole.ids[:k], whole.scores[:k], shares)
 
 
 def test_shares_sum_to_the_score_that_the_kernel_made(retriever: Retriever) -> None:
@@ -130,18 +131,20 @@ def test_shares_sum_to_the_score_that_the_kernel_made(retriever: Retriever) -> N
 def test_pages_of_users_are_pieces_of_one_list(retriever: Retriever, subject: Subject) -> None:
     if isinstance(subject, SimilarTo):
         subject = SimilarTo(retriever.snapshot.index.main.ids[0])
-    (whole,) = ask(retriever, Query(subject, 60, people=True))
-    pages = ask(retriever, *(Query(subject, 20, people=True, offset=start) for start in (0, 20, 40, 400)))
-    assert [user for page in pages for user in page.item_ids] == whole.item_ids
+    (whole,) = ask(retriever, Query(subject, 60, target=Target.USERS))
+    pages = ask(
+        retriever, *(Query(subject, 20, target=Target.USERS, offset=start) for start in (0, 20, 40, 400))
+    )
+    assert [user for page in pages for user in page.ids] == whole.ids
     assert np.concatenate([page.scores for page in pages]).tolist() == whole.scores.tolist()
 
 
 def test_a_query_for_another_index_is_refused(retriever: Retriever) -> None:
     serves = retriever.snapshot.index.index_id
     ask(retriever, Query(SUBJECTS[0], offset=10, index_id=serves))
-    for people in (False, True):
+    for target in Target:
         with pytest.raises(IndexChangedError, match=f"index {serves} serves by now, not other: begin again"):
-            ask(retriever, Query(SUBJECTS[0], offset=10, index_id="other", people=people))
+            ask(retriever, Query(SUBJECTS[0], offset=10, index_id="other", target=target))
 
 
 @pytest.mark.parametrize(

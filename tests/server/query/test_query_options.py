@@ -1,9 +1,10 @@
-"""What a query may ask beyond the plain order by score, against arithmetic on the parts and brute force."""
+"""The options of a query, against arithmetic on the parts and brute force."""
 
 import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,24 +15,23 @@ from encoder.text.cache import TextCache
 from indexer.filters.filter import Filter
 from indexer.index import VectorDimError
 from indexer.publish import current_index, load_index
-from server.query.explain import explained
+from server.query.explain import Sources, explained, sources_of
 from server.query.query import (
-    PLAIN,
     Candidates,
     FreeText,
     InlineViews,
     Query,
     QueryOptions,
+    QueryVector,
     RawVector,
     SimilarTo,
     StoredUser,
     Subject,
     TextQuery,
+    query_vector_of,
 )
-from server.query.query_vector import query_vector_of
-from server.query.retriever import Retriever
+from server.query.retriever import Retriever, search
 from server.query.snapshot import Snapshot, prepare
-from server.query.sources import Sources, sources_of
 from server.query.subject_views import raw_views
 from store.home import Home
 from store.records import Event, Friend, UserViews
@@ -62,8 +62,8 @@ class World:
 
     def parts(self, subject: Subject) -> np.ndarray:
         """p_ui (3, D) of a subject, as the model made them."""
-        asked = self.retriever._all_subject_views([Query(subject)])[0]
-        return self.serving.model.encode_users(raw_views(self.serving, asked)).parts[0]
+        subject_views = self.retriever._subject_views([subject])[0]
+        return self.serving.model.encode_users(raw_views(self.serving, subject_views)).parts[0]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def options(subject: Subject) -> st.SearchStrategy[QueryOptions]:
     raw = isinstance(subject, RawVector)
     return st.builds(
         QueryOptions,
-        view_weights=st.just(PLAIN.view_weights) if raw else WEIGHTS,
+        view_weights=st.just(QueryOptions.view_weights) if raw else WEIGHTS,
         min_score=st.sampled_from([None, -0.5, 0.0, 0.05, 1.0]),
         text_query=st.sampled_from([None, TextQuery(TEXT), TextQuery(TEXT, 0.0), TextQuery(TEXT, 1.0)]),
         diversity=st.sampled_from([1.0, 0.9, 0.5, 0.0]),
@@ -133,29 +133,28 @@ def queries(draw: st.DrawFn, world: World) -> Query:
 
 
 def same(ours: Candidates, theirs: Candidates) -> None:
-    """Two answers agree but for places that candidates as good as equal have changed."""
+    """Check that two answers agree, but for the order of candidates with nearly equal scores."""
     np.testing.assert_allclose(ours.scores, theirs.scores, **TOLERANCE)
-    assert len(ours.item_ids) == len(theirs.item_ids)
+    assert len(ours.ids) == len(theirs.ids)
     assert (ours.views_used, ours.fallback, ours.exact) == (
         theirs.views_used,
         theirs.fallback,
         theirs.exact,
     )
-    for i, (a, b) in enumerate(zip(ours.item_ids, theirs.item_ids, strict=True)):
+    for i, (a, b) in enumerate(zip(ours.ids, theirs.ids, strict=True)):
         if a != b:
             assert ours.scores[i] == pytest.approx(theirs.scores[i], rel=1e-5, abs=1e-6)
 
 
 def check(world: World, query: Query, found: Candidates) -> None:
-    """What holds for every answer, whatever was asked."""
-    assert len(found.item_ids) == len(set(found.item_ids)) == len(found.scores) <= query.k
+    """Check the laws of every answer."""
+    assert len(found.ids) == len(set(found.ids)) == len(found.scores) <= query.k
     total = np.zeros(len(found.scores))
     if isinstance(query.subject, RawVector):
         assert found.shares is None
-        assert found.prior is None
-    elif found.prior is not None:
+        assert not found.fallback
+    elif found.fallback:
         assert found.shares is None
-        np.testing.assert_array_equal(found.prior, found.scores)
     else:
         assert found.shares is not None
         total = found.shares.sum(axis=1)
@@ -169,7 +168,7 @@ def check(world: World, query: Query, found: Candidates) -> None:
         assert (found.scores.astype(float) >= query.options.min_score).all()
     if query.options.diversity == 1.0:
         assert (np.diff(found.scores) <= 0).all()
-    assert len(found.explanations) in (0, len(found.item_ids))
+    assert len(found.explanations) in (0, len(found.ids))
 
 
 @settings(max_examples=50)
@@ -184,7 +183,7 @@ def test_every_combination_answers_as_brute_force_over_the_whole_index(
     np.testing.assert_allclose(found.scores, [score for _, score in expected], rtol=1e-4, atol=1e-5)
     if query.options.diversity == 1.0:
         scores = dict(expected)
-        for item_id, score in zip(found.item_ids, found.scores, strict=True):
+        for item_id, score in zip(found.ids, found.scores, strict=True):
             assert scores.get(item_id, score) == pytest.approx(score, rel=1e-4, abs=1e-5)
 
 
@@ -257,15 +256,15 @@ def by_hand(scores: np.ndarray, vectors: np.ndarray, rows: list[int], k: int, we
 @settings(max_examples=25)
 @given(st.data())
 def test_a_batch_answers_as_one_by_one(world: World, data: st.DataObject) -> None:
-    asked = data.draw(st.lists(queries(world), min_size=1, max_size=6))
-    together = world.retriever.retrieve(asked)
-    for query, ours in zip(asked, together, strict=True):
+    batch = data.draw(st.lists(queries(world), min_size=1, max_size=6))
+    together = world.retriever.retrieve(batch)
+    for query, ours in zip(batch, together, strict=True):
         (alone,) = world.retriever.retrieve([query])
         same(ours, alone)
         np.testing.assert_allclose(
             ours.shares if ours.shares is not None else [], alone.shares if alone.shares is not None else [],
             rtol=1e-4, atol=1e-5,
-        ) if ours.item_ids == alone.item_ids else None  # fmt: skip
+        ) if ours.ids == alone.ids else None  # fmt: skip
         assert len(ours.explanations) == len(alone.explanations)
 
 
@@ -287,16 +286,16 @@ def test_views_sent_along_answer_like_the_same_views_stored(world: World, data: 
 def test_diversity_of_one_is_the_plain_order(world: World, data: st.DataObject) -> None:
     query = data.draw(queries(world))
     one = replace(query, options=replace(query.options, diversity=1.0))
-    plain = replace(query, options=PLAIN)
-    if query.options.min_score is None and query.options.view_weights == PLAIN.view_weights:
+    plain = replace(query, options=QueryOptions())
+    if query.options.min_score is None and query.options.view_weights == QueryOptions.view_weights:
         both = replace(one, options=replace(one.options, text_query=None, explain=False, exact=False))
-        assert world.retriever.retrieve([both])[0].item_ids == world.retriever.retrieve([plain])[0].item_ids
+        assert world.retriever.retrieve([both])[0].ids == world.retriever.retrieve([plain])[0].ids
     found = world.retriever.retrieve([one])[0]
     assert (np.diff(found.scores) <= 0).all()
 
 
 def user_with(world: World, *views: str) -> str:
-    """A user who has just these views."""
+    """Return a user who has these views and no other."""
     for user, has in world.views.items():
         there = (has.history, has.texts, any(friend.history for friend in has.friends))
         if tuple(v for v, one in zip("HTS", there, strict=True) if one) == views:
@@ -308,7 +307,7 @@ def test_weights_multiply_the_parts(world: World) -> None:
     subject = StoredUser(user_with(world, "H", "T", "S"))
     found = world.ask(subject, view_weights=(2.0, 0.5, 0.0))
     plain = world.parts(subject)
-    vectors = world.serving.index.vectors_of(world.serving.index.rows(found.item_ids))
+    vectors = world.serving.index.vectors_of(world.serving.index.rows(found.ids))
     np.testing.assert_allclose(found.shares, vectors @ (plain * [[2.0], [0.5], [0.0]]).T, **TOLERANCE)
     assert found.views_used == ("H", "T")
 
@@ -318,35 +317,35 @@ def test_where_no_view_is_left_popularity_answers(world: World) -> None:
     left = world.ask(only_text, view_weights=(1.0, 0.0, 1.0))
     assert left.fallback
     assert left.views_used == ()
-    assert left.item_ids == world.ask(StoredUser("u-nobody")).item_ids
+    assert left.ids == world.ask(StoredUser("u-nobody")).ids
     assert not world.ask(only_text, view_weights=(0.0, 1.0, 0.0)).fallback
 
 
 def test_a_text_query_moves_the_vector_from_the_subject_to_the_text(world: World) -> None:
     subject, text = StoredUser(user_with(world, "H", "T", "S")), FreeText(TEXT)
-    assert world.ask(subject, text_query=TextQuery(TEXT, 0.0)).item_ids == world.ask(subject).item_ids
+    assert world.ask(subject, text_query=TextQuery(TEXT, 0.0)).ids == world.ask(subject).ids
     whole = world.ask(subject, 150, text_query=TextQuery(TEXT, 1.0))
     alone = world.ask(text, 150)
-    scores = dict(zip(alone.item_ids, alone.scores.tolist(), strict=True))
-    assert whole.scores.tolist() == pytest.approx([scores[x] for x in whole.item_ids], rel=1e-5, abs=1e-6)
+    scores = dict(zip(alone.ids, alone.scores.tolist(), strict=True))
+    assert whole.scores.tolist() == pytest.approx([scores[x] for x in whole.ids], rel=1e-5, abs=1e-6)
     assert whole.views_used == ()
     assert whole.shares is not None
     assert not whole.shares[:, :3].any()
     half = world.ask(subject, 150, text_query=TextQuery(TEXT))
     assert half.shares is not None
     np.testing.assert_allclose(
-        half.shares[:, 3], [0.5 * scores.get(x, 0) for x in half.item_ids], rtol=1e-4, atol=1e-5
-    ) if set(half.item_ids) <= set(scores) else None
+        half.shares[:, 3], [0.5 * scores.get(x, 0) for x in half.ids], rtol=1e-4, atol=1e-5
+    ) if set(half.ids) <= set(scores) else None
     nobody = world.ask(StoredUser("u-nobody"), text_query=TextQuery(TEXT, 0.2))
     assert not nobody.fallback
-    assert nobody.item_ids == world.ask(text).item_ids
+    assert nobody.ids == world.ask(text).ids
 
 
 def test_a_text_query_beside_a_vector_blends_without_shares(world: World) -> None:
     vector = np.random.default_rng(5).normal(size=32).astype(np.float32)
     found = world.ask(RawVector(vector), text_query=TextQuery(TEXT, 0.3))
     blend = 0.7 * vector + 0.3 * world.parts(FreeText(TEXT)).sum(axis=0)
-    vectors = world.serving.index.vectors_of(world.serving.index.rows(found.item_ids))
+    vectors = world.serving.index.vectors_of(world.serving.index.rows(found.ids))
     np.testing.assert_allclose(found.scores, vectors @ blend, **TOLERANCE)
     assert found.shares is None
     with pytest.raises(VectorDimError, match="the vector has 3 values"):
@@ -358,23 +357,23 @@ def test_a_least_score_leaves_out_what_is_below(world: World) -> None:
     plain = world.ask(subject, 20)
     least = float(plain.scores[7])
     found = world.ask(subject, 20, min_score=least)
-    assert found.item_ids == [x for x, s in zip(plain.item_ids, plain.scores, strict=True) if s >= least]
-    assert world.ask(subject, 20, min_score=math.nextafter(least, math.inf)).item_ids == plain.item_ids[:7]
-    assert world.ask(subject, min_score=1e30).item_ids == []
+    assert found.ids == [x for x, s in zip(plain.ids, plain.scores, strict=True) if s >= least]
+    assert world.ask(subject, 20, min_score=math.nextafter(least, math.inf)).ids == plain.ids[:7]
+    assert world.ask(subject, min_score=1e30).ids == []
 
 
-def test_what_is_asked_for_exactly_says_so(world: World) -> None:
+def test_an_exact_query_says_so(world: World) -> None:
     assert world.ask(StoredUser("u-nobody"), exact=True).exact
 
 
 @pytest.mark.parametrize("kind", ["HTS", "H", "T", "S"])
 def test_all_contributions_of_a_view_sum_to_its_share(world: World, kind: str) -> None:
     subject = StoredUser(user_with(world, *kind))
-    (asked,) = world.retriever._all_subject_views([Query(subject)])
+    (subject_views,) = world.retriever._subject_views([subject])
     texts = world.store.user_views(subject.user_id).texts
     found = world.ask(subject, view_weights=(1.0, 2.0, 0.5), text_query=TextQuery(TEXT), explain=True)
     assert found.shares is not None
-    every = sources_of(world.serving, asked, {})
+    every = sources_of(world.serving, subject_views, {})
     for i, sources in enumerate(every):
         assert (sources is not None) == ("HTS"[i] in kind)
         for explanation, shares in zip(found.explanations, found.shares, strict=True):
@@ -390,7 +389,26 @@ def test_all_contributions_of_a_view_sum_to_its_share(world: World, kind: str) -
         assert {one.name for one in friends} <= {friend.friend_id for friend in views.friends}
 
 
-def test_a_person_with_little_is_explained_in_full(world: World) -> None:
+def test_only_an_explanation_reads_texts_and_nothing_else_of_the_store(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, read = user_with(world, "H", "T", "S"), []
+    texts_of = Store.texts_of
+
+    def counted(self: Store, user_id: str) -> set[str]:
+        read.append(user_id)
+        return texts_of(self, user_id)
+
+    monkeypatch.setattr(Store, "texts_of", counted)
+    monkeypatch.setattr(Store, "snapshot", None)  # what all reads of views begin with
+    assert world.ask(StoredUser(user)).ids
+    assert not read
+    assert any(said[1] for said in world.ask(StoredUser(user), explain=True).explanations)
+    assert world.ask(StoredUser(user_with(world, "H")), explain=True).explanations
+    assert read == [user]
+
+
+def test_a_user_with_few_sources_is_explained_in_full(world: World) -> None:
     first, second, third = world.items[3:6]
     friend = next(f.friend_id for v in world.views.values() for f in v.friends if f.history)
     views = UserViews(
@@ -409,7 +427,7 @@ def test_a_person_with_little_is_explained_in_full(world: World) -> None:
 
 
 def test_the_event_that_a_result_is_like_contributes_most(world: World) -> None:
-    """Far apart items: what is most like one of them is owed to that one."""
+    """A history of two dissimilar items: each of them contributes most to its own score."""
     table = world.serving.model.table
     unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-9)
     cosines = unit @ unit.T
@@ -420,12 +438,21 @@ def test_the_event_that_a_result_is_like_contributes_most(world: World) -> None:
     first, second = names[int(a)].as_py(), names[int(b)].as_py()
     views = InlineViews(UserViews((Event(first), Event(second))))
     found = world.retriever.retrieve([Query(views, 150, False, options=QueryOptions(explain=True))])[0]
-    greatest = {x: said[0][0].name for x, said in zip(found.item_ids, found.explanations, strict=True)}
+    greatest = {x: said[0][0].name for x, said in zip(found.ids, found.explanations, strict=True)}
     assert greatest[first] == first
     assert greatest[second] == second
 
 
-def test_a_fallback_is_owed_to_nobody(world: World) -> None:
+def test_candidates_without_a_finite_score_are_left_out() -> None:
+    rows, scores = np.array([[4, 2, 0, -1]]), np.array([[3.0, np.nan, 1.0, -np.inf]], np.float32)
+    index = SimpleNamespace(search=lambda *_: (rows, scores))
+    vector = QueryVector(np.ones(2, np.float32), None, np.ones(3, np.float32))
+    none = np.zeros(0, dtype=np.int64)
+    ((found, of_them),) = search(index, [Query(FreeText("x"), 4)], [vector], [none], None)  # type: ignore[arg-type]
+    assert (found.tolist(), of_them.tolist()) == ([4, 0], [3.0, 1.0])
+
+
+def test_a_fallback_has_no_explanation(world: World) -> None:
     found = world.ask(StoredUser("u-nobody"), explain=True)
     assert found.fallback
     assert found.explanations == ()
@@ -455,18 +482,18 @@ def test_sources_by_hand() -> None:
     assert Sources.of(["a", "b"], np.array([[1, 0], [-1, 0]], np.float32), (2,)) is None
 
 
-def test_a_stored_text_that_went_meanwhile_is_left_out(world: World) -> None:
+def test_a_stored_text_that_was_deleted_meanwhile_is_not_named(world: World) -> None:
     subject = StoredUser(user_with(world, "H", "T", "S"))
     query = Query(subject, 3)
-    (asked,) = world.retriever._all_subject_views([query])
+    (subject_views,) = world.retriever._subject_views([subject])
     (found,) = world.retriever.retrieve([query])
     (with_all,) = world.retriever.retrieve([replace(query, options=QueryOptions(explain=True))])
     assert any(one[1] for one in with_all.explanations)
-    views = raw_views(world.serving, asked)
+    views = raw_views(world.serving, subject_views)
     parts = world.serving.model.encode_users(views)
-    aim = query_vector_of(query, parts.vectors[0], parts.parts[0], None)
-    vectors = world.serving.index.vectors_of(world.serving.index.rows(found.item_ids))
+    query_vector = query_vector_of(query, parts.vectors[0], parts.parts[0], None)
+    vectors = world.serving.index.vectors_of(world.serving.index.rows(found.ids))
     assert found.shares is not None
-    said = explained(world.serving, asked, views, aim, vectors, found.shares, {})
+    said = explained(world.serving, subject_views, views, query_vector, vectors, found.shares, {})
     assert [one[1] for one in said] == [()] * 3
     assert all(one[0] and one[2] for one in said)

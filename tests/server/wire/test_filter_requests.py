@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from indexer.filters.filter import Filter
 from indexer.filters.moments import Moment
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.wire.bounds import InvalidRequestError
+from server.status import InvalidRequestError
 from server.wire.filters import (
     MAX_CONDITIONS,
     MAX_FILTER_IDS,

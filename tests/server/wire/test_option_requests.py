@@ -10,25 +10,23 @@ from server.client import CallError
 from server.client.errors import answer_of
 from server.client.messages import query_message
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.query.query import PLAIN, QueryOptions, TextQuery
-from server.wire.bounds import InvalidRequestError
-from server.wire.options import MAX_MIN_SCORE, MAX_VIEW_WEIGHT, options_of
-from server.wire.query import MAX_EXPLAINED, queries_of
+from server.query.query import QueryOptions, TextQuery
+from server.status import InvalidRequestError
+from server.wire.query import MAX_EXPLAINED, MAX_MIN_SCORE, MAX_VIEW_WEIGHT, options_of, queries_of
 
 NAN, INF = math.nan, math.inf
 
 
-def asked(**fields: object) -> QueryOptions:
+def options_with(**fields: object) -> QueryOptions:
     return options_of(pb.QueryRequest(**({"user_id": "u"} | fields)))
 
 
-def test_a_request_without_options_shares_one_record() -> None:
-    assert asked() is PLAIN
-    assert asked(k=3, exclude_seen=False) is PLAIN
+def test_a_request_without_options_has_the_defaults() -> None:
+    assert options_with() == options_with(k=3, exclude_seen=False) == QueryOptions()
 
 
 def test_every_field_is_meant_to_the_letter() -> None:
-    full = asked(
+    full = options_with(
         view_weights=pb.ViewWeights(history=1, social=0.25),
         min_score=-2.0,
         text_query=" jazz ",
@@ -38,13 +36,13 @@ def test_every_field_is_meant_to_the_letter() -> None:
         exact=True,
     )
     assert full == QueryOptions((1.0, 0.0, 0.25), -2.0, TextQuery(" jazz ", 0.0), 0.0, True, True)
-    assert asked(text_query="jazz").text_query == TextQuery("jazz", 0.5)
-    assert asked(exact=True) == QueryOptions(exact=True)
+    assert options_with(text_query="jazz").text_query == TextQuery("jazz", 0.5)
+    assert options_with(exact=True) == QueryOptions(exact=True)
 
 
 def test_three_weights_of_nought_are_none() -> None:
     for weights in (pb.ViewWeights(), pb.ViewWeights(history=0, text=0, social=0)):
-        assert asked(view_weights=weights).view_weights == (1.0, 1.0, 1.0)
+        assert options_with(view_weights=weights).view_weights == (1.0, 1.0, 1.0)
 
 
 BEYOND = {
@@ -76,16 +74,16 @@ BEYOND = {
 def test_beyond_a_bound_is_refused_by_field_and_value(name: str) -> None:
     fields, message = BEYOND[name]
     with pytest.raises(InvalidRequestError, match=f"^{message.replace('+', '[+]')}"):
-        asked(**fields)
+        options_with(**fields)
 
 
 def test_a_vector_has_no_views_to_weigh_or_to_explain() -> None:
     vector = {"user_id": None, "vector": pb.Vector(values=[1.0])}
     with pytest.raises(InvalidRequestError, match=r"^view_weights does not go with vector"):
-        asked(**vector, view_weights=pb.ViewWeights(history=2))
+        options_with(**vector, view_weights=pb.ViewWeights(history=2))
     with pytest.raises(InvalidRequestError, match=r"^explain does not go with vector"):
-        asked(**vector, explain=True)
-    assert asked(**vector, view_weights=pb.ViewWeights()) == QueryOptions()
+        options_with(**vector, explain=True)
+    assert options_with(**vector, view_weights=pb.ViewWeights()) == QueryOptions()
 
 
 def test_explained_results_of_a_batch_are_bounded() -> None:

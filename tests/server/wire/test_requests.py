@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from indexer.index import VectorDimError
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.query import InlineViews, Query, RawVector, SimilarTo, StoredUser
-from server.wire.bounds import MAX_ID_BYTES, MAX_TEXT_BYTES, InvalidRequestError
+from server.status import InvalidRequestError
+from server.wire.bounds import MAX_ID_BYTES, MAX_TEXT_BYTES
 from server.wire.query import (
     DEFAULT_K,
     MAX_K,
-    person_of,
     place_of,
     queries_of,
     query_of,
+    user_of,
 )
 from store.records import Event, UserViews
 from store.store import ItemNotFoundError
@@ -32,7 +33,7 @@ def test_an_id_is_kept_to_the_letter_or_refused_by_its_bytes(user_id: str) -> No
     request = pb.QueryRequest(user_id=user_id)
     if len(user_id.encode()) <= MAX_ID_BYTES:
         assert query_of(request) == Query(StoredUser(user_id), DEFAULT_K, True)
-        assert person_of(pb.EncodeUserRequest(user_id=user_id)) == StoredUser(user_id)
+        assert user_of(pb.EncodeUserRequest(user_id=user_id)) == StoredUser(user_id)
     else:
         with pytest.raises(InvalidRequestError, match=f"user_id has {len(user_id.encode())} bytes"):
             query_of(request)

@@ -1,4 +1,4 @@
-"""Similar users and audiences, asked of a real server; who writes is found anew, who is erased is gone."""
+"""Similar users and audiences of a real server, also after users wrote and were erased."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from indexer.users import vectors_of
 from server.client import Behavior, CallError, Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.snapshot import Snapshot
-from server.query.user_search import users_of
+from server.query.user_search import user_index_of
 from server.status import Failure, outcome
 from store.home import Home
 from tests.live_server import copy_home, server, soon
@@ -19,7 +19,7 @@ from tests.live_server import copy_home, server, soon
 
 @pytest.fixture(scope="module")
 def home(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return copy_home(small_home, tmp_path_factory.mktemp("people") / "home")
+    return copy_home(small_home, tmp_path_factory.mktemp("users") / "home")
 
 
 @pytest.fixture(scope="module")
@@ -29,21 +29,21 @@ def client(home: Home) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
-def people(home: Home) -> dict[str, np.ndarray]:
-    """The vector of every indexed user."""
+def vectors(home: Home) -> dict[str, np.ndarray]:
+    """Return the vector of every indexed user."""
     users = load_index(home, current_index(home).name).users
     assert users is not None
     return dict(zip(users.main.ids.column.to_pylist(), vectors_of(users, np.arange(len(users))), strict=True))
 
 
-def test_the_people_most_like_someone_are_those_of_the_highest_cosine(
-    client: Client, people: dict[str, np.ndarray]
+def test_similar_users_are_those_of_the_highest_cosine(
+    client: Client, vectors: dict[str, np.ndarray]
 ) -> None:
-    user = next(iter(people))
+    user = next(iter(vectors))
     own = np.array(client.encode_user(user).vector.values)
-    np.testing.assert_allclose(people[user], own, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(vectors[user], own, rtol=1e-4, atol=1e-5)
     cosine = {
-        u: float(v @ own / np.linalg.norm(v) / np.linalg.norm(own)) for u, v in people.items() if u != user
+        u: float(v @ own / np.linalg.norm(v) / np.linalg.norm(own)) for u, v in vectors.items() if u != user
     }
     best = sorted(cosine, key=lambda u: -cosine[u])[:10]
     for fields in ({"user_id": user}, {"user_id": user, "exact": True}):
@@ -55,18 +55,18 @@ def test_the_people_most_like_someone_are_those_of_the_highest_cosine(
 
 
 def test_the_audience_of_an_item_has_the_highest_inner_products(
-    client: Client, home: Home, people: dict[str, np.ndarray]
+    client: Client, home: Home, vectors: dict[str, np.ndarray]
 ) -> None:
     index = load_index(home, current_index(home).name).index
     item = index.item_ids(np.array([3]))[0]
-    scores = {u: float(v @ index.main.vectors[3]) for u, v in people.items()}
+    scores = {u: float(v @ index.main.vectors[3]) for u, v in vectors.items()}
     reply = client.query(item_id=item, k=20, target=pb.TARGET_USERS)
     assert list(reply.user_ids) == sorted(scores, key=lambda u: -scores[u])[:20]
     assert reply.exact
     assert len(client.query(text="gardens and music", k=7, target=pb.TARGET_USERS).user_ids) == 7
 
 
-def test_nobody_is_like_someone_without_any_view(client: Client) -> None:
+def test_a_user_without_any_view_has_no_similar_users(client: Client) -> None:
     reply = client.query(user_id="never seen", target=pb.TARGET_USERS)
     assert not reply.user_ids
     assert not reply.views_used
@@ -87,7 +87,7 @@ def test_what_does_not_go_with_users_is_refused(client: Client, fields: dict[str
         client.query(user_id="u", target=7)
 
 
-def test_who_writes_is_found_and_who_is_erased_is_gone_also_after_a_kill(
+def test_users_who_wrote_are_found_and_erased_ones_are_not_also_after_a_kill(
     small_home: Home, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     home = copy_home(small_home, tmp_path_factory.mktemp("erased") / "home")
@@ -118,7 +118,7 @@ def everyone(client: Client, user: str) -> list[str]:
 def test_an_index_without_users_says_what_to_do(small_home: Home) -> None:
     pair = load_index(small_home, current_index(small_home).name)
     serving = Snapshot(pair.index, pair.model, None, None, None)  # type: ignore[arg-type]  # none is looked at
-    said = outcome(lambda: users_of(serving))
+    said = outcome(lambda: user_index_of(serving))
     assert isinstance(said, Failure)
     assert (said.reason, said.code) == ("NO_USER_INDEX", grpc.StatusCode.FAILED_PRECONDITION.value[0])
     assert "run `triptych reindex --full`" in said.message

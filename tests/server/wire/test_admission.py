@@ -1,4 +1,4 @@
-"""Kinds of calls do not starve each other, and nobody works for a call that has ended."""
+"""Kinds of calls do not starve each other, and no thread works for a call that has ended."""
 
 import json
 import threading
@@ -44,7 +44,7 @@ WORKERS, QUEUE = 2, 3
 
 @pytest.fixture(scope="module")
 def home(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return copy_home(small_home, tmp_path_factory.mktemp("rooms") / "home")
+    return copy_home(small_home, tmp_path_factory.mktemp("admission") / "home")
 
 
 @pytest.fixture(scope="module")
@@ -115,16 +115,16 @@ def test_every_method_has_a_kind() -> None:
     assert len({kinds[name] for name in alone} | {"queries", "writes", "write streams"}) == len(alone) + 3
 
 
-def test_a_room_counts_who_runs_and_who_waits() -> None:
+def test_a_pool_counts_the_calls_that_run_and_wait() -> None:
     go_on = threading.Event()
-    with CallPool("tests", 1, 1) as room:
-        assert room.most == 2
-        running_one = room.submit(go_on.wait, SECONDS)
-        assert not room.full
-        waiting = room.submit(go_on.wait, SECONDS)
-        assert room.full
+    with CallPool("tests", 1, 1) as pool:
+        assert pool.most == 2
+        running_one = pool.submit(go_on.wait, SECONDS)
+        assert not pool.full
+        waiting = pool.submit(go_on.wait, SECONDS)
+        assert pool.full
         assert waiting.cancel()
-        assert not room.full
+        assert not pool.full
         go_on.set()
         assert running_one.result(SECONDS)
 
@@ -264,7 +264,7 @@ def test_writes_behind_an_import_hold_nobody_else_and_end_with_their_deadline(
 
 
 def full(stub: ingest_rpc.IngestStub) -> bool:
-    """Whether the room of writes is full: a probe that finds a place gives it back by its deadline."""
+    """Whether the pool of writes is full: a probe that finds a place gives it back by its deadline."""
     with pytest.raises(grpc.RpcError) as caught:
         stub.AppendTexts(append("probe"), timeout=0.05)
     return reason_of(caught.value) == "TOO_MANY_CALLS"
