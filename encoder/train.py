@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
 from encoder.dataset import Dataset, load_dataset
+from encoder.fit import TrainOptions, fit
 from encoder.heads.runtime import Head, save_head
 from encoder.learned.config import CHECKPOINT_FILE
 from encoder.preflight import check_actions, check_left_out, warn_of_weights
@@ -31,7 +32,6 @@ from encoder.runtime import (
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
 from encoder.tower.collapse import told_apart
-from encoder.tower.fit import TrainOptions, fit
 from encoder.tower.onnx import export_towers
 from encoder.tower.tower import Tower
 from encoder.views import FloatArray

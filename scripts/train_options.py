@@ -17,8 +17,8 @@ from store.home import Home
 
 if TYPE_CHECKING:
     from encoder.dataset import Dataset
+    from encoder.fit import TrainOptions
     from encoder.learned.trainer import Report
-    from encoder.tower.fit import TrainOptions
     from encoder.train import HeadOf
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ def train_options(
         SettingsError: the file is not JSON, or has a setting that is unknown or not of its kind.
     """
     from encoder.config import Fusion, SettingsError, TowerConfig
+    from encoder.fit import TrainOptions
     from encoder.learned.config import LearnConfig
-    from encoder.tower.fit import TrainOptions
 
     if config is not None:
         try:

@@ -52,9 +52,9 @@ def tune_command(
     """
     from encoder.config import TowerConfig
     from encoder.dataset import load_dataset
+    from encoder.fit import TrainOptions
     from encoder.text.cache import TextCache
     from encoder.text.encoder import TextEncoder
-    from encoder.tower.fit import TrainOptions
     from scripts.tune.closed_form import SPLIT, NoValidSplitError
     from scripts.tune.search import closed_search, closed_settings, learned_search
     from scripts.tune.study import Tuning

@@ -14,6 +14,7 @@ from scipy import sparse
 from encoder.arrays import Actions
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
+from encoder.fit import TrainOptions, fit
 from encoder.learned import checkpoint
 from encoder.learned import trainer as learn
 from encoder.learned.batches import Steps
@@ -21,7 +22,6 @@ from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
 from encoder.learned.losses import Ranking, step_loss
 from encoder.learned.model import Inputs, LearnedBlock
 from encoder.tower.closed_form import fit_tower
-from encoder.tower.fit import TrainOptions, fit
 from encoder.tower.mix import choose_mix, compressed, mixed
 from encoder.tower.onnx import user_graph
 from encoder.tower.select import Chooser

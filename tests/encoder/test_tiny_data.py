@@ -15,10 +15,10 @@ from encoder import train as training
 from encoder.arrays import Actions, Events, TextColumns
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
+from encoder.fit import TrainOptions, fit
 from encoder.runtime import METRICS_FILE, TABLES_FILE, Model, NotFiniteModelError
 from encoder.tower.closed_form import fit_tower
 from encoder.tower.collapse import ToldApart, told_apart
-from encoder.tower.fit import TrainOptions, fit
 from encoder.tower.spectral import spectrum
 from encoder.train import check_finite
 from encoder.views import ViewBatch

@@ -12,12 +12,12 @@ import pytest
 from encoder import train as training
 from encoder.config import TowerConfig
 from encoder.dataset import hold_out, load_dataset
+from encoder.fit import TrainOptions
 from encoder.preflight import NothingToLearnError
 from encoder.runtime import LEFT_OUT_FILE, USER_GRAPH, Model
 from encoder.text.cache import TextCache, encode_all
 from encoder.text.encoder import TextEncoder
 from encoder.tower.closed_form import fit_tower
-from encoder.tower.fit import TrainOptions
 from encoder.tower.tower import dataset_views
 from encoder.train import METRICS_FILE, ParityError, train
 from store.artifact import DamagedArtifactError, artifacts, build, pointed
