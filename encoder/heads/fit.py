@@ -1,21 +1,34 @@
-"""Fitting the heads of click and rating on frozen vectors, in torch."""
+"""Fitting a task head on frozen vectors in torch; its graph is checked against what was fitted."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
 from encoder.heads.descent import descend
-from encoder.heads.examples import Examples, Floats
-from encoder.heads.options import HeadOptions, Task
-from encoder.heads.weights import PairWeights, Scaling, fit_line, fit_logistic, item_means, logit, sigmoid
+from encoder.heads.examples import TRAIN, Examples, Floats, NoExamplesError, check_labels
+from encoder.heads.graph import category_graph, pair_graph
+from encoder.heads.options import HEAD_TASKS, HeadOptions, Task, TaskError
+from encoder.heads.report import predict_examples
+from encoder.heads.runtime import Head, HeadInputError
+from encoder.heads.weights import (
+    CategoryWeights,
+    PairWeights,
+    Scaling,
+    fit_line,
+    fit_logistic,
+    item_means,
+    logit,
+    sigmoid,
+)
 from encoder.views import FloatArray
 from evaluation.classification import log_loss, rmse
 
-_AT_ONCE = 65_536
+_PAIRS_AT_ONCE = 65_536
 
 Inputs = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 
@@ -83,7 +96,7 @@ class PairFit:
     def scores(self, inputs: Inputs, count: int) -> Floats:
         """Return the scores (count,) of all the examples that `inputs` was made of."""
         with torch.no_grad():
-            found = [self.score(*inputs(at)) for at in torch.split(torch.arange(count), _AT_ONCE)]
+            found = [self.score(*inputs(at)) for at in torch.split(torch.arange(count), _PAIRS_AT_ONCE)]
         return np.asarray(torch.cat(found).double().numpy())
 
     def predictions(self, scores: Floats) -> Floats:
@@ -163,8 +176,8 @@ def fit_pairs(
 def inner_products(examples: Examples, users: FloatArray, items: FloatArray) -> Floats:
     """Return <V_u, x_j> of each example (n,) float64, a bounded number at a time."""
     found = np.empty(len(examples))
-    for start in range(0, len(examples), _AT_ONCE):
-        at = slice(start, start + _AT_ONCE)
+    for start in range(0, len(examples), _PAIRS_AT_ONCE):
+        at = slice(start, start + _PAIRS_AT_ONCE)
         found[at] = np.einsum("bd,bd->b", users[examples.users[at]], items[examples.items[at]])
     return found
 
@@ -185,3 +198,157 @@ def _untrained(
         limits=(float(train.labels.min()), float(train.labels.max())) if rated else None,
     )
     return fit, (train.labels - mean) / deviation if rated else train.labels
+
+
+_USERS_AT_ONCE = 8_192
+
+
+class CategoryFit:
+    """A trained linear layer on standardised user vectors.
+
+    Attributes:
+        layer: D → C.
+        scaling: of the vectors.
+    """
+
+    def __init__(self, layer: nn.Linear, scaling: Scaling) -> None:
+        self.layer = layer
+        self.scaling = scaling
+
+    def predict(self, users: FloatArray) -> Floats:
+        """Return the probabilities of the classes (B, C), computed by torch."""
+        with torch.no_grad():
+            logits = self.layer(torch.from_numpy(self.scaling.apply(users)))
+        return np.asarray(torch.softmax(logits, dim=1).double().numpy())
+
+    def weights(self) -> CategoryWeights:
+        """Return the same function folded into plain arrays."""
+        matrix = self.layer.weight.detach().double().numpy().T / self.scaling.deviation[:, None]  # (D, C)
+        return CategoryWeights(
+            self.scaling.mean.astype(np.float32),
+            np.ascontiguousarray(matrix, dtype=np.float32),
+            self.layer.bias.detach().numpy().copy(),
+        )
+
+
+def fit_categories(
+    train: Examples, valid: Examples, users: FloatArray, n_classes: int, options: HeadOptions
+) -> CategoryFit:
+    """Return the multinomial logistic regression with the best valid loss.
+
+    The target of a user is the distribution over the classes of the user's events; users weigh by their
+    events, so that the loss is the mean cross-entropy of an event, the one that is measured.
+
+    Args:
+        train: examples of category.
+        valid: for early stopping.
+        users: (U, D) float32.
+        n_classes: C.
+        options: of the head.
+    """
+    totals = np.bincount(train.labels.astype(np.int64), weights=train.weights, minlength=n_classes)
+    layer = nn.Linear(users.shape[1], n_classes)
+    with torch.no_grad():  # begins as the most frequent category; a class never seen counts as one event
+        layer.weight.zero_()
+        layer.bias.copy_(torch.from_numpy(np.log((totals + 1) / (totals + 1).sum())))
+    scaling = Scaling.of(users[np.unique(train.users)])
+    standardised = scaling.apply(users)
+    rows, counts = _by_user(train, n_classes, len(users))
+    inputs = torch.from_numpy(standardised[rows])
+    valid_rows, valid_counts = _by_user(valid, n_classes, len(users))
+    mean_total = float(counts.sum()) / len(rows)
+
+    def loss(vectors: Tensor, targets: Tensor) -> Tensor:
+        return -(functional.log_softmax(layer(vectors), dim=1) * targets).sum()
+
+    def train_loss(at: Tensor) -> Tensor:
+        targets = torch.from_numpy(counts[at.numpy()].toarray()).float()  # (b, C)
+        return loss(inputs[at], targets) / (len(at) * mean_total)
+
+    def valid_loss() -> float:
+        total = 0.0
+        for start in range(0, len(valid_rows), _USERS_AT_ONCE):
+            part = slice(start, start + _USERS_AT_ONCE)
+            targets = torch.from_numpy(valid_counts[part].toarray()).float()
+            with torch.no_grad():
+                total += float(loss(torch.from_numpy(standardised[valid_rows[part]]), targets))
+        return total / float(valid_counts.sum())
+
+    descend(layer, len(rows), train_loss, valid_loss, options, "category", options.user_batch)
+    return CategoryFit(layer, scaling)
+
+
+def _by_user(
+    examples: Examples, n_classes: int, n_users: int
+) -> tuple["np.ndarray[tuple[int], np.dtype[np.int64]]", "sparse.csr_array[np.float64]"]:
+    """Return the users with examples (n,), and their events by class (n, C)."""
+    entries = (examples.weights, (examples.users, examples.labels.astype(np.int64)))
+    counts = sparse.csr_array(entries, shape=(n_users, n_classes))
+    rows = np.unique(examples.users)
+    return rows, counts[rows]
+
+
+PARITY = 1e-5
+_CHECKED = 512
+
+
+class HeadParityError(RuntimeError):
+    """The graph of a head disagrees with the model that was trained."""
+
+    def __init__(self, task: str, difference: float) -> None:
+        super().__init__(
+            f"the graph of {task} differs from the trained head by {difference:.2e} > {PARITY} of its scale"
+        )
+        self.difference = difference
+
+
+def fit_head(
+    task: Task,
+    train: Examples,
+    valid: Examples,
+    users: FloatArray,
+    items: FloatArray,
+    options: HeadOptions,
+    *,
+    classes: tuple[str, ...] = (),
+) -> Head:
+    """Return a head fitted on train examples, stopped early by valid ones.
+
+    Args:
+        task: click, rating or category.
+        train: examples of the task.
+        valid: further ones, at least one.
+        users: (U, D) float32.
+        items: (N, D) float32.
+        options: of the head.
+        classes: names of the classes, of category only.
+
+    Raises:
+        TaskError: the task has no head.
+        HeadInputError: a vector is not finite.
+        NoExamplesError: train or valid is empty, or all train labels of a click or rating are the same.
+        HeadParityError: the graph does not compute what was fitted.
+    """
+    if task not in HEAD_TASKS:
+        raise TaskError(task)
+    for split, examples in ((TRAIN, train), ("valid", valid)):
+        if not len(examples):
+            raise NoExamplesError(task, split, "there is none")
+    for name, vectors in (("user", users), ("item", items)):
+        if not np.isfinite(vectors).all():
+            row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+            raise HeadInputError(f"the {name} vector of row {row} is not finite")
+    check_labels(task, train)
+    some = valid.where(np.arange(len(valid)) < _CHECKED)
+    if task == "category":
+        of_category = fit_categories(train, valid, users, len(classes), options)
+        model, wanted = category_graph(of_category.weights()), of_category.predict(users[some.users])
+    else:
+        fitted = fit_pairs(task, train, valid, users, items, options)
+        model, wanted = pair_graph(fitted.weights()), fitted.predict(some, users, items)
+    head = Head(task, model.SerializeToString(), users.shape[1], options, classes)
+    difference = np.abs(predict_examples(head, some, users, items) - wanted).max()
+    scale = max(1.0, float(np.abs(wanted).max()))
+    if not difference <= PARITY * scale:
+        raise HeadParityError(task, float(difference / scale))
+    return head

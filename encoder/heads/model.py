@@ -59,7 +59,7 @@ def train_head(
         HeadInputError: the vectors do not fit the data.
         HeadParityError: the graph does not compute what was fitted.
     """
-    from encoder.heads.build import fit_head  # noqa: PLC0415  # torch
+    from encoder.heads.fit import fit_head  # noqa: PLC0415  # torch
 
     _check_vectors(data, users, items)
     labels = _labels(task, data, attributes, kinds, options)

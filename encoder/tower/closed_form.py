@@ -9,9 +9,8 @@ from scipy import sparse
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.tower.alignment import Alignment, Covariances, maxvar_alignment, ridge_alignment, solved
-from encoder.tower.fusion import fused_parts, plain
 from encoder.tower.spectral import Spectrum, spectrum
-from encoder.tower.tower import Block, Tower, view_batches
+from encoder.tower.tower import Block, Tower, fused_parts, plain, view_batches
 from encoder.views import FloatArray, Matrix, ViewBatch
 
 

@@ -7,8 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from encoder.runtime import ITEM_GRAPH, USER_GRAPH
-from encoder.tower.fusion import MAX_GATE_SLOPE, Fusion
-from encoder.tower.tower import Tower
+from encoder.tower.tower import MAX_GATE_SLOPE, Fusion, Tower
 from encoder.views import FloatArray
 
 _OPSET = 17

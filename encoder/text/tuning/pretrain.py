@@ -4,6 +4,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +13,159 @@ from tqdm import tqdm
 
 from encoder.text.graph import load, quiet
 from encoder.text.source import UnsupportedTextModelError, fetch
-from encoder.text.tuning.device import autocast, reproducible, tokens
-from encoder.text.tuning.loop import Fit, Task, fit
-from encoder.text.tuning.masked_lm import Predictor, is_causal
+from encoder.text.tuning.loop import Fit, Task, autocast, fit, reproducible, tokens
 from encoder.text.tuning.options import AdaptOptions
 from encoder.text.tuning.pairs import draw_texts
 from encoder.text.tuning.registry import TuningRequest
 from store.export import Export
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
+
+_AT_ONCE = 512  # predictions in memory: each has a score for every word of the vocabulary
+_MASKED, _RANDOM = 0.8, 0.1  # of the tokens to guess; the rest stay
+_IGNORED = -100  # as transformers labels a token that is not to be guessed
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model with a head over its input embeddings.
+
+    A sentence-transformers checkpoint has no prediction head, so one is made: a square map, at first
+    the identity, then the input embeddings and a bias. Where the model was pre-trained with tied
+    embeddings and nothing between (GPT-2, small Llama and Qwen models) that is its own head.
+
+    Attributes:
+        model: the SentenceTransformer.
+        dense: (D, E), from the last layer to the embeddings.
+        bias: (V,), one of each word.
+        mask: share of the tokens that an encoder model has to guess.
+        causal: predict the next token; else masked ones.
+
+    Source:
+        Press and Wolf 2017, "Using the output embedding to improve language models" (tying); Devlin et
+        al. 2019, "BERT", section 3.1 (masking).
+    """
+
+    model: Any
+    dense: "nn.Linear"
+    bias: "nn.Parameter"
+    mask: float
+    causal: bool
+
+    @classmethod
+    def of(cls, model: Any, mask: float, device: "torch.device", *, causal: bool) -> "Predictor":
+        """Return a predictor with a new head on the device that the model is on."""
+        import torch  # noqa: PLC0415  only while training
+        from torch import nn  # noqa: PLC0415
+
+        words, width = model[0].auto_model.get_input_embeddings().weight.shape
+        dense = nn.Linear(model[0].get_embedding_dimension(), width, bias=False)
+        nn.init.eye_(dense.weight)
+        bias = nn.Parameter(torch.zeros(words, device=device))
+        return cls(model, dense.to(device), bias, mask, causal)
+
+    def head(self) -> "dict[str, nn.Parameter]":
+        """Return the parameters of the head."""
+        return {f"head.{name}": one for name, one in self.dense.named_parameters()} | {"head.bias": self.bias}
+
+    def parameters(self) -> "dict[str, nn.Parameter]":
+        """Return the parameters of model and head."""
+        return dict(self.model.named_parameters()) | self.head()
+
+    def loss(self, encoded: "dict[str, Tensor]", generator: "torch.Generator") -> "Tensor":
+        """Return the mean cross-entropy of at most 512 random predictions on a batch.
+
+        Args:
+            encoded: what the transformer takes.
+            generator: of the CPU; chooses what is masked and what is predicted.
+        """
+        import torch  # noqa: PLC0415
+
+        vectors, targets = self._predictions(encoded, generator)  # (N, D), (N,)
+        if len(targets) > _AT_ONCE:
+            rows = torch.randperm(len(targets), generator=generator)[:_AT_ONCE].to(targets.device)
+            vectors, targets = vectors[rows], targets[rows]
+        return self._cross_entropy(vectors, targets) / len(targets)
+
+    def total(self, encoded: "dict[str, Tensor]", generator: "torch.Generator") -> tuple[float, int]:
+        """Return the summed cross-entropy of all predictions on a batch, and how many they are."""
+        vectors, targets = self._predictions(encoded, generator)
+        total = 0.0
+        for start in range(0, len(targets), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            total += self._cross_entropy(vectors[some], targets[some]).item()
+        return total, len(targets)
+
+    def _cross_entropy(self, vectors: "Tensor", targets: "Tensor") -> "Tensor":
+        from torch.nn.functional import cross_entropy, linear  # noqa: PLC0415
+
+        embeddings = self.model[0].auto_model.get_input_embeddings().weight  # (V, E)
+        scores = linear(self.dense(vectors), embeddings) + self.bias  # (N, V)
+        return cross_entropy(scores.float(), targets, reduction="sum")
+
+    def _predictions(
+        self, encoded: "dict[str, Tensor]", generator: "torch.Generator"
+    ) -> "tuple[Tensor, Tensor]":
+        """Return the vectors (N, D) that predict and the token ids (N,) to be predicted."""
+        ids, real = encoded["input_ids"], encoded["attention_mask"].bool()  # (B, L)
+        if self.causal:
+            vectors = self.model[0](dict(encoded))["token_embeddings"][:, :-1]  # (B, L - 1, D)
+            known = real[:, 1:] & real[:, :-1]
+            return vectors[known], ids[:, 1:][known]
+        words = len(self.bias)
+        guessed, targets = masked(ids, self.model.tokenizer, words, self.mask, generator)
+        vectors = self.model[0](encoded | {"input_ids": guessed})["token_embeddings"]  # (B, L, D)
+        return vectors[targets != _IGNORED], targets[targets != _IGNORED]
+
+
+def masked(
+    ids: "Tensor", tokenizer: Any, words: int, share: float, generator: "torch.Generator"
+) -> "tuple[Tensor, Tensor]":
+    """Return the ids with some hidden, and the targets: their true ids there, -100 elsewhere.
+
+    Of what is to be guessed 80 % become the mask token, 10 % a random one and 10 % stay; special
+    tokens never are; each text has one token to guess at least.
+
+    Shapes:
+        ids and both results: (B, L) int64.
+    """
+    import torch  # noqa: PLC0415
+
+    here = ids.cpu()
+    special = torch.isin(here, torch.tensor(tokenizer.all_special_ids))
+    drawn = torch.rand(here.shape, generator=generator).masked_fill(special, 2.0)  # 2: never
+    least = drawn.min(dim=1, keepdim=True).values
+    chosen = (drawn < share) | ((drawn == least) & ~special)
+    fate = torch.rand(here.shape, generator=generator)
+    other = torch.randint(words, here.shape, generator=generator)
+    guessed = torch.where(chosen & (fate < _MASKED), tokenizer.mask_token_id, here)
+    guessed = torch.where(chosen & (fate >= _MASKED) & (fate < _MASKED + _RANDOM), other, guessed)
+    return guessed.to(ids.device), here.masked_fill(~chosen, _IGNORED).to(ids.device)
+
+
+def is_causal(source: str, config: Any) -> bool:
+    """Return whether a model predicts the next token; if not, it is one that guesses masked tokens.
+
+    Raises:
+        UnsupportedTextModelError: transformers knows it as neither, or it is a decoder that was
+            changed to look ahead, which would see what it has to predict.
+    """
+    from transformers.models.auto.modeling_auto import (  # noqa: PLC0415  loads torch
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    kind = config.model_type
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        return False
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UnsupportedTextModelError(source, f"{kind} is neither a masked nor a causal language model")
+    if getattr(config, "use_bidirectional_attention", False) or getattr(config, "is_causal", True) is False:
+        raise UnsupportedTextModelError(source, f"{kind} with attention to what follows cannot be adapted")
+    return True
+
 
 _HEAD_RATE = 1e-3
 

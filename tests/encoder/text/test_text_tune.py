@@ -18,10 +18,8 @@ from hypothesis import strategies as st
 from encoder.text.encoder import TextEncoder
 from encoder.text.export import export_text_model, find_text_model
 from encoder.text.source import UnsupportedTextModelError
-from encoder.text.tuning.augment import augmented, words
 from encoder.text.tuning.loop import TextTuningDivergedError
 from encoder.text.tuning.lora import NoAttentionLayersError, attention_projections
-from encoder.text.tuning.masked_lm import is_causal, masked
 from encoder.text.tuning.options import AdaptOptions, FitOptions, TextTuningSettingsError, TuneOptions
 from encoder.text.tuning.pairs import (
     Reservoir,
@@ -31,8 +29,8 @@ from encoder.text.tuning.pairs import (
     draw_texts,
     is_held_out,
 )
-from encoder.text.tuning.pretrain import adapt_text_model
-from encoder.text.tuning.tune import contrastive_loss, tune_text_model, unfair_negatives
+from encoder.text.tuning.pretrain import adapt_text_model, is_causal, masked
+from encoder.text.tuning.tune import augmented, contrastive_loss, tune_text_model, unfair_negatives, words
 from store.artifact import DamagedArtifactError, artifacts
 from store.export import Export
 from store.exporting import create_export
