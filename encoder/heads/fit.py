@@ -11,20 +11,11 @@ from torch.nn import functional
 
 from encoder.heads.descent import descend
 from encoder.heads.examples import TRAIN, Examples, Floats, NoExamplesError, check_labels
-from encoder.heads.graph import category_graph, pair_graph
+from encoder.heads.graph import CategoryWeights, PairWeights, category_graph, pair_graph
 from encoder.heads.options import HEAD_TASKS, HeadOptions, Task, TaskError
 from encoder.heads.report import predict_examples
 from encoder.heads.runtime import Head, HeadInputError
-from encoder.heads.weights import (
-    CategoryWeights,
-    PairWeights,
-    Scaling,
-    fit_line,
-    fit_logistic,
-    item_means,
-    logit,
-    sigmoid,
-)
+from encoder.heads.statistics import Scaling, fit_line, fit_logistic, item_means, logit, sigmoid
 from encoder.views import FloatArray
 from evaluation.classification import log_loss, rmse
 

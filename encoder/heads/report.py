@@ -8,7 +8,7 @@ import numpy as np
 from encoder.arrays import IntArray
 from encoder.heads.examples import Examples, Floats
 from encoder.heads.runtime import Head
-from encoder.heads.weights import fit_logistic, item_means, sigmoid
+from encoder.heads.statistics import fit_logistic, item_means, sigmoid
 from encoder.views import FloatArray
 from evaluation.class_report import Report, classification_report
 from evaluation.classification import auc, auc_by_group, cross_entropy, log_loss, mae, rmse, top_k_accuracy

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encoder.text.encoder import KIND, MODEL_FILE, TOKENIZER_FILE, TextEncoder, Vectors
+from encoder.text.samples import sample_texts
 from encoder.text.source import (
     DEFAULT_SOURCE,
     FORMATS,
@@ -24,7 +25,6 @@ from encoder.text.source import (
     find_text_model,
     source_digest,
 )
-from encoder.text.tuning.pairs import sample_texts
 from store.artifact import DamagedArtifactError, build, read_manifest, verify
 from store.export import Export
 

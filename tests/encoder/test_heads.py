@@ -32,7 +32,7 @@ from encoder.heads.model import head_report, train_head
 from encoder.heads.options import HeadOptions, HeadOptionsError, Task, TaskError
 from encoder.heads.report import evaluate_head
 from encoder.heads.runtime import Head, HeadInputError, NoHeadError, load_head, save_head
-from encoder.heads.weights import fit_line, fit_logistic, item_means, logit, sigmoid
+from encoder.heads.statistics import fit_line, fit_logistic, item_means, logit, sigmoid
 from scripts.evaluate.heads_table import print_task_report
 from store.artifact import DamagedArtifactError
 

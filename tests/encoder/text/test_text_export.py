@@ -19,8 +19,8 @@ from encoder.text.export import (
     export_text_model,
     find_text_model,
 )
+from encoder.text.samples import sample_texts
 from encoder.text.source import Pooling, Precision
-from encoder.text.tuning.pairs import sample_texts
 from store.artifact import DamagedArtifactError, artifacts, read_manifest, verify
 from store.export import Export
 from store.exporting import create_export

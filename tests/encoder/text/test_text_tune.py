@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from encoder.text.encoder import TextEncoder
 from encoder.text.export import export_text_model, find_text_model
+from encoder.text.samples import Reservoir
 from encoder.text.source import UnsupportedTextModelError
 from encoder.text.tuning.loop import TextTuningDivergedError
 from encoder.text.tuning.lora import NoAttentionLayersError, attention_projections
 from encoder.text.tuning.options import AdaptOptions, FitOptions, TextTuningSettingsError, TuneOptions
 from encoder.text.tuning.pairs import (
-    Reservoir,
     TextPair,
     TooFewTextsError,
     draw_pairs,

@@ -1,4 +1,4 @@
-"""What a fitted head consists of, as plain arrays, and the statistics that it starts from: numpy only."""
+"""The statistics that heads and their baselines are made of: scaling, item means, calibration; numpy only."""
 
 from dataclasses import dataclass
 
@@ -6,45 +6,6 @@ import numpy as np
 
 from encoder.heads.examples import Examples, Floats
 from encoder.views import FloatArray
-
-
-@dataclass(frozen=True)
-class PairWeights:
-    """A head of click or rating, everything folded that can be.
-
-    With v = V_u − user_mean and y = x_j − item_mean,
-    score(u, j) = inner <V_u, x_j> + <v left, y right> + <v, user> + <y, item> + biases_j + constant.
-
-    Shapes:
-        user_mean, item_mean, user, item: (D,); left, right: (D, r); biases: (N + 1,), the last one 0, for an
-        item that is none of the N. All float32.
-        low, high: what a rating is clipped to; a click has None and goes through a sigmoid.
-    """
-
-    user_mean: FloatArray
-    item_mean: FloatArray
-    left: FloatArray
-    right: FloatArray
-    user: FloatArray
-    item: FloatArray
-    biases: FloatArray
-    inner: float
-    constant: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class CategoryWeights:
-    """A head of category: softmax((V_u − mean) matrix + constants).
-
-    Shapes:
-        mean: (D,); matrix: (D, C); constants: (C,). All float32.
-    """
-
-    mean: FloatArray
-    matrix: FloatArray
-    constants: FloatArray
 
 
 @dataclass(frozen=True)
