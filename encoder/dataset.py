@@ -17,7 +17,7 @@ from encoder.arrays import NO_TIME, Actions, Events, IntArray, TextColumns
 from encoder.config import TowerConfig
 from encoder.text.cache import TextCache, WrittenTexts, cache_imported, encode_all
 from encoder.text.encoder import MAX_PIECES, TextEncoder, item_text
-from encoder.views import FloatArray, Matrix, event_matrix, text_sums, unit_rows
+from encoder.views import FloatArray, Matrix, event_matrix, text_pool, text_view
 from store.export import Export
 from store.imports.validation import MAX_WEIGHT
 
@@ -57,7 +57,9 @@ class Dataset:
     @cached_property
     def text(self) -> FloatArray:
         """(U, D_T) float32, the T view: unit rows, zero where a user wrote nothing."""
-        return unit_rows(text_sums(self.texts.users, self.texts.vectors, len(self.users)))
+        texts = np.arange(len(self.texts.users))
+        pool = text_pool(self.texts.users, texts, (len(self.users), len(texts)))
+        return text_view(pool, self.texts.vectors)
 
     @cached_property
     def text_counts(self) -> IntArray:

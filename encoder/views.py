@@ -104,44 +104,78 @@ def unit_rows(rows: npt.NDArray[np.floating]) -> FloatArray:
 
 
 def unit_blocks(rows: npt.NDArray[np.floating], widths: tuple[int, ...]) -> FloatArray:
-    """Return the rows (B, Σ widths) with each block of columns scaled to length 1; zero blocks stay zero."""
-    edges = np.cumsum(widths)[:-1]
-    return np.concatenate([unit_rows(block) for block in np.split(rows, edges, axis=1)], axis=1)
+    """Scale each block of columns of the rows (B, Σ widths) to length 1; zero blocks stay zero."""
+    unit = np.empty(rows.shape, dtype=np.float32)
+    start = 0
+    for width in widths:
+        block = slice(start, start + width)
+        unit[:, block] = unit_rows(rows[:, block])
+        start += width
+    return unit
 
 
 def history_view(events: Matrix, table: FloatArray, widths: tuple[int, ...] = ()) -> FloatArray:
-    """Return pooled histories (B, D_H) float32 from weighted events (B, N), unit within each block.
+    """Pool weighted histories (B, N) with an item table: (B, D_H) float32, unit within each block.
 
     `widths` are those of the blocks that the table (N, D_H) consists of; one block where it is empty.
     """
     return unit_blocks(np.asarray(events @ table), widths or (table.shape[1],))
 
 
-def social_view(ties: Matrix, friend_histories: FloatArray, widths: tuple[int, ...] = ()) -> FloatArray:
-    """Return friends' mean history (B, D_H) float32, unit within each block.
+def social_view(ties: Matrix, pooled: FloatArray, widths: tuple[int, ...] = ()) -> FloatArray:
+    """Average the pooled histories of friends: (B, D_H) float32, unit within each block.
 
     Args:
-        ties: (B, F) tie strengths; their log(1 + weight) is the weight of a friend.
-        friend_histories: (F, D_H) as `history_view` gives them.
+        ties: (B, P) tie strengths; log(1 + strength) is the weight of a friend.
+        pooled: (P, D_H) as `history_view` gives them.
         widths: of the blocks; one block where it is empty.
     """
-    pooled = np.asarray(ties.log1p() @ friend_histories, dtype=np.float32)
-    return unit_blocks(pooled, widths or (pooled.shape[1],))
+    means = np.asarray(ties.log1p() @ pooled, dtype=np.float32)
+    return unit_blocks(means, widths or (means.shape[1],))
 
 
-def text_sums(owners: npt.NDArray[np.int64], vectors: FloatArray, users: int) -> FloatArray:
-    """Return summed text vectors (users, D_T) float32; row i of `vectors` belongs to user owners[i].
-
-    `unit_rows` of the sums is the text view; sums of several batches may be added first.
-    """
-    return np.asarray(text_pool(owners, np.arange(len(owners)), (users, len(owners))) @ vectors, np.float32)
+def text_view(pool: Matrix, vectors: FloatArray) -> FloatArray:
+    """Average the texts of users: (B, D_T) float32 unit rows from `text_pool` (B, m) and vectors (m, D_T)."""
+    return unit_rows(np.asarray(pool @ vectors, dtype=np.float32))
 
 
 def text_pool(
     owners: npt.NDArray[np.int64], texts: npt.NDArray[np.integer], shape: tuple[int, int]
 ) -> Matrix:
-    """Return (users, texts) float32, 1 where user owners[i] wrote texts[i]: times vectors, their sums."""
+    """Return a matrix (users, texts) float32 that is 1 where user owners[i] wrote texts[i]."""
     return sparse.csr_array((np.ones(len(owners), dtype=np.float32), (owners, texts)), shape=shape)
+
+
+def assemble_views(
+    events: Matrix | None,
+    own: npt.NDArray[np.int64],
+    ties: Matrix | None,
+    text: FloatArray,
+    text_counts: npt.NDArray[np.integer],
+    table: FloatArray,
+    widths: tuple[int, ...] = (),
+) -> ViewBatch:
+    """Make the raw views of B users from what is known of them and of their friends.
+
+    Training, the user index and serving all come here, so that a user's views are the same in each.
+
+    Args:
+        events: (P, N) weighted histories of these users and of their friends; None where all are empty.
+        own: (B,) rows of the users themselves in `events`.
+        ties: (B, P) tie strengths; None where nobody has a friend.
+        text: (B, D_T) float32 unit rows, zero without texts.
+        text_counts: (B,) numbers of texts.
+        table: (N, D_H) what histories are pooled with.
+        widths: of the table's blocks; one block where it is empty.
+    """
+    history = social = np.zeros((len(own), table.shape[1]), dtype=np.float32)
+    items = friends = np.zeros(len(own), dtype=np.int64)
+    if events is not None:
+        pooled = history_view(events, table, widths)  # (P, D_H)
+        history, items = pooled[own], np.diff(events.indptr)[own]
+        if ties is not None:
+            social, friends = social_view(ties, pooled, widths), np.diff(ties.indptr)
+    return view_batch(history, text, social, np.array([items, text_counts, friends]).T)
 
 
 def view_batch(
@@ -156,7 +190,7 @@ def view_batch(
         history: as in `ViewBatch`.
         text: as in `ViewBatch`.
         social: as in `ViewBatch`.
-        counts: (B, 3) numbers of items, texts and friends; a view that is there counts 1 at least.
+        counts: (B, 3) numbers of items, texts and friends; a view that is present counts 1 at least.
     """
     present = np.stack([view.any(axis=1) for view in (history, text, social)], axis=1)
     return ViewBatch(history, text, social, view_amounts(counts, present))
@@ -165,5 +199,5 @@ def view_batch(
 def view_amounts(
     counts: npt.NDArray[np.floating] | npt.NDArray[np.integer], present: npt.NDArray[np.bool_]
 ) -> FloatArray:
-    """Return the amounts (B, 3) float32 of views from their counts (B, 3) and which are there (B, 3)."""
+    """Return the amounts (B, 3) float32 of views from their counts (B, 3) and masks (B, 3)."""
     return np.asarray(np.log1p(np.maximum(counts, 1)) * present, dtype=np.float32)

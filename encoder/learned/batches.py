@@ -12,7 +12,7 @@ from encoder.arrays import NO_TIME, IntArray
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.learned.config import LearnConfig
-from encoder.views import FloatArray, Matrix, event_matrix, text_pool, unit_rows, view_amounts
+from encoder.views import FloatArray, Matrix, event_matrix, text_pool, text_view, view_amounts
 
 MIN_TIMES = 50  # with fewer distinct times, a time alone would hide too much at once
 
@@ -88,7 +88,7 @@ class Steps:
             ties = self._strength[some]
             friends = np.unique(ties.indices)
             written = sparse.csr_array(texts[some])
-            text = unit_rows(np.asarray(written @ self._data.texts.vectors, dtype=np.float32))
+            text = text_view(written, self._data.texts.vectors)
             yield Step(
                 history=self._dropped(unit[some], rng),
                 friends=self._dropped(unit[friends], rng),

@@ -11,7 +11,7 @@ from encoder.arrays import IntArray
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.tower.alignment import Alignment
-from encoder.views import FloatArray, Matrix, ViewBatch, history_view, social_view, view_batch
+from encoder.views import FloatArray, Matrix, ViewBatch, assemble_views
 
 MAX_GATE_SLOPE = 10.0  # log gates move with the amounts by this at most
 
@@ -210,14 +210,16 @@ def dataset_views(
     """
     chosen = np.arange(len(data.users)) if users is None else users
     ties = data.ties[chosen]
-    people = np.union1d(chosen, ties.indices)
-    pooled = history_view(events[people], table, widths)  # (P, ΣD_H)
-    histories = pooled[np.searchsorted(people, chosen)]
-    social = social_view(sparse.csr_array(ties[:, people]), pooled, widths)
-    counts = np.stack(
-        [np.diff(events.indptr)[chosen], data.text_counts[chosen], np.diff(ties.indptr)], axis=1
+    known = np.union1d(chosen, ties.indices)  # the users and their friends, in the order of their rows
+    return assemble_views(
+        events[known],
+        np.searchsorted(known, chosen),
+        sparse.csr_array(ties[:, known]),
+        data.text[chosen],
+        data.text_counts[chosen],
+        table,
+        widths,
     )
-    return view_batch(histories, data.text[chosen], social, counts)
 
 
 def view_batches(
