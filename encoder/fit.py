@@ -15,7 +15,7 @@ from encoder.tower.tower import Block, Tower
 from evaluation.split import VALID, mark
 
 if TYPE_CHECKING:
-    from encoder.learned.trainer import Learned, Report
+    from encoder.learned.trainer import ReportEpoch, TrainedBlock
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ class FittedTower:
     facts: dict[str, Any]
 
 
-def fit(data: Dataset, options: TrainOptions, training: Path, report: "Report | None" = None) -> FittedTower:
+def fit(
+    data: Dataset, options: TrainOptions, training: Path, report: "ReportEpoch | None" = None
+) -> FittedTower:
     """Return the tower of the visible rows of a data set.
 
     Settings are chosen on the valid split; without one, on a tenth of train, and everything is then fitted
@@ -125,32 +127,39 @@ def _unchosen(options: TrainOptions) -> TowerConfig:
 
 
 def _learn(
-    data: Dataset, closed: Tower, split: str, options: LearnConfig, training: Path, report: "Report | None"
-) -> list["Learned"]:
-    from encoder.learned.trainer import learn, members  # noqa: PLC0415  torch, only where something is learned
+    data: Dataset,
+    closed: Tower,
+    split: str,
+    options: LearnConfig,
+    training: Path,
+    report: "ReportEpoch | None",
+) -> list["TrainedBlock"]:
+    from encoder.learned.trainer import member_settings, train_block  # noqa: PLC0415  torch, only where something is learned
 
     chooser = Chooser(data, split)
 
     def score(block: Block) -> float:
         return chooser.tower(Tower(closed.config, (block,)))
 
-    return [learn(data, closed.config, one, score, training, report) for one in members(options)]
+    return [
+        train_block(data, closed.config, one, score, training, report) for one in member_settings(options)
+    ]
 
 
 def _again(
     data: Dataset,
     config: TowerConfig,
-    runs: list["Learned"],
+    runs: list["TrainedBlock"],
     options: LearnConfig,
     training: Path,
-    report: "Report | None",
+    report: "ReportEpoch | None",
 ) -> list[Block]:
     """Return blocks trained on other data for as many epochs as were best."""
-    from encoder.learned.trainer import learn, members  # noqa: PLC0415
+    from encoder.learned.trainer import member_settings, train_block  # noqa: PLC0415
 
-    pairs = zip(members(options), runs, strict=True)
+    pairs = zip(member_settings(options), runs, strict=True)
     return [
-        learn(data, config, replace(one, epochs=run.epoch), None, training, report).block
+        train_block(data, config, replace(one, epochs=run.epoch), None, training, report).block
         for one, run in pairs
     ]
 

@@ -40,7 +40,7 @@ from store.export import Export
 from store.home import Home
 
 if TYPE_CHECKING:
-    from encoder.learned.trainer import Report
+    from encoder.learned.trainer import ReportEpoch
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def train(
     encoder: TextEncoder,
     cache: TextCache,
     options: TrainOptions,
-    report: "Report | None" = None,
+    report: "ReportEpoch | None" = None,
     head: HeadOf | None = None,
 ) -> Path:
     """Return the directory of a new model, trained on an export and named by models/LATEST.

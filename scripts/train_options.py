@@ -18,7 +18,7 @@ from store.home import Home
 if TYPE_CHECKING:
     from encoder.dataset import Dataset
     from encoder.fit import TrainOptions
-    from encoder.learned.trainer import Report
+    from encoder.learned.trainer import ReportEpoch
     from encoder.train import HeadOf
 
 log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def item_facts(export: Export) -> tuple[list[dict[str, Any] | None], list[str | 
 
 
 @contextmanager
-def reporting(options: "TrainOptions", *, wandb: bool) -> "Iterator[Report | None]":
+def reporting(options: "TrainOptions", *, wandb: bool) -> "Iterator[ReportEpoch | None]":
     """Yield what takes the figures of an epoch to Weights & Biases, or None where that is not asked for.
 
     Raises:

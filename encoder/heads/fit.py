@@ -1,6 +1,7 @@
 """Fitting a task head on frozen vectors in torch; its graph is checked against what was fitted."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,20 +9,26 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
+from tqdm import tqdm
 
-from encoder.heads.descent import descend
 from encoder.heads.examples import TRAIN, Examples, Floats, NoExamplesError, check_labels
 from encoder.heads.graph import CategoryWeights, PairWeights, category_graph, pair_graph
 from encoder.heads.options import HEAD_TASKS, HeadOptions, Task, TaskError
 from encoder.heads.report import predict_examples
 from encoder.heads.runtime import Head, HeadInputError
 from encoder.heads.statistics import Scaling, fit_line, fit_logistic, item_means, logit, sigmoid
+from encoder.training_loop import BestWeights, EpochFigures, Progress, Training, adamw, train_epochs
 from encoder.views import FloatArray
 from evaluation.classification import log_loss, rmse
 
+PARITY = 1e-5
+_CHECKED = 512  # examples on which graph and model are compared
 _PAIRS_AT_ONCE = 65_536
+_USERS_AT_ONCE = 8_192
 
-Inputs = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+PairInputs = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+
+log = logging.getLogger(__name__)
 
 
 class PairScore(nn.Module):
@@ -74,7 +81,7 @@ class PairFit:
     slope: float = 1.0
     intercept: float = 0.0
 
-    def inputs(self, examples: Examples, users: FloatArray, items: FloatArray) -> Inputs:
+    def inputs(self, examples: Examples, users: FloatArray, items: FloatArray) -> PairInputs:
         """Return a function from positions (b,) in the examples to the input of `score`."""
         mean, deviation = self.matched_scaling
         matched = torch.from_numpy((inner_products(examples, users, items) - mean) / deviation).float()
@@ -84,7 +91,7 @@ class PairFit:
         u, j = torch.from_numpy(examples.users), torch.from_numpy(examples.items)
         return lambda at: (user_table[u[at]], item_table[j[at]], matched[at], biases[at])
 
-    def scores(self, inputs: Inputs, count: int) -> Floats:
+    def scores(self, inputs: PairInputs, count: int) -> Floats:
         """Return the scores (count,) of all the examples that `inputs` was made of."""
         with torch.no_grad():
             found = [self.score(*inputs(at)) for at in torch.split(torch.arange(count), _PAIRS_AT_ONCE)]
@@ -152,7 +159,7 @@ def fit_pairs(
         there = replace(fit, slope=slope, intercept=intercept)
         return there, (rmse if rated else log_loss)(valid.labels, there.predictions(scores))
 
-    descend(
+    _train(
         fit.score,
         len(train),
         lambda rows: loss(fit.score(*inputs(rows)), wanted[rows]),
@@ -189,9 +196,6 @@ def _untrained(
         limits=(float(train.labels.min()), float(train.labels.max())) if rated else None,
     )
     return fit, (train.labels - mean) / deviation if rated else train.labels
-
-
-_USERS_AT_ONCE = 8_192
 
 
 class CategoryFit:
@@ -265,7 +269,7 @@ def fit_categories(
                 total += float(loss(torch.from_numpy(standardised[valid_rows[part]]), targets))
         return total / float(valid_counts.sum())
 
-    descend(layer, len(rows), train_loss, valid_loss, options, "category", options.user_batch)
+    _train(layer, len(rows), train_loss, valid_loss, options, "category", options.user_batch)
     return CategoryFit(layer, scaling)
 
 
@@ -277,10 +281,6 @@ def _by_user(
     counts = sparse.csr_array(entries, shape=(n_users, n_classes))
     rows = np.unique(examples.users)
     return rows, counts[rows]
-
-
-PARITY = 1e-5
-_CHECKED = 512
 
 
 class HeadParityError(RuntimeError):
@@ -343,3 +343,56 @@ def fit_head(
     if not difference <= PARITY * scale:
         raise HeadParityError(task, float(difference / scale))
     return head
+
+
+def _train(
+    model: nn.Module,
+    n_examples: int,
+    train_loss: Callable[[Tensor], Tensor],
+    valid_loss: Callable[[], float],
+    options: HeadOptions,
+    name: str,
+    batch: int,
+) -> None:
+    """Train a model in place to the epoch with the lowest valid loss; epoch 0 is the model as given.
+
+    Weights decay but for scalars. The order of the examples depends on the seed only.
+
+    Args:
+        model: changed in place.
+        n_examples: how many rows `train_loss` is given in an epoch.
+        train_loss: gives the mean loss over rows (b,) int64 of the examples.
+        valid_loss: gives the loss of the model as it is.
+        options: epochs, patience, rate, decay and seed are used.
+        name: of the progress bar and in the log.
+        batch: rows of one step.
+    """
+    parameters = dict(model.named_parameters())
+    best = BestWeights(parameters)
+    generator = np.random.default_rng([options.seed, 4])
+    progress = Progress(best_loss=valid_loss())
+    log.info("%s: training on %d examples, valid loss %.5f before", name, n_examples, progress.best_loss)
+
+    def losses(_: int) -> Iterator[Tensor]:
+        order = torch.from_numpy(generator.permutation(n_examples))
+        yield from map(train_loss, torch.split(order, batch))
+
+    def after_epoch(figures: EpochFigures) -> None:
+        bar.update()
+        bar.set_postfix(valid=f"{figures.held_out:.5f}")
+        log.info("%s: epoch %d, valid loss %.5f", name, figures.epoch, figures.held_out)
+
+    with tqdm(total=options.epochs, desc=name, unit="epoch", disable=None) as bar:
+        training = Training(
+            parameters,
+            adamw(parameters, options.rate, options.decay, lambda _, weights: weights.ndim > 0),
+            losses,
+            valid_loss,
+            best.keep,
+            options.epochs,
+            options.patience,
+            after_epoch=after_epoch,
+        )
+        train_epochs(training, progress)
+    best.restore()
+    log.info("%s: epoch %d kept, valid loss %.5f", name, progress.best_epoch, progress.best_loss)

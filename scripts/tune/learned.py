@@ -10,7 +10,7 @@ import optuna
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
-from encoder.learned.trainer import learn
+from encoder.learned.trainer import train_block
 from encoder.tower.closed_form import fit_tower
 from encoder.tower.mix import choose_mix
 from encoder.tower.select import Chooser
@@ -116,7 +116,7 @@ class LearnObjective:
 
         one = replace(options, members=1, epochs=self._epochs)
         try:
-            learned = learn(self._data, config, one, self._score, self._training, report)
+            learned = train_block(self._data, config, one, self._score, self._training, report)
         except optuna.TrialPruned:
             log.info("tune: trial %d is hopeless", trial.number)
             self._forget()

@@ -16,11 +16,11 @@ from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.fit import TrainOptions, fit
 from encoder.learned import checkpoint
-from encoder.learned import trainer as learn
 from encoder.learned.batches import Steps
 from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
 from encoder.learned.losses import Ranking, step_loss
 from encoder.learned.model import Inputs, LearnedBlock
+from encoder.learned.trainer import Score, train_block
 from encoder.tower.closed_form import fit_tower
 from encoder.tower.mix import choose_mix, compressed, mixed
 from encoder.tower.onnx import user_graph
@@ -38,7 +38,7 @@ def data(small_data: Dataset) -> Dataset:
     return small_data
 
 
-def scorer(data: Dataset) -> learn.Score:
+def scorer(data: Dataset) -> Score:
     chooser = Chooser(data, "valid")
     return lambda block: chooser.tower(Tower(CONFIG, (block,)))
 
@@ -102,7 +102,7 @@ def test_training_finds_held_out_items_and_the_reference_agrees_with_torch(
 ) -> None:
     heard: list[int] = []
     score = scorer(data)
-    learned = learn.learn(data, CONFIG, SMALL, score, tmp_path, lambda figures, epoch: heard.append(epoch))
+    learned = train_block(data, CONFIG, SMALL, score, tmp_path, lambda figures, epoch: heard.append(epoch))
     assert heard == list(range(1, 1 + len(heard)))
     assert learned.ndcg == max(ndcg for _, ndcg in learned.checks)
     assert score(learned.block) == pytest.approx(learned.ndcg)
@@ -148,7 +148,7 @@ def test_the_reference_is_the_module(data: Dataset) -> None:
 
 def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_ends(data: Dataset, tmp_path: Path) -> None:
     options = replace(SMALL, epochs=12)
-    unbroken = learn.learn(data, CONFIG, options, scorer(data), tmp_path / "one")
+    unbroken = train_block(data, CONFIG, options, scorer(data), tmp_path / "one")
 
     class KilledError(Exception):
         pass
@@ -158,9 +158,9 @@ def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_ends(data: Dataset,
             raise KilledError
 
     with pytest.raises(KilledError):
-        learn.learn(data, CONFIG, options, scorer(data), tmp_path / "two", kill)
+        train_block(data, CONFIG, options, scorer(data), tmp_path / "two", kill)
     epochs: list[int] = []
-    resumed = learn.learn(
+    resumed = train_block(
         data, CONFIG, options, scorer(data), tmp_path / "two", lambda _, epoch: epochs.append(epoch)
     )
     assert epochs[0] == 5
@@ -170,11 +170,11 @@ def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_ends(data: Dataset,
 
 def test_other_held_out_rows_do_not_go_on_from_a_checkpoint(data: Dataset, tmp_path: Path) -> None:
     options = replace(SMALL, epochs=4)
-    learn.learn(data, CONFIG, options, scorer(data), tmp_path)
+    train_block(data, CONFIG, options, scorer(data), tmp_path)
     valid = data.held_out["valid"]
     fewer = replace(data, held_out=data.held_out | {"valid": valid.where(np.arange(len(valid.users)) > 0)})
     epochs: list[int] = []
-    learn.learn(fewer, CONFIG, options, scorer(fewer), tmp_path, lambda _, epoch: epochs.append(epoch))
+    train_block(fewer, CONFIG, options, scorer(fewer), tmp_path, lambda _, epoch: epochs.append(epoch))
     assert epochs == [1, 2, 3, 4]
 
 
@@ -184,7 +184,7 @@ def test_an_item_that_only_weightless_actions_name_is_found_by_its_text_alone(tm
     actions = Actions.of("made" if each == item else "see" for each in data.history.items)
     data = replace(data, history=replace(data.history, actions=actions))
     config = replace(CONFIG, actions={"made": 0.0})
-    block = learn.learn(data, config, replace(SMALL, epochs=1), None, tmp_path).block
+    block = train_block(data, config, replace(SMALL, epochs=1), None, tmp_path).block
     assert not block.table[item].any()
     assert not block.id_vectors[item].any()
     assert block.id_vectors[np.unique(data.history.items[data.history.items != item])].any(axis=1).all()
@@ -198,7 +198,7 @@ def test_an_item_that_is_never_a_target_is_found_by_its_text_alone(tmp_path: Pat
     text = unit_rows(np.random.default_rng(0).random(data.item_text.shape, dtype=np.float32))
     asked = {"valid": history.where(np.arange(len(history.users)) < 9).where(history.items[:9] != item)}
     data = replace(data, history=history, item_text=text, held_out=asked)
-    block = learn.learn(data, CONFIG, replace(SMALL, epochs=2), None, tmp_path).block
+    block = train_block(data, CONFIG, replace(SMALL, epochs=2), None, tmp_path).block
     assert block.table[item].any()  # it is in histories, and says something of those who have it
     np.testing.assert_allclose(block.id_vectors[item], text[item] @ block.item_text, atol=1e-6)
     others = np.setdiff1d(data.history.items, [item])
@@ -214,7 +214,7 @@ def test_a_checkpoint_that_cannot_be_read_starts_anew(tmp_path: Path) -> None:
 
 def test_mixing_chooses_on_valid_and_compression_keeps_the_ranking(data: Dataset, tmp_path: Path) -> None:
     closed = fit_tower(data, TowerConfig(dim=16, weighting="binary", gates=(1.0, 0.3, 0.3)))
-    block = learn.learn(data, closed.config, SMALL, scorer(data), tmp_path).block
+    block = train_block(data, closed.config, SMALL, scorer(data), tmp_path).block
     mix = choose_mix(closed, [block], data, "valid")
     chooser = Chooser(data, "valid")
     tower = mixed(closed, [block], mix.weight, data)

@@ -2,22 +2,21 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from encoder.text.graph import load, quiet
 from encoder.text.source import UnsupportedTextModelError, fetch
-from encoder.text.tuning.loop import Fit, Task, autocast, fit, reproducible, tokens
+from encoder.text.tuning.loop import TuningResult, TuningTask, autocast, reproducible, run_tuning, tokenize
 from encoder.text.tuning.options import CompressOptions
 from encoder.text.tuning.pairs import draw_texts
 from encoder.text.tuning.registry import TuningRequest
 from store.export import Export
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
 
 
 class LayerCountError(ValueError):
@@ -67,8 +66,7 @@ def prune(source: str, model: Any, layers: int | None) -> list[int]:
     return kept
 
 
-def _stack(source: str, transformer: Any) -> "nn.ModuleList":
-    from torch import nn  # noqa: PLC0415  only while training
+def _stack(source: str, transformer: Any) -> nn.ModuleList:
 
     total = getattr(transformer.config, "num_hidden_layers", None)
     lists = [one for one in transformer.modules() if isinstance(one, nn.ModuleList) and len(one) == total]
@@ -130,15 +128,15 @@ def compress_text_model(source: str, export: Export, text_models: Path, options:
 
 def _distil(
     teacher: Any, student: Any, texts: list[str], held_out: list[str], options: CompressOptions
-) -> Fit:
+) -> TuningResult:
     batch = min(options.batch, len(texts))
     steps = max(1, min(options.texts, len(texts)) // batch)
 
-    def distance(some: list[str], wanted: "Tensor") -> "Tensor":
+    def distance(some: list[str], wanted: Tensor) -> Tensor:
         """Return 1 − cosine, the mean over texts; half the squared distance of unit vectors."""
         return 1 - (_vectors(student, some, options, device) * wanted.to(device)).sum(dim=-1).mean()
 
-    def step_loss(step: int) -> "Tensor":
+    def step_loss(step: int) -> Tensor:
         rows = (step * batch + np.arange(batch)) % len(texts)
         return distance([texts[row] for row in rows], targets[rows])
 
@@ -154,10 +152,12 @@ def _distil(
         targets, judged = (_targets(teacher, some, options, device) for some in (texts, held_out))
         teacher.to("cpu")
         student.to(device)
-        return fit(Task("compress text", student, _trained(student), steps, step_loss, judge), options)
+        return run_tuning(
+            TuningTask("compress text", student, _trained(student), steps, step_loss, judge), options
+        )
 
 
-def _trained(student: Any) -> "dict[str, nn.Parameter]":
+def _trained(student: Any) -> dict[str, nn.Parameter]:
     """Return all parameters but those of the words.
 
     Words that no text holds would stay behind while the others move, and their gradient alone is larger
@@ -167,10 +167,8 @@ def _trained(student: Any) -> "dict[str, nn.Parameter]":
     return {name: one for name, one in student.named_parameters() if one is not words}
 
 
-def _targets(teacher: Any, texts: list[str], options: CompressOptions, device: "torch.device") -> "Tensor":
+def _targets(teacher: Any, texts: list[str], options: CompressOptions, device: torch.device) -> Tensor:
     """Return the teacher's unit vectors (N, D) float32, on the CPU; each text is read once for all epochs."""
-    import torch  # noqa: PLC0415  only while training
-
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
     targets = torch.zeros(len(texts), teacher.get_embedding_dimension())
     with torch.no_grad(), tqdm(total=len(texts), desc="teacher", unit="text", disable=None) as bar:
@@ -181,9 +179,8 @@ def _targets(teacher: Any, texts: list[str], options: CompressOptions, device: "
     return targets
 
 
-def _vectors(model: Any, texts: list[str], options: CompressOptions, device: "torch.device") -> "Tensor":
-    from torch.nn.functional import normalize  # noqa: PLC0415
+def _vectors(model: Any, texts: list[str], options: CompressOptions, device: torch.device) -> Tensor:
 
     with autocast(device):
-        vectors = model(tokens(model, texts, options.max_tokens))["sentence_embedding"]
+        vectors = model(tokenize(model, texts, options.max_tokens))["sentence_embedding"]
     return normalize(vectors.float(), dim=-1)  # (B, D)

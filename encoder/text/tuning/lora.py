@@ -3,12 +3,12 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from encoder.text.tuning.options import TuneOptions
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 # What families of models call their attention projections; the first line that matches is taken.
 _PROJECTIONS: tuple[tuple[str, ...], ...] = (
@@ -46,15 +46,14 @@ class Adapters:
     peft: Any
     adaptive: bool
 
-    def parameters(self) -> "dict[str, nn.Parameter]":
+    def parameters(self) -> dict[str, nn.Parameter]:
         """Return what is trained, by name."""
         return {name: one for name, one in self.peft.named_parameters() if one.requires_grad}
 
-    def penalty(self) -> "Tensor | float":
+    def penalty(self) -> Tensor | float:
         """Return what keeps AdaLoRA's factors orthogonal (its equation 4); 0 for LoRA."""
         if not self.adaptive:
             return 0.0
-        import torch  # noqa: PLC0415  only while training
 
         distances = []
         for name, factor in self.parameters().items():
@@ -73,7 +72,7 @@ class Adapters:
         self.peft.merge_and_unload()
 
 
-def attach(transformer: "nn.Module", options: TuneOptions, steps: int) -> Adapters:
+def attach(transformer: nn.Module, options: TuneOptions, steps: int) -> Adapters:
     """Return new adapters, built into the transformer; at first they change nothing.
 
     Args:
@@ -113,13 +112,12 @@ def attach(transformer: "nn.Module", options: TuneOptions, steps: int) -> Adapte
     return Adapters(peft.get_peft_model(transformer, config), options.method == "adalora")
 
 
-def attention_projections(transformer: "nn.Module") -> list[str]:
+def attention_projections(transformer: nn.Module) -> list[str]:
     """Return the full names of the attention projections of a transformer.
 
     Raises:
         NoAttentionLayersError: there is none that we know; names the linear layers that there are.
     """
-    from torch import nn  # noqa: PLC0415
     from transformers.pytorch_utils import Conv1D  # noqa: PLC0415
 
     linear = [name for name, one in transformer.named_modules() if isinstance(one, nn.Linear | Conv1D)]

@@ -24,7 +24,7 @@ class TextTuningSettingsError(ValueError):
 
 
 @dataclass(frozen=True)
-class FitOptions:
+class TextTrainingOptions:
     """What tuning, adaptation and compression share.
 
     Attributes:
@@ -98,7 +98,7 @@ class FitOptions:
 
 
 @dataclass(frozen=True)
-class TuneOptions(FitOptions):
+class TuneOptions(TextTrainingOptions):
     """Settings of `tune_text_model`.
 
     Attributes:
@@ -146,7 +146,7 @@ class TuneOptions(FitOptions):
 
 
 @dataclass(frozen=True)
-class AdaptOptions(FitOptions):
+class AdaptOptions(TextTrainingOptions):
     """Settings of `adapt_text_model`, which trains all weights.
 
     Attributes:
@@ -168,7 +168,7 @@ class AdaptOptions(FitOptions):
 
 
 @dataclass(frozen=True)
-class CompressOptions(FitOptions):
+class CompressOptions(TextTrainingOptions):
     """Settings of `compress_text_model`, which trains all weights but those of the words.
 
     Attributes:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from encoder.text.encoder import item_text
 from encoder.text.samples import MOST_CHARACTERS, TEXT_ROWS, Reservoir, read_texts, rows_by_user
-from encoder.text.tuning.options import AdaptOptions, CompressOptions, FitOptions, TuneOptions
+from encoder.text.tuning.options import AdaptOptions, CompressOptions, TextTrainingOptions, TuneOptions
 from store.export import Export
 
 _JUDGED = 320  # held-out pairs or texts at most: enough to tell two epochs apart
@@ -81,7 +81,7 @@ def draw_texts(export: Export, options: AdaptOptions | CompressOptions) -> tuple
     return texts, held_out
 
 
-def is_held_out(key: str, options: FitOptions) -> bool:
+def is_held_out(key: str, options: TextTrainingOptions) -> bool:
     """Return whether a key falls into the share that only early stopping sees; the seed decides."""
     digest = hashlib.sha256(f"{options.seed} {key}".encode()).digest()
     return int.from_bytes(digest[:8]) < options.held_out * 2**64

@@ -6,22 +6,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
 from tqdm import tqdm
 
 from encoder.text.graph import load, quiet
 from encoder.text.source import UnsupportedTextModelError, fetch
-from encoder.text.tuning.loop import Fit, Task, autocast, fit, reproducible, tokens
+from encoder.text.tuning.loop import TuningResult, TuningTask, autocast, reproducible, run_tuning, tokenize
 from encoder.text.tuning.options import AdaptOptions
 from encoder.text.tuning.pairs import draw_texts
 from encoder.text.tuning.registry import TuningRequest
+from encoder.training_loop import Progress, Training, adamw, do_nothing, train_epochs
 from store.export import Export
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
 
 _AT_ONCE = 512  # predictions in memory: each has a score for every word of the vocabulary
 _MASKED, _RANDOM = 0.8, 0.1  # of the tokens to guess; the rest stay
@@ -49,47 +49,42 @@ class Predictor:
     """
 
     model: Any
-    dense: "nn.Linear"
-    bias: "nn.Parameter"
+    dense: nn.Linear
+    bias: nn.Parameter
     mask: float
     causal: bool
 
     @classmethod
-    def of(cls, model: Any, mask: float, device: "torch.device", *, causal: bool) -> "Predictor":
+    def of(cls, model: Any, mask: float, device: torch.device, *, causal: bool) -> "Predictor":
         """Return a predictor with a new head on the device that the model is on."""
-        import torch  # noqa: PLC0415  only while training
-        from torch import nn  # noqa: PLC0415
-
         words, width = model[0].auto_model.get_input_embeddings().weight.shape
         dense = nn.Linear(model[0].get_embedding_dimension(), width, bias=False)
         nn.init.eye_(dense.weight)
         bias = nn.Parameter(torch.zeros(words, device=device))
         return cls(model, dense.to(device), bias, mask, causal)
 
-    def head(self) -> "dict[str, nn.Parameter]":
+    def head(self) -> dict[str, nn.Parameter]:
         """Return the parameters of the head."""
         return {f"head.{name}": one for name, one in self.dense.named_parameters()} | {"head.bias": self.bias}
 
-    def parameters(self) -> "dict[str, nn.Parameter]":
+    def parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters of model and head."""
         return dict(self.model.named_parameters()) | self.head()
 
-    def loss(self, encoded: "dict[str, Tensor]", generator: "torch.Generator") -> "Tensor":
+    def loss(self, encoded: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the mean cross-entropy of at most 512 random predictions on a batch.
 
         Args:
             encoded: what the transformer takes.
             generator: of the CPU; chooses what is masked and what is predicted.
         """
-        import torch  # noqa: PLC0415
-
         vectors, targets = self._predictions(encoded, generator)  # (N, D), (N,)
         if len(targets) > _AT_ONCE:
             rows = torch.randperm(len(targets), generator=generator)[:_AT_ONCE].to(targets.device)
             vectors, targets = vectors[rows], targets[rows]
         return self._cross_entropy(vectors, targets) / len(targets)
 
-    def total(self, encoded: "dict[str, Tensor]", generator: "torch.Generator") -> tuple[float, int]:
+    def total(self, encoded: dict[str, Tensor], generator: torch.Generator) -> tuple[float, int]:
         """Return the summed cross-entropy of all predictions on a batch, and how many they are."""
         vectors, targets = self._predictions(encoded, generator)
         total = 0.0
@@ -98,16 +93,13 @@ class Predictor:
             total += self._cross_entropy(vectors[some], targets[some]).item()
         return total, len(targets)
 
-    def _cross_entropy(self, vectors: "Tensor", targets: "Tensor") -> "Tensor":
-        from torch.nn.functional import cross_entropy, linear  # noqa: PLC0415
+    def _cross_entropy(self, vectors: Tensor, targets: Tensor) -> Tensor:
 
         embeddings = self.model[0].auto_model.get_input_embeddings().weight  # (V, E)
         scores = linear(self.dense(vectors), embeddings) + self.bias  # (N, V)
         return cross_entropy(scores.float(), targets, reduction="sum")
 
-    def _predictions(
-        self, encoded: "dict[str, Tensor]", generator: "torch.Generator"
-    ) -> "tuple[Tensor, Tensor]":
+    def _predictions(self, encoded: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return the vectors (N, D) that predict and the token ids (N,) to be predicted."""
         ids, real = encoded["input_ids"], encoded["attention_mask"].bool()  # (B, L)
         if self.causal:
@@ -121,8 +113,8 @@ class Predictor:
 
 
 def masked(
-    ids: "Tensor", tokenizer: Any, words: int, share: float, generator: "torch.Generator"
-) -> "tuple[Tensor, Tensor]":
+    ids: Tensor, tokenizer: Any, words: int, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Return the ids with some hidden, and the targets: their true ids there, -100 elsewhere.
 
     Of what is to be guessed 80 % become the mask token, 10 % a random one and 10 % stay; special
@@ -131,8 +123,6 @@ def masked(
     Shapes:
         ids and both results: (B, L) int64.
     """
-    import torch  # noqa: PLC0415
-
     here = ids.cpu()
     special = torch.isin(here, torch.tensor(tokenizer.all_special_ids))
     drawn = torch.rand(here.shape, generator=generator).masked_fill(special, 2.0)  # 2: never
@@ -168,6 +158,7 @@ def is_causal(source: str, config: Any) -> bool:
 
 
 _HEAD_RATE = 1e-3
+_HEAD_DECAY = 0.01
 
 log = logging.getLogger(__name__)
 
@@ -220,16 +211,17 @@ def _perplexity(loss: float) -> float | None:
     return math.exp(loss) if loss < math.log(sys.float_info.max) else None
 
 
-def _adapt(model: Any, texts: list[str], held_out: list[str], options: AdaptOptions, *, causal: bool) -> Fit:
-    import torch  # noqa: PLC0415  only while training
+def _adapt(
+    model: Any, texts: list[str], held_out: list[str], options: AdaptOptions, *, causal: bool
+) -> TuningResult:
 
     batch = min(options.batch, len(texts))
     steps = max(1, min(options.texts, len(texts)) // batch)
 
-    def encoded(some: list[str]) -> "dict[str, Tensor]":
-        return tokens(model, some, options.max_tokens)
+    def encoded(some: list[str]) -> dict[str, Tensor]:
+        return tokenize(model, some, options.max_tokens)
 
-    def step_loss(step: int) -> "Tensor":
+    def step_loss(step: int) -> Tensor:
         rows = (step * batch + np.arange(batch)) % len(texts)
         with autocast(device):
             return predictor.loss(encoded([texts[row] for row in rows]), generator)
@@ -248,17 +240,25 @@ def _adapt(model: Any, texts: list[str], held_out: list[str], options: AdaptOpti
         model.to(device)
         predictor = Predictor.of(model, options.mask, device, causal=causal)
         _warm_head(predictor, step_loss, options.head_steps)
-        return fit(Task("adapt text", model, predictor.parameters(), steps, step_loss, judge), options)
+        return run_tuning(
+            TuningTask("adapt text", model, predictor.parameters(), steps, step_loss, judge), options
+        )
 
 
-def _warm_head(predictor: Predictor, step_loss: "Callable[[int], Tensor]", steps: int) -> None:
+def _warm_head(predictor: Predictor, step_loss: Callable[[int], Tensor], steps: int) -> None:
     """Train the head alone, so that the model need not change to suit a head that knows nothing."""
-    import torch  # noqa: PLC0415
-
-    optimiser = torch.optim.AdamW(predictor.head().values(), lr=_HEAD_RATE)
+    head = predictor.head()
     predictor.model.eval().requires_grad_(requires_grad=False)
-    for step in tqdm(range(steps), desc="prediction head", unit="step", disable=None):
-        step_loss(step).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        optimiser.zero_grad()
+    with tqdm(total=steps, desc="prediction head", unit="step", disable=None) as bar:
+        training = Training(
+            head,
+            adamw(head, _HEAD_RATE, _HEAD_DECAY, lambda *_: True),
+            lambda _: map(step_loss, range(steps)),
+            None,
+            do_nothing,
+            epochs=1,
+            patience=1,
+            after_step=lambda _: bar.update(),
+        )
+        train_epochs(training, Progress())
     predictor.model.requires_grad_(requires_grad=True)

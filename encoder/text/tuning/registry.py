@@ -10,8 +10,8 @@ from typing import Any
 
 from encoder.text.graph import quiet
 from encoder.text.source import source_digest
-from encoder.text.tuning.loop import Fit
-from encoder.text.tuning.options import FitOptions
+from encoder.text.tuning.loop import TuningResult
+from encoder.text.tuning.options import TextTrainingOptions
 from store.artifact import build, verify
 from store.export import Export
 
@@ -38,7 +38,13 @@ class TuningRequest:
 
     @classmethod
     def of(
-        cls, text_models: Path, source: str, folder: Path, export: Export, method: str, options: FitOptions
+        cls,
+        text_models: Path,
+        source: str,
+        folder: Path,
+        export: Export,
+        method: str,
+        options: TextTrainingOptions,
     ) -> "TuningRequest":
         """Return the request for a model whose files lie in `folder`; reads them all for their digest.
 
@@ -77,14 +83,16 @@ class TuningRequest:
         log.info("text model %s was trained before", self.tuned_id)
         return directory / self.tuned_id
 
-    def publish(self, model: Any, fit: Fit, more: dict[str, Any]) -> Path:
+    def publish(self, model: Any, result: TuningResult, more: dict[str, Any]) -> Path:
         """Return the folder of the result: a SentenceTransformer's files, with the metrics beside it."""
         tuned_id, parent = self.tuned_id, self.text_models / FOLDER
         with build(parent, tuned_id) as draft:
-            draft.facts |= self.facts | {"improved": fit.improved}
-            metrics = asdict(fit) | more
+            draft.facts |= self.facts | {"improved": result.improved}
+            metrics = asdict(result) | more
             (draft.path / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
             with quiet():
                 model.to("cpu").save(str(draft.path / tuned_id), create_model_card=False)
-        log.info("text model %s: %.0f s, loss %.4f → %.4f", tuned_id, fit.seconds, fit.before, fit.after)
+        log.info(
+            "text model %s: %.0f s, loss %.4f → %.4f", tuned_id, result.seconds, result.before, result.after
+        )
         return parent / tuned_id / tuned_id

@@ -4,23 +4,22 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
 
 from encoder.text.graph import load, quiet
 from encoder.text.source import UnsupportedTextModelError, fetch
-from encoder.text.tuning.loop import Fit, Task, autocast, fit, reproducible, tokens
+from encoder.text.tuning.loop import TuningResult, TuningTask, autocast, reproducible, run_tuning, tokenize
 from encoder.text.tuning.lora import attach
 from encoder.text.tuning.options import TuneOptions
 from encoder.text.tuning.pairs import TextPair, draw_pairs, normalised
 from encoder.text.tuning.registry import TuningRequest
 from store.export import Export
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 # Scripts that write no spaces: there each character counts as a word.
 _CHARACTER = r"[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -107,7 +106,7 @@ def tune_text_model(source: str, export: Export, text_models: Path, options: Tun
     return request.publish(model, result, {"pairs": len(pairs), "held_out_pairs": len(held_out)})
 
 
-def contrastive_loss(texts: "Tensor", items: "Tensor", masked: "Tensor", temperature: float) -> "Tensor":
+def contrastive_loss(texts: Tensor, items: Tensor, masked: Tensor, temperature: float) -> Tensor:
     """Return the mean cross-entropy of finding each text's item among those of the batch.
 
     Shapes:
@@ -119,9 +118,6 @@ def contrastive_loss(texts: "Tensor", items: "Tensor", masked: "Tensor", tempera
         van den Oord et al. 2018, equation 4 (InfoNCE) with negatives of the batch, as
         Henderson et al. 2017, section 4 (multiple negatives ranking).
     """
-    import torch  # noqa: PLC0415
-    from torch.nn.functional import cross_entropy, normalize  # noqa: PLC0415
-
     cosines = normalize(texts.float(), dim=-1) @ normalize(items.float(), dim=-1).T  # (B, B)
     scores = (cosines / temperature).masked_fill(masked, float("-inf"))
     return cross_entropy(scores, torch.arange(len(scores), device=scores.device))
@@ -150,12 +146,12 @@ def unfair_negatives(pairs: Sequence[TextPair]) -> NDArray[np.bool_]:
     return masked
 
 
-def _tune(model: Any, pairs: list[TextPair], held_out: list[TextPair], options: TuneOptions) -> Fit:
+def _tune(model: Any, pairs: list[TextPair], held_out: list[TextPair], options: TuneOptions) -> TuningResult:
     rng = np.random.default_rng([options.seed, 1])  # apart from the one that drew the pairs
     batch = min(options.batch, len(pairs))
     steps = max(1, min(options.pairs, len(pairs)) // batch)
 
-    def step_loss(step: int) -> "Tensor":
+    def step_loss(step: int) -> Tensor:
         rows = (step * batch + np.arange(batch)) % len(pairs)
         drawn = [pairs[row] for row in rows]
         texts = augmented([pair.text for pair in drawn], options.truncate, options.replace, rng)
@@ -178,8 +174,8 @@ def _tune(model: Any, pairs: list[TextPair], held_out: list[TextPair], options: 
             adapters = attach(model[0].auto_model, options, steps * options.epochs)
         model.to(device)
         label = f"tune text ({options.method})"
-        task = Task(label, model, adapters.parameters(), steps, step_loss, judge, adapters.after_step)
-        result = fit(task, options)
+        task = TuningTask(label, model, adapters.parameters(), steps, step_loss, judge, adapters.after_step)
+        result = run_tuning(task, options)
         adapters.merge()
     return result
 
@@ -190,13 +186,12 @@ def _loss(
     texts: list[str],
     items: list[str],
     options: TuneOptions,
-    device: "torch.device",
-) -> "Tensor":
-    import torch  # noqa: PLC0415
+    device: torch.device,
+) -> Tensor:
 
     masked = torch.from_numpy(unfair_negatives(pairs)).to(device)
     with autocast(device):
         left, right = (
-            model(tokens(model, side, options.max_tokens))["sentence_embedding"] for side in (texts, items)
+            model(tokenize(model, side, options.max_tokens))["sentence_embedding"] for side in (texts, items)
         )  # (B, D) each
     return contrastive_loss(left, right, masked, options.temperature)

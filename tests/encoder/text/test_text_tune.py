@@ -21,7 +21,12 @@ from encoder.text.samples import Reservoir
 from encoder.text.source import UnsupportedTextModelError
 from encoder.text.tuning.loop import TextTuningDivergedError
 from encoder.text.tuning.lora import NoAttentionLayersError, attention_projections
-from encoder.text.tuning.options import AdaptOptions, FitOptions, TextTuningSettingsError, TuneOptions
+from encoder.text.tuning.options import (
+    AdaptOptions,
+    TextTrainingOptions,
+    TextTuningSettingsError,
+    TuneOptions,
+)
 from encoder.text.tuning.pairs import (
     TextPair,
     TooFewTextsError,
@@ -317,9 +322,9 @@ def test_settings_are_checked(name: str, value: Any) -> None:
 
 
 def test_settings_name_no_user() -> None:
-    facts = json.dumps(FitOptions(left_out_users=frozenset({"李", "ann"})).as_json())
+    facts = json.dumps(TextTrainingOptions(left_out_users=frozenset({"李", "ann"})).as_json())
     assert "ann" not in facts
-    assert facts != json.dumps(FitOptions(left_out_users=frozenset({"李", "bob"})).as_json())
+    assert facts != json.dumps(TextTrainingOptions(left_out_users=frozenset({"李", "bob"})).as_json())
 
 
 def test_a_model_without_known_attention_names_its_layers() -> None:
