@@ -15,7 +15,7 @@ from scipy import sparse
 
 from encoder.arrays import NO_TIME, Actions, Events, IntArray, TextColumns
 from encoder.config import TowerConfig
-from encoder.text.cache import TextCache, WrittenTexts, cache_imported, encode_all
+from encoder.text.cache import ErasureSafeWriter, TextCache, cache_imported_vectors, encode_with_cache
 from encoder.text.encoder import MAX_PIECES, TextEncoder, item_text
 from encoder.views import FloatArray, Matrix, event_matrix, text_pool, text_view
 from store.export import Export
@@ -34,7 +34,7 @@ class Dataset:
         users (U,) and items (N,): sorted string arrays; a row number below is a position in them.
         ties: (U, U) float64 tie strengths, row = user, column = friend.
         texts: the encoded texts, one by one.
-        item_text: (N, D_T) float32 unit rows, zero where an item has no text.
+        item_text_vectors: (N, D_T) float32 unit rows, zero where an item has no text.
     """
 
     users: pa.StringArray
@@ -43,7 +43,7 @@ class Dataset:
     held_out: dict[str, Events]
     ties: Matrix
     texts: TextColumns
-    item_text: FloatArray
+    item_text_vectors: FloatArray
 
     def events(self, config: TowerConfig) -> Matrix:
         """Return the weighted train histories (U, N) float32."""
@@ -106,25 +106,25 @@ def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Data
     Raises:
         ImportedVectorsError: texts came with vectors that this text model cannot have made.
     """
-    written = WrittenTexts(cache, export.texts_among)
+    written = ErasureSafeWriter(cache, export.texts_among)
     # A connection of its own: DuckDB keeps what it has read in memory until it is closed.
     with Export(export.path, export.manifest) as source:
-        cache_imported(written, encoder, source.imported_vectors(encoder.text_model_id))
+        cache_imported_vectors(written, encoder, source.imported_vectors(encoder.text_model_id))
         table = source.items()
         columns = (table.column(name).to_pylist() for name in ("title", "text"))
         texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
-        say_split(encoder, Split.of(encoder, texts), "item texts")
+        log_long_texts(encoder, PieceCounts.of(encoder, texts), "item texts")
         data = _rows(source, table.column("item_id").combine_chunks())
         data = replace(
             data,
             texts=_texts(source, (data.users, data.items), encoder, cache, written),
-            item_text=encode_all(encoder, cache, texts, "item texts"),
+            item_text_vectors=encode_with_cache(encoder, cache, texts, "item texts"),
         )
     pa.default_memory_pool().release_unused()
     return data
 
 
-def load_rows(export: Export) -> Dataset:
+def load_without_texts(export: Export) -> Dataset:
     """Return an export as arrays without its texts, which take longest: D_T is 0."""
     with Export(export.path, export.manifest) as source:
         return _rows(source, source.items().column("item_id").combine_chunks())
@@ -143,11 +143,11 @@ def _rows(source: Export, items: pa.StringArray) -> Dataset:
         held_out={split: rows for split, rows in held_out.items() if len(rows.users)},
         ties=_ties(source.friends(), users),
         texts=TextColumns(none, none, none, np.zeros((0, 0), np.float32)),
-        item_text=np.zeros((len(items), 0), np.float32),
+        item_text_vectors=np.zeros((len(items), 0), np.float32),
     )
 
 
-class Split(NamedTuple):
+class PieceCounts(NamedTuple):
     """Of some texts, how many are read in pieces, and how many are longer than all pieces that are read."""
 
     texts: int = 0
@@ -155,17 +155,17 @@ class Split(NamedTuple):
     cut: int = 0
 
     @classmethod
-    def of(cls, encoder: TextEncoder, texts: Sequence[str]) -> "Split":
+    def of(cls, encoder: TextEncoder, texts: Sequence[str]) -> "PieceCounts":
         """Count texts."""
         pieces = np.array(encoder.count_pieces(texts), dtype=np.int64)
         return cls(len(texts), int((pieces > 1).sum()), int((pieces > MAX_PIECES).sum()))
 
-    def plus(self, other: "Split") -> "Split":
+    def plus(self, other: "PieceCounts") -> "PieceCounts":
         """Return the counts of both."""
-        return Split(*(one + more for one, more in zip(self, other, strict=True)))
+        return PieceCounts(*(one + more for one, more in zip(self, other, strict=True)))
 
 
-def say_split(encoder: TextEncoder, found: Split, label: str) -> None:
+def log_long_texts(encoder: TextEncoder, found: PieceCounts, label: str) -> None:
     """Log how many texts are longer than the model reads at once, where any is."""
     if found.split:
         beyond = f"; of {found.cut:,} the rest behind {MAX_PIECES} pieces is not read" if found.cut else ""
@@ -225,13 +225,13 @@ def _texts(
     ids: tuple[pa.StringArray, pa.StringArray],
     encoder: TextEncoder,
     cache: TextCache,
-    written: WrittenTexts,
+    written: ErasureSafeWriter,
 ) -> TextColumns:
     """Return the encoded texts, read a bounded batch at a time; their vectors lie in an unnamed file."""
     users, items = ids
     none = np.zeros(0, dtype=np.int64)
     columns: tuple[list[IntArray], ...] = ([none], [none], [none])
-    split = Split()
+    split = PieceCounts()
     with tempfile.TemporaryFile() as file:  # the mapping keeps it once it is closed
         for batch in export.texts_batches(_TEXT_ROWS):
             row = (
@@ -242,9 +242,9 @@ def _texts(
             for column, values in zip(columns, row, strict=True):
                 column.append(values)
             some = batch.column("text").to_pylist()
-            split = split.plus(Split.of(encoder, some))
-            file.write(encode_all(encoder, cache, some, "user texts", written).data)
-        say_split(encoder, split, "user texts")
+            split = split.plus(PieceCounts.of(encoder, some))
+            file.write(encode_with_cache(encoder, cache, some, "user texts", written).data)
+        log_long_texts(encoder, split, "user texts")
         owners, named, ts = (np.concatenate(column) for column in columns)
         file.flush()
         shape = (len(owners), encoder.dim)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset, hold_out
 from encoder.learned.config import LearnConfig
-from encoder.tower.closed_form import fit_tower
+from encoder.tower.closed_form import fit_closed_form
 from encoder.tower.mix import choose_mix, compressed, mixed, with_half_life
-from encoder.tower.select import Chooser, Trial, choose_config
+from encoder.tower.select import HeldOutScorer, Trial, choose_config
 from encoder.tower.tower import Block, Tower
 from evaluation.split import VALID, mark
 
@@ -74,12 +74,12 @@ def fit(
     choosing, split = _choosing(data, options)
     if split and options.search:
         trials = choose_config(choosing, split, options.base, options.dims)
-        closed = fit_tower(choosing, trials[-1].config)
+        closed = fit_closed_form(choosing, trials[-1].config)
     else:
         trials = []
-        closed = fit_tower(choosing, _unchosen(options) if options.search else options.base)
+        closed = fit_closed_form(choosing, _unchosen(options) if options.search else options.base)
     if split is None or options.learn is None:
-        closed = closed if choosing is data else fit_tower(data, closed.config)
+        closed = closed if choosing is data else fit_closed_form(data, closed.config)
         return FittedTower(compressed(closed, data, options.max_dim), _facts(data, split, trials, None))
     runs = _learn(choosing, closed, split, options.learn, training, report)
     blocks = [run.block for run in runs]
@@ -91,11 +91,11 @@ def fit(
         "seconds": [run.seconds for run in runs],
         "weight": mix.weight,
         "half_life": mix.half_life,
-        "ndcg@20_by_weight": mix.tried,
-        "ndcg@20_by_half_life": mix.half_lives,
+        "ndcg@20_by_weight": mix.ndcg_by_weight,
+        "ndcg@20_by_half_life": mix.ndcg_by_half_life,
     }
     if choosing is not data:
-        closed = fit_tower(data, closed.config)
+        closed = fit_closed_form(data, closed.config)
         if mix.weight:
             blocks = _again(data, closed.config, runs, options.learn, training, report)
     tower = with_half_life(mixed(closed, blocks, mix.weight, data), mix.half_life)
@@ -136,10 +136,10 @@ def _learn(
 ) -> list["TrainedBlock"]:
     from encoder.learned.trainer import member_settings, train_block  # noqa: PLC0415  torch, only where something is learned
 
-    chooser = Chooser(data, split)
+    scorer = HeldOutScorer(data, split)
 
     def score(block: Block) -> float:
-        return chooser.tower(Tower(closed.config, (block,)))
+        return scorer.score_tower(Tower(closed.config, (block,)))
 
     return [
         train_block(data, closed.config, one, score, training, report) for one in member_settings(options)

@@ -31,7 +31,7 @@ from encoder.runtime import (
 )
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
-from encoder.tower.collapse import told_apart
+from encoder.tower.collapse import measure_collapse
 from encoder.tower.onnx import export_towers
 from encoder.tower.tower import Tower
 from encoder.views import FloatArray
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HeadOf = Callable[[Dataset, FloatArray, FloatArray], tuple[Head, dict[str, Any]]]
+HeadTrainer = Callable[[Dataset, FloatArray, FloatArray], tuple[Head, dict[str, Any]]]
 PARITY = 1e-5
 
 
@@ -65,7 +65,7 @@ def train(
     cache: TextCache,
     options: TrainOptions,
     report: "ReportEpoch | None" = None,
-    head: HeadOf | None = None,
+    head: HeadTrainer | None = None,
 ) -> Path:
     """Return the directory of a new model, trained on an export and named by models/LATEST.
 
@@ -104,7 +104,7 @@ def train(
     made = None
     if head is not None:
         users = tower.vectors(tower.views(data)).astype(np.float32)
-        made, metrics["head"] = head(data, users, tower.item_vectors(data.item_text))
+        made, metrics["head"] = head(data, users, tower.item_vectors(data.item_text_vectors))
     directory = save_model(home.models, tower, data, left_out, export.export_id, encoder, metrics, made)
     point(home.latest_model, directory.name)
     for checkpoint in home.training.glob(f"*/{CHECKPOINT_FILE}"):
@@ -150,7 +150,7 @@ def save_model(
         if head is not None:
             save_head(head, draft.path)
         check_finite(draft.path)
-        said = metrics | {"people": asdict(told_apart(tower, data))}
+        said = metrics | {"people": asdict(measure_collapse(tower, data))}
         (draft.path / METRICS_FILE).write_text(json.dumps(said, indent=2), "utf-8")
         _check_parity(Model(draft.path, model_id, draft.facts), tower, data)
     return models / model_id

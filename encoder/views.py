@@ -73,12 +73,12 @@ def event_matrix(events: Events, shape: tuple[int, int], config: TowerConfig) ->
     if config.weighting == "log":
         values = np.log1p(np.add.reduceat(counts[used][order], first))
     if config.half_life:
-        decay = 0.5 ** (newer(users, events.ts[used]) / config.half_life)
+        decay = 0.5 ** (count_newer(users, events.ts[used]) / config.half_life)
         values = values * np.maximum.reduceat(decay[order], first)
     return sparse.csr_array((values.astype(np.float32), np.divmod(pairs, shape[1])), shape=shape)
 
 
-def newer(users: npt.NDArray[np.int64], ts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def count_newer(users: npt.NDArray[np.int64], ts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return for each event how many events of the same user are newer (n,); equal times are not."""
     order = np.lexsort((ts, users))
     u, t = users[order], ts[order]

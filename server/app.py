@@ -105,7 +105,7 @@ def running(config: ServerConfig) -> Iterator[str]:
         ):
             publisher = Publisher(config, store, state, cache, retriever, after, live, live_users, supervisor)
             ingest = Ingest(home, store, state, cache, commit, after)
-            cache.when_lost(after.sweep)
+            cache.on_vectors_removed(after.sweep)
             ingest.resume()
             server, admission = _server(config)
             rpc.add_RetrievalServicer_to_server(RetrievalServicer(retriever), server)

@@ -10,7 +10,7 @@ from encoder.learned.model import Inputs, LearnedBlock
 from encoder.views import Matrix
 
 
-class Ranking:
+class RankingLoss:
     """Multinomial log-likelihood of targets over all items, or over drawn ones with log-Q correction.
 
     A drawn negative j counts exp(s_j − log(n q_j)): the sum over n draws estimates the sum over all items.
@@ -71,7 +71,7 @@ class Ranking:
 
 
 def step_loss(
-    block: LearnedBlock, ranking: Ranking, step: Step, inputs: Inputs, options: LearnConfig
+    block: LearnedBlock, ranking: RankingLoss, step: Step, inputs: Inputs, options: LearnConfig
 ) -> Tensor:
     """Return the loss of one step, a scalar.
 

@@ -76,12 +76,12 @@ class LearnedBlock(nn.Module):
     there, of a_i + Σ_j B_ij amount_j.
 
     Shapes:
-        table, ids: (N, D); bias: (N,); item_text: (N, D_T) fixed.
+        table, ids: (N, D); bias: (N,); item_text_vectors: (N, D_T) fixed.
     """
 
-    def __init__(self, items: int, item_text: FloatArray, options: LearnConfig) -> None:
+    def __init__(self, items: int, item_text_vectors: FloatArray, options: LearnConfig) -> None:
         super().__init__()
-        dim, text_dim = options.dim, item_text.shape[1]
+        dim, text_dim = options.dim, item_text_vectors.shape[1]
         spread = (2.0 / (items + dim)) ** 0.5
         self._options = options
         self.table = nn.Parameter(torch.randn(items, dim) * spread)
@@ -94,9 +94,9 @@ class LearnedBlock(nn.Module):
         self.gates = nn.Parameter(torch.log(torch.tensor(START_GATES)))
         self.slopes = nn.Parameter(torch.zeros(3, 3))
         self.log_scale = nn.Parameter(torch.log(torch.tensor(START_SCALE)))
-        self.item_text: Tensor
-        self._written = bool(item_text.any())
-        self.register_buffer("item_text", torch.from_numpy(item_text), persistent=False)
+        self.item_text_vectors: Tensor
+        self._written = bool(item_text_vectors.any())
+        self.register_buffer("item_text_vectors", torch.from_numpy(item_text_vectors), persistent=False)
 
     def parts(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Return unit views (B, 3, D) and gates (B, 3), which are 0 where a view is absent or masked."""
@@ -120,7 +120,7 @@ class LearnedBlock(nn.Module):
         ids: Tensor = self.ids
         if self.training and self._options.id_dropout and self._written:
             ids = ids * (torch.rand(len(ids), 1, device=ids.device) >= self._options.id_dropout)
-        return ids + self.item_text @ self.of_item_text if self._written else ids
+        return ids + self.item_text_vectors @ self.of_item_text if self._written else ids
 
     @torch.no_grad()
     def block(self, popularity: FloatArray, targets: npt.NDArray[np.bool_] | None = None) -> Block:
@@ -135,32 +135,32 @@ class LearnedBlock(nn.Module):
         scale = float(self.log_scale.exp())
         known = popularity > 0
         found = known if targets is None else known & targets
-        bias = array(self.bias)
+        bias = to_numpy(self.bias)
         if found.any():
             rare = found & (popularity <= np.quantile(popularity[found], _RARE))
             bias = bias - bias[rare].mean()  # adding a constant to all changes no ranking
         bias = bias * found
         ids = self.ids * torch.from_numpy(found[:, None]).to(self.ids.device)
-        vectors = scale * array(ids + self.item_text @ self.of_item_text)
-        of_text = scale * array(self.of_item_text)
+        vectors = scale * to_numpy(ids + self.item_text_vectors @ self.of_item_text)
+        of_text = scale * to_numpy(self.of_item_text)
         dim = self.table.shape[1]
         fusion = Fusion(
-            (np.eye(dim, dtype=np.float32), array(self.of_text), array(self.of_friends)),
+            (np.eye(dim, dtype=np.float32), to_numpy(self.of_text), to_numpy(self.of_friends)),
             tuple(float(gate) for gate in self.gates.exp()),  # type: ignore[arg-type]  # three of them
-            array(self.offsets),
-            array(self.slopes),
+            to_numpy(self.offsets),
+            to_numpy(self.slopes),
             unit=True,
             constant=True,
         )
         return Block(
-            table=array(self.table) * known[:, None],
+            table=to_numpy(self.table) * known[:, None],
             fusion=fusion,
             id_vectors=np.concatenate([vectors, bias[:, None]], axis=1) * known[:, None].astype(np.float32),
-            item_text=np.concatenate([of_text, np.zeros((len(of_text), 1), np.float32)], axis=1),
+            item_text_map=np.concatenate([of_text, np.zeros((len(of_text), 1), np.float32)], axis=1),
         )
 
 
-def array(tensor: Tensor) -> FloatArray:
+def to_numpy(tensor: Tensor) -> FloatArray:
     """Return a tensor as a float32 array."""
     values: FloatArray = tensor.detach().cpu().numpy().astype(np.float32)
     return values

@@ -22,7 +22,7 @@ from encoder.dataset import Dataset
 from encoder.learned import checkpoint
 from encoder.learned.batches import Steps
 from encoder.learned.config import LearnConfig
-from encoder.learned.losses import Ranking, step_loss
+from encoder.learned.losses import RankingLoss, step_loss
 from encoder.learned.model import Inputs, LearnedBlock
 from encoder.tower.tower import Block
 from encoder.training_loop import EpochFigures, Progress, Training, adamw, train_epochs
@@ -153,7 +153,7 @@ class _Run:
         self._popularity = np.bincount(events.indices, minlength=len(data.items)).astype(np.float32)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(options.seed)
-        self._block = LearnedBlock(len(data.items), data.item_text, options).to(self._device)
+        self._block = LearnedBlock(len(data.items), data.item_text_vectors, options).to(self._device)
         self.parameters = dict(self._block.named_parameters())
         self.optimizer = adamw(
             self.parameters,
@@ -162,7 +162,7 @@ class _Run:
             lambda name, _: name not in _NO_DECAY,
         )
         negatives = options.negatives or (SAMPLED if len(data.items) > FULL_SOFTMAX_ITEMS else 0)
-        self._ranking = Ranking(torch.from_numpy(self._popularity), negatives, options.seed)
+        self._ranking = RankingLoss(torch.from_numpy(self._popularity), negatives, options.seed)
         self._mean = {name: p.detach().clone() for name, p in self.parameters.items()}
         self._best = dict(self._mean)
         self.progress = Progress(best_loss=checkpoint.WORST_LOSS)
@@ -246,7 +246,7 @@ def _key(data: Dataset, config: TowerConfig, options: LearnConfig, *, scored: bo
     digest = hashlib.sha256(json.dumps([config.as_json(), options.as_json(), scored]).encode())
     rows, texts = data.history, data.texts
     arrays = [rows.users, rows.items, rows.weights, rows.ts, texts.users, texts.items, texts.vectors]
-    arrays += [data.ties.indptr, data.ties.indices, data.ties.data, data.item_text]
+    arrays += [data.ties.indptr, data.ties.indices, data.ties.data, data.item_text_vectors]
     for name, held in sorted([*data.held_out.items(), ("", rows)]):
         digest.update("\0".join([name, *held.actions.names]).encode())
         arrays += [held.users, held.items, held.actions.codes]

@@ -98,7 +98,7 @@ class TextCache:
         for env in (self._env, *self._retired):
             env.close()
 
-    def when_lost(self, lost: Callable[[], None]) -> None:
+    def on_vectors_removed(self, lost: Callable[[], None]) -> None:
         """Have something called after damaged vectors were removed, so that they are encoded again."""
         self._lost = lost
 
@@ -249,7 +249,7 @@ class TextCache:
         self._in_background(self._lost)
 
 
-class WrittenTexts:
+class ErasureSafeWriter:
     """Texts of people on their way into a cache: what is erased on the way does not arrive.
 
     To be made before the texts are read, unless `since` is the cache's fence of that time.
@@ -273,7 +273,7 @@ class WrittenTexts:
             texts, vectors = [texts[row] for row in rows], vectors[rows]
 
 
-def look_through(path: Path) -> tuple[int, int]:
+def inspect_text_cache(path: Path) -> tuple[int, int]:
     """Return how many vectors a cache holds and how many are damaged; changes nothing.
 
     Raises:
@@ -291,8 +291,8 @@ def look_through(path: Path) -> tuple[int, int]:
     return there, damaged
 
 
-def cache_imported(
-    written: WrittenTexts, encoder: TextEncoder, batches: Iterable[tuple[Sequence[str], Vectors]]
+def cache_imported_vectors(
+    written: ErasureSafeWriter, encoder: TextEncoder, batches: Iterable[tuple[Sequence[str], Vectors]]
 ) -> None:
     """Cache the vectors that came with texts, so that these need no encoding.
 
@@ -305,12 +305,12 @@ def cache_imported(
         written.put(encoder.text_model_id, texts, vectors)
 
 
-def encode_all(
+def encode_with_cache(
     encoder: TextEncoder,
     cache: TextCache,
     texts: Sequence[str],
     label: str,
-    written: WrittenTexts | None = None,
+    written: ErasureSafeWriter | None = None,
 ) -> Vectors:
     """Return one unit vector per text, encoding only what the cache lacks; blank texts give zero rows.
 

@@ -13,13 +13,11 @@ import numpy as np
 from encoder.text.encoder import KIND, MODEL_FILE, TOKENIZER_FILE, TextEncoder, Vectors
 from encoder.text.samples import sample_texts
 from encoder.text.source import (
-    DEFAULT_SOURCE,
     FORMATS,
     POOLINGS,
     PRECISIONS,
     Pooling,
     Precision,
-    TextModelUnavailableError,
     UnsupportedTextModelError,
     fetch,
     find_text_model,
@@ -30,16 +28,6 @@ from store.export import Export
 
 if TYPE_CHECKING:
     from encoder.text.graph import Sentence
-
-__all__ = [
-    "DEFAULT_SOURCE",
-    "Int8LossError",
-    "TextExportError",
-    "TextModelUnavailableError",
-    "UnsupportedTextModelError",
-    "export_text_model",
-    "find_text_model",
-]
 
 _LONGEST = 512
 _TOLERANCE = 1e-5

@@ -16,14 +16,14 @@ _SAME = 1e-5  # of the greatest score that the lengths allow: what differs less 
 
 
 @dataclass(frozen=True)
-class ToldApart:
+class Collapse:
     """How many people with a view were looked at, and for how many all unseen items score alike."""
 
     checked: int
     alike: int
 
 
-def told_apart(tower: Tower, data: Dataset, seed: int = 0) -> ToldApart:
+def measure_collapse(tower: Tower, data: Dataset, seed: int = 0) -> Collapse:
     """Count for whom a tower tells nothing apart, over a sample of people and items, and log if anybody.
 
     People without any view are left out, and so is who has seen all of the items but one.
@@ -39,7 +39,7 @@ def told_apart(tower: Tower, data: Dataset, seed: int = 0) -> ToldApart:
     users = np.sort(rng.choice(users, min(_USERS, len(users)), replace=False))
     views = tower.views(data, users)
     vectors = tower.vectors(views)  # (B, D)
-    items = tower.item_vectors(data.item_text)
+    items = tower.item_vectors(data.item_text_vectors)
     known = np.flatnonzero(items.any(axis=1))
     known = np.sort(rng.choice(known, min(_ITEMS, len(known)), replace=False))
     items = items[known]  # (M, D)
@@ -51,7 +51,7 @@ def told_apart(tower: Tower, data: Dataset, seed: int = 0) -> ToldApart:
     scale = np.linalg.norm(vectors, axis=1) * np.linalg.norm(items, axis=1).max(initial=0.0)
     judged = views.amounts.any(axis=1) & (unseen.sum(axis=1) > 1)
     alike = judged & ~(highest - lowest > _SAME * scale)
-    found = ToldApart(int(judged.sum()), int(alike.sum()))
+    found = Collapse(int(judged.sum()), int(alike.sum()))
     if found.alike:
         log.warning(
             "%d of %d people looked at get the same score for all that they have not seen: the data says too "

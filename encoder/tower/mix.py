@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.dataset import Dataset
-from encoder.tower.select import Chooser, half_lives
+from encoder.tower.select import HeldOutScorer, half_lives
 from encoder.tower.tower import Block, Compression, Tower
 from encoder.views import FloatArray
 
@@ -25,8 +25,8 @@ class Mix:
 
     weight: float
     half_life: float
-    tried: dict[str, float]
-    half_lives: dict[str, float]
+    ndcg_by_weight: dict[str, float]
+    ndcg_by_half_life: dict[str, float]
 
 
 def mixed(closed: Tower, learned: list[Block], weight: float, data: Dataset) -> Tower:
@@ -51,20 +51,20 @@ def choose_mix(closed: Tower, learned: list[Block], data: Dataset, split: str) -
 
     Weight 0 leaves the learned blocks out.
     """
-    chooser = Chooser(data, split)
+    scorer = HeldOutScorer(data, split)
     whole = mixed(closed, learned, 1.0, data)
-    vectors = whole.vectors(whole.views(data, chooser.users))
-    items = whole.item_vectors(data.item_text)
+    vectors = whole.vectors(whole.views(data, scorer.users))
+    items = whole.item_vectors(data.item_text_vectors)
     own = closed.blocks[0].fusion.dim
     tried = {}
     for weight in WEIGHTS:
         factors = np.where(np.arange(items.shape[1]) < own, 1.0, weight).astype(np.float32)
-        tried[f"{weight:g}"] = chooser.score(vectors, items * factors)
+        tried[f"{weight:g}"] = scorer.score(vectors, items * factors)
     best = max(WEIGHTS, key=lambda weight: tried[f"{weight:g}"])
     log.info("learned blocks: weight %g, NDCG@20 %.4f on %s", best, tried[f"{best:g}"], split)
     lives = {0.0, closed.config.half_life, *half_lives(data)}
     tower = mixed(closed, learned, best, data)
-    reached = {life: chooser.tower(with_half_life(tower, life)) for life in sorted(lives)}
+    reached = {life: scorer.score_tower(with_half_life(tower, life)) for life in sorted(lives)}
     life = max(reached, key=lambda each: reached[each])
     log.info("half-life %g events, NDCG@20 %.4f on %s", life, reached[life], split)
     return Mix(best, life, tried, {f"{each:g}": ndcg for each, ndcg in reached.items()})
@@ -89,7 +89,7 @@ def compressed(tower: Tower, data: Dataset, dim: int) -> Tower:
     for batch in tower.batches(data):
         vectors = tower.vectors(batch)  # (B, Σ D)
         users += vectors.T @ vectors
-    left, right = _root(users), _root(_gram(tower.item_vectors(data.item_text)))
+    left, right = _root(users), _root(_gram(tower.item_vectors(data.item_text_vectors)))
     u, s, vt = np.linalg.svd(left.T @ right)
     root = np.sqrt(s[:dim])
     users_map = np.linalg.solve(left.T, u[:, :dim] * root)
@@ -109,7 +109,7 @@ def _spread(tower: Tower, data: Dataset) -> float:
         found.append(tower.vectors(batch.rows(there)))
         if sum(map(len, found)) == _USERS:
             break
-    vectors, items = np.concatenate(found), tower.item_vectors(data.item_text)
+    vectors, items = np.concatenate(found), tower.item_vectors(data.item_text_vectors)
     mean = items.mean(axis=0, dtype=np.float64)
     covariance = _gram(items) / len(items) - np.outer(mean, mean)
     variance = np.einsum("ud,de,ue->u", vectors, covariance, vectors, optimize=True)

@@ -32,7 +32,7 @@ class Spectrum:
     item_exponent: float
     rank: int
 
-    def tells(self, dim: int, damping: float) -> bool:
+    def ranks_unseen(self, dim: int, damping: float) -> bool:
         """Return whether a table says anything about items that a person has not seen.
 
         All directions together and undamped give a history back as it was, with 0 for all that is not in it.

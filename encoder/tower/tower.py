@@ -73,7 +73,7 @@ class Fusion:
         return np.asarray(self.weights(batch)[:, :, None] * aligned)
 
 
-def plain(alignment: Alignment, gates: tuple[float, float, float]) -> Fusion:
+def fixed_gates(alignment: Alignment, gates: tuple[float, float, float]) -> Fusion:
     """Return a fusion without offsets whose gates are the same for everybody."""
     dim = alignment.matrices[0].shape[1]
     offsets, slopes = np.zeros((3, dim), np.float32), np.zeros((3, 3), np.float32)
@@ -84,7 +84,7 @@ def fused_parts(
     batch: ViewBatch, alignment: Alignment, gates: tuple[float, float, float]
 ) -> npt.NDArray[np.float64]:
     """Return the parts (B, 3, D) float64 of a batch whose table is one block, with plain gates."""
-    return plain(alignment, gates).parts(batch, batch.history, batch.social)
+    return fixed_gates(alignment, gates).parts(batch, batch.history, batch.social)
 
 
 _BATCH = 8_192  # users whose views are in memory at once
@@ -99,18 +99,18 @@ class Block:
         table: (N, D_H) float32, what a history is pooled with.
         fusion: takes the views to D coordinates.
         id_vectors: (N, D) float32; a zero row for an item that no train event names.
-        item_text: (D_T, D) float32, takes the text vector of such an item to its item vector.
+        item_text_map: (D_T, D) float32, takes the text vector of such an item to its item vector.
     """
 
     table: FloatArray
     fusion: Fusion
     id_vectors: FloatArray
-    item_text: FloatArray
+    item_text_map: FloatArray
 
     def scaled(self, factor: float) -> "Block":
         """Return the block with its scores times a factor."""
         by = np.float32(factor)
-        return replace(self, id_vectors=self.id_vectors * by, item_text=self.item_text * by)
+        return replace(self, id_vectors=self.id_vectors * by, item_text_map=self.item_text_map * by)
 
 
 @dataclass(frozen=True)
@@ -154,9 +154,9 @@ class Tower:
         return vectors if self.compression is None else vectors @ self.compression.items
 
     @property
-    def item_text(self) -> FloatArray:
+    def item_text_map(self) -> FloatArray:
         """(D_T, D) float32."""
-        matrix = np.concatenate([block.item_text for block in self.blocks], axis=1)
+        matrix = np.concatenate([block.item_text_map for block in self.blocks], axis=1)
         return matrix if self.compression is None else matrix @ self.compression.items
 
     def gated(self, gates: tuple[float, float, float]) -> "Tower":
@@ -181,7 +181,7 @@ class Tower:
         """Return item vectors (N, D) float32: id vectors, and projected text (N, D_T) where there is none."""
         vectors = self.id_vectors
         known = vectors.any(axis=1, keepdims=True)
-        return np.where(known, vectors, text @ self.item_text).astype(np.float32)
+        return np.where(known, vectors, text @ self.item_text_map).astype(np.float32)
 
     def views(self, data: Dataset, users: IntArray | None = None) -> ViewBatch:
         """Return the raw views of some users of a data set (their rows), of every user by default."""

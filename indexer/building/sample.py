@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from encoder.arrays import NO_TIME, Actions, Events
 from encoder.dataset import rows_of
-from encoder.text.cache import WrittenTexts, cache_imported, encode_all
+from encoder.text.cache import ErasureSafeWriter, cache_imported_vectors, encode_with_cache
 from encoder.views import FloatArray, assemble_views, event_matrix, text_pool, text_view
 from indexer.building.items import ItemTower
 from store.export import Export
@@ -37,9 +37,9 @@ def user_vectors(export: Export, tower: ItemTower, batches: Sequence[pa.StringAr
     if not any(map(len, batches)):
         yield from (np.zeros((0, tower.model.dim), dtype=np.float32) for _ in batches)
         return
-    written = WrittenTexts(tower.cache, export.texts_among)
+    written = ErasureSafeWriter(tower.cache, export.texts_among)
     with Export(export.path, export.manifest) as source:  # DuckDB keeps what it has read until it is closed
-        cache_imported(written, tower.encoder, source.imported_vectors(tower.encoder.text_model_id))
+        cache_imported_vectors(written, tower.encoder, source.imported_vectors(tower.encoder.text_model_id))
         for user_ids in tqdm(batches, desc="user vectors", unit="batch", disable=None):
             yield _vectors(source, tower, user_ids, written)
 
@@ -77,7 +77,7 @@ def tuning_queries(vectors: FloatArray, users: FloatArray) -> FloatArray:
 
 
 def _vectors(
-    export: Export, tower: ItemTower, user_ids: pa.StringArray, texts_of: WrittenTexts
+    export: Export, tower: ItemTower, user_ids: pa.StringArray, texts_of: ErasureSafeWriter
 ) -> FloatArray:
     """Encode the users of a batch: (B, D) float32."""
     model = tower.model
@@ -110,11 +110,11 @@ def _vectors(
     return model.encode_users(views).vectors
 
 
-def _encoded(tower: ItemTower, texts: list[str], written: WrittenTexts) -> FloatArray:
+def _encoded(tower: ItemTower, texts: list[str], written: ErasureSafeWriter) -> FloatArray:
     """Return the vectors (m, D_T) of texts; a progress bar is shown only where some have to be encoded."""
     encoder = tower.encoder
     vectors, found = tower.cache.get(encoder.text_model_id, texts, encoder.dim, encoder.one_piece_bytes)
-    return vectors if found.all() else encode_all(encoder, tower.cache, texts, "user texts", written)
+    return vectors if found.all() else encode_with_cache(encoder, tower.cache, texts, "user texts", written)
 
 
 def _events(history: pa.Table, known: pa.StringArray, items: pa.StringArray) -> Events:

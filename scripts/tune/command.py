@@ -126,7 +126,8 @@ def _latest(home: Home) -> Path | None:
 
 def _text_directory(home: Home, text_model: str | None, latest: Path | None) -> Path:
     """Return the text model that was asked for, that of the latest model, or the default one."""
-    from encoder.text.export import DEFAULT_SOURCE, export_text_model
+    from encoder.text.export import export_text_model
+    from encoder.text.source import DEFAULT_SOURCE
     from store.artifact import read_manifest
 
     if text_model is None and latest is not None:

@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from encoder.text.cache import WrittenTexts
+from encoder.text.cache import ErasureSafeWriter
 from server.live.items import LiveItems
 from server.live.users import LiveUsers
 from server.query.retriever import NotReadyError, Retriever
@@ -164,7 +164,7 @@ class CommitListener:
         """Yield all stored texts, after the vectors that came with some of them are cached."""
         snapshot = self._retriever.snapshot
         fence = snapshot.cache.fence()
-        written = WrittenTexts(snapshot.cache, self._store.texts_among, fence)
+        written = ErasureSafeWriter(snapshot.cache, self._store.texts_among, fence)
         cache_what_came(self._store, snapshot.encoder, written)
         for texts in self._store.distinct_texts():
             yield dict.fromkeys(texts, fence)
@@ -196,5 +196,5 @@ class CommitListener:
         if missing:
             fences = {texts[text] for text in missing}
             fence = fences.pop() if len(fences) == 1 else _NO_FENCE
-            written = WrittenTexts(snapshot.cache, self._store.texts_among, fence)
+            written = ErasureSafeWriter(snapshot.cache, self._store.texts_among, fence)
             written.put(snapshot.encoder.text_model_id, missing, snapshot.encoder.encode(missing))

@@ -7,7 +7,13 @@ from functools import cached_property
 import numpy as np
 
 from encoder.runtime import Model
-from encoder.text.cache import ImportedVectorsError, TextCache, WrittenTexts, cache_imported, encode_all
+from encoder.text.cache import (
+    ErasureSafeWriter,
+    ImportedVectorsError,
+    TextCache,
+    cache_imported_vectors,
+    encode_with_cache,
+)
 from encoder.text.encoder import TextEncoder
 from encoder.views import FloatArray
 from indexer.index import Index
@@ -78,11 +84,11 @@ def prepare(
         AbandonedError: the call that asked for it ended.
     """
     encoder = TextEncoder.load(home.text_models / loaded.model.text_model_id, threads=threads)
-    written = WrittenTexts(cache, store.texts_among)
+    written = ErasureSafeWriter(cache, store.texts_among)
     cache_what_came(store, encoder, written)
     for batch in store.distinct_texts():
         check_wanted()
-        encode_all(encoder, cache, batch, "user texts", written)
+        encode_with_cache(encoder, cache, batch, "user texts", written)
     snapshot = Snapshot(loaded.index, loaded.model, encoder, cache, state, loaded.users)
     # Built before the first query, not by it.
     _ = snapshot.model_rows(np.zeros(0, dtype=np.int64))
@@ -92,9 +98,9 @@ def prepare(
     return snapshot
 
 
-def cache_what_came(store: Store, encoder: TextEncoder, written: WrittenTexts) -> None:
+def cache_what_came(store: Store, encoder: TextEncoder, written: ErasureSafeWriter) -> None:
     """Cache the vectors that came with stored texts; where they do not fit, texts are encoded like others."""
     try:
-        cache_imported(written, encoder, store.imported_vectors(encoder.text_model_id))
+        cache_imported_vectors(written, encoder, store.imported_vectors(encoder.text_model_id))
     except ImportedVectorsError as error:
         log.warning("%s; until then they are encoded here", error)

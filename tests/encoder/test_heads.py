@@ -65,7 +65,7 @@ def dataset(history: Events, held_out: dict[str, Events], n_users: int, n_items:
         held_out=held_out,
         ties=sparse.csr_array((n_users, n_users)),
         texts=TextColumns(none, none, none, np.zeros((0, 2), dtype=np.float32)),
-        item_text=np.zeros((n_items, 2), dtype=np.float32),
+        item_text_vectors=np.zeros((n_items, 2), dtype=np.float32),
     )
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from encoder.dataset import load_dataset
-from encoder.text.cache import ImportedVectorsError, TextCache, WrittenTexts
+from encoder.text.cache import ErasureSafeWriter, ImportedVectorsError, TextCache
 from encoder.text.encoder import TextEncoder
-from encoder.text.export import DEFAULT_SOURCE, export_text_model
+from encoder.text.export import export_text_model
+from encoder.text.source import DEFAULT_SOURCE
 from server.query.snapshot import cache_what_came
 from store.export import Export
 from store.exporting import create_export
@@ -37,7 +38,7 @@ def test_vectors_of_a_wrong_length(
         with Export.open(tmp_path / create_export(store, tmp_path)) as export, wrong:
             load_dataset(export, encoder, cache)
         with caplog.at_level(logging.WARNING):
-            cache_what_came(store, encoder, WrittenTexts(cache, store.texts_among))
+            cache_what_came(store, encoder, ErasureSafeWriter(cache, store.texts_among))
         assert "until then they are encoded here" in caplog.text
         assert not cache.get(encoder.text_model_id, ["a"], encoder.dim)[1].any()
         row["vector"] = np.eye(384)[0].tolist()

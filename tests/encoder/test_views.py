@@ -11,7 +11,6 @@ from encoder.views import (
     assemble_views,
     event_matrix,
     history_view,
-    newer,
     social_view,
     text_pool,
     text_view,
@@ -82,7 +81,7 @@ def test_with_a_half_life_an_event_counts_less_for_every_newer_one() -> None:
 def test_newer_counts_the_same_users_events_after_an_event(rows: np.ndarray) -> None:
     users, ts = rows
     expected = [((users == u) & (ts > t)).sum() for u, t in zip(users, ts, strict=True)]
-    np.testing.assert_array_equal(newer(users, ts), expected)
+    np.testing.assert_array_equal(count_newer(users, ts), expected)
 
 
 @given(ROWS)

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoder.text.encoder import TextEncoder
-from encoder.text.export import export_text_model, find_text_model
+from encoder.text.export import export_text_model
 from encoder.text.samples import Reservoir
-from encoder.text.source import UnsupportedTextModelError
+from encoder.text.source import UnsupportedTextModelError, find_text_model
 from encoder.text.tuning.loop import TextTuningDivergedError
 from encoder.text.tuning.lora import NoAttentionLayersError, attention_projections
 from encoder.text.tuning.options import (
