@@ -72,14 +72,14 @@ class Dataset:
         return self._pairs(self.history)
 
     def relevant(self, split: str) -> Matrix:
-        """Return (U, N) 1 for every held-out row of a split; empty where the split has none."""
+        """Return (U, N) 1 for every held-out pair of a split; empty where the split has none."""
         rows = self.held_out.get(split)
         return self._pairs(
             self.history.where(np.zeros(len(self.history.users), bool)) if rows is None else rows
         )
 
     def without_users(self, left_out: npt.NDArray[np.bool_]) -> "Dataset":
-        """Return the data with some users (U,) bool emptied of every row; row numbers stay."""
+        """Return the data without any row of the users `left_out` (U,) bool; row numbers stay."""
         if not left_out.any():
             return self
         kept = sparse.csr_array(sparse.diags_array((~left_out).astype(np.float64)))
@@ -101,7 +101,7 @@ class Dataset:
 
 
 def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Dataset:
-    """Return an export as arrays; texts that the cache lacks are encoded, with a progress bar.
+    """Read an export into arrays; texts that the cache lacks are encoded, with a progress bar.
 
     Raises:
         ImportedVectorsError: texts came with vectors that this text model cannot have made.
@@ -125,7 +125,7 @@ def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Data
 
 
 def load_without_texts(export: Export) -> Dataset:
-    """Return an export as arrays without its texts, which take longest: D_T is 0."""
+    """Read an export into arrays without its texts, which take longest: D_T is 0."""
     with Export(export.path, export.manifest) as source:
         return _rows(source, source.items().column("item_id").combine_chunks())
 
@@ -148,7 +148,7 @@ def _rows(source: Export, items: pa.StringArray) -> Dataset:
 
 
 class PieceCounts(NamedTuple):
-    """Of some texts, how many are read in pieces, and how many are longer than all pieces that are read."""
+    """How many texts there are, how many are read in pieces, and how many are cut after the last piece."""
 
     texts: int = 0
     split: int = 0
@@ -156,7 +156,7 @@ class PieceCounts(NamedTuple):
 
     @classmethod
     def of(cls, encoder: TextEncoder, texts: Sequence[str]) -> "PieceCounts":
-        """Count texts."""
+        """Count the texts that a text model has to split or to cut."""
         pieces = np.array(encoder.count_pieces(texts), dtype=np.int64)
         return cls(len(texts), int((pieces > 1).sum()), int((pieces > MAX_PIECES).sum()))
 
@@ -165,18 +165,18 @@ class PieceCounts(NamedTuple):
         return PieceCounts(*(one + more for one, more in zip(self, other, strict=True)))
 
 
-def log_long_texts(encoder: TextEncoder, found: PieceCounts, label: str) -> None:
-    """Log how many texts are longer than the model reads at once, where any is."""
-    if found.split:
-        beyond = f"; of {found.cut:,} the rest behind {MAX_PIECES} pieces is not read" if found.cut else ""
+def log_long_texts(encoder: TextEncoder, counts: PieceCounts, label: str) -> None:
+    """Log how many texts are longer than the model reads at once, if any."""
+    if counts.split:
+        beyond = f"; of {counts.cut:,} the rest behind {MAX_PIECES} pieces is not read" if counts.cut else ""
         log.info(
             "%s: %s of %s are longer than the %d tokens that the text model reads at once: read in pieces%s",
-            label, f"{found.split:,}", f"{found.texts:,}", encoder.max_tokens, beyond,
+            label, f"{counts.split:,}", f"{counts.texts:,}", encoder.max_tokens, beyond,
         )  # fmt: skip
 
 
 def hold_out(data: Dataset, rows: npt.NDArray[np.bool_], split: str) -> Dataset:
-    """Return the data with some train rows (n,) bool moved to a split; texts naming such a pair leave T."""
+    """Move some train rows (n,) bool to a held-out split; texts that name such a pair are dropped."""
     moved = data.history.where(rows)
     hidden = np.unique(moved.users * len(data.items) + moved.items)
     texts = data.texts
@@ -186,12 +186,12 @@ def hold_out(data: Dataset, rows: npt.NDArray[np.bool_], split: str) -> Dataset:
 
 
 def rows_of(ids: pa.Array | pa.ChunkedArray, known: pa.StringArray) -> IntArray:
-    """Return the row of each id in `known` as (n,) int64, −1 where it is not there."""
+    """Return the row of each id in `known` as (n,) int64, −1 for an unknown one."""
     return np.asarray(pc.fill_null(pc.index_in(ids, value_set=known), -1), dtype=np.int64)
 
 
 def _events(batches: Iterable[pa.RecordBatch], users: pa.StringArray, items: pa.StringArray) -> Events:
-    """Return behaviour rows, whose ids are strings only a batch at a time."""
+    """Read behaviours into arrays; only one batch at a time has ids as strings."""
     columns: list[list[npt.NDArray[Any]]] = [[], [], [], []]
     actions = []
     for batch in batches:
@@ -227,7 +227,7 @@ def _texts(
     cache: TextCache,
     written: ErasureSafeWriter,
 ) -> TextColumns:
-    """Return the encoded texts, read a bounded batch at a time; their vectors lie in an unnamed file."""
+    """Read and encode texts a bounded batch at a time; their vectors lie in an unnamed file."""
     users, items = ids
     none = np.zeros(0, dtype=np.int64)
     columns: tuple[list[IntArray], ...] = ([none], [none], [none])
@@ -255,5 +255,6 @@ def _texts(
 
 
 def _microseconds(ts: pa.Array | pa.ChunkedArray) -> IntArray:
+    """Return times in microseconds since 1970, NO_TIME for null."""
     filled = pc.fill_null(ts.cast(pa.timestamp("us")).cast(pa.int64()), NO_TIME)
     return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=np.int64)

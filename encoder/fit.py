@@ -1,4 +1,4 @@
-"""From arrays to a fitted tower: what is chosen on held-out rows, what is learned, what is fitted again."""
+"""Fitting a tower: settings are chosen on held-out rows, learned blocks trained and mixed in."""
 
 import logging
 from dataclasses import dataclass, field, replace
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 _INNER_SHARE = 0.1
 _INNER = "inner"
-# Where nothing tells which table is best. Without damping, a table of full rank scores all that is unseen 0.
+# Where no held-out rows can choose one. Without damping, a table of full rank scores every unseen item 0.
 _DAMPING = 0.3
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a person may ask of training; the rest is chosen on held-out rows.
+    """Options of training; what they leave open is chosen on held-out rows.
 
     Attributes:
         base: settings that are not searched (fusion, actions) and, with `search` off, all of them.
@@ -50,7 +50,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class FittedTower:
-    """A tower and what is to be known about it, as JSON values."""
+    """A tower, and how it was chosen and trained as JSON values."""
 
     tower: Tower
     facts: dict[str, Any]
@@ -59,15 +59,15 @@ class FittedTower:
 def fit(
     data: Dataset, options: TrainOptions, training: Path, report: "ReportEpoch | None" = None
 ) -> FittedTower:
-    """Return the tower of the visible rows of a data set.
+    """Fit a tower to the visible rows of a data set.
 
     Settings are chosen on the valid split; without one, on a tenth of train, and everything is then fitted
     once more on the whole of train with the settings chosen. Where not even that can be held out, because
-    nobody has three events, nothing is chosen or learned: a damped closed form says what it can.
+    no user has three events, nothing is chosen or learned, and a damped closed form is fitted.
 
     Args:
-        data: held-out rows are only chosen on.
-        options: what is asked for.
+        data: its held-out rows serve for choosing only.
+        options: of training.
         training: folder of checkpoints and of TensorBoard's files.
         report: takes the figures of each epoch of a learned block.
     """
@@ -97,7 +97,7 @@ def fit(
     if choosing is not data:
         closed = fit_closed_form(data, closed.config)
         if mix.weight:
-            blocks = _again(data, closed.config, runs, options.learn, training, report)
+            blocks = _train_again(data, closed.config, runs, options.learn, training, report)
     tower = with_half_life(mixed(closed, blocks, mix.weight, data), mix.half_life)
     tower = compressed(tower, data, options.max_dim)
     return FittedTower(tower, _facts(data, split, trials, learned))
@@ -122,7 +122,7 @@ def _choosing(data: Dataset, options: TrainOptions) -> tuple[Dataset, str | None
 
 def _unchosen(options: TrainOptions) -> TowerConfig:
     """Return the settings for data that no setting can be chosen on."""
-    dim = min(options.dims, key=lambda asked: abs(asked - options.base.dim))
+    dim = min(options.dims, key=lambda dim: abs(dim - options.base.dim))
     return replace(options.base, dim=dim, damping=_DAMPING)
 
 
@@ -134,6 +134,7 @@ def _learn(
     training: Path,
     report: "ReportEpoch | None",
 ) -> list["TrainedBlock"]:
+    """Train the member blocks, stopped early by NDCG@20 on a held-out split."""
     from encoder.learned.trainer import member_settings, train_block  # noqa: PLC0415  torch, only where something is learned
 
     scorer = HeldOutScorer(data, split)
@@ -146,7 +147,7 @@ def _learn(
     ]
 
 
-def _again(
+def _train_again(
     data: Dataset,
     config: TowerConfig,
     runs: list["TrainedBlock"],
@@ -154,7 +155,7 @@ def _again(
     training: Path,
     report: "ReportEpoch | None",
 ) -> list[Block]:
-    """Return blocks trained on other data for as many epochs as were best."""
+    """Train the blocks on other data for as many epochs as were best."""
     from encoder.learned.trainer import member_settings, train_block  # noqa: PLC0415
 
     pairs = zip(member_settings(options), runs, strict=True)
@@ -167,6 +168,7 @@ def _again(
 def _facts(
     data: Dataset, split: str | None, trials: list[Trial], learned: dict[str, Any] | None
 ) -> dict[str, Any]:
+    """Return how a tower was chosen and trained, as metrics.json keeps it."""
     reached = trials[-1].ndcg if trials else None
     if learned is not None:
         reached = max(learned["ndcg@20_by_half_life"].values())

@@ -1,4 +1,4 @@
-"""The three raw views of users as arrays; training, evaluation and serving all build them here."""
+"""The three raw views of users as arrays; training, indexing, evaluation and serving all make them here."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from encoder.arrays import Events
 from encoder.config import VIEWS, TowerConfig
 from store.imports.validation import MAX_WEIGHT
 
-_LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # what is less is 0 as float32
+_LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # a smaller one is 0 as float32
 
 FloatArray = npt.NDArray[np.float32]
 Matrix = sparse.csr_array
@@ -24,7 +24,7 @@ class ViewBatch:
         history: (B, D_H) float32, unit within each block of the table; zero where absent.
         text: (B, D_T) float32, unit rows; zero where absent.
         social: (B, D_H) float32, unit within each block of the table; zero where absent.
-        amounts: (B, 3) float32, how much there is of H, T, S: log(1 + number of items, texts, friends);
+        amounts: (B, 3) float32, the sizes of H, T, S: log(1 + number of items, texts, friends);
             0 where a view is absent.
     """
 
@@ -38,26 +38,26 @@ class ViewBatch:
 
     @property
     def present(self) -> FloatArray:
-        """(B, 3) float32, 1 where the view is there; the masks m_ui, in the order H, T, S."""
+        """(B, 3) float32, 1 where the view is present; the masks m_ui, in the order H, T, S."""
         return (self.amounts > 0).astype(np.float32)
 
     def only(self, views: tuple[str, ...]) -> "ViewBatch":
-        """Return the batch with every other view masked."""
+        """Return the batch with all views but the named ones masked."""
         mask = np.array([view in views for view in VIEWS], dtype=np.float32)  # (3,)
         return ViewBatch(self.history, self.text, self.social, self.amounts * mask)
 
     def rows(self, chosen: slice | npt.NDArray[np.int64]) -> "ViewBatch":
-        """Return some users of the batch."""
+        """Return the users of the chosen rows."""
         return ViewBatch(self.history[chosen], self.text[chosen], self.social[chosen], self.amounts[chosen])
 
 
 def event_matrix(events: Events, shape: tuple[int, int], config: TowerConfig) -> Matrix:
-    """Return the weighted histories (users, items) float32; events of one pair add up before the log.
+    """Weight histories: (users, items) float32; events of one pair add up before the log.
 
     An event counts `config.actions[action]` × weight, each MAX_WEIGHT at most, which an old store may
     exceed; a pair whose events all count 0 is no entry. With a half-life h, a pair whose newest event has n
     newer ones in the same history counts 2^(−n/h) of that.
-    Rows whose item is −1 (unknown to the model) are left out.
+    Events whose item is −1 (unknown to the model) are left out.
     """
     counts = np.minimum(np.asarray(events.weights, dtype=np.float64), MAX_WEIGHT)
     if config.actions:
@@ -79,7 +79,7 @@ def event_matrix(events: Events, shape: tuple[int, int], config: TowerConfig) ->
 
 
 def count_newer(users: npt.NDArray[np.int64], ts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return for each event how many events of the same user are newer (n,); equal times are not."""
+    """Count for each event the events of the same user that are newer (n,); equal times are not."""
     order = np.lexsort((ts, users))
     u, t = users[order], ts[order]
     other_user = u[1:] != u[:-1]
@@ -89,14 +89,14 @@ def count_newer(users: npt.NDArray[np.int64], ts: npt.NDArray[np.int64]) -> npt.
 
 
 def _ends(changes: npt.NDArray[np.bool_], n: int) -> npt.NDArray[np.int64]:
-    """Return for each of n places the last place of its run; a run ends before each change (n − 1,)."""
+    """Return for each of n positions the last one of its run; a run ends before each change (n − 1,)."""
     ends = np.append(changes, [True] * (n > 0)).astype(np.int64)
     last: npt.NDArray[np.int64] = np.flatnonzero(ends)[np.cumsum(ends) - ends]
     return last
 
 
 def unit_rows(rows: npt.NDArray[np.floating]) -> FloatArray:
-    """Return the rows scaled to length 1 as float32; an all-zero row stays zero."""
+    """Scale rows to length 1: a new float32 array; an all-zero row stays zero."""
     squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)  # in float32 tiny rows would lose digits
     norms = np.sqrt(squares)[:, None]
     unit: FloatArray = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0).astype(np.float32)
@@ -184,7 +184,7 @@ def view_batch(
     social: FloatArray,
     counts: npt.NDArray[np.floating] | npt.NDArray[np.integer],
 ) -> ViewBatch:
-    """Return the three views with their amounts; a view is absent where its row is all zero.
+    """Join the three views with their amounts; a view is absent where its row is all zero.
 
     Args:
         history: as in `ViewBatch`.

@@ -1,4 +1,4 @@
-"""Fitting a task head on frozen vectors in torch; its graph is checked against what was fitted."""
+"""Fitting a task head on frozen vectors in torch; the head's graph is checked against what was fitted."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -51,7 +51,7 @@ class PairScore(nn.Module):
         )
 
     def forward(self, users: Tensor, items: Tensor, matched: Tensor, biases: Tensor) -> Tensor:
-        """Return the scores."""
+        """Score pairs."""
         bilinear = ((users @ self.left) * (items @ self.right)).sum(dim=1)  # (B,)
         linear = users @ self.user + items @ self.item
         return self.inner * matched + bilinear + linear + self.gain * biases + self.constant
@@ -59,7 +59,7 @@ class PairScore(nn.Module):
 
 @dataclass(frozen=True)
 class PairFit:
-    """A `PairScore` with what makes its input from raw vectors, and a prediction from its score.
+    """A `PairScore`, the scaling of its input, and the function from its score to a prediction.
 
     The prediction is σ(slope score + intercept) for click; slope score + intercept, clipped, for rating.
 
@@ -92,22 +92,22 @@ class PairFit:
         return lambda at: (user_table[u[at]], item_table[j[at]], matched[at], biases[at])
 
     def scores(self, inputs: PairInputs, count: int) -> Floats:
-        """Return the scores (count,) of all the examples that `inputs` was made of."""
+        """Score all the examples that `inputs` was made of: (count,) float64."""
         with torch.no_grad():
-            found = [self.score(*inputs(at)) for at in torch.split(torch.arange(count), _PAIRS_AT_ONCE)]
-        return np.asarray(torch.cat(found).double().numpy())
+            parts = [self.score(*inputs(at)) for at in torch.split(torch.arange(count), _PAIRS_AT_ONCE)]
+        return np.asarray(torch.cat(parts).double().numpy())
 
     def predictions(self, scores: Floats) -> Floats:
-        """Return the predictions (n,) that follow from scores (n,)."""
+        """Turn scores (n,) into predictions (n,)."""
         line = self.slope * scores + self.intercept
         return sigmoid(line) if self.limits is None else np.clip(line, *self.limits)
 
     def predict(self, examples: Examples, users: FloatArray, items: FloatArray) -> Floats:
-        """Return the predictions (n,) of examples, computed by torch."""
+        """Predict examples with torch: (n,) float64."""
         return self.predictions(self.scores(self.inputs(examples, users, items), len(examples)))
 
     def weights(self) -> PairWeights:
-        """Return the same function folded into plain arrays."""
+        """Fold scaling, score and calibration into plain arrays."""
         part = {name: value.detach().double().numpy() for name, value in self.score.named_parameters()}
         mean, deviation = self.matched_scaling
         of_user, of_item = 1 / self.user_scaling.deviation, 1 / self.item_scaling.deviation
@@ -131,7 +131,7 @@ class PairFit:
 def fit_pairs(
     task: Task, train: Examples, valid: Examples, users: FloatArray, items: FloatArray, options: HeadOptions
 ) -> PairFit:
-    """Return the head of click or rating with the best valid loss.
+    """Fit a head of click or rating; the epoch with the best valid loss is kept.
 
     The vectors were made from the train pairs, which therefore score higher than unseen pairs do. So slope
     and intercept are fitted on valid after every epoch, and the loss that stops training is taken after that.
@@ -156,8 +156,8 @@ def fit_pairs(
     def calibrated() -> tuple[PairFit, float]:
         scores = fit.scores(valid_inputs, len(valid))
         slope, intercept = (fit_line if rated else fit_logistic)(scores, valid.labels)
-        there = replace(fit, slope=slope, intercept=intercept)
-        return there, (rmse if rated else log_loss)(valid.labels, there.predictions(scores))
+        fitted = replace(fit, slope=slope, intercept=intercept)
+        return fitted, (rmse if rated else log_loss)(valid.labels, fitted.predictions(scores))
 
     _train(
         fit.score,
@@ -172,18 +172,18 @@ def fit_pairs(
 
 
 def inner_products(examples: Examples, users: FloatArray, items: FloatArray) -> Floats:
-    """Return <V_u, x_j> of each example (n,) float64, a bounded number at a time."""
-    found = np.empty(len(examples))
+    """Compute <V_u, x_j> of each example, (n,) float64, a bounded number at a time."""
+    products = np.empty(len(examples))
     for start in range(0, len(examples), _PAIRS_AT_ONCE):
         at = slice(start, start + _PAIRS_AT_ONCE)
-        found[at] = np.einsum("bd,bd->b", users[examples.users[at]], items[examples.items[at]])
-    return found
+        products[at] = np.einsum("bd,bd->b", users[examples.users[at]], items[examples.items[at]])
+    return products
 
 
 def _untrained(
     train: Examples, users: FloatArray, items: FloatArray, options: HeadOptions, *, rated: bool
 ) -> tuple[PairFit, Floats]:
-    """Return the head to begin with, and its targets (n,) in the units of its score."""
+    """Make the head that training begins with, and the targets (n,) in the units of its score."""
     mean, means = item_means(train, len(items), options.shrinkage)
     deviation = float(train.labels.std())
     matched = inner_products(train, users, items)
@@ -211,13 +211,13 @@ class CategoryFit:
         self.scaling = scaling
 
     def predict(self, users: FloatArray) -> Floats:
-        """Return the probabilities of the classes (B, C), computed by torch."""
+        """Predict the probabilities of the classes with torch: (B, C) float64."""
         with torch.no_grad():
             logits = self.layer(torch.from_numpy(self.scaling.apply(users)))
         return np.asarray(torch.softmax(logits, dim=1).double().numpy())
 
     def weights(self) -> CategoryWeights:
-        """Return the same function folded into plain arrays."""
+        """Fold scaling, score and calibration into plain arrays."""
         matrix = self.layer.weight.detach().double().numpy().T / self.scaling.deviation[:, None]  # (D, C)
         return CategoryWeights(
             self.scaling.mean.astype(np.float32),
@@ -229,7 +229,7 @@ class CategoryFit:
 def fit_categories(
     train: Examples, valid: Examples, users: FloatArray, n_classes: int, options: HeadOptions
 ) -> CategoryFit:
-    """Return the multinomial logistic regression with the best valid loss.
+    """Fit a multinomial logistic regression; the epoch with the best valid loss is kept.
 
     The target of a user is the distribution over the classes of the user's events; users weigh by their
     events, so that the loss is the mean cross-entropy of an event, the one that is measured.
@@ -276,7 +276,7 @@ def fit_categories(
 def _by_user(
     examples: Examples, n_classes: int, n_users: int
 ) -> tuple["np.ndarray[tuple[int], np.dtype[np.int64]]", "sparse.csr_array[np.float64]"]:
-    """Return the users with examples (n,), and their events by class (n, C)."""
+    """Group examples by user: the users (n,), and their events by class (n, C)."""
     entries = (examples.weights, (examples.users, examples.labels.astype(np.int64)))
     counts = sparse.csr_array(entries, shape=(n_users, n_classes))
     rows = np.unique(examples.users)
@@ -303,7 +303,7 @@ def fit_head(
     *,
     classes: tuple[str, ...] = (),
 ) -> Head:
-    """Return a head fitted on train examples, stopped early by valid ones.
+    """Fit a head on train examples, stopped early by valid ones, and check its graph.
 
     Args:
         task: click, rating or category.

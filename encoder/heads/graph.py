@@ -16,7 +16,7 @@ _IR_VERSION = 8
 
 @dataclass(frozen=True)
 class PairWeights:
-    """A head of click or rating, everything folded that can be.
+    """A head of click or rating, with scaling and calibration folded in.
 
     With v = V_u − user_mean and y = x_j − item_mean,
     score(u, j) = inner <V_u, x_j> + <v left, y right> + <v, user> + <y, item> + biases_j + constant.
@@ -54,7 +54,7 @@ class CategoryWeights:
 
 
 def pair_graph(weights: PairWeights) -> onnx.ModelProto:
-    """Return the graph of a click or rating head; see `PairWeights` for what it computes.
+    """Write a click or rating head as a graph; see `PairWeights` for the function that it computes.
 
     Inputs: users (B, D) float32, V_u; items (B, D) float32, x_j; rows (B,) int64, the item's row, −1 where it
     has none.
@@ -104,7 +104,7 @@ def pair_graph(weights: PairWeights) -> onnx.ModelProto:
 
 
 def category_graph(weights: CategoryWeights) -> onnx.ModelProto:
-    """Return the graph of a category head.
+    """Write a category head as a graph.
 
     Input: users (B, D) float32, V_u.
     Output: predictions (B, C) float32, probabilities of the classes.

@@ -15,7 +15,7 @@ from encoder.views import FloatArray, Matrix
 
 START_GATES = (1.0, 0.37, 0.6)
 START_SCALE = 4.0
-_RARE = 0.1  # share of the items with the fewest events, whose mean bias is that of an item nobody touched
+_RARE = 0.1  # share of the items with the fewest events, whose mean bias stands for an item without events
 _TINY = 1e-6
 
 
@@ -29,7 +29,7 @@ class Bags:
 
     @classmethod
     def of(cls, rows: Matrix, device: torch.device) -> "Bags":
-        """Return a sparse matrix as bags."""
+        """Copy a sparse matrix to a device as bags."""
         return cls(
             torch.from_numpy(rows.indices.astype(np.int64)).to(device),
             torch.from_numpy(rows.indptr[:-1].astype(np.int64)).to(device),
@@ -37,7 +37,7 @@ class Bags:
         )
 
     def pool(self, table: Tensor) -> Tensor:
-        """Return unit rows (B, D) of the weighted sums of the table's rows (N, D); zero for an empty bag."""
+        """Pool the rows of a table (N, D): weighted sums of length 1, (B, D); zero for an empty bag."""
         summed = F.embedding_bag(
             self.indices, table, self.offsets, mode="sum", per_sample_weights=self.weights
         )
@@ -46,7 +46,7 @@ class Bags:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A step on the device: histories over N items, friends over N items, ties over the step's friends."""
+    """A step as tensors: histories over N items, friends over N items, ties over the step's friends."""
 
     history: Bags
     friends: Bags
@@ -57,7 +57,7 @@ class Inputs:
 
     @classmethod
     def of(cls, step: Step, device: torch.device) -> "Inputs":
-        """Return a step as tensors."""
+        """Copy a step to a device."""
         amounts = torch.from_numpy(step.amounts).to(device)
         return cls(
             Bags.of(step.history, device),
@@ -73,7 +73,7 @@ class LearnedBlock(nn.Module):
     """V_u = Σ_i w_i unit(W_i V_i + offset_i), where V_H and V_S are pooled with the item table E.
 
     Scores are s <V_u, x_j> + b_j with x_j = id_j + W text_j. Gates w_i are a softmax over the views that are
-    there, of a_i + Σ_j B_ij amount_j.
+    present, of a_i + Σ_j B_ij amount_j.
 
     Shapes:
         table, ids: (N, D); bias: (N,); item_text_vectors: (N, D_T) fixed.
@@ -95,11 +95,11 @@ class LearnedBlock(nn.Module):
         self.slopes = nn.Parameter(torch.zeros(3, 3))
         self.log_scale = nn.Parameter(torch.log(torch.tensor(START_SCALE)))
         self.item_text_vectors: Tensor
-        self._written = bool(item_text_vectors.any())
+        self._has_text = bool(item_text_vectors.any())
         self.register_buffer("item_text_vectors", torch.from_numpy(item_text_vectors), persistent=False)
 
     def parts(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """Return unit views (B, 3, D) and gates (B, 3), which are 0 where a view is absent or masked."""
+        """Compute unit views (B, 3, D) and gates (B, 3), which are 0 where a view is absent or masked."""
         pooled = inputs.history.pool(self.table)  # (B, D)
         if len(inputs.friends.offsets):
             social = inputs.ties.pool(inputs.friends.pool(self.table)) @ self.of_friends
@@ -116,11 +116,11 @@ class LearnedBlock(nn.Module):
         return views, gates / (gates.sum(dim=1, keepdim=True) + 1e-12)
 
     def items(self) -> Tensor:
-        """Return item vectors (N, D), in training some of them from their text alone."""
+        """Compute item vectors (N, D), in training some of them from their text alone."""
         ids: Tensor = self.ids
-        if self.training and self._options.id_dropout and self._written:
+        if self.training and self._options.id_dropout and self._has_text:
             ids = ids * (torch.rand(len(ids), 1, device=ids.device) >= self._options.id_dropout)
-        return ids + self.item_text_vectors @ self.of_item_text if self._written else ids
+        return ids + self.item_text_vectors @ self.of_item_text if self._has_text else ids
 
     @torch.no_grad()
     def block(self, popularity: FloatArray, targets: npt.NDArray[np.bool_] | None = None) -> Block:
@@ -129,18 +129,18 @@ class LearnedBlock(nn.Module):
         Args:
             popularity: (N,), 0 for an item that no history names: it gets no row in the table, nor an id
                 vector.
-            targets: (N,) the items that were ever to be found; all where None. What is in histories but is no
-                target has an id vector that only negatives shaped; here its text alone stands for it.
+            targets: (N,) bool, the items that were ever targets; all where None. An item that is in histories
+                but is no target has an id vector that only negatives shaped: its text alone is used.
         """
         scale = float(self.log_scale.exp())
         known = popularity > 0
-        found = known if targets is None else known & targets
+        learned = known if targets is None else known & targets
         bias = to_numpy(self.bias)
-        if found.any():
-            rare = found & (popularity <= np.quantile(popularity[found], _RARE))
+        if learned.any():
+            rare = learned & (popularity <= np.quantile(popularity[learned], _RARE))
             bias = bias - bias[rare].mean()  # adding a constant to all changes no ranking
-        bias = bias * found
-        ids = self.ids * torch.from_numpy(found[:, None]).to(self.ids.device)
+        bias = bias * learned
+        ids = self.ids * torch.from_numpy(learned[:, None]).to(self.ids.device)
         vectors = scale * to_numpy(ids + self.item_text_vectors @ self.of_item_text)
         of_text = scale * to_numpy(self.of_item_text)
         dim = self.table.shape[1]
@@ -161,6 +161,6 @@ class LearnedBlock(nn.Module):
 
 
 def to_numpy(tensor: Tensor) -> FloatArray:
-    """Return a tensor as a float32 array."""
+    """Copy a tensor into a float32 array."""
     values: FloatArray = tensor.detach().cpu().numpy().astype(np.float32)
     return values

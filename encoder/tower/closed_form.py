@@ -8,7 +8,7 @@ from scipy import sparse
 
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
-from encoder.tower.alignment import Alignment, Covariances, maxvar_alignment, ridge_alignment, solved
+from encoder.tower.alignment import Alignment, Covariances, maxvar_alignment, ridge_alignment, solve
 from encoder.tower.spectral import Spectrum, spectrum
 from encoder.tower.tower import Block, Tower, fixed_gates, fused_parts, view_batches
 from encoder.views import FloatArray, Matrix, ViewBatch
@@ -17,7 +17,7 @@ from encoder.views import FloatArray, Matrix, ViewBatch
 def fit_closed_form(
     data: Dataset, config: TowerConfig, events: Matrix | None = None, svd: Spectrum | None = None
 ) -> Tower:
-    """Return the closed-form tower of the visible data, of one block.
+    """Fit the closed-form tower, of one block, to the visible data.
 
     Args:
         data: held-out rows of it are not looked at.
@@ -46,7 +46,7 @@ def fit_closed_form(
 def _items_by_ridge(
     batches: Iterator[ViewBatch], alignment: Alignment, config: TowerConfig, events: Matrix
 ) -> FloatArray:
-    """Return item vectors (N, D): ridge regression of the degree-normalised behaviour matrix on V, times D^½.
+    """Regress the degree-normalised behaviour matrix on V by ridge: item vectors (N, D), times D^½.
 
     Source: DESIGN section 1, "items enter the space by ridge regression of the behaviour matrix on V".
     """
@@ -61,11 +61,11 @@ def _items_by_ridge(
         gram += vectors.T @ vectors
         cross += (scaled[start : start + len(batch)].T @ vectors).T
         start += len(batch)
-    return np.ascontiguousarray(solved(gram, cross).T, dtype=np.float32)
+    return np.ascontiguousarray(solve(gram, cross).T, dtype=np.float32)
 
 
 def fit_item_text_map(data: Dataset, id_vectors: FloatArray) -> FloatArray:
-    """Return (D_T, D): ridge regression of the id vectors on the text vectors, over items that have both."""
+    """Regress the id vectors on the text vectors by ridge, over items that have both: (D_T, D) float32."""
     both = id_vectors.any(axis=1) & data.item_text_vectors.any(axis=1)
     text = data.item_text_vectors[both].astype(np.float64)
     gram = text.T @ text + np.eye(text.shape[1])

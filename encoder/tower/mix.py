@@ -1,4 +1,4 @@
-"""One tower from several: the closed form beside learned blocks, mixed by a weight, compressed to a dim."""
+"""One tower of several blocks: the closed form mixed with learned blocks by a weight, compressed to a dim."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -14,14 +14,14 @@ from encoder.views import FloatArray
 log = logging.getLogger(__name__)
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-_USERS = 2_000  # whose scores say how far those of a block spread
+_USERS = 2_000  # over whom the spread of a block's scores is measured
 _ROWS = 8_192
 _RIDGE = 1e-9
 
 
 @dataclass(frozen=True)
 class Mix:
-    """The weight of the learned blocks beside the closed form, the half-life, and NDCG@20 of all tried."""
+    """The weight of learned blocks beside the closed form, the half-life, and NDCG@20 of all tried."""
 
     weight: float
     half_life: float
@@ -30,7 +30,7 @@ class Mix:
 
 
 def mixed(closed: Tower, learned: list[Block], weight: float, data: Dataset) -> Tower:
-    """Return a tower of all blocks, each scaled so that its scores spread alike, learned ones times a weight.
+    """Join blocks into one tower, scaled so that their scores spread alike, the learned ones times a weight.
 
     A block's spread is the mean over users of the standard deviation of its scores over items.
     """
@@ -47,7 +47,7 @@ def mixed(closed: Tower, learned: list[Block], weight: float, data: Dataset) -> 
 
 
 def choose_mix(closed: Tower, learned: list[Block], data: Dataset, split: str) -> Mix:
-    """Return the weight of the learned blocks with the best NDCG@20 on a split, then the best half-life.
+    """Choose the weight of the learned blocks by NDCG@20 on a split, then the half-life.
 
     Weight 0 leaves the learned blocks out.
     """
@@ -76,7 +76,7 @@ def with_half_life(tower: Tower, half_life: float) -> Tower:
 
 
 def compressed(tower: Tower, data: Dataset, dim: int) -> Tower:
-    """Return the tower in at most `dim` coordinates: the closest scores, in least squares over users × items.
+    """Compress a tower to at most `dim` coordinates: the closest scores in least squares over users × items.
 
     Source:
         Eckart and Young 1936: with Gram matrices VᵀV = L_v L_vᵀ and XᵀX = L_x L_xᵀ, the best V' X'ᵀ of rank
@@ -103,13 +103,14 @@ def compressed(tower: Tower, data: Dataset, dim: int) -> Tower:
 
 
 def _spread(tower: Tower, data: Dataset) -> float:
-    found: list[npt.NDArray[np.float64]] = []
+    """Return the mean over users of the standard deviation of scores over items; 1 where it is 0."""
+    sample: list[npt.NDArray[np.float64]] = []
     for batch in tower.batches(data):
-        there = np.flatnonzero(batch.amounts.any(axis=1))[: _USERS - sum(map(len, found))]
-        found.append(tower.vectors(batch.rows(there)))
-        if sum(map(len, found)) == _USERS:
+        with_view = np.flatnonzero(batch.amounts.any(axis=1))[: _USERS - sum(map(len, sample))]
+        sample.append(tower.vectors(batch.rows(with_view)))
+        if sum(map(len, sample)) == _USERS:
             break
-    vectors, items = np.concatenate(found), tower.item_vectors(data.item_text_vectors)
+    vectors, items = np.concatenate(sample), tower.item_vectors(data.item_text_vectors)
     mean = items.mean(axis=0, dtype=np.float64)
     covariance = _gram(items) / len(items) - np.outer(mean, mean)
     variance = np.einsum("ud,de,ue->u", vectors, covariance, vectors, optimize=True)
@@ -126,7 +127,7 @@ def _gram(rows: FloatArray) -> npt.NDArray[np.float64]:
 
 
 def _root(gram: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the lower Cholesky factor, of a matrix that may be singular."""
+    """Return the lower Cholesky factor of a matrix that may be singular."""
     return np.linalg.cholesky(gram + _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)))
 
 

@@ -1,4 +1,4 @@
-"""Choice of the closed form's hyper-parameters on held-out rows, never on test."""
+"""Choice of the settings of the closed form on held-out rows, never on test."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -34,14 +34,14 @@ _BATCH = 1_000
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting and what it reached."""
+    """One setting and the NDCG@20 that it reached."""
 
     config: TowerConfig
     ndcg: float
 
 
 class HeldOutScorer:
-    """Scores settings by NDCG@20 on one held-out split, over at most MAX_USERS users (drawn by seed)."""
+    """Scores towers by NDCG@20 on one held-out split, over at most MAX_USERS users, drawn by seed."""
 
     def __init__(self, data: Dataset, split: str, seed: int = 0) -> None:
         self._data = data
@@ -55,11 +55,11 @@ class HeldOutScorer:
 
     @property
     def users(self) -> npt.NDArray[np.int64]:
-        """Rows of the users that are scored."""
+        """(n,) rows of the users that are scored."""
         return self._users
 
     def score(self, vectors: npt.NDArray[np.floating], items: npt.NDArray[np.float32]) -> float:
-        """Return mean NDCG@20 of user vectors (len(users), D) by full ranking over items (N, D)."""
+        """Return the mean NDCG@20 of user vectors (n, D) by full ranking over items (N, D)."""
         ranked = [
             top_k(vectors[i : i + _BATCH].astype(np.float32) @ items.T, self._seen[i : i + _BATCH], 20)
             for i in range(0, len(vectors), _BATCH)
@@ -67,17 +67,17 @@ class HeldOutScorer:
         return float(mean_over_users(ndcg(np.concatenate(ranked), self._relevant, 20)))
 
     def score_tower(self, tower: Tower) -> float:
-        """Return mean NDCG@20 of a tower on all the views that there are."""
+        """Return the mean NDCG@20 of a tower on all views of the users."""
         views = tower.views(self._data, self._users)
         return self.score(tower.vectors(views), tower.item_vectors(self._data.item_text_vectors))
 
 
 def choose_config(data: Dataset, split: str, base: TowerConfig, dims: tuple[int, ...] = DIMS) -> list[Trial]:
-    """Return every setting tried with its NDCG@20 on `split`, the chosen one last.
+    """Try settings and return each with its NDCG@20 on `split`, the chosen one last.
 
     First the history table alone (weighting, exponents, dim, damping). Then λ and the gates of T and S, with
     the best table of each damping: what is best alone need not be best together. Gates stay above 0 where the
-    data has the view: who lacks a history is served by it. Last, whether older events count less.
+    data has the view, because it serves users without a history. Last, whether older events count less.
     """
     scorer = HeldOutScorer(data, split)
     trials = sorted(_history_trials(data, scorer, base, dims), key=_ndcg)
@@ -127,7 +127,7 @@ def _history_trials(
 def _table_trials(
     data: Dataset, scorer: HeldOutScorer, config: TowerConfig, dims: tuple[int, ...], bar: "tqdm[NoReturn]"
 ) -> list[Trial]:
-    """Return the trials of one decomposition: every dim with every damping that tells unseen items apart."""
+    """Try one decomposition with every dim and every damping that ranks unseen items."""
     events = data.events(config)
     svd = spectrum(events, max(dims), config.user_exponent, config.item_exponent)
     trials = []

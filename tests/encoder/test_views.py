@@ -9,6 +9,7 @@ from encoder.arrays import NO_TIME, Actions, Events
 from encoder.config import SettingsError, TowerConfig, UnknownViewError, parse_views
 from encoder.views import (
     assemble_views,
+    count_newer,
     event_matrix,
     history_view,
     social_view,

@@ -18,6 +18,8 @@ from encoder.text.tuning.pairs import draw_texts
 from encoder.text.tuning.registry import TuningRequest
 from store.export import Export
 
+log = logging.getLogger(__name__)
+
 
 class LayerCountError(ValueError):
     """A model was to keep more layers than it can give, or none."""
@@ -30,17 +32,17 @@ class LayerCountError(ValueError):
 
 
 def evenly_spaced(layers: int, total: int) -> list[int]:
-    """Return which layers stay, counted from 0: the middle one of each of `layers` equal stretches."""
+    """Choose the layers that stay, counted from 0: the middle one of each of `layers` equal stretches."""
     return [(2 * row + 1) * total // (2 * layers) for row in range(layers)]
 
 
 def prune(source: str, model: Any, layers: int | None) -> list[int]:
-    """Return which layers are left of a SentenceTransformer, counted from 0; the others are cut out of it.
+    """Cut layers out of a SentenceTransformer and return those that stay, counted from 0.
 
     Args:
-        source: where the model came from, for errors.
-        model: is changed.
-        layers: how many stay; None: half of them.
+        source: of the model, for errors.
+        model: changed in place.
+        layers: number of those that stay; None: half of them.
 
     Raises:
         LayerCountError: not at least one, or not fewer than there are.
@@ -67,7 +69,7 @@ def prune(source: str, model: Any, layers: int | None) -> list[int]:
 
 
 def _stack(source: str, transformer: Any) -> nn.ModuleList:
-
+    """Return the list that holds the layers of a transformer.  Raises: UnsupportedTextModelError."""
     total = getattr(transformer.config, "num_hidden_layers", None)
     lists = [one for one in transformer.modules() if isinstance(one, nn.ModuleList) and len(one) == total]
     if len(lists) != 1:
@@ -76,19 +78,17 @@ def _stack(source: str, transformer: Any) -> nn.ModuleList:
     return lists[0]
 
 
-log = logging.getLogger(__name__)
-
-
 def compress_text_model(source: str, export: Export, text_models: Path, options: CompressOptions) -> Path:
-    """Return a folder in the sentence-transformers layout with fewer layers, made now or found from before.
+    """Make a language model with fewer layers, or find the result of an equal earlier call.
 
     The layers that stay begin as the teacher's own and learn to give its vectors, so dim, tokenizer and
-    pooling are the teacher's. The folder is a source for `export_text_model`; metrics.json lies beside it.
+    pooling are the teacher's. The returned folder, in the sentence-transformers layout, is a source for
+    `export_text_model`; metrics.json lies beside it.
 
     Args:
         source: the teacher, as `export_text_model` takes it.
         export: the texts of its users and items; texts about held-out behaviours are invisible to it.
-        text_models: where language models lie.
+        text_models: folder of the language models.
         options: equal ones on the same source and export find the earlier result.
 
     Raises:
@@ -168,7 +168,7 @@ def _trained(student: Any) -> dict[str, nn.Parameter]:
 
 
 def _targets(teacher: Any, texts: list[str], options: CompressOptions, device: torch.device) -> Tensor:
-    """Return the teacher's unit vectors (N, D) float32, on the CPU; each text is read once for all epochs."""
+    """Encode texts with the teacher, once for all epochs: unit vectors (N, D) float32 on the CPU."""
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
     targets = torch.zeros(len(texts), teacher.get_embedding_dimension())
     with torch.no_grad(), tqdm(total=len(texts), desc="teacher", unit="text", disable=None) as bar:
@@ -180,7 +180,6 @@ def _targets(teacher: Any, texts: list[str], options: CompressOptions, device: t
 
 
 def _vectors(model: Any, texts: list[str], options: CompressOptions, device: torch.device) -> Tensor:
-
     with autocast(device):
         vectors = model(tokenize(model, texts, options.max_tokens))["sentence_embedding"]
     return normalize(vectors.float(), dim=-1)  # (B, D)

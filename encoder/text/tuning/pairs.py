@@ -1,4 +1,4 @@
-"""What a language model is tuned on: pairs of a user's text and an item's text, drawn in one pass."""
+"""Training data of a language model: texts, or pairs of a user's and an item's text, drawn in one pass."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,7 +40,7 @@ class TextPair:
 
 
 def draw_pairs(export: Export, options: TuneOptions) -> tuple[list[TextPair], list[TextPair]]:
-    """Return the pairs to train on, enough for all epochs, and the held-out ones, of other users.
+    """Draw the pairs to train on, enough for all epochs, and the held-out ones, of other users.
 
     A text pairs with items of its user's visible history, one that names an item with that item alone.
     A pair is left out as trivial where one text holds the other whole, case and spacing aside: a
@@ -65,7 +65,7 @@ def draw_pairs(export: Export, options: TuneOptions) -> tuple[list[TextPair], li
 
 
 def draw_texts(export: Export, options: AdaptOptions | CompressOptions) -> tuple[list[str], list[str]]:
-    """Return distinct texts of users and items to train on, and the held-out ones.
+    """Draw distinct texts of users and items to train on, and the held-out ones.
 
     Raises:
         TooFewTextsError: fewer than two texts on either side.
@@ -97,14 +97,14 @@ def _users(
 ) -> Iterator[tuple[str, list[tuple[str | None, str]], list[str]]]:
     """Yield user id, (item named or None, text) and distinct items of the history, user by user."""
     histories = rows_by_user(export.history_batches(), "item_id", "action", "weight")
-    reader, behaviours = next(histories, (None, []))
+    owner, behaviours = next(histories, (None, []))
     for user_id, rows in rows_by_user(export.texts_batches(TEXT_ROWS), "item_id", "text"):
-        while reader is not None and reader < user_id:  # both streams are sorted by user
-            reader, behaviours = next(histories, (None, []))
+        while owner is not None and owner < user_id:  # both streams are sorted by user
+            owner, behaviours = next(histories, (None, []))
         if user_id in options.left_out_users:
             continue
         items: dict[str, None] = {}
-        if reader == user_id:
+        if owner == user_id:
             items = dict.fromkeys(
                 item_id
                 for item_id, action, weight in behaviours
@@ -116,7 +116,7 @@ def _users(
 def _draw(
     texts: Sequence[tuple[str | None, str]], items: Sequence[str], count: int, rng: np.random.Generator
 ) -> list[tuple[str, str]]:
-    """Return up to `count` different (text, item id) of one user."""
+    """Draw up to `count` different (text, item id) of one user."""
     if not texts:
         return []
     rows = rng.integers(len(texts), size=count).tolist()

@@ -26,6 +26,10 @@ from store.export import Export
 _AT_ONCE = 512  # predictions in memory: each has a score for every word of the vocabulary
 _MASKED, _RANDOM = 0.8, 0.1  # of the tokens to guess; the rest stay
 _IGNORED = -100  # as transformers labels a token that is not to be guessed
+_HEAD_RATE = 1e-3
+_HEAD_DECAY = 0.01
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Predictor:
 
     @classmethod
     def of(cls, model: Any, mask: float, device: torch.device, *, causal: bool) -> "Predictor":
-        """Return a predictor with a new head on the device that the model is on."""
+        """Make a predictor with a new head on the device of the model."""
         words, width = model[0].auto_model.get_input_embeddings().weight.shape
         dense = nn.Linear(model[0].get_embedding_dimension(), width, bias=False)
         nn.init.eye_(dense.weight)
@@ -72,11 +76,11 @@ class Predictor:
         return dict(self.model.named_parameters()) | self.head()
 
     def loss(self, encoded: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Return the mean cross-entropy of at most 512 random predictions on a batch.
+        """Compute the mean cross-entropy of at most 512 random predictions on a batch.
 
         Args:
-            encoded: what the transformer takes.
-            generator: of the CPU; chooses what is masked and what is predicted.
+            encoded: input of the transformer, as `tokenize` makes it.
+            generator: of the CPU; draws the masked tokens and the predicted ones.
         """
         vectors, targets = self._predictions(encoded, generator)  # (N, D), (N,)
         if len(targets) > _AT_ONCE:
@@ -85,7 +89,7 @@ class Predictor:
         return self._cross_entropy(vectors, targets) / len(targets)
 
     def total(self, encoded: dict[str, Tensor], generator: torch.Generator) -> tuple[float, int]:
-        """Return the summed cross-entropy of all predictions on a batch, and how many they are."""
+        """Sum the cross-entropy of all predictions on a batch; return it with their number."""
         vectors, targets = self._predictions(encoded, generator)
         total = 0.0
         for start in range(0, len(targets), _AT_ONCE):
@@ -94,13 +98,12 @@ class Predictor:
         return total, len(targets)
 
     def _cross_entropy(self, vectors: Tensor, targets: Tensor) -> Tensor:
-
         embeddings = self.model[0].auto_model.get_input_embeddings().weight  # (V, E)
         scores = linear(self.dense(vectors), embeddings) + self.bias  # (N, V)
         return cross_entropy(scores.float(), targets, reduction="sum")
 
     def _predictions(self, encoded: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the vectors (N, D) that predict and the token ids (N,) to be predicted."""
+        """Compute the vectors (N, D) that predict; return them and the token ids (N,) to be predicted."""
         ids, real = encoded["input_ids"], encoded["attention_mask"].bool()  # (B, L)
         if self.causal:
             vectors = self.model[0](dict(encoded))["token_embeddings"][:, :-1]  # (B, L - 1, D)
@@ -115,10 +118,10 @@ class Predictor:
 def masked(
     ids: Tensor, tokenizer: Any, words: int, share: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return the ids with some hidden, and the targets: their true ids there, -100 elsewhere.
+    """Hide some token ids; return the new ids and the targets: the true ids of hidden ones, -100 elsewhere.
 
-    Of what is to be guessed 80 % become the mask token, 10 % a random one and 10 % stay; special
-    tokens never are; each text has one token to guess at least.
+    Of the tokens to be predicted 80 % become the mask token, 10 % a random one and 10 % stay. Special tokens
+    are never predicted; each text has at least one token to predict.
 
     Shapes:
         ids and both results: (B, L) int64.
@@ -136,7 +139,7 @@ def masked(
 
 
 def is_causal(source: str, config: Any) -> bool:
-    """Return whether a model predicts the next token; if not, it is one that guesses masked tokens.
+    """Return whether a model predicts the next token; otherwise it predicts masked tokens.
 
     Raises:
         UnsupportedTextModelError: transformers knows it as neither, or it is a decoder that was
@@ -157,19 +160,13 @@ def is_causal(source: str, config: Any) -> bool:
     return True
 
 
-_HEAD_RATE = 1e-3
-_HEAD_DECAY = 0.01
-
-log = logging.getLogger(__name__)
-
-
 def adapt_text_model(source: str, export: Export, text_models: Path, options: AdaptOptions) -> Path:
-    """Return a folder in the sentence-transformers layout, adapted now or found from before.
+    """Adapt a language model to the texts of an export, or find the result of an equal earlier call.
 
-    An encoder model guesses masked tokens, a decoder model the next one; all weights are trained.
-    The folder is a source for `tune_text_model` and `export_text_model`. Where no epoch lowers the
-    perplexity of held-out texts the weights are the untouched ones, and metrics.json beside the
-    folder says so.
+    An encoder model predicts masked tokens, a decoder model the next one; all weights are trained. The
+    returned folder, in the sentence-transformers layout, is a source for `tune_text_model` and
+    `export_text_model`. Where no epoch lowers the perplexity of held-out texts the weights are the untouched
+    ones, and metrics.json beside the folder says so.
 
     Raises:
         TextModelUnavailableError, UnsupportedTextModelError: of the source.
@@ -207,14 +204,13 @@ def adapt_text_model(source: str, export: Export, text_models: Path, options: Ad
 
 
 def _perplexity(loss: float) -> float | None:
-    """Return e to the loss; None beyond what a float can hold, as of a head that knows nothing yet."""
+    """Return e to the loss; None beyond what a float can hold, as of an untrained head."""
     return math.exp(loss) if loss < math.log(sys.float_info.max) else None
 
 
 def _adapt(
     model: Any, texts: list[str], held_out: list[str], options: AdaptOptions, *, causal: bool
 ) -> TuningResult:
-
     batch = min(options.batch, len(texts))
     steps = max(1, min(options.texts, len(texts)) // batch)
 
@@ -246,7 +242,7 @@ def _adapt(
 
 
 def _warm_head(predictor: Predictor, step_loss: Callable[[int], Tensor], steps: int) -> None:
-    """Train the head alone, so that the model need not change to suit a head that knows nothing."""
+    """Train the head alone, so that the model need not change to suit an untrained head."""
     head = predictor.head()
     predictor.model.eval().requires_grad_(requires_grad=False)
     with tqdm(total=steps, desc="prediction head", unit="step", disable=None) as bar:

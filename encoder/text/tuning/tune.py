@@ -26,6 +26,8 @@ _CHARACTER = r"[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaf
 _WORD = re.compile(rf"({_CHARACTER}|(?:(?!{_CHARACTER})\S)+)(\s*)")
 _SHORTEST = 4  # a text of fewer words is left as it is
 
+log = logging.getLogger(__name__)
+
 
 def words(text: str) -> list[tuple[str, str]]:
     """Return the words of a text, each with the space after it; Chinese characters are words."""
@@ -33,13 +35,13 @@ def words(text: str) -> list[tuple[str, str]]:
 
 
 def augmented(texts: Sequence[str], truncate: float, replace: float, rng: np.random.Generator) -> list[str]:
-    """Return the texts with some cut to a random span and some words taken from the other texts.
+    """Cut some texts to a random span and replace some words by words of the other texts.
 
     Args:
         texts: of one batch, none of them blank.
         truncate: probability that a text is cut; at least half of its words stay.
         replace: share of the words to replace, in expectation.
-        rng: decides.
+        rng: of every draw.
 
     Source:
         Xie et al. 2017, "Data noising as smoothing in neural network language models", section 3.2
@@ -63,25 +65,23 @@ def augmented(texts: Sequence[str], truncate: float, replace: float, rng: np.ran
 
 
 def _foreign(split: Sequence[Sequence[tuple[str, str]]], row: int, rng: np.random.Generator) -> str:
-    """Return a random word of a random other text of the batch; of the same one where it is alone."""
+    """Draw a word of another text of the batch; of the same text where it is alone."""
     other = (row + int(rng.integers(1, max(len(split), 2)))) % len(split)
     return split[other][int(rng.integers(len(split[other])))][0]
 
 
-log = logging.getLogger(__name__)
-
-
 def tune_text_model(source: str, export: Export, text_models: Path, options: TuneOptions) -> Path:
-    """Return a folder in the sentence-transformers layout, tuned now or found from before.
+    """Tune a language model on what users wrote and did, or find the result of an equal earlier call.
 
-    It goes to `export_text_model` as a source. A user's text is to lie near the items of the user's
-    visible history and far from those of others. Where that never beats the untouched model on
-    users held out for it, the weights are the untouched ones and metrics.json beside it says so.
+    The returned folder, in the sentence-transformers layout, is a source for `export_text_model`. The loss
+    draws a user's text near the items of the user's visible history and away from those of others. Where no
+    epoch beats the untouched model on users held out for it, the weights are the untouched ones and
+    metrics.json beside the folder says so.
 
     Args:
         source: as `export_text_model` takes it.
         export: the data; held-out behaviours and texts about them are invisible to it.
-        text_models: where language models lie.
+        text_models: folder of the language models.
         options: equal ones on the same source and export find the earlier result.
 
     Raises:
@@ -107,11 +107,11 @@ def tune_text_model(source: str, export: Export, text_models: Path, options: Tun
 
 
 def contrastive_loss(texts: Tensor, items: Tensor, masked: Tensor, temperature: float) -> Tensor:
-    """Return the mean cross-entropy of finding each text's item among those of the batch.
+    """Compute the mean cross-entropy of ranking each text's item first among those of the batch.
 
     Shapes:
         texts, items: (B, D), of any length.
-        masked: (B, B) bool; items that are no fair negatives of a text; never the diagonal.
+        masked: (B, B) bool; items that are no fair negatives of a text; False on the diagonal.
         returns: () float32.
 
     Source:
@@ -124,9 +124,9 @@ def contrastive_loss(texts: Tensor, items: Tensor, masked: Tensor, temperature: 
 
 
 def unfair_negatives(pairs: Sequence[TextPair]) -> NDArray[np.bool_]:
-    """Return which items of a batch may not stand against which texts.
+    """Return the items of a batch that are no fair negatives of a text.
 
-    Those are the same item, an item with the same text, an item of the same user, and the item of
+    These are the same item, an item with the same text, an item of the same user, and the item of
     an equal text of another user.
 
     Shapes:
@@ -188,7 +188,6 @@ def _loss(
     options: TuneOptions,
     device: torch.device,
 ) -> Tensor:
-
     masked = torch.from_numpy(unfair_negatives(pairs)).to(device)
     with autocast(device):
         left, right = (
