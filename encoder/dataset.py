@@ -106,10 +106,10 @@ def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Data
     Raises:
         ImportedVectorsError: texts came with vectors that this text model cannot have made.
     """
-    written = ErasureSafeWriter(cache, export.texts_among)
+    writer = ErasureSafeWriter(cache, export.texts_among)
     # A connection of its own: DuckDB keeps what it has read in memory until it is closed.
     with Export(export.path, export.manifest) as source:
-        cache_imported_vectors(written, encoder, source.imported_vectors(encoder.text_model_id))
+        cache_imported_vectors(writer, encoder, source.imported_vectors(encoder.text_model_id))
         table = source.items()
         columns = (table.column(name).to_pylist() for name in ("title", "text"))
         texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
@@ -117,7 +117,7 @@ def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Data
         data = _rows(source, table.column("item_id").combine_chunks())
         data = replace(
             data,
-            texts=_texts(source, (data.users, data.items), encoder, cache, written),
+            texts=_texts(source, (data.users, data.items), encoder, cache, writer),
             item_text_vectors=encode_with_cache(encoder, cache, texts, "item texts"),
         )
     pa.default_memory_pool().release_unused()
@@ -225,7 +225,7 @@ def _texts(
     ids: tuple[pa.StringArray, pa.StringArray],
     encoder: TextEncoder,
     cache: TextCache,
-    written: ErasureSafeWriter,
+    writer: ErasureSafeWriter,
 ) -> TextColumns:
     """Read and encode texts a bounded batch at a time; their vectors lie in an unnamed file."""
     users, items = ids
@@ -243,7 +243,7 @@ def _texts(
                 column.append(values)
             some = batch.column("text").to_pylist()
             split = split.plus(PieceCounts.of(encoder, some))
-            file.write(encode_with_cache(encoder, cache, some, "user texts", written).data)
+            file.write(encode_with_cache(encoder, cache, some, "user texts", writer).data)
         log_long_texts(encoder, split, "user texts")
         owners, named, ts = (np.concatenate(column) for column in columns)
         file.flush()

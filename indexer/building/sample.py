@@ -37,11 +37,11 @@ def user_vectors(export: Export, tower: ItemTower, batches: Sequence[pa.StringAr
     if not any(map(len, batches)):
         yield from (np.zeros((0, tower.model.dim), dtype=np.float32) for _ in batches)
         return
-    written = ErasureSafeWriter(tower.cache, export.texts_among)
+    writer = ErasureSafeWriter(tower.cache, export.texts_among)
     with Export(export.path, export.manifest) as source:  # DuckDB keeps what it has read until it is closed
-        cache_imported_vectors(written, tower.encoder, source.imported_vectors(tower.encoder.text_model_id))
+        cache_imported_vectors(writer, tower.encoder, source.imported_vectors(tower.encoder.text_model_id))
         for user_ids in tqdm(batches, desc="user vectors", unit="batch", disable=None):
-            yield _vectors(source, tower, user_ids, written)
+            yield _encode_batch(source, tower, user_ids, writer)
 
 
 def batches_of(user_ids: pa.StringArray) -> list[pa.StringArray]:
@@ -76,31 +76,36 @@ def tuning_queries(vectors: FloatArray, users: FloatArray) -> FloatArray:
     return np.ascontiguousarray((picked / norms).sum(axis=1), dtype=np.float32)
 
 
-def _vectors(
-    export: Export, tower: ItemTower, user_ids: pa.StringArray, texts_of: ErasureSafeWriter
+def _encode_batch(
+    export: Export, tower: ItemTower, user_ids: pa.StringArray, writer: ErasureSafeWriter
 ) -> FloatArray:
     """Encode the users of a batch: (B, D) float32."""
     model = tower.model
     history, texts, friends = export.some_users(user_ids)
-    known = pc.unique(pa.concat_arrays([user_ids, *friends.column("friend_id").chunks]))
-    known = known.take(pc.sort_indices(known))  # friends add up in the order that training adds them in
+    with_friends = pc.unique(pa.concat_arrays([user_ids, *friends.column("friend_id").chunks]))
+    with_friends = with_friends.take(
+        pc.sort_indices(with_friends)
+    )  # friends add up in the order that training adds them in
     events = event_matrix(
-        _events(history, known, model.item_ids), (len(known), len(model.item_ids)), model.config
+        _events(history, with_friends, model.item_ids), (len(with_friends), len(model.item_ids)), model.config
     )
     ties = sparse.csr_array(
         (
             friends.column("weight").to_numpy(),
-            (rows_of(friends.column("user_id"), user_ids), rows_of(friends.column("friend_id"), known)),
+            (
+                rows_of(friends.column("user_id"), user_ids),
+                rows_of(friends.column("friend_id"), with_friends),
+            ),
         ),
-        shape=(len(user_ids), len(known)),
+        shape=(len(user_ids), len(with_friends)),
     )
     authors = rows_of(texts.column("user_id"), user_ids)
     distinct = texts.column("text").combine_chunks().dictionary_encode()
-    vectors = _encoded(tower, distinct.dictionary.to_pylist(), texts_of)  # (m, D_T)
+    vectors = _encoded(tower, distinct.dictionary.to_pylist(), writer)  # (m, D_T)
     pool = text_pool(authors, np.asarray(distinct.indices), (len(user_ids), len(vectors)))
     views = assemble_views(
         events,
-        rows_of(user_ids, known),
+        rows_of(user_ids, with_friends),
         ties,
         text_view(pool, vectors),
         np.bincount(authors, minlength=len(user_ids)),
@@ -110,18 +115,18 @@ def _vectors(
     return model.encode_users(views).vectors
 
 
-def _encoded(tower: ItemTower, texts: list[str], written: ErasureSafeWriter) -> FloatArray:
+def _encoded(tower: ItemTower, texts: list[str], writer: ErasureSafeWriter) -> FloatArray:
     """Return the vectors (m, D_T) of texts; a progress bar is shown only where some have to be encoded."""
     encoder = tower.encoder
     vectors, found = tower.cache.get(encoder.text_model_id, texts, encoder.dim, encoder.one_piece_bytes)
-    return vectors if found.all() else encode_with_cache(encoder, tower.cache, texts, "user texts", written)
+    return vectors if found.all() else encode_with_cache(encoder, tower.cache, texts, "user texts", writer)
 
 
-def _events(history: pa.Table, known: pa.StringArray, items: pa.StringArray) -> Events:
+def _events(history: pa.Table, with_friends: pa.StringArray, items: pa.StringArray) -> Events:
     actions = history.column("action").combine_chunks().dictionary_encode()
     times = pc.fill_null(history.column("ts").cast(pa.timestamp("us")).cast(pa.int64()), NO_TIME)
     return Events(
-        rows_of(history.column("user_id"), known),
+        rows_of(history.column("user_id"), with_friends),
         rows_of(history.column("item_id"), items),
         Actions(np.asarray(actions.indices, dtype=np.int32), tuple(actions.dictionary.to_pylist())),
         history.column("weight").to_numpy(),
