@@ -148,7 +148,7 @@ def _rows(source: Export, items: pa.StringArray) -> Dataset:
 
 
 class PieceCounts(NamedTuple):
-    """How many texts there are, how many are read in pieces, and how many are cut after the last piece."""
+    """Numbers of texts: all, those read in pieces, and those cut after the last piece that is read."""
 
     texts: int = 0
     split: int = 0

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 @dataclass
 class Progress:
-    """How far a training has come.
+    """The progress of a training.
 
     Attributes:
         epoch: epochs done.
         best_epoch: the epoch whose weights were kept last; 0 before any.
-        best_loss: the held-out loss of those weights; a first one given from outside must be beaten.
+        best_loss: the held-out loss of those weights; a caller may set a first one, which must be beaten.
         finished: whether no further epoch is to follow.
     """
 
@@ -44,12 +44,12 @@ class EpochFigures:
 
 
 def do_nothing(*_: object) -> None:
-    """Stand in for a hook of `Training` that nobody needs."""
+    """Do nothing: the default of a hook of `Training`."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What the loop trains, by what it stops, and who is called on the way.
+    """Parameters of the loop: the losses, when to stop, the optimizer, and hooks.
 
     Attributes:
         parameters: by name, in the order in which the norm of the gradient adds them up.

@@ -162,7 +162,7 @@ def assemble_views(
     Args:
         events: (P, N) weighted histories of these users and of their friends; None where all are empty.
         own: (B,) rows of the users themselves in `events`.
-        ties: (B, P) tie strengths; None where nobody has a friend.
+        ties: (B, P) tie strengths; None where no user has a friend.
         text: (B, D_T) float32 unit rows, zero without texts.
         text_counts: (B,) numbers of texts.
         table: (N, D_H) what histories are pooled with.

@@ -134,7 +134,7 @@ def fit_pairs(
     """Fit a head of click or rating; the epoch with the best valid loss is kept.
 
     The vectors were made from the train pairs, which therefore score higher than unseen pairs do. So slope
-    and intercept are fitted on valid after every epoch, and the loss that stops training is taken after that.
+    and intercept are fitted on valid after every epoch, and training stops by the loss after that.
 
     Args:
         task: click (binary cross-entropy) or rating (mean squared error).

@@ -130,7 +130,7 @@ class Steps:
 
     @property
     def per_epoch(self) -> int:
-        """How many steps an epoch has."""
+        """Number of steps of an epoch."""
         users = int((np.diff(self._all_ones.indptr) > 0).sum())
         return -(-users // self._options.batch)
 

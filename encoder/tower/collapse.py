@@ -17,7 +17,7 @@ _SAME = 1e-5  # of the greatest score that the lengths allow: a smaller differen
 
 @dataclass(frozen=True)
 class Collapse:
-    """How many users with a view were checked, and for how many of them all unseen items score alike."""
+    """Numbers of users: those checked, and those of them for whom all unseen items score alike."""
 
     checked: int
     alike: int

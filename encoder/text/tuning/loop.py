@@ -1,4 +1,4 @@
-"""What all training of a language model shares: device, texts as tensors, a linear rate, early stopping."""
+"""The training of a language model: device, texts as tensors, a linear rate, early stopping."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ class TextTuningDivergedError(ArithmeticError):
 
 @dataclass(frozen=True)
 class TuningTask:
-    """What is trained, and how it is judged.
+    """One training of a language model.
 
     Attributes:
         label: for log and progress bar.
@@ -51,15 +51,15 @@ class TuningTask:
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What a training reached.
+    """The result of one training.
 
     Attributes:
         before: held-out loss of the model as it came.
         after: the lowest held-out loss; the weights are those that gave it.
         improved: whether that is below `before`; if not, the weights are those that came.
         epochs: number, mean training loss (penalties included), held-out loss and seconds of each.
-        steps: taken in all.
-        seconds: in all.
+        steps: number of all steps.
+        seconds: of the whole training.
     """
 
     before: float
