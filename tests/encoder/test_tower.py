@@ -155,7 +155,7 @@ def test_choice_ends_with_the_best_gates_and_they_stay_above_zero(data: Dataset)
     assert chosen.config.gates[1] > 0
     assert chosen.config.gates[2] > 0
     tower = fit_closed_form(data, chosen.config)
-    assert HeldOutScorer(data, "valid").tower(tower) == pytest.approx(chosen.ndcg, abs=1e-6)
+    assert HeldOutScorer(data, "valid").score_tower(tower) == pytest.approx(chosen.ndcg, abs=1e-6)
 
 
 def test_a_view_that_the_data_lacks_gets_no_gate(data: Dataset) -> None:
