@@ -1,4 +1,4 @@
-"""Rows of an export as parallel arrays: what people did and what they wrote."""
+"""Behaviours and texts of an export as parallel arrays."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ NO_TIME = int(np.iinfo(np.int64).min)
 
 @dataclass(frozen=True)
 class Actions:
-    """The action of each row: 4 bytes a row instead of 4 a letter.
+    """The action of each row, as a code into the different names: 4 bytes a row.
 
     Shapes:
-        codes: (n,) int32 places in `names`.
+        codes: (n,) int32 positions in `names`.
     """
 
     codes: npt.NDArray[np.int32]
@@ -27,13 +27,13 @@ class Actions:
 
     @classmethod
     def of(cls, actions: Iterable[str]) -> Self:
-        """Return the actions of rows from their names, row by row."""
-        place: dict[str, int] = {}
-        codes = [place.setdefault(str(action), len(place)) for action in actions]
-        return cls(np.array(codes, dtype=np.int32), tuple(place))
+        """Code the action names of rows."""
+        code_of: dict[str, int] = {}
+        codes = [code_of.setdefault(str(action), len(code_of)) for action in actions]
+        return cls(np.array(codes, dtype=np.int32), tuple(code_of))
 
     def where(self, keep: npt.NDArray[np.bool_]) -> "Actions":
-        """Return the actions of the rows for which `keep` is true."""
+        """Return the actions of the rows for which `keep` (n,) is true."""
         return Actions(self.codes[keep], self.names)
 
     @property
@@ -42,7 +42,7 @@ class Actions:
         return frozenset(self.names[code] for code in np.unique(self.codes))
 
     def among(self, names: Iterable[str]) -> npt.NDArray[np.bool_]:
-        """Return which rows have one of some names (n,) bool."""
+        """Return which rows have one of the given names (n,) bool."""
         wanted = frozenset(names)
         return self._by_name([name in wanted for name in self.names], np.bool_)
 
@@ -51,8 +51,9 @@ class Actions:
         return self._by_name([of_name.get(name, 1.0) for name in self.names], np.float64)
 
     def _by_name(self, values: list[Any], kind: type[_Scalar]) -> npt.NDArray[_Scalar]:
-        found: npt.NDArray[_Scalar] = np.array(values, dtype=kind)[self.codes]
-        return found
+        """Spread one value per name to the rows (n,)."""
+        by_row: npt.NDArray[_Scalar] = np.array(values, dtype=kind)[self.codes]
+        return by_row
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Events:
 
     Shapes:
         users, items: (n,) int64 rows of the data set's users and items.
-        weights: (n,) float64; ts: (n,) int64 microseconds, NO_TIME where there is none.
+        weights: (n,) float64; ts: (n,) int64 microseconds since 1970, NO_TIME where there is none.
     """
 
     users: IntArray
@@ -73,7 +74,7 @@ class Events:
     ts: IntArray
 
     def where(self, keep: npt.NDArray[np.bool_]) -> "Events":
-        """Return the rows for which `keep` is true."""
+        """Return the rows for which `keep` (n,) is true."""
         return Events(
             self.users[keep], self.items[keep], self.actions.where(keep), self.weights[keep], self.ts[keep]
         )
@@ -96,7 +97,7 @@ class TextColumns:
     vectors: npt.NDArray[np.float32]
 
     def where(self, keep: npt.NDArray[np.bool_]) -> "TextColumns":
-        """Return the texts for which `keep` is true; themselves, not a copy, where that is all of them."""
+        """Return the texts for which `keep` (m,) is true; the object itself where that is all."""
         if keep.all():
             return self
         return TextColumns(self.users[keep], self.items[keep], self.ts[keep], self.vectors[keep])

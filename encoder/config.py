@@ -1,4 +1,4 @@
-"""The settings of a user tower: chosen once, saved with the model."""
+"""The settings of a user tower, saved with the model, and the names of the views."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class UnknownViewError(ValueError):
 
 
 class SettingsError(ValueError):
-    """Settings of a tower make no sense."""
+    """Settings of a tower are missing, unknown or out of range."""
 
     def __init__(self, reason: object) -> None:
         super().__init__(f"settings of a user tower: {reason}")
@@ -61,7 +61,7 @@ class TowerConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "TowerConfig":
-        """Return the settings that `as_json` wrote.
+        """Make settings from the JSON values that `as_json` returned.
 
         Raises:
             SettingsError: a setting is missing, unknown or not of its kind.
@@ -86,7 +86,7 @@ class TowerConfig:
 
 
 def check_names(kind: type, values: object) -> None:
-    """Check that values, as JSON has them, name settings of a kind only.  Raises: SettingsError."""
+    """Check that a JSON object names only fields of a settings class.  Raises: SettingsError."""
     if not isinstance(values, dict):
         raise SettingsError(f"{values!r} is no JSON object")
     known = [one.name for one in fields(kind)]
@@ -103,7 +103,7 @@ def check_numbers(values: Mapping[Any, object]) -> None:
 
 
 def parse_views(text: str) -> tuple[str, ...]:
-    """Return the views named in a text such as "H,T" or "HT", in the order H, T, S.
+    """Parse views from a text such as "H,T" or "HT"; they come in the order H, T, S.
 
     Raises:
         UnknownViewError: the text names something else, or nothing.

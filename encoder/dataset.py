@@ -15,9 +15,9 @@ from scipy import sparse
 
 from encoder.arrays import NO_TIME, Actions, Events, IntArray, TextColumns
 from encoder.config import TowerConfig
-from encoder.text.cache import TextCache, WrittenTexts, cache_imported, encode_all
+from encoder.text.cache import ErasureSafeWriter, TextCache, cache_imported_vectors, encode_with_cache
 from encoder.text.encoder import MAX_PIECES, TextEncoder, item_text
-from encoder.views import FloatArray, Matrix, event_matrix, text_sums, unit_rows
+from encoder.views import FloatArray, Matrix, event_matrix, text_pool, text_view
 from store.export import Export
 from store.tables import MAX_WEIGHT
 
@@ -34,7 +34,7 @@ class Dataset:
         users (U,) and items (N,): sorted string arrays; a row number below is a position in them.
         ties: (U, U) float64 tie strengths, row = user, column = friend.
         texts: the encoded texts, one by one.
-        item_text: (N, D_T) float32 unit rows, zero where an item has no text.
+        item_text_vectors: (N, D_T) float32 unit rows, zero where an item has no text.
     """
 
     users: pa.StringArray
@@ -43,7 +43,7 @@ class Dataset:
     held_out: dict[str, Events]
     ties: Matrix
     texts: TextColumns
-    item_text: FloatArray
+    item_text_vectors: FloatArray
 
     def events(self, config: TowerConfig) -> Matrix:
         """Return the weighted train histories (U, N) float32."""
@@ -57,7 +57,9 @@ class Dataset:
     @cached_property
     def text(self) -> FloatArray:
         """(U, D_T) float32, the T view: unit rows, zero where a user wrote nothing."""
-        return unit_rows(text_sums(self.texts.users, self.texts.vectors, len(self.users)))
+        texts = np.arange(len(self.texts.users))
+        pool = text_pool(self.texts.users, texts, (len(self.users), len(texts)))
+        return text_view(pool, self.texts.vectors)
 
     @cached_property
     def text_counts(self) -> IntArray:
@@ -70,14 +72,14 @@ class Dataset:
         return self._pairs(self.history)
 
     def relevant(self, split: str) -> Matrix:
-        """Return (U, N) 1 for every held-out row of a split; empty where the split has none."""
+        """Return (U, N) 1 for every held-out pair of a split; empty where the split has none."""
         rows = self.held_out.get(split)
         return self._pairs(
             self.history.where(np.zeros(len(self.history.users), bool)) if rows is None else rows
         )
 
     def without_users(self, left_out: npt.NDArray[np.bool_]) -> "Dataset":
-        """Return the data with some users (U,) bool emptied of every row; row numbers stay."""
+        """Return the data without any row of the users `left_out` (U,) bool; row numbers stay."""
         if not left_out.any():
             return self
         kept = sparse.csr_array(sparse.diags_array((~left_out).astype(np.float64)))
@@ -99,31 +101,31 @@ class Dataset:
 
 
 def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Dataset:
-    """Return an export as arrays; texts that the cache lacks are encoded, with a progress bar.
+    """Read an export into arrays; texts that the cache lacks are encoded, with a progress bar.
 
     Raises:
         ImportedVectorsError: texts came with vectors that this text model cannot have made.
     """
-    written = WrittenTexts(cache, export.texts_among)
+    writer = ErasureSafeWriter(cache, export.texts_among)
     # A connection of its own: DuckDB keeps what it has read in memory until it is closed.
     with Export(export.path, export.manifest) as source:
-        cache_imported(written, encoder, source.imported_vectors(encoder.text_model_id))
+        cache_imported_vectors(writer, encoder, source.imported_vectors(encoder.text_model_id))
         table = source.items()
         columns = (table.column(name).to_pylist() for name in ("title", "text"))
         texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
-        say_split(encoder, Split.of(encoder, texts), "item texts")
+        log_long_texts(encoder, PieceCounts.of(encoder, texts), "item texts")
         data = _rows(source, table.column("item_id").combine_chunks())
         data = replace(
             data,
-            texts=_texts(source, (data.users, data.items), encoder, cache, written),
-            item_text=encode_all(encoder, cache, texts, "item texts"),
+            texts=_texts(source, (data.users, data.items), encoder, cache, writer),
+            item_text_vectors=encode_with_cache(encoder, cache, texts, "item texts"),
         )
     pa.default_memory_pool().release_unused()
     return data
 
 
-def load_rows(export: Export) -> Dataset:
-    """Return an export as arrays without its texts, which take longest: D_T is 0."""
+def load_without_texts(export: Export) -> Dataset:
+    """Read an export into arrays without its texts, which take longest: D_T is 0."""
     with Export(export.path, export.manifest) as source:
         return _rows(source, source.items().column("item_id").combine_chunks())
 
@@ -141,40 +143,40 @@ def _rows(source: Export, items: pa.StringArray) -> Dataset:
         held_out={split: rows for split, rows in held_out.items() if len(rows.users)},
         ties=_ties(source.friends(), users),
         texts=TextColumns(none, none, none, np.zeros((0, 0), np.float32)),
-        item_text=np.zeros((len(items), 0), np.float32),
+        item_text_vectors=np.zeros((len(items), 0), np.float32),
     )
 
 
-class Split(NamedTuple):
-    """Of some texts, how many are read in pieces, and how many are longer than all pieces that are read."""
+class PieceCounts(NamedTuple):
+    """Numbers of texts: all, those read in pieces, and those cut after the last piece that is read."""
 
     texts: int = 0
     split: int = 0
     cut: int = 0
 
     @classmethod
-    def of(cls, encoder: TextEncoder, texts: Sequence[str]) -> "Split":
-        """Count texts."""
+    def of(cls, encoder: TextEncoder, texts: Sequence[str]) -> "PieceCounts":
+        """Count the texts that a text model has to split or to cut."""
         pieces = np.array(encoder.count_pieces(texts), dtype=np.int64)
         return cls(len(texts), int((pieces > 1).sum()), int((pieces > MAX_PIECES).sum()))
 
-    def plus(self, other: "Split") -> "Split":
+    def plus(self, other: "PieceCounts") -> "PieceCounts":
         """Return the counts of both."""
-        return Split(*(one + more for one, more in zip(self, other, strict=True)))
+        return PieceCounts(*(one + more for one, more in zip(self, other, strict=True)))
 
 
-def say_split(encoder: TextEncoder, found: Split, label: str) -> None:
-    """Log how many texts are longer than the model reads at once, where any is."""
-    if found.split:
-        beyond = f"; of {found.cut:,} the rest behind {MAX_PIECES} pieces is not read" if found.cut else ""
+def log_long_texts(encoder: TextEncoder, counts: PieceCounts, label: str) -> None:
+    """Log how many texts are longer than the model reads at once, if any."""
+    if counts.split:
+        beyond = f"; of {counts.cut:,} the rest behind {MAX_PIECES} pieces is not read" if counts.cut else ""
         log.info(
             "%s: %s of %s are longer than the %d tokens that the text model reads at once: read in pieces%s",
-            label, f"{found.split:,}", f"{found.texts:,}", encoder.max_tokens, beyond,
+            label, f"{counts.split:,}", f"{counts.texts:,}", encoder.max_tokens, beyond,
         )  # fmt: skip
 
 
 def hold_out(data: Dataset, rows: npt.NDArray[np.bool_], split: str) -> Dataset:
-    """Return the data with some train rows (n,) bool moved to a split; texts naming such a pair leave T."""
+    """Move some train rows (n,) bool to a held-out split; texts that name such a pair are dropped."""
     moved = data.history.where(rows)
     hidden = np.unique(moved.users * len(data.items) + moved.items)
     texts = data.texts
@@ -184,12 +186,12 @@ def hold_out(data: Dataset, rows: npt.NDArray[np.bool_], split: str) -> Dataset:
 
 
 def rows_of(ids: pa.Array | pa.ChunkedArray, known: pa.StringArray) -> IntArray:
-    """Return the row of each id in `known` as (n,) int64, −1 where it is not there."""
+    """Return the row of each id in `known` as (n,) int64, −1 for an unknown one."""
     return np.asarray(pc.fill_null(pc.index_in(ids, value_set=known), -1), dtype=np.int64)
 
 
 def _events(batches: Iterable[pa.RecordBatch], users: pa.StringArray, items: pa.StringArray) -> Events:
-    """Return behaviour rows, whose ids are strings only a batch at a time."""
+    """Read behaviours into arrays; only one batch at a time has ids as strings."""
     columns: list[list[npt.NDArray[Any]]] = [[], [], [], []]
     actions = []
     for batch in batches:
@@ -223,13 +225,13 @@ def _texts(
     ids: tuple[pa.StringArray, pa.StringArray],
     encoder: TextEncoder,
     cache: TextCache,
-    written: WrittenTexts,
+    writer: ErasureSafeWriter,
 ) -> TextColumns:
-    """Return the encoded texts, read a bounded batch at a time; their vectors lie in an unnamed file."""
+    """Read and encode texts a bounded batch at a time; their vectors lie in an unnamed file."""
     users, items = ids
     none = np.zeros(0, dtype=np.int64)
     columns: tuple[list[IntArray], ...] = ([none], [none], [none])
-    split = Split()
+    split = PieceCounts()
     with tempfile.TemporaryFile() as file:  # the mapping keeps it once it is closed
         for batch in export.texts_batches(_TEXT_ROWS):
             row = (
@@ -240,9 +242,9 @@ def _texts(
             for column, values in zip(columns, row, strict=True):
                 column.append(values)
             some = batch.column("text").to_pylist()
-            split = split.plus(Split.of(encoder, some))
-            file.write(encode_all(encoder, cache, some, "user texts", written).data)
-        say_split(encoder, split, "user texts")
+            split = split.plus(PieceCounts.of(encoder, some))
+            file.write(encode_with_cache(encoder, cache, some, "user texts", writer).data)
+        log_long_texts(encoder, split, "user texts")
         owners, named, ts = (np.concatenate(column) for column in columns)
         file.flush()
         shape = (len(owners), encoder.dim)
@@ -253,5 +255,6 @@ def _texts(
 
 
 def _microseconds(ts: pa.Array | pa.ChunkedArray) -> IntArray:
+    """Return times in microseconds since 1970, NO_TIME for null."""
     filled = pc.fill_null(ts.cast(pa.timestamp("us")).cast(pa.int64()), NO_TIME)
     return np.asarray(filled.to_numpy(zero_copy_only=False), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What an export can teach, found out before the long work."""
+"""Checks of an export before the long work of training: whether there is something to learn."""
 
 import logging
 from difflib import get_close_matches
@@ -22,17 +22,17 @@ class NothingToLearnError(ValueError):
 
 
 class UnknownActionError(LookupError):
-    """An action is given a weight, and no behaviour has it."""
+    """An action has a weight in the settings, but no behaviour has the action."""
 
-    def __init__(self, action: str, there: list[str]) -> None:
-        near = get_close_matches(action, there, 1, 0.5)
+    def __init__(self, action: str, known: list[str]) -> None:
+        near = get_close_matches(action, known, 1, 0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        super().__init__(f"no behaviour has the action {action!r}: {hint}there are {', '.join(there)}")
+        super().__init__(f"no behaviour has the action {action!r}: {hint}there are {', '.join(known)}")
         self.action = action
 
 
 class LeftOutShareError(ValueError):
-    """A share of users to leave out leaves out nobody, or everybody who could teach anything."""
+    """A share of users to leave out leaves out no user, or every user with a behaviour."""
 
     def __init__(self, share: float, left_out: int, users: int, trouble: str) -> None:
         super().__init__(
@@ -43,10 +43,10 @@ class LeftOutShareError(ValueError):
 
 
 def check_actions(export: Export, config: TowerConfig) -> None:
-    """Check that there are behaviours, that they count something, and that every action weighted is there.
+    """Check that visible behaviours have a weight and that every weighted action occurs.
 
     Raises:
-        NothingToLearnError: says why there is nothing to learn, and what to do.
+        NothingToLearnError: says why no behaviour counts, and what to do.
         UnknownActionError: names the action and the nearest one.
     """
     facts = export.actions()
@@ -62,10 +62,10 @@ def check_actions(export: Export, config: TowerConfig) -> None:
             f"export {export.export_id} has no behaviours",
             "import a table behaviors with user_id and item_id, and see which rows an import refused",
         )
-    there = sorted({one.action for one in facts})
+    known = sorted({one.action for one in facts})
     for action in config.actions:
-        if action not in there:
-            raise UnknownActionError(action, there)
+        if action not in known:
+            raise UnknownActionError(action, known)
     if not any(one.max_weight for one in visible):
         raise NothingToLearnError(
             "every behaviour weighs 0", "import weights above 0; without a column weight each row weighs 1"
@@ -78,16 +78,16 @@ def check_actions(export: Export, config: TowerConfig) -> None:
 
 
 def check_left_out(data: Dataset, left_out: npt.NDArray[np.bool_], share: float, config: TowerConfig) -> None:
-    """Check that a share of users leaves somebody out, and somebody to learn from.
+    """Check that a share of users to leave out leaves out some users, and leaves some to learn from.
 
     Args:
-        data: with the rows of everybody.
-        left_out: (U,) which users training never sees.
-        share: as it was asked for.
+        data: with the rows of all users.
+        left_out: (U,) bool, the users that training never sees.
+        share: of the users, as given in the options.
         config: how events are weighted.
 
     Raises:
-        LeftOutShareError: it does not.
+        LeftOutShareError: the share is too small or too large for this data.
     """
     if not share:
         return
@@ -99,7 +99,7 @@ def check_left_out(data: Dataset, left_out: npt.NDArray[np.bool_], share: float,
 
 
 def warn_of_weights(export: Export) -> None:
-    """Log how many rows weigh more than an import takes today; they count as the most that it does."""
+    """Warn of rows that weigh more than an import accepts today; they count as its greatest weight."""
     rows, most = export.overweight()
     if rows:
         log.warning(

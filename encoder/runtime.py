@@ -1,4 +1,4 @@
-"""A trained model at work: ONNX Runtime, no torch."""
+"""A trained model, loaded from its directory and run by ONNX Runtime, without torch."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ METRICS_FILE = "metrics.json"
 
 
 class NotFiniteModelError(ValueError):
-    """A model holds a number that is not finite, so it can say nothing."""
+    """A tensor of a model holds a number that is not finite, so its vectors are of no use."""
 
     def __init__(self, directory: Path, tensor: str) -> None:
         super().__init__(
@@ -41,10 +41,10 @@ class NotFiniteModelError(ValueError):
 
 @dataclass(frozen=True)
 class EncodedUsers:
-    """User vectors and what each view brings to them.
+    """User vectors and the part of each view in them.
 
     Shapes:
-        vectors: (B, D) float32, V_u; zero where no view is there.
+        vectors: (B, D) float32, V_u; zero for a user without any view.
         parts: (B, 3, D) float32 in the order H, T, S; they sum to `vectors`.
     """
 
@@ -78,7 +78,7 @@ class Model:
         self.model_id = model_id
         self.manifest = manifest
         self._directory = directory
-        self._said = False
+        self._warned = False
         self.text_model_id: str = manifest["text_model_id"]
         self.export_id: str = manifest["export_id"]
         self.config = TowerConfig.from_json(json.loads((directory / CONFIG_FILE).read_text("utf-8")))
@@ -96,7 +96,7 @@ class Model:
 
     @classmethod
     def load(cls, directory: Path, *, threads: int | None = None, check: bool = True) -> "Model":
-        """Return the model in a directory.
+        """Load the model of a directory.
 
         Args:
             directory: below models/.
@@ -112,46 +112,46 @@ class Model:
         return cls(directory, directory.name, manifest, threads)
 
     def encode_users(self, batch: ViewBatch) -> EncodedUsers:
-        """Return the vectors and parts of a batch of users.
+        """Encode a batch of users.
 
-        A vector that is not finite comes back as zeros, as if no view were there, and the log says so.
+        A vector that is not finite is replaced by zeros, as if the user had no view, and an error is logged.
         """
         vectors, parts = self._user.run(
             ["vectors", "parts"],
             {"history": batch.history, "text": batch.text, "social": batch.social, "amounts": batch.amounts},
         )
         if not np.isfinite(vectors).all():
-            lost = self._lost(vectors, "people")
-            vectors, parts = np.where(lost[:, None], 0, vectors), np.where(lost[:, None, None], 0, parts)
+            broken = self._not_finite(vectors, "people")
+            vectors, parts = np.where(broken[:, None], 0, vectors), np.where(broken[:, None, None], 0, parts)
         return EncodedUsers(vectors, parts)
 
     def encode_items(self, id_vectors: FloatArray, text: FloatArray) -> FloatArray:
-        """Return item vectors (B, D) float32 from id vectors (B, D) and text vectors (B, D_T).
+        """Encode items from id vectors (B, D) and text vectors (B, D_T): (B, D) float32.
 
-        A vector that is not finite comes back as zeros, and the log says so.
+        A vector that is not finite is replaced by zeros, and an error is logged.
         """
         vectors: FloatArray = self._item.run(["vectors"], {"id_vector": id_vectors, "text": text})[0]
         if not np.isfinite(vectors).all():
-            vectors = np.where(self._lost(vectors, "items")[:, None], 0, vectors)
+            vectors = np.where(self._not_finite(vectors, "items")[:, None], 0, vectors)
         return vectors
 
     def check_finite(self) -> None:
-        """Check that the tables hold numbers only.  Raises: NotFiniteModelError."""
+        """Check that the tables hold finite numbers only.  Raises: NotFiniteModelError."""
         for name, values in (("table", self.table), ("id_vectors", self.id_vectors)):
             if not np.isfinite(values).all():
                 raise NotFiniteModelError(self._directory, f"{TABLES_FILE}: {name}")
 
-    def _lost(self, vectors: FloatArray, whose: str) -> npt.NDArray[np.bool_]:
-        """Return which rows (B,) are not finite; the log says so once."""
-        lost = np.asarray(~np.isfinite(vectors).all(axis=1))
-        if not self._said:
-            self._said = True
+    def _not_finite(self, vectors: FloatArray, whose: str) -> npt.NDArray[np.bool_]:
+        """Return which rows (B,) are not finite, and log an error the first time that there is one."""
+        broken = np.asarray(~np.isfinite(vectors).all(axis=1))
+        if not self._warned:
+            self._warned = True
             log.error(
                 "model %s gives vectors that are not finite, of %d of %d %s at first: they count as nothing; "
                 "run `triptych train` for another",
-                self.model_id, lost.sum(), len(lost), whose,
+                self.model_id, broken.sum(), len(broken), whose,
             )  # fmt: skip
-        return lost
+        return broken
 
 
 def _session(path: Path, model_id: str, threads: int | None) -> ort.InferenceSession:

@@ -1,4 +1,4 @@
-"""Training, from an export to a published model directory."""
+"""Training: from an export to a complete model directory that models/LATEST names."""
 
 import json
 import logging
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
 from encoder.dataset import Dataset, load_dataset
+from encoder.fit import TrainOptions, fit
 from encoder.heads.runtime import Head, save_head
 from encoder.learned.config import CHECKPOINT_FILE
 from encoder.preflight import check_actions, check_left_out, warn_of_weights
@@ -30,8 +31,7 @@ from encoder.runtime import (
 )
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
-from encoder.tower.collapse import told_apart
-from encoder.tower.fit import TrainOptions, fit
+from encoder.tower.collapse import measure_collapse
 from encoder.tower.onnx import export_towers
 from encoder.tower.tower import Tower
 from encoder.views import FloatArray
@@ -40,11 +40,11 @@ from store.export import Export
 from store.home import Home
 
 if TYPE_CHECKING:
-    from encoder.learned.trainer import Report
+    from encoder.learned.trainer import ReportEpoch
 
 log = logging.getLogger(__name__)
 
-HeadOf = Callable[[Dataset, FloatArray, FloatArray], tuple[Head, dict[str, Any]]]
+HeadTrainer = Callable[[Dataset, FloatArray, FloatArray], tuple[Head, dict[str, Any]]]
 PARITY = 1e-5
 
 
@@ -64,10 +64,10 @@ def train(
     encoder: TextEncoder,
     cache: TextCache,
     options: TrainOptions,
-    report: "Report | None" = None,
-    head: HeadOf | None = None,
+    report: "ReportEpoch | None" = None,
+    head: HeadTrainer | None = None,
 ) -> Path:
-    """Return the directory of a new model, trained on an export and named by models/LATEST.
+    """Train a model on an export, name it in models/LATEST, and return its directory.
 
     Settings are chosen on the valid split; without one, on a tenth of train, and everything is then fitted
     once more on the whole of train.
@@ -76,16 +76,16 @@ def train(
         home: where models lie.
         export: the data.
         encoder: the language model.
-        cache: the vectors that it gave so far.
-        options: what is asked for.
+        cache: of its vectors.
+        options: of training.
         report: takes the figures of each epoch of a learned block.
-        head: gives the task head of (data, user vectors, item vectors), if one is asked for.
+        head: fits a task head to the data, the user vectors and the item vectors; None fits none.
 
     Raises:
         NothingToLearnError: the export has no visible behaviour that counts.
         UnknownActionError: an action is weighted that no behaviour has.
-        LeftOutShareError: the share of users to leave out leaves out nobody, or all who did anything.
-        LearningDivergedError: a learned block came to nothing.
+        LeftOutShareError: the share of users to leave out leaves out no user, or all with a behaviour.
+        LearningDivergedError: the loss of a learned block is infinite or no number.
         NotFiniteModelError: a number of the model is not finite; nothing is published.
         ParityError: the exported graph does not compute what was fitted.
     """
@@ -104,7 +104,7 @@ def train(
     made = None
     if head is not None:
         users = tower.vectors(tower.views(data)).astype(np.float32)
-        made, metrics["head"] = head(data, users, tower.item_vectors(data.item_text))
+        made, metrics["head"] = head(data, users, tower.item_vectors(data.item_text_vectors))
     directory = save_model(home.models, tower, data, left_out, export.export_id, encoder, metrics, made)
     set_pointer(home.latest_model, directory.name)
     for checkpoint in home.training.glob(f"*/{CHECKPOINT_FILE}"):
@@ -122,7 +122,15 @@ def save_model(
     metrics: dict[str, Any],
     head: Head | None = None,
 ) -> Path:
-    """Return the directory of a new model, checked against its reference before it was renamed into place."""
+    """Write a new model, check it against its float64 reference, and only then rename it into place.
+
+    Returns:
+        Its directory.
+
+    Raises:
+        NotFiniteModelError: a number of the model is not finite.
+        ParityError: the exported graph does not compute what was fitted.
+    """
     model_id = new_id()
     facts = {"kind": "model", "export_id": export_id, "text_model_id": encoder.text_model_id}
     popularity = np.asarray(data.seen.sum(axis=0), dtype=np.float32)
@@ -150,8 +158,8 @@ def save_model(
         if head is not None:
             save_head(head, draft.path)
         check_finite(draft.path)
-        said = metrics | {"people": asdict(told_apart(tower, data))}
-        (draft.path / METRICS_FILE).write_text(json.dumps(said, indent=2), "utf-8")
+        with_collapse = metrics | {"people": asdict(measure_collapse(tower, data))}
+        (draft.path / METRICS_FILE).write_text(json.dumps(with_collapse, indent=2), "utf-8")
         _check_parity(Model(draft.path, model_id, draft.facts), tower, data)
     return models / model_id
 
@@ -178,13 +186,14 @@ def _tensors(directory: Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:
 
 
 def left_out_users(users: int, options: TrainOptions) -> npt.NDArray[np.bool_]:
-    """Return which of the users, sorted by id, training never sees, (users,) bool."""
+    """Draw which of the users, sorted by id, training never sees: (users,) bool."""
     if not options.left_out_share:
         return np.zeros(users, dtype=bool)
     return np.random.default_rng(options.seed).random(users) < options.left_out_share
 
 
 def _check_parity(model: Model, tower: Tower, data: Dataset, users: int = 512) -> None:
+    """Compare the graph with the reference on the first users.  Raises: ParityError."""
     sample = tower.views(data, np.arange(min(users, len(data.users))))
     difference = float(np.abs(model.encode_users(sample).parts - tower.parts(sample)).max(initial=0.0))
     if not difference <= PARITY:

@@ -1,4 +1,4 @@
-"""The three raw views of users as arrays; training, evaluation and serving all build them here."""
+"""The three raw views of users as arrays; training, indexing, evaluation and serving all make them here."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from encoder.arrays import Events
 from encoder.config import VIEWS, TowerConfig
 from store.tables import MAX_WEIGHT
 
-_LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # what is less is 0 as float32
+_LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # a smaller one is 0 as float32
 
 FloatArray = npt.NDArray[np.float32]
 Matrix = sparse.csr_array
@@ -24,7 +24,7 @@ class ViewBatch:
         history: (B, D_H) float32, unit within each block of the table; zero where absent.
         text: (B, D_T) float32, unit rows; zero where absent.
         social: (B, D_H) float32, unit within each block of the table; zero where absent.
-        amounts: (B, 3) float32, how much there is of H, T, S: log(1 + number of items, texts, friends);
+        amounts: (B, 3) float32, the sizes of H, T, S: log(1 + number of items, texts, friends);
             0 where a view is absent.
     """
 
@@ -38,26 +38,26 @@ class ViewBatch:
 
     @property
     def present(self) -> FloatArray:
-        """(B, 3) float32, 1 where the view is there; the masks m_ui, in the order H, T, S."""
+        """(B, 3) float32, 1 where the view is present; the masks m_ui, in the order H, T, S."""
         return (self.amounts > 0).astype(np.float32)
 
     def only(self, views: tuple[str, ...]) -> "ViewBatch":
-        """Return the batch with every other view masked."""
+        """Return the batch with all views but the named ones masked."""
         mask = np.array([view in views for view in VIEWS], dtype=np.float32)  # (3,)
         return ViewBatch(self.history, self.text, self.social, self.amounts * mask)
 
     def rows(self, chosen: slice | npt.NDArray[np.int64]) -> "ViewBatch":
-        """Return some users of the batch."""
+        """Return the users of the chosen rows."""
         return ViewBatch(self.history[chosen], self.text[chosen], self.social[chosen], self.amounts[chosen])
 
 
 def event_matrix(events: Events, shape: tuple[int, int], config: TowerConfig) -> Matrix:
-    """Return the weighted histories (users, items) float32; events of one pair add up before the log.
+    """Weight histories: (users, items) float32; events of one pair add up before the log.
 
     An event counts `config.actions[action]` × weight, each MAX_WEIGHT at most, which an old store may
     exceed; a pair whose events all count 0 is no entry. With a half-life h, a pair whose newest event has n
     newer ones in the same history counts 2^(−n/h) of that.
-    Rows whose item is −1 (unknown to the model) are left out.
+    Events whose item is −1 (unknown to the model) are left out.
     """
     counts = np.minimum(np.asarray(events.weights, dtype=np.float64), MAX_WEIGHT)
     if config.actions:
@@ -73,13 +73,13 @@ def event_matrix(events: Events, shape: tuple[int, int], config: TowerConfig) ->
     if config.weighting == "log":
         values = np.log1p(np.add.reduceat(counts[used][order], first))
     if config.half_life:
-        decay = 0.5 ** (newer(users, events.ts[used]) / config.half_life)
+        decay = 0.5 ** (count_newer(users, events.ts[used]) / config.half_life)
         values = values * np.maximum.reduceat(decay[order], first)
     return sparse.csr_array((values.astype(np.float32), np.divmod(pairs, shape[1])), shape=shape)
 
 
-def newer(users: npt.NDArray[np.int64], ts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return for each event how many events of the same user are newer (n,); equal times are not."""
+def count_newer(users: npt.NDArray[np.int64], ts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Count for each event the events of the same user that are newer (n,); equal times are not."""
     order = np.lexsort((ts, users))
     u, t = users[order], ts[order]
     other_user = u[1:] != u[:-1]
@@ -89,14 +89,14 @@ def newer(users: npt.NDArray[np.int64], ts: npt.NDArray[np.int64]) -> npt.NDArra
 
 
 def _ends(changes: npt.NDArray[np.bool_], n: int) -> npt.NDArray[np.int64]:
-    """Return for each of n places the last place of its run; a run ends before each change (n − 1,)."""
+    """Return for each of n positions the last one of its run; a run ends before each change (n − 1,)."""
     ends = np.append(changes, [True] * (n > 0)).astype(np.int64)
     last: npt.NDArray[np.int64] = np.flatnonzero(ends)[np.cumsum(ends) - ends]
     return last
 
 
 def unit_rows(rows: npt.NDArray[np.floating]) -> FloatArray:
-    """Return the rows scaled to length 1 as float32; an all-zero row stays zero."""
+    """Scale rows to length 1: a new float32 array; an all-zero row stays zero."""
     squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)  # in float32 tiny rows would lose digits
     norms = np.sqrt(squares)[:, None]
     unit: FloatArray = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0).astype(np.float32)
@@ -104,44 +104,78 @@ def unit_rows(rows: npt.NDArray[np.floating]) -> FloatArray:
 
 
 def unit_blocks(rows: npt.NDArray[np.floating], widths: tuple[int, ...]) -> FloatArray:
-    """Return the rows (B, Σ widths) with each block of columns scaled to length 1; zero blocks stay zero."""
-    edges = np.cumsum(widths)[:-1]
-    return np.concatenate([unit_rows(block) for block in np.split(rows, edges, axis=1)], axis=1)
+    """Scale each block of columns of the rows (B, Σ widths) to length 1; zero blocks stay zero."""
+    unit = np.empty(rows.shape, dtype=np.float32)
+    start = 0
+    for width in widths:
+        block = slice(start, start + width)
+        unit[:, block] = unit_rows(rows[:, block])
+        start += width
+    return unit
 
 
 def history_view(events: Matrix, table: FloatArray, widths: tuple[int, ...] = ()) -> FloatArray:
-    """Return pooled histories (B, D_H) float32 from weighted events (B, N), unit within each block.
+    """Pool weighted histories (B, N) with an item table: (B, D_H) float32, unit within each block.
 
     `widths` are those of the blocks that the table (N, D_H) consists of; one block where it is empty.
     """
     return unit_blocks(np.asarray(events @ table), widths or (table.shape[1],))
 
 
-def social_view(ties: Matrix, friend_histories: FloatArray, widths: tuple[int, ...] = ()) -> FloatArray:
-    """Return friends' mean history (B, D_H) float32, unit within each block.
+def social_view(ties: Matrix, pooled: FloatArray, widths: tuple[int, ...] = ()) -> FloatArray:
+    """Average the pooled histories of friends: (B, D_H) float32, unit within each block.
 
     Args:
-        ties: (B, F) tie strengths; their log(1 + weight) is the weight of a friend.
-        friend_histories: (F, D_H) as `history_view` gives them.
+        ties: (B, P) tie strengths; log(1 + strength) is the weight of a friend.
+        pooled: (P, D_H) as `history_view` gives them.
         widths: of the blocks; one block where it is empty.
     """
-    pooled = np.asarray(ties.log1p() @ friend_histories, dtype=np.float32)
-    return unit_blocks(pooled, widths or (pooled.shape[1],))
+    means = np.asarray(ties.log1p() @ pooled, dtype=np.float32)
+    return unit_blocks(means, widths or (means.shape[1],))
 
 
-def text_sums(owners: npt.NDArray[np.int64], vectors: FloatArray, users: int) -> FloatArray:
-    """Return summed text vectors (users, D_T) float32; row i of `vectors` belongs to user owners[i].
-
-    `unit_rows` of the sums is the text view; sums of several batches may be added first.
-    """
-    return np.asarray(text_pool(owners, np.arange(len(owners)), (users, len(owners))) @ vectors, np.float32)
+def text_view(pool: Matrix, vectors: FloatArray) -> FloatArray:
+    """Average the texts of users: (B, D_T) float32 unit rows from `text_pool` (B, m) and vectors (m, D_T)."""
+    return unit_rows(np.asarray(pool @ vectors, dtype=np.float32))
 
 
 def text_pool(
     owners: npt.NDArray[np.int64], texts: npt.NDArray[np.integer], shape: tuple[int, int]
 ) -> Matrix:
-    """Return (users, texts) float32, 1 where user owners[i] wrote texts[i]: times vectors, their sums."""
+    """Return a matrix (users, texts) float32 that is 1 where user owners[i] wrote texts[i]."""
     return sparse.csr_array((np.ones(len(owners), dtype=np.float32), (owners, texts)), shape=shape)
+
+
+def assemble_views(
+    events: Matrix | None,
+    own: npt.NDArray[np.int64],
+    ties: Matrix | None,
+    text: FloatArray,
+    text_counts: npt.NDArray[np.integer],
+    table: FloatArray,
+    widths: tuple[int, ...] = (),
+) -> ViewBatch:
+    """Make the raw views of B users from what is known of them and of their friends.
+
+    Training, the user index and serving all come here, so that a user's views are the same in each.
+
+    Args:
+        events: (P, N) weighted histories of these users and of their friends; None where all are empty.
+        own: (B,) rows of the users themselves in `events`.
+        ties: (B, P) tie strengths; None where no user has a friend.
+        text: (B, D_T) float32 unit rows, zero without texts.
+        text_counts: (B,) numbers of texts.
+        table: (N, D_H) what histories are pooled with.
+        widths: of the table's blocks; one block where it is empty.
+    """
+    history = social = np.zeros((len(own), table.shape[1]), dtype=np.float32)
+    items = friends = np.zeros(len(own), dtype=np.int64)
+    if events is not None:
+        pooled = history_view(events, table, widths)  # (P, D_H)
+        history, items = pooled[own], np.diff(events.indptr)[own]
+        if ties is not None:
+            social, friends = social_view(ties, pooled, widths), np.diff(ties.indptr)
+    return view_batch(history, text, social, np.array([items, text_counts, friends]).T)
 
 
 def view_batch(
@@ -150,13 +184,13 @@ def view_batch(
     social: FloatArray,
     counts: npt.NDArray[np.floating] | npt.NDArray[np.integer],
 ) -> ViewBatch:
-    """Return the three views with their amounts; a view is absent where its row is all zero.
+    """Join the three views with their amounts; a view is absent where its row is all zero.
 
     Args:
         history: as in `ViewBatch`.
         text: as in `ViewBatch`.
         social: as in `ViewBatch`.
-        counts: (B, 3) numbers of items, texts and friends; a view that is there counts 1 at least.
+        counts: (B, 3) numbers of items, texts and friends; a view that is present counts 1 at least.
     """
     present = np.stack([view.any(axis=1) for view in (history, text, social)], axis=1)
     return ViewBatch(history, text, social, view_amounts(counts, present))
@@ -165,5 +199,5 @@ def view_batch(
 def view_amounts(
     counts: npt.NDArray[np.floating] | npt.NDArray[np.integer], present: npt.NDArray[np.bool_]
 ) -> FloatArray:
-    """Return the amounts (B, 3) float32 of views from their counts (B, 3) and which are there (B, 3)."""
+    """Return the amounts (B, 3) float32 of views from their counts (B, 3) and masks (B, 3)."""
     return np.asarray(np.log1p(np.maximum(counts, 1)) * present, dtype=np.float32)

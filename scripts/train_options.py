@@ -17,9 +17,9 @@ from store.home import Home
 
 if TYPE_CHECKING:
     from encoder.dataset import Dataset
-    from encoder.learned.trainer import Report
-    from encoder.tower.fit import TrainOptions
-    from encoder.train import HeadOf
+    from encoder.fit import TrainOptions
+    from encoder.learned.trainer import ReportEpoch
+    from encoder.train import HeadTrainer
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +45,8 @@ def train_options(
         SettingsError: the file is not JSON, or has a setting that is unknown or not of its kind.
     """
     from encoder.config import Fusion, SettingsError, TowerConfig
+    from encoder.fit import TrainOptions
     from encoder.learned.config import LearnConfig
-    from encoder.tower.fit import TrainOptions
 
     if config is not None:
         try:
@@ -103,7 +103,7 @@ def tuned_source(
     return source
 
 
-def checked(export: Export, options: "TrainOptions", task: str, label: str | None) -> "HeadOf | None":
+def checked(export: Export, options: "TrainOptions", task: str, label: str | None) -> "HeadTrainer | None":
     """Return what fits the task head to an export's data, None for plain retrieval, once all can be learned.
 
     What is found here would come out only after all texts are encoded and the tower is fitted.
@@ -115,7 +115,7 @@ def checked(export: Export, options: "TrainOptions", task: str, label: str | Non
         LabelError: the items do not have the label, or too few or too many classes of it.
         NoExamplesError: the rows cannot teach the task.
     """
-    from encoder.dataset import load_rows
+    from encoder.dataset import load_without_texts
     from encoder.preflight import UnknownActionError, check_actions, check_left_out
     from encoder.train import left_out_users
 
@@ -125,13 +125,15 @@ def checked(export: Export, options: "TrainOptions", task: str, label: str | Non
         raise typer.BadParameter(str(error)) from error
     if task == "retrieval" and not options.left_out_share:
         return None
-    data = load_rows(export)
+    data = load_without_texts(export)
     left_out = left_out_users(len(data.users), options)
     check_left_out(data, left_out, options.left_out_share, options.base)
     return None if task == "retrieval" else _head(export, data.without_users(left_out), task, label, options)
 
 
-def _head(export: Export, rows: "Dataset", task: str, label: str | None, trained: "TrainOptions") -> "HeadOf":
+def _head(
+    export: Export, rows: "Dataset", task: str, label: str | None, trained: "TrainOptions"
+) -> "HeadTrainer":
     from encoder.heads.model import check_head, train_head
     from encoder.heads.options import HeadOptions, Task
 
@@ -157,7 +159,7 @@ def item_facts(export: Export) -> tuple[list[dict[str, Any] | None], list[str | 
 
 
 @contextmanager
-def reporting(options: "TrainOptions", *, wandb: bool) -> "Iterator[Report | None]":
+def reporting(options: "TrainOptions", *, wandb: bool) -> "Iterator[ReportEpoch | None]":
     """Yield what takes the figures of an epoch to Weights & Biases, or None where that is not asked for.
 
     Raises:

@@ -97,7 +97,7 @@ def running(config: ServerConfig) -> Iterator[str]:
             CommitListener(store, state, retriever, supervisor) as listener,
             GroupCommit(writer, listener.committed, listener.catch_up, supervisor) as commit,
         ):
-            cache.when_lost(listener.texts.sweep)
+            cache.on_vectors_removed(listener.texts.sweep)
             ingest = Ingest(home, store, state, cache, commit, listener)
             ingest.resume()
             publisher = Publisher(config, store, state, cache, retriever, listener, supervisor)

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import settings
 
 from encoder.dataset import Dataset, load_dataset
+from encoder.fit import TrainOptions
 from encoder.learned.config import LearnConfig
 from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
-from encoder.text.export import DEFAULT_SOURCE, export_text_model
-from encoder.tower.fit import TrainOptions
+from encoder.text.export import export_text_model
+from encoder.text.source import DEFAULT_SOURCE
 from encoder.train import train
 from indexer.publish import publish
 from indexer.reindex import reindex

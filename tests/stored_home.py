@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from google.protobuf import json_format
 
+from encoder.fit import TrainOptions
 from encoder.learned.config import LearnConfig
 from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
 from encoder.text.export import export_text_model
-from encoder.tower.fit import TrainOptions
 from encoder.train import train
 from indexer.publish import prune, publish
 from indexer.reindex import IndexSpec, reindex

@@ -1,1 +1,7 @@
-"""Task heads on frozen user vectors: click, rating, category."""
+"""Task heads: small models on frozen user and item vectors that predict clicks, ratings or categories.
+
+`model` is the entry: it makes `examples` from a data set, the classes of a category from `labels`, fits a
+head with `fit` (torch) and has `report` measure it beside baselines. `graph` writes a fitted head as ONNX,
+`runtime` saves, loads and runs it without torch. `statistics` holds what fitting and baselines share,
+`options` the settings and tasks.
+"""

@@ -1,4 +1,4 @@
-"""What the task heads learn from and are measured on: labelled (user, item) pairs of one split."""
+"""Labelled (user, item) pairs of one split, on which task heads are trained and measured."""
 
 import logging
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class NoExamplesError(ValueError):
-    """A split has nothing that a task could learn from or be measured on."""
+    """A split has no examples to train or measure a task head on."""
 
     def __init__(self, task: str, split: str, reason: str) -> None:
         super().__init__(f"no examples for {task} in split {split!r}: {reason}")
@@ -55,13 +55,13 @@ class Examples:
 
 
 def target_events(data: Dataset, split: str, task: str) -> Events:
-    """Return the rows of a split that a head learns from (train) or is measured on.
+    """Select the behaviours of a split that a head is trained on (train) or measured on.
 
-    Of train the rows whose action occurs among the held-out ones, all where nothing is held out. Of valid and
-    test what is not masked: a pair that train has (for test: or valid) is no target.
+    Of train: the rows whose action occurs among the held-out ones, all where nothing is held out. Of valid
+    and test: the rows that are not masked, whose pair does not occur in train (for test: nor in valid).
 
     Raises:
-        NoExamplesError: no such row.
+        NoExamplesError: the split has no such row.
     """
     held_out = data.held_out
     if split == TRAIN:
@@ -83,13 +83,13 @@ def target_events(data: Dataset, split: str, task: str) -> Events:
 
 
 def click_examples(data: Dataset, split: str, options: HeadOptions) -> Examples:
-    """Return each observed pair once with label 1, then pairs that no split has with label 0.
+    """Make examples of each observed pair, label 1, and of drawn pairs that occur in no split, label 0.
 
     The latter belong to the same users, `options.negatives` for each observed pair, drawn with replacement by
     (number of train users of the item)^0.75. A user who has all popular items may get fewer.
 
     Raises:
-        NoExamplesError: nothing is observed, or nobody has an unseen item.
+        NoExamplesError: no pair is observed, or no user has an unseen item.
     """
     rows = target_events(data, split, "click")
     n_items = data.shape[1]
@@ -118,10 +118,10 @@ def click_examples(data: Dataset, split: str, options: HeadOptions) -> Examples:
 
 
 def rating_examples(data: Dataset, split: str) -> Examples:
-    """Return each observed pair once, its label the event's weight, the last by time where there are several.
+    """Make one example of each observed pair; its label is the weight of the pair's newest event.
 
     Raises:
-        NoExamplesError: nothing is observed.
+        NoExamplesError: no pair is observed.
     """
     rows = target_events(data, split, "rating")
     codes = pair_codes(rows.users, rows.items, data.shape[1])
@@ -134,7 +134,7 @@ def rating_examples(data: Dataset, split: str) -> Examples:
 def category_examples(
     data: Dataset, split: str, shares: "sparse.csr_array[np.float64]"
 ) -> tuple[Examples, int]:
-    """Return one example for each event and class of its item, and the number of events without a class.
+    """Make one example for each event and class of its item, and count the events without a class.
 
     Args:
         data: the data set.
@@ -155,7 +155,7 @@ def category_examples(
 
 
 def hold_out_pairs(examples: Examples, n_items: int, options: HeadOptions) -> tuple[Examples, Examples]:
-    """Return the examples without, and with only, a random share of the different (user, item) pairs.
+    """Split examples by a random share of the different (user, item) pairs; the drawn pairs come second.
 
     Raises:
         NoExamplesError: there are fewer than two pairs.
@@ -172,8 +172,8 @@ def hold_out_pairs(examples: Examples, n_items: int, options: HeadOptions) -> tu
 def check_labels(task: str, train: Examples) -> None:
     """Check that the labels of a click or a rating differ.  Raises: NoExamplesError."""
     if task != "category" and (train.labels == train.labels[0]).all():
-        told = "; a rating is the weight of a behaviour" if task == "rating" else ""
-        reason = f"every label is {train.labels[0]:g}: nothing to tell apart{told}"
+        hint = "; a rating is the weight of a behaviour" if task == "rating" else ""
+        reason = f"every label is {train.labels[0]:g}: nothing to tell apart{hint}"
         raise NoExamplesError(task, TRAIN, reason)
 
 

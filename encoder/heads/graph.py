@@ -1,20 +1,60 @@
-"""A fitted head as an ONNX graph; written node by node, so that it needs no torch."""
+"""A fitted head as plain arrays and as an ONNX graph; written node by node, so that it needs no torch."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from encoder.heads.weights import CategoryWeights, PairWeights
+from encoder.views import FloatArray
 
 _OPSET = 17
 _IR_VERSION = 8
 
 
+@dataclass(frozen=True)
+class PairWeights:
+    """A head of click or rating, with scaling and calibration folded in.
+
+    With v = V_u − user_mean and y = x_j − item_mean,
+    score(u, j) = inner <V_u, x_j> + <v left, y right> + <v, user> + <y, item> + biases_j + constant.
+
+    Shapes:
+        user_mean, item_mean, user, item: (D,); left, right: (D, r); biases: (N + 1,), the last one 0, for an
+        item that is none of the N. All float32.
+        low, high: what a rating is clipped to; a click has None and goes through a sigmoid.
+    """
+
+    user_mean: FloatArray
+    item_mean: FloatArray
+    left: FloatArray
+    right: FloatArray
+    user: FloatArray
+    item: FloatArray
+    biases: FloatArray
+    inner: float
+    constant: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class CategoryWeights:
+    """A head of category: softmax((V_u − mean) matrix + constants).
+
+    Shapes:
+        mean: (D,); matrix: (D, C); constants: (C,). All float32.
+    """
+
+    mean: FloatArray
+    matrix: FloatArray
+    constants: FloatArray
+
+
 def pair_graph(weights: PairWeights) -> onnx.ModelProto:
-    """Return the graph of a click or rating head; see `PairWeights` for what it computes.
+    """Write a click or rating head as a graph; see `PairWeights` for the function that it computes.
 
     Inputs: users (B, D) float32, V_u; items (B, D) float32, x_j; rows (B,) int64, the item's row, −1 where it
     has none.
@@ -64,7 +104,7 @@ def pair_graph(weights: PairWeights) -> onnx.ModelProto:
 
 
 def category_graph(weights: CategoryWeights) -> onnx.ModelProto:
-    """Return the graph of a category head.
+    """Write a category head as a graph.
 
     Input: users (B, D) float32, V_u.
     Output: predictions (B, C) float32, probabilities of the classes.

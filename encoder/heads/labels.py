@@ -39,7 +39,7 @@ class ItemLabels:
 def item_labels(
     label: str | None, attributes: Attributes, kinds: Sequence[str | None], max_classes: int
 ) -> ItemLabels:
-    """Return the classes that a label gives the items.
+    """Read the classes of items from a label.
 
     A list names several classes, which share the item; null and an empty list name none. Numbers and truth
     values are classes by their JSON text.
@@ -51,16 +51,16 @@ def item_labels(
         max_classes: more are refused.
 
     Raises:
-        LabelError: no label, a path of another form, an attribute that no item has (names those that there
-            are) or that holds an object, fewer than two classes, or more than `max_classes`.
+        LabelError: no label, a path of another form, an attribute that no item has (the error names those
+            that occur) or that holds an object, fewer than two classes, or more than `max_classes`.
     """
     if len(attributes) != len(kinds):
         raise LabelError(label, f"{len(attributes)} items have attributes, but {len(kinds)} have kinds")
     named = [_classes(label, *item) for item in zip(attributes, kinds, strict=True)]
     classes = tuple(sorted({name for names in named for name in names}))
     if not classes:
-        there = sorted({path for one in attributes if one for path in _paths(one, ATTRIBUTES)})
-        others = [KIND, *there] if any(kinds) else there
+        paths = sorted({path for one in attributes if one for path in _paths(one, ATTRIBUTES)})
+        others = [KIND, *paths] if any(kinds) else paths
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         raise LabelError(
             label, f"no item has it; items have {', '.join(others[:_NAMED]) or 'no attributes'}{more}"

@@ -1,4 +1,4 @@
-"""Task heads on frozen user vectors: click, rating and category. The entry points of the other modules.
+"""The entry points of task heads: train one, check beforehand that it can be trained, report on it.
 
 torch and onnx are loaded when a head is fitted, never when one is used.
 """
@@ -38,7 +38,7 @@ def train_head(
     items: FloatArray,
     options: HeadOptions,
 ) -> tuple[Head, dict[str, Any]]:
-    """Return a head fitted on the train rows, and its figures on valid, which the head carries, too.
+    """Fit a head on the train rows and measure it on valid; the head carries the figures, too.
 
     Where the data has no valid split, a share of the train pairs is held out for early stopping. The user
     vectors know these pairs, so such figures flatter; their "split" is then "train, held out".
@@ -55,20 +55,20 @@ def train_head(
     Raises:
         TaskError: the task has no head.
         LabelError: the label does not fit the task or the items.
-        NoExamplesError: there is nothing to learn from.
+        NoExamplesError: no example to train on or to stop by.
         HeadInputError: the vectors do not fit the data.
         HeadParityError: the graph does not compute what was fitted.
     """
-    from encoder.heads.build import fit_head  # noqa: PLC0415  # torch
+    from encoder.heads.fit import fit_head  # noqa: PLC0415  # torch
 
     _check_vectors(data, users, items)
     labels = _labels(task, data, attributes, kinds, options)
-    train, valid, split = _to_learn(task, data, labels, options)
+    train, valid, split = _split_examples(task, data, labels, options)
     head = fit_head(task, train, valid, users, items, options, classes=labels.classes if labels else ())
-    found = {"split": split, **evaluate_head(head, valid, train, users, items)}
-    found.pop("classes", None)  # a thousand classes are for `head_report`
-    log.info("%s head on %s: %s", task, split, found["metrics"])
-    return replace(head, metrics=found), found
+    figures = {"split": split, **evaluate_head(head, valid, train, users, items)}
+    figures.pop("classes", None)  # a thousand classes are for `head_report`
+    log.info("%s head on %s: %s", task, split, figures["metrics"])
+    return replace(head, metrics=figures), figures
 
 
 def check_head(
@@ -87,7 +87,7 @@ def check_head(
         TaskError, LabelError, NoExamplesError: as `train_head` would.
     """
     labels = _labels(task, data, attributes, kinds, options)
-    check_labels(task, _to_learn(task, data, labels, options)[0])
+    check_labels(task, _split_examples(task, data, labels, options)[0])
 
 
 def head_report(
@@ -99,13 +99,14 @@ def head_report(
     users: FloatArray,
     items: FloatArray,
 ) -> dict[str, Any]:
-    """Return the figures of a head on a split, beside its baselines, as JSON values.
+    """Measure a head on a split, beside its baselines.
 
-    They are {"task", "label", "split", "unlabelled_events"} and what `evaluate_head` returns.
+    The figures, as JSON values, are {"task", "label", "split", "unlabelled_events"} and those of
+    `evaluate_head`.
 
     Raises:
         LabelError: the items' classes are not those that the head was fitted on.
-        NoExamplesError: the split has nothing to measure on.
+        NoExamplesError: the split has no example.
         HeadInputError: the vectors do not fit the data.
     """
     options = head.options
@@ -150,10 +151,10 @@ def _labels(
     return item_labels(options.label, attributes, kinds, options.max_classes)
 
 
-def _to_learn(
+def _split_examples(
     task: Task, data: Dataset, labels: ItemLabels | None, options: HeadOptions
 ) -> tuple[Examples, Examples, str]:
-    """Return the examples to learn from, those to stop by, and what the latter are called."""
+    """Make the examples to train on and those to stop by, and name the latter."""
     train, _ = _examples(task, data, TRAIN, labels, options)
     if VALID in data.held_out:
         return train, _examples(task, data, VALID, labels, options)[0], VALID
@@ -163,7 +164,7 @@ def _to_learn(
 def _examples(
     task: Task, data: Dataset, split: str, labels: ItemLabels | None, options: HeadOptions
 ) -> tuple[Examples, int]:
-    """Return the examples of a split, and how many of its events have no class."""
+    """Make the examples of a split, and count its events without a class."""
     if labels is not None:
         return category_examples(data, split, labels.shares)
     return (click_examples(data, split, options) if task == "click" else rating_examples(data, split)), 0

@@ -1,4 +1,4 @@
-"""The tasks of the heads, and what a person may ask of one."""
+"""The tasks that have a head, and the options of a head."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -26,7 +26,7 @@ class HeadOptionsError(ValueError):
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """What a person may ask of a head.
+    """Options of a task head.
 
     Attributes:
         label: of `category`: `kind`, or a dotted path such as `attributes.genre`; None for other tasks.

@@ -1,4 +1,4 @@
-"""How well a task head does, beside baselines that know nothing of the vectors."""
+"""Figures of a task head, beside those of baselines that do not use the vectors."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from encoder.arrays import IntArray
 from encoder.heads.examples import Examples, Floats
 from encoder.heads.runtime import Head
-from encoder.heads.weights import fit_logistic, item_means, sigmoid
+from encoder.heads.statistics import fit_logistic, item_means, sigmoid
 from encoder.views import FloatArray
 from evaluation.class_report import Report, classification_report
 from evaluation.classification import auc, auc_by_group, cross_entropy, log_loss, mae, rmse, top_k_accuracy
@@ -18,7 +18,7 @@ _PROBABILITIES_AT_ONCE = 1 << 22
 
 
 def predict_examples(head: Head, examples: Examples, users: FloatArray, items: FloatArray) -> Floats:
-    """Return the predictions for examples, float64: (n,), of category (n, C).
+    """Predict examples with a head: (n,) float64, for a category (n, C).
 
     Args:
         head: fitted.
@@ -40,18 +40,18 @@ def predict_examples(head: Head, examples: Examples, users: FloatArray, items: F
 def evaluate_head(
     head: Head, examples: Examples, train: Examples, users: FloatArray, items: FloatArray
 ) -> dict[str, Any]:
-    """Return {"examples", "metrics", "baselines"}, for category also "classes", as JSON values.
+    """Measure a head: {"examples", "metrics", "baselines"}, for category also "classes", as JSON values.
 
     click: auc, user_auc (mean over users with both labels), log_loss; baseline `popularity` (logistic
     regression on the log of the number of train pairs). rating: rmse, mae; baselines `global mean` and `item
     mean` (with shrinkage). category: accuracy, top3_accuracy, macro_f1, micro_f1 and log_loss over events;
     baselines `most frequent` and `own distribution` (of the user's train events, plus one event spread like
-    everybody's).
+    those of all users).
 
     Args:
         head: fitted.
-        examples: what to measure on.
-        train: what the baselines are made from.
+        examples: of the measured split.
+        train: examples that the baselines are made from.
         users: (U, D) float32.
         items: (N, D) float32.
     """
@@ -97,9 +97,9 @@ def _rating(examples: Examples, predicted: Floats) -> dict[str, float | None]:
 def _category(head: Head, examples: Examples, train: Examples, vectors: FloatArray) -> dict[str, Any]:
     n_classes = len(head.classes)
     totals = np.bincount(train.labels.astype(np.int64), weights=train.weights, minlength=n_classes)
-    everybody = (totals + 1) / (totals + 1).sum()
+    overall = (totals + 1) / (totals + 1).sum()
     users, position = np.unique(examples.users, return_inverse=True)
-    own = np.tile(everybody, (len(users), 1))  # (B, C)
+    own = np.tile(overall, (len(users), 1))  # (B, C)
     known = np.isin(train.users, users)
     rows = np.searchsorted(users, train.users[known])
     np.add.at(own, (rows, train.labels[known].astype(np.int64)), train.weights[known])
@@ -110,7 +110,7 @@ def _category(head: Head, examples: Examples, train: Examples, vectors: FloatArr
         "examples": len(examples),
         "metrics": metrics,
         "baselines": {
-            "most frequent": _classified(examples, everybody[None], np.zeros_like(position))[0],
+            "most frequent": _classified(examples, overall[None], np.zeros_like(position))[0],
             "own distribution": _classified(examples, own, position)[0],
         },
         "classes": [
@@ -129,17 +129,17 @@ def _category(head: Head, examples: Examples, train: Examples, vectors: FloatArr
 def _classified(
     examples: Examples, table: Floats, position: IntArray
 ) -> tuple[dict[str, float | None], Report]:
-    """Return the figures of probabilities (B, C), of which example i has row position[i]."""
+    """Measure probabilities (B, C), of which example i has row position[i]."""
     classes, weights, n_classes = examples.labels.astype(np.int64), examples.weights, table.shape[1]
     report = classification_report(classes, table.argmax(axis=1)[position], n_classes, weights)
     top, loss = 0.0, 0.0
     step = max(1, _PROBABILITIES_AT_ONCE // n_classes)
     for start in range(0, len(examples), step):
         part = slice(start, start + step)
-        asked = (classes[part], table[position[part]])
+        labelled = (classes[part], table[position[part]])
         share = float(weights[part].sum() / weights.sum())
-        top += share * top_k_accuracy(*asked, TOP, weights[part])
-        loss += share * cross_entropy(*asked, weights[part])
+        top += share * top_k_accuracy(*labelled, TOP, weights[part])
+        loss += share * cross_entropy(*labelled, weights[part])
     return {
         "accuracy": report.accuracy,
         f"top{TOP}_accuracy": top,

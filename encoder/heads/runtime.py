@@ -1,4 +1,4 @@
-"""A fitted task head at work, saved and loaded: ONNX Runtime, no torch."""
+"""A fitted task head: saved, loaded and run by ONNX Runtime, without torch."""
 
 import json
 from dataclasses import dataclass, field
@@ -37,11 +37,11 @@ class Head:
 
     Attributes:
         task: click, rating or category.
-        graph: the ONNX model, serialised; see `heads_graph`.
+        graph: the ONNX model, serialised; see `encoder.heads.graph`.
         dim: D of the vectors that it takes.
         options: what it was fitted with, `label` among it.
         classes: of category, their names in the order of the probabilities; else empty.
-        metrics: what `train_head` measured on valid.
+        metrics: the figures that `train_head` measured on valid.
     """
 
     task: Task
@@ -54,7 +54,7 @@ class Head:
     def predict(
         self, users: FloatArray, items: FloatArray | None = None, rows: IntArray | None = None
     ) -> FloatArray:
-        """Return probabilities of clicks (B,), ratings (B,) or probabilities of the classes (B, C), float32.
+        """Predict probabilities of clicks (B,), ratings (B,) or probabilities of the classes (B, C), float32.
 
         Args:
             users: (B, D) float32, V_u.
@@ -62,7 +62,7 @@ class Head:
             rows: (B,) int64, rows of these items in the model; −1, or none at all, for new items.
 
         Raises:
-            HeadInputError: other shapes or types, items missing, or given to a head of category.
+            HeadInputError: shapes or types differ, items are missing, or are given to a head of category.
         """
         feeds: dict[str, Any] = {"users": users}
         if (items is None) != (self.task == "category") or (rows is not None and items is None):
@@ -113,7 +113,7 @@ def save_head(head: Head, directory: Path) -> None:
 
 
 def load_head(directory: Path) -> Head:
-    """Return the head of a model's directory.
+    """Load the head of a model's directory.
 
     Raises:
         NoHeadError: it has none.

@@ -1,1 +1,6 @@
-"""Learned blocks of the tower: batches, model, losses and their training in torch."""
+"""Learned blocks of the tower: a denoising autoencoder over the three views, trained with torch.
+
+`batches` hides some event groups of an epoch from every view, as targets. `model` is the module, which
+gives a `Block` of the tower once it is trained; `losses` rank the targets. `trainer` runs the training and
+`checkpoint` lets a killed run go on. `config` holds the settings and loads no torch.
+"""

@@ -1,4 +1,4 @@
-"""What one epoch of training sees: some event groups hidden from every view, to be found again."""
+"""The training data of an epoch: some event groups are hidden from every view and become targets."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from encoder.arrays import NO_TIME, IntArray
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.learned.config import LearnConfig
-from encoder.views import FloatArray, Matrix, event_matrix, text_pool, unit_rows, view_amounts
+from encoder.views import FloatArray, Matrix, event_matrix, text_pool, text_view, view_amounts
 
 MIN_TIMES = 50  # with fewer distinct times, a time alone would hide too much at once
 
@@ -25,7 +25,7 @@ class Step:
         history: (B, N) weighted histories, rows of length 1 before dropout.
         friends: (F, N) the same of the F friends of these users; ties: (B, F), rows that sum to 1.
         text: (B, D_T) float32 unit rows; amounts: (B, 3) float32, as in `ViewBatch`.
-        targets: (B, N) 1 for what was hidden and is to be found; everything: (B, N) 1 for all own items.
+        targets: (B, N) 1 for the hidden items; everything: (B, N) 1 for all items of the user, hidden or not.
     """
 
     history: Matrix
@@ -40,8 +40,8 @@ class Step:
 class Steps:
     """Epochs of steps over a data set; the same seed and epoch give the same steps.
 
-    A target leaves all three views of everybody: a history row, its twins in friends' histories (rows of the
-    same event group), texts of the group's time and texts that name the pair. An event group is the rows of
+    A target is hidden from all three views of every user: the history row, the rows of its event group in
+    friends' histories, texts of the group's time and texts that name the pair. An event group is the rows of
     one time; where times are missing or too few, the rows of one (item, time), or one row.
     """
 
@@ -52,9 +52,11 @@ class Steps:
         self._options = options
         self._groups, self._text_groups = _groups(data)
         self._group_count = int(max(self._groups.max(initial=-1), self._text_groups.max(initial=-1))) + 1
-        asked = frozenset[str]().union(*(rows.actions.used for rows in data.held_out.values()))
+        target_actions = frozenset[str]().union(*(rows.actions.used for rows in data.held_out.values()))
         rows = data.history
-        self._target_rows = rows.actions.among(asked) if asked else np.ones(len(rows.users), bool)
+        self._target_rows = (
+            rows.actions.among(target_actions) if target_actions else np.ones(len(rows.users), bool)
+        )
         if not self._target_rows.any():
             self._target_rows[:] = True
         self._all_ones = self._ones(self._target_rows)
@@ -88,7 +90,7 @@ class Steps:
             ties = self._strength[some]
             friends = np.unique(ties.indices)
             written = sparse.csr_array(texts[some])
-            text = unit_rows(np.asarray(written @ self._data.texts.vectors, dtype=np.float32))
+            text = text_view(written, self._data.texts.vectors)
             yield Step(
                 history=self._dropped(unit[some], rng),
                 friends=self._dropped(unit[friends], rng),
@@ -108,9 +110,9 @@ class Steps:
     def _amounts(
         self, users: IntArray, events: Matrix, written: npt.NDArray[np.integer], text: FloatArray
     ) -> FloatArray:
-        """Return the amounts (B, 3) that serving would find for what these users show in this epoch.
+        """Return the amounts (B, 3) that serving would compute from the rows that are visible in this epoch.
 
-        Friends are there where one of them shows an event, and then all of them count.
+        S is present where one of the friends has a visible event, and then all friends count.
         """
         items = np.diff(events.indptr)  # (U,)
         shown = self._strength[users] @ (items > 0).astype(np.float32)  # (B,)
@@ -120,24 +122,26 @@ class Steps:
 
     @property
     def targets(self) -> npt.NDArray[np.bool_]:
-        """(N,) which items are ever to be found."""
-        found: npt.NDArray[np.bool_] = (
+        """(N,) bool, the items that are ever targets."""
+        is_target: npt.NDArray[np.bool_] = (
             np.bincount(self._all_ones.indices, minlength=len(self._data.items)) > 0
         )
-        return found
+        return is_target
 
     @property
     def per_epoch(self) -> int:
-        """How many steps an epoch has."""
+        """Number of steps of an epoch."""
         users = int((np.diff(self._all_ones.indptr) > 0).sum())
         return -(-users // self._options.batch)
 
     def _dropped(self, rows: Matrix, rng: np.random.Generator) -> Matrix:
+        """Set a random share of the entries to 0."""
         keep = rng.random(len(rows.data)) >= self._options.event_dropout
         data = (rows.data * keep).astype(np.float32)
         return sparse.csr_array((data, rows.indices, rows.indptr), shape=rows.shape)
 
     def _ones(self, rows: npt.NDArray[np.bool_]) -> Matrix:
+        """Return (U, N) 1 for every pair of the chosen history rows."""
         chosen = self._data.history.where(rows)
         ones = np.ones(len(chosen.users), dtype=np.float32)
         pairs = sparse.csr_array((ones, (chosen.users, chosen.items)), shape=self._data.shape)

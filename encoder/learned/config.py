@@ -23,7 +23,7 @@ class LearnConfig:
         event_dropout: share of a history's items, and of a friend's, that a step leaves out.
         view_dropout: share of (user, view) that a step masks, so that any subset of views works.
         noise: share of the coordinates of a text vector that a step sets to 0.
-        id_dropout: share of item ids that a step ignores, so that an item's text alone finds it.
+        id_dropout: share of item ids that a step ignores, so that the text of an item suffices to rank it.
         history_loss: weight of H alone ranking the whole of a history, held out or not (denoising).
         view_loss: weight of each view alone ranking the targets.
         alignment: α, weight of the alignment objective Σ_i m_i |V − W_i V_i|².
@@ -72,7 +72,7 @@ class LearnConfig:
             raise SettingsError("learning_rate and hold_out must be above 0")
 
     def for_users(self, users: int) -> "LearnConfig":
-        """Return the settings with the users per step, and the learning rate that goes with them, filled in.
+        """Fill in the users per step, and scale the learning rate with them.
 
         Source:
             Goyal et al. 2017, "Accurate, large minibatch SGD": the rate is linear in the batch.
@@ -86,7 +86,7 @@ class LearnConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "LearnConfig":
-        """Return the settings that `as_json` wrote.
+        """Make settings from the JSON values that `as_json` returned.
 
         Raises:
             SettingsError: a setting is missing, unknown or not of its kind.

@@ -1,4 +1,4 @@
-"""What a learned block is trained to: rank the targets, by every view, with the views agreeing."""
+"""The loss of a learned block: the targets are ranked by the fused vector and by each view alone."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from encoder.learned.model import Inputs, LearnedBlock
 from encoder.views import Matrix
 
 
-class Ranking:
+class RankingLoss:
     """Multinomial log-likelihood of targets over all items, or over drawn ones with log-Q correction.
 
     A drawn negative j counts exp(s_j − log(n q_j)): the sum over n draws estimates the sum over all items.
@@ -28,11 +28,11 @@ class Ranking:
         self._chances = (weights / weights.sum()).float()
 
     def seed(self, epoch: int) -> None:
-        """Begin the draws of an epoch; the same epoch draws the same."""
+        """Seed the draws of an epoch, so that the same epoch draws the same items."""
         self._generator.manual_seed(self._seed * 1_000_003 + epoch)
 
     def draw(self) -> Tensor | None:
-        """Return the rows (n,) of the items that stand for all in a step; None is all of them."""
+        """Draw the rows (n,) of the items that stand for all items in a step; None is all of them."""
         if not self._negatives:
             return None
         return torch.multinomial(self._chances, self._negatives, replacement=True, generator=self._generator)
@@ -50,28 +50,28 @@ class Ranking:
         Args:
             users: (B, D), scaled.
             items: vectors (N, D) and bias (N,).
-            targets: (B, N) 1 for what is to be found.
+            targets: (B, N) 1 for each target.
             counted: (B,) 1 for the users whose targets count.
-            drawn: as `draw` gave it.
+            drawn: as `draw` returned it.
         """
         vectors, bias = items
         rows = np.repeat(np.arange(targets.shape[0]), np.diff(targets.indptr))
         owner = torch.from_numpy(rows).to(users.device)
-        found = torch.from_numpy(targets.indices.astype(np.int64)).to(users.device)
+        item = torch.from_numpy(targets.indices.astype(np.int64)).to(users.device)
         if drawn is None:
             scores = (users @ vectors.T).float() + bias  # (B, N)
-            log_p = scores[owner, found] - torch.logsumexp(scores, dim=1)[owner]
+            log_p = scores[owner, item] - torch.logsumexp(scores, dim=1)[owner]
         else:
             at = drawn.to(users.device)
             correction = torch.log(self._chances[drawn] * len(drawn)).to(users.device)
             others = (users @ vectors[at].T).float() + bias[at] - correction  # (B, n)
-            own = (users[owner] * vectors[found]).sum(dim=1).float() + bias[found]
+            own = (users[owner] * vectors[item]).sum(dim=1).float() + bias[item]
             log_p = own - torch.logaddexp(torch.logsumexp(others, dim=1)[owner], own)
         return -(log_p * counted[owner]).sum() / len(users)
 
 
 def step_loss(
-    block: LearnedBlock, ranking: Ranking, step: Step, inputs: Inputs, options: LearnConfig
+    block: LearnedBlock, ranking: RankingLoss, step: Step, inputs: Inputs, options: LearnConfig
 ) -> Tensor:
     """Return the loss of one step, a scalar.
 
@@ -81,25 +81,25 @@ def step_loss(
     """
     views, gates = block.parts(inputs)  # (B, 3, D), (B, 3)
     items, drawn, scale = (block.items(), block.bias), ranking.draw(), block.log_scale.exp()
-    everybody = torch.ones_like(inputs.present[:, 0])
+    all_users = torch.ones_like(inputs.present[:, 0])
 
     def ranked(vectors: Tensor, targets: Matrix, counted: Tensor) -> Tensor:
         return ranking.loss(scale * vectors, items, targets, counted, drawn)
 
     fused = (views * gates[:, :, None]).sum(dim=1)  # (B, D)
-    loss = ranked(fused, step.targets, everybody)
-    there = inputs.present.T  # (3, B); a view that is dropped from the sum still learns alone
+    loss = ranked(fused, step.targets, all_users)
+    present = inputs.present.T  # (3, B); a view that is dropped from the sum still learns alone
     if options.history_loss:
-        loss = loss + options.history_loss * ranked(views[:, 0], step.everything, there[0])
+        loss = loss + options.history_loss * ranked(views[:, 0], step.everything, present[0])
     if options.view_loss:
         for i in range(3):
-            if there[i].any():
-                loss = loss + options.view_loss * ranked(views[:, i], step.targets, there[i])
+            if present[i].any():
+                loss = loss + options.view_loss * ranked(views[:, i], step.targets, present[i])
     if options.alignment:
         apart = ((fused[:, None] - views) ** 2).sum(dim=2) * inputs.present  # (B, 3)
         loss = loss + options.alignment * apart.sum() / len(fused)
     if options.adversarial:
         (slope,) = torch.autograd.grad(loss, views, retain_graph=True)
         worst = options.adversarial * torch.nn.functional.normalize(slope.detach(), dim=2)
-        loss = loss + ranked(((views + worst) * gates[:, :, None]).sum(dim=1), step.targets, everybody)
+        loss = loss + ranked(((views + worst) * gates[:, :, None]).sum(dim=1), step.targets, all_users)
     return loss

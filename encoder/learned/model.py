@@ -10,13 +10,12 @@ from torch.nn import functional as F  # noqa: N812  its usual name
 
 from encoder.learned.batches import Step
 from encoder.learned.config import LearnConfig
-from encoder.tower.fusion import MAX_GATE_SLOPE, Fusion
-from encoder.tower.tower import Block
+from encoder.tower.tower import MAX_GATE_SLOPE, Block, Fusion
 from encoder.views import FloatArray, Matrix
 
 START_GATES = (1.0, 0.37, 0.6)
 START_SCALE = 4.0
-_RARE = 0.1  # share of the items with the fewest events, whose mean bias is that of an item nobody touched
+_RARE = 0.1  # share of the items with the fewest events, whose mean bias stands for an item without events
 _TINY = 1e-6
 
 
@@ -30,7 +29,7 @@ class Bags:
 
     @classmethod
     def of(cls, rows: Matrix, device: torch.device) -> "Bags":
-        """Return a sparse matrix as bags."""
+        """Copy a sparse matrix to a device as bags."""
         return cls(
             torch.from_numpy(rows.indices.astype(np.int64)).to(device),
             torch.from_numpy(rows.indptr[:-1].astype(np.int64)).to(device),
@@ -38,7 +37,7 @@ class Bags:
         )
 
     def pool(self, table: Tensor) -> Tensor:
-        """Return unit rows (B, D) of the weighted sums of the table's rows (N, D); zero for an empty bag."""
+        """Pool the rows of a table (N, D): weighted sums of length 1, (B, D); zero for an empty bag."""
         summed = F.embedding_bag(
             self.indices, table, self.offsets, mode="sum", per_sample_weights=self.weights
         )
@@ -47,7 +46,7 @@ class Bags:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A step on the device: histories over N items, friends over N items, ties over the step's friends."""
+    """A step as tensors: histories over N items, friends over N items, ties over the step's friends."""
 
     history: Bags
     friends: Bags
@@ -58,7 +57,7 @@ class Inputs:
 
     @classmethod
     def of(cls, step: Step, device: torch.device) -> "Inputs":
-        """Return a step as tensors."""
+        """Copy a step to a device."""
         amounts = torch.from_numpy(step.amounts).to(device)
         return cls(
             Bags.of(step.history, device),
@@ -74,15 +73,15 @@ class LearnedBlock(nn.Module):
     """V_u = Σ_i w_i unit(W_i V_i + offset_i), where V_H and V_S are pooled with the item table E.
 
     Scores are s <V_u, x_j> + b_j with x_j = id_j + W text_j. Gates w_i are a softmax over the views that are
-    there, of a_i + Σ_j B_ij amount_j.
+    present, of a_i + Σ_j B_ij amount_j.
 
     Shapes:
-        table, ids: (N, D); bias: (N,); item_text: (N, D_T) fixed.
+        table, ids: (N, D); bias: (N,); item_text_vectors: (N, D_T) fixed.
     """
 
-    def __init__(self, items: int, item_text: FloatArray, options: LearnConfig) -> None:
+    def __init__(self, items: int, item_text_vectors: FloatArray, options: LearnConfig) -> None:
         super().__init__()
-        dim, text_dim = options.dim, item_text.shape[1]
+        dim, text_dim = options.dim, item_text_vectors.shape[1]
         spread = (2.0 / (items + dim)) ** 0.5
         self._options = options
         self.table = nn.Parameter(torch.randn(items, dim) * spread)
@@ -95,12 +94,12 @@ class LearnedBlock(nn.Module):
         self.gates = nn.Parameter(torch.log(torch.tensor(START_GATES)))
         self.slopes = nn.Parameter(torch.zeros(3, 3))
         self.log_scale = nn.Parameter(torch.log(torch.tensor(START_SCALE)))
-        self.item_text: Tensor
-        self._written = bool(item_text.any())
-        self.register_buffer("item_text", torch.from_numpy(item_text), persistent=False)
+        self.item_text_vectors: Tensor
+        self._has_text = bool(item_text_vectors.any())
+        self.register_buffer("item_text_vectors", torch.from_numpy(item_text_vectors), persistent=False)
 
     def parts(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """Return unit views (B, 3, D) and gates (B, 3), which are 0 where a view is absent or masked."""
+        """Compute unit views (B, 3, D) and gates (B, 3), which are 0 where a view is absent or masked."""
         pooled = inputs.history.pool(self.table)  # (B, D)
         if len(inputs.friends.offsets):
             social = inputs.ties.pool(inputs.friends.pool(self.table)) @ self.of_friends
@@ -117,11 +116,11 @@ class LearnedBlock(nn.Module):
         return views, gates / (gates.sum(dim=1, keepdim=True) + 1e-12)
 
     def items(self) -> Tensor:
-        """Return item vectors (N, D), in training some of them from their text alone."""
+        """Compute item vectors (N, D), in training some of them from their text alone."""
         ids: Tensor = self.ids
-        if self.training and self._options.id_dropout and self._written:
+        if self.training and self._options.id_dropout and self._has_text:
             ids = ids * (torch.rand(len(ids), 1, device=ids.device) >= self._options.id_dropout)
-        return ids + self.item_text @ self.of_item_text if self._written else ids
+        return ids + self.item_text_vectors @ self.of_item_text if self._has_text else ids
 
     @torch.no_grad()
     def block(self, popularity: FloatArray, targets: npt.NDArray[np.bool_] | None = None) -> Block:
@@ -130,38 +129,38 @@ class LearnedBlock(nn.Module):
         Args:
             popularity: (N,), 0 for an item that no history names: it gets no row in the table, nor an id
                 vector.
-            targets: (N,) the items that were ever to be found; all where None. What is in histories but is no
-                target has an id vector that only negatives shaped; here its text alone stands for it.
+            targets: (N,) bool, the items that were ever targets; all where None. An item that is in histories
+                but is no target has an id vector that only negatives shaped: its text alone is used.
         """
         scale = float(self.log_scale.exp())
         known = popularity > 0
-        found = known if targets is None else known & targets
-        bias = array(self.bias)
-        if found.any():
-            rare = found & (popularity <= np.quantile(popularity[found], _RARE))
+        learned = known if targets is None else known & targets
+        bias = to_numpy(self.bias)
+        if learned.any():
+            rare = learned & (popularity <= np.quantile(popularity[learned], _RARE))
             bias = bias - bias[rare].mean()  # adding a constant to all changes no ranking
-        bias = bias * found
-        ids = self.ids * torch.from_numpy(found[:, None]).to(self.ids.device)
-        vectors = scale * array(ids + self.item_text @ self.of_item_text)
-        of_text = scale * array(self.of_item_text)
+        bias = bias * learned
+        ids = self.ids * torch.from_numpy(learned[:, None]).to(self.ids.device)
+        vectors = scale * to_numpy(ids + self.item_text_vectors @ self.of_item_text)
+        of_text = scale * to_numpy(self.of_item_text)
         dim = self.table.shape[1]
         fusion = Fusion(
-            (np.eye(dim, dtype=np.float32), array(self.of_text), array(self.of_friends)),
+            (np.eye(dim, dtype=np.float32), to_numpy(self.of_text), to_numpy(self.of_friends)),
             tuple(float(gate) for gate in self.gates.exp()),  # type: ignore[arg-type]  # three of them
-            array(self.offsets),
-            array(self.slopes),
+            to_numpy(self.offsets),
+            to_numpy(self.slopes),
             unit=True,
             constant=True,
         )
         return Block(
-            table=array(self.table) * known[:, None],
+            table=to_numpy(self.table) * known[:, None],
             fusion=fusion,
             id_vectors=np.concatenate([vectors, bias[:, None]], axis=1) * known[:, None].astype(np.float32),
-            item_text=np.concatenate([of_text, np.zeros((len(of_text), 1), np.float32)], axis=1),
+            item_text_map=np.concatenate([of_text, np.zeros((len(of_text), 1), np.float32)], axis=1),
         )
 
 
-def array(tensor: Tensor) -> FloatArray:
-    """Return a tensor as a float32 array."""
+def to_numpy(tensor: Tensor) -> FloatArray:
+    """Copy a tensor into a float32 array."""
     values: FloatArray = tensor.detach().cpu().numpy().astype(np.float32)
     return values

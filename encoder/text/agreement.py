@@ -1,4 +1,4 @@
-"""How near one language model's vectors are to another's on the same texts, and how much faster it is."""
+"""Comparison of two language models on the same texts: how much their vectors agree, and their speed."""
 
 import statistics
 import time
@@ -23,7 +23,7 @@ class IncomparableTextModelsError(ValueError):
 
 @dataclass(frozen=True)
 class Agreement:
-    """What a student keeps of its teacher.
+    """The agreement of a student with its teacher, and the speed of both.
 
     Attributes:
         cosine: mean over texts, between the two vectors of a text.
@@ -47,32 +47,32 @@ class Agreement:
 
 
 def agreement(teacher: TextEncoder, student: TextEncoder, texts: Sequence[str], k: int = 10) -> Agreement:
-    """Return how well a student agrees with its teacher on texts that neither was trained on.
+    """Measure how well a student agrees with its teacher on texts that neither was trained on.
 
     Raises:
         IncomparableTextModelsError: their dims differ, or fewer than two texts are not blank.
     """
-    said = [text for text in texts if text.strip()]
+    written = [text for text in texts if text.strip()]
     if teacher.dim != student.dim:
         raise IncomparableTextModelsError(f"dim {teacher.dim} and {student.dim}")
-    if len(said) < 2:
-        raise IncomparableTextModelsError(f"{len(said)} texts, at least 2 are needed")
+    if len(written) < 2:
+        raise IncomparableTextModelsError(f"{len(written)} texts, at least 2 are needed")
     seconds: tuple[list[float], list[float]] = ([], [])
     vectors: list[Vectors] = []
     for turn in range(2 * _ROUNDS):
         began = time.perf_counter()
-        found = (teacher, student)[turn % 2].encode(said)
+        encoded = (teacher, student)[turn % 2].encode(written)
         seconds[turn % 2].append(time.perf_counter() - began)
-        vectors = [*vectors[-1:], found]
-    rates = [len(said) / statistics.median(taken) for taken in seconds]
-    k = min(k, len(said) - 1)
+        vectors = [*vectors[-1:], encoded]
+    rates = [len(written) / statistics.median(rounds) for rounds in seconds]
+    k = min(k, len(written) - 1)
     overlaps = overlap(neighbours(vectors[0], k), neighbours(vectors[1], k))
     cosine = float((vectors[0] * vectors[1]).sum(axis=1).mean())
-    return Agreement(cosine, overlaps, k, len(said), *rates)
+    return Agreement(cosine, overlaps, k, len(written), *rates)
 
 
 def neighbours(vectors: Vectors, k: int) -> NDArray[np.int64]:
-    """Return the k other rows of the largest inner product for each row, best first; ties by row.
+    """Find for each row the k other rows of the largest inner product, best first; ties by row.
 
     Shapes:
         vectors: (N, D) float32, N > k; returns: (N, k) int64.

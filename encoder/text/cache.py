@@ -1,4 +1,4 @@
-"""Encoded texts by (text model, sha256 of the text), so that no text is encoded twice: one LMDB file."""
+"""Vectors of texts by (text model, sha256 of the text) in one LMDB file, so that no text is encoded twice."""
 
 import fcntl
 import hashlib
@@ -23,20 +23,20 @@ from encoder.text.encoder import TextEncoder, Vectors
 from store.disk import disk_errors
 from store.lmdb_file import DAMAGE_ERRORS, DATA_FILE, DamagedLmdbFileError, open_checked, remove_files, seal
 
-_MAP_BYTES = 1 << 40  # address space, not disk: a map that had to grow would make everybody wait
+_MAP_BYTES = 1 << 40  # address space, not disk: a map that had to grow would make all readers wait
 _READERS = 1024
 _STORED = np.dtype("<f4")
 _SUM = struct.Struct("<I")
-_FENCE = b"\0fence"  # no text model is named so
+_FENCE = b"\0fence"  # a key that no text model can have
 _LOCK = "OPENING"
-_SAY_SECONDS = 30.0  # between lines in a pipe, where there is no progress bar
+_LOG_SECONDS = 30.0  # between lines in a pipe, where there is no progress bar
 _CHUNK = 512  # texts whose vectors are lost at most when a run is killed
 
 log = logging.getLogger(__name__)
 
 
 class DamagedTextCacheError(ValueError):
-    """LMDB found the cache damaged under way; it is derived, and was emptied: another attempt fills it."""
+    """LMDB found the cache damaged during a call; it was emptied, and another attempt fills it again."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"text cache {path} was damaged ({reason}) and is filled again: try again")
@@ -45,7 +45,7 @@ class DamagedTextCacheError(ValueError):
 
 
 class BadVectorsError(ValueError):
-    """Vectors that may not be cached: of the wrong shape, or not finite."""
+    """Vectors are not cached because their shape is wrong or a number is not finite."""
 
     def __init__(self, text_model_id: str, reason: str) -> None:
         super().__init__(f"vectors of text model {text_model_id} are not cached: {reason}")
@@ -54,7 +54,7 @@ class BadVectorsError(ValueError):
 
 
 class ImportedVectorsError(ValueError):
-    """Texts came with vectors that are not as long as those of the text model they name."""
+    """Texts were imported with vectors whose length is not that of the text model they name."""
 
     def __init__(self, text_model_id: str, dim: int, found: int) -> None:
         super().__init__(
@@ -67,9 +67,9 @@ class ImportedVectorsError(ValueError):
 class TextCache:
     """Vectors of texts on disk; threads share one, processes each open their own on the same path.
 
-    What `put` has returned from survives the death of the process. One process opens a path once. Readers
-    wait for nobody. Each vector lies with a checksum of it and its key; one that is not what was written
-    counts as missing, so that it is encoded again.
+    Vectors are on disk when `put` returns. A process may open a path only once. Readers never wait. Each
+    vector is stored with a checksum over it and its key; a damaged vector counts as missing, so that its text
+    is encoded again.
     """
 
     def __init__(self, path: Path, env: Any) -> None:
@@ -78,29 +78,29 @@ class TextCache:
         self._file = _identity(path)
         self._retired: list[Any] = []  # threads may still read in them
         self._reopening = threading.Lock()
-        self._later = ThreadPoolExecutor(1, thread_name_prefix="text cache")
-        self._lost: Callable[[], None] = lambda: None
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="text cache")
+        self._on_vectors_removed: Callable[[], None] = lambda: None
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Return the cache in a directory, an empty one where there is none or a damaged one.
+        """Open the cache in a directory; an empty one is made where there is none, or a damaged one.
 
         Raises:
-            DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
+            DiskFullError, ReadOnlyDiskError: the disk is full or read-only.
         """
         return cls(path, _environment(path))
 
     def close(self) -> None:
-        """Release the files, sealed for the next to open them; the cache is of no use afterwards."""
-        self._later.shutdown()
-        if self._file == _identity(self._path):  # otherwise the files there are somebody else's
+        """Seal and release the files; the cache cannot be used afterwards."""
+        self._background.shutdown()
+        if self._file == _identity(self._path):  # otherwise another process has replaced the files
             seal(self._path, self._env)
         for env in (self._env, *self._retired):
             env.close()
 
-    def when_lost(self, lost: Callable[[], None]) -> None:
-        """Have something called after damaged vectors were removed, so that they are encoded again."""
-        self._lost = lost
+    def on_vectors_removed(self, call: Callable[[], None]) -> None:
+        """Set the function that is called after damaged vectors were removed, to encode their texts again."""
+        self._on_vectors_removed = call
 
     def get(
         self,
@@ -109,11 +109,11 @@ class TextCache:
         dim: int,
         one_piece_bytes: int | None = None,
     ) -> tuple[Vectors, NDArray[np.bool_]]:
-        """Return the cached vectors and which texts have one; the other rows are zero.
+        """Look up vectors: return them and which texts have one; the other rows are zero.
 
         A text may be given as the sha256 digest of its UTF-8 bytes. A vector that is damaged, or of another
-        length than `dim`, counts as missing. With `one_piece_bytes` of a text model, so does that of a longer
-        text which a version of before made from its beginning alone; those have no checksum.
+        length than `dim`, counts as missing. So does, with the `one_piece_bytes` of a text model, the vector
+        of a longer text that an earlier version made from the beginning alone; those have no checksum.
 
         Shapes:
             returns: (N, D) float32 and (N,) bool.
@@ -130,8 +130,8 @@ class TextCache:
                 value = transaction.get(key)
                 if value is None:
                     continue
-                unsummed = len(value) == dim * _STORED.itemsize
-                if unsummed and one_piece_bytes is not None and _size(text) > one_piece_bytes:
+                without_checksum = len(value) == dim * _STORED.itemsize
+                if without_checksum and one_piece_bytes is not None and _size(text) > one_piece_bytes:
                     continue
                 vector = _unpacked(key, value, dim)
                 if vector is None:
@@ -150,18 +150,18 @@ class TextCache:
         """Store one vector per text in one transaction, on disk when this returns.
 
         Args:
-            text_model_id: what encoded them.
+            text_model_id: the model that encoded them.
             texts: N of them.
             vectors: (N, D) float32.
-            since: the `fence` from before people's texts were read; texts of others need none.
+            since: the `fence` before users' texts were read; texts that no user wrote need none.
 
         Returns:
-            False where somebody was erased since then: nothing is stored, for it may have been their text.
+            False where texts were erased since then: nothing is stored, for these may be among them.
 
         Raises:
             BadVectorsError: not (N, D) float32 with one row per text, another D than this model's
                 earlier vectors, or a value is not finite.
-            DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
+            DiskFullError, ReadOnlyDiskError: the disk is full or read-only.
         """
         if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(texts):
             shape = f"{vectors.dtype} {vectors.shape}"
@@ -184,18 +184,19 @@ class TextCache:
         return True
 
     def put_later(self, text_model_id: str, texts: Sequence[str], vectors: Vectors) -> None:
-        """Store vectors of texts that are nobody's, without waiting for the disk."""
+        """Store vectors of texts that no user wrote, in the background."""
         self._in_background(lambda: self.put(text_model_id, texts, vectors))
 
     def fence(self) -> int:
-        """Return a number that changes with each `discard`; see `put`."""
+        """Return a number that changes with each `discard`; `put` compares it."""
         with self._transaction() as transaction:
             return _fence(transaction)
 
     def discard(self, text_model_id: str, texts: Sequence[str | bytes]) -> int:
-        """Remove the vectors of texts whose author was erased; return how many there were.
+        """Remove the vectors of erased texts and return how many were removed.
 
-        Whoever read such a text before does not bring its vector back: see `put`. Texts are as in `get`.
+        It changes the fence, so that a `put` of texts that were read before does not bring one back. Texts
+        are given as in `get`.
         """
         if not texts:
             return 0
@@ -210,7 +211,7 @@ class TextCache:
                 value = transaction.get(key)
                 if value is not None and _unpacked(key, value, dim) is None:  # not written anew meanwhile
                     transaction.delete(key)
-        self._lost()
+        self._on_vectors_removed()
 
     def _in_background(self, work: Callable[[], object]) -> None:
         def run() -> None:
@@ -220,7 +221,7 @@ class TextCache:
                 log.exception("text cache %s could not be written", self._path)
 
         with suppress(RuntimeError):  # closed: what is not cached is encoded again when it is needed
-            self._later.submit(run)
+            self._background.submit(run)
 
     @contextmanager
     def _transaction(self, *, write: bool = False, buffers: bool = False) -> Iterator[Any]:
@@ -235,7 +236,7 @@ class TextCache:
             raise DamagedTextCacheError(self._path, str(error)) from error
 
     def _reopen(self, damage: str = "") -> None:
-        """Go on in the file that another process made anew, or in an empty one where this one is damaged."""
+        """Switch to the file that another process made anew, or to an empty one where this one is damaged."""
         with self._reopening:
             if self._file == _identity(self._path):
                 if not damage:
@@ -247,101 +248,107 @@ class TextCache:
             self._retired.append(self._env)
             self._env = _environment(self._path)
             self._file = _identity(self._path)
-        self._in_background(self._lost)
+        self._in_background(self._on_vectors_removed)
 
 
-class WrittenTexts:
-    """Texts of people on their way into a cache: what is erased on the way does not arrive.
+class ErasureSafeWriter:
+    """Writes vectors of users' texts into a cache, but never those of texts erased since they were read.
 
-    To be made before the texts are read, unless `since` is the cache's fence of that time.
+    Make it before the texts are read, or give `since`, the fence of the cache at that time.
     """
 
     def __init__(
         self, cache: TextCache, among: Callable[[Sequence[str]], set[str]], since: int | None = None
     ) -> None:
-        """Take the cache, and what tells which of some texts somebody has written, as of when it is asked."""
+        """Make a writer.
+
+        Args:
+            cache: takes the vectors.
+            among: returns those of the given texts that the store holds at the time of the call.
+            since: the fence of the cache before the texts were read; None takes the present one.
+        """
         self._cache = cache
         self._among = among
         self._since = cache.fence() if since is None else since
 
     def put(self, text_model_id: str, texts: Sequence[str], vectors: Vectors) -> None:
-        """Cache the vectors of those texts that are still there."""
+        """Cache the vectors of those texts that the store still holds."""
         since = self._since
         while not self._cache.put(text_model_id, texts, vectors, since):
-            since = self._cache.fence()  # first: whoever is erased after it makes the next attempt fail
-            there = self._among(texts)
-            rows = [row for row, text in enumerate(texts) if text in there]
+            since = self._cache.fence()  # first: an erasure after it makes the next attempt fail
+            stored = self._among(texts)
+            rows = [row for row, text in enumerate(texts) if text in stored]
             texts, vectors = [texts[row] for row in rows], vectors[rows]
 
 
-def look_through(path: Path) -> tuple[int, int]:
-    """Return how many vectors a cache holds and how many are damaged; changes nothing.
+def inspect_text_cache(path: Path) -> tuple[int, int]:
+    """Count the vectors of a cache and those that are damaged; the file is not changed.
 
     Raises:
         DamagedLmdbFileError: the file is damaged.
     """
     env, _ = open_checked(path, map_size=_MAP_BYTES, max_readers=_READERS)
-    there = damaged = 0
+    total = damaged = 0
     with closing(env), env.begin() as transaction:
         for key, value in transaction.cursor():
             model, ends, _ = key.partition(b"\0")
             if model and ends:
                 dim = _dim(model, transaction.get(model))
-                there += 1
+                total += 1
                 damaged += dim is None or _unpacked(key, value, dim) is None
-    return there, damaged
+    return total, damaged
 
 
-def cache_imported(
-    written: WrittenTexts, encoder: TextEncoder, batches: Iterable[tuple[Sequence[str], Vectors]]
+def cache_imported_vectors(
+    writer: ErasureSafeWriter, encoder: TextEncoder, batches: Iterable[tuple[Sequence[str], Vectors]]
 ) -> None:
-    """Cache the vectors that came with texts, so that these need no encoding.
+    """Cache vectors that were imported with texts, so that these need no encoding.
 
     Raises:
-        ImportedVectorsError: they have another length than the text model's; nothing of the batch is cached.
+        ImportedVectorsError: their length is not that of the text model; nothing of the batch is cached.
     """
     for texts, vectors in batches:
         if vectors.shape[1] != encoder.dim:
             raise ImportedVectorsError(encoder.text_model_id, encoder.dim, vectors.shape[1])
-        written.put(encoder.text_model_id, texts, vectors)
+        writer.put(encoder.text_model_id, texts, vectors)
 
 
-def encode_all(
+def encode_with_cache(
     encoder: TextEncoder,
     cache: TextCache,
     texts: Sequence[str],
     label: str,
-    written: WrittenTexts | None = None,
+    writer: ErasureSafeWriter | None = None,
 ) -> Vectors:
-    """Return one unit vector per text, encoding only what the cache lacks; blank texts give zero rows.
+    """Encode texts into unit vectors, only those that the cache lacks; blank texts give zero rows.
 
-    A run that is killed resumes where it was: every chunk is cached as soon as it is encoded. Texts of people
-    come with `written`.
+    Every chunk is cached as soon as it is encoded, so that a killed run resumes there. Users' texts need a
+    `writer`, which keeps erased ones out of the cache.
 
     Shapes:
         returns: (N, D) float32, in the order given.
     """
     distinct = list(dict.fromkeys(text for text in texts if text.strip()))
     vectors, found = cache.get(encoder.text_model_id, distinct, encoder.dim, encoder.one_piece_bytes)
-    _keep_short(encoder, cache, distinct, vectors, found)
+    _reuse_earlier(encoder, cache, distinct, vectors, found)
     # Longest first over all that is missing: batches of like length need little padding.
     missing = sorted(np.flatnonzero(~found).tolist(), key=lambda row: len(distinct[row]), reverse=True)
     count, total = f"{len(missing):,}", f"{len(texts):,}"
     if missing:
         log.info("%s: encoding %s of %s texts with %s", label, count, total, encoder.text_model_id)
-    keep = cache.put if written is None else written.put
+    store = cache.put if writer is None else writer.put
     began, done = time.monotonic(), 0
-    said = began
+    logged = began
     with tqdm(total=len(missing), desc=label, unit="text", disable=None) as progress:
         chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
         encoded = encoder.encode_chunks([distinct[row] for row in rows] for rows in chunks)
-        for rows, found_now in zip(chunks, encoded, strict=True):
-            vectors[rows] = found_now
-            keep(encoder.text_model_id, [distinct[row] for row in rows], found_now)
+        for rows, new in zip(chunks, encoded, strict=True):
+            vectors[rows] = new
+            store(encoder.text_model_id, [distinct[row] for row in rows], new)
             progress.update(len(rows))
             done += len(rows)
-            if progress.disable and time.monotonic() - said > _SAY_SECONDS:
-                said = time.monotonic()
+            if progress.disable and time.monotonic() - logged > _LOG_SECONDS:
+                logged = time.monotonic()
                 log.info("%s: %s of %s texts", label, f"{done:,}", count)
     if missing:
         log.info("%s: done in %.1f s", label, time.monotonic() - began)
@@ -352,10 +359,10 @@ def encode_all(
     return result
 
 
-def _keep_short(
+def _reuse_earlier(
     encoder: TextEncoder, cache: TextCache, texts: list[str], vectors: Vectors, found: NDArray[np.bool_]
 ) -> None:
-    """Fill in the vectors that a version of before made, and store them anew, where the text is one piece."""
+    """Reuse vectors of an earlier version for texts of one piece; store them again with a checksum."""
     rows = np.flatnonzero(~found)
     old, known = cache.get(encoder.text_model_id, [texts[row] for row in rows], encoder.dim)
     if not known.any():
@@ -367,7 +374,7 @@ def _keep_short(
 
 
 def _size(text: str | bytes) -> int:
-    """Return the UTF-8 bytes of a text; 0 of a digest, which tells nothing of it."""
+    """Return the number of UTF-8 bytes of a text; 0 for a digest, of which it is unknown."""
     return 0 if isinstance(text, bytes) else len(text.encode())
 
 
@@ -381,7 +388,7 @@ def _environment(path: Path) -> Any:
     options = {"map_size": _MAP_BYTES, "max_readers": _READERS}
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-        with (path / _LOCK).open("w") as turn:  # one process at a time looks, and makes anew
+        with (path / _LOCK).open("w") as turn:  # one process at a time checks, and makes the file anew
             fcntl.flock(turn, fcntl.LOCK_EX)
             try:
                 env, _ = open_checked(path, **options)
@@ -391,14 +398,14 @@ def _environment(path: Path) -> Any:
                 env, _ = open_checked(path, **options)
             with env.begin(write=True) as transaction:
                 if transaction.get(_FENCE) is None:
-                    # By chance, so that no fence of an earlier file is one of this.
+                    # Random, so that it differs from every fence of an earlier file.
                     transaction.put(_FENCE, os.urandom(8))
         env.reader_check()  # slots of processes that were killed
     return env
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return which file lies at a path, None where there is none."""
+    """Return device and inode of the file at a path, None where there is none."""
     try:
         found = (path / DATA_FILE).stat()
     except FileNotFoundError:
@@ -407,11 +414,12 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _packed(key: bytes, value: bytes) -> bytes:
+    """Append a checksum over key and value."""
     return value + _SUM.pack(zlib.crc32(value, zlib.crc32(key)))
 
 
-def _sound(key: bytes, raw: memoryview | bytes) -> bool:
-    """Return whether bytes are what `_packed` makes."""
+def _is_sound(key: bytes, raw: memoryview | bytes) -> bool:
+    """Return whether bytes end in their checksum, as `_packed` made it."""
     value, tail = raw[: -_SUM.size], raw[-_SUM.size :]
     return bytes(tail) == _SUM.pack(zlib.crc32(value, zlib.crc32(key)))
 
@@ -419,7 +427,7 @@ def _sound(key: bytes, raw: memoryview | bytes) -> bool:
 def _unpacked(key: bytes, raw: memoryview | bytes, dim: int) -> NDArray[np.float32] | None:
     """Return a stored vector (D,), None where it is damaged; earlier versions stored no checksum."""
     size = dim * _STORED.itemsize
-    if len(raw) == size + _SUM.size and _sound(key, raw):
+    if len(raw) == size + _SUM.size and _is_sound(key, raw):
         return np.frombuffer(raw, _STORED, dim)
     if len(raw) == size and np.isfinite(vector := np.frombuffer(raw, _STORED)).all():
         return vector
@@ -427,10 +435,10 @@ def _unpacked(key: bytes, raw: memoryview | bytes, dim: int) -> NDArray[np.float
 
 
 def _dim(model: bytes, raw: bytes | None) -> int | None:
-    """Return the noted dim of a model, None where there is none or a damaged one."""
+    """Return the stored dim of a model, None where there is none or it is damaged."""
     if raw is None or raw.isdigit():  # without a checksum: of an earlier version
         return None if raw is None else int(raw)
-    return int(raw[: -_SUM.size]) if _sound(model, raw) else None
+    return int(raw[: -_SUM.size]) if _is_sound(model, raw) else None
 
 
 def _fence(transaction: Any) -> int:

@@ -1,4 +1,4 @@
-"""Texts to vectors: an exported language model in ONNX Runtime. No torch, no transformers."""
+"""An exported language model that encodes texts in ONNX Runtime, without torch or transformers."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class NotATextModelError(ValueError):
-    """A directory is intact but is no language model, or is not the one that its name says."""
+    """A directory is intact but holds no language model, or another one than its name says."""
 
     def __init__(self, directory: Path, reason: str) -> None:
         super().__init__(f"{directory} is no text model that can be used: {reason}")
@@ -43,7 +43,7 @@ class NotATextModelError(ValueError):
 
 
 class CudaUnavailableError(RuntimeError):
-    """CUDA was asked for, and ONNX Runtime does not offer it."""
+    """The device is to be cuda, but ONNX Runtime does not offer it."""
 
     def __init__(self, offered: Sequence[str]) -> None:
         super().__init__(
@@ -61,7 +61,7 @@ class TextEncoder:
     stands before the first piece only.
 
     Attributes:
-        text_model_id: name of the directory; keys whatever is derived from the vectors.
+        text_model_id: name of the directory; part of the key of everything derived from the vectors.
         dim: length of a vector.
         max_tokens: of one piece.
         one_piece_bytes: a text of at most so many UTF-8 bytes is one piece.
@@ -98,7 +98,7 @@ class TextEncoder:
     def load(
         cls, directory: Path, *, threads: int | None = None, device: Device = "auto", verify: bool = True
     ) -> Self:
-        """Return the encoder that a directory holds.
+        """Load the encoder of a directory.
 
         Args:
             directory: text_models/<text_model_id>, as `export_text_model` wrote it.
@@ -129,12 +129,12 @@ class TextEncoder:
         pieces: int = MAX_PIECES,
         before_each_run: Callable[[], None] = lambda: None,
     ) -> Vectors:
-        """Return one unit vector per text, in the order given; a blank text gives a zero row.
+        """Encode texts into unit vectors, in the order given; a blank text gives a zero row.
 
         Args:
             texts: of any length.
-            pieces: of a text, at most; what lies beyond is cut off.
-            before_each_run: called before each batch of pieces; what it raises ends the work.
+            pieces: of a text, at most; the rest is cut off.
+            before_each_run: called before each batch of pieces; an error that it raises ends the encoding.
 
         Shapes:
             returns: (N, D) float32.
@@ -142,18 +142,18 @@ class TextEncoder:
         return self._vectors(len(texts), self._tokens(texts, pieces), before_each_run)
 
     def count_pieces(self, texts: Sequence[str]) -> list[int]:
-        """Return in how many pieces each text would be read if there were no bound; a blank one in none."""
+        """Count the pieces in which each text would be read if there were no bound; a blank text has none."""
         counts = [int(bool(text.strip())) for text in texts]
         longer = [row for row, text in enumerate(texts) if len(text.encode()) > self.one_piece_bytes]
         for start in range(0, len(longer), _CHUNK):
             rows = longer[start : start + _CHUNK]
-            found = self._tokens([texts[row] for row in rows], None)
+            pieces_of = self._tokens([texts[row] for row in rows], None)
             for place, row in enumerate(rows):
-                counts[row] = len(found.get(place, ()))
+                counts[row] = len(pieces_of.get(place, ()))
         return counts
 
     def encode_chunks(self, chunks: Iterable[Sequence[str]]) -> Iterator[Vectors]:
-        """Yield for each chunk what `encode` returns; a thread tokenises the next one meanwhile."""
+        """Encode chunk by chunk, as `encode` does; a thread tokenises the next chunk meanwhile."""
         before: tuple[int, Future[Pieces]] | None = None
         with ThreadPoolExecutor(1, "tokenise") as pool:
             for chunk in chunks:
@@ -165,16 +165,16 @@ class TextEncoder:
                 yield self._vectors(before[0], before[1].result())
 
     def _tokens(self, texts: Sequence[str], pieces: int | None = MAX_PIECES) -> Pieces:
-        """Return the pieces of the texts that have any; None sets no bound to their number."""
+        """Tokenise the texts that are not blank into pieces; None sets no bound to their number."""
         rows = [row for row, text in enumerate(texts) if text.strip()]
         encodings = self._tokenizer.encode_batch_fast([self._prompt + texts[row] for row in rows])
-        found = {}
+        pieces_of = {}
         for row, encoding in zip(rows, encodings, strict=True):
             ids = encoding.ids
             more = encoding.overflowing if len(ids) == self.max_tokens else ()
             if ids:
-                found[row] = [ids, *(one.ids for one in more)][:pieces]
-        return found
+                pieces_of[row] = [ids, *(one.ids for one in more)][:pieces]
+        return pieces_of
 
     def _vectors(
         self, count: int, pieces: Pieces, before_each_run: Callable[[], None] = lambda: None
@@ -186,8 +186,8 @@ class TextEncoder:
         for start in range(0, len(whole), self.batch):
             batch = whole[start : start + self.batch]
             before_each_run()
-            found = self._run([ids for _, ids in batch])  # (B, D)
-            for (row, ids), vector in zip(batch, found, strict=True):
+            encoded = self._run([ids for _, ids in batch])  # (B, D)
+            for (row, ids), vector in zip(batch, encoded, strict=True):
                 if len(pieces[row]) == 1:
                     vectors[row] = vector
                 else:
@@ -211,7 +211,7 @@ class TextEncoder:
 
 
 def item_text(title: str | None, text: str | None) -> str:
-    """Return title and text of an item as one text; a title that the text begins with is not repeated."""
+    """Join title and text of an item into one text; a title that the text begins with is not repeated."""
     head, body = (title or "").strip(), (text or "").strip()
     if body.startswith(head):
         return body

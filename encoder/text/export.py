@@ -1,4 +1,4 @@
-"""A sentence-transformers model to a directory that `encoder.text.encoder` runs without torch."""
+"""The export of a sentence-transformers model to a directory that `TextEncoder` runs without torch."""
 
 import hashlib
 import logging
@@ -11,35 +11,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from encoder.text.encoder import KIND, MODEL_FILE, TOKENIZER_FILE, TextEncoder, Vectors
+from encoder.text.samples import sample_texts
 from encoder.text.source import (
-    DEFAULT_SOURCE,
     FORMATS,
     POOLINGS,
     PRECISIONS,
     Pooling,
     Precision,
-    TextModelUnavailableError,
     UnsupportedTextModelError,
     fetch,
     find_text_model,
     source_digest,
 )
-from encoder.text.tuning.pairs import sample_texts
 from store.artifact import DamagedArtifactError, build, read_manifest, verify
 from store.export import Export
 
 if TYPE_CHECKING:
     from encoder.text.graph import Sentence
-
-__all__ = [
-    "DEFAULT_SOURCE",
-    "Int8LossError",
-    "TextExportError",
-    "TextModelUnavailableError",
-    "UnsupportedTextModelError",
-    "export_text_model",
-    "find_text_model",
-]
 
 _LONGEST = 512
 _TOLERANCE = 1e-5
@@ -86,7 +74,7 @@ def export_text_model(
     export: Export | None = None,
     shared: Path | None = None,
 ) -> Path:
-    """Return text_models/<text_model_id>, exported and checked now, copied from `shared` or found there.
+    """Export a language model to text_models/<text_model_id> and check it; an earlier export is reused.
 
     Args:
         source: `DEFAULT_SOURCE`, a sentence-transformers hub id or a local folder.
@@ -95,8 +83,11 @@ def export_text_model(
         pooling: overrides what the model's own modules say.
         export: on whose texts the loss of int8 is measured; without any, on sentences of our own. The
             manifest keeps the figures.
-        shared: where earlier exports of any home lie, found by content; an export made now is left there.
-            Those of 8 bits are not shared: each home measures its own.
+        shared: folder of exports for all homes, compared by content; a new export is copied there. Those of
+            8 bits are not shared: each home measures its own.
+
+    Returns:
+        The directory: exported now, copied from `shared`, or the one of an earlier call.
 
     Raises:
         ValueError: no such precision or pooling.
@@ -111,7 +102,7 @@ def export_text_model(
         raise ValueError(f"pooling {pooling!r} is not one of {', '.join(POOLINGS)}")
     found = find_text_model(text_models, source, precision, pooling)
     if found is not None:
-        _say_loss(found)
+        _log_loss(found)
         return found
     shared = None if precision == "int8" else shared
     if shared is not None:
@@ -123,7 +114,7 @@ def export_text_model(
     texts = sample_texts(export, _INT8_TEXTS) if export is not None and precision == "int8" else []
     directory = _export(source, folder, text_models, precision, pooling, texts)
     log.info("exported text model %s", directory.name)
-    _say_loss(directory)
+    _log_loss(directory)
     if shared is not None:
         try:
             _copy(directory, shared, source)
@@ -135,7 +126,7 @@ def export_text_model(
 def _from_shared(
     source: str, shared: Path, text_models: Path, precision: Precision, pooling: Pooling | None
 ) -> Path | None:
-    """Return a copy of an export in the shared folder, every byte checked, or None where there is none."""
+    """Copy an export from the shared folder, every byte checked; return None where there is none."""
     try:
         found = find_text_model(shared, source, precision, pooling)
         if found is None:
@@ -151,7 +142,7 @@ def _from_shared(
 
 
 def _copy(directory: Path, parent: Path, source: str) -> Path:
-    """Copy an export below `parent` unless it is there, naming the source that it was asked for."""
+    """Copy an export below `parent` unless it exists there; its manifest names `source`."""
     target = parent / directory.name
     if target.exists():
         return target
@@ -165,7 +156,8 @@ def _copy(directory: Path, parent: Path, source: str) -> Path:
     return target
 
 
-def _say_loss(directory: Path) -> None:
+def _log_loss(directory: Path) -> None:
+    """Log the loss of int8 that a manifest holds."""
     loss = read_manifest(directory).get("int8")
     if loss is not None:
         log.info(
@@ -202,7 +194,7 @@ def _export(
             if precision == "int8":
                 draft.facts["int8"] = _int8_loss(source, sentence, encoder, texts or _CHECK_TEXTS)
             else:
-                _check(source, sentence, encoder)
+                _check_vectors(source, sentence, encoder)
     return directory
 
 
@@ -232,16 +224,16 @@ def _metadata(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def _text_model_id(source: str, facts: dict[str, Any]) -> str:
-    """Return an id that no two models share: it holds a digest of weights, configuration and tokenizer."""
+    """Make an id that no two models share: it holds a digest of weights, configuration and tokenizer."""
     name = re.sub(r"[^a-z0-9]+", "-", Path(source).name.lower()).strip("-")[:48] or "model"
     digest = hashlib.sha256(f"{facts['format']} {facts['source_digest']}".encode()).hexdigest()
     return f"{name}-{facts['pooling']}-{facts['precision']}-{digest[:8]}"
 
 
-def _check(source: str, sentence: "Sentence", encoder: TextEncoder) -> None:
-    """Compare tokenizer, graph and pooling at once with what sentence-transformers itself gives."""
+def _check_vectors(source: str, sentence: "Sentence", encoder: TextEncoder) -> None:
+    """Compare tokenizer, graph and pooling at once with sentence-transformers.  Raises: TextExportError."""
     ours = encoder.encode(_CHECK_TEXTS, pieces=1)  # the model itself cuts
-    difference = float(np.abs(_truth(sentence, encoder, _CHECK_TEXTS) - ours).max())
+    difference = float(np.abs(_reference_vectors(sentence, encoder, _CHECK_TEXTS) - ours).max())
     if not difference <= _TOLERANCE:
         raise TextExportError(source, f"vectors differ by {difference:.1e}, more than {_TOLERANCE:.0e}")
 
@@ -249,20 +241,22 @@ def _check(source: str, sentence: "Sentence", encoder: TextEncoder) -> None:
 def _int8_loss(
     source: str, sentence: "Sentence", encoder: TextEncoder, texts: Sequence[str]
 ) -> dict[str, float]:
-    """Return how near the vectors of 8 bits are to the model's own, as this processor computes them.
+    """Measure how near the vectors of 8 bits are to the model's own, as this processor computes them.
 
     Raises:
         Int8LossError: they are too far from them.
     """
-    cosines = (_truth(sentence, encoder, texts) * encoder.encode(texts, pieces=1)).sum(axis=1)  # (N,)
+    cosines = (_reference_vectors(sentence, encoder, texts) * encoder.encode(texts, pieces=1)).sum(
+        axis=1
+    )  # (N,)
     cosine = float(cosines.mean())
     if not cosine >= _INT8_COSINE:
         raise Int8LossError(source, cosine, len(texts))
     return {"cosine": cosine, "least_cosine": float(cosines.min()), "texts": len(texts)}
 
 
-def _truth(sentence: "Sentence", encoder: TextEncoder, texts: Sequence[str]) -> Vectors:
-    """Return what sentence-transformers gives for texts, as unit vectors (N, D) float32."""
+def _reference_vectors(sentence: "Sentence", encoder: TextEncoder, texts: Sequence[str]) -> Vectors:
+    """Encode texts with sentence-transformers itself: unit vectors (N, D) float32."""
     model = sentence.model
     model.max_seq_length = encoder.max_tokens
     # One by one: without padding there is no doubt about what is right.

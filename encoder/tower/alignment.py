@@ -13,7 +13,7 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Alignment:
-    """How each view enters the shared space.
+    """Linear maps of the views into the shared space.
 
     Shapes:
         matrices: W_H (D_H, D), W_T (D_T, D), W_S (D_H, D) float32; a row of a view times W is aligned.
@@ -36,7 +36,7 @@ class Covariances:
         self.shared = _blocks(dims)
 
     def add(self, batch: ViewBatch) -> None:
-        """Add the users of a batch."""
+        """Add the moments of the users of a batch."""
         views = [
             np.asarray(view * batch.present[:, i : i + 1], dtype=np.float64)
             for i, view in enumerate((batch.history, batch.text, batch.social))
@@ -49,7 +49,7 @@ class Covariances:
 
 
 def ridge_alignment(covariances: Covariances, ridge: float) -> Alignment:
-    """Return T and S regressed onto H; the shared space is that of H and W_H is the identity.
+    """Regress T and S onto H; the shared space is that of H, and W_H is the identity.
 
     Users count in a regression where they have both views. Aligned views are scaled to length 1.
 
@@ -60,15 +60,15 @@ def ridge_alignment(covariances: Covariances, ridge: float) -> Alignment:
     matrices: list[npt.NDArray[np.floating]] = [np.eye(covariances.dims[0])]
     for i in (1, 2):
         own = plain[i][i] + ridge * np.eye(covariances.dims[i])
-        matrices.append(solved(own, plain[i][0]))
+        matrices.append(solve(own, plain[i][0]))
     return Alignment((_f32(matrices[0]), _f32(matrices[1]), _f32(matrices[2])), unit=True)
 
 
-def solved(gram: Float64, right: Float64) -> Float64:
-    """Return the solution of gram · X = right.
+def solve(gram: Float64, right: Float64) -> Float64:
+    """Solve gram · X = right.
 
     Raises:
-        SettingsError: there is none, or many, as a ridge of 0 may leave it.
+        SettingsError: it has no solution or many, which only a ridge of 0 allows.
     """
     try:
         return np.asarray(np.linalg.solve(gram, right), dtype=np.float64)
@@ -77,7 +77,7 @@ def solved(gram: Float64, right: Float64) -> Float64:
 
 
 def maxvar_alignment(covariances: Covariances, ridge: float, dim: int) -> Alignment:
-    """Return the regularised MAXVAR generalised CCA with masks; gates are 1/k_u, 1/μ is folded into W.
+    """Align by regularised MAXVAR generalised CCA with masks; gates are 1/k_u, 1/μ is folded into W.
 
     Source:
         Kettenring 1971; masks as Benton, Arora, Dredze 2016. With B_ij = Σ_u m_ui m_uj / k_u x_ui x_ujᵀ
@@ -100,6 +100,7 @@ def _blocks(dims: tuple[int, int, int]) -> list[list[Float64]]:
 
 
 def _inverse_root(covariance: Float64, ridge: float) -> Float64:
+    """Return (C + λI)^-½."""
     values, vectors = np.linalg.eigh(covariance + ridge * np.eye(len(covariance)))
     return np.asarray((vectors / np.sqrt(np.maximum(values, 1e-12))) @ vectors.T)
 

@@ -8,17 +8,16 @@ from scipy import sparse
 
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
-from encoder.tower.alignment import Alignment, Covariances, maxvar_alignment, ridge_alignment, solved
-from encoder.tower.fusion import fused_parts, plain
+from encoder.tower.alignment import Alignment, Covariances, maxvar_alignment, ridge_alignment, solve
 from encoder.tower.spectral import Spectrum, spectrum
-from encoder.tower.tower import Block, Tower, view_batches
+from encoder.tower.tower import Block, Tower, fixed_gates, fused_parts, view_batches
 from encoder.views import FloatArray, Matrix, ViewBatch
 
 
-def fit_tower(
+def fit_closed_form(
     data: Dataset, config: TowerConfig, events: Matrix | None = None, svd: Spectrum | None = None
 ) -> Tower:
-    """Return the closed-form tower of the visible data, of one block.
+    """Fit the closed-form tower, of one block, to the visible data.
 
     Args:
         data: held-out rows of it are not looked at.
@@ -40,14 +39,14 @@ def fit_tower(
     else:
         alignment = ridge_alignment(covariances, config.ridge)
         id_vectors = svd.items(dim)
-    item_text = item_text_matrix(data, id_vectors)
-    return Tower(config, (Block(table, plain(alignment, config.gates), id_vectors, item_text),))
+    item_text_map = fit_item_text_map(data, id_vectors)
+    return Tower(config, (Block(table, fixed_gates(alignment, config.gates), id_vectors, item_text_map),))
 
 
 def _items_by_ridge(
     batches: Iterator[ViewBatch], alignment: Alignment, config: TowerConfig, events: Matrix
 ) -> FloatArray:
-    """Return item vectors (N, D): ridge regression of the degree-normalised behaviour matrix on V, times D^½.
+    """Regress the degree-normalised behaviour matrix on V by ridge: item vectors (N, D), times D^½.
 
     Source: DESIGN section 1, "items enter the space by ridge regression of the behaviour matrix on V".
     """
@@ -62,12 +61,12 @@ def _items_by_ridge(
         gram += vectors.T @ vectors
         cross += (scaled[start : start + len(batch)].T @ vectors).T
         start += len(batch)
-    return np.ascontiguousarray(solved(gram, cross).T, dtype=np.float32)
+    return np.ascontiguousarray(solve(gram, cross).T, dtype=np.float32)
 
 
-def item_text_matrix(data: Dataset, id_vectors: FloatArray) -> FloatArray:
-    """Return (D_T, D): ridge regression of the id vectors on the text vectors, over items that have both."""
-    both = id_vectors.any(axis=1) & data.item_text.any(axis=1)
-    text = data.item_text[both].astype(np.float64)
+def fit_item_text_map(data: Dataset, id_vectors: FloatArray) -> FloatArray:
+    """Regress the id vectors on the text vectors by ridge, over items that have both: (D_T, D) float32."""
+    both = id_vectors.any(axis=1) & data.item_text_vectors.any(axis=1)
+    text = data.item_text_vectors[both].astype(np.float64)
     gram = text.T @ text + np.eye(text.shape[1])
     return np.linalg.solve(gram, text.T @ id_vectors[both].astype(np.float64)).astype(np.float32)

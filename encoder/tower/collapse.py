@@ -1,4 +1,4 @@
-"""Whether a tower tells items apart for the people whom it serves."""
+"""Collapse of a tower: users for whom it gives all unseen items the same score."""
 
 import logging
 from dataclasses import dataclass
@@ -10,36 +10,36 @@ from encoder.tower.tower import Tower
 
 log = logging.getLogger(__name__)
 
-_USERS = 512  # that are looked at
-_ITEMS = 4_096  # that are scored for each
-_SAME = 1e-5  # of the greatest score that the lengths allow: what differs less is rounding
+_USERS = 512  # in the sample
+_ITEMS = 4_096  # scored for each user
+_SAME = 1e-5  # of the greatest score that the lengths allow: a smaller difference is rounding
 
 
 @dataclass(frozen=True)
-class ToldApart:
-    """How many people with a view were looked at, and for how many all unseen items score alike."""
+class Collapse:
+    """Numbers of users: those checked, and those of them for whom all unseen items score alike."""
 
     checked: int
     alike: int
 
 
-def told_apart(tower: Tower, data: Dataset, seed: int = 0) -> ToldApart:
-    """Count for whom a tower tells nothing apart, over a sample of people and items, and log if anybody.
+def measure_collapse(tower: Tower, data: Dataset, seed: int = 0) -> Collapse:
+    """Count the users to whom a tower gives equal scores only, in a sample of users and items; warn if any.
 
-    People without any view are left out, and so is who has seen all of the items but one.
+    Users without any view are not counted, nor those who have seen all of the items but one.
 
     Args:
         tower: fitted.
-        data: what it was fitted on.
+        data: that it was fitted on.
         seed: of the sample.
     """
     rng = np.random.default_rng(seed)
-    there = (np.diff(data.seen.indptr) > 0) | (data.text_counts > 0) | (np.diff(data.ties.indptr) > 0)
-    users = np.flatnonzero(there)
+    with_view = (np.diff(data.seen.indptr) > 0) | (data.text_counts > 0) | (np.diff(data.ties.indptr) > 0)
+    users = np.flatnonzero(with_view)
     users = np.sort(rng.choice(users, min(_USERS, len(users)), replace=False))
     views = tower.views(data, users)
     vectors = tower.vectors(views)  # (B, D)
-    items = tower.item_vectors(data.item_text)
+    items = tower.item_vectors(data.item_text_vectors)
     known = np.flatnonzero(items.any(axis=1))
     known = np.sort(rng.choice(known, min(_ITEMS, len(known)), replace=False))
     items = items[known]  # (M, D)
@@ -49,14 +49,14 @@ def told_apart(tower: Tower, data: Dataset, seed: int = 0) -> ToldApart:
     highest = np.where(unseen, scores, -np.inf).max(axis=1, initial=-np.inf)
     lowest = np.where(unseen, scores, np.inf).min(axis=1, initial=np.inf)
     scale = np.linalg.norm(vectors, axis=1) * np.linalg.norm(items, axis=1).max(initial=0.0)
-    judged = views.amounts.any(axis=1) & (unseen.sum(axis=1) > 1)
-    alike = judged & ~(highest - lowest > _SAME * scale)
-    found = ToldApart(int(judged.sum()), int(alike.sum()))
-    if found.alike:
+    counted = views.amounts.any(axis=1) & (unseen.sum(axis=1) > 1)
+    alike = counted & ~(highest - lowest > _SAME * scale)
+    collapse = Collapse(int(counted.sum()), int(alike.sum()))
+    if collapse.alike:
         log.warning(
             "%d of %d people looked at get the same score for all that they have not seen: the data says too "
             "little about them; more behaviours, texts or friends would help",
-            found.alike,
-            found.checked,
+            collapse.alike,
+            collapse.checked,
         )
-    return found
+    return collapse

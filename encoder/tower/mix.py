@@ -1,4 +1,4 @@
-"""One tower from several: the closed form beside learned blocks, mixed by a weight, compressed to a dim."""
+"""One tower of several blocks: the closed form mixed with learned blocks by a weight, compressed to a dim."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -7,30 +7,30 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.dataset import Dataset
-from encoder.tower.select import Chooser, half_lives
+from encoder.tower.select import HeldOutScorer, half_lives
 from encoder.tower.tower import Block, Compression, Tower
 from encoder.views import FloatArray
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-_USERS = 2_000  # whose scores say how far those of a block spread
+_USERS = 2_000  # over whom the spread of a block's scores is measured
 _ROWS = 8_192
 _RIDGE = 1e-9
 
 
 @dataclass(frozen=True)
 class Mix:
-    """The weight of the learned blocks beside the closed form, the half-life, and NDCG@20 of all tried."""
+    """The weight of learned blocks beside the closed form, the half-life, and NDCG@20 of all tried."""
 
     weight: float
     half_life: float
-    tried: dict[str, float]
-    half_lives: dict[str, float]
+    ndcg_by_weight: dict[str, float]
+    ndcg_by_half_life: dict[str, float]
 
 
 def mixed(closed: Tower, learned: list[Block], weight: float, data: Dataset) -> Tower:
-    """Return a tower of all blocks, each scaled so that its scores spread alike, learned ones times a weight.
+    """Join blocks into one tower, scaled so that their scores spread alike, the learned ones times a weight.
 
     A block's spread is the mean over users of the standard deviation of its scores over items.
     """
@@ -47,24 +47,24 @@ def mixed(closed: Tower, learned: list[Block], weight: float, data: Dataset) -> 
 
 
 def choose_mix(closed: Tower, learned: list[Block], data: Dataset, split: str) -> Mix:
-    """Return the weight of the learned blocks with the best NDCG@20 on a split, then the best half-life.
+    """Choose the weight of the learned blocks by NDCG@20 on a split, then the half-life.
 
     Weight 0 leaves the learned blocks out.
     """
-    chooser = Chooser(data, split)
+    scorer = HeldOutScorer(data, split)
     whole = mixed(closed, learned, 1.0, data)
-    vectors = whole.vectors(whole.views(data, chooser.users))
-    items = whole.item_vectors(data.item_text)
+    vectors = whole.vectors(whole.views(data, scorer.users))
+    items = whole.item_vectors(data.item_text_vectors)
     own = closed.blocks[0].fusion.dim
     tried = {}
     for weight in WEIGHTS:
         factors = np.where(np.arange(items.shape[1]) < own, 1.0, weight).astype(np.float32)
-        tried[f"{weight:g}"] = chooser.score(vectors, items * factors)
+        tried[f"{weight:g}"] = scorer.score(vectors, items * factors)
     best = max(WEIGHTS, key=lambda weight: tried[f"{weight:g}"])
     log.info("learned blocks: weight %g, NDCG@20 %.4f on %s", best, tried[f"{best:g}"], split)
     lives = {0.0, closed.config.half_life, *half_lives(data)}
     tower = mixed(closed, learned, best, data)
-    reached = {life: chooser.tower(with_half_life(tower, life)) for life in sorted(lives)}
+    reached = {life: scorer.score_tower(with_half_life(tower, life)) for life in sorted(lives)}
     life = max(reached, key=lambda each: reached[each])
     log.info("half-life %g events, NDCG@20 %.4f on %s", life, reached[life], split)
     return Mix(best, life, tried, {f"{each:g}": ndcg for each, ndcg in reached.items()})
@@ -76,7 +76,7 @@ def with_half_life(tower: Tower, half_life: float) -> Tower:
 
 
 def compressed(tower: Tower, data: Dataset, dim: int) -> Tower:
-    """Return the tower in at most `dim` coordinates: the closest scores, in least squares over users × items.
+    """Compress a tower to at most `dim` coordinates: the closest scores in least squares over users × items.
 
     Source:
         Eckart and Young 1936: with Gram matrices VᵀV = L_v L_vᵀ and XᵀX = L_x L_xᵀ, the best V' X'ᵀ of rank
@@ -89,7 +89,7 @@ def compressed(tower: Tower, data: Dataset, dim: int) -> Tower:
     for batch in tower.batches(data):
         vectors = tower.vectors(batch)  # (B, Σ D)
         users += vectors.T @ vectors
-    left, right = _root(users), _root(_gram(tower.item_vectors(data.item_text)))
+    left, right = _root(users), _root(_gram(tower.item_vectors(data.item_text_vectors)))
     u, s, vt = np.linalg.svd(left.T @ right)
     root = np.sqrt(s[:dim])
     users_map = np.linalg.solve(left.T, u[:, :dim] * root)
@@ -103,13 +103,14 @@ def compressed(tower: Tower, data: Dataset, dim: int) -> Tower:
 
 
 def _spread(tower: Tower, data: Dataset) -> float:
-    found: list[npt.NDArray[np.float64]] = []
+    """Return the mean over users of the standard deviation of scores over items; 1 where it is 0."""
+    sample: list[npt.NDArray[np.float64]] = []
     for batch in tower.batches(data):
-        there = np.flatnonzero(batch.amounts.any(axis=1))[: _USERS - sum(map(len, found))]
-        found.append(tower.vectors(batch.rows(there)))
-        if sum(map(len, found)) == _USERS:
+        with_view = np.flatnonzero(batch.amounts.any(axis=1))[: _USERS - sum(map(len, sample))]
+        sample.append(tower.vectors(batch.rows(with_view)))
+        if sum(map(len, sample)) == _USERS:
             break
-    vectors, items = np.concatenate(found), tower.item_vectors(data.item_text)
+    vectors, items = np.concatenate(sample), tower.item_vectors(data.item_text_vectors)
     mean = items.mean(axis=0, dtype=np.float64)
     covariance = _gram(items) / len(items) - np.outer(mean, mean)
     variance = np.einsum("ud,de,ue->u", vectors, covariance, vectors, optimize=True)
@@ -126,7 +127,7 @@ def _gram(rows: FloatArray) -> npt.NDArray[np.float64]:
 
 
 def _root(gram: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the lower Cholesky factor, of a matrix that may be singular."""
+    """Return the lower Cholesky factor of a matrix that may be singular."""
     return np.linalg.cholesky(gram + _RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)))
 
 

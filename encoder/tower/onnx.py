@@ -7,8 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from encoder.runtime import ITEM_GRAPH, USER_GRAPH
-from encoder.tower.fusion import MAX_GATE_SLOPE, Fusion
-from encoder.tower.tower import Tower
+from encoder.tower.tower import MAX_GATE_SLOPE, Fusion, Tower
 from encoder.views import FloatArray
 
 _OPSET = 17
@@ -58,8 +57,8 @@ def user_graph(tower: Tower) -> onnx.ModelProto:
     ]
     if tower.compression:
         constants.append(_constant("compression", tower.compression.users))
-    width, dim = sum(tower.widths), tower.item_text.shape[1]
-    widths = [width, tower.item_text.shape[0], width, 3]
+    width, dim = sum(tower.widths), tower.item_text_map.shape[1]
+    widths = [width, tower.item_text_map.shape[0], width, 3]
     return _model(
         "user_tower", nodes, constants,
         [_value(n, ["B", w]) for n, w in zip([*_VIEWS, "amounts"], widths, strict=True)],
@@ -131,8 +130,8 @@ def item_graph(tower: Tower) -> onnx.ModelProto:
         helper.make_node("MatMul", ["text", "item_text"], ["projected"]),
         helper.make_node("Where", ["known", "id_vector", "projected"], ["vectors"]),
     ]
-    constants = [_constant("zero", np.float32(0.0)), _constant("item_text", tower.item_text)]
-    text_dim, dim = tower.item_text.shape
+    constants = [_constant("zero", np.float32(0.0)), _constant("item_text", tower.item_text_map)]
+    text_dim, dim = tower.item_text_map.shape
     return _model(
         "item_tower", nodes, constants,
         [_value("id_vector", ["B", dim]), _value("text", ["B", text_dim])], [_value("vectors", ["B", dim])],

@@ -1,4 +1,4 @@
-"""Choice of the closed form's hyper-parameters on held-out rows, never on test."""
+"""Choice of the settings of the closed form on held-out rows, never on test."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from encoder.config import TowerConfig, Weighting
 from encoder.dataset import Dataset
-from encoder.tower.closed_form import fit_tower
+from encoder.tower.closed_form import fit_closed_form
 from encoder.tower.spectral import spectrum
 from encoder.tower.tower import Tower, dataset_views
-from encoder.views import Matrix, history_view, newer
+from encoder.views import Matrix, count_newer, history_view
 from evaluation.metrics import mean_over_users, ndcg
 from evaluation.ranking import top_k
 
@@ -34,14 +34,14 @@ _BATCH = 1_000
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting and what it reached."""
+    """One setting and the NDCG@20 that it reached."""
 
     config: TowerConfig
     ndcg: float
 
 
-class Chooser:
-    """Scores settings by NDCG@20 on one held-out split, over at most MAX_USERS users (drawn by seed)."""
+class HeldOutScorer:
+    """Scores towers by NDCG@20 on one held-out split, over at most MAX_USERS users, drawn by seed."""
 
     def __init__(self, data: Dataset, split: str, seed: int = 0) -> None:
         self._data = data
@@ -55,46 +55,44 @@ class Chooser:
 
     @property
     def users(self) -> npt.NDArray[np.int64]:
-        """Rows of the users that are scored."""
+        """(n,) rows of the users that are scored."""
         return self._users
 
     def score(self, vectors: npt.NDArray[np.floating], items: npt.NDArray[np.float32]) -> float:
-        """Return mean NDCG@20 of user vectors (len(users), D) by full ranking over items (N, D)."""
+        """Return the mean NDCG@20 of user vectors (n, D) by full ranking over items (N, D)."""
         ranked = [
             top_k(vectors[i : i + _BATCH].astype(np.float32) @ items.T, self._seen[i : i + _BATCH], 20)
             for i in range(0, len(vectors), _BATCH)
         ]
         return float(mean_over_users(ndcg(np.concatenate(ranked), self._relevant, 20)))
 
-    def tower(self, tower: Tower) -> float:
-        """Return mean NDCG@20 of a tower on all the views that there are."""
+    def score_tower(self, tower: Tower) -> float:
+        """Return the mean NDCG@20 of a tower on all views of the users."""
         views = tower.views(self._data, self._users)
-        return self.score(tower.vectors(views), tower.item_vectors(self._data.item_text))
+        return self.score(tower.vectors(views), tower.item_vectors(self._data.item_text_vectors))
 
 
 def choose_config(data: Dataset, split: str, base: TowerConfig, dims: tuple[int, ...] = DIMS) -> list[Trial]:
-    """Return every setting tried with its NDCG@20 on `split`, the chosen one last.
+    """Try settings and return each with its NDCG@20 on `split`, the chosen one last.
 
     First the history table alone (weighting, exponents, dim, damping). Then λ and the gates of T and S, with
     the best table of each damping: what is best alone need not be best together. Gates stay above 0 where the
-    data has the view: who lacks a history is served by it. Last, whether older events count less.
+    data has the view, because it serves users without a history. Last, whether older events count less.
     """
-    chooser = Chooser(data, split)
-    trials = sorted(_history_trials(data, chooser, base, dims), key=_ndcg)
+    scorer = HeldOutScorer(data, split)
+    trials = sorted(_history_trials(data, scorer, base, dims), key=_ndcg)
     log.info("history table: %s, NDCG@20 %.4f on %s", _describe(trials[-1].config), trials[-1].ndcg, split)
     if data.text.any() or data.ties.nnz:
         best = {trial.config.damping: trial.config for trial in trials}  # the last, so the best, of each
         with tqdm(total=len(best) * len(RIDGES), desc="alignment", unit="λ", disable=None) as bar:
-            fused = [
-                trial for config in best.values() for trial in _fusion_trials(data, chooser, config, bar)
-            ]
+            fused = [trial for config in best.values() for trial in _fusion_trials(data, scorer, config, bar)]
         trials += sorted(fused, key=_ndcg)
         chosen = trials[-1]
         log.info("with T and S: %s, NDCG@20 %.4f on %s", _describe(chosen.config), chosen.ndcg, split)
     chosen = trials[-1]
     for half_life in half_lives(data):
         config = replace(chosen.config, half_life=half_life)
-        trials.append(Trial(config, chooser.tower(fit_tower(data, config))))
+        trials.append(Trial(config, scorer.score_tower(fit_closed_form(data, config))))
     best_life = max(trials[trials.index(chosen) :], key=_ndcg)
     trials.remove(best_life)
     return [*trials, best_life]
@@ -102,14 +100,16 @@ def choose_config(data: Dataset, split: str, base: TowerConfig, dims: tuple[int,
 
 def half_lives(data: Dataset) -> tuple[float, ...]:
     """Return the half-lives to choose from beside 0; none where no user has two times."""
-    return HALF_LIVES if newer(data.history.users, data.history.ts).any() else ()
+    return HALF_LIVES if count_newer(data.history.users, data.history.ts).any() else ()
 
 
 def _ndcg(trial: Trial) -> float:
     return trial.ndcg
 
 
-def _history_trials(data: Dataset, chooser: Chooser, base: TowerConfig, dims: tuple[int, ...]) -> list[Trial]:
+def _history_trials(
+    data: Dataset, scorer: HeldOutScorer, base: TowerConfig, dims: tuple[int, ...]
+) -> list[Trial]:
     weightings = WEIGHTINGS if len(np.unique(data.events(base).data)) > 1 else WEIGHTINGS[:1]  # all the same
     tables = [
         replace(base, weighting=weighting, user_exponent=exponent)
@@ -117,30 +117,32 @@ def _history_trials(data: Dataset, chooser: Chooser, base: TowerConfig, dims: tu
     ]
     total = (len(tables) + len(ITEM_EXPONENTS)) * len(dims) * len(DAMPINGS)
     with tqdm(total=total, desc="history table", unit="setting", disable=None) as bar:
-        trials = [trial for config in tables for trial in _table_trials(data, chooser, config, dims, bar)]
+        trials = [trial for config in tables for trial in _table_trials(data, scorer, config, dims, bar)]
         best = max(trials, key=_ndcg).config
         for exponent in ITEM_EXPONENTS:
-            trials += _table_trials(data, chooser, replace(best, item_exponent=exponent), dims, bar)
+            trials += _table_trials(data, scorer, replace(best, item_exponent=exponent), dims, bar)
     return trials
 
 
 def _table_trials(
-    data: Dataset, chooser: Chooser, config: TowerConfig, dims: tuple[int, ...], bar: "tqdm[NoReturn]"
+    data: Dataset, scorer: HeldOutScorer, config: TowerConfig, dims: tuple[int, ...], bar: "tqdm[NoReturn]"
 ) -> list[Trial]:
-    """Return the trials of one decomposition: every dim with every damping that tells unseen items apart."""
+    """Try one decomposition with every dim and every damping that ranks unseen items."""
     events = data.events(config)
     svd = spectrum(events, max(dims), config.user_exponent, config.item_exponent)
     trials = []
     for dim, damping in product(sorted({min(dim, len(svd.singular)) for dim in dims}), DAMPINGS):
-        if svd.tells(dim, damping):
-            vectors = history_view(events[chooser.users], svd.table(dim, damping))
-            reached = chooser.score(vectors, svd.items(dim))
+        if svd.ranks_unseen(dim, damping):
+            vectors = history_view(events[scorer.users], svd.table(dim, damping))
+            reached = scorer.score(vectors, svd.items(dim))
             trials.append(Trial(replace(config, dim=dim, damping=damping), reached))
     bar.update(len(dims) * len(DAMPINGS))
     return trials
 
 
-def _fusion_trials(data: Dataset, chooser: Chooser, best: TowerConfig, bar: "tqdm[NoReturn]") -> list[Trial]:
+def _fusion_trials(
+    data: Dataset, scorer: HeldOutScorer, best: TowerConfig, bar: "tqdm[NoReturn]"
+) -> list[Trial]:
     events = data.events(best)
     svd = spectrum(events, best.dim, best.user_exponent, best.item_exponent)
     text_gates = GATES if data.text.any() else (0.0,)
@@ -148,13 +150,13 @@ def _fusion_trials(data: Dataset, chooser: Chooser, best: TowerConfig, bar: "tqd
     learned = [(1.0, text, social) for text, social in product(text_gates, social_gates)]
     trials = []
     for ridge in RIDGES:
-        tower = fit_tower(data, replace(best, ridge=ridge), events, svd)
-        views = dataset_views(data, events, tower.table, users=chooser.users)
-        items = tower.item_vectors(data.item_text)
+        tower = fit_closed_form(data, replace(best, ridge=ridge), events, svd)
+        views = dataset_views(data, events, tower.table, users=scorer.users)
+        items = tower.item_vectors(data.item_text_vectors)
         for gates in learned if best.fusion == "ridge" else [(1.0, 1.0, 1.0)]:
             config = replace(tower.config, gates=gates)
             vectors = tower.gated(gates).vectors(views)
-            trials.append(Trial(config, chooser.score(vectors, items)))
+            trials.append(Trial(config, scorer.score(vectors, items)))
         bar.update()
     return trials
 

@@ -11,7 +11,7 @@ from encoder.views import FloatArray, Matrix
 
 _OVERSAMPLING = 32
 _POWER_ITERATIONS = 12
-_LEAST = 1e-4  # of the greatest singular value; what is less is rounding, of numbers with 7 digits
+_LEAST = 1e-4  # of the greatest singular value; a smaller one is rounding, of numbers with 7 digits
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Spectrum:
         right: (N, R) float32, orthonormal columns; zero rows for items without events.
         degree: (N,) float64, summed weight of each item.
         item_exponent: b, the power of the degree that the matrix was divided by.
-        rank: of the matrix, as far as it was looked at: more than R only where that cut something off.
+        rank: of the matrix, as far as it was computed: more than R only where the cut to R lost directions.
     """
 
     singular: npt.NDArray[np.float64]
@@ -32,18 +32,18 @@ class Spectrum:
     item_exponent: float
     rank: int
 
-    def tells(self, dim: int, damping: float) -> bool:
-        """Return whether a table says anything about items that a person has not seen.
+    def ranks_unseen(self, dim: int, damping: float) -> bool:
+        """Return whether a table of these settings scores items that a user has not seen.
 
-        All directions together and undamped give a history back as it was, with 0 for all that is not in it.
+        All directions together and undamped reproduce the history itself, with 0 for every other item.
         """
         return damping > 0 or dim < self.rank
 
     def table(self, dim: int, damping: float) -> FloatArray:
-        """Return what a history is pooled with, (N, dim) float32: D^-b V filtered by s²/(s² + damping·s₁²).
+        """Return the table that pools histories, (N, dim) float32: D^-b V filtered by s²/(s² + damping·s₁²).
 
         Source:
-            the ridge-damped projection of a linear autoencoder; damping 0 is the plain truncated SVD.
+            The ridge-damped projection of a linear autoencoder; damping 0 is the plain truncated SVD.
         """
         power = self.singular[:dim] ** 2
         keep = power / (power + damping * self.singular[0] ** 2)  # (dim,)
@@ -66,7 +66,7 @@ class Spectrum:
 def spectrum(
     events: Matrix, rank: int, user_exponent: float, item_exponent: float = 0.5, seed: int = 0
 ) -> Spectrum:
-    """Return the top singular values and right vectors of D_u^-a X D_i^-b.
+    """Compute the top singular values and right vectors of D_u^-a X D_i^-b.
 
     The rank is cut to that of the matrix. Memory: (U + N) × rank floats.
 
@@ -101,10 +101,10 @@ def spectrum(
 
 
 def _independent(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return nearly orthonormal columns of the same span: one shifted Cholesky QR, a tenth of the time of QR.
+    """Make nearly orthonormal columns of the same span by shifted Cholesky QR, in a tenth of the time of QR.
 
-    Between power iterations the columns need only be kept from falling together; the last step is a true QR.
-    Where they have fallen together already, as those of a matrix of low rank do at once, a true QR is taken.
+    Between power iterations the columns need only stay independent; the last step is a true QR. Where they
+    have become dependent, as those of a matrix of low rank do at once, a true QR is done here, too.
 
     Source:
         Fukaya et al. 2020, "Shifted Cholesky QR for computing the QR factorization of

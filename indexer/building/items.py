@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from encoder.dataset import rows_of
 from encoder.runtime import Model
-from encoder.text.cache import TextCache, encode_all
+from encoder.text.cache import TextCache, encode_with_cache
 from encoder.text.encoder import TextEncoder, item_text
 from indexer.arrays import FloatArray, IntArray, map_vectors, write_vectors
 from indexer.building.build_checkpoint import finish, finished
@@ -56,7 +56,7 @@ class ItemTower:
         """
         columns = (items.column(name).to_pylist() for name in ("title", "text"))
         texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
-        text_vectors = encode_all(self.encoder, self.cache, texts, "item texts")  # (n, D_T)
+        text_vectors = encode_with_cache(self.encoder, self.cache, texts, "item texts")  # (n, D_T)
         known = (rows >= 0)[:, None]
         id_vectors = np.where(known, self.model.id_vectors[rows], np.float32(0.0))  # (n, D)
         return self.model.encode_items(id_vectors, text_vectors)

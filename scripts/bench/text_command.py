@@ -28,7 +28,8 @@ def text_bench(
 
     Example: triptych bench text --data DATA --text-model HOME/text_models/ID --json text.json
     """
-    from encoder.text.export import DEFAULT_SOURCE, export_text_model
+    from encoder.text.export import export_text_model
+    from encoder.text.source import DEFAULT_SOURCE
     from scripts.bench.output import leave
     from scripts.bench.text import TextOptions, draw, measure
     from scripts.world.world import make_world

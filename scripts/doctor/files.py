@@ -27,8 +27,8 @@ _CACHE = "cache"
 _LOOK_THROUGH = """
 import sys
 from pathlib import Path
-from encoder.text.cache import look_through
-print(*look_through(Path(sys.argv[1])))
+from encoder.text.cache import inspect_text_cache
+print(*inspect_text_cache(Path(sys.argv[1])))
 """
 _UNIT = 1e-3
 _NAMES = {"export": "exports", "text_model": "text models", "model": "models", "index": "indexes"}

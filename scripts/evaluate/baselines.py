@@ -61,7 +61,7 @@ def baseline_figures(
 
 def _peers(data: Dataset) -> list[tuple[str, Callable[..., tuple[Any, Scorer]], Callable[..., Scorer]]]:
     """Return name, choice and fit of each baseline that has settings."""
-    side = Side(data.item_text, data.text, data.ties)
+    side = Side(data.item_text_vectors, data.text, data.ties)
     return [
         ("ItemKNN", choose_knn, ItemKnn.fit),
         ("iALS", choose_als, Ials.fit),
@@ -94,7 +94,7 @@ def _pairs(data: Dataset, rows: "np.ndarray[Any, np.dtype[np.bool_]]") -> Matrix
 def _rank(model: Scorer, evaluator: Evaluator) -> IntArray:
     """Return the item rows (len(users), 20) that a baseline ranks first, −1 where there are fewer."""
     users, data = evaluator.users, evaluator.data
-    side = Side(data.item_text, data.text, data.ties)
+    side = Side(data.item_text_vectors, data.text, data.ties)
     circle = side.circle(data.seen) if isinstance(model, SideEase) else None
 
     def scores(rows: IntArray) -> FloatArray:

@@ -77,7 +77,7 @@ def _figures(evaluator: Evaluator, ranked: IntArray, among: npt.NDArray[np.bool_
     vectors[rows >= 0] = index.vectors_of(rows[rows >= 0])
     figures: dict[str, Any] = dict(evaluator.metrics(ranked, among))
     for k in KS:
-        by = {"intra_list_diversity": vectors, "intra_list_diversity_texts": data.item_text}
+        by = {"intra_list_diversity": vectors, "intra_list_diversity_texts": data.item_text_vectors}
         for name, space in by.items():
             values = intra_list_diversity(ranked[among], space, k)
             counted = values[~np.isnan(values)]

@@ -97,7 +97,7 @@ def _head_figures(home: Home, evaluator: Evaluator) -> dict[str, Any]:
     model, data = evaluator.pair.model, evaluator.data
     views = dataset_views(data, data.events(model.config), model.table, model.widths)
     users = model.encode_users(views).vectors
-    items = model.encode_items(model.id_vectors, data.item_text)
+    items = model.encode_items(model.id_vectors, data.item_text_vectors)
     with Export.open(home.exports / model.export_id, verify=False) as export:  # it was, when it was loaded
         facts = item_facts(export)
     head = load_head(home.models / model.model_id)

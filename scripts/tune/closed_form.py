@@ -9,8 +9,8 @@ import optuna
 
 from encoder.config import TowerConfig, Weighting
 from encoder.dataset import Dataset
-from encoder.tower.closed_form import fit_tower
-from encoder.tower.select import Chooser, half_lives
+from encoder.tower.closed_form import fit_closed_form
+from encoder.tower.select import HeldOutScorer, half_lives
 from encoder.tower.spectral import Spectrum, spectrum
 from encoder.views import Matrix
 
@@ -107,7 +107,7 @@ class Objective:
     def __init__(self, data: Dataset, space: Space) -> None:
         self._data = data
         self._space = space
-        self._chooser = Chooser(data, SPLIT)
+        self._chooser = HeldOutScorer(data, SPLIT)
         self._spectrum = lru_cache(maxsize=_SPECTRA)(self._compute)
 
     def __call__(self, trial: optuna.Trial) -> float:
@@ -115,7 +115,7 @@ class Objective:
         config = self._space.draw(trial)
         events, svd = self._spectrum(config.weighting, config.user_exponent, config.item_exponent)
         trial.set_user_attr(CONFIG_ATTR, config.as_json())
-        return self._chooser.tower(fit_tower(self._data, config, events, svd))
+        return self._chooser.score_tower(fit_closed_form(self._data, config, events, svd))
 
     def _compute(
         self, weighting: Weighting, user_exponent: float, item_exponent: float

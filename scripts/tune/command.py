@@ -52,9 +52,9 @@ def tune_command(
     """
     from encoder.config import TowerConfig
     from encoder.dataset import load_dataset
+    from encoder.fit import TrainOptions
     from encoder.text.cache import TextCache
     from encoder.text.encoder import TextEncoder
-    from encoder.tower.fit import TrainOptions
     from scripts.tune.closed_form import SPLIT, NoValidSplitError
     from scripts.tune.search import closed_search, closed_settings, learned_search
     from scripts.tune.study import Tuning
@@ -126,7 +126,8 @@ def _latest(home: Home) -> Path | None:
 
 def _text_directory(home: Home, text_model: str | None, latest: Path | None) -> Path:
     """Return the text model that was asked for, that of the latest model, or the default one."""
-    from encoder.text.export import DEFAULT_SOURCE, export_text_model
+    from encoder.text.export import export_text_model
+    from encoder.text.source import DEFAULT_SOURCE
     from store.artifact import read_manifest
 
     if text_model is None and latest is not None:

@@ -10,10 +10,10 @@ import optuna
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
-from encoder.learned.trainer import learn
-from encoder.tower.closed_form import fit_tower
+from encoder.learned.trainer import train_block
+from encoder.tower.closed_form import fit_closed_form
 from encoder.tower.mix import choose_mix
-from encoder.tower.select import Chooser
+from encoder.tower.select import HeldOutScorer
 from encoder.tower.tower import Block, Tower
 from scripts.tune.closed_form import CONFIG_ATTR, SPLIT, dims_of, within
 
@@ -98,9 +98,9 @@ class LearnObjective:
         self._space = space
         self._training = training
         self._epochs = space.base.epochs if epochs is None else epochs
-        self._chooser = Chooser(data, SPLIT)
-        self._closed = fit_tower(data, closed)
-        log.info("tune: the closed form alone reaches NDCG@20 %.4f", self._chooser.tower(self._closed))
+        self._chooser = HeldOutScorer(data, SPLIT)
+        self._closed = fit_closed_form(data, closed)
+        log.info("tune: the closed form alone reaches NDCG@20 %.4f", self._chooser.score_tower(self._closed))
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Return what one trial reaches.  Raises: optuna.TrialPruned."""
@@ -116,7 +116,7 @@ class LearnObjective:
 
         one = replace(options, members=1, epochs=self._epochs)
         try:
-            learned = learn(self._data, config, one, self._score, self._training, report)
+            learned = train_block(self._data, config, one, self._score, self._training, report)
         except optuna.TrialPruned:
             log.info("tune: trial %d is hopeless", trial.number)
             self._forget()
@@ -125,10 +125,10 @@ class LearnObjective:
         trial.set_user_attr("best_epoch", learned.epoch)
         mix = choose_mix(self._closed, [learned.block], self._data, SPLIT)
         trial.set_user_attr("weight", mix.weight)
-        return max(mix.half_lives.values())
+        return max(mix.ndcg_by_half_life.values())
 
     def _score(self, block: Block) -> float:
-        return self._chooser.tower(Tower(self._closed.config, (block,)))
+        return self._chooser.score_tower(Tower(self._closed.config, (block,)))
 
     def _forget(self) -> None:
         for checkpoint in self._training.glob(f"*/{CHECKPOINT_FILE}"):

@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 
-from encoder.text.cache import WrittenTexts
+from encoder.text.cache import ErasureSafeWriter
 from server.query.retriever import NotReadyError, Retriever
 from server.query.snapshot import cache_stored_vectors
 from server.supervisor import Supervisor, Worker, attempt_each
@@ -125,7 +125,7 @@ class LiveTexts(Worker):
         """Yield all stored texts with their fence, after the vectors that came with some are cached."""
         snapshot = self._retriever.snapshot
         fence = snapshot.cache.fence()
-        written = WrittenTexts(snapshot.cache, self._store.texts_among, fence)
+        written = ErasureSafeWriter(snapshot.cache, self._store.texts_among, fence)
         cache_stored_vectors(self._store, snapshot.encoder, written)
         for texts in self._store.distinct_texts():
             yield dict.fromkeys(texts, fence)
@@ -151,5 +151,5 @@ class LiveTexts(Worker):
         if missing:
             fences = {texts[text] for text in missing}
             fence = fences.pop() if len(fences) == 1 else _NO_FENCE
-            written = WrittenTexts(snapshot.cache, self._store.texts_among, fence)
+            written = ErasureSafeWriter(snapshot.cache, self._store.texts_among, fence)
             written.put(snapshot.encoder.text_model_id, missing, snapshot.encoder.encode(missing))

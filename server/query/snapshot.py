@@ -8,7 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.runtime import Model
-from encoder.text.cache import ImportedVectorsError, TextCache, WrittenTexts, cache_imported, encode_all
+from encoder.text.cache import (
+    ErasureSafeWriter,
+    ImportedVectorsError,
+    TextCache,
+    cache_imported_vectors,
+    encode_with_cache,
+)
 from encoder.text.encoder import TextEncoder
 from encoder.views import FloatArray
 from indexer.arrays import IntArray
@@ -112,11 +118,11 @@ def prepare(
         AbandonedError: the call that publishes the index ended.
     """
     encoder = TextEncoder.load(home.text_models / loaded.model.text_model_id, threads=threads)
-    written = WrittenTexts(cache, store.texts_among)
+    written = ErasureSafeWriter(cache, store.texts_among)
     cache_stored_vectors(store, encoder, written)
     for batch in store.distinct_texts():
         check_wanted()
-        encode_all(encoder, cache, batch, "user texts", written)
+        encode_with_cache(encoder, cache, batch, "user texts", written)
     snapshot = Snapshot(loaded.index, loaded.model, encoder, cache, state, loaded.users)
     for rows_of_codes in (snapshot.model_rows, snapshot.main_rows):
         rows_of_codes(np.zeros(0, dtype=np.int64))  # for all codes now, not by the first query
@@ -126,9 +132,9 @@ def prepare(
     return snapshot
 
 
-def cache_stored_vectors(store: Store, encoder: TextEncoder, written: WrittenTexts) -> None:
+def cache_stored_vectors(store: Store, encoder: TextEncoder, written: ErasureSafeWriter) -> None:
     """Cache the vectors imported with texts; log a warning where they are not of the language model's dim."""
     try:
-        cache_imported(written, encoder, store.imported_vectors(encoder.text_model_id))
+        cache_imported_vectors(written, encoder, store.imported_vectors(encoder.text_model_id))
     except ImportedVectorsError as error:
         log.warning("%s; until then they are encoded here", error)

@@ -8,16 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from encoder.arrays import NO_TIME, Actions, Events
-from encoder.views import (
-    FloatArray,
-    Matrix,
-    ViewBatch,
-    event_matrix,
-    history_view,
-    social_view,
-    unit_rows,
-    view_batch,
-)
+from encoder.views import FloatArray, Matrix, ViewBatch, assemble_views, event_matrix, history_view, unit_rows
 from server.cancellation import check_wanted
 from server.query.snapshot import Snapshot
 from store.records import Event
@@ -44,28 +35,41 @@ class SubjectViews:
 
 
 def raw_views(snapshot: Snapshot, asked: SubjectViews) -> ViewBatch:
-    """Return the views of one subject.  Raises: AbandonedError."""
+    """Make the raw views of one subject, a batch of one.
+
+    Texts that are stored but not encoded yet are left out.
+
+    Raises:
+        AbandonedError: nobody waits for the answer any more.
+    """
     check_wanted()
     person = asked.person
-    pooled, known = pooled_histories(snapshot, asked)  # (1 + F, D_H)
     vectors = [snapshot.stored_text_vectors(person.texts)] if person.texts else []
     if asked.texts:
         vectors.append(snapshot.text_vectors(asked.texts, keep=asked.keep))
     text = np.zeros((1, snapshot.encoder.dim), dtype=np.float32)
     for some in vectors:
-        text += some.sum(axis=0, keepdims=True)  # as `text_sums` of one user, to the last bit
-    social = np.zeros_like(pooled[:1])
-    friends = len(person.friends)
+        text += some.sum(axis=0, keepdims=True)  # as `text_view` of one user, to the last bit
+    ties, friends = None, len(person.friends)
     if friends:
         # Built from its parts: a matrix this small costs less to multiply than to convert.
-        ties = sparse.csr_array((person.weights, np.arange(friends), [0, friends]), (1, friends))
-        social = social_view(ties, pooled[1:], snapshot.model.widths)
-    counts = np.array([[known, sum(map(len, vectors)), friends]])
-    return view_batch(pooled[:1], unit_rows(text), social, counts)
+        ties = sparse.csr_array((person.weights, np.arange(1, 1 + friends), [0, friends]), (1, 1 + friends))
+    return assemble_views(
+        histories(snapshot, asked),
+        np.zeros(1, dtype=np.int64),
+        ties,
+        unit_rows(text),
+        np.array([sum(map(len, vectors))]),
+        snapshot.model.table,
+        snapshot.model.widths,
+    )
 
 
 def pooled_histories(snapshot: Snapshot, asked: SubjectViews) -> tuple[FloatArray, int]:
-    """Return pooled histories (1 + F, D_H) float32, zero for an empty one, and the first's items."""
+    """Pool the histories of the subject and its friends: (1 + F, D_H) float32, zero for an empty one.
+
+    Returns also how many items the subject's own history has.
+    """
     table = snapshot.model.table
     matrix = histories(snapshot, asked)
     if matrix is None:
@@ -74,29 +78,29 @@ def pooled_histories(snapshot: Snapshot, asked: SubjectViews) -> tuple[FloatArra
 
 
 def histories(snapshot: Snapshot, asked: SubjectViews) -> Matrix | None:
-    """Return the weighted histories of the subject and its friends (1 + F, N), None where all are empty."""
-    events = _stored(snapshot, asked.person)
+    """Weight the events of the subject, row 0, and of its friends: (1 + F, N); None where all are empty."""
+    events = _stored_events(snapshot, asked.person)
     if asked.history:
-        events = _joined(_sent_along(snapshot, asked.history), events)
+        events = _concatenated(_sent_events(snapshot, asked.history), events)
     if not len(events.items):
         return None
     shape = 1 + len(asked.person.friends), len(snapshot.model.table)
     return event_matrix(events, shape, snapshot.model.config)
 
 
-def _stored(snapshot: Snapshot, person: UserRecord) -> Events:
-    rows, words = person.events, snapshot.state.words.names
+def _stored_events(snapshot: Snapshot, person: UserRecord) -> Events:
+    rows, action_names = person.events, snapshot.state.words.names
     codes, places = np.unique(rows["action"], return_inverse=True)
     return Events(
         person.owners,
         snapshot.model_rows(rows["item"]),
-        Actions(places.astype(np.int32), tuple(words[code] for code in codes.tolist())),
+        Actions(places.astype(np.int32), tuple(action_names[code] for code in codes.tolist())),
         rows["weight"].astype(np.float64),
         rows["ts"].astype(np.int64),
     )
 
 
-def _sent_along(snapshot: Snapshot, history: Sequence[Event]) -> Events:
+def _sent_events(snapshot: Snapshot, history: Sequence[Event]) -> Events:
     return Events(
         np.zeros(len(history), dtype=np.int64),
         np.array([snapshot.model_row_of.get(event.item_id, -1) for event in history], dtype=np.int64),
@@ -106,7 +110,7 @@ def _sent_along(snapshot: Snapshot, history: Sequence[Event]) -> Events:
     )
 
 
-def _joined(first: Events, second: Events) -> Events:
+def _concatenated(first: Events, second: Events) -> Events:
     codes = np.concatenate([first.actions.codes, second.actions.codes + np.int32(len(first.actions.names))])
     return Events(
         np.concatenate([first.users, second.users]),
@@ -118,7 +122,7 @@ def _joined(first: Events, second: Events) -> Events:
 
 
 def _microseconds(ts: datetime | None) -> int:
-    """Return a time as training has it; a time without a zone is UTC."""
+    """Return a time in microseconds since 1970, NO_TIME for None; a time without a zone is UTC."""
     if ts is None:
         return NO_TIME
     aware = ts if ts.tzinfo else ts.replace(tzinfo=UTC)
@@ -126,7 +130,7 @@ def _microseconds(ts: datetime | None) -> int:
 
 
 def stack(batches: Sequence[ViewBatch]) -> ViewBatch:
-    """Return several batches as one, in order."""
+    """Concatenate batches of views, in order."""
     return ViewBatch(
         *(
             np.concatenate([getattr(b, name) for b in batches])

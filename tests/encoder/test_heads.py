@@ -17,8 +17,6 @@ from scipy import sparse
 
 from encoder.arrays import NO_TIME, Actions, Events, TextColumns
 from encoder.dataset import Dataset
-from encoder.heads.build import HeadParityError, fit_head
-from encoder.heads.category import fit_categories
 from encoder.heads.examples import (
     Examples,
     NoExamplesError,
@@ -27,14 +25,14 @@ from encoder.heads.examples import (
     hold_out_pairs,
     rating_examples,
 )
-from encoder.heads.fit import fit_pairs
+from encoder.heads.fit import HeadParityError, fit_categories, fit_head, fit_pairs
 from encoder.heads.graph import category_graph, pair_graph
 from encoder.heads.labels import LabelError, item_labels
 from encoder.heads.model import head_report, train_head
 from encoder.heads.options import HeadOptions, HeadOptionsError, Task, TaskError
 from encoder.heads.report import evaluate_head
 from encoder.heads.runtime import Head, HeadInputError, NoHeadError, load_head, save_head
-from encoder.heads.weights import fit_line, fit_logistic, item_means, logit, sigmoid
+from encoder.heads.statistics import fit_line, fit_logistic, item_means, logit, sigmoid
 from scripts.evaluate.heads_table import print_task_report
 from store.artifact import DamagedArtifactError
 
@@ -67,7 +65,7 @@ def dataset(history: Events, held_out: dict[str, Events], n_users: int, n_items:
         held_out=held_out,
         ties=sparse.csr_array((n_users, n_users)),
         texts=TextColumns(none, none, none, np.zeros((0, 2), dtype=np.float32)),
-        item_text=np.zeros((n_items, 2), dtype=np.float32),
+        item_text_vectors=np.zeros((n_items, 2), dtype=np.float32),
     )
 
 
@@ -395,7 +393,7 @@ def test_vectors_that_are_not_finite_are_refused(world: World) -> None:
 
 
 def test_a_graph_that_differs_from_torch_is_no_head(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encoder.heads.build.PARITY", 0.0)  # the last digits always differ
+    monkeypatch.setattr("encoder.heads.fit.PARITY", 0.0)  # the last digits always differ
     examples = click_examples(world.data, "train", QUICK)
     with pytest.raises(HeadParityError, match="the graph of click differs from the trained head by"):
         fit_head("click", examples, examples, world.users, world.items, replace(QUICK, epochs=1))

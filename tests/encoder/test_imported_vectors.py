@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from encoder.dataset import load_dataset
-from encoder.text.cache import ImportedVectorsError, TextCache, WrittenTexts
+from encoder.text.cache import ErasureSafeWriter, ImportedVectorsError, TextCache
 from encoder.text.encoder import TextEncoder
-from encoder.text.export import DEFAULT_SOURCE, export_text_model
+from encoder.text.export import export_text_model
+from encoder.text.source import DEFAULT_SOURCE
 from server.query.snapshot import cache_stored_vectors
 from store.export import Export, create_export
 from store.imports.run import import_folder
@@ -36,7 +37,7 @@ def test_vectors_of_a_wrong_length(
         with Export.open(tmp_path / create_export(store, tmp_path)) as export, wrong:
             load_dataset(export, encoder, cache)
         with caplog.at_level(logging.WARNING):
-            cache_stored_vectors(store, encoder, WrittenTexts(cache, store.texts_among))
+            cache_stored_vectors(store, encoder, ErasureSafeWriter(cache, store.texts_among))
         assert "until then they are encoded here" in caplog.text
         assert not cache.get(encoder.text_model_id, ["a"], encoder.dim)[1].any()
         row["vector"] = np.eye(384)[0].tolist()

@@ -14,17 +14,17 @@ from scipy import sparse
 from encoder.arrays import Actions
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
+from encoder.fit import TrainOptions, fit
 from encoder.learned import checkpoint
-from encoder.learned import trainer as learn
 from encoder.learned.batches import Steps
 from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
-from encoder.learned.losses import Ranking, step_loss
+from encoder.learned.losses import RankingLoss, step_loss
 from encoder.learned.model import Inputs, LearnedBlock
-from encoder.tower.closed_form import fit_tower
-from encoder.tower.fit import TrainOptions, fit
+from encoder.learned.trainer import Score, train_block
+from encoder.tower.closed_form import fit_closed_form
 from encoder.tower.mix import choose_mix, compressed, mixed
 from encoder.tower.onnx import user_graph
-from encoder.tower.select import Chooser
+from encoder.tower.select import HeldOutScorer
 from encoder.tower.tower import Tower
 from encoder.views import unit_rows
 from tests.encoder.test_steps import CONFIG, dataset
@@ -38,16 +38,16 @@ def data(small_data: Dataset) -> Dataset:
     return small_data
 
 
-def scorer(data: Dataset) -> learn.Score:
-    chooser = Chooser(data, "valid")
-    return lambda block: chooser.tower(Tower(CONFIG, (block,)))
+def scorer(data: Dataset) -> Score:
+    chooser = HeldOutScorer(data, "valid")
+    return lambda block: chooser.score_tower(Tower(CONFIG, (block,)))
 
 
 def test_the_full_softmax_is_the_log_likelihood_by_hand() -> None:
     users = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     items, bias = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.tensor([0.0, 0.5, 0.0])
     targets = sparse.csr_array(np.array([[1, 0, 1], [0, 1, 0]], dtype=np.float32))
-    ranking = Ranking(torch.ones(3), 0, 0)
+    ranking = RankingLoss(torch.ones(3), 0, 0)
     counted = torch.tensor([1.0, 0.0])  # the second user does not count
     found = ranking.loss(users, (items, bias), targets, counted, ranking.draw()).item()
     scores = np.array([1.0, 0.5, 1.0])
@@ -62,19 +62,19 @@ def test_the_sampled_softmax_with_log_q_comes_near_the_full_one() -> None:
     targets = sparse.random_array((20, 500), density=0.01, rng=1, data_sampler=lambda size: np.ones(size))  # noqa: PLW0108  by name
     targets = sparse.csr_array(targets.astype(np.float32))
     counted = torch.ones(20)
-    full = Ranking(popularity, 0, 0)
-    drawn = Ranking(popularity, 20_000, 0)
+    full = RankingLoss(popularity, 0, 0)
+    drawn = RankingLoss(popularity, 20_000, 0)
     exact = float(full.loss(users, (items, bias), targets, counted, None))
     near = float(drawn.loss(users, (items, bias), targets, counted, drawn.draw()))
     assert near == pytest.approx(exact, rel=0.02)
-    uncorrected = Ranking(torch.ones(500), 20_000, 0)
+    uncorrected = RankingLoss(torch.ones(500), 20_000, 0)
     wrong = float(uncorrected.loss(users, (items, bias), targets, counted, drawn.draw()))
     assert abs(wrong - exact) > abs(near - exact)
 
 
 def test_an_absent_view_has_no_part_and_gates_sum_to_one(data: Dataset) -> None:
     torch.manual_seed(0)
-    block = LearnedBlock(len(data.items), data.item_text, SMALL).eval()
+    block = LearnedBlock(len(data.items), data.item_text_vectors, SMALL).eval()
     step = next(iter(Steps(data, CONFIG, SMALL).epoch(0)))
     step.amounts[:, 1] = 0.0
     _, gates = block.parts(Inputs.of(step, CPU))
@@ -89,8 +89,8 @@ def test_each_term_of_the_loss_adds_to_it(data: Dataset) -> None:
 
     def loss(options: LearnConfig) -> float:
         torch.manual_seed(0)
-        block = LearnedBlock(len(data.items), data.item_text, options)
-        ranking = Ranking(torch.ones(len(data.items)), 0, 0)
+        block = LearnedBlock(len(data.items), data.item_text_vectors, options)
+        ranking = RankingLoss(torch.ones(len(data.items)), 0, 0)
         return step_loss(block, ranking, step, Inputs.of(step, CPU), options).item()
 
     for term in ("history_loss", "view_loss", "alignment", "adversarial"):
@@ -102,11 +102,13 @@ def test_training_finds_held_out_items_and_the_reference_agrees_with_torch(
 ) -> None:
     heard: list[int] = []
     score = scorer(data)
-    learned = learn.learn(data, CONFIG, SMALL, score, tmp_path, lambda figures, epoch: heard.append(epoch))
+    learned = train_block(data, CONFIG, SMALL, score, tmp_path, lambda figures, epoch: heard.append(epoch))
     assert heard == list(range(1, 1 + len(heard)))
     assert learned.ndcg == max(ndcg for _, ndcg in learned.checks)
     assert score(learned.block) == pytest.approx(learned.ndcg)
-    untrained = LearnedBlock(len(data.items), data.item_text, SMALL).block(np.asarray(data.seen.sum(axis=0)))
+    untrained = LearnedBlock(len(data.items), data.item_text_vectors, SMALL).block(
+        np.asarray(data.seen.sum(axis=0))
+    )
     assert learned.ndcg > 1.5 * score(untrained)
     assert next(tmp_path.glob("*/events.out.tfevents*"))
     tower = Tower(CONFIG, (learned.block,))
@@ -122,7 +124,7 @@ def test_training_finds_held_out_items_and_the_reference_agrees_with_torch(
 
 def test_the_reference_is_the_module(data: Dataset) -> None:
     torch.manual_seed(1)
-    module = LearnedBlock(len(data.items), data.item_text, SMALL).eval()
+    module = LearnedBlock(len(data.items), data.item_text_vectors, SMALL).eval()
     with torch.no_grad():
         module.offsets.normal_()
         module.slopes.normal_(std=0.3)
@@ -139,7 +141,7 @@ def test_the_reference_is_the_module(data: Dataset) -> None:
     known = popularity > 0
     for place in range(0, len(step.text), 9):
         row = by_row[step.everything[[place]].toarray().astype(np.float32).tobytes()]
-        ours = (tower.vectors(raw.rows(np.array([row]))) @ tower.item_vectors(data.item_text).T)[0]
+        ours = (tower.vectors(raw.rows(np.array([row]))) @ tower.item_vectors(data.item_text_vectors).T)[0]
         theirs = scores[place]
         np.testing.assert_allclose(  # the bias is free up to a constant
             (ours - ours[known].mean())[known], (theirs - theirs[known].mean())[known], atol=1e-3
@@ -148,7 +150,7 @@ def test_the_reference_is_the_module(data: Dataset) -> None:
 
 def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_ends(data: Dataset, tmp_path: Path) -> None:
     options = replace(SMALL, epochs=12)
-    unbroken = learn.learn(data, CONFIG, options, scorer(data), tmp_path / "one")
+    unbroken = train_block(data, CONFIG, options, scorer(data), tmp_path / "one")
 
     class KilledError(Exception):
         pass
@@ -158,9 +160,9 @@ def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_ends(data: Dataset,
             raise KilledError
 
     with pytest.raises(KilledError):
-        learn.learn(data, CONFIG, options, scorer(data), tmp_path / "two", kill)
+        train_block(data, CONFIG, options, scorer(data), tmp_path / "two", kill)
     epochs: list[int] = []
-    resumed = learn.learn(
+    resumed = train_block(
         data, CONFIG, options, scorer(data), tmp_path / "two", lambda _, epoch: epochs.append(epoch)
     )
     assert epochs[0] == 5
@@ -170,11 +172,11 @@ def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_ends(data: Dataset,
 
 def test_other_held_out_rows_do_not_go_on_from_a_checkpoint(data: Dataset, tmp_path: Path) -> None:
     options = replace(SMALL, epochs=4)
-    learn.learn(data, CONFIG, options, scorer(data), tmp_path)
+    train_block(data, CONFIG, options, scorer(data), tmp_path)
     valid = data.held_out["valid"]
     fewer = replace(data, held_out=data.held_out | {"valid": valid.where(np.arange(len(valid.users)) > 0)})
     epochs: list[int] = []
-    learn.learn(fewer, CONFIG, options, scorer(fewer), tmp_path, lambda _, epoch: epochs.append(epoch))
+    train_block(fewer, CONFIG, options, scorer(fewer), tmp_path, lambda _, epoch: epochs.append(epoch))
     assert epochs == [1, 2, 3, 4]
 
 
@@ -184,7 +186,7 @@ def test_an_item_that_only_weightless_actions_name_is_found_by_its_text_alone(tm
     actions = Actions.of("made" if each == item else "see" for each in data.history.items)
     data = replace(data, history=replace(data.history, actions=actions))
     config = replace(CONFIG, actions={"made": 0.0})
-    block = learn.learn(data, config, replace(SMALL, epochs=1), None, tmp_path).block
+    block = train_block(data, config, replace(SMALL, epochs=1), None, tmp_path).block
     assert not block.table[item].any()
     assert not block.id_vectors[item].any()
     assert block.id_vectors[np.unique(data.history.items[data.history.items != item])].any(axis=1).all()
@@ -195,14 +197,14 @@ def test_an_item_that_is_never_a_target_is_found_by_its_text_alone(tmp_path: Pat
     item = int(data.history.items[0])
     actions = Actions.of("made" if each == item else "see" for each in data.history.items)
     history = replace(data.history, actions=actions)
-    text = unit_rows(np.random.default_rng(0).random(data.item_text.shape, dtype=np.float32))
+    text = unit_rows(np.random.default_rng(0).random(data.item_text_vectors.shape, dtype=np.float32))
     asked = {"valid": history.where(np.arange(len(history.users)) < 9).where(history.items[:9] != item)}
-    data = replace(data, history=history, item_text=text, held_out=asked)
-    block = learn.learn(data, CONFIG, replace(SMALL, epochs=2), None, tmp_path).block
+    data = replace(data, history=history, item_text_vectors=text, held_out=asked)
+    block = train_block(data, CONFIG, replace(SMALL, epochs=2), None, tmp_path).block
     assert block.table[item].any()  # it is in histories, and says something of those who have it
-    np.testing.assert_allclose(block.id_vectors[item], text[item] @ block.item_text, atol=1e-6)
+    np.testing.assert_allclose(block.id_vectors[item], text[item] @ block.item_text_map, atol=1e-6)
     others = np.setdiff1d(data.history.items, [item])
-    apart = np.abs(block.id_vectors[others] - text[others] @ block.item_text).max(axis=1)
+    apart = np.abs(block.id_vectors[others] - text[others] @ block.item_text_map).max(axis=1)
     assert (apart > 1e-2).all()
 
 
@@ -213,19 +215,23 @@ def test_a_checkpoint_that_cannot_be_read_starts_anew(tmp_path: Path) -> None:
 
 
 def test_mixing_chooses_on_valid_and_compression_keeps_the_ranking(data: Dataset, tmp_path: Path) -> None:
-    closed = fit_tower(data, TowerConfig(dim=16, weighting="binary", gates=(1.0, 0.3, 0.3)))
-    block = learn.learn(data, closed.config, SMALL, scorer(data), tmp_path).block
+    closed = fit_closed_form(data, TowerConfig(dim=16, weighting="binary", gates=(1.0, 0.3, 0.3)))
+    block = train_block(data, closed.config, SMALL, scorer(data), tmp_path).block
     mix = choose_mix(closed, [block], data, "valid")
-    chooser = Chooser(data, "valid")
+    chooser = HeldOutScorer(data, "valid")
     tower = mixed(closed, [block], mix.weight, data)
-    assert mix.tried[f"{mix.weight:g}"] == max(mix.tried.values()) >= chooser.tower(closed) - 1e-9
-    assert chooser.tower(tower) == pytest.approx(mix.tried[f"{mix.weight:g}"], abs=2e-3)
+    assert (
+        mix.ndcg_by_weight[f"{mix.weight:g}"]
+        == max(mix.ndcg_by_weight.values())
+        >= chooser.score_tower(closed) - 1e-9
+    )
+    assert chooser.score_tower(tower) == pytest.approx(mix.ndcg_by_weight[f"{mix.weight:g}"], abs=2e-3)
     whole = mixed(closed, [block], 1.0, data)
     small = compressed(whole, data, 24)
-    assert small.id_vectors.shape[1] == small.item_vectors(data.item_text).shape[1] == 24
+    assert small.id_vectors.shape[1] == small.item_vectors(data.item_text_vectors).shape[1] == 24
     views = whole.views(data)
-    exact = whole.vectors(views) @ whole.item_vectors(data.item_text).T
-    near = small.vectors(views) @ small.item_vectors(data.item_text).T
+    exact = whole.vectors(views) @ whole.item_vectors(data.item_text_vectors).T
+    near = small.vectors(views) @ small.item_vectors(data.item_text_vectors).T
     assert np.corrcoef(exact.ravel(), near.ravel())[0, 1] > 0.99
     np.testing.assert_allclose(small.parts(views).sum(axis=1), small.vectors(views), atol=1e-9)
     assert np.linalg.norm(small.vectors(views), axis=1).mean() == pytest.approx(1.0, abs=0.05)
@@ -234,7 +240,7 @@ def test_mixing_chooses_on_valid_and_compression_keeps_the_ranking(data: Dataset
 
 def test_without_learned_weight_the_closed_form_stays() -> None:
     data = dataset(dated=False)
-    closed = fit_tower(data, TowerConfig(dim=4))
+    closed = fit_closed_form(data, TowerConfig(dim=4))
     assert mixed(closed, [], 1.0, data) is closed
     assert mixed(closed, [closed.blocks[0]], 0.0, data) is closed
 

@@ -11,9 +11,9 @@ from encoder.arrays import NO_TIME, Actions, Events, TextColumns
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.runtime import ITEM_GRAPH, USER_GRAPH
-from encoder.tower.closed_form import fit_tower
+from encoder.tower.closed_form import fit_closed_form
 from encoder.tower.onnx import export_towers, item_graph, user_graph
-from encoder.tower.select import Chooser, choose_config
+from encoder.tower.select import HeldOutScorer, choose_config
 from encoder.tower.tower import Tower, dataset_views
 from encoder.views import ViewBatch, unit_rows
 
@@ -54,20 +54,20 @@ def data() -> Dataset:
         held_out={"valid": rows(users[held], items[held])},
         ties=sparse.csr_array(ties.astype(float)),
         texts=TextColumns(writers, none, np.full(USERS - 1, NO_TIME), unit_rows(text)[writers]),
-        item_text=(item_text / np.linalg.norm(item_text, axis=1, keepdims=True)).astype(np.float32),
+        item_text_vectors=(item_text / np.linalg.norm(item_text, axis=1, keepdims=True)).astype(np.float32),
     )
 
 
 @pytest.mark.parametrize("chosen", [[5], [80, 3, 3, 0], list(range(USERS))])
 def test_the_views_of_some_users_are_their_rows_of_the_views_of_all(data: Dataset, chosen: list[int]) -> None:
-    tower = fit_tower(data, RIDGE)
+    tower = fit_closed_form(data, RIDGE)
     whole, some = tower.views(data).rows(np.array(chosen)), tower.views(data, np.array(chosen))
     for name in ("history", "text", "social", "amounts"):
         np.testing.assert_allclose(getattr(some, name), getattr(whole, name), atol=1e-6)
 
 
 def test_batches_are_the_views_of_all_in_order(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = fit_tower(data, RIDGE)
+    tower = fit_closed_form(data, RIDGE)
     whole, vectors = tower.views(data), tower.vectors(tower.views(data))
     monkeypatch.setattr("encoder.tower.tower._BATCH", 32)
     monkeypatch.setattr("encoder.tower.tower._PARTS", 7)
@@ -75,10 +75,10 @@ def test_batches_are_the_views_of_all_in_order(data: Dataset, monkeypatch: pytes
     assert [len(batch) for batch in batches] == [32, 32, 26]
     np.testing.assert_allclose(np.concatenate([b.social for b in batches]), whole.social, atol=1e-6)
     np.testing.assert_allclose(np.concatenate([tower.vectors(b) for b in batches]), vectors, atol=1e-6)
-    again = fit_tower(data, MAXVAR)  # whose covariances and item vectors are sums over batches
+    again = fit_closed_form(data, MAXVAR)  # whose covariances and item vectors are sums over batches
     monkeypatch.undo()
     np.testing.assert_allclose(
-        np.abs(again.id_vectors), np.abs(fit_tower(data, MAXVAR).id_vectors), atol=1e-4
+        np.abs(again.id_vectors), np.abs(fit_closed_form(data, MAXVAR).id_vectors), atol=1e-4
     )
 
 
@@ -90,7 +90,7 @@ def all_masks(data: Dataset, tower: Tower) -> ViewBatch:
 
 @pytest.mark.parametrize("config", [RIDGE, MAXVAR], ids=["ridge", "maxvar"])
 def test_the_user_graph_agrees_with_the_float64_reference(data: Dataset, config: TowerConfig) -> None:
-    tower = fit_tower(data, config)
+    tower = fit_closed_form(data, config)
     views = all_masks(data, tower)
     session = ort.InferenceSession(user_graph(tower).SerializeToString())
     feeds = {n: getattr(views, n) for n in ("history", "text", "social", "amounts")}
@@ -105,20 +105,22 @@ def test_the_user_graph_agrees_with_the_float64_reference(data: Dataset, config:
 
 @pytest.mark.parametrize("config", [RIDGE, MAXVAR], ids=["ridge", "maxvar"])
 def test_item_scores_split_exactly_into_the_shares_of_the_views(data: Dataset, config: TowerConfig) -> None:
-    tower = fit_tower(data, config)
-    views, items = all_masks(data, tower), tower.item_vectors(data.item_text)
+    tower = fit_closed_form(data, config)
+    views, items = all_masks(data, tower), tower.item_vectors(data.item_text_vectors)
     shares = np.einsum("bvd,nd->bnv", tower.parts(views), items)
     np.testing.assert_allclose(shares.sum(axis=2), tower.vectors(views) @ items.T, atol=1e-9)
 
 
 def test_the_item_graph_takes_the_id_vector_and_else_the_text(data: Dataset, tmp_path: Path) -> None:
-    tower = fit_tower(data, RIDGE)
+    tower = fit_closed_form(data, RIDGE)
     assert not tower.id_vectors[39].any()
     session = ort.InferenceSession(item_graph(tower).SerializeToString())
-    found = session.run(["vectors"], {"id_vector": tower.id_vectors, "text": data.item_text})[0]
+    found = session.run(["vectors"], {"id_vector": tower.id_vectors, "text": data.item_text_vectors})[0]
     np.testing.assert_array_equal(found[:39], tower.id_vectors[:39])
-    np.testing.assert_allclose(found[39], data.item_text[39] @ tower.item_text, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found, tower.item_vectors(data.item_text), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        found[39], data.item_text_vectors[39] @ tower.item_text_map, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(found, tower.item_vectors(data.item_text_vectors), rtol=1e-5, atol=1e-6)
     export_towers(tower, tmp_path, {"model_id": "m"})
     for name in (USER_GRAPH, ITEM_GRAPH):
         meta = ort.InferenceSession(tmp_path / name).get_modelmeta().custom_metadata_map
@@ -126,19 +128,19 @@ def test_the_item_graph_takes_the_id_vector_and_else_the_text(data: Dataset, tmp
 
 
 def test_an_item_nobody_touched_goes_to_those_whose_taste_its_text_meets(data: Dataset) -> None:
-    tower = fit_tower(data, RIDGE)  # item 39 is odd
+    tower = fit_closed_form(data, RIDGE)  # item 39 is odd
     scores = (
         tower.vectors(dataset_views(data, data.events(RIDGE), tower.table))
-        @ tower.item_vectors(data.item_text)[39]
+        @ tower.item_vectors(data.item_text_vectors)[39]
     )
     assert scores[3::2].mean() > 0 > scores[4::2].mean()
 
 
 def test_every_view_alone_tells_the_two_tastes_apart(data: Dataset) -> None:
     for config in (RIDGE, MAXVAR):
-        tower = fit_tower(data, config)
+        tower = fit_closed_form(data, config)
         views = dataset_views(data, data.events(config), tower.table)
-        items = tower.item_vectors(data.item_text)
+        items = tower.item_vectors(data.item_text_vectors)
         for view in ("H", "T", "S"):
             users = np.flatnonzero(views.only((view,)).present.any(axis=1))
             scores = tower.vectors(views.only((view,)).rows(users)) @ items.T
@@ -152,21 +154,21 @@ def test_choice_ends_with_the_best_gates_and_they_stay_above_zero(data: Dataset)
     assert chosen.config.dim in {4, 8}
     assert chosen.config.gates[1] > 0
     assert chosen.config.gates[2] > 0
-    tower = fit_tower(data, chosen.config)
-    assert Chooser(data, "valid").tower(tower) == pytest.approx(chosen.ndcg, abs=1e-6)
+    tower = fit_closed_form(data, chosen.config)
+    assert HeldOutScorer(data, "valid").score_tower(tower) == pytest.approx(chosen.ndcg, abs=1e-6)
 
 
 def test_a_view_that_the_data_lacks_gets_no_gate(data: Dataset) -> None:
     alone = replace(data, texts=data.texts.where(np.zeros(USERS - 1, dtype=bool)))
     trials = choose_config(alone, "valid", TowerConfig(), dims=(4,))
     assert trials[-1].config.gates[1] == 0.0
-    tower = fit_tower(alone, trials[-1].config)
+    tower = fit_closed_form(alone, trials[-1].config)
     assert not np.isnan(tower.vectors(dataset_views(data, data.events(tower.config), tower.table))).any()
 
 
 def test_fit_looks_at_no_held_out_row(data: Dataset) -> None:
-    without = fit_tower(replace(data, held_out={}), RIDGE)
-    np.testing.assert_array_equal(fit_tower(data, RIDGE).table, without.table)
+    without = fit_closed_form(replace(data, held_out={}), RIDGE)
+    np.testing.assert_array_equal(fit_closed_form(data, RIDGE).table, without.table)
 
 
 def test_left_out_users_leave_no_trace(data: Dataset) -> None:

@@ -12,14 +12,14 @@ import pytest
 from encoder import train as training
 from encoder.config import TowerConfig
 from encoder.dataset import hold_out, load_dataset
+from encoder.fit import TrainOptions
 from encoder.preflight import NothingToLearnError
-from encoder.runtime import LEFT_OUT_FILE, USER_GRAPH, Model
-from encoder.text.cache import TextCache, encode_all
+from encoder.runtime import LEFT_OUT_FILE, METRICS_FILE, USER_GRAPH, Model
+from encoder.text.cache import TextCache, encode_with_cache
 from encoder.text.encoder import TextEncoder
-from encoder.tower.closed_form import fit_tower
-from encoder.tower.fit import TrainOptions
+from encoder.tower.closed_form import fit_closed_form
 from encoder.tower.tower import dataset_views
-from encoder.train import METRICS_FILE, ParityError, train
+from encoder.train import ParityError, train
 from store.artifact import DamagedArtifactError, artifacts, build, read_pointer
 from store.export import Export, create_export
 from store.home import Home
@@ -73,7 +73,7 @@ def test_vectors_of_texts_lie_in_a_file_and_not_in_memory(
 ) -> None:
     texts = load_dataset(export, encoder, cache).texts
     assert isinstance(texts.vectors.base, np.memmap)
-    wanted = encode_all(encoder, cache, export.texts().column("text").to_pylist(), "texts")
+    wanted = encode_with_cache(encoder, cache, export.texts().column("text").to_pylist(), "texts")
     np.testing.assert_array_equal(texts.vectors, wanted)
     assert texts.where(np.ones(len(wanted), dtype=bool)) is texts
 
@@ -91,14 +91,16 @@ def test_the_exported_graph_agrees_with_the_reference_on_real_views(
     home: Home, export: Export, encoder: TextEncoder, cache: TextCache
 ) -> None:
     data = load_dataset(export, encoder, cache)
-    tower = fit_tower(data, FIXED.base)
+    tower = fit_closed_form(data, FIXED.base)
     model = Model.load(train(home, export, encoder, cache, FIXED))
     views = dataset_views(data, data.events(FIXED.base), tower.table)
     encoded = model.encode_users(views)
     np.testing.assert_allclose(encoded.parts, tower.parts(views), atol=1e-5)
     np.testing.assert_array_equal(encoded.used, tower.parts(views).any(axis=2))
     np.testing.assert_allclose(
-        model.encode_items(model.id_vectors, data.item_text), tower.item_vectors(data.item_text), atol=1e-5
+        model.encode_items(model.id_vectors, data.item_text_vectors),
+        tower.item_vectors(data.item_text_vectors),
+        atol=1e-5,
     )
 
 

@@ -7,7 +7,17 @@ from scipy import sparse
 
 from encoder.arrays import NO_TIME, Actions, Events
 from encoder.config import SettingsError, TowerConfig, UnknownViewError, parse_views
-from encoder.views import event_matrix, history_view, newer, social_view, text_sums, unit_rows, view_batch
+from encoder.views import (
+    assemble_views,
+    count_newer,
+    event_matrix,
+    history_view,
+    social_view,
+    text_pool,
+    text_view,
+    unit_rows,
+    view_batch,
+)
 
 ROWS = hnp.arrays(np.float32, (5, 3), elements=st.floats(-100, 100, width=32))
 
@@ -72,7 +82,7 @@ def test_with_a_half_life_an_event_counts_less_for_every_newer_one() -> None:
 def test_newer_counts_the_same_users_events_after_an_event(rows: np.ndarray) -> None:
     users, ts = rows
     expected = [((users == u) & (ts > t)).sum() for u, t in zip(users, ts, strict=True)]
-    np.testing.assert_array_equal(newer(users, ts), expected)
+    np.testing.assert_array_equal(count_newer(users, ts), expected)
 
 
 @given(ROWS)
@@ -101,13 +111,50 @@ def test_history_view_does_not_depend_on_the_order_of_events() -> None:
     np.testing.assert_array_equal(one, other)
 
 
-def test_text_sums_of_batches_add_up_to_those_of_the_whole() -> None:
-    vectors = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
-    owners = np.array([0, 1, 0, 2, 1, 0])
-    whole = text_sums(owners, vectors, 4)
-    halves = text_sums(owners[:3], vectors[:3], 4) + text_sums(owners[3:], vectors[3:], 4)
-    np.testing.assert_allclose(halves, whole, rtol=1e-5, atol=1e-6)
-    assert not whole[3].any()
+def test_text_view_is_the_unit_mean_of_a_users_texts() -> None:
+    vectors = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    owners, texts = np.array([0, 1, 0, 0]), np.array([0, 1, 2, 2])  # the last text was written twice
+    found = text_view(text_pool(owners, texts, (3, 3)), vectors)
+    total = vectors[0] + 2 * vectors[2]
+    np.testing.assert_allclose(found[0], total / np.linalg.norm(total), rtol=1e-5)
+    np.testing.assert_allclose(found[1], vectors[1] / np.linalg.norm(vectors[1]), rtol=1e-5)
+    assert not found[2].any()
+
+
+@pytest.mark.parametrize("widths", [(), (1, 3)])
+def test_views_of_a_user_are_the_same_alone_and_in_a_batch(widths: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    table, text = rng.standard_normal((5, 4)).astype(np.float32), unit_rows(rng.standard_normal((3, 2)))
+    events = sparse.csr_array(np.array([[1, 0, 2, 0, 0], [0, 0, 0, 0, 0], [0, 3, 0, 1, 1]], np.float32))
+    ties = sparse.csr_array(np.array([[0, 1, 2], [3, 0, 0], [0, 0, 0]], np.float64))
+    counts = np.array([2, 1, 4])
+    batch = assemble_views(events, np.arange(3), ties, text, counts, table, widths)
+    np.testing.assert_allclose(batch.amounts, np.log1p([[2, 2, 2], [0, 1, 1], [3, 4, 0]]), rtol=1e-6)
+    for row in range(3):
+        friends = ties[[row]].indices
+        near = np.array([row, *friends])
+        own_ties = sparse.csr_array(np.append(0, ties[[row]].data)[None]) if len(friends) else None
+        alone = assemble_views(
+            sparse.csr_array(events[near]),
+            np.zeros(1, int),
+            own_ties,
+            text[[row]],
+            counts[[row]],
+            table,
+            widths,
+        )
+        for name in ("history", "text", "social", "amounts"):
+            np.testing.assert_array_equal(getattr(alone, name)[0], getattr(batch, name)[row])
+
+
+def test_without_any_event_history_and_friends_are_absent() -> None:
+    ties, text = sparse.csr_array(np.array([[0.0, 1.0]])), np.ones((1, 2), np.float32)
+    table = np.ones((5, 4), np.float32)
+    batch = assemble_views(None, np.zeros(1, int), ties, text, np.array([1]), table)
+    empty = assemble_views(sparse.csr_array((2, 5)), np.zeros(1, int), ties, text, np.array([1]), table)
+    for name in ("history", "text", "social", "amounts"):
+        np.testing.assert_array_equal(getattr(batch, name), getattr(empty, name))
+    assert batch.present.tolist() == [[0, 1, 0]]
 
 
 def test_a_view_is_present_where_its_row_is_not_zero() -> None:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from encoder.text.encoder import TextEncoder
-from encoder.text.export import DEFAULT_SOURCE, find_text_model
+from encoder.text.source import DEFAULT_SOURCE, find_text_model
 from scripts.bench.bare_text import BareTextLoop
 from scripts.bench.command import app
 from scripts.bench.text import TextOptions, TooFewTextsToMeasureError, draw, ratios, rows_of

@@ -19,10 +19,10 @@ from safetensors.numpy import load_file
 
 from encoder.config import VIEWS, TowerConfig
 from encoder.dataset import load_dataset
+from encoder.fit import TrainOptions
 from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder, item_text
-from encoder.tower.fit import TrainOptions
 from encoder.train import train
 from indexer.publish import LoadedIndex, current_index, load_index, publish
 from indexer.reindex import reindex

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from encoder.config import SettingsError, TowerConfig
+from encoder.fit import TrainOptions
 from encoder.learned.config import LearnConfig
-from encoder.tower.fit import TrainOptions
 from scripts.train_options import WandbMissingError, item_facts, reporting, train_options
 from store.export import Export
 from store.home import Home

@@ -21,10 +21,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from encoder.config import TowerConfig
+from encoder.fit import TrainOptions
 from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
-from encoder.tower.fit import TrainOptions
 from encoder.train import train
 from indexer.index import Index
 from indexer.reindex import reindex

@@ -13,7 +13,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from encoder.text.cache import TextCache, look_through
+from encoder.text.cache import TextCache, inspect_text_cache
 from scripts.doctor.check import State
 from scripts.doctor.files import cache_check
 from scripts.doctor.store import state_check
@@ -265,7 +265,7 @@ def test_a_vector_without_a_checksum_is_read_and_a_bad_one_is_not(own: Home) -> 
     with closing(TextCache.open(own.text_cache)) as cache:
         assert cache.get(MODEL, TEXTS, DIM)[1].all()
         cache.put(MODEL, ["another"], np.ones((1, DIM), np.float32))  # its dim is known
-    assert look_through(own.text_cache) == (len(TEXTS) + 1, 0)
+    assert inspect_text_cache(own.text_cache) == (len(TEXTS) + 1, 0)
 
 
 @pytest.mark.parametrize("bad", [b"", bytes(3), bytes(DIM * 4 - 4), np.full(DIM, np.nan, "<f4").tobytes()])
@@ -273,11 +273,11 @@ def test_damaged_vectors_are_missing_removed_and_told_of(
     own: Home, bad: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     rewrite(own.text_cache, None, lambda key, _: bad if key.startswith(MODEL.encode() + b"\0") else None)
-    assert look_through(own.text_cache) == (len(TEXTS), len(TEXTS))
+    assert inspect_text_cache(own.text_cache) == (len(TEXTS), len(TEXTS))
     assert cache_check(own).found == f"{len(TEXTS)} of {len(TEXTS)} vectors are damaged"
     lost: list[bool] = []
     cache = TextCache.open(own.text_cache)
-    cache.when_lost(lambda: lost.append(True))
+    cache.on_vectors_removed(lambda: lost.append(True))
     vectors, found = cache.get(MODEL, TEXTS[:-1], DIM)
     assert not vectors.any()
     assert not found.any()
@@ -285,7 +285,7 @@ def test_damaged_vectors_are_missing_removed_and_told_of(
     cache.close()
     assert lost == [True]
     assert f"{len(TEXTS) - 1} vectors are damaged, and encoded again" in caplog.text
-    assert look_through(own.text_cache) == (1, 0)
+    assert inspect_text_cache(own.text_cache) == (1, 0)
 
 
 def test_a_cache_that_another_process_made_anew_is_gone_on_with(own: Home) -> None:

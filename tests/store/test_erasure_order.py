@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from encoder.text.cache import TextCache, WrittenTexts
+from encoder.text.cache import ErasureSafeWriter, TextCache
 from scripts.backup import back_up
 from scripts.restore import ledgers_of, restore
 from store import artifact
@@ -337,7 +337,7 @@ def test_texts_of_an_export_are_those_that_its_ledger_still_shows(place: Place, 
     ):
         assert export.texts_among(["a", "both", "nobody's"]) == {"a", "both"}
         assert place.store.texts_among(["a", "both", "nobody's"]) == {"a", "both"}
-        on_the_way = WrittenTexts(cache, export.texts_among)  # of a command, which read the texts by now
+        on_the_way = ErasureSafeWriter(cache, export.texts_among)  # of a command, which read the texts by now
         place.erase("ann")
         cache.discard("m", ["a"])
         assert export.texts_among(["a", "both"]) == place.store.texts_among(["a", "both"]) == {"both"}

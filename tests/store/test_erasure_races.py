@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from encoder.text import cache as text_cache
-from encoder.text.cache import TextCache, WrittenTexts, encode_all
+from encoder.text.cache import ErasureSafeWriter, TextCache, encode_with_cache
 from encoder.text.encoder import Vectors
 from server.live.commits import CommitListener
 from server.live.ingest import Ingest
@@ -159,9 +159,9 @@ def test_encoding_ahead_of_a_publish_does_not_bring_anybody_back(place: Place) -
         place.write("ann", DIARY)
         encoder: Any = FakeEncoder()
         encoder.gate.clear()
-        written = WrittenTexts(place.cache, place.store.texts_among)
+        written = ErasureSafeWriter(place.cache, place.store.texts_among)
         (texts,) = place.store.distinct_texts()
-        ahead = pool.submit(encode_all, encoder, place.cache, texts, "user texts", written)
+        ahead = pool.submit(encode_with_cache, encoder, place.cache, texts, "user texts", written)
         assert encoder.begun.wait(_SECONDS)
         place.ingest.erase("ann", "peer")
         encoder.gate.set()
@@ -198,7 +198,7 @@ def test_a_thousand_erasures_beside_encoding_leave_nothing(
         for number in range(ROUNDS):
             texts = [f"of ann {number}", f"of bob {number}"]
             written |= dict.fromkeys(texts, "")
-            on_the_way = WrittenTexts(cache, among)
+            on_the_way = ErasureSafeWriter(cache, among)
             meet.wait()
             on_the_way.put(MODEL, texts, vector)
             meet.wait()

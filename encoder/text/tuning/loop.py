@@ -1,24 +1,25 @@
-"""The training loop that tuning and adaptation share: AdamW, a linear rate, early stopping."""
+"""The training of a language model: device, texts as tensors, a linear rate, early stopping."""
 
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from encoder.text.tuning.options import FitOptions
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from encoder.text.tuning.options import TextTrainingOptions
+from encoder.training_loop import BestWeights, EpochFigures, Progress, Training, adamw, train_epochs
 
 log = logging.getLogger(__name__)
 
 
 class TextTuningDivergedError(ArithmeticError):
-    """The loss is no longer a number."""
+    """The training or held-out loss of a language model is infinite or no number."""
 
     def __init__(self, label: str, step: int, loss: float) -> None:
         super().__init__(f"{label}: the loss is {loss} at step {step}; try a lower learning rate")
@@ -26,16 +27,39 @@ class TextTuningDivergedError(ArithmeticError):
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What a training did.
+class TuningTask:
+    """One training of a language model.
+
+    Attributes:
+        label: for log and progress bar.
+        model: put into training mode for a step and into evaluation mode to be judged.
+        parameters: the trainable ones, by name.
+        steps: of one epoch.
+        loss: gives the loss of a step, by its number from 0 on over all epochs.
+        held_out: gives the loss by which training stops early.
+        after_step: called with the step's number while its gradients are still there.
+    """
+
+    label: str
+    model: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    steps: int
+    loss: Callable[[int], Tensor]
+    held_out: Callable[[], float]
+    after_step: Callable[[int], None] = lambda _: None
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """The result of one training.
 
     Attributes:
         before: held-out loss of the model as it came.
         after: the lowest held-out loss; the weights are those that gave it.
         improved: whether that is below `before`; if not, the weights are those that came.
         epochs: number, mean training loss (penalties included), held-out loss and seconds of each.
-        steps: taken in all.
-        seconds: in all.
+        steps: number of all steps.
+        seconds: of the whole training.
     """
 
     before: float
@@ -46,120 +70,118 @@ class Fit:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is trained, and how it is judged.
-
-    Attributes:
-        label: for log and progress bar.
-        model: put into training mode for a step and into evaluation mode to be judged.
-        parameters: the trainable ones, by name.
-        steps: of one epoch.
-        loss: of a step, given its number from 0 on.
-        held_out: the loss to stop by.
-        after_step: called with the step's number while its gradients are still there.
-    """
-
-    label: str
-    model: "nn.Module"
-    parameters: "Mapping[str, nn.Parameter]"
-    steps: int
-    loss: "Callable[[int], Tensor]"
-    held_out: Callable[[], float]
-    after_step: Callable[[int], None] | None = None
-
-
-def fit(task: Task, options: FitOptions) -> Fit:
-    """Train, and leave the model in evaluation mode with the weights of the lowest held-out loss.
+def run_tuning(task: TuningTask, options: TextTrainingOptions) -> TuningResult:
+    """Train a model and leave it in evaluation mode with the weights of the lowest held-out loss.
 
     Raises:
         TextTuningDivergedError: a loss is infinite or no number.
     """
     started = time.perf_counter()
-    optimiser, schedule = _optimiser(task.parameters, options, task.steps * options.epochs)
-    before = best = _judge(task, 0)
-    kept, without = _copy(task.parameters), 0
+    total = task.steps * options.epochs
+    optimizer = adamw(
+        task.parameters, options.rate, options.weight_decay, lambda _, weights: weights.ndim > 1
+    )
+    progress = Progress()
+    before = progress.best_loss = _held_out_loss(task, 0)
+    best = BestWeights(task.parameters)
     epochs: list[dict[str, float]] = []
     log.info("%s: %d steps an epoch, held-out loss %.4f at first", task.label, task.steps, before)
-    with tqdm(total=task.steps * options.epochs, desc=task.label, unit="step", disable=None) as bar:
-        for epoch in range(options.epochs):
-            began = time.perf_counter()
-            task.model.train()
-            total = 0.0
-            for step in range(epoch * task.steps, (epoch + 1) * task.steps):
-                total += _step(task, step, optimiser, schedule, options.clip)
-                bar.update()
-            loss = _judge(task, (epoch + 1) * task.steps)
-            took = time.perf_counter() - began
-            mean = total / task.steps
-            epochs.append({"epoch": epoch + 1, "training": mean, "held_out": loss, "seconds": took})
-            log.info("%s: epoch %d, held-out loss %.4f, %.0f s", task.label, epoch + 1, loss, took)
-            without = 0 if loss < best else without + 1
-            if loss < best:
-                best, kept = loss, _copy(task.parameters)
-            if without == options.patience:
-                break
-    _restore(task.parameters, kept)
-    if not best < before:
+
+    def losses(epoch: int) -> Iterator[Tensor]:
+        task.model.train()
+        yield from map(task.loss, range((epoch - 1) * task.steps, epoch * task.steps))
+
+    def after_step(step: int) -> None:
+        task.after_step(step)
+        bar.update()
+
+    def after_epoch(figures: EpochFigures) -> None:
+        epochs.append(
+            {
+                "epoch": figures.epoch,
+                "training": figures.training,
+                "held_out": figures.held_out,
+                "seconds": figures.seconds,
+            }
+        )
+        log.info(
+            "%s: epoch %d, held-out loss %.4f, %.0f s",
+            task.label, figures.epoch, figures.held_out, figures.seconds,
+        )  # fmt: skip
+
+    training = Training(
+        task.parameters,
+        optimizer,
+        losses,
+        lambda: _held_out_loss(task, progress.epoch * task.steps),
+        best.keep,
+        options.epochs,
+        options.patience,
+        clip=options.clip,
+        schedule=linear_schedule(optimizer, options.warmup, total),
+        diverged=lambda _, step, loss: TextTuningDivergedError(task.label, step, loss),
+        after_step=after_step,
+        after_epoch=after_epoch,
+    )
+    with tqdm(total=total, desc=task.label, unit="step", disable=None) as bar:
+        train_epochs(training, progress)
+    best.restore()
+    improved = progress.best_loss < before
+    if not improved:
         log.warning("%s: no epoch beat the untouched model, whose weights are kept", task.label)
     seconds = time.perf_counter() - started
-    return Fit(before, best, best < before, epochs, len(epochs) * task.steps, seconds)
+    return TuningResult(before, progress.best_loss, improved, epochs, progress.epoch * task.steps, seconds)
 
 
-def _optimiser(parameters: "Mapping[str, nn.Parameter]", options: FitOptions, steps: int) -> tuple[Any, Any]:
-    import torch  # noqa: PLC0415
+def linear_schedule(
+    optimizer: torch.optim.Optimizer, warmup: float, steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return a schedule that raises the rate over a share of the steps and then lowers it linearly to 0."""
+    rising = max(1, math.ceil(steps * warmup))
 
-    groups = [
-        {
-            "params": [one for one in parameters.values() if one.ndim > 1],
-            "weight_decay": options.weight_decay,
-        },
-        {"params": [one for one in parameters.values() if one.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=options.rate)
-    rising = max(1, math.ceil(steps * options.warmup))
-
-    def rate(step: int) -> float:
+    def factor(step: int) -> float:
         return min((step + 1) / rising, max(steps - step, 0) / max(steps - rising, 1))
 
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _step(task: Task, step: int, optimiser: Any, schedule: Any, clip: float) -> float:
-    from torch.nn.utils import clip_grad_norm_  # noqa: PLC0415
-
-    loss = task.loss(step)
-    value = loss.item()
-    if not math.isfinite(value):
-        raise TextTuningDivergedError(task.label, step, value)
-    loss.backward()  # type: ignore[no-untyped-call]
-    clip_grad_norm_(task.parameters.values(), clip)
-    optimiser.step()
-    if task.after_step is not None:
-        task.after_step(step)
-    optimiser.zero_grad()
-    schedule.step()
-    return value
+@contextmanager
+def reproducible(seed: int) -> Iterator[torch.device]:
+    """Yield the device to train on, with torch's random state seeded inside and untouched outside."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield device
 
 
-def _judge(task: Task, step: int) -> float:
-    import torch  # noqa: PLC0415
+def autocast(device: torch.device) -> Any:
+    """Return a context in which products run in bfloat16 on CUDA; on a CPU everything is float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
+
+def tokenize(model: Any, texts: list[str], max_tokens: int) -> dict[str, Tensor]:
+    """Turn texts into the input of a model's transformer, its default prompt before each, padded.
+
+    Shapes:
+        input_ids, attention_mask: (B, L) int64, on the model's device.
+    """
+    prompt = model.prompts[model.default_prompt_name] if model.default_prompt_name else ""
+    longest = min(max_tokens, model.max_seq_length or max_tokens)
+    encoded = model.tokenizer(
+        [prompt + text for text in texts],
+        padding=True,
+        truncation=True,
+        max_length=longest,
+        return_tensors="pt",
+    )
+    return {name: tensor.to(model.device) for name, tensor in encoded.items()}
+
+
+@torch.no_grad()  # inference mode would taint what models cache
+def _held_out_loss(task: TuningTask, step: int) -> float:
+    """Judge a model.  Raises: TextTuningDivergedError."""
     task.model.eval()
-    with torch.no_grad():  # inference mode would taint what models cache
-        loss = task.held_out()
+    loss = task.held_out()
     if not math.isfinite(loss):
         raise TextTuningDivergedError(task.label, step, loss)
     return loss
-
-
-def _copy(parameters: "Mapping[str, nn.Parameter]") -> "dict[str, Tensor]":
-    return {name: one.detach().cpu().clone() for name, one in parameters.items()}
-
-
-def _restore(parameters: "Mapping[str, nn.Parameter]", kept: "Mapping[str, Tensor]") -> None:
-    import torch  # noqa: PLC0415
-
-    with torch.no_grad():
-        for name, one in parameters.items():
-            one.copy_(kept[name])

@@ -1,16 +1,16 @@
-"""Low-rank adapters on the attention of a transformer: attach, watch over, merge."""
+"""Low-rank adapters on the attention of a transformer: attach, regularise, merge."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from encoder.text.tuning.options import TuneOptions
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-# What families of models call their attention projections; the first line that matches is taken.
+# Names of the attention projections by family of models; the first line that matches is used.
 _PROJECTIONS: tuple[tuple[str, ...], ...] = (
     ("query", "key", "value"),  # BERT, RoBERTa, ELECTRA
     ("q_proj", "k_proj", "v_proj", "o_proj"),  # Llama, Qwen, Mistral, Gemma
@@ -28,7 +28,7 @@ _NAMED = 20  # layers at most in an error
 
 
 class NoAttentionLayersError(ValueError):
-    """A transformer has no layer that bears the name of an attention projection that we know."""
+    """A transformer has no layer with a known name of an attention projection."""
 
     def __init__(self, layers: Sequence[str]) -> None:
         known = ", ".join("/".join(names) for names in _PROJECTIONS)
@@ -41,20 +41,19 @@ class NoAttentionLayersError(ValueError):
 
 @dataclass(frozen=True)
 class Adapters:
-    """The adapters of one model, which they have been built into; only they are trainable."""
+    """The adapters inside one model; only they are trainable."""
 
     peft: Any
     adaptive: bool
 
-    def parameters(self) -> "dict[str, nn.Parameter]":
-        """Return what is trained, by name."""
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the trainable parameters by name."""
         return {name: one for name, one in self.peft.named_parameters() if one.requires_grad}
 
-    def penalty(self) -> "Tensor | float":
-        """Return what keeps AdaLoRA's factors orthogonal (its equation 4); 0 for LoRA."""
+    def penalty(self) -> Tensor | float:
+        """Compute the penalty that keeps AdaLoRA's factors orthogonal (its equation 4); 0 for LoRA."""
         if not self.adaptive:
             return 0.0
-        import torch  # noqa: PLC0415  only while training
 
         distances = []
         for name, factor in self.parameters().items():
@@ -73,8 +72,8 @@ class Adapters:
         self.peft.merge_and_unload()
 
 
-def attach(transformer: "nn.Module", options: TuneOptions, steps: int) -> Adapters:
-    """Return new adapters, built into the transformer; at first they change nothing.
+def attach(transformer: nn.Module, options: TuneOptions, steps: int) -> Adapters:
+    """Build new adapters into a transformer; at first they do not change its output.
 
     Args:
         transformer: the model of transformers; altered in place, its own weights frozen.
@@ -82,7 +81,7 @@ def attach(transformer: "nn.Module", options: TuneOptions, steps: int) -> Adapte
         steps: of the whole training, which AdaLoRA's schedule needs.
 
     Raises:
-        NoAttentionLayersError: nothing to attach them to.
+        NoAttentionLayersError: no layer to attach them to.
 
     Source:
         Hu et al. 2022, "LoRA: low-rank adaptation of large language models"; Zhang et al. 2023,
@@ -113,19 +112,18 @@ def attach(transformer: "nn.Module", options: TuneOptions, steps: int) -> Adapte
     return Adapters(peft.get_peft_model(transformer, config), options.method == "adalora")
 
 
-def attention_projections(transformer: "nn.Module") -> list[str]:
-    """Return the full names of the attention projections of a transformer.
+def attention_projections(transformer: nn.Module) -> list[str]:
+    """Find the full names of the attention projections of a transformer.
 
     Raises:
-        NoAttentionLayersError: there is none that we know; names the linear layers that there are.
+        NoAttentionLayersError: no name is known; the error lists the linear layers of the transformer.
     """
-    from torch import nn  # noqa: PLC0415
     from transformers.pytorch_utils import Conv1D  # noqa: PLC0415
 
     linear = [name for name, one in transformer.named_modules() if isinstance(one, nn.Linear | Conv1D)]
     for projections in _PROJECTIONS:
-        found = [name for name in linear if name.rpartition(".")[2] in projections]
-        if found:
-            return found
+        known = [name for name in linear if name.rpartition(".")[2] in projections]
+        if known:
+            return known
     # Layers repeat: one name for all of their kind.
     raise NoAttentionLayersError(list(dict.fromkeys(re.sub(r"\.\d+\.", ".N.", name) for name in linear)))

@@ -15,7 +15,7 @@ _RATES: dict[Method, float] = {"lora": 5e-4, "adalora": 6e-3}
 
 
 class TextTuningSettingsError(ValueError):
-    """A setting of the tuning, adaptation or compression of a language model makes no sense."""
+    """A setting of the tuning, adaptation or compression of a language model is out of its bounds."""
 
     def __init__(self, name: str, value: object, wanted: str) -> None:
         super().__init__(f"text tuning: {name} is {value!r}, not {wanted}")
@@ -24,11 +24,11 @@ class TextTuningSettingsError(ValueError):
 
 
 @dataclass(frozen=True)
-class FitOptions:
-    """What tuning, adaptation and compression share.
+class TextTrainingOptions:
+    """Settings that tuning, adaptation and compression share.
 
     Attributes:
-        epochs: at most so many; each ends with a look at the held-out loss.
+        epochs: at most; each ends with a check of the held-out loss.
         batch: texts, or pairs of texts, of one step.
         max_tokens: of a text while training; the model keeps its own limit.
         learning_rate: at the end of the warm-up; falls linearly to 0. None: what suits the method.
@@ -39,7 +39,7 @@ class FitOptions:
         held_out: share of the users (tuning) or texts (else) that only early stopping sees.
         seed: of every random draw.
         pooling: overrides what the model's own modules say, and is saved with it.
-        left_out_users: nothing of theirs is read, such as users on whom a model is judged.
+        left_out_users: users of whom no row is read, such as those on whom a model is judged.
     """
 
     epochs: int = 4
@@ -81,7 +81,7 @@ class FitOptions:
         return _RATE_OF_ALL if self.learning_rate is None else self.learning_rate
 
     def as_json(self) -> dict[str, Any]:
-        """Return the settings as JSON values; of the users left out only how many and a digest."""
+        """Return the settings as JSON values; of the left-out users only their number and a digest."""
         users = sorted(self.left_out_users)
         digest = hashlib.sha256("\0".join(users).encode()).hexdigest() if users else None
         return {
@@ -98,7 +98,7 @@ class FitOptions:
 
 
 @dataclass(frozen=True)
-class TuneOptions(FitOptions):
+class TuneOptions(TextTrainingOptions):
     """Settings of `tune_text_model`.
 
     Attributes:
@@ -146,7 +146,7 @@ class TuneOptions(FitOptions):
 
 
 @dataclass(frozen=True)
-class AdaptOptions(FitOptions):
+class AdaptOptions(TextTrainingOptions):
     """Settings of `adapt_text_model`, which trains all weights.
 
     Attributes:
@@ -168,7 +168,7 @@ class AdaptOptions(FitOptions):
 
 
 @dataclass(frozen=True)
-class CompressOptions(FitOptions):
+class CompressOptions(TextTrainingOptions):
     """Settings of `compress_text_model`, which trains all weights but those of the words.
 
     Attributes:

@@ -1,26 +1,20 @@
-"""What a language model is tuned on: pairs of a user's text and an item's text, drawn in one pass."""
+"""Training data of a language model: texts, or pairs of a user's and an item's text, drawn in one pass."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
-from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from encoder.text.encoder import item_text
-from encoder.text.tuning.options import AdaptOptions, CompressOptions, FitOptions, TuneOptions
+from encoder.text.samples import MOST_CHARACTERS, TEXT_ROWS, Reservoir, read_texts, rows_by_user
+from encoder.text.tuning.options import AdaptOptions, CompressOptions, TextTrainingOptions, TuneOptions
 from store.export import Export
 
-_ROWS = 8192  # texts in memory at once
-_CHARACTERS = 4000  # of a text; what lies beyond no model reads while training
 _JUDGED = 320  # held-out pairs or texts at most: enough to tell two epochs apart
 _FEWEST = 2  # a softmax over one is always right
-
-_Drawn = TypeVar("_Drawn")
 
 
 class TooFewTextsError(ValueError):
@@ -45,31 +39,8 @@ class TextPair:
     item_text: str
 
 
-class Reservoir(Generic[_Drawn]):
-    """A uniform sample of a stream in fixed memory (Vitter 1985, algorithm R)."""
-
-    def __init__(self, size: int, rng: np.random.Generator) -> None:
-        self._size, self._rng = size, rng
-        self._seen = 0
-        self._kept: list[_Drawn] = []
-
-    def add(self, one: _Drawn) -> None:
-        """Take one of the stream, or pass it over."""
-        self._seen += 1
-        if len(self._kept) < self._size:
-            self._kept.append(one)
-            return
-        place = int(self._rng.integers(self._seen))
-        if place < self._size:
-            self._kept[place] = one
-
-    def shuffled(self) -> list[_Drawn]:
-        """Return what was kept, in random order."""
-        return [self._kept[row] for row in self._rng.permutation(len(self._kept))]
-
-
 def draw_pairs(export: Export, options: TuneOptions) -> tuple[list[TextPair], list[TextPair]]:
-    """Return the pairs to train on, enough for all epochs, and the held-out ones, of other users.
+    """Draw the pairs to train on, enough for all epochs, and the held-out ones, of other users.
 
     A text pairs with items of its user's visible history, one that names an item with that item alone.
     A pair is left out as trivial where one text holds the other whole, case and spacing aside: a
@@ -94,7 +65,7 @@ def draw_pairs(export: Export, options: TuneOptions) -> tuple[list[TextPair], li
 
 
 def draw_texts(export: Export, options: AdaptOptions | CompressOptions) -> tuple[list[str], list[str]]:
-    """Return distinct texts of users and items to train on, and the held-out ones.
+    """Draw distinct texts of users and items to train on, and the held-out ones.
 
     Raises:
         TooFewTextsError: fewer than two texts on either side.
@@ -102,7 +73,7 @@ def draw_texts(export: Export, options: AdaptOptions | CompressOptions) -> tuple
     rng = np.random.default_rng(options.seed)
     training = Reservoir[str](options.texts * options.epochs, rng)
     judged = Reservoir[str](_JUDGED, rng)
-    for text in _texts(export, options.left_out_users):
+    for text in read_texts(export, options.left_out_users):
         (judged if is_held_out(normalised(text), options) else training).add(text)
     texts, held_out = (list(dict.fromkeys(kept.shuffled())) for kept in (training, judged))
     if min(len(texts), len(held_out)) < _FEWEST:
@@ -110,15 +81,7 @@ def draw_texts(export: Export, options: AdaptOptions | CompressOptions) -> tuple
     return texts, held_out
 
 
-def sample_texts(export: Export, count: int, seed: int = 0) -> list[str]:
-    """Return up to `count` distinct texts of the users and items of an export, drawn in one pass."""
-    drawn = Reservoir[str](count, np.random.default_rng(seed))
-    for text in _texts(export, frozenset()):
-        drawn.add(text)
-    return list(dict.fromkeys(drawn.shuffled()))
-
-
-def is_held_out(key: str, options: FitOptions) -> bool:
+def is_held_out(key: str, options: TextTrainingOptions) -> bool:
     """Return whether a key falls into the share that only early stopping sees; the seed decides."""
     digest = hashlib.sha256(f"{options.seed} {key}".encode()).digest()
     return int.from_bytes(digest[:8]) < options.held_out * 2**64
@@ -133,15 +96,15 @@ def _users(
     export: Export, options: TuneOptions
 ) -> Iterator[tuple[str, list[tuple[str | None, str]], list[str]]]:
     """Yield user id, (item named or None, text) and distinct items of the history, user by user."""
-    histories = _by_user(export.history_batches(), "item_id", "action", "weight")
-    reader, behaviours = next(histories, (None, []))
-    for user_id, rows in _by_user(export.texts_batches(_ROWS), "item_id", "text"):
-        while reader is not None and reader < user_id:  # both streams are sorted by user
-            reader, behaviours = next(histories, (None, []))
+    histories = rows_by_user(export.history_batches(), "item_id", "action", "weight")
+    owner, behaviours = next(histories, (None, []))
+    for user_id, rows in rows_by_user(export.texts_batches(TEXT_ROWS), "item_id", "text"):
+        while owner is not None and owner < user_id:  # both streams are sorted by user
+            owner, behaviours = next(histories, (None, []))
         if user_id in options.left_out_users:
             continue
         items: dict[str, None] = {}
-        if reader == user_id:
+        if owner == user_id:
             items = dict.fromkeys(
                 item_id
                 for item_id, action, weight in behaviours
@@ -150,21 +113,10 @@ def _users(
         yield user_id, [(item_id, text) for item_id, text in rows if text.strip()], list(items)
 
 
-def _by_user(batches: Iterable[pa.RecordBatch], *columns: str) -> Iterator[tuple[str, list[Any]]]:
-    names = ("user_id", *columns)
-    rows = (
-        row
-        for batch in batches
-        for row in zip(*(batch.column(name).to_pylist() for name in names), strict=True)
-    )
-    for user_id, group in groupby(rows, key=itemgetter(0)):
-        yield user_id, [row[1:] for row in group]
-
-
 def _draw(
     texts: Sequence[tuple[str | None, str]], items: Sequence[str], count: int, rng: np.random.Generator
 ) -> list[tuple[str, str]]:
-    """Return up to `count` different (text, item id) of one user."""
+    """Draw up to `count` different (text, item id) of one user."""
     if not texts:
         return []
     rows = rng.integers(len(texts), size=count).tolist()
@@ -174,15 +126,15 @@ def _draw(
         item_id = texts[row][0] or (items[place] if items else None)
         if item_id is not None:
             drawn[row, item_id] = None
-    return [(texts[row][1][:_CHARACTERS], item_id) for row, item_id in drawn]
+    return [(texts[row][1][:MOST_CHARACTERS], item_id) for row, item_id in drawn]
 
 
 def _item_texts(export: Export, wanted: set[str]) -> dict[str, str]:
     items = export.items().select(["item_id", "title", "text"])
     mask = pc.is_in(items.column("item_id"), value_set=pa.array(sorted(wanted), pa.string()))
     return {
-        row["item_id"]: item_text(row["title"], row["text"])[:_CHARACTERS]
-        for batch in items.filter(mask).to_batches(_ROWS)
+        row["item_id"]: item_text(row["title"], row["text"])[:MOST_CHARACTERS]
+        for batch in items.filter(mask).to_batches(TEXT_ROWS)
         for row in batch.to_pylist()
     }
 
@@ -195,12 +147,3 @@ def _pairs(drawn: Iterable[tuple[str, str, str]], known: dict[str, str]) -> list
 def _trivial(pair: TextPair) -> bool:
     text, other = normalised(pair.text), normalised(pair.item_text)
     return text in other or other in text
-
-
-def _texts(export: Export, left_out_users: frozenset[str]) -> Iterator[str]:
-    for user_id, rows in _by_user(export.texts_batches(_ROWS), "text"):
-        if user_id not in left_out_users:
-            yield from (text[:_CHARACTERS] for (text,) in rows if text.strip())
-    for batch in export.items().select(["title", "text"]).to_batches(_ROWS):
-        texts = (item_text(row["title"], row["text"]) for row in batch.to_pylist())
-        yield from (text[:_CHARACTERS] for text in texts if text)

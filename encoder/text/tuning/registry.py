@@ -1,4 +1,4 @@
-"""Where tuned language models lie: immutable, found again by what was asked for."""
+"""The registry of tuned language models: immutable results, found again by an equal request."""
 
 import hashlib
 import json
@@ -10,15 +10,15 @@ from typing import Any
 
 from encoder.text.graph import quiet
 from encoder.text.source import source_digest
-from encoder.text.tuning.loop import Fit
-from encoder.text.tuning.options import FitOptions
+from encoder.text.tuning.loop import TuningResult
+from encoder.text.tuning.options import TextTrainingOptions
 from store.artifact import build, verify
 from store.export import Export
 
 KIND = "tuned_text_model"
 METRICS_FILE = "metrics.json"
 FOLDER = ".tuned"  # hidden: what lies in text_models itself is ONNX that can serve
-_NAMES = ("source", "export_id")  # of what a digest of the content stands beside
+_NAMES = ("source", "export_id")  # not part of the id: digests of the content are
 _FORMAT = 1  # part of every id: raise it when the same request would give other weights
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ class TuningRequest:
     """One tuning, adaptation or compression of one model on one export; equal ones share a result.
 
     Attributes:
-        text_models: below which the result lies, at FOLDER/<id>/<id> with its metrics beside it.
-        facts: go into the manifest.
+        text_models: the result lies below it, at FOLDER/<id>/<id>, with its metrics beside it.
+        facts: of the manifest.
     """
 
     text_models: Path
@@ -38,9 +38,15 @@ class TuningRequest:
 
     @classmethod
     def of(
-        cls, text_models: Path, source: str, folder: Path, export: Export, method: str, options: FitOptions
+        cls,
+        text_models: Path,
+        source: str,
+        folder: Path,
+        export: Export,
+        method: str,
+        options: TextTrainingOptions,
     ) -> "TuningRequest":
-        """Return the request for a model whose files lie in `folder`; reads them all for their digest.
+        """Make the request for a model whose files lie in `folder`; all are read for their digest.
 
         Exports of the same rows count as equal: every training makes a new one.
         """
@@ -58,17 +64,17 @@ class TuningRequest:
 
     @property
     def tuned_id(self) -> str:
-        """The id: source and method to read, a digest of everything asked for to tell apart."""
-        asked = {name: value for name, value in self.facts.items() if name not in _NAMES}
-        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        """The id: source and method for readers, and a digest of the whole request."""
+        requested = {name: value for name, value in self.facts.items() if name not in _NAMES}
+        digest = hashlib.sha256(json.dumps(requested, sort_keys=True).encode()).hexdigest()
         name = re.sub(r"[^a-z0-9]+", "-", Path(self.facts["source"]).name.lower()).strip("-")[:24].strip("-")
         return f"{name or 'model'}-{self.facts['method']}-{digest[:8]}"
 
     def find(self) -> Path | None:
-        """Return the folder of an earlier result, if there is one.
+        """Return the folder of an earlier result, None where there is none.
 
         Raises:
-            DamagedArtifactError: it is there, but is not what was written.
+            DamagedArtifactError: the earlier result is damaged.
         """
         directory = self.text_models / FOLDER / self.tuned_id
         if not directory.exists():
@@ -77,14 +83,16 @@ class TuningRequest:
         log.info("text model %s was trained before", self.tuned_id)
         return directory / self.tuned_id
 
-    def publish(self, model: Any, fit: Fit, more: dict[str, Any]) -> Path:
-        """Return the folder of the result: a SentenceTransformer's files, with the metrics beside it."""
+    def publish(self, model: Any, result: TuningResult, more: dict[str, Any]) -> Path:
+        """Save a trained SentenceTransformer with its metrics beside it, and return its folder."""
         tuned_id, parent = self.tuned_id, self.text_models / FOLDER
         with build(parent, tuned_id) as draft:
-            draft.facts |= self.facts | {"improved": fit.improved}
-            metrics = asdict(fit) | more
+            draft.facts |= self.facts | {"improved": result.improved}
+            metrics = asdict(result) | more
             (draft.path / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
             with quiet():
                 model.to("cpu").save(str(draft.path / tuned_id), create_model_card=False)
-        log.info("text model %s: %.0f s, loss %.4f → %.4f", tuned_id, fit.seconds, fit.before, fit.after)
+        log.info(
+            "text model %s: %.0f s, loss %.4f → %.4f", tuned_id, result.seconds, result.before, result.after
+        )
         return parent / tuned_id / tuned_id

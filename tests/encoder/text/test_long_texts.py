@@ -10,9 +10,9 @@ import lmdb
 import numpy as np
 import pytest
 
-from encoder.text.cache import TextCache, encode_all
+from encoder.text.cache import TextCache, encode_with_cache
 from encoder.text.encoder import MAX_PIECES, TEXT_RULE, TextEncoder
-from encoder.text.export import DEFAULT_SOURCE, find_text_model
+from encoder.text.source import DEFAULT_SOURCE, find_text_model
 from store.artifact import read_manifest, read_pointer
 from store.home import Home
 from tests.live_server import server
@@ -85,7 +85,7 @@ def test_vectors_of_an_old_cache_serve_for_short_texts_only(encoder: TextEncoder
         limit = encoder.one_piece_bytes
         _, found = cache.get(encoder.text_model_id, ["short", one_piece, LONG], encoder.dim, limit)
         assert found.tolist() == [True, False, False]
-        vectors = encode_all(encoder, cache, ["short", one_piece, LONG], "texts")
+        vectors = encode_with_cache(encoder, cache, ["short", one_piece, LONG], "texts")
         np.testing.assert_array_equal(vectors[:2], [marked, marked])  # taken over, not encoded again
         np.testing.assert_allclose(vectors[2], encoder.encode([LONG])[0], atol=1e-5)
         again, found = cache.get(encoder.text_model_id, ["short", one_piece, LONG], encoder.dim, limit)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from encoder.text import cache as text_cache
-from encoder.text.cache import BadVectorsError, TextCache, encode_all
+from encoder.text.cache import BadVectorsError, TextCache, encode_with_cache
 from encoder.text.encoder import (
     CPU,
     CUDA,
@@ -23,8 +23,7 @@ from encoder.text.encoder import (
     Vectors,
     item_text,
 )
-from encoder.text.export import DEFAULT_SOURCE, find_text_model
-from encoder.text.source import fetch
+from encoder.text.source import DEFAULT_SOURCE, fetch, find_text_model
 from store.artifact import DamagedArtifactError, build, read_manifest
 
 ROOT = Path(__file__).parents[3]
@@ -227,14 +226,14 @@ def test_item_text_names_the_title_once(title: str | None, text: str | None, joi
 
 def test_a_second_run_encodes_nothing(counting: CountingEncoder, cache: TextCache) -> None:
     texts = [*TEXTS, *TEXTS[:3]]
-    first = encode_all(counting, cache, texts, "items")
+    first = encode_with_cache(counting, cache, texts, "items")
     assert counting.encoded == 6  # eight, two of them blank, and three repeated
     np.testing.assert_allclose(first, TextEncoder.encode(counting, texts), atol=1e-5)
-    second = encode_all(counting, cache, list(reversed(texts)), "items")
+    second = encode_with_cache(counting, cache, list(reversed(texts)), "items")
     assert counting.encoded == 6
     np.testing.assert_array_equal(second, first[::-1])
-    assert encode_all(counting, cache, ["", " "], "items").tolist() == [[0.0] * 384] * 2
-    assert encode_all(counting, cache, [], "items").shape == (0, 384)
+    assert encode_with_cache(counting, cache, ["", " "], "items").tolist() == [[0.0] * 384] * 2
+    assert encode_with_cache(counting, cache, [], "items").shape == (0, 384)
 
 
 class DyingEncoder(TextEncoder):
@@ -251,8 +250,8 @@ def test_an_interrupted_run_resumes(
     monkeypatch.setattr(text_cache, "_CHUNK", 2)
     texts = ["l", "longer", "long", "longest of them"]
     with pytest.raises(InterruptedError):
-        encode_all(DyingEncoder.load(directory, verify=False), cache, texts, "items")
-    encode_all(counting, cache, texts, "items")
+        encode_with_cache(DyingEncoder.load(directory, verify=False), cache, texts, "items")
+    encode_with_cache(counting, cache, texts, "items")
     assert counting.encoded == 2  # the first chunk, the two longest, was kept
 
 
@@ -260,7 +259,7 @@ def test_progress_is_logged_without_the_texts(
     counting: CountingEncoder, cache: TextCache, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    encode_all(counting, cache, ["a secret", "a secret", "another"], "items")
+    encode_with_cache(counting, cache, ["a secret", "a secret", "another"], "items")
     assert f"items: encoding 2 of 3 texts with {counting.text_model_id}" in caplog.text
     assert "items: done in " in caplog.text
     assert "secret" not in caplog.text

@@ -15,12 +15,16 @@ from hypothesis import strategies as st
 
 from encoder.text.agreement import IncomparableTextModelsError, agreement, neighbours, overlap
 from encoder.text.encoder import TextEncoder
-from encoder.text.export import DEFAULT_SOURCE, export_text_model, find_text_model
-from encoder.text.source import TextModelUnavailableError, UnsupportedTextModelError
-from encoder.text.tuning.distill import compress_text_model
+from encoder.text.export import export_text_model
+from encoder.text.source import (
+    DEFAULT_SOURCE,
+    TextModelUnavailableError,
+    UnsupportedTextModelError,
+    find_text_model,
+)
+from encoder.text.tuning.distill import LayerCountError, compress_text_model, evenly_spaced, prune
 from encoder.text.tuning.options import CompressOptions, TextTuningSettingsError
 from encoder.text.tuning.pairs import TooFewTextsError, draw_texts
-from encoder.text.tuning.pruning import LayerCountError, evenly_spaced, prune
 from scripts.compress_text import ChangedTextModelError, source_of
 from store.artifact import DamagedArtifactError, artifacts, build, set_pointer
 from store.export import Export, create_export

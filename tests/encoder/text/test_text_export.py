@@ -10,17 +10,16 @@ import pytest
 from encoder.text import export as text_export
 from encoder.text import graph as text_graph
 from encoder.text.encoder import TextEncoder
-from encoder.text.export import (
+from encoder.text.export import Int8LossError, TextExportError, export_text_model
+from encoder.text.samples import sample_texts
+from encoder.text.source import (
     DEFAULT_SOURCE,
-    Int8LossError,
-    TextExportError,
+    Pooling,
+    Precision,
     TextModelUnavailableError,
     UnsupportedTextModelError,
-    export_text_model,
     find_text_model,
 )
-from encoder.text.source import Pooling, Precision
-from encoder.text.tuning.pairs import sample_texts
 from store.artifact import DamagedArtifactError, artifacts, read_manifest, verify
 from store.export import Export, create_export
 from store.home import Home

@@ -16,23 +16,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoder.text.encoder import TextEncoder
-from encoder.text.export import export_text_model, find_text_model
-from encoder.text.source import UnsupportedTextModelError
-from encoder.text.tuning.augment import augmented, words
+from encoder.text.export import export_text_model
+from encoder.text.samples import Reservoir
+from encoder.text.source import UnsupportedTextModelError, find_text_model
 from encoder.text.tuning.loop import TextTuningDivergedError
 from encoder.text.tuning.lora import NoAttentionLayersError, attention_projections
-from encoder.text.tuning.masked_lm import is_causal, masked
-from encoder.text.tuning.options import AdaptOptions, FitOptions, TextTuningSettingsError, TuneOptions
+from encoder.text.tuning.options import (
+    AdaptOptions,
+    TextTrainingOptions,
+    TextTuningSettingsError,
+    TuneOptions,
+)
 from encoder.text.tuning.pairs import (
-    Reservoir,
     TextPair,
     TooFewTextsError,
     draw_pairs,
     draw_texts,
     is_held_out,
 )
-from encoder.text.tuning.pretrain import adapt_text_model
-from encoder.text.tuning.tune import contrastive_loss, tune_text_model, unfair_negatives
+from encoder.text.tuning.pretrain import adapt_text_model, is_causal, masked
+from encoder.text.tuning.tune import augmented, contrastive_loss, tune_text_model, unfair_negatives, words
 from store.artifact import DamagedArtifactError, artifacts
 from store.export import Export, create_export
 from store.imports.run import import_folder
@@ -318,9 +321,9 @@ def test_settings_are_checked(name: str, value: Any) -> None:
 
 
 def test_settings_name_no_user() -> None:
-    facts = json.dumps(FitOptions(left_out_users=frozenset({"李", "ann"})).as_json())
+    facts = json.dumps(TextTrainingOptions(left_out_users=frozenset({"李", "ann"})).as_json())
     assert "ann" not in facts
-    assert facts != json.dumps(FitOptions(left_out_users=frozenset({"李", "bob"})).as_json())
+    assert facts != json.dumps(TextTrainingOptions(left_out_users=frozenset({"李", "bob"})).as_json())
 
 
 def test_a_model_without_known_attention_names_its_layers() -> None:

@@ -1,4 +1,4 @@
-"""What a fitted head consists of, as plain arrays, and the statistics that it starts from: numpy only."""
+"""Statistics of heads and of their baselines: scaling, item means, calibration; numpy only."""
 
 from dataclasses import dataclass
 
@@ -6,45 +6,6 @@ import numpy as np
 
 from encoder.heads.examples import Examples, Floats
 from encoder.views import FloatArray
-
-
-@dataclass(frozen=True)
-class PairWeights:
-    """A head of click or rating, everything folded that can be.
-
-    With v = V_u − user_mean and y = x_j − item_mean,
-    score(u, j) = inner <V_u, x_j> + <v left, y right> + <v, user> + <y, item> + biases_j + constant.
-
-    Shapes:
-        user_mean, item_mean, user, item: (D,); left, right: (D, r); biases: (N + 1,), the last one 0, for an
-        item that is none of the N. All float32.
-        low, high: what a rating is clipped to; a click has None and goes through a sigmoid.
-    """
-
-    user_mean: FloatArray
-    item_mean: FloatArray
-    left: FloatArray
-    right: FloatArray
-    user: FloatArray
-    item: FloatArray
-    biases: FloatArray
-    inner: float
-    constant: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class CategoryWeights:
-    """A head of category: softmax((V_u − mean) matrix + constants).
-
-    Shapes:
-        mean: (D,); matrix: (D, C); constants: (C,). All float32.
-    """
-
-    mean: FloatArray
-    matrix: FloatArray
-    constants: FloatArray
 
 
 @dataclass(frozen=True)
@@ -59,19 +20,19 @@ class Scaling:
 
     @classmethod
     def of(cls, vectors: FloatArray) -> "Scaling":
-        """Return the statistics of vectors (n, D)."""
+        """Compute the statistics of vectors (n, D)."""
         mean = vectors.mean(axis=0, dtype=np.float64)
         deviation = vectors.std(axis=0, dtype=np.float64)
         varies = deviation > 1e-6 * max(float(deviation.max(initial=0.0)), 1e-30)
         return cls(mean, np.where(varies, deviation, 1.0))
 
     def apply(self, vectors: FloatArray) -> FloatArray:
-        """Return the standardised vectors (n, D) float32."""
+        """Standardise vectors: (n, D) float32."""
         return np.asarray((vectors - self.mean) / self.deviation, dtype=np.float32)
 
 
 def item_means(examples: Examples, n_items: int, shrinkage: float) -> tuple[float, Floats]:
-    """Return the mean label μ and each item's mean (N,), shrunk: μ + Σ (label − μ) / (count + shrinkage).
+    """Compute the mean label μ and each item's mean (N,), shrunk: μ + Σ (label − μ) / (count + shrinkage).
 
     Source:
         Koren 2010, "Factor in the neighbors", TKDD 4(1), section 2.1: baseline estimates.
@@ -83,7 +44,7 @@ def item_means(examples: Examples, n_items: int, shrinkage: float) -> tuple[floa
 
 
 def fit_logistic(scores: Floats, labels: Floats) -> tuple[float, float]:
-    """Return slope a and intercept b that maximise the likelihood of σ(a score + b), by Newton's method.
+    """Fit slope a and intercept b that maximise the likelihood of σ(a score + b), by Newton's method.
 
     A ridge of 1e-4 on a, on standardised scores, keeps it finite where the labels are separable.
 
@@ -107,7 +68,7 @@ def fit_logistic(scores: Floats, labels: Floats) -> tuple[float, float]:
 
 
 def fit_line(scores: Floats, labels: Floats) -> tuple[float, float]:
-    """Return slope and intercept of least squares; slope 0 where the scores do not vary."""
+    """Fit slope and intercept by least squares; slope 0 where the scores do not vary."""
     centred = scores - scores.mean()
     spread = float(centred @ centred)
     slope = float(centred @ (labels - labels.mean())) / spread if spread > 0 else 0.0

@@ -1,4 +1,4 @@
-"""From arrays to a fitted tower: what is chosen on held-out rows, what is learned, what is fitted again."""
+"""Fitting a tower: settings are chosen on held-out rows, learned blocks trained and mixed in."""
 
 import logging
 from dataclasses import dataclass, field, replace
@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING, Any
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset, hold_out
 from encoder.learned.config import LearnConfig
-from encoder.tower.closed_form import fit_tower
+from encoder.tower.closed_form import fit_closed_form
 from encoder.tower.mix import choose_mix, compressed, mixed, with_half_life
-from encoder.tower.select import Chooser, Trial, choose_config
+from encoder.tower.select import HeldOutScorer, Trial, choose_config
 from encoder.tower.tower import Block, Tower
 from evaluation.split import VALID, mark
 
 if TYPE_CHECKING:
-    from encoder.learned.trainer import Learned, Report
+    from encoder.learned.trainer import ReportEpoch, TrainedBlock
 
 log = logging.getLogger(__name__)
 
 _INNER_SHARE = 0.1
 _INNER = "inner"
-# Where nothing tells which table is best. Without damping, a table of full rank scores all that is unseen 0.
+# Where no held-out rows can choose one. Without damping, a table of full rank scores every unseen item 0.
 _DAMPING = 0.3
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a person may ask of training; the rest is chosen on held-out rows.
+    """Options of training; what they leave open is chosen on held-out rows.
 
     Attributes:
         base: settings that are not searched (fusion, actions) and, with `search` off, all of them.
@@ -50,34 +50,36 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class FittedTower:
-    """A tower and what is to be known about it, as JSON values."""
+    """A tower, and how it was chosen and trained as JSON values."""
 
     tower: Tower
     facts: dict[str, Any]
 
 
-def fit(data: Dataset, options: TrainOptions, training: Path, report: "Report | None" = None) -> FittedTower:
-    """Return the tower of the visible rows of a data set.
+def fit(
+    data: Dataset, options: TrainOptions, training: Path, report: "ReportEpoch | None" = None
+) -> FittedTower:
+    """Fit a tower to the visible rows of a data set.
 
     Settings are chosen on the valid split; without one, on a tenth of train, and everything is then fitted
     once more on the whole of train with the settings chosen. Where not even that can be held out, because
-    nobody has three events, nothing is chosen or learned: a damped closed form says what it can.
+    no user has three events, nothing is chosen or learned, and a damped closed form is fitted.
 
     Args:
-        data: held-out rows are only chosen on.
-        options: what is asked for.
+        data: its held-out rows serve for choosing only.
+        options: of training.
         training: folder of checkpoints and of TensorBoard's files.
         report: takes the figures of each epoch of a learned block.
     """
     choosing, split = _choosing(data, options)
     if split and options.search:
         trials = choose_config(choosing, split, options.base, options.dims)
-        closed = fit_tower(choosing, trials[-1].config)
+        closed = fit_closed_form(choosing, trials[-1].config)
     else:
         trials = []
-        closed = fit_tower(choosing, _unchosen(options) if options.search else options.base)
+        closed = fit_closed_form(choosing, _unchosen(options) if options.search else options.base)
     if split is None or options.learn is None:
-        closed = closed if choosing is data else fit_tower(data, closed.config)
+        closed = closed if choosing is data else fit_closed_form(data, closed.config)
         return FittedTower(compressed(closed, data, options.max_dim), _facts(data, split, trials, None))
     runs = _learn(choosing, closed, split, options.learn, training, report)
     blocks = [run.block for run in runs]
@@ -89,13 +91,13 @@ def fit(data: Dataset, options: TrainOptions, training: Path, report: "Report | 
         "seconds": [run.seconds for run in runs],
         "weight": mix.weight,
         "half_life": mix.half_life,
-        "ndcg@20_by_weight": mix.tried,
-        "ndcg@20_by_half_life": mix.half_lives,
+        "ndcg@20_by_weight": mix.ndcg_by_weight,
+        "ndcg@20_by_half_life": mix.ndcg_by_half_life,
     }
     if choosing is not data:
-        closed = fit_tower(data, closed.config)
+        closed = fit_closed_form(data, closed.config)
         if mix.weight:
-            blocks = _again(data, closed.config, runs, options.learn, training, report)
+            blocks = _train_again(data, closed.config, runs, options.learn, training, report)
     tower = with_half_life(mixed(closed, blocks, mix.weight, data), mix.half_life)
     tower = compressed(tower, data, options.max_dim)
     return FittedTower(tower, _facts(data, split, trials, learned))
@@ -120,37 +122,45 @@ def _choosing(data: Dataset, options: TrainOptions) -> tuple[Dataset, str | None
 
 def _unchosen(options: TrainOptions) -> TowerConfig:
     """Return the settings for data that no setting can be chosen on."""
-    dim = min(options.dims, key=lambda asked: abs(asked - options.base.dim))
+    dim = min(options.dims, key=lambda dim: abs(dim - options.base.dim))
     return replace(options.base, dim=dim, damping=_DAMPING)
 
 
 def _learn(
-    data: Dataset, closed: Tower, split: str, options: LearnConfig, training: Path, report: "Report | None"
-) -> list["Learned"]:
-    from encoder.learned.trainer import learn, members  # noqa: PLC0415  torch, only where something is learned
-
-    chooser = Chooser(data, split)
-
-    def score(block: Block) -> float:
-        return chooser.tower(Tower(closed.config, (block,)))
-
-    return [learn(data, closed.config, one, score, training, report) for one in members(options)]
-
-
-def _again(
     data: Dataset,
-    config: TowerConfig,
-    runs: list["Learned"],
+    closed: Tower,
+    split: str,
     options: LearnConfig,
     training: Path,
-    report: "Report | None",
-) -> list[Block]:
-    """Return blocks trained on other data for as many epochs as were best."""
-    from encoder.learned.trainer import learn, members  # noqa: PLC0415
+    report: "ReportEpoch | None",
+) -> list["TrainedBlock"]:
+    """Train the member blocks, stopped early by NDCG@20 on a held-out split."""
+    from encoder.learned.trainer import member_settings, train_block  # noqa: PLC0415  torch, only where something is learned
 
-    pairs = zip(members(options), runs, strict=True)
+    scorer = HeldOutScorer(data, split)
+
+    def score(block: Block) -> float:
+        return scorer.score_tower(Tower(closed.config, (block,)))
+
     return [
-        learn(data, config, replace(one, epochs=run.epoch), None, training, report).block
+        train_block(data, closed.config, one, score, training, report) for one in member_settings(options)
+    ]
+
+
+def _train_again(
+    data: Dataset,
+    config: TowerConfig,
+    runs: list["TrainedBlock"],
+    options: LearnConfig,
+    training: Path,
+    report: "ReportEpoch | None",
+) -> list[Block]:
+    """Train the blocks on other data for as many epochs as were best."""
+    from encoder.learned.trainer import member_settings, train_block  # noqa: PLC0415
+
+    pairs = zip(member_settings(options), runs, strict=True)
+    return [
+        train_block(data, config, replace(one, epochs=run.epoch), None, training, report).block
         for one, run in pairs
     ]
 
@@ -158,6 +168,7 @@ def _again(
 def _facts(
     data: Dataset, split: str | None, trials: list[Trial], learned: dict[str, Any] | None
 ) -> dict[str, Any]:
+    """Return how a tower was chosen and trained, as metrics.json keeps it."""
     reached = trials[-1].ndcg if trials else None
     if learned is not None:
         reached = max(learned["ndcg@20_by_half_life"].values())
