@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from scripts.session import HomeOption, existing, fresh_export
+from scripts.home_access import HomeOption, existing, fresh_export
 from store.artifact import NotPublishedError, artifacts, build, new_id, pointed, read_manifest, verify
 from store.home import Home
 

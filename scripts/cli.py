@@ -26,7 +26,7 @@ from scripts.index import index_app
 from scripts.query import query_command
 from scripts.reindex import reindex_command
 from scripts.restore import restore_command
-from scripts.session import set_up_logging
+from scripts.home_access import set_up_logging
 from scripts.split import split_command
 from scripts.train import train_command
 from scripts.tune.command import tune_command

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from scripts.session import HomeOption, JsonOption, console, existing, shared_text_models
+from scripts.home_access import HomeOption, JsonOption, console, existing, shared_text_models
 from store.artifact import pointed, read_manifest
 from store.export import Export
 from store.home import Home

@@ -1,6 +1,6 @@
 """triptych export: an immutable Parquet copy of the store."""
 
-from scripts.session import HomeOption, existing, fresh_export
+from scripts.home_access import HomeOption, existing, fresh_export
 
 
 def export_command(home: HomeOption) -> None:

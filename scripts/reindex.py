@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from scripts.session import HomeOption, existing, fresh_export, publish_index
+from scripts.home_access import HomeOption, existing, fresh_export, publish_index
 
 
 def reindex_command(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from scripts.session import HomeOption, NoSuchHomeError, console, own_store
+from scripts.home_access import HomeOption, NoSuchHomeError, console, own_store
 from store.home import Home
 from store.store import Store
 

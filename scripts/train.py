@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from scripts.session import HomeOption, existing, fresh_export, shared_text_models
-from scripts.train_options import checked, reporting, train_options, tuned_source
+from scripts.home_access import HomeOption, existing, fresh_export, shared_text_models
+from scripts.training import checked, reporting, train_options, tuned_source
 from store.imports.validation import MAX_WEIGHT
 
 

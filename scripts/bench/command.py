@@ -9,7 +9,7 @@ import typer
 
 from scripts.bench.ingest_command import ingest_bench
 from scripts.bench.text_command import text_bench
-from scripts.session import JsonOption
+from scripts.home_access import JsonOption
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -54,7 +54,7 @@ def serve_bench(
     from scripts.bench.load import Bounds
     from scripts.bench.serve import ServeOptions, check_loopback, make_work, measure
     from scripts.bench.small_home import make_home, server
-    from scripts.session import admin, existing
+    from scripts.home_access import admin, existing
     from server.pb.triptych.v1 import triptych_pb2 as pb
     from store.export import Export
 

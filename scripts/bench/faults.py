@@ -14,8 +14,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from scripts.bench import small_home as bench_world
-from scripts.bench.checks import Counts, Left, answers, left_over, rows_of_store
-from scripts.bench.kills import WRITES, write_rounds
+from scripts.bench.home_checks import Counts, Left, answers, left_over, rows_of_store
+from scripts.bench.server_kills import WRITES, write_rounds
 from scripts.bench.stages import STAGES, Stage, prepare, reset
 from store.home import Home
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from scripts.session import JsonOption
+from scripts.home_access import JsonOption
 
 
 def ingest_bench(

@@ -67,7 +67,7 @@ def prepare(folder: Path, names: Sequence[str]) -> list[Stage]:
 
 def publish_by_turns(home: str, turns: int) -> None:
     """Publish the newest two indexes of a home by turns."""
-    from scripts.session import publish_index
+    from scripts.home_access import publish_index
 
     place = Home(Path(home))
     for turn in range(turns):

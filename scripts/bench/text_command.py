@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from scripts.session import JsonOption, shared_text_models
+from scripts.home_access import JsonOption, shared_text_models
 
 
 def text_bench(

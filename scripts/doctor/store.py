@@ -7,7 +7,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from scripts.doctor.check import Check, State
-from scripts.session import SilentServerError, admin, server_of
+from scripts.home_access import SilentServerError, admin, server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError
 from store.attributes import left_out

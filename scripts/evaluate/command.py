@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from scripts.session import HomeOption, JsonOption, existing
+from scripts.home_access import HomeOption, JsonOption, existing
 
 
 class SplitOption(StrEnum):

@@ -21,7 +21,7 @@ from scripts.evaluate.baselines import baseline_figures
 from scripts.evaluate.diversity import diversity_figures
 from scripts.evaluate.protocol import SUBSETS, Evaluator
 from scripts.evaluate.robustness import robustness_figures
-from scripts.train_options import item_facts
+from scripts.training import item_facts
 from store.export import Export
 from store.home import Home
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from scripts.evaluate.heads_table import print_task_report
 from scripts.evaluate.robustness_table import plot_robustness, robustness_table
-from scripts.session import console
+from scripts.home_access import console
 
 K = "20"
 

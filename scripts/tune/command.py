@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from scripts.session import HomeOption, existing, fresh_export, shared_text_models
+from scripts.home_access import HomeOption, existing, fresh_export, shared_text_models
 from scripts.train import FusionName, parse_actions
-from scripts.train_options import checked
+from scripts.training import checked
 from store.artifact import NotPublishedError, pointed
 from store.export import Export
 from store.home import Home

@@ -16,7 +16,7 @@ from indexer.search.search import Exclusions
 from scripts.bench import faults as bench_faults
 from scripts.bench import serve as bench_serve
 from scripts.bench.bare_grpc import BATCH, BareServicer
-from scripts.bench.checks import Left, left_over, rows_of_store
+from scripts.bench.home_checks import Left, left_over, rows_of_store
 from scripts.bench.command import app
 from scripts.bench.faults import NotEmptyError, TooFastError
 from scripts.bench.index import build as bench_index_build

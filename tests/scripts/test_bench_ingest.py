@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench import kills as bench_kills
+from scripts.bench import server_kills as bench_kills
 from scripts.bench.ingest import IngestOptions, NeverSeenError, measure, visibility
-from scripts.bench.kills import write_rounds
+from scripts.bench.server_kills import write_rounds
 from scripts.bench.load import CallFailedError
 from scripts.bench.pace import APPEND, QUERY, Pace, batches, keep
 from server.app import running

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from encoder.config import TowerConfig
 from indexer.building.stored_users import indexes_with, stored_users
 from indexer.users import open_users
-from scripts import session
+from scripts import home_access as session
 from scripts.doctor.check import Check, State
 from scripts.doctor.command import checks
 from scripts.doctor.machine import disk_check, faiss_check, package_checks

@@ -14,7 +14,7 @@ from encoder.text.encoder import TextEncoder
 from indexer.publish import current_index, load_index
 from scripts.demo import NotADemoHomeError, ServerStartError, demo_command, server
 from scripts.evaluate.protocol import Evaluator, VocabularyError
-from scripts.session import NoSuchHomeError, ServerOwnsStoreError, existing, own_store
+from scripts.home_access import NoSuchHomeError, ServerOwnsStoreError, existing, own_store
 from store.export import Export
 from store.home import Home
 from tests.live_server import copy_home

@@ -10,7 +10,7 @@ import pytest
 from encoder.config import SettingsError, TowerConfig
 from encoder.learned.config import LearnConfig
 from encoder.tower.fit import TrainOptions
-from scripts.train_options import WandbMissingError, item_facts, reporting, train_options
+from scripts.training import WandbMissingError, item_facts, reporting, train_options
 from store.export import Export
 from store.home import Home
 from tests.live_server import copy_home

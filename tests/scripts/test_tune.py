@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
-from scripts.train_options import train_options
+from scripts.training import train_options
 from scripts.tune.closed_form import HALF_LIFE, Space
 from scripts.tune.learned import ALIGNMENT, LOG_RANGES, RANGES, LearnObjective, LearnSpace
 from scripts.tune.study import Tuning

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.session import fresh_export, server_of
+from scripts.home_access import fresh_export, server_of
 from server.addresses import BadAddressError, CannotListenError, Listening, target_of
 from server.client import CallError, Client
 from server.client.channel import connect

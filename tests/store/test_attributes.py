@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from indexer.files import ItemChange, read_delta, write_delta
 from indexer.index import Index
 from scripts.doctor.store import attributes_check, served_items_check
-from scripts.train_options import item_facts
+from scripts.training import item_facts
 from server.client import Client
 from server.pb.triptych.v1 import ingest_pb2 as ingest
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc

@@ -13,7 +13,7 @@ import numpy as np
 
 from indexer.arrays import FloatArray
 from scripts.bench.index.vectors import Synthetic, write_chunks
-from scripts.session import set_up_logging
+from scripts.home_access import set_up_logging
 
 log = logging.getLogger(__name__)
 

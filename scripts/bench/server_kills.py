@@ -12,7 +12,7 @@ from subprocess import Popen
 from tqdm import tqdm
 
 from scripts.bench import small_home as bench_world
-from scripts.bench.checks import Counts
+from scripts.bench.home_checks import Counts
 from server.client import Behavior, CallError, Client, Text, Tie
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.home import Home
