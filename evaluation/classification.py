@@ -3,22 +3,79 @@
 A weighted metric takes `weights` (n,), not negative; where none are given every example weighs 1.
 """
 
-import numpy as np
-from numpy.typing import ArrayLike
+from dataclasses import dataclass
 
-from evaluation.examples import (
-    ExamplesError,
-    Floats,
-    Ints,
-    check_binary,
-    check_classes,
-    check_finite,
-    check_one_table,
-    check_probabilities,
-    check_some,
-    divide,
-    weights_or_ones,
-)
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class ExamplesError(ValueError):
+    """Labels, predictions and weights do not make one table that a metric is defined on."""
+
+
+def check_binary(labels: ArrayLike) -> Floats:
+    """Return labels as float64 after checking that each is 0 or 1."""
+    y = check_finite("labels", labels)
+    wrong = (y != 0) & (y != 1)
+    if wrong.any():
+        raise ExamplesError(f"label {y[wrong][0]} of example {int(wrong.argmax())} is neither 0 nor 1")
+    return y
+
+
+def check_finite(name: str, values: ArrayLike) -> Floats:
+    """Return values as float64 after checking that all are finite."""
+    array = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ExamplesError(f"{name} hold {array[at]} at {at}")
+    return array
+
+
+def weights_or_ones(weights: ArrayLike | None, n: int) -> Floats:
+    """Return the weights (n,) float64, checked, or ones where none are given."""
+    w = np.ones(n) if weights is None else check_finite("weights", weights)
+    if len(w) != n:
+        raise ExamplesError(f"{len(w)} weights for {n} examples")
+    if n and (w.min() < 0 or not w.sum() > 0):
+        raise ExamplesError(f"weights are {w.min()}..{w.max()}: none may be negative, nor all 0")
+    return w
+
+
+def check_one_table(*columns: NDArray[np.generic]) -> None:
+    """Raise unless all columns have the same length."""
+    if len({len(column) for column in columns}) != 1:
+        raise ExamplesError(
+            f"columns of {', '.join(str(len(c)) for c in columns)} examples are not one table"
+        )
+
+
+def check_some(column: NDArray[np.generic]) -> None:
+    """Raise where there is no example."""
+    if not len(column):
+        raise ExamplesError("there are no examples")
+
+
+def check_probabilities(p: Floats) -> None:
+    """Raise unless every value is in [0, 1]."""
+    if p.min() < 0 or p.max() > 1:
+        raise ExamplesError(f"probabilities are {p.min()}..{p.max()}, not in 0..1")
+
+
+def check_classes(classes: Ints, n_classes: int) -> None:
+    """Raise unless every class is in 0..n_classes−1."""
+    if classes.min() < 0 or classes.max() >= n_classes:
+        raise ExamplesError(f"classes {classes.min()}..{classes.max()} are not in 0..{n_classes - 1}")
+
+
+def divide(part: Floats, whole: Floats) -> Floats:
+    """Return part / whole, NaN where whole is 0."""
+    quotient = np.full(len(whole), np.nan)
+    np.divide(part, whole, out=quotient, where=whole > 0)
+    return quotient
+
 
 _SMALLEST = 1e-15  # what a probability is raised to before its logarithm, as scikit-learn had it
 
@@ -163,3 +220,58 @@ def _errors(targets: ArrayLike, predictions: ArrayLike) -> Floats:
     check_one_table(wanted, given)
     check_some(wanted)
     return given - wanted
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a classifier got right, by class; all (C,) float64, NaN where 0 / 0.
+
+    precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2 TP / (2 TP + FP + FN), support = TP + FN.
+
+    Source:
+        Van Rijsbergen 1979, "Information retrieval", chapter 7.
+    """
+
+    precision: Floats
+    recall: Floats
+    f1: Floats
+    support: Floats
+    accuracy: float
+    macro_f1: float
+    micro_f1: float
+
+
+def classification_report(
+    classes: Ints, predicted: Ints, n_classes: int, weights: ArrayLike | None = None
+) -> Report:
+    """Return precision, recall, F1 and support by class, accuracy, macro-F1 and micro-F1.
+
+    macro-F1 is the plain mean of F1 over the classes that occur as a label or as a prediction; micro-F1 is
+    2 ΣTP / (2 ΣTP + ΣFP + ΣFN), which with one label and one prediction an example equals the accuracy.
+
+    Raises:
+        ExamplesError: nothing is given, lengths differ, or a class is not in 0..n_classes−1.
+
+    Source:
+        Lewis 1991, "Evaluating text categorization", and Yang 1999, Information Retrieval 1(1), 2.
+    """
+    w = weights_or_ones(weights, len(classes))
+    check_one_table(classes, predicted)
+    check_some(classes)
+    check_classes(classes, n_classes)
+    check_classes(predicted, n_classes)
+    support: Floats = np.bincount(classes, weights=w, minlength=n_classes).astype(np.float64)
+    named: Floats = np.bincount(predicted, weights=w, minlength=n_classes).astype(np.float64)
+    hit = w * (classes == predicted)
+    right: Floats = np.bincount(classes, weights=hit, minlength=n_classes).astype(np.float64)
+    f1 = divide(2 * right, support + named)
+    micro = 2 * right.sum() / (support.sum() + named.sum())
+    return Report(
+        precision=divide(right, named),
+        recall=divide(right, support),
+        f1=f1,
+        support=support,
+        accuracy=float(right.sum() / support.sum()),
+        macro_f1=float(np.nanmean(f1)),
+        micro_f1=float(micro),
+    )

@@ -76,9 +76,7 @@ def test_the_server_module_has_help() -> None:
 
 
 def test_serving_and_indexing_load_nothing_heavy() -> None:
-    loaded = python(
-        "import sys, server.app, server.__main__, indexer.reindex; print(*sys.modules)"
-    ).split()
+    loaded = python("import sys, server.app, server.__main__, indexer.reindex; print(*sys.modules)").split()
     assert {"server.query.retriever", "indexer.index", "faiss", "onnxruntime"} <= set(loaded)
     assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
 

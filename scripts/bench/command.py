@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scripts.bench.ingest_command import ingest_bench
-from scripts.bench.text_command import text_bench
-from scripts.home_access import JsonOption
+from scripts.home_access import JsonOption, shared_text_models
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -113,8 +111,7 @@ def index_bench(
     Example: triptych bench index --items 100000 --filters --json index.json --plot index.png
     """
     from scripts.bench.index.compare import IndexOptions, measure
-    from scripts.bench.index.curves import plot_curves
-    from scripts.bench.index.filters import SHARES
+    from scripts.bench.index.sweeps import SHARES, plot_curves
     from scripts.bench.output import show, show_ratios, write_json
 
     options = IndexOptions(
@@ -179,5 +176,73 @@ def faults_bench(
         raise RuntimeError(f"{harm} findings after kill -9, see the table")
 
 
-app.command("text")(text_bench)
-app.command("ingest")(ingest_bench)
+@app.command("text")
+def text_bench(
+    data: Annotated[
+        Path | None, typer.Option(help="A folder with texts.parquet; default: short texts made up here.")
+    ] = None,
+    text_model: Annotated[
+        list[Path] | None, typer.Option(help="HOME/text_models/ID; repeatable. Default: exports MiniLM.")
+    ] = None,
+    texts: Annotated[int, typer.Option(min=2, help="Drawn at random from the different ones.")] = 128,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: one per core.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the texts drawn.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure our text encoder beside a bare ONNX Runtime loop on the same batches in the same run.
+
+    `bare` tokenises, pads and runs; `ready` runs on arrays that were made before. A PNG goes beside the JSON.
+
+    Example: triptych bench text --data DATA --text-model HOME/text_models/ID --json text.json
+    """
+    from encoder.text.export import DEFAULT_SOURCE, export_text_model
+    from scripts.bench.output import leave
+    from scripts.bench.text import TextOptions, draw, measure
+    from scripts.world.world import make_world
+
+    options = TextOptions(texts=texts, threads=threads, rounds=rounds, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        if data is None:
+            make_world(Path(name) / "data", users=200, items=150, seed=seed)
+        drawn = draw(data or Path(name) / "data", options)
+        shared = shared_text_models()
+        models = text_model or [export_text_model(DEFAULT_SOURCE, Path(name) / "text_models", shared=shared)]
+        report = measure(models, drawn, options)
+    leave("bench text", report, json_path, "texts", ("text_model", "path"))
+
+
+@app.command("ingest")
+def ingest_bench(
+    users: Annotated[int, typer.Option(min=200, help="Of the synthetic world.")] = 500,
+    items: Annotated[int, typer.Option(min=150, help="Of the synthetic world.")] = 400,
+    dim: Annotated[int, typer.Option(min=2, help="Embedding dim on the synthetic world.")] = 64,
+    seconds: Annotated[float, typer.Option(min=0.2, help="Per measurement.")] = 5.0,
+    batch: Annotated[int, typer.Option(min=1, max=10_000, help="Behaviours per request.")] = 500,
+    rate: Annotated[float, typer.Option(min=1, help="Behaviours per second beside queries.")] = 5_200.0,
+    seed: Annotated[int, typer.Option(help="Of the world and of the writes.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure durable writes, how soon queries see them, and queries at half load beside writes.
+
+    Latencies of paced calls count from when they were due. It starts a server of its own on synthetic data.
+
+    Example: triptych bench ingest --json ingest.json
+    """
+    from scripts.bench.ingest import IngestOptions, measure
+    from scripts.bench.output import show, show_ratios, write_json
+    from scripts.bench.small_home import make_home, server
+    from store.export import Export
+
+    options = IngestOptions(seconds=seconds, size=batch, rate=rate, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        home = make_home(Path(name), users=users, items=items, dim=dim, seed=seed)
+        with Export.latest(home.exports) as export:
+            people = export.users().to_pylist()
+            things = export.items(available_only=True).column("item_id").to_pylist()
+        with server(home) as address:
+            report = measure(address, people, things, options)
+    show("bench ingest", report["results"])
+    show_ratios(report["ratios"])
+    if json_path is not None:
+        write_json(json_path, report)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from scripts.bench.pace import APPEND, QUERY, Pace, Paced, batches, keep
+from scripts.bench.load import APPEND, QUERY, Pace, Paced, batches, keep
 from server.client import Behavior, Client, Text, Tie
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.records import Item

@@ -43,7 +43,7 @@ def evaluate_command(
     from encoder.config import UnknownViewError, parse_views
     from indexer.publish import current_index, load_index
     from scripts.evaluate.report import evaluate
-    from scripts.evaluate.table import write_tables
+    from scripts.evaluate.tables import write_tables
 
     try:
         chosen = parse_views(views)

@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from evaluation.split import mark
-from scripts.world import text as world_text
+from scripts.world import sentences as world_text
 
 CHINESE = 0.06  # share of items, and of users, whose texts are Chinese
 _HOURS = 2 * 365 * 24

@@ -3,17 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.class_report import classification_report
 from evaluation.classification import (
+    ExamplesError,
     auc,
     auc_by_group,
+    classification_report,
     cross_entropy,
     log_loss,
     mae,
     rmse,
     top_k_accuracy,
 )
-from evaluation.examples import ExamplesError
 
 LABELLED = st.lists(st.tuples(st.integers(0, 1), st.integers(-20, 20)), min_size=2, max_size=40)
 

@@ -14,7 +14,7 @@ from indexer.filters.filter import Filter, FilterError, facts_of
 from indexer.index import Index, VectorDimError
 from indexer.search.search import Allowed, Exclusions
 from indexer.search.search_params import SearchParams
-from scripts.bench.index.vectors import write_index
+from scripts.bench.index.synthetic import write_index
 from store.artifact import MANIFEST, DamagedArtifactError, build
 
 DIM = 8

@@ -16,19 +16,18 @@ from indexer.search.search import Exclusions
 from scripts.bench import faults as bench_faults
 from scripts.bench import serve as bench_serve
 from scripts.bench.bare_grpc import BATCH, BareServicer
-from scripts.bench.home_checks import Left, left_over, rows_of_store
 from scripts.bench.command import app
-from scripts.bench.faults import NotEmptyError, TooFastError
-from scripts.bench.index import build as bench_index_build
+from scripts.bench.faults import NotEmptyError, Stage, TooFastError
+from scripts.bench.home_checks import Left, left_over, rows_of_store
+from scripts.bench.index import synthetic as bench_index_build
 from scripts.bench.index.bare import BareFaiss, graph_libraries
 from scripts.bench.index.searches import BESIDE, Contest, search_ours
+from scripts.bench.index.synthetic import Synthetic, write_index
 from scripts.bench.index.timing import Times, ann_recall, beside, figures, timed
-from scripts.bench.index.vectors import Synthetic, write_index
 from scripts.bench.load import Bounds, CallFailedError, Clients, Load, Work
 from scripts.bench.output import plot, write_json
 from scripts.bench.serve import NobodyToAskForError, NotLoopbackError, ServeOptions, check_loopback, make_work
 from scripts.bench.small_home import CommandFailedError, process, run
-from scripts.bench.stages import Stage
 from scripts.world.world import make_world
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import point

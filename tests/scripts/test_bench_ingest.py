@@ -8,9 +8,8 @@ import pytest
 
 from scripts.bench import server_kills as bench_kills
 from scripts.bench.ingest import IngestOptions, NeverSeenError, measure, visibility
+from scripts.bench.load import APPEND, QUERY, CallFailedError, Pace, batches, keep
 from scripts.bench.server_kills import write_rounds
-from scripts.bench.load import CallFailedError
-from scripts.bench.pace import APPEND, QUERY, Pace, batches, keep
 from server.app import running
 from server.client import Behavior, Client
 from server.config import ServerConfig

@@ -11,9 +11,8 @@ from typer.testing import CliRunner
 
 from encoder.text.encoder import TextEncoder
 from encoder.text.export import DEFAULT_SOURCE, find_text_model
-from scripts.bench.bare_text import BareTextLoop
 from scripts.bench.command import app
-from scripts.bench.text import TextOptions, TooFewTextsToMeasureError, draw, ratios, rows_of
+from scripts.bench.text import BareTextLoop, TextOptions, TooFewTextsToMeasureError, draw, ratios, rows_of
 
 TEXTS = ("a novel about the sea", "三体是一部科幻小说", "shoes", "one two three four five six seven", "red")
 

@@ -29,7 +29,7 @@ from indexer.reindex import reindex
 from scripts import cli
 from scripts.evaluate.protocol import Evaluator, NoTargetsError, NothingHeldOutError
 from scripts.evaluate.report import evaluate
-from scripts.evaluate.table import write_tables
+from scripts.evaluate.tables import write_tables
 from store.export import Export
 from store.exporting import create_export
 from store.home import Home

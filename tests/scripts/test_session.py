@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.query import reply_table
 from scripts.home_access import console, server_of
+from scripts.query import reply_table
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError
 from store.home import Home

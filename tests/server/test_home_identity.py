@@ -17,8 +17,8 @@ import pytest
 
 import server.live.publisher
 from scripts import home_access as session
-from scripts.index import roll_back
 from scripts.home_access import ServerOwnsStoreError, SilentServerError, own_store, publish_index, server_of
+from scripts.index import roll_back
 from server.app import running
 from server.config import ServerConfig
 from server.identity import Identity, is_server_of

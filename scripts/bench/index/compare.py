@@ -13,12 +13,10 @@ from indexer.building.factory import empty_faiss
 from indexer.index import Index
 from indexer.search.exact import Searched
 from scripts.bench.index.bare import Bare, graph_libraries
-from scripts.bench.index.build import Built, build_apart, centre_of
-from scripts.bench.index.curves import enough, of_library, of_ours
-from scripts.bench.index.filters import sweep
 from scripts.bench.index.searches import BARE, BESIDE, EVERYTHING, Contest
+from scripts.bench.index.sweeps import enough, of_library, of_ours, sweep
+from scripts.bench.index.synthetic import Built, Synthetic, build_apart, centre_of
 from scripts.bench.index.timing import ann_recall, beside, figures, threads, timed
-from scripts.bench.index.vectors import Synthetic
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,8 @@ from indexer.index import Index
 from indexer.search.exclusions import Bits, bits_of
 from indexer.search.search import Exclusions
 from scripts.bench.index.bare import BareFaiss, effort_of
-from scripts.bench.index.build import HALF
+from scripts.bench.index.synthetic import HALF, Synthetic
 from scripts.bench.index.timing import Search, ann_recall
-from scripts.bench.index.vectors import Synthetic
 
 BARE, BARE_MORE, BARE_FILTERED = "bare", "bare_more", "bare_filtered"
 PLAIN, USUAL, EVERYTHING = "plain", "usual", "everything"
