@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from scripts.home_access import HomeOption, existing, fresh_export
+from scripts.home_access import existing, fresh_export
+from scripts.terminal import HomeOption
 from store.artifact import NotPublishedError, artifacts, build, new_id, pointed, read_manifest, verify
 from store.home import Home
 

@@ -21,13 +21,13 @@ from scripts.demo import demo_command
 from scripts.doctor.command import doctor_command
 from scripts.evaluate.command import evaluate_command
 from scripts.export import export_command
-from scripts.home_access import set_up_logging
 from scripts.import_data import import_command
 from scripts.index import index_app
 from scripts.query import query_command
 from scripts.reindex import reindex_command
 from scripts.restore import restore_command
 from scripts.split import split_command
+from scripts.terminal import set_up_logging
 from scripts.train import train_command
 from scripts.tune.command import tune_command
 from server.__main__ import serve_command

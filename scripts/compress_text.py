@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from scripts.home_access import HomeOption, JsonOption, console, existing, shared_text_models
+from scripts.home_access import existing, shared_text_models
+from scripts.terminal import HomeOption, JsonOption, console
 from store.artifact import pointed, read_manifest
 from store.export import Export
 from store.home import Home
@@ -54,7 +55,7 @@ def compress_text_command(
     Example: triptych compress-text --home demo --layers 3
     """
     from encoder.text.tuning.options import CompressOptions
-    from scripts.bench.output import write_json
+    from scripts.terminal import write_json
 
     place = existing(home)
     source, pooling = (text_model, None) if text_model else source_of(place)

@@ -17,10 +17,11 @@ import typer
 from rich.console import Console
 
 from scripts.evaluate.command import evaluate_command
-from scripts.home_access import HomeOption, server_of
+from scripts.home_access import server_of
 from scripts.import_data import import_command
 from scripts.query import reply_table
 from scripts.reindex import reindex_command
+from scripts.terminal import HomeOption
 from scripts.train import train_command
 from server.client import Client
 from store.home import Home

@@ -1,6 +1,7 @@
 """triptych export: an immutable Parquet copy of the store."""
 
-from scripts.home_access import HomeOption, existing, fresh_export
+from scripts.home_access import existing, fresh_export
+from scripts.terminal import HomeOption
 
 
 def export_command(home: HomeOption) -> None:

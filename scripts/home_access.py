@@ -1,17 +1,13 @@
-"""What every command needs: the home option, an export, the language model, a running server."""
+"""A home as the commands use it: its files and its store, or the server that runs on it."""
 
 import json
-import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import grpc
-import typer
-from rich.console import Console
 
 from server.addresses import target_of
 from server.identity import is_server_of
@@ -25,14 +21,8 @@ from store.privacy.erase import erasures
 from store.privacy.ledger import write_ledger
 from store.store import Store
 
-HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False)
-]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
-
 _CALL_SECONDS = 600.0
 _ANSWER_SECONDS = 5.0
-_PIPE_COLUMNS = 400
 
 
 class ServerOwnsStoreError(OSError):
@@ -156,24 +146,3 @@ def publish_index(home: Home, index_id: str) -> None:
             return
     with admin(address) as stub:
         stub.PublishIndex(pb.PublishIndexRequest(index_id=index_id), timeout=_CALL_SECONDS)
-
-
-def console(*, record: bool = False) -> Console:
-    """Return a console that cuts nothing off in a pipe, where nobody can make the window wider."""
-    return Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, record=record)
-
-
-def set_up_logging(*, verbose: bool) -> None:
-    """Send the log to stderr: plain lines, short on a terminal, with times in a pipe."""
-    plain = "%(message)s" if sys.stderr.isatty() else "%(asctime)s %(message)s"
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format=plain, stream=sys.stderr)
-    for noisy in (
-        "httpx",
-        "huggingface_hub",
-        "urllib3",
-        "faiss.loader",
-        "matplotlib",
-        "transformers",
-        "sentence_transformers",
-    ):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -8,7 +8,8 @@ import typer
 from rich.table import Table
 
 from encoder.text.source import text_model_dims
-from scripts.home_access import HomeOption, console, own_store, server_of
+from scripts.home_access import own_store, server_of
+from scripts.terminal import HomeOption, console
 from server.client import Client
 from store.home import Home
 from store.imports.run import ImportOptions, ImportReport, TableReport, check_not_all_refused, import_folder

@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 from tqdm import tqdm
 
-from scripts.home_access import HomeOption, admin, console, existing, publish_index, server_of
+from scripts.home_access import admin, existing, publish_index, server_of
+from scripts.terminal import HomeOption, console
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, read_manifest, verify
 from store.home import Home

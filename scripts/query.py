@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from scripts.filter_options import filter_message
-from scripts.home_access import console
+from scripts.terminal import console
 from server.client import Client, QueryFields
 from server.pb.triptych.v1 import triptych_pb2 as pb
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from scripts.home_access import HomeOption, existing, fresh_export, publish_index
+from scripts.home_access import existing, fresh_export, publish_index
+from scripts.terminal import HomeOption
 
 
 def reindex_command(

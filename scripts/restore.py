@@ -13,7 +13,7 @@ import typer
 from tqdm import tqdm
 
 from scripts.backup import KIND
-from scripts.home_access import HomeOption
+from scripts.terminal import HomeOption
 from store.artifact import MANIFEST, DamagedArtifactError, artifacts, point, read_manifest, verify
 from store.home import Home
 from store.imports.run import import_folder

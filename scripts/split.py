@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from scripts.home_access import HomeOption, NoSuchHomeError, console, own_store
+from scripts.home_access import NoSuchHomeError, own_store
+from scripts.terminal import HomeOption, console
 from store.home import Home
 from store.store import Store
 

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from scripts.home_access import HomeOption, existing, fresh_export, shared_text_models
+from scripts.home_access import existing, fresh_export, shared_text_models
+from scripts.terminal import HomeOption
 from scripts.training import checked, reporting, train_options, tuned_source
 from store.imports.validation import MAX_WEIGHT
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from scripts.home_access import JsonOption, shared_text_models
+from scripts.home_access import shared_text_models
+from scripts.terminal import JsonOption
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -112,7 +113,8 @@ def index_bench(
     """
     from scripts.bench.index.compare import IndexOptions, measure
     from scripts.bench.index.sweeps import SHARES, plot_curves
-    from scripts.bench.output import show, show_ratios, write_json
+    from scripts.bench.output import show, show_ratios
+    from scripts.terminal import write_json
 
     options = IndexOptions(
         items=items,
@@ -160,7 +162,8 @@ def faults_bench(
     Example: triptych bench faults --rounds 20 --json faults.json
     """
     from scripts.bench.faults import run_faults
-    from scripts.bench.output import show, write_json
+    from scripts.bench.output import show
+    from scripts.terminal import write_json
 
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         folder = home if home is not None else Path(name)
@@ -230,8 +233,9 @@ def ingest_bench(
     Example: triptych bench ingest --json ingest.json
     """
     from scripts.bench.ingest import IngestOptions, measure
-    from scripts.bench.output import show, show_ratios, write_json
+    from scripts.bench.output import show, show_ratios
     from scripts.bench.small_home import make_home, server
+    from scripts.terminal import write_json
     from store.export import Export
 
     options = IngestOptions(seconds=seconds, size=batch, rate=rate, seed=seed)

@@ -1,6 +1,5 @@
 """What a benchmark leaves behind: a table on the terminal, JSON, and a plot beside it."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from scripts.terminal import write_json
 
 Row = Mapping[str, Any]
 _PIPE_WIDTH = 140
@@ -25,14 +26,6 @@ def show(title: str, rows: Sequence[Row]) -> None:
 def show_ratios(ratios: Mapping[str, float]) -> None:
     """Print what ours is over the bare thing."""
     show("ratios", [{"name": name, "value": value} for name, value in ratios.items()])
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a report, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    draft.replace(path)
 
 
 def plot(path: Path, rows: Sequence[Row], x: str, line: Sequence[str], panels: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from scripts.doctor.check import Check, State
-from scripts.home_access import HomeOption, console
+from scripts.terminal import HomeOption, console
 from store.home import Home
 
 _COLOURS = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "red"}

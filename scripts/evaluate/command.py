@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from scripts.home_access import HomeOption, JsonOption, existing
+from scripts.home_access import existing
+from scripts.terminal import HomeOption, JsonOption
 
 
 class SplitOption(StrEnum):

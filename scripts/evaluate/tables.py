@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scripts.home_access import console
+from scripts.terminal import console
 
 K = "20"
 

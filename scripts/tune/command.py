@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from scripts.home_access import HomeOption, existing, fresh_export, shared_text_models
+from scripts.home_access import existing, fresh_export, shared_text_models
+from scripts.terminal import HomeOption
 from scripts.train import FusionName, parse_actions
 from scripts.training import checked
 from store.artifact import NotPublishedError, pointed

@@ -25,9 +25,10 @@ from scripts.bench.index.searches import BESIDE, Contest, search_ours
 from scripts.bench.index.synthetic import Synthetic, write_index
 from scripts.bench.index.timing import Times, ann_recall, beside, figures, timed
 from scripts.bench.load import Bounds, CallFailedError, Clients, Load, Work
-from scripts.bench.output import plot, write_json
+from scripts.bench.output import plot
 from scripts.bench.serve import NobodyToAskForError, NotLoopbackError, ServeOptions, check_loopback, make_work
 from scripts.bench.small_home import CommandFailedError, process, run
+from scripts.terminal import write_json
 from scripts.world.world import make_world
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import point

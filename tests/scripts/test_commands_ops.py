@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from encoder.config import TowerConfig
 from indexer.building.stored_users import indexes_with, stored_users
 from indexer.users import open_users
-from scripts import home_access as session
+from scripts import home_access
 from scripts.doctor.check import Check, State
 from scripts.doctor.command import checks
 from scripts.doctor.machine import disk_check, faiss_check, package_checks
@@ -402,7 +402,7 @@ def test_doctor_on_a_server_that_is_silent_and_a_damaged_server_file(
         listener.shutdown()
     with socket.create_server(("127.0.0.1", 0)) as listener:  # takes calls and never answers
         home.server_file.write_text(json.dumps({"local": f"127.0.0.1:{listener.getsockname()[1]}", "pid": 1}))
-        monkeypatch.setattr(session, "_ANSWER_SECONDS", 0.2)
+        monkeypatch.setattr(home_access, "_ANSWER_SECONDS", 0.2)
         found = list(checks(home))
         assert named(found, "server").state is State.FAILED
         assert "does not answer: DEADLINE_EXCEEDED" in named(found, "server").found

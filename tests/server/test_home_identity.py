@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 import server.live.publisher
-from scripts import home_access as session
+from scripts import home_access
 from scripts.home_access import ServerOwnsStoreError, SilentServerError, own_store, publish_index, server_of
 from scripts.index import roll_back
 from server.app import running
@@ -198,7 +198,7 @@ def test_what_is_no_triptych_is_no_server(tmp_path: Path, monkeypatch: pytest.Mo
         other.start()
         assert server_of(name(port)) is None
         other.stop(None).wait()
-    monkeypatch.setattr(session, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(home_access, "_ANSWER_SECONDS", 0.2)
     silent = r"does not answer: DEADLINE_EXCEEDED; try again"
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(SilentServerError, match=silent):
         server_of(name(listener.getsockname()[1]))
@@ -254,7 +254,7 @@ def test_a_publish_while_the_server_loads_is_not_undone(
         assert home.current_index.read_text().strip() == other
         address = server_of(home)
         assert address is not None
-        with session.admin(address) as stub:
+        with home_access.admin(address) as stub:
             assert stub.Status(pb.StatusRequest()).index_id == other
 
 

@@ -23,7 +23,7 @@ from indexer.building.items import write_rows
 from indexer.files import VECTORS_FILE
 from indexer.filters.attribute_index import AttributeIndexBuilder
 from indexer.index import Index
-from scripts.home_access import set_up_logging
+from scripts.terminal import set_up_logging
 
 Attributes = Callable[[int], dict[str, Any]]
 _CHUNK = 65_536
