@@ -27,9 +27,8 @@ from store.disk import DiskFullError, ReadOnlyDiskError, disk_error, disk_errors
 from store.home import Home
 from store.state.state import UserState
 from store.store import Store
-from tests.live_server import copy_home, run_server
+from tests.live_server import copy_home, run_server, soon
 from tests.live_server import server as server_process
-from tests.server.live.test_live_items import soon
 
 Run = Callable[..., tuple[int, str, str]]
 FULL, READ_ONLY = os.strerror(errno.ENOSPC), os.strerror(errno.EROFS)

@@ -28,7 +28,7 @@ from store.exporting import create_export
 from store.home import Home
 from store.imports.run import import_folder
 from store.store import Store
-from tests.encoder.text.test_text_tune import metrics, vocabulary, weights, write_model, write_world
+from tests.tiny_text_model import metrics, vocabulary, weights, write_model, write_world
 
 COMPRESS = CompressOptions(epochs=3, batch=16, texts=192, learning_rate=5e-3, held_out=0.25)
 Run = Callable[..., tuple[int, str, str]]
