@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scripts.home_access import shared_text_models
-from scripts.terminal import JsonOption
+from scripts.terminal import JsonOption, write_json
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -114,7 +114,6 @@ def index_bench(
     from scripts.bench.index.compare import IndexOptions, measure
     from scripts.bench.index.sweeps import SHARES, plot_curves
     from scripts.bench.output import show, show_ratios
-    from scripts.terminal import write_json
 
     options = IndexOptions(
         items=items,
@@ -163,7 +162,6 @@ def faults_bench(
     """
     from scripts.bench.faults import run_faults
     from scripts.bench.output import show
-    from scripts.terminal import write_json
 
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         folder = home if home is not None else Path(name)
@@ -235,7 +233,6 @@ def ingest_bench(
     from scripts.bench.ingest import IngestOptions, measure
     from scripts.bench.output import show, show_ratios
     from scripts.bench.small_home import make_home, server
-    from scripts.terminal import write_json
     from store.export import Export
 
     options = IngestOptions(seconds=seconds, size=batch, rate=rate, seed=seed)
@@ -247,6 +244,47 @@ def ingest_bench(
         with server(home) as address:
             report = measure(address, people, things, options)
     show("bench ingest", report["results"])
+    show_ratios(report["ratios"])
+    if json_path is not None:
+        write_json(json_path, report)
+
+
+@app.command("state")
+def state_bench(
+    users: Annotated[int, typer.Option(min=50, help="Of the synthetic world.")] = 20_000,
+    events: Annotated[int, typer.Option(min=1, help="Of each user.")] = 100,
+    friends: Annotated[int, typer.Option(min=1, max=50, help="Of each user.")] = 20,
+    texts: Annotated[int, typer.Option(min=1, help="Of each user.")] = 5,
+    reads: Annotated[int, typer.Option(min=4, help="Per round, store and number of threads.")] = 400,
+    writes: Annotated[int, typer.Option(min=1, help="Per round and store.")] = 40,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the world and of the order of turns.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure the derived state of users in LMDB, as it is, beside SQLite and DuckDB.
+
+    A read returns the events of a user and of the friends, digests of texts and weights; a write adds one
+    event, durable when it returns. Ratios are times over those of LMDB: above 1 is slower than ours.
+
+    Example: triptych bench state --json state.json
+    """
+    from scripts.bench.output import show, show_ratios
+    from scripts.bench.user_state import StateOptions, measure_state
+
+    options = StateOptions(
+        users=users,
+        events=events,
+        friends=friends,
+        texts=texts,
+        reads=reads,
+        writes=writes,
+        rounds=rounds,
+        seed=seed,
+    )
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        report = measure_state(Path(name), options)
+    show("bench state: stores", report["stores"])
+    show("bench state", report["results"])
     show_ratios(report["ratios"])
     if json_path is not None:
         write_json(json_path, report)
