@@ -311,17 +311,18 @@ class DuckdbPacked:
         self._cursor().execute("CHECKPOINT")
 
     def read(self, user_id: str) -> Read:
-        """Return the packed rows of the user and the friends from one snapshot, each by the index of keys."""
+        """Return the packed rows of the user and the friends from one snapshot."""
         cursor = self._cursor()
         cursor.execute("BEGIN")
         found = cursor.execute("SELECT events, texts, friends FROM users WHERE user_id = ?", [user_id])
         own, texts, friends = found.fetchall()[0]
         ties = Ties.unpack(friends).by_friend()
-        parts = [own]
-        for friend in ties:
-            parts += cursor.execute("SELECT events FROM users WHERE user_id = ?", [friend]).fetchall()[0]
+        found = cursor.execute(
+            "SELECT user_id, events FROM users WHERE user_id IN (SELECT unnest($1))", [list(ties)]
+        )  # one statement: a look-up a friend takes twenty times as long
+        of_friend: dict[str, bytes] = dict(found.fetchall())
         cursor.execute("COMMIT")
-        return _read_of(parts, texts, ties)
+        return _read_of([own, *(of_friend[friend] for friend in ties)], texts, ties)
 
     def write(self, user_id: str, event: EventRows) -> None:
         """Commit the row, and with it the packed rows that it is appended to."""
@@ -359,10 +360,11 @@ def measure_state(folder: Path, options: StateOptions) -> dict[str, Any]:
     chance = random.Random(options.seed)  # noqa: S311  # turns, not secrets
     made: list[StateStore] = [kind(folder / str(place)) for place, kind in enumerate(STORES)]
     log.info("bench state: %d stores of %d users", len(made), options.users)
+    world = list(synthetic_users(options))
     filled = {}
     for one in made:
         began = time.perf_counter()
-        one.fill(synthetic_users(options))
+        one.fill(iter(world))
         filled[one.name] = {"fill_s": time.perf_counter() - began, "mib": one.size() / 2**20}
     alone = CommittedRows(folder / "alone")
     taken: dict[tuple[str, str], list[npt.NDArray[np.float64]]] = {}
