@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from scripts.home_access import existing, fresh_export
+from scripts.home_access import existing_home, fresh_export
 from scripts.terminal import HomeOption
 from store.artifact import NotPublishedError, artifacts, build, new_id, pointed, read_manifest, verify
 from store.home import Home
@@ -34,7 +34,7 @@ def backup_command(
 
     Example: triptych backup --home demo --to /mnt/backups
     """
-    place = existing(home)
+    place = existing_home(home)
     with fresh_export(place) as export:
         directory = back_up(place, export.export_id, to, with_index=not without_index)
     manifest = read_manifest(directory)

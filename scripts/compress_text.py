@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from scripts.home_access import existing, shared_text_models
+from scripts.home_access import existing_home, shared_text_models
 from scripts.terminal import HomeOption, JsonOption, console
 from store.artifact import pointed, read_manifest
 from store.export import Export
@@ -57,8 +57,8 @@ def compress_text_command(
     from encoder.text.tuning.options import CompressOptions
     from scripts.terminal import write_json
 
-    place = existing(home)
-    source, pooling = (text_model, None) if text_model else source_of(place)
+    place = existing_home(home)
+    source, pooling = (text_model, None) if text_model else text_model_source(place)
     options = CompressOptions(
         layers=layers,
         epochs=epochs,
@@ -82,7 +82,7 @@ def compress_text_command(
     print(f"triptych train --home {place.path} --text-model {report['folder']}{precision}")
 
 
-def source_of(home: Home) -> "tuple[str, Pooling | None]":
+def text_model_source(home: Home) -> "tuple[str, Pooling | None]":
     """Return source and pooling of the latest model's text model; the default one where nothing is trained.
 
     Raises:

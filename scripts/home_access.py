@@ -59,7 +59,7 @@ def shared_text_models() -> Path:
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "triptych" / "text_models"
 
 
-def existing(path: Path) -> Home:
+def existing_home(path: Path) -> Home:
     """Return a home that something was imported into.  Raises: NoSuchHomeError."""
     home = Home(path)
     if not home.database.exists():
@@ -111,7 +111,7 @@ def admin(address: str) -> Iterator[rpc.AdminStub]:
 
 
 @contextmanager
-def own_store(home: Home) -> Iterator[Store]:
+def writable_store(home: Home) -> Iterator[Store]:
     """Yield the store for writing.  Raises: ServerOwnsStoreError, and what Store.open raises."""
     address = server_of(home)
     if address is not None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from scripts.home_access import existing, fresh_export, publish_index
+from scripts.home_access import existing_home, fresh_export, publish_index
 from scripts.terminal import HomeOption
 
 
@@ -45,7 +45,7 @@ def reindex_command(
     from indexer.reindex import IndexSpec, reindex
     from store.artifact import artifacts, pointed
 
-    place = existing(home)
+    place = existing_home(home)
     if model is not None and model not in artifacts(place.models):
         raise LookupError(
             f"there is no model {model!r}; there are: {', '.join(artifacts(place.models)) or 'none'}"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from scripts.home_access import NoSuchHomeError, own_store
+from scripts.home_access import NoSuchHomeError, writable_store
 from scripts.terminal import HomeOption, console
 from store.home import Home
 from store.store import Store
@@ -40,7 +40,7 @@ class NothingToSplitError(ValueError):
         super().__init__(f"{home.database} holds no behaviours to split: import some (triptych import)")
 
 
-class NothingHeldOutError(ValueError):
+class EmptySplitError(ValueError):
     """A split would hold out no row, so that nothing could be chosen or judged on it."""
 
     def __init__(self, by: str, rows: int, users: int, least: int) -> None:
@@ -78,7 +78,7 @@ def split_command(
     place = Home(home)
     if not place.database.exists():
         raise NoSuchHomeError(home)
-    with own_store(place) as store:
+    with writable_store(place) as store:
         marked = split_store(store, place, by.value, valid=valid, test=test, seed=seed, replace=replace)
     _show(marked)
     print(
@@ -103,7 +103,7 @@ def split_store(
         NothingToSplitError: there are no behaviours.
         AlreadySplitError: rows are held out and `replace` is off; nothing is written.
         NoTimeError: a split by time, and a row has no time; nothing is written.
-        NothingHeldOutError: no row would be held out, though a share is; nothing is written.
+        EmptySplitError: no row would be held out, though a share is; nothing is written.
     """
     import numpy as np
     import pyarrow as pa
@@ -136,7 +136,7 @@ def split_store(
     )
     if not labels.any() and (by == "last" or valid + test):
         users = pc.count_distinct(events.column("user_id")).as_py()
-        raise NothingHeldOutError(by, len(events), users, MIN_ROWS)
+        raise EmptySplitError(by, len(events), users, MIN_ROWS)
     names = pa.array(SPLITS).take(pa.array(labels))
     marks = events.drop_columns("split").append_column("split", names)
     store.write_splits(marks.filter(pa.array(labels > 0)), reset=True)

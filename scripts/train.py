@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from scripts.home_access import existing, fresh_export, shared_text_models
+from scripts.home_access import existing_home, fresh_export, shared_text_models
 from scripts.terminal import HomeOption
-from scripts.training import checked, reporting, train_options, tuned_source
+from scripts.training import head_trainer, train_options, tuned_text_model, wandb_report
 from store.imports.validation import MAX_WEIGHT
 
 
@@ -119,7 +119,7 @@ def train_command(
     from encoder.text.export import export_text_model
     from encoder.train import train
 
-    place, console = existing(home), Console()
+    place, console = existing_home(home), Console()
     if config is not None and (dim or action or epochs or members or fusion is not FusionName.LEARNED):
         raise typer.BadParameter("--config names every setting: leave the others out")
     if label is not None and task is not TaskName.CATEGORY:
@@ -133,9 +133,9 @@ def train_command(
         max_dim=max_dim,
         left_out_share=holdout_users,
     )
-    with fresh_export(place) as export, reporting(options, wandb=wandb) as report:
-        head = checked(export, options, task.value, label)
-        source = tuned_source(
+    with fresh_export(place) as export, wandb_report(options, wandb=wandb) as report:
+        head = head_trainer(export, options, task.value, label)
+        source = tuned_text_model(
             text_model, export, place, options, adapt=adapt_text,
             method=tune_text and tune_text.value, pooling=pooling and pooling.value,
         )  # fmt: skip

@@ -64,7 +64,7 @@ def train_options(
     return TrainOptions(base=TowerConfig(fusion=closed, actions=actions), learn=learn, seed=seed)
 
 
-def tuned_source(
+def tuned_text_model(
     source: str,
     export: Export,
     home: Home,
@@ -103,7 +103,7 @@ def tuned_source(
     return source
 
 
-def checked(export: Export, options: "TrainOptions", task: str, label: str | None) -> "HeadOf | None":
+def head_trainer(export: Export, options: "TrainOptions", task: str, label: str | None) -> "HeadOf | None":
     """Return what fits the task head to an export's data, None for plain retrieval, once all can be learned.
 
     What is found here would come out only after all texts are encoded and the tower is fitted.
@@ -136,14 +136,14 @@ def _head(export: Export, rows: "Dataset", task: str, label: str | None, trained
     from encoder.heads.options import HeadOptions, Task
 
     options = HeadOptions(label=label, seed=trained.seed)
-    attributes, kinds = item_facts(export)
+    attributes, kinds = attributes_and_kinds(export)
     check_head(cast("Task", task), rows, attributes, kinds, options)
     return lambda data, users, items: train_head(
         cast("Task", task), data, attributes, kinds, users, items, options
     )
 
 
-def item_facts(export: Export) -> tuple[list[dict[str, Any] | None], list[str | None]]:
+def attributes_and_kinds(export: Export) -> tuple[list[dict[str, Any] | None], list[str | None]]:
     """Return the attributes and the kind of every item of an export, in the order of their ids.
 
     Attributes that cannot be used are None, and the log names their items.
@@ -157,7 +157,7 @@ def item_facts(export: Export) -> tuple[list[dict[str, Any] | None], list[str | 
 
 
 @contextmanager
-def reporting(options: "TrainOptions", *, wandb: bool) -> "Iterator[Report | None]":
+def wandb_report(options: "TrainOptions", *, wandb: bool) -> "Iterator[Report | None]":
     """Yield what takes the figures of an epoch to Weights & Biases, or None where that is not asked for.
 
     Raises:

@@ -51,9 +51,9 @@ def serve_bench(
     Example: triptych bench serve --json serve.json
     """
     from scripts.bench.load import Bounds
-    from scripts.bench.serve import ServeOptions, check_loopback, make_work, measure
+    from scripts.bench.serve import ServeOptions, check_loopback, make_work, measure_serving
     from scripts.bench.small_home import make_home, server
-    from scripts.home_access import admin, existing
+    from scripts.home_access import admin, existing_home
     from server.pb.triptych.v1 import triptych_pb2 as pb
     from store.export import Export
 
@@ -70,16 +70,16 @@ def serve_bench(
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         folder = Path(name)
         if address is not None and users_from is not None:
-            with admin(address) as stub, Export.latest(existing(users_from).exports) as export:
+            with admin(address) as stub, Export.latest(existing_home(users_from).exports) as export:
                 width = stub.Status(pb.StatusRequest(), timeout=30).dim
-                report = measure(address, make_work(export, width, options), folder, options)
+                report = measure_serving(address, make_work(export, width, options), folder, options)
         else:
             home = make_home(folder, users=users, items=items, dim=dim, seed=seed)
             with Export.latest(home.exports) as export, server(home, options.workers) as own:
-                report = measure(own, make_work(export, dim, options), folder, options)
-    from scripts.bench.output import leave
+                report = measure_serving(own, make_work(export, dim, options), folder, options)
+    from scripts.bench.output import print_and_save
 
-    leave("bench serve", report, json_path, "concurrency", ("kind", "server"))
+    print_and_save("bench serve", report, json_path, "concurrency", ("kind", "server"))
 
 
 @app.command("index")
@@ -111,9 +111,9 @@ def index_bench(
 
     Example: triptych bench index --items 100000 --filters --json index.json --plot index.png
     """
-    from scripts.bench.index.compare import IndexOptions, measure
+    from scripts.bench.index.compare import IndexOptions, measure_index
     from scripts.bench.index.sweeps import SHARES, plot_curves
-    from scripts.bench.output import show, show_ratios
+    from scripts.bench.output import print_ratios, print_rows
 
     options = IndexOptions(
         items=items,
@@ -130,11 +130,11 @@ def index_bench(
         libraries=libraries,
     )
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
-        report = measure(Path(name), options)
+        report = measure_index(Path(name), options)
     for part in ("builds", "results", "curves", "filters"):
         if report[part]:
-            show(f"bench index: {part}", report[part])
-    show_ratios(report["ratios"])
+            print_rows(f"bench index: {part}", report[part])
+    print_ratios(report["ratios"])
     if json_path is not None:
         write_json(json_path, report)
     if plot_path is not None:
@@ -161,7 +161,7 @@ def faults_bench(
     Example: triptych bench faults --rounds 20 --json faults.json
     """
     from scripts.bench.faults import run_faults
-    from scripts.bench.output import show
+    from scripts.bench.output import print_rows
 
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         folder = home if home is not None else Path(name)
@@ -171,7 +171,7 @@ def faults_bench(
         write_json(folder / "home" / "reports" / "faults.json", report)
     if json_path is not None:
         write_json(json_path, report)
-    show("bench faults", [{"stage": key, **counts} for key, counts in stages.items()])
+    print_rows("bench faults", [{"stage": key, **counts} for key, counts in stages.items()])
     harm = sum(counts[kind] for counts in stages.values() for kind in ("lost", "mixed", "failed"))
     if harm:
         raise RuntimeError(f"{harm} findings after kill -9, see the table")
@@ -198,8 +198,8 @@ def text_bench(
     Example: triptych bench text --data DATA --text-model HOME/text_models/ID --json text.json
     """
     from encoder.text.export import DEFAULT_SOURCE, export_text_model
-    from scripts.bench.output import leave
-    from scripts.bench.text import TextOptions, draw, measure
+    from scripts.bench.output import print_and_save
+    from scripts.bench.text import TextOptions, draw, measure_text_encoding
     from scripts.world.world import make_world
 
     options = TextOptions(texts=texts, threads=threads, rounds=rounds, seed=seed)
@@ -209,8 +209,8 @@ def text_bench(
         drawn = draw(data or Path(name) / "data", options)
         shared = shared_text_models()
         models = text_model or [export_text_model(DEFAULT_SOURCE, Path(name) / "text_models", shared=shared)]
-        report = measure(models, drawn, options)
-    leave("bench text", report, json_path, "texts", ("text_model", "path"))
+        report = measure_text_encoding(models, drawn, options)
+    print_and_save("bench text", report, json_path, "texts", ("text_model", "path"))
 
 
 @app.command("ingest")
@@ -230,8 +230,8 @@ def ingest_bench(
 
     Example: triptych bench ingest --json ingest.json
     """
-    from scripts.bench.ingest import IngestOptions, measure
-    from scripts.bench.output import show, show_ratios
+    from scripts.bench.ingest import IngestOptions, measure_ingest
+    from scripts.bench.output import print_ratios, print_rows
     from scripts.bench.small_home import make_home, server
     from store.export import Export
 
@@ -242,9 +242,9 @@ def ingest_bench(
             people = export.users().to_pylist()
             things = export.items(available_only=True).column("item_id").to_pylist()
         with server(home) as address:
-            report = measure(address, people, things, options)
-    show("bench ingest", report["results"])
-    show_ratios(report["ratios"])
+            report = measure_ingest(address, people, things, options)
+    print_rows("bench ingest", report["results"])
+    print_ratios(report["ratios"])
     if json_path is not None:
         write_json(json_path, report)
 
@@ -268,7 +268,7 @@ def state_bench(
 
     Example: triptych bench state --json state.json
     """
-    from scripts.bench.output import show, show_ratios
+    from scripts.bench.output import print_ratios, print_rows
     from scripts.bench.user_state import StateOptions, measure_state
 
     options = StateOptions(
@@ -283,8 +283,8 @@ def state_bench(
     )
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         report = measure_state(Path(name), options)
-    show("bench state: stores", report["stores"])
-    show("bench state", report["results"])
-    show_ratios(report["ratios"])
+    print_rows("bench state: stores", report["stores"])
+    print_rows("bench state", report["results"])
+    print_ratios(report["ratios"])
     if json_path is not None:
         write_json(json_path, report)

@@ -179,7 +179,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Paced:
+class PacedCalls:
     """What was measured; `latencies` (calls,) float64 in milliseconds count from when a call was due."""
 
     seconds: float
@@ -196,7 +196,7 @@ class Paced:
         return float(np.percentile(self.latencies, percent))
 
 
-def keep(address: str, pace: Pace) -> Paced:
+def call_at_pace(address: str, pace: Pace) -> PacedCalls:
     """Return what became of calls at a pace.  Raises: CallFailedError."""
     numbers, lock = count(), Lock()
     with grpc.insecure_channel(address) as channel:
@@ -223,10 +223,10 @@ def keep(address: str, pace: Pace) -> Paced:
     inserted = 0
     if pace.method == APPEND:
         inserted = sum(ingest.WriteResponse.FromString(reply).inserted for _, reply in calls)
-    return Paced(seconds, 1e3 * np.array([latency for latency, _ in calls]), inserted)
+    return PacedCalls(seconds, 1e3 * np.array([latency for latency, _ in calls]), inserted)
 
 
-def batches(
+def append_requests(
     users: Sequence[str], items: Sequence[str], *, events: int, size: int, seed: int
 ) -> tuple[bytes, ...]:
     """Return requests that append `events` behaviours in all, each new: times go on from one to the next."""

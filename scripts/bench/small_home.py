@@ -54,10 +54,10 @@ def make_home(path: Path, *, users: int, items: int, dim: int, seed: int = 7) ->
 
 def train(home: Home, path: Path, dim: int) -> None:
     """Train with fixed settings, which a file below `path` holds, so that nothing is searched."""
-    run(*training(home, path, dim))
+    run(*train_arguments(home, path, dim))
 
 
-def training(home: Home, path: Path, dim: int) -> tuple[str, ...]:
+def train_arguments(home: Home, path: Path, dim: int) -> tuple[str, ...]:
     """Return the arguments of `train`, and write the settings that they name."""
     from encoder.config import TowerConfig
 

@@ -50,7 +50,9 @@ class TextOptions:
     seed: int = 0
 
 
-def measure(directories: Sequence[Path], texts: Sequence[str], options: TextOptions) -> dict[str, Any]:
+def measure_text_encoding(
+    directories: Sequence[Path], texts: Sequence[str], options: TextOptions
+) -> dict[str, Any]:
     """Return results and ratios for text models, each a text_models/<text_model_id>.
 
     Calls on the same texts follow one another in random order, so what else the machine does meets all
@@ -74,12 +76,12 @@ def measure(directories: Sequence[Path], texts: Sequence[str], options: TextOpti
         for turn, part in tqdm(turns, desc=f"{size} a call", unit="turn", disable=None):
             for row in generator.permutation(len(steps)):
                 seconds[row, turn, part] = _timed(calls[steps[row]][part])
-        results += rows_of(steps, seconds, size, len(texts))
+        results += figure_rows(steps, seconds, size, len(texts))
     log.info("bench text: done")
-    return {"results": results, "ratios": ratios(results)}
+    return {"results": results, "ratios": text_ratios(results)}
 
 
-def rows_of(
+def figure_rows(
     steps: Sequence[tuple[str, str]], seconds: NDArray[np.float64], size: int, texts: int
 ) -> list[dict[str, Any]]:
     """Return a row of figures for each (text model, way).
@@ -107,7 +109,7 @@ def rows_of(
     ]
 
 
-def ratios(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def text_ratios(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return ours over bare, short names for the first text model at the most texts per call.
 
     `text_throughput` tokenises on both sides; `text_throughput_ready` does in ours alone.

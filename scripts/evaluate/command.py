@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from scripts.home_access import existing
+from scripts.home_access import existing_home
 from scripts.terminal import HomeOption, JsonOption
 
 
@@ -50,7 +50,7 @@ def evaluate_command(
         chosen = parse_views(views)
     except UnknownViewError as error:
         raise typer.BadParameter(str(error), param_hint="--views") from error
-    place = existing(home)
+    place = existing_home(home)
     pair = load_index(place, index or current_index(place).name)
     report = evaluate(
         place,

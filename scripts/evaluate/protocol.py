@@ -37,7 +37,7 @@ class NothingHeldOutError(ValueError):
         self.split = split
 
 
-class NoTargetsError(ValueError):
+class NothingToFindError(ValueError):
     """Every held-out row of a split names an item that its user has in train or valid already."""
 
     def __init__(self, split: str) -> None:
@@ -73,7 +73,7 @@ class Evaluator:
                 f"model {self.pair.model.model_id} was trained on other items than its export's"
             )
         if not len(self.users):
-            raise NoTargetsError(self.split)
+            raise NothingToFindError(self.split)
 
     @cached_property
     def masked(self) -> Matrix:

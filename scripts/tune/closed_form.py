@@ -90,14 +90,14 @@ class Space:
                 "weighting": config.weighting,
                 "user_exponent": _on_grid(config.user_exponent),
                 "item_exponent": _on_grid(config.item_exponent),
-                "dim": int(within(config.dim, self.dims)),
-                "ridge": within(config.ridge, RIDGE),
+                "dim": int(clipped(config.dim, self.dims)),
+                "ridge": clipped(config.ridge, RIDGE),
             }
-            | ({"damping": within(config.damping, DAMPING)} if config.damping > 0 else {})
+            | ({"damping": clipped(config.damping, DAMPING)} if config.damping > 0 else {})
             | ({"aged": aged} if self.times else {})
-            | ({"half_life": within(config.half_life, HALF_LIFE)} if aged else {})
-            | ({"gate_text": within(text / unit, GATE)} if self.text else {})
-            | ({"gate_social": within(social / unit, GATE)} if self.social else {})
+            | ({"half_life": clipped(config.half_life, HALF_LIFE)} if aged else {})
+            | ({"gate_text": clipped(text / unit, GATE)} if self.text else {})
+            | ({"gate_social": clipped(social / unit, GATE)} if self.social else {})
         )
 
 
@@ -133,9 +133,9 @@ def dims_of(data: Dataset, base: TowerConfig, dims: tuple[int, int]) -> tuple[in
 
 
 def _on_grid(exponent: float) -> float:
-    return round(round(within(exponent, (0.0, 1.0)) / EXPONENT_STEP) * EXPONENT_STEP, 2)
+    return round(round(clipped(exponent, (0.0, 1.0)) / EXPONENT_STEP) * EXPONENT_STEP, 2)
 
 
-def within(value: float, bounds: tuple[float, float]) -> float:
+def clipped(value: float, bounds: tuple[float, float]) -> float:
     """Return the number between the bounds that is closest to a value."""
     return float(min(max(value, bounds[0]), bounds[1]))

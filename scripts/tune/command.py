@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from scripts.home_access import existing, fresh_export, shared_text_models
+from scripts.home_access import existing_home, fresh_export, shared_text_models
 from scripts.terminal import HomeOption
 from scripts.train import FusionName, parse_actions
-from scripts.training import checked
+from scripts.training import head_trainer
 from store.artifact import NotPublishedError, pointed
 from store.export import Export
 from store.home import Home
@@ -63,12 +63,12 @@ def tune_command(
     learned = fusion is FusionName.LEARNED
     if epochs is not None and not learned:
         raise typer.BadParameter("--epochs is for --fusion learned")
-    place = existing(home)
+    place = existing_home(home)
     closed_fusion = cast("Fusion", "ridge" if learned else fusion.value)
     base = TowerConfig(fusion=closed_fusion, actions=parse_actions(action or []))
     latest = _latest(place)
     with fresh_export(place) as export:
-        checked(export, TrainOptions(base=base), "retrieval", None)
+        head_trainer(export, TrainOptions(base=base), "retrieval", None)
         if not export.held_out(SPLIT).num_rows:
             raise NoValidSplitError
         encoder = TextEncoder.load(_text_directory(place, text_model, latest))

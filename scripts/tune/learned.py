@@ -15,7 +15,7 @@ from encoder.tower.closed_form import fit_tower
 from encoder.tower.mix import choose_mix
 from encoder.tower.select import Chooser
 from encoder.tower.tower import Block, Tower
-from scripts.tune.closed_form import CONFIG_ATTR, SPLIT, dims_of, within
+from scripts.tune.closed_form import CONFIG_ATTR, SPLIT, clipped, dims_of
 
 DIMS = (32, 512)
 ALIGNMENT = (0.1, 100.0)
@@ -69,9 +69,11 @@ class LearnSpace:
         ranges = LOG_RANGES | RANGES
         params: dict[str, Any] = {
             "aligned": options.alignment > 0,
-            "dim": int(within(options.dim, self.dims)),
-        } | {name: within(getattr(options, name), bounds) for name, bounds in ranges.items()}
-        return params | ({"alignment": within(options.alignment, ALIGNMENT)} if options.alignment > 0 else {})
+            "dim": int(clipped(options.dim, self.dims)),
+        } | {name: clipped(getattr(options, name), bounds) for name, bounds in ranges.items()}
+        return params | (
+            {"alignment": clipped(options.alignment, ALIGNMENT)} if options.alignment > 0 else {}
+        )
 
 
 class LearnObjective:

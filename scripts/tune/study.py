@@ -68,7 +68,7 @@ class Tuning:
         """Try some settings next, unless they were tried to the end, or are waiting already."""
         states = (*_ENDED, TrialState.WAITING)
         known = self._study.get_trials(deepcopy=False, states=states)
-        if params not in [_subject_views(trial) for trial in known]:
+        if params not in [_parameters_of(trial) for trial in known]:
             self._study.enqueue_trial(params)
 
     def run(
@@ -101,7 +101,7 @@ class Tuning:
     def retry_killed(self) -> None:
         """Try once more, first of all, what was killed or interrupted: its checkpoint is there."""
         trials = self._study.get_trials(deepcopy=False)
-        asked = [_subject_views(trial) for trial in trials]
+        asked = [_parameters_of(trial) for trial in trials]
         for trial, params in zip(trials, asked, strict=True):
             # Settings that stand there twice were tried again already; what kills twice may kill for ever.
             killed = trial.state in (TrialState.RUNNING, TrialState.FAIL)
@@ -109,5 +109,5 @@ class Tuning:
                 self._study.enqueue_trial(params)
 
 
-def _subject_views(trial: FrozenTrial) -> dict[str, Any]:
+def _parameters_of(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.system_attrs.get("fixed_params", trial.params))

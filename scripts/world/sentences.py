@@ -24,7 +24,7 @@ def topics() -> tuple[Topic, ...]:
     return tuple(_topic(lines[start : start + _LINES]) for start in range(0, len(lines), _LINES))
 
 
-def item(topic: Topic, facet: int, kind: str, draw: Sequence[int]) -> tuple[str, str]:
+def english_item(topic: Topic, facet: int, kind: str, draw: Sequence[int]) -> tuple[str, str]:
     """Return title and text of an item; `draw` holds six numbers that choose the words."""
     slots = _slots(topic, facet, draw)
     title = _sentence(_pick(TITLES[kind], draw[3]), slots)
@@ -39,7 +39,7 @@ def chinese_item(topic: Topic, facet: int, kind: str, number: int, draw: Sequenc
     return title, _pick(CHINESE_TEXTS, draw[0]).format(p=phrase)
 
 
-def post(topic: Topic, facet: int, draw: Sequence[int]) -> str:
+def english_post(topic: Topic, facet: int, draw: Sequence[int]) -> str:
     """Return a sentence of at most MAX_WORDS words; `draw` holds six numbers that choose them."""
     slots = _slots(topic, facet, draw)
     said = f"{_pick(OPENERS, draw[3])} {_pick(topic.posts, draw[4])}"

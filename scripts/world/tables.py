@@ -27,7 +27,7 @@ def items(generator: np.random.Generator, facet: Ints) -> pa.Table:
     told = [
         world_text.chinese_item(about[n], f % 5, kind[n], n, draws[n])
         if chinese[n]
-        else world_text.item(about[n], f % 5, kind[n], draws[n])
+        else world_text.english_item(about[n], f % 5, kind[n], draws[n])
         for n, f in enumerate(facet.tolist())
     ]
     return pa.table(
@@ -82,7 +82,7 @@ def texts(
     about = np.minimum((reached < generator.random((len(user), 1))).sum(axis=1), 59)
     draws = generator.integers(1 << 30, size=(len(user), 6)).tolist()
     texts = [
-        (world_text.chinese_post if chinese[u] else world_text.post)(topics[f // 5], f % 5, draw)
+        (world_text.chinese_post if chinese[u] else world_text.english_post)(topics[f // 5], f % 5, draw)
         for u, f, draw in zip(user.tolist(), about.tolist(), draws, strict=True)
     ]
     return pa.table(

@@ -18,12 +18,12 @@ from scripts.bench import serve as bench_serve
 from scripts.bench.bare_grpc import BATCH, BareServicer
 from scripts.bench.command import app
 from scripts.bench.faults import NotEmptyError, Stage, TooFastError
-from scripts.bench.home_checks import Left, left_over, rows_of_store
+from scripts.bench.home_checks import Listing, harm_after_kill, rows_of_store
 from scripts.bench.index import synthetic as bench_index_build
 from scripts.bench.index.bare import BareFaiss, graph_libraries
-from scripts.bench.index.searches import BESIDE, Contest, search_ours
+from scripts.bench.index.searches import BESIDE, SearchComparison, search_ours
 from scripts.bench.index.synthetic import Synthetic, write_index
-from scripts.bench.index.timing import Times, ann_recall, beside, figures, timed
+from scripts.bench.index.timing import Times, ann_recall, beside, figures, time_by_turns
 from scripts.bench.load import Bounds, CallFailedError, Clients, Load, Work
 from scripts.bench.output import plot
 from scripts.bench.serve import NobodyToAskForError, NotLoopbackError, ServeOptions, check_loopback, make_work
@@ -100,7 +100,9 @@ def test_bare_faiss_searches_all_shards(tmp_path: Path, monkeypatch: pytest.Monk
     world = Synthetic(2_000, 16)
     vectors = np.concatenate(list(world.chunks()))
     index = write_index(tmp_path, vectors, "IVF4,SQ8", world.users(64))
-    contest = Contest(tmp_path / index.index_id, world, world.users(64, draw=1), k=10, excluded=5, changes=40)
+    contest = SearchComparison(
+        tmp_path / index.index_id, world, world.users(64, draw=1), k=10, excluded=5, changes=40
+    )
     recalls = contest.recalls()
     assert recalls.keys() == {"plain", "usual", "bare", "bare_more"}
     assert min(recalls.values()) > 0.95
@@ -108,7 +110,7 @@ def test_bare_faiss_searches_all_shards(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_ours_and_bare_do_the_same_work(built: tuple[Path, Synthetic]) -> None:
     directory, world = built
-    contest = Contest(directory, world, world.users(64, draw=1), k=10, excluded=5, changes=40)
+    contest = SearchComparison(directory, world, world.users(64, draw=1), k=10, excluded=5, changes=40)
     recalls = contest.recalls()
     assert recalls["plain"] == pytest.approx(recalls["bare"], abs=0.01)
     assert min(recalls.values()) > 0.95
@@ -147,7 +149,7 @@ def test_other_libraries_find_what_brute_force_finds(package: str) -> None:
 def test_searches_are_timed_by_turns() -> None:
     calls: list[tuple[str, int]] = []
     searches = {name: (lambda n, name=name: calls.append((name, n))) for name in "ab"}
-    times = timed(searches, batches=3, seconds=0.01)
+    times = time_by_turns(searches, batches=3, seconds=0.01)
     turns = calls[2:]  # the first two are not counted
     assert len(times["a"].wall) == len(times["b"].cpu) == len(turns) // 2
     for turn in range(len(turns) // 2):
@@ -336,23 +338,23 @@ def test_import_rounds_find_all_or_nothing(tmp_path: Path) -> None:
 
 
 def test_damage_is_found(home: Home) -> None:
-    rows, before = rows_of_store(home), Left.of(home)
-    assert left_over(home, before, [rows]) == (False, False)
+    rows, before = rows_of_store(home), Listing.of(home)
+    assert harm_after_kill(home, before, [rows]) == (False, False)
     fewer = rows | {"items": rows["items"].slice(1)}
-    assert left_over(home, before, [fewer]) == (False, True)  # more rows than either state has
+    assert harm_after_kill(home, before, [fewer]) == (False, True)  # more rows than either state has
     more = rows | {"items": type(rows["items"]).from_pylist([*rows["items"].to_pylist(), {"item_id": "x"}])}
-    assert left_over(home, before, [more]) == (True, True)
-    gone = Left({**before.ids, home.exports: frozenset({"e", *before.ids[home.exports]})}, before.pointers)
-    assert left_over(home, gone, [rows]) == (True, False)
+    assert harm_after_kill(home, before, [more]) == (True, True)
+    gone = Listing({**before.ids, home.exports: frozenset({"e", *before.ids[home.exports]})}, before.pointers)
+    assert harm_after_kill(home, gone, [rows]) == (True, False)
     point(home.current_index, "nothing")
     try:
-        assert left_over(home, before, [rows]) == (False, True)
+        assert harm_after_kill(home, before, [rows]) == (False, True)
     finally:
         home.current_index.unlink()
     half = home.exports / "half"
     half.mkdir()
     try:
-        assert left_over(home, before, [rows]) == (False, True)
+        assert harm_after_kill(home, before, [rows]) == (False, True)
     finally:
         half.rmdir()
 

@@ -14,7 +14,7 @@ from encoder.text.encoder import TextEncoder
 from indexer.publish import current_index, load_index
 from scripts.demo import NotADemoHomeError, ServerStartError, demo_command, server
 from scripts.evaluate.protocol import Evaluator, VocabularyError
-from scripts.home_access import NoSuchHomeError, ServerOwnsStoreError, existing, own_store
+from scripts.home_access import NoSuchHomeError, ServerOwnsStoreError, existing_home, writable_store
 from store.export import Export
 from store.home import Home
 from tests.live_server import copy_home
@@ -40,7 +40,7 @@ def test_the_demo_server_answers_and_is_gone_afterwards(small_home: Home, tmp_pa
     with server(home, 0, keep=False) as address:
         said = json.loads(home.server_file.read_text())
         assert said["local"] == address
-        with pytest.raises(ServerOwnsStoreError, match=f"a server on {address} owns"), own_store(home):
+        with pytest.raises(ServerOwnsStoreError, match=f"a server on {address} owns"), writable_store(home):
             pass
     assert not home.server_file.exists()
     with pytest.raises(ProcessLookupError):
@@ -52,7 +52,7 @@ def test_the_demo_server_answers_and_is_gone_afterwards(small_home: Home, tmp_pa
 
 def test_a_directory_without_a_store_is_no_home(tmp_path: Path) -> None:
     with pytest.raises(NoSuchHomeError, match="is no Triptych home"):
-        existing(tmp_path)
+        existing_home(tmp_path)
 
 
 def test_a_model_is_not_measured_on_other_items_than_it_was_trained_on(

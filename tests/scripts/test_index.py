@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scripts.index import created, index_state
+from scripts.index import check_index, creation_time
 from store.artifact import artifacts, build, pointed, read_manifest
 from store.home import Home
 from tests.live_server import copy_home, flip
@@ -50,13 +50,13 @@ def test_index_list_marks_what_serves_and_what_is_damaged(home: Home, run: Run) 
 def test_an_index_without_its_model_is_of_no_use(home: Home) -> None:
     (first,) = artifacts(home.indexes)
     model_id = read_manifest(home.indexes / first)["model_id"]
-    assert index_state(home, first).damage is None
+    assert check_index(home, first).damage is None
     shutil.rmtree(home.models / model_id)
-    assert index_state(home, first).damage == f"of no use: model {model_id} is missing"
+    assert check_index(home, first).damage == f"of no use: model {model_id} is missing"
     with build(home.indexes, "a") as draft:
         draft.facts["kind"] = "export"
-    assert index_state(home, "a").damage == "damaged: it is a 'export', not an index"
-    assert created("a") == "–"
+    assert check_index(home, "a").damage == "damaged: it is a 'export', not an index"
+    assert creation_time("a") == "–"
 
 
 def test_publish_rollback_and_prune(home: Home, run: Run) -> None:
@@ -85,4 +85,4 @@ def test_a_home_without_indexes_says_what_to_do(tmp_path: Path, run: Run) -> Non
 def test_index_list_names_a_damaged_file_of_the_user_index(home: Home) -> None:
     directory, _ = described(home)
     flip(directory / "users" / "vectors.safetensors")
-    assert "users/vectors.safetensors" in str(index_state(home, directory.name).damage)
+    assert "users/vectors.safetensors" in str(check_index(home, directory.name).damage)

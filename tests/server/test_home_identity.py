@@ -17,7 +17,13 @@ import pytest
 
 import server.live.publisher
 from scripts import home_access
-from scripts.home_access import ServerOwnsStoreError, SilentServerError, own_store, publish_index, server_of
+from scripts.home_access import (
+    ServerOwnsStoreError,
+    SilentServerError,
+    publish_index,
+    server_of,
+    writable_store,
+)
 from scripts.index import roll_back
 from server.app import running
 from server.config import ServerConfig
@@ -102,7 +108,7 @@ def test_what_is_written_to_a_copy_of_a_running_home_lands_in_the_copy(
     assert run("index", "rollback", "--home", copy.path)[0] == 0
     assert rows_of(client) == before
     assert (artifacts(client.home.exports), client.home.current_index.read_text()) == (exports, current)
-    with own_store(copy) as store:
+    with writable_store(copy) as store:
         assert len(store.user_views("only-in-copy").history) == 1
         assert store.counts()["behaviors"] == before["behaviors"] + 1
     assert artifacts(copy.exports) != exports
@@ -125,7 +131,7 @@ def test_a_home_that_was_moved_while_it_is_served_is_known(small_home: Home, tmp
         assert server_of(Home(tmp_path / "moved")) == client.address
         (tmp_path / "link").symlink_to(tmp_path / "moved")
         assert server_of(Home(tmp_path / "link")) == client.address
-        with pytest.raises(ServerOwnsStoreError), own_store(Home(tmp_path / "link")):
+        with pytest.raises(ServerOwnsStoreError), writable_store(Home(tmp_path / "link")):
             pass
         # Another store in its place: the server still writes the old one.
         moved = Home(tmp_path / "moved")
@@ -147,7 +153,7 @@ def test_a_server_file_from_before_says_nothing_about_who_has_the_port_now(
         json.dumps(said | {"server_id": "before", "home_id": said_of(client.home)["home_id"]})
     )
     assert server_of(home) is None
-    with own_store(home):
+    with writable_store(home):
         pass
 
 
@@ -155,7 +161,7 @@ def test_a_hidden_server_file_does_not_open_the_store_twice(client: Client, tmp_
     hidden = client.home.server_file.rename(tmp_path / "server.json")
     try:
         assert server_of(client.home) is None
-        with pytest.raises(StoreLockedError), own_store(client.home):
+        with pytest.raises(StoreLockedError), writable_store(client.home):
             pass
     finally:
         hidden.rename(client.home.server_file)

@@ -13,7 +13,7 @@ from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exclusions import Bits, bits_of
 from indexer.search.search import Exclusions
-from scripts.bench.index.bare import BareFaiss, effort_of
+from scripts.bench.index.bare import BareFaiss, search_params_of
 from scripts.bench.index.synthetic import HALF, Synthetic
 from scripts.bench.index.timing import Search, ann_recall
 
@@ -23,7 +23,7 @@ BESIDE = {PLAIN: BARE, USUAL: BARE_MORE, EVERYTHING: BARE_FILTERED}  # ours, and
 _HALF = Filter(equals=((HALF, (True,)),))
 
 
-class Contest:
+class SearchComparison:
     """Searches over one index, by name.
 
     `plain` gives ids and scores. `usual` also leaves items out of each query and merges in what changed.
@@ -52,8 +52,8 @@ class Contest:
         self._left_out = near[:, ::2][:, :excluded]  # (Q, excluded)
         total = len(self.index.main)
         half = np.arange(0, total, 2)
-        of_half = self.index.policy.search_params(len(half), total) or effort_of(self.index)
-        more, bits, probes = k + excluded, bits_of(half, total), effort_of(self.index).probes
+        of_half = self.index.policy.search_params(len(half), total) or search_params_of(self.index)
+        more, bits, probes = k + excluded, bits_of(half, total), search_params_of(self.index).probes
         self._subject_views: dict[str, tuple[int, int, Bits | None]] = {
             BARE: (k, probes, None),
             BARE_MORE: (more, probes, None),

@@ -164,13 +164,13 @@ class Built:
     faiss_mib: float
 
 
-def build_apart(folder: Path, world: Synthetic, factory: str, ann_recall: float) -> Built:
+def build_index_apart(folder: Path, world: Synthetic, factory: str, ann_recall: float) -> Built:
     """Return `build` of the same arguments, done in a fresh process."""
     with ProcessPoolExecutor(1, get_context("spawn"), set_up_logging_quietly) as pool:
-        return pool.submit(build, folder, world, factory, ann_recall).result()
+        return pool.submit(build_index, folder, world, factory, ann_recall).result()
 
 
-def build(folder: Path, world: Synthetic, factory: str, ann_recall: float) -> Built:
+def build_index(folder: Path, world: Synthetic, factory: str, ann_recall: float) -> Built:
     """Build an index below a folder over the items of a world, tuned with users of it.
 
     Each item has three attributes: `random`, evenly in 0..1; `near`, the score with one user; `half`, true or

@@ -41,7 +41,7 @@ def threads(count: int) -> AbstractContextManager[Any]:
     return limits
 
 
-def timed(searches: Mapping[str, Search], batches: int, seconds: float) -> dict[str, Times]:
+def time_by_turns(searches: Mapping[str, Search], batches: int, seconds: float) -> dict[str, Times]:
     """Return the times of each search, over turns in each of which all are called with the same batch.
 
     So whatever else the machine does falls on all of them alike. Their order is drawn anew in each turn,
