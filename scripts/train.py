@@ -12,16 +12,14 @@ from rich.console import Console
 
 from scripts.home_access import existing_home, fresh_export, shared_text_models
 from scripts.terminal import HomeOption
-from scripts.training import head_trainer, train_options, tuned_text_model, wandb_report
-from store.imports.validation import MAX_WEIGHT
-
-
-class FusionName(StrEnum):
-    """What `--fusion` takes."""
-
-    LEARNED = "learned"
-    RIDGE = "ridge"
-    MAXVAR = "maxvar"
+from scripts.training import (
+    FusionName,
+    head_trainer,
+    parse_actions,
+    train_options,
+    tuned_text_model,
+    wandb_report,
+)
 
 
 class TuneMethod(StrEnum):
@@ -156,21 +154,3 @@ def train_command(
     )
     chosen = f", NDCG@20 {metrics['ndcg@20']:.4f} on {metrics['chosen_on']}" if metrics["chosen_on"] else ""
     console.print(f"model {directory.name}: {views}{chosen}")
-
-
-def parse_actions(named: list[str]) -> dict[str, float]:
-    """Return action weights from texts like "share=2".
-
-    Raises:
-        ValueError: a text is not NAME=NUMBER with a number from 0 to MAX_WEIGHT.
-    """
-    actions = {}
-    for text in named:
-        name, _, weight = text.partition("=")
-        try:
-            actions[name] = float(weight)
-        except ValueError:
-            raise ValueError(f"--action {text!r} is not NAME=NUMBER, such as share=2") from None
-        if not name or not 0 <= actions[name] <= MAX_WEIGHT:
-            raise ValueError(f"--action {text!r}: the weight must be a number from 0 to {MAX_WEIGHT:g}")
-    return actions

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +15,7 @@ import typer
 from store.attributes import left_out, sorted_out
 from store.export import Export
 from store.home import Home
+from store.imports.validation import MAX_WEIGHT
 
 if TYPE_CHECKING:
     from encoder.dataset import Dataset
@@ -24,11 +26,37 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class FusionName(StrEnum):
+    """What `--fusion` takes."""
+
+    LEARNED = "learned"
+    RIDGE = "ridge"
+    MAXVAR = "maxvar"
+
+
 class WandbMissingError(LookupError):
     """Weights & Biases was asked for and is not installed."""
 
     def __init__(self) -> None:
         super().__init__("--wandb needs the package wandb: pip install wandb, or leave --wandb out")
+
+
+def parse_actions(named: list[str]) -> dict[str, float]:
+    """Return action weights from texts like "share=2".
+
+    Raises:
+        ValueError: a text is not NAME=NUMBER with a number from 0 to MAX_WEIGHT.
+    """
+    actions = {}
+    for text in named:
+        name, _, weight = text.partition("=")
+        try:
+            actions[name] = float(weight)
+        except ValueError:
+            raise ValueError(f"--action {text!r} is not NAME=NUMBER, such as share=2") from None
+        if not name or not 0 <= actions[name] <= MAX_WEIGHT:
+            raise ValueError(f"--action {text!r}: the weight must be a number from 0 to {MAX_WEIGHT:g}")
+    return actions
 
 
 def train_options(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,9 +14,10 @@ from encoder.tower.closed_form import fit_tower
 from encoder.tower.select import Chooser, half_lives
 from encoder.tower.spectral import Spectrum, spectrum
 from encoder.views import Matrix
+from scripts.tune.study import CONFIG_ATTR, Params
+from store.artifact import read_manifest
 
 SPLIT = "valid"
-CONFIG_ATTR = "config"  # of a trial: its settings, as `triptych train --config` reads them
 DIMS = (16, 512)
 DAMPING = (1e-3, 3.0)
 RIDGE = (0.1, 100.0)
@@ -122,6 +124,17 @@ class Objective:
     ) -> tuple[Matrix, Spectrum]:
         events = self._data.events(replace(self._space.base, weighting=weighting, half_life=0.0))
         return events, spectrum(events, self._space.dims[1], user_exponent, item_exponent)
+
+
+def closed_search(data: Dataset, base: TowerConfig, latest: Path | None) -> tuple[Objective, list[Params]]:
+    """Return the objective of the closed form and the first trials: the settings of the latest model."""
+    space = Space.of(data, base)
+    return Objective(data, space), [] if latest is None else [space.nearest(closed_settings_of(latest))]
+
+
+def closed_settings_of(model: Path) -> TowerConfig:
+    """Return the settings of a model's closed form."""
+    return TowerConfig.from_json(read_manifest(model)["settings"])
 
 
 def dims_of(data: Dataset, base: TowerConfig, dims: tuple[int, int]) -> tuple[int, int]:

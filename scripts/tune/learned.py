@@ -1,5 +1,6 @@
 """The search behind `triptych tune` over a learned block: the space of settings and what each reaches."""
 
+import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +12,13 @@ from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
 from encoder.learned.trainer import learn
+from encoder.runtime import METRICS_FILE
 from encoder.tower.closed_form import fit_tower
 from encoder.tower.mix import choose_mix
-from encoder.tower.select import Chooser
+from encoder.tower.select import Chooser, choose_config
 from encoder.tower.tower import Block, Tower
-from scripts.tune.closed_form import CONFIG_ATTR, SPLIT, clipped, dims_of
+from scripts.tune.closed_form import SPLIT, clipped, closed_settings_of, dims_of
+from scripts.tune.study import CONFIG_ATTR, Params
 
 DIMS = (32, 512)
 ALIGNMENT = (0.1, 100.0)
@@ -135,3 +138,37 @@ class LearnObjective:
     def _forget(self) -> None:
         for checkpoint in self._training.glob(f"*/{CHECKPOINT_FILE}"):
             checkpoint.unlink()
+
+
+def learned_search(
+    data: Dataset, closed: TowerConfig, latest: Path | None, training: Path, epochs: int | None, seed: int
+) -> tuple[LearnObjective, list[Params]]:
+    """Return the objective of a learned block and the trials to begin with.
+
+    Those are the settings of the latest model, then the default ones, so the best is never worse than them,
+    as far as a dim above the rank of the data changes nothing.
+    """
+    default = LearnConfig(seed=seed)
+    space = LearnSpace.of(data, closed, default)
+    known = None if latest is None else _learned_settings_of(latest)
+    first = [space.nearest(options) for options in (known, default) if options is not None]
+    return LearnObjective(data, closed, space, training, epochs), first
+
+
+def closed_settings(data: Dataset, base: TowerConfig, latest: Path | None) -> TowerConfig:
+    """Return the settings of the closed form to learn beside: those of the latest model, or chosen on valid.
+
+    Those of a model with another fusion than `base`, or other weights of actions, are not used.
+    """
+    if latest is not None:
+        known = closed_settings_of(latest)
+        if (known.fusion, known.actions) == (base.fusion, base.actions):
+            log.info("tune: the closed form has the settings of model %s", latest.name)
+            return known
+    return choose_config(data, SPLIT, base)[-1].config
+
+
+def _learned_settings_of(model: Path) -> LearnConfig | None:
+    """Return the settings of a model's learned blocks, or None where it has none."""
+    learned = json.loads((model / METRICS_FILE).read_text("utf-8")).get("learned")
+    return LearnConfig.from_json(learned["settings"]) if learned else None

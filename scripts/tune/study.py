@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from scripts.tune.closed_form import CONFIG_ATTR
-
+Params = dict[str, Any]  # of a trial, by name
+CONFIG_ATTR = "config"  # of a trial: its settings, as `triptych train --config` reads them
 _STARTUP_TRIALS = 5  # complete ones, before any is pruned: the first, the default settings, never is
 _WARMUP_EPOCHS = 20
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -64,7 +64,7 @@ class Tuning:
         trial = self._study.best_trial
         return trial.user_attrs[CONFIG_ATTR], float(trial.values[0])
 
-    def enqueue(self, params: dict[str, Any]) -> None:
+    def enqueue(self, params: Params) -> None:
         """Try some settings next, unless they were tried to the end, or are waiting already."""
         states = (*_ENDED, TrialState.WAITING)
         known = self._study.get_trials(deepcopy=False, states=states)
@@ -101,13 +101,14 @@ class Tuning:
     def retry_killed(self) -> None:
         """Try once more, first of all, what was killed or interrupted: its checkpoint is there."""
         trials = self._study.get_trials(deepcopy=False)
-        asked = [_parameters_of(trial) for trial in trials]
-        for trial, params in zip(trials, asked, strict=True):
+        tried = [_parameters_of(trial) for trial in trials]
+        for trial, params in zip(trials, tried, strict=True):
             # Settings that stand there twice were tried again already; what kills twice may kill for ever.
             killed = trial.state in (TrialState.RUNNING, TrialState.FAIL)
-            if killed and params and asked.count(params) == 1:
+            if killed and params and tried.count(params) == 1:
                 self._study.enqueue_trial(params)
 
 
-def _parameters_of(trial: FrozenTrial) -> dict[str, Any]:
+def _parameters_of(trial: FrozenTrial) -> Params:
+    """Return the parameters that a trial was told to try, or those that it drew."""
     return dict(trial.system_attrs.get("fixed_params", trial.params))
