@@ -1,4 +1,4 @@
-"""triptych backup: what a home cannot do without, as one immutable directory."""
+"""triptych backup: the data, the models and the index of a home as one immutable directory."""
 
 import logging
 import shutil
@@ -44,7 +44,7 @@ def backup_command(
 
 
 def back_up(home: Home, export_id: str, to: Path, *, with_index: bool) -> Path:
-    """Return the directory of a new backup, laid out like a home, with an export in place of the store.
+    """Copy a home to a new backup, an export in place of the store, and return the backup's directory.
 
     Raises:
         DamagedArtifactError: something to be copied is damaged; names the file, and there is no backup.
@@ -79,7 +79,7 @@ def back_up(home: Home, export_id: str, to: Path, *, with_index: bool) -> Path:
 
 
 def _pointers(home: Home) -> tuple[str | None, str | None]:
-    """Return what CURRENT and models/LATEST name, None where nothing is published there."""
+    """Return the ids that CURRENT and models/LATEST name, None where nothing is published."""
     named: list[str | None] = []
     for pointer, parent in ((home.current_index, home.indexes), (home.latest_model, home.models)):
         try:
@@ -90,7 +90,7 @@ def _pointers(home: Home) -> tuple[str | None, str | None]:
 
 
 def _serving_parts(home: Home, current: str | None, latest: str | None) -> list[Path]:
-    """Return the directories of an index, its model and the latest one, and what the models need."""
+    """Return the directories of an index, of its model and the latest one, and of what the models need."""
     parts: list[Path] = []
     models = [latest] if latest else []
     if current:

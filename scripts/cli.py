@@ -90,7 +90,7 @@ def main() -> None:
 
 
 class _Pipe(io.FileIO):
-    """A pipe that drops what nobody reads any more, where typer would end the command with exit code 1."""
+    """A pipe that drops output once its reader has closed it, where typer would end with exit code 1."""
 
     def write(self, data: Any, /) -> int:
         """Write some bytes and return how many."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ChangedTextModelError(ValueError):
-    """The files that the latest model's text model was made from are no longer what they were."""
+    """The files that the latest model's text model was made from have changed."""
 
     def __init__(self, source: str, text_model_id: str) -> None:
         super().__init__(
@@ -103,7 +103,7 @@ def text_model_source(home: Home) -> "tuple[str, Pooling | None]":
 
 
 def compress(home: Home, source: str, options: "CompressOptions", *, int8: bool) -> dict[str, Any]:
-    """Return what came of a compression: where the student lies, and how it agrees with its teacher."""
+    """Compress a text model; return the student's folder and how it agrees with its teacher."""
     from encoder.text.agreement import agreement
     from encoder.text.encoder import TextEncoder
     from encoder.text.export import export_text_model

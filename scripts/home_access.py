@@ -35,7 +35,7 @@ class ServerOwnsStoreError(OSError):
 
 
 class SilentServerError(TimeoutError):
-    """Whether the server that a home names serves it cannot be found out."""
+    """The server that a home names does not answer, so nobody knows whether it serves that home."""
 
     def __init__(self, home: Home, address: str, code: str) -> None:
         super().__init__(
@@ -54,13 +54,13 @@ class NoSuchHomeError(FileNotFoundError):
 
 
 def shared_text_models() -> Path:
-    """Return the folder of this user in which exported language models lie for all homes."""
+    """Return the folder, one per user of the machine, of text models that all homes share."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "triptych" / "text_models"
 
 
 def existing_home(path: Path) -> Home:
-    """Return a home that something was imported into.  Raises: NoSuchHomeError."""
+    """Return the home in a directory that something was imported into.  Raises: NoSuchHomeError."""
     home = Home(path)
     if not home.database.exists():
         raise NoSuchHomeError(path)
@@ -70,7 +70,7 @@ def existing_home(path: Path) -> Home:
 def server_of(home: Home) -> str | None:
     """Return the address by which commands on this machine reach the server that runs on a home, or None.
 
-    The server has to say itself that it serves this home: a server.json that a killed server left behind, or
+    The server has to confirm that it serves this home: a server.json that a killed server left behind, or
     that came with the copy of a home, counts as none, whoever has its process id or its port by now.
 
     Raises:
@@ -85,12 +85,12 @@ def server_of(home: Home) -> str | None:
     except (ValueError, KeyError, TypeError) as error:
         reason = "is damaged: remove it if no server runs on this home"
         raise DamagedArtifactError(home.server_file, reason) from error
-    told = _served_at(home, address)
-    return address if told is not None and is_server_of(home, said, told) else None
+    served = _served_at(home, address)
+    return address if served is not None and is_server_of(home, said, served) else None
 
 
 def _served_at(home: Home, address: str) -> pb.ServedHome | None:
-    """Return which home the server on an address serves; None where there is no Triptych."""
+    """Return the home that the server on an address serves; None where no Triptych answers."""
     try:
         with admin(address) as stub:
             return stub.Status(pb.StatusRequest(), timeout=_ANSWER_SECONDS).home
@@ -121,11 +121,11 @@ def writable_store(home: Home) -> Iterator[Store]:
 
 
 def fresh_export(home: Home) -> Export:
-    """Return a new export, made by the running server where there is one."""
+    """Make an export, through the running server where there is one, and open it."""
     address = server_of(home)
     if address is None:
         with Store.open(home.database) as store:
-            write_ledger(home.erasures, erasures(store))  # which a killed server may not have come to
+            write_ledger(home.erasures, erasures(store))  # a killed server may not have written it
             export_id = create_export(store, home.exports)
     else:
         with admin(address) as stub:

@@ -89,7 +89,7 @@ def import_command(
 
 
 def import_through(address: str, path: Path, options: ImportOptions) -> ImportReport:
-    """Return what became of a folder that a running server imported.  Raises: CallError."""
+    """Import a folder through a running server and return its report.  Raises: CallError."""
     with Client(address) as client:
         reply = client.import_folder(
             path,

@@ -1,4 +1,4 @@
-"""triptych index: which indexes there are, and which one serves."""
+"""triptych index: list, check, publish and remove the indexes of a home."""
 
 import json
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ index_app = typer.Typer(
 
 @dataclass(frozen=True)
 class IndexOnDisk:
-    """One index on disk: what its manifest says, and why it is not sound, if it is not."""
+    """One index on disk: its manifest, its bytes, and what is damaged, None where it is sound."""
 
     index_id: str
     facts: dict[str, Any]

@@ -1,4 +1,4 @@
-"""triptych split: which behaviours are held out to choose and to judge models."""
+"""triptych split: mark behaviours as held out, to choose and to judge models on."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ class SplitBy(StrEnum):
 
 
 class AlreadySplitError(ValueError):
-    """Rows are held out already, and nobody said to replace that."""
+    """Rows are held out already, and --replace is not given."""
 
     def __init__(self, rows: int) -> None:
         super().__init__(
@@ -80,7 +80,7 @@ def split_command(
         raise NoSuchHomeError(home)
     with writable_store(place) as store:
         marked = split_store(store, place, by.value, valid=valid, test=test, seed=seed, replace=replace)
-    _show(marked)
+    _print_counts(marked)
     print(
         "models and indexes made before know the old history: "
         f"run `triptych train --home {home}`, then `triptych reindex --home {home}`"
@@ -97,7 +97,7 @@ def split_store(
     seed: int,
     replace: bool,
 ) -> Any:
-    """Return user_id and split of all behaviours after writing the marks, as an Arrow table.
+    """Write the marks, and return user_id and split of all behaviours as an Arrow table.
 
     Raises:
         NothingToSplitError: there are no behaviours.
@@ -118,8 +118,8 @@ def split_store(
     if held_out and not replace:
         raise AlreadySplitError(held_out)
 
-    def numbers(name: str) -> Any:
-        """Ids by their place in the sorted ids: the same rows give the same draw in any store."""
+    def positions(name: str) -> Any:
+        """Return ids as positions among the sorted ids: the same rows give the same draw in any store."""
         column = events.column(name).combine_chunks()
         distinct = pc.unique(column)
         return np.asarray(pc.index_in(column, distinct.take(pc.array_sort_indices(distinct))), dtype=np.int64)
@@ -127,8 +127,8 @@ def split_store(
     ts = pc.fill_null(events.column("ts").cast(pa.timestamp("us")).cast(pa.int64()), NO_TIME)
     labels = mark(
         by,
-        numbers("user_id"),
-        numbers("item_id"),
+        positions("user_id"),
+        positions("item_id"),
         np.asarray(ts.to_numpy(), dtype=np.int64),
         valid=valid,
         test=test,
@@ -143,7 +143,7 @@ def split_store(
     return marks.select(["user_id", "split"])
 
 
-def _show(marked: Any) -> None:
+def _print_counts(marked: Any) -> None:
     import pyarrow.compute as pc
 
     table = Table("split", "rows", "share", "users", title="behaviours")

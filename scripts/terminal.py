@@ -19,7 +19,7 @@ _PIPE_COLUMNS = 400
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a report, whole or not at all."""
+    """Write figures or settings to a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.tmp")
     draft.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
@@ -27,7 +27,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def console(*, record: bool = False) -> Console:
-    """Return a console that cuts nothing off in a pipe, where nobody can make the window wider."""
+    """Return a console that is wide in a pipe, so that nothing is cut off."""
     return Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, record=record)
 
 

@@ -1,4 +1,4 @@
-"""What `triptych train` puts together: settings, the text model, the task head and who hears of figures."""
+"""The parts of `triptych train`: settings, the text model, the task head, and Weights & Biases."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ class FusionName(StrEnum):
 
 
 class WandbMissingError(LookupError):
-    """Weights & Biases was asked for and is not installed."""
+    """--wandb is given, and Weights & Biases is not installed."""
 
     def __init__(self) -> None:
         super().__init__("--wandb needs the package wandb: pip install wandb, or leave --wandb out")
@@ -67,7 +67,7 @@ def train_options(
     members: int | None,
     seed: int,
 ) -> "TrainOptions":
-    """Return the options of training from what the command line said, or from a file of `triptych tune`.
+    """Return the options of training from those of the command line, or from a file of `triptych tune`.
 
     Raises:
         SettingsError: the file is not JSON, or has a setting that is unknown or not of its kind.
@@ -86,8 +86,8 @@ def train_options(
         return TrainOptions(base=TowerConfig.from_json(values), search=False, learn=learn, seed=seed)
     learn = None
     if fusion == "learned":
-        asked = {"epochs": epochs, "members": members}
-        learn = replace(LearnConfig(seed=seed), **{k: v for k, v in asked.items() if v is not None})
+        given = {"epochs": epochs, "members": members}
+        learn = replace(LearnConfig(seed=seed), **{k: v for k, v in given.items() if v is not None})
     closed = cast("Fusion", "ridge" if fusion == "learned" else fusion)
     return TrainOptions(base=TowerConfig(fusion=closed, actions=actions), learn=learn, seed=seed)
 
@@ -102,7 +102,7 @@ def tuned_text_model(
     method: str | None,
     pooling: str | None = None,
 ) -> str:
-    """Return the text model to export: `source` itself, or a folder with what it became on this data."""
+    """Return the text model to export: `source`, or the folder of one adapted or tuned on this data."""
     if not (adapt or method):
         return source
     from encoder.text.source import Pooling
@@ -132,9 +132,9 @@ def tuned_text_model(
 
 
 def head_trainer(export: Export, options: "TrainOptions", task: str, label: str | None) -> "HeadOf | None":
-    """Return what fits the task head to an export's data, None for plain retrieval, once all can be learned.
+    """Check that the data can teach the task, and return the function that fits its head, None for retrieval.
 
-    What is found here would come out only after all texts are encoded and the tower is fitted.
+    Without it the errors would come only after all texts are encoded and the tower is fitted.
 
     Raises:
         typer.BadParameter: an action is weighted that no behaviour has.
@@ -186,7 +186,7 @@ def attributes_and_kinds(export: Export) -> tuple[list[dict[str, Any] | None], l
 
 @contextmanager
 def wandb_report(options: "TrainOptions", *, wandb: bool) -> "Iterator[Report | None]":
-    """Yield what takes the figures of an epoch to Weights & Biases, or None where that is not asked for.
+    """Yield a function that logs the figures of an epoch to Weights & Biases, or None without --wandb.
 
     Raises:
         WandbMissingError: it is not installed.

@@ -52,7 +52,7 @@ def serve_bench(
     """
     from scripts.bench.load import Bounds
     from scripts.bench.serve import ServeOptions, check_loopback, make_work, measure_serving
-    from scripts.bench.small_home import make_home, server
+    from scripts.bench.small_home import make_small_home, serving
     from scripts.home_access import admin, existing_home
     from server.pb.triptych.v1 import triptych_pb2 as pb
     from store.export import Export
@@ -74,8 +74,8 @@ def serve_bench(
                 width = stub.Status(pb.StatusRequest(), timeout=30).dim
                 report = measure_serving(address, make_work(export, width, options), folder, options)
         else:
-            home = make_home(folder, users=users, items=items, dim=dim, seed=seed)
-            with Export.latest(home.exports) as export, server(home, options.workers) as own:
+            home = make_small_home(folder, users=users, items=items, dim=dim, seed=seed)
+            with Export.latest(home.exports) as export, serving(home, options.workers) as own:
                 report = measure_serving(own, make_work(export, dim, options), folder, options)
     from scripts.bench.output import print_and_save
 
@@ -232,16 +232,16 @@ def ingest_bench(
     """
     from scripts.bench.ingest import IngestOptions, measure_ingest
     from scripts.bench.output import print_ratios, print_rows
-    from scripts.bench.small_home import make_home, server
+    from scripts.bench.small_home import make_small_home, serving
     from store.export import Export
 
     options = IngestOptions(seconds=seconds, size=batch, rate=rate, seed=seed)
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
-        home = make_home(Path(name), users=users, items=items, dim=dim, seed=seed)
+        home = make_small_home(Path(name), users=users, items=items, dim=dim, seed=seed)
         with Export.latest(home.exports) as export:
             people = export.users().to_pylist()
             things = export.items(available_only=True).column("item_id").to_pylist()
-        with server(home) as address:
+        with serving(home) as address:
             report = measure_ingest(address, people, things, options)
     print_rows("bench ingest", report["results"])
     print_ratios(report["ratios"])

@@ -1,4 +1,4 @@
-"""kill -9 of our commands at random moments, and what is left of a home afterwards."""
+"""kill -9 of our commands at random moments in a small world, and what is left of its home afterwards."""
 
 import logging
 import os
@@ -53,7 +53,7 @@ def prepare_stages(folder: Path, names: Sequence[str]) -> list[Stage]:
         home = Home(folder / "home")
         small_home.run("import", str(folder / "data"), "--home", str(home.path))
     else:
-        home = small_home.make_home(folder, dim=_DIM, **size)
+        home = small_home.make_small_home(folder, dim=_DIM, **size)
         small_home.run("reindex", "--home", str(home.path))  # a second one, to publish by turns
     make_world(folder / "more", seed=8, **size)
     (folder / "import").mkdir()

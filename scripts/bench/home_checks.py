@@ -75,7 +75,7 @@ def rows_of_store(home: Home) -> Rows:
 
 
 def harm_after_kill(home: Home, before: Listing, allowed: list[Rows]) -> tuple[bool, bool]:
-    """Return whether something that was there is lost, and whether something half written shows.
+    """Return whether rows, artifacts or pointers are lost, and whether something half written shows.
 
     Args:
         home: to look at; nothing runs on it.
@@ -102,7 +102,7 @@ def harm_after_kill(home: Home, before: Listing, allowed: list[Rows]) -> tuple[b
 def answers(home: Home) -> bool:
     """Return whether a server starts on a home and, where an index is published, answers a query."""
     try:
-        with small_home.server(home) as address, Client(address, timeout=30) as client:
+        with small_home.serving(home) as address, Client(address, timeout=30) as client:
             serving = client.status().serving
             if serving != home.current_index.exists():
                 return False

@@ -25,7 +25,7 @@ _SEEN_SECONDS = 10.0
 
 
 class NeverSeenError(TimeoutError):
-    """Queries did not see an acknowledged write, so that its delay cannot be told."""
+    """Queries did not see an acknowledged write, so its delay cannot be measured."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"it took more than {_SEEN_SECONDS:g} s after the acknowledgement until {what}")

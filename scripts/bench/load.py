@@ -197,7 +197,7 @@ class PacedCalls:
 
 
 def call_at_pace(address: str, pace: Pace) -> PacedCalls:
-    """Return what became of calls at a pace.  Raises: CallFailedError."""
+    """Make calls at a pace and return their latencies.  Raises: CallFailedError."""
     numbers, lock = count(), Lock()
     with grpc.insecure_channel(address) as channel:
         grpc.channel_ready_future(channel).result(_CALL_SECONDS)

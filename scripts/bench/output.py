@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: a table on the terminal, JSON, and a plot beside it."""
+"""The output of a benchmark: tables on the terminal, JSON, and a plot beside it."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ def _shown(value: object) -> str:
 def print_and_save(
     title: str, report: dict[str, Any], json_path: Path | None, x: str, line: tuple[str, ...]
 ) -> None:
-    """Show a report, and write it with its plot where a file was asked for."""
+    """Print a report, and write it with its plot where a file is named."""
     results, ratios = report["results"], report["ratios"]
     print_rows(title, results)
     print_ratios(ratios)

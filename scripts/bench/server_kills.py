@@ -29,7 +29,7 @@ _HUB = "faults-hub"
 
 @dataclass
 class _Work:
-    """What a client did until the server died: whom it asked about, and who of them was acknowledged."""
+    """The calls of a client until the server died: the users of all calls, and of those acknowledged."""
 
     done: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)

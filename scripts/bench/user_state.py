@@ -49,7 +49,7 @@ class StateOptions:
 
 
 @dataclass(frozen=True)
-class StoredUser:
+class SyntheticUser:
     """The rows of one user; events and texts by time, ties by friend."""
 
     user_id: str
@@ -73,7 +73,7 @@ class StateStore(Protocol):
     name: str
     durable: str
 
-    def fill(self, users: Iterator[StoredUser]) -> None:
+    def fill(self, users: Iterator[SyntheticUser]) -> None:
         """Write all users into an empty store, and bring it to disk."""
 
     def read(self, user_id: str) -> Read:
@@ -118,7 +118,7 @@ class LmdbPacked:
         self._folder = folder / "state"
         self._state = UserState.open(self._folder)
 
-    def fill(self, users: Iterator[StoredUser]) -> None:
+    def fill(self, users: Iterator[SyntheticUser]) -> None:
         """Write all users, a thousand a transaction."""
         while some := list(islice(users, _AT_ONCE)):
             with self._state.writing() as draft:
@@ -186,7 +186,7 @@ class SqliteRows:
             self._of_thread.connection = connection
         return connection
 
-    def fill(self, users: Iterator[StoredUser]) -> None:
+    def fill(self, users: Iterator[SyntheticUser]) -> None:
         """Write all users in one transaction, by the key."""
         connection = self._connection()
         connection.execute("BEGIN")
@@ -247,7 +247,7 @@ class SqlitePacked(SqliteRows):
         "CREATE TABLE users (user_id TEXT PRIMARY KEY, events BLOB, texts BLOB, friends BLOB) WITHOUT ROWID",
     )
 
-    def fill(self, users: Iterator[StoredUser]) -> None:
+    def fill(self, users: Iterator[SyntheticUser]) -> None:
         """Write all users in one transaction."""
         connection = self._connection()
         connection.execute("BEGIN")
@@ -302,7 +302,7 @@ class DuckdbPacked:
             cursor = self._of_thread.cursor = self._rows.connection.cursor()
         return cursor
 
-    def fill(self, users: Iterator[StoredUser]) -> None:
+    def fill(self, users: Iterator[SyntheticUser]) -> None:
         """Write all users, a thousand a statement."""
         while some := [_packed(user) for user in islice(users, _AT_ONCE)]:
             columns = [list(column) for column in zip(*some, strict=True)]
@@ -409,7 +409,7 @@ def timed_reads(store: StateStore, users: Sequence[str], threads: int) -> npt.ND
         return np.concatenate(list(pool.map(_timed, lanes)))
 
 
-def synthetic_users(options: StateOptions) -> Iterator[StoredUser]:
+def synthetic_users(options: StateOptions) -> Iterator[SyntheticUser]:
     """Yield the users of a world by id; the same options give the same users."""
     generator = np.random.default_rng(options.seed)
     for number in range(options.users):
@@ -422,7 +422,7 @@ def synthetic_users(options: StateOptions) -> Iterator[StoredUser]:
         texts["ts"] = np.arange(options.texts)
         others = np.sort(generator.choice(options.users, options.friends, replace=False)).tolist()
         ties = Ties.of([(f"u{friend:07}", 1, 1.0 + friend % 5, 0) for friend in others])
-        yield StoredUser(f"u{number:07}", events, texts, ties)
+        yield SyntheticUser(f"u{number:07}", events, texts, ties)
 
 
 def _new_event(options: StateOptions, turn: int, number: int) -> EventRows:
@@ -430,7 +430,7 @@ def _new_event(options: StateOptions, turn: int, number: int) -> EventRows:
     return np.array([(10**9 + turn * options.writes + number, number, 0, 1.0, False)], EVENT)
 
 
-def _packed(user: StoredUser) -> tuple[str, bytes, bytes, bytes]:
+def _packed(user: SyntheticUser) -> tuple[str, bytes, bytes, bytes]:
     return user.user_id, user.events.tobytes(), user.texts.tobytes(), user.ties.pack()
 
 

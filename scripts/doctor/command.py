@@ -1,4 +1,4 @@
-"""triptych doctor: is everything there, sound and fitting, and what to do where it is not."""
+"""triptych doctor: what is missing, damaged or does not fit, and what to do about it."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""triptych evaluate: recall and company on held-out rows, as JSON and a table."""
+"""triptych evaluate: recall, NDCG and other figures on held-out rows, as JSON and tables."""
 
 import json
 from enum import StrEnum

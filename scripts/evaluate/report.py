@@ -37,9 +37,9 @@ def evaluate(
     robustness: bool = False,
     diversity: float | None = None,
 ) -> dict[str, Any]:
-    """Return the report of DESIGN section 5 as JSON values; `robustness` adds the block of that name.
+    """Return the report of DESIGN section 5 as JSON values; `robustness` and `diversity` add a block.
 
-    So does `diversity`, the λ of maximal marginal relevance.
+    `diversity` is the λ of maximal marginal relevance.
     """
     seconds: dict[str, float] = {}
     with timed_stage(seconds, "load"):
@@ -110,16 +110,16 @@ def matching_degree(evaluator: Evaluator) -> dict[str, float | None]:
     vectors = model.encode_users(batch).vectors
     degrees: dict[str, float | None] = {}
     for i, view in enumerate(VIEWS):
-        there = batch.amounts[:, i] > 0
+        present = batch.amounts[:, i] > 0
         alone = model.encode_users(batch.only((view,))).vectors  # its gate is 1: W_i V_ui itself
-        inner = np.einsum("bd,bd->b", alone[there], vectors[there])
-        degrees[view] = float(inner.mean()) if there.any() else None
+        inner = np.einsum("bd,bd->b", alone[present], vectors[present])
+        degrees[view] = float(inner.mean()) if present.any() else None
     return degrees
 
 
 @contextmanager
 def _sources(home: Home, pair: LoadedIndex) -> Iterator[tuple[Export, TextEncoder, TextCache]]:
-    """Yield what the model was trained on, its language model and the texts encoded with it."""
+    """Yield the export that the model was trained on, its text model and the cache of encoded texts."""
     encoder = TextEncoder.load(home.text_models / pair.model.text_model_id)
     with (
         Export.open(home.exports / pair.model.export_id) as export,
@@ -130,7 +130,7 @@ def _sources(home: Home, pair: LoadedIndex) -> Iterator[tuple[Export, TextEncode
 
 @contextmanager
 def timed_stage(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Write the seconds that the block takes under the name of a stage."""
+    """Store the seconds that the block takes in `seconds`, by the name of a stage."""
     start = time.perf_counter()
     yield
     seconds[stage] = round(time.perf_counter() - start, 3)

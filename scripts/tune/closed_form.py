@@ -1,4 +1,4 @@
-"""The search behind `triptych tune` over the closed form: the space of settings and what each reaches."""
+"""The search of `triptych tune` over the closed form: the space of settings, and the NDCG that each reaches."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -28,7 +28,7 @@ _SPECTRA = 8  # kept; each is (users + items) × dim floats while it is made, it
 
 
 class NoValidSplitError(ValueError):
-    """There is nothing to choose settings on."""
+    """The data has no valid rows to choose settings on."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -60,7 +60,7 @@ class Space:
         return cls(base, dims_of(data, base, DIMS), *views, times=bool(half_lives(data)))
 
     def draw(self, trial: optuna.Trial) -> TowerConfig:
-        """Return the settings that a trial asks for."""
+        """Return the settings that a trial draws."""
         damped = trial.suggest_categorical("damped", [False, True])
         weighting = cast("Weighting", trial.suggest_categorical("weighting", ["log", "binary"]))
         exponent = trial.suggest_float("user_exponent", 0.0, 1.0, step=EXPONENT_STEP)
@@ -104,7 +104,7 @@ class Space:
 
 
 class Objective:
-    """NDCG@20 on valid of the closed form that a trial asks for; its settings stay with the trial."""
+    """NDCG@20 on valid of the closed form that a trial draws; its settings are stored with the trial."""
 
     def __init__(self, data: Dataset, space: Space) -> None:
         self._data = data
@@ -113,7 +113,7 @@ class Objective:
         self._spectrum = lru_cache(maxsize=_SPECTRA)(self._compute)
 
     def __call__(self, trial: optuna.Trial) -> float:
-        """Return what one trial reaches."""
+        """Return the NDCG@20 of one trial."""
         config = self._space.draw(trial)
         events, svd = self._spectrum(config.weighting, config.user_exponent, config.item_exponent)
         trial.set_user_attr(CONFIG_ATTR, config.as_json())
@@ -138,7 +138,7 @@ def closed_settings_of(model: Path) -> TowerConfig:
 
 
 def dims_of(data: Dataset, base: TowerConfig, dims: tuple[int, int]) -> tuple[int, int]:
-    """Return bounds of a dim cut to the number of users, and of items, with events: no rank is above it."""
+    """Return bounds of a dim, at most the number of users, and of items, with events: no rank is above it."""
     events = data.events(base)
     rank = min(int((np.asarray(events.sum(axis=axis)) > 0).sum()) for axis in (0, 1))
     high = max(1, min(dims[1], rank))

@@ -1,4 +1,4 @@
-"""The search behind `triptych tune` over a learned block: the space of settings and what each reaches."""
+"""The search of `triptych tune` over a learned block: the space of settings, and the NDCG that each reaches."""
 
 import json
 import logging
@@ -54,7 +54,7 @@ class LearnSpace:
         return cls(base, dims_of(data, closed, DIMS))
 
     def draw(self, trial: optuna.Trial) -> LearnConfig:
-        """Return the settings that a trial asks for."""
+        """Return the settings that a trial draws."""
         aligned = trial.suggest_categorical("aligned", [False, True])
         drawn: dict[str, Any] = {
             name: trial.suggest_float(name, *bounds, log=True) for name, bounds in LOG_RANGES.items()
@@ -82,7 +82,7 @@ class LearnSpace:
 class LearnObjective:
     """NDCG@20 on valid of a closed form beside one learned block, at the best weight and half-life.
 
-    A trial that its study's pruner finds hopeless ends early. The settings stay with the trial, as
+    A trial that its study's pruner gives up ends early. The settings are stored with the trial, as
     `triptych train --config` reads them: with all the members and epochs of the space's base.
     """
 
@@ -95,7 +95,7 @@ class LearnObjective:
             data: blocks are trained on its visible rows.
             closed: settings of the closed form.
             space: of the block's settings.
-            training: folder of this study alone: checkpoints, which go when a trial has ended, and
+            training: folder of this study alone: checkpoints, removed when a trial has ended, and
                 TensorBoard's files, which stay.
             epochs: of a trial, at most; None leaves what the space says.
         """
@@ -108,7 +108,7 @@ class LearnObjective:
         log.info("tune: the closed form alone reaches NDCG@20 %.4f", self._chooser.tower(self._closed))
 
     def __call__(self, trial: optuna.Trial) -> float:
-        """Return what one trial reaches.  Raises: optuna.TrialPruned."""
+        """Return the NDCG@20 of one trial.  Raises: optuna.TrialPruned."""
         options = self._space.draw(trial)
         config = self._closed.config
         trial.set_user_attr(CONFIG_ATTR, config.as_json() | {"learned": options.as_json()})
@@ -124,9 +124,9 @@ class LearnObjective:
             learned = learn(self._data, config, one, self._score, self._training, report)
         except optuna.TrialPruned:
             log.info("tune: trial %d is hopeless", trial.number)
-            self._forget()
+            self._remove_checkpoints()
             raise
-        self._forget()
+        self._remove_checkpoints()
         trial.set_user_attr("best_epoch", learned.epoch)
         mix = choose_mix(self._closed, [learned.block], self._data, SPLIT)
         trial.set_user_attr("weight", mix.weight)
@@ -135,7 +135,7 @@ class LearnObjective:
     def _score(self, block: Block) -> float:
         return self._chooser.tower(Tower(self._closed.config, (block,)))
 
-    def _forget(self) -> None:
+    def _remove_checkpoints(self) -> None:
         for checkpoint in self._training.glob(f"*/{CHECKPOINT_FILE}"):
             checkpoint.unlink()
 

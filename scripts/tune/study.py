@@ -1,4 +1,4 @@
-"""A study of `triptych tune`: trials kept in a file as they end, so that a killed search goes on."""
+"""A study of `triptych tune`: trials are written to a file as they end, so that a killed search goes on."""
 
 import logging
 from collections.abc import Callable
@@ -77,7 +77,7 @@ class Tuning:
         """End trials until there are `trials` in all, or until the seconds are over.
 
         Args:
-            objective: what a trial reaches; it keeps the settings with the trial.
+            objective: returns the NDCG@20 of a trial and stores the settings with it.
             trials: those of earlier runs count.
             timeout: seconds after which no new trial starts.
             seed: of the draws.
@@ -99,11 +99,11 @@ class Tuning:
         log.info("tune: %d trials are done", self.done)
 
     def retry_killed(self) -> None:
-        """Try once more, first of all, what was killed or interrupted: its checkpoint is there."""
+        """Try killed or interrupted trials once more, before all others: their checkpoints are kept."""
         trials = self._study.get_trials(deepcopy=False)
         tried = [_parameters_of(trial) for trial in trials]
         for trial, params in zip(trials, tried, strict=True):
-            # Settings that stand there twice were tried again already; what kills twice may kill for ever.
+            # Settings that occur twice were tried again already; what kills twice may kill for ever.
             killed = trial.state in (TrialState.RUNNING, TrialState.FAIL)
             if killed and params and tried.count(params) == 1:
                 self._study.enqueue_trial(params)

@@ -1,4 +1,4 @@
-"""What people of the sample world write, and what its items say."""
+"""The texts of the sample world: posts of users and texts of items, put together from lists of words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def english_item(topic: Topic, facet: int, kind: str, draw: Sequence[int]) -> tu
 
 
 def chinese_item(topic: Topic, facet: int, kind: str, number: int, draw: Sequence[int]) -> tuple[str, str]:
-    """Return a Chinese title, told apart by `number`, and text of an item."""
+    """Return a Chinese title, made unique by `number`, and text of an item."""
     phrase = topic.chinese[facet]
     title = CHINESE_TITLES[kind].format(p=phrase, n=number)
     return title, _pick(CHINESE_TEXTS, draw[0]).format(p=phrase)

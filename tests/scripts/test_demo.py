@@ -12,7 +12,7 @@ from encoder.dataset import load_dataset
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
 from indexer.publish import current_index, load_index
-from scripts.demo import NotADemoHomeError, ServerStartError, demo_command, server
+from scripts.demo import NotADemoHomeError, ServerStartError, demo_command, demo_server
 from scripts.evaluate.protocol import Evaluator, VocabularyError
 from scripts.home_access import NoSuchHomeError, ServerOwnsStoreError, existing_home, writable_store
 from store.export import Export
@@ -30,14 +30,14 @@ def test_the_demo_clears_nothing_that_it_did_not_make(tmp_path: Path) -> None:
 def test_a_server_that_does_not_start_names_its_log(small_home: Home, tmp_path: Path) -> None:
     home = copy_home(small_home, tmp_path / "home")
     home.current_index.write_text("nowhere\n")
-    with pytest.raises(ServerStartError, match=r"see .*server\.log"), server(home, 0, keep=False):
+    with pytest.raises(ServerStartError, match=r"see .*server\.log"), demo_server(home, 0, keep=False):
         pass
     assert "CURRENT: names 'nowhere'" in (home.path / "server.log").read_text()
 
 
 def test_the_demo_server_answers_and_is_gone_afterwards(small_home: Home, tmp_path: Path) -> None:
     home = copy_home(small_home, tmp_path / "home")
-    with server(home, 0, keep=False) as address:
+    with demo_server(home, 0, keep=False) as address:
         said = json.loads(home.server_file.read_text())
         assert said["local"] == address
         with pytest.raises(ServerOwnsStoreError, match=f"a server on {address} owns"), writable_store(home):

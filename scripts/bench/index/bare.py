@@ -23,7 +23,7 @@ _STEP = 65_536  # vectors at a time
 
 
 class Bare(Protocol):
-    """A library that finds rows; `search_params` is what its recall is bought with."""
+    """A library that finds rows; `search_params` is its nprobe or efSearch."""
 
     name: str
 

@@ -20,8 +20,6 @@ from scripts.bench.index.timing import ann_recall, beside, figures, threads, tim
 
 log = logging.getLogger(__name__)
 
-_PARTS = ("builds", "results", "curves", "filters")
-
 
 @dataclass(frozen=True)
 class IndexOptions:
@@ -56,7 +54,7 @@ class IndexOptions:
 
 
 def measure_index(folder: Path, options: IndexOptions) -> dict[str, Any]:
-    """Return results, curves, filters, builds and index_ratios; index files go to a folder.
+    """Return results, curves, filters, builds and ratios; index files go to a folder.
 
     Raises:
         FactoryError: FAISS does not understand a factory.
@@ -162,7 +160,7 @@ def _results(contest: SearchComparison, factory: str, options: IndexOptions) -> 
 def _of_library(
     library: Bare, queries: FloatArray, exact: Searched, options: IndexOptions
 ) -> Iterator[dict[str, Any]]:
-    """Yield the figures of another library at the least effort that reaches the asked recall."""
+    """Yield the figures of another library at the least search parameters that reach the wanted recall."""
     search_params = least_effort(library, queries, exact, options.k, options.ann_recall)
     recall = ann_recall(library.find(queries, options.k, search_params), exact)
     for count in options.threads:

@@ -133,7 +133,7 @@ def filter_figures(
     or a category is like. `scan` says whether every allowed item was compared.
 
     Args:
-        index: built by `bench_index_build.build`.
+        index: built by `synthetic.build_index`.
         factory: what to call it.
         queries: (Q, D) that it was not tuned with.
         centre: (D,) that `near` is measured from.

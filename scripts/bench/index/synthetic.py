@@ -165,7 +165,7 @@ class Built:
 
 
 def build_index_apart(folder: Path, world: Synthetic, factory: str, ann_recall: float) -> Built:
-    """Return `build` of the same arguments, done in a fresh process."""
+    """Build as `build_index` does, in a fresh process, so that its peak memory can be read."""
     with ProcessPoolExecutor(1, get_context("spawn"), set_up_logging_quietly) as pool:
         return pool.submit(build_index, folder, world, factory, ann_recall).result()
 

@@ -89,7 +89,7 @@ def beside(ours: Times, bare: Times) -> dict[str, float]:
 
 
 def ann_recall(found: IntArray, exact: Searched) -> float:
-    """Return the mean overlap of rows (Q, n) with the exact best, over how many of these there are."""
+    """Return the mean share of the exact best rows that are among rows (Q, n)."""
     wanted = [rows[rows >= 0] for rows in exact[0]]
     shares = [
         len(np.intersect1d(rows, best)) / len(best)
