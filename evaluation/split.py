@@ -52,8 +52,8 @@ def mark(
     """Return a label for each row, (n,) int8: 0 train, 1 valid, 2 test.
 
     `random` draws each event group once. `time` holds out the last `test` share of each user's rows, rounded
-    to the nearest number, and the `valid` share before it. `last` holds out each user's last event and the one
-    before, whatever the shares. The laws above come on top, so shares are not exact.
+    to the nearest number, and the `valid` share before it. `last` holds out each user's last event and the
+    one before, whatever the shares. The laws above come on top, so shares are not exact.
 
     Args:
         by: the mode.

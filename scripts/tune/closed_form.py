@@ -1,4 +1,4 @@
-"""The search of `triptych tune` over the closed form: the space of settings, and the NDCG that each reaches."""
+"""The search of `triptych tune` over the closed form: the space of settings and their objective."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""The search of `triptych tune` over a learned block: the space of settings, and the NDCG that each reaches."""
+"""The search of `triptych tune` over a learned block: the space of settings and their objective."""
 
 import json
 import logging

@@ -1,7 +1,6 @@
 """`triptych backup` and `triptych restore`: a home that holds and answers the same."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -24,15 +23,9 @@ from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import DamagedArtifactError, artifacts, build, new_id, pointed, read_manifest
 from store.home import Home
-from tests.live_server import copy_home, flip
+from tests.command_line import Run
+from tests.live_server import flip
 from tests.small_stores import ROWS, make_store, table_rows
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def home(small_home: Home, tmp_path: Path) -> Home:
-    return copy_home(small_home, tmp_path / "home")
 
 
 def answers(home: Home, users: list[str]) -> list[tuple[list[str], list[float]]]:

@@ -1,7 +1,6 @@
 """What all commands share: one-line reasons, and a running server that they go through."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -16,15 +15,8 @@ from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import artifacts
 from store.home import Home
-from tests.live_server import copy_home
+from tests.command_line import Run
 from tests.small_stores import ROWS, make_store
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def home(small_home: Home, tmp_path: Path) -> Home:
-    return copy_home(small_home, tmp_path / "home")
 
 
 def named(found: list[Check], name: str) -> Check:

@@ -6,7 +6,6 @@ import shutil
 import socket
 import socketserver
 import threading
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,11 @@ from store.home import Home
 from store.locks import workplace
 from store.privacy.ledger import Erasure, user_hash, write_ledger
 from store.store import Store
-from tests.live_server import copy_home, flip
+from tests.command_line import Run
+from tests.live_server import flip
 from tests.small_stores import ROWS, make_store
 
 DEAD = 2**22 + 1  # no Linux process has such an id
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def home(small_home: Home, tmp_path: Path) -> Home:
-    return copy_home(small_home, tmp_path / "home")
 
 
 def named(found: list[Check], name: str) -> Check:

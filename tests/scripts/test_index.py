@@ -1,24 +1,15 @@
 """`triptych index`: list, show, publish, rollback and prune, as a user runs them."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from scripts.index import check_index, creation_time
 from store.artifact import artifacts, build, pointed, read_manifest
 from store.home import Home
-from tests.live_server import copy_home, flip
+from tests.command_line import Run
+from tests.live_server import flip
 from tests.small_stores import ROWS, make_store
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def home(small_home: Home, tmp_path: Path) -> Home:
-    return copy_home(small_home, tmp_path / "home")
 
 
 def described(home: Home) -> tuple[Path, dict[str, Any]]:

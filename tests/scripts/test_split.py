@@ -1,7 +1,6 @@
 """`triptych split`, as a user runs it."""
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,8 @@ import pytest
 
 from store.home import Home
 from store.store import Store
+from tests.command_line import Run
 from tests.small_stores import ROWS, make_store
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def splits(home: Home) -> dict[tuple[Any, ...], str | None]:

@@ -1,7 +1,6 @@
 """What `triptych train` takes beside the data: settings, a task head, Weights & Biases."""
 
 import json
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from encoder.tower.fit import TrainOptions
 from scripts.training import WandbMissingError, attributes_and_kinds, train_options, wandb_report
 from store.export import Export
 from store.home import Home
+from tests.command_line import Run
 from tests.live_server import copy_home
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def test_learned_is_the_default_and_the_closed_forms_have_no_learned_blocks() -> None:

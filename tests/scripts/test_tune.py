@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,9 @@ from scripts.tune.study import Tuning
 from store.artifact import artifacts, pointed, read_manifest
 from store.export import Export
 from store.home import Home
-from tests.live_server import copy_home
+from tests.command_line import Run
 from tests.small_stores import ROWS, make_store
 
-Run = Callable[..., tuple[int, str, str]]
 SPACE = LearnSpace(LearnConfig(seed=7), (32, 512))
 TRIAL_SPACE = LearnSpace(LearnConfig(dim=16, epochs=8), (8, 32))
 CLOSED = TowerConfig(dim=16)
@@ -39,11 +37,6 @@ class Interrupt(optuna.pruners.BasePruner):
 
     def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
         raise KeyboardInterrupt
-
-
-@pytest.fixture
-def home(small_home: Home, tmp_path: Path) -> Home:
-    return copy_home(small_home, tmp_path / "home")
 
 
 @pytest.fixture(scope="module")

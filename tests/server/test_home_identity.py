@@ -6,7 +6,7 @@ import shutil
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,10 +33,9 @@ from store.artifact import artifacts
 from store.database import StoreLockedError
 from store.home import Home
 from store.store import Store
+from tests.command_line import Run
 from tests.live_server import Client, copy_home
 from tests.live_server import server as server_process
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -27,10 +26,10 @@ from store.disk import DiskFullError, ReadOnlyDiskError, disk_error, disk_errors
 from store.home import Home
 from store.state.state import UserState
 from store.store import Store
+from tests.command_line import Run
 from tests.live_server import copy_home, run_server, soon
 from tests.live_server import server as server_process
 
-Run = Callable[..., tuple[int, str, str]]
 FULL, READ_ONLY = os.strerror(errno.ENOSPC), os.strerror(errno.EROFS)
 
 

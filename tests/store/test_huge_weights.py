@@ -1,6 +1,5 @@
 """Weights and vectors that are finite and far too great: refused, or bounded where an old store has them."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +21,11 @@ from store.imports.run import import_folder
 from store.imports.validation import MAX_WEIGHT
 from store.state.packing import Ties
 from store.store import Store
+from tests.command_line import Run
 from tests.live_server import copy_home, server
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
-Run = Callable[..., tuple[int, str, str]]
 HUGE = 1.7e308  # finite; twice as much is not
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ from store.exporting import create_export
 from store.home import Home
 from store.imports.run import import_folder
 from store.store import Store
+from tests.command_line import Run
 from tests.tiny_text_model import metrics, vocabulary, weights, write_model, write_world
 
 COMPRESS = CompressOptions(epochs=3, batch=16, texts=192, learning_rate=5e-3, held_out=0.25)
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
