@@ -23,6 +23,7 @@ ROWS: list[tuple[str, str, int | None]] = [
 
 
 def make_store(path: Path, rows: list[tuple[str, str, int | None]]) -> Home:
+    """Import events (user, item, microseconds) into a new home below a folder, and return the home."""
     folder = path / "tables"
     folder.mkdir(parents=True)
     pq.write_table(pa.table({"item_id": sorted({item for _, item, _ in rows})}), folder / "items.parquet")
@@ -36,6 +37,7 @@ def make_store(path: Path, rows: list[tuple[str, str, int | None]]) -> Home:
 
 
 def table_rows(home: Home) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the rows of the four tables of a store that no process has open, sorted."""
     with duckdb.connect(str(home.database), read_only=True) as db:
         names = ("items", "behaviors", "texts", "social")
         return {name: sorted(db.execute(f"SELECT * FROM {name}").fetchall(), key=repr) for name in names}

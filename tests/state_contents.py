@@ -11,7 +11,7 @@ EPOCH = datetime(1970, 1, 1)
 
 
 def expected_state(views: UserViews) -> tuple[object, ...]:
-    """What the state should say of the views of a user."""
+    """Return what the state should hold of a user with these views."""
     histories = [views.history, *(friend.history for friend in views.friends)]
     return (
         [sorted(_event(e.item_id, e.action, e.weight, e.ts) for e in history) for history in histories],
@@ -25,6 +25,7 @@ def _event(item_id: str, action: str, weight: float, ts: datetime | None) -> tup
 
 
 def state_of(state: UserState, user_id: str) -> tuple[object, ...]:
+    """Return what the state holds of a user, in the form of `expected_state`."""
     (person,) = state.people([user_id])
     items, words = state.items.names, state.words.names
     events: list[list[tuple[object, ...]]] = [[] for _ in range(1 + len(person.friends))]
