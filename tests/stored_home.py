@@ -59,17 +59,14 @@ _BEGINNING = datetime(2024, 1, 1)
 def make_home(path: Path) -> Home:
     """Make a home of today's layouts: imported, trained, indexed, changed while it served, indexed again."""
     home = Home(path)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.chdir(folder),
-    ):  # so that no absolute path is stored
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # no absolute path is stored
         _write_tables(Path("tables"))
         _write_text_model(Path("tiny-words"))
         text_model = export_text_model("tiny-words", home.text_models, pooling="mean")
         with Store.open(home.database) as store:
             import_folder(store, Path("tables"), rejects=home.rejects, strict=False)
     _train(home, text_model)
-    # Before anything is indexed: the erasure of a user makes the next reindex build the index of users anew.
+    # Before anything is indexed: after an erasure the next reindex builds the index of users anew.
     with server(home) as client:
         with TypedClient(client.address) as typed:
             typed.erase_user("u10")
