@@ -19,10 +19,9 @@ from scripts.bench.bare_grpc import BATCH, BareServicer
 from scripts.bench.command import app
 from scripts.bench.faults import NotEmptyError, Stage, TooFastError
 from scripts.bench.home_checks import Listing, harm_after_kill, rows_of_store
-from scripts.bench.index import synthetic as bench_index_build
 from scripts.bench.index.bare import BareFaiss, graph_libraries
 from scripts.bench.index.searches import BESIDE, SearchComparison, search_ours
-from scripts.bench.index.synthetic import Synthetic, write_index
+from scripts.bench.index.synthetic import Synthetic, build_index, build_index_apart, write_index
 from scripts.bench.index.timing import Times, ann_recall, beside, figures, time_by_turns
 from scripts.bench.load import Bounds, CallFailedError, Clients, Load, Work
 from scripts.bench.output import plot
@@ -54,9 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Synthetic]:
     """An index that the benchmark built, and the world that it is of."""
     world = Synthetic(2_000, 16)
-    return bench_index_build.build(
-        tmp_path_factory.mktemp("built"), world, "IVF16,SQ8", 0.99
-    ).directory, world
+    return build_index(tmp_path_factory.mktemp("built"), world, "IVF16,SQ8", 0.99).directory, world
 
 
 def test_a_world_is_the_same_twice_and_its_draws_differ() -> None:
@@ -72,7 +69,7 @@ def test_a_world_is_the_same_twice_and_its_draws_differ() -> None:
 
 
 def test_what_is_built_apart_says_what_it_took(tmp_path: Path) -> None:
-    built = bench_index_build.build_apart(tmp_path, Synthetic(300, 8), "Flat", 0.99)
+    built = build_index_apart(tmp_path, Synthetic(300, 8), "Flat", 0.99)
     index = Index.load(built.directory)
     assert len(index) == 300
     assert built.seconds > 0
@@ -228,7 +225,7 @@ def test_ratios_are_ours_over_bare_with_short_names_of_the_extremes() -> None:
             (16, "bare", 1200.0, 10.0),
         )
     ]
-    assert bench_serve.ratios(results) == {
+    assert bench_serve.serving_ratios(results) == {
         "throughput": 0.25,
         "p50_added_ms": 7.0,
         "user_id/c1/throughput": 0.25,
