@@ -1,4 +1,4 @@
-"""How sure a mean over users is: percentile bootstrap."""
+"""Intervals of a mean over users, by the percentile bootstrap."""
 
 import numpy as np
 

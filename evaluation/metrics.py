@@ -1,6 +1,6 @@
 """Ranking metrics per user, so that intervals can be taken over users.
 
-Every function reads `ranked` (U, K) int64, item rows best first with −1 where there is nothing, and
+Every function reads `ranked` (U, K) int64, item rows best first, filled up with −1, and
 `relevant` (U, N) csr, nonzero = relevant. A user with nothing relevant gets NaN and does not count in a mean.
 """
 
@@ -60,7 +60,7 @@ def mrr(ranked: NDArray[np.int64], relevant: Csr, k: int) -> Floats:
 
 
 def coverage(ranked: NDArray[np.int64], n_items: int, k: int) -> float:
-    """Return the share of all items that stand in anyone's top k.
+    """Return the share of all items that are in the top k of any user.
 
     Raises:
         RankingError: k or a row is out of range, or an item is listed twice for a user.
@@ -104,7 +104,7 @@ def intra_list_diversity(ranked: NDArray[np.int64], vectors: NDArray[np.float32]
 
 
 def mean_over_users(values: Floats) -> float:
-    """Return the mean over users with at least one relevant item, NaN where there is no such user."""
+    """Return the mean over users with at least one relevant item, NaN without any."""
     counted = values[~np.isnan(values)]
     return float(counted.mean()) if len(counted) else float("nan")
 

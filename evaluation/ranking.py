@@ -1,4 +1,4 @@
-"""From scores to ranked item rows: exact, deterministic, without what the user already has."""
+"""From scores to ranked item rows: exact, deterministic, without excluded items."""
 
 from typing import Any, TypeAlias
 

@@ -26,7 +26,7 @@ MIN_ROWS = 3
 
 
 class NoTimeError(ValueError):
-    """A split by time was asked for, but rows carry no time."""
+    """A split by time cannot be made, because rows carry no time."""
 
     def __init__(self, by: str, missing: int, rows: int) -> None:
         super().__init__(
@@ -51,9 +51,9 @@ def mark(
 ) -> Labels:
     """Return a label for each row, (n,) int8: 0 train, 1 valid, 2 test.
 
-    `random` draws each event group once. `time` takes of each user the last `test` share of the rows, rounded
-    to the nearest number, and the `valid` share before it. `last` takes each user's last event and the one
-    before, whatever the shares. The laws above come on top, so shares are not exact.
+    `random` draws each event group once. `time` holds out the last `test` share of each user's rows, rounded
+    to the nearest number, and the `valid` share before it. `last` holds out each user's last event and the
+    one before, whatever the shares. The laws above come on top, so shares are not exact.
 
     Args:
         by: the mode.

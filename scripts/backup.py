@@ -1,4 +1,4 @@
-"""triptych backup: what a home cannot do without, as one immutable directory."""
+"""triptych backup: the data, the models and the index of a home as one immutable directory."""
 
 import logging
 import shutil
@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from scripts.session import HomeOption, existing, fresh_export
+from scripts.home_access import existing_home, fresh_export
+from scripts.terminal import HomeOption
 from store.artifact import NotPublishedError, artifacts, build, new_id, read_manifest, read_pointer, verify
 from store.home import Home
 
@@ -33,7 +34,7 @@ def backup_command(
 
     Example: triptych backup --home demo --to /mnt/backups
     """
-    place = existing(home)
+    place = existing_home(home)
     with fresh_export(place) as export:
         directory = back_up(place, export.export_id, to, with_index=not without_index)
     manifest = read_manifest(directory)
@@ -43,7 +44,7 @@ def backup_command(
 
 
 def back_up(home: Home, export_id: str, to: Path, *, with_index: bool) -> Path:
-    """Return the directory of a new backup, laid out like a home, with an export in place of the store.
+    """Copy a home to a new backup, an export in place of the store, and return the backup's directory.
 
     Raises:
         DamagedArtifactError: something to be copied is damaged; names the file, and there is no backup.
@@ -78,7 +79,7 @@ def back_up(home: Home, export_id: str, to: Path, *, with_index: bool) -> Path:
 
 
 def _pointers(home: Home) -> tuple[str | None, str | None]:
-    """Return what CURRENT and models/LATEST name, None where nothing is published there."""
+    """Return the ids that CURRENT and models/LATEST name, None where nothing is published."""
     named: list[str | None] = []
     for pointer, parent in ((home.current_index, home.indexes), (home.latest_model, home.models)):
         try:
@@ -89,7 +90,7 @@ def _pointers(home: Home) -> tuple[str | None, str | None]:
 
 
 def _serving_parts(home: Home, current: str | None, latest: str | None) -> list[Path]:
-    """Return the directories of an index, its model and the latest one, and what the models need."""
+    """Return the directories of an index, of its model and the latest one, and of what the models need."""
     parts: list[Path] = []
     models = [latest] if latest else []
     if current:

@@ -26,8 +26,8 @@ from scripts.index import index_app
 from scripts.query import query_command
 from scripts.reindex import reindex_command
 from scripts.restore import restore_command
-from scripts.session import set_up_logging
 from scripts.split import split_command
+from scripts.terminal import set_up_logging
 from scripts.train import train_command
 from scripts.tune.command import tune_command
 from server.__main__ import serve_command
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 class _Pipe(io.FileIO):
-    """A pipe that drops what nobody reads any more, where typer would end the command with exit code 1."""
+    """A pipe that drops output once its reader has closed it, where typer would end with exit code 1."""
 
     def write(self, data: Any, /) -> int:
         """Write some bytes and return how many."""

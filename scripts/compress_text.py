@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from scripts.session import HomeOption, JsonOption, console, existing, shared_text_models
+from scripts.home_access import existing_home, shared_text_models
+from scripts.terminal import HomeOption, JsonOption, console
 from store.artifact import read_manifest, read_pointer
 from store.export import Export
 from store.home import Home
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ChangedTextModelError(ValueError):
-    """The files that the latest model's text model was made from are no longer what they were."""
+    """The files that the latest model's text model was made from have changed."""
 
     def __init__(self, source: str, text_model_id: str) -> None:
         super().__init__(
@@ -54,10 +55,10 @@ def compress_text_command(
     Example: triptych compress-text --home demo --layers 3
     """
     from encoder.text.tuning.options import CompressOptions
-    from scripts.bench.output import write_json
+    from scripts.terminal import write_json
 
-    place = existing(home)
-    source, pooling = (text_model, None) if text_model else source_of(place)
+    place = existing_home(home)
+    source, pooling = (text_model, None) if text_model else text_model_source(place)
     options = CompressOptions(
         layers=layers,
         epochs=epochs,
@@ -81,7 +82,7 @@ def compress_text_command(
     print(f"triptych train --home {place.path} --text-model {report['folder']}{precision}")
 
 
-def source_of(home: Home) -> "tuple[str, Pooling | None]":
+def text_model_source(home: Home) -> "tuple[str, Pooling | None]":
     """Return source and pooling of the latest model's text model; the default one where nothing is trained.
 
     Raises:
@@ -102,7 +103,7 @@ def source_of(home: Home) -> "tuple[str, Pooling | None]":
 
 
 def compress(home: Home, source: str, options: "CompressOptions", *, int8: bool) -> dict[str, Any]:
-    """Return what came of a compression: where the student lies, and how it agrees with its teacher."""
+    """Compress a text model; return the student's folder and how it agrees with its teacher."""
     from encoder.text.agreement import agreement
     from encoder.text.encoder import TextEncoder
     from encoder.text.export import export_text_model

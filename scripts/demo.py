@@ -17,10 +17,11 @@ import typer
 from rich.console import Console
 
 from scripts.evaluate.command import evaluate_command
+from scripts.home_access import server_of
 from scripts.import_data import import_command
 from scripts.query import reply_table
 from scripts.reindex import reindex_command
-from scripts.session import HomeOption, server_of
+from scripts.terminal import HomeOption
 from scripts.train import train_command
 from server.client import Client
 from store.home import Home
@@ -71,7 +72,7 @@ def demo_command(
     console.rule("triptych evaluate")
     evaluate_command(home)
     console.rule("triptych serve, and triptych query from another process")
-    with server(place, port, keep=serve) as address:
+    with demo_server(place, port, keep=serve) as address:
         people = {
             "all three views": world.all_views,
             "text only": world.text_only,
@@ -83,12 +84,12 @@ def demo_command(
                 reply = client.query(user_id=user_id, k=5)
                 console.print(reply_table(reply, f"{user_id} ({who})"))
         if serve:
-            _say_how(console, place, address, world.all_views)
+            _print_how_to_query(console, place, address, world.all_views)
     console.print(f"done in {time.perf_counter() - start:.0f} s")
 
 
 @contextmanager
-def server(home: Home, port: int, *, keep: bool) -> Iterator[str]:
+def demo_server(home: Home, port: int, *, keep: bool) -> Iterator[str]:
     """Yield the address of a server process that serves a home; it is stopped afterwards unless `keep`.
 
     Raises:
@@ -118,7 +119,7 @@ def _address(home: Home, process: "subprocess.Popen[bytes]", log_file: Path) -> 
     raise ServerStartError(f"the server did not start: see {log_file}")
 
 
-def _say_how(console: Console, home: Home, address: str, user_id: str) -> None:
+def _print_how_to_query(console: Console, home: Home, address: str, user_id: str) -> None:
     pid = json.loads(home.server_file.read_text("utf-8"))["pid"]
     body = json.dumps({"user_id": user_id, "k": 5})
     console.print(f"the server stays up on {address}, process {pid}")
@@ -128,7 +129,7 @@ def _say_how(console: Console, home: Home, address: str, user_id: str) -> None:
 
 
 def _clear(path: Path) -> None:
-    """Remove an earlier demo and stop its server; anything else that stands there is left alone."""
+    """Remove an earlier demo and stop its server; refuse to clear any other directory."""
     if not path.exists() or not any(path.iterdir()):
         return
     if not (path / _MARKER).exists():

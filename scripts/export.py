@@ -1,6 +1,7 @@
 """triptych export: an immutable Parquet copy of the store."""
 
-from scripts.session import HomeOption, existing, fresh_export
+from scripts.home_access import existing_home, fresh_export
+from scripts.terminal import HomeOption
 
 
 def export_command(home: HomeOption) -> None:
@@ -10,5 +11,5 @@ def export_command(home: HomeOption) -> None:
 
     Example: triptych export --home demo
     """
-    with fresh_export(existing(home)) as export:
+    with fresh_export(existing_home(home)) as export:
         print(export.path)

@@ -8,7 +8,8 @@ import typer
 from rich.table import Table
 
 from encoder.text.source import text_model_dims
-from scripts.session import HomeOption, console, own_store, server_of
+from scripts.home_access import server_of, writable_store
+from scripts.terminal import HomeOption, console
 from server.client import Client
 from store.home import Home
 from store.imports.run import ImportOptions, ImportReport, TableReport, check_not_all_refused, import_folder
@@ -81,14 +82,14 @@ def import_command(
     if address is not None:
         report = import_through(address, path, options)
     else:
-        with own_store(place) as store:
+        with writable_store(place) as store:
             report = import_folder(store, path, rejects=place.rejects, options=options)
-    show(report)
+    print_report(report)
     check_not_all_refused(report)
 
 
 def import_through(address: str, path: Path, options: ImportOptions) -> ImportReport:
-    """Return what became of a folder that a running server imported.  Raises: CallError."""
+    """Import a folder through a running server and return its report.  Raises: CallError."""
     with Client(address) as client:
         reply = client.import_folder(
             path,
@@ -117,7 +118,7 @@ def import_through(address: str, path: Path, options: ImportOptions) -> ImportRe
     return ImportReport(reply.import_id, tables, reply.seconds)
 
 
-def show(report: ImportReport) -> None:
+def print_report(report: ImportReport) -> None:
     """Print what an import did, table by table."""
     table = Table("table", "read", "inserted", "updated", "unchanged", "rejected", title="imported")
     for name, one in report.tables.items():

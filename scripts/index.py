@@ -1,4 +1,4 @@
-"""triptych index: which indexes there are, and which one serves."""
+"""triptych index: list, check, publish and remove the indexes of a home."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 from tqdm import tqdm
 
-from scripts.session import HomeOption, admin, console, existing, publish_index, server_of
+from scripts.home_access import admin, existing_home, publish_index, server_of
+from scripts.terminal import HomeOption, console
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, read_manifest, verify
 from store.home import Home
@@ -28,8 +29,8 @@ index_app = typer.Typer(
 
 
 @dataclass(frozen=True)
-class IndexState:
-    """One index on disk: what its manifest says, and why it is not sound, if it is not."""
+class IndexOnDisk:
+    """One index on disk: its manifest, its bytes, and what is damaged, None where it is sound."""
 
     index_id: str
     facts: dict[str, Any]
@@ -43,7 +44,7 @@ def list_command(home: HomeOption) -> None:
 
     Example: triptych index list --home demo
     """
-    place = existing(home)
+    place = existing_home(home)
     ids = artifacts(place.indexes)
     if not ids:
         print(f"there is no index yet: run `triptych reindex --home {home}`")
@@ -52,12 +53,12 @@ def list_command(home: HomeOption) -> None:
     wanted = ("model", "factory", "ANN recall", "items", "changes", "dim", "created", "size", "state")
     table = Table("", Column("index", no_wrap=True), *wanted)
     for index_id in tqdm(ids, desc="check", unit="index", leave=False, disable=None):
-        state = index_state(place, index_id)
+        state = check_index(place, index_id)
         facts = [str(state.facts.get(name, "–")) for name in _SHOWN]
         row = [
             index_id,
             *facts,
-            created(index_id),
+            creation_time(index_id),
             f"{state.size / 1e6:,.1f} MB",
             escape(state.damage or "ok"),
         ]
@@ -75,7 +76,7 @@ def show_command(index_id: IdArgument, home: HomeOption) -> None:
     """
     from indexer.publish import IndexNotFoundError, load_index
 
-    place = existing(home)
+    place = existing_home(home)
     if index_id not in artifacts(place.indexes):
         raise IndexNotFoundError(place, index_id)
     print(json.dumps(read_manifest(place.indexes / index_id), indent=2))
@@ -90,7 +91,7 @@ def publish_command(index_id: IdArgument, home: HomeOption) -> None:
 
     Example: triptych index publish 20260101T120000000000-abcd --home demo
     """
-    publish_index(existing(home), index_id)
+    publish_index(existing_home(home), index_id)
     print(f"index {index_id} serves")
 
 
@@ -100,7 +101,7 @@ def rollback_command(home: HomeOption) -> None:
 
     Example: triptych index rollback --home demo
     """
-    place = existing(home)
+    place = existing_home(home)
     roll_back(place)
     print(f"index {_current(place)[0]} serves")
 
@@ -116,7 +117,7 @@ def prune_command(
     """
     from indexer.publish import prune
 
-    place = existing(home)
+    place = existing_home(home)
     sizes = {index_id: _size(place.indexes / index_id) for index_id in artifacts(place.indexes)}
     removed = prune(place, keep)
     for index_id in removed:
@@ -142,7 +143,7 @@ def roll_back(home: Home) -> None:
         stub.RollbackIndex(pb.RollbackIndexRequest(), timeout=CALL_SECONDS)
 
 
-def index_state(home: Home, index_id: str) -> IndexState:
+def check_index(home: Home, index_id: str) -> IndexOnDisk:
     """Return the state of an index after reading every byte of it; damage does not raise."""
     directory = home.indexes / index_id
     facts: dict[str, Any] = {}
@@ -158,7 +159,7 @@ def index_state(home: Home, index_id: str) -> IndexState:
         inside = error.path.is_relative_to(directory) and error.path != directory
         name = error.path.relative_to(directory) if inside else error.path.name
         damage = f"damaged: {name} {error.reason}"
-    return IndexState(index_id, facts, _size(directory), damage)
+    return IndexOnDisk(index_id, facts, _size(directory), damage)
 
 
 def made_at(artifact_id: str) -> datetime:
@@ -166,7 +167,7 @@ def made_at(artifact_id: str) -> datetime:
     return datetime.strptime(artifact_id.partition("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
 
 
-def created(artifact_id: str) -> str:
+def creation_time(artifact_id: str) -> str:
     """Return the time in an artifact id, such as "2026-11-23 19:41:02 UTC"; "–" where it holds none."""
     try:
         at = made_at(artifact_id)

@@ -7,8 +7,8 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from scripts.filters import filter_message
-from scripts.session import console
+from scripts.filter_options import filter_message
+from scripts.terminal import console
 from server.client import Client, QueryFields
 from server.pb.triptych.v1 import triptych_pb2 as pb
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from scripts.session import HomeOption, existing, fresh_export, publish_index
+from scripts.home_access import existing_home, fresh_export, publish_index
+from scripts.terminal import HomeOption
 
 
 def reindex_command(
@@ -44,7 +45,7 @@ def reindex_command(
     from indexer.reindex import IndexSpec, reindex
     from store.artifact import artifacts, read_pointer
 
-    place = existing(home)
+    place = existing_home(home)
     if model is not None and model not in artifacts(place.models):
         raise LookupError(
             f"there is no model {model!r}; there are: {', '.join(artifacts(place.models)) or 'none'}"

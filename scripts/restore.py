@@ -13,7 +13,7 @@ import typer
 from tqdm import tqdm
 
 from scripts.backup import KIND
-from scripts.session import HomeOption
+from scripts.terminal import HomeOption
 from store.artifact import MANIFEST, DamagedArtifactError, artifacts, read_manifest, set_pointer, verify
 from store.home import Home
 from store.imports.run import import_folder
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class NoBackupError(LookupError):
-    """There is no backup in a directory."""
+    """A path is no backup and holds none."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"{path} is no backup and holds none: name a directory that `triptych backup` wrote")
@@ -111,7 +111,7 @@ def ledgers_of(backup: Path, also: Path | None = None) -> list[Erasure]:
 
 
 def restore(backup: Path, home: Home, ledger: Sequence[Erasure] = ()) -> dict[str, Any]:
-    """Make a home of a backup without those whose erasure it does not know; return the backup's manifest.
+    """Make a home of a backup without users erased since; return the backup's manifest.
 
     Raises:
         HomeInUseError: the home holds something.
@@ -150,7 +150,7 @@ def _check_free(target: Path) -> None:
 
 
 def _fill(draft: Home, backup: Path, manifest: dict[str, Any], ledger: Sequence[Erasure]) -> None:
-    """Bring everything of a backup into a new home, the pointers last."""
+    """Copy everything of a backup into a new home, the pointers last."""
     saved = Home(backup)
     pairs = [(getattr(saved, name), getattr(draft, name)) for name in _PARENTS]
     parts = [(old / name, new / name) for old, new in pairs for name in artifacts(old)]
@@ -174,7 +174,7 @@ def _fill(draft: Home, backup: Path, manifest: dict[str, Any], ledger: Sequence[
 
 
 def _erase_again(store: Store, ledger: Sequence[Erasure], exported: Path) -> None:
-    """Take a ledger over, and remove those whose erasure an export does not know."""
+    """Write a ledger into a store, and remove the users whose erasure an export does not know."""
     add_erasures(store, ledger)
     unknown = erasures_missing_from(exported, read_manifest(exported), ledger)
     again = erased_users(store.user_ids(), unknown)

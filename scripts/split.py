@@ -1,4 +1,4 @@
-"""triptych split: which behaviours are held out to choose and to judge models."""
+"""triptych split: mark behaviours as held out, to choose and to judge models on."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from scripts.session import HomeOption, NoSuchHomeError, console, own_store
+from scripts.home_access import NoSuchHomeError, writable_store
+from scripts.terminal import HomeOption, console
 from store.home import Home
 from store.store import Store
 
@@ -22,7 +23,7 @@ class SplitBy(StrEnum):
 
 
 class AlreadySplitError(ValueError):
-    """Rows are held out already, and nobody said to replace that."""
+    """Rows are held out already, and --replace is not given."""
 
     def __init__(self, rows: int) -> None:
         super().__init__(
@@ -39,7 +40,7 @@ class NothingToSplitError(ValueError):
         super().__init__(f"{home.database} holds no behaviours to split: import some (triptych import)")
 
 
-class NothingHeldOutError(ValueError):
+class EmptySplitError(ValueError):
     """A split would hold out no row, so that nothing could be chosen or judged on it."""
 
     def __init__(self, by: str, rows: int, users: int, least: int) -> None:
@@ -77,9 +78,9 @@ def split_command(
     place = Home(home)
     if not place.database.exists():
         raise NoSuchHomeError(home)
-    with own_store(place) as store:
+    with writable_store(place) as store:
         marked = split_store(store, place, by.value, valid=valid, test=test, seed=seed, replace=replace)
-    _show(marked)
+    _print_counts(marked)
     print(
         "models and indexes made before know the old history: "
         f"run `triptych train --home {home}`, then `triptych reindex --home {home}`"
@@ -96,13 +97,13 @@ def split_store(
     seed: int,
     replace: bool,
 ) -> Any:
-    """Return user_id and split of all behaviours after writing the marks, as an Arrow table.
+    """Write the marks, and return user_id and split of all behaviours as an Arrow table.
 
     Raises:
         NothingToSplitError: there are no behaviours.
         AlreadySplitError: rows are held out and `replace` is off; nothing is written.
         NoTimeError: a split by time, and a row has no time; nothing is written.
-        NothingHeldOutError: no row would be held out, though a share is; nothing is written.
+        EmptySplitError: no row would be held out, though a share is; nothing is written.
     """
     import numpy as np
     import pyarrow as pa
@@ -117,8 +118,8 @@ def split_store(
     if held_out and not replace:
         raise AlreadySplitError(held_out)
 
-    def numbers(name: str) -> Any:
-        """Ids by their place in the sorted ids: the same rows give the same draw in any store."""
+    def positions(name: str) -> Any:
+        """Return ids as positions among the sorted ids: the same rows give the same draw in any store."""
         column = events.column(name).combine_chunks()
         distinct = pc.unique(column)
         return np.asarray(pc.index_in(column, distinct.take(pc.array_sort_indices(distinct))), dtype=np.int64)
@@ -126,8 +127,8 @@ def split_store(
     ts = pc.fill_null(events.column("ts").cast(pa.timestamp("us")).cast(pa.int64()), NO_TIME)
     labels = mark(
         by,
-        numbers("user_id"),
-        numbers("item_id"),
+        positions("user_id"),
+        positions("item_id"),
         np.asarray(ts.to_numpy(), dtype=np.int64),
         valid=valid,
         test=test,
@@ -135,14 +136,14 @@ def split_store(
     )
     if not labels.any() and (by == "last" or valid + test):
         users = pc.count_distinct(events.column("user_id")).as_py()
-        raise NothingHeldOutError(by, len(events), users, MIN_ROWS)
+        raise EmptySplitError(by, len(events), users, MIN_ROWS)
     names = pa.array(SPLITS).take(pa.array(labels))
     marks = events.drop_columns("split").append_column("split", names)
     store.write_splits(marks.filter(pa.array(labels > 0)), reset=True)
     return marks.select(["user_id", "split"])
 
 
-def _show(marked: Any) -> None:
+def _print_counts(marked: Any) -> None:
     import pyarrow.compute as pc
 
     table = Table("split", "rows", "share", "users", title="behaviours")

@@ -10,17 +10,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from scripts.session import HomeOption, existing, fresh_export, shared_text_models
-from scripts.train_options import checked, reporting, train_options, tuned_source
-from store.tables import MAX_WEIGHT
-
-
-class FusionName(StrEnum):
-    """What `--fusion` takes."""
-
-    LEARNED = "learned"
-    RIDGE = "ridge"
-    MAXVAR = "maxvar"
+from scripts.home_access import existing_home, fresh_export, shared_text_models
+from scripts.terminal import HomeOption
+from scripts.training import (
+    FusionName,
+    head_trainer,
+    parse_actions,
+    train_options,
+    tuned_text_model,
+    wandb_report,
+)
 
 
 class TuneMethod(StrEnum):
@@ -118,7 +117,7 @@ def train_command(
     from encoder.text.export import export_text_model
     from encoder.train import train
 
-    place, console = existing(home), Console()
+    place, console = existing_home(home), Console()
     if config is not None and (dim or action or epochs or members or fusion is not FusionName.LEARNED):
         raise typer.BadParameter("--config names every setting: leave the others out")
     if label is not None and task is not TaskName.CATEGORY:
@@ -132,9 +131,9 @@ def train_command(
         max_dim=max_dim,
         left_out_share=holdout_users,
     )
-    with fresh_export(place) as export, reporting(options, wandb=wandb) as report:
-        head = checked(export, options, task.value, label)
-        source = tuned_source(
+    with fresh_export(place) as export, wandb_report(options, wandb=wandb) as report:
+        head = head_trainer(export, options, task.value, label)
+        source = tuned_text_model(
             text_model, export, place, options, adapt=adapt_text,
             method=tune_text and tune_text.value, pooling=pooling and pooling.value,
         )  # fmt: skip
@@ -155,21 +154,3 @@ def train_command(
     )
     chosen = f", NDCG@20 {metrics['ndcg@20']:.4f} on {metrics['chosen_on']}" if metrics["chosen_on"] else ""
     console.print(f"model {directory.name}: {views}{chosen}")
-
-
-def parse_actions(named: list[str]) -> dict[str, float]:
-    """Return action weights from texts like "share=2".
-
-    Raises:
-        ValueError: a text is not NAME=NUMBER with a number from 0 to MAX_WEIGHT.
-    """
-    actions = {}
-    for text in named:
-        name, _, weight = text.partition("=")
-        try:
-            actions[name] = float(weight)
-        except ValueError:
-            raise ValueError(f"--action {text!r} is not NAME=NUMBER, such as share=2") from None
-        if not name or not 0 <= actions[name] <= MAX_WEIGHT:
-            raise ValueError(f"--action {text!r}: the weight must be a number from 0 to {MAX_WEIGHT:g}")
-    return actions

@@ -1,6 +1,6 @@
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
 from store.store import Store
+from tests.command_line import Run
 
 # The same examples in every run, few enough for CI, and no clock: a shared machine may stall anywhere.
 # `make nightly` draws others each time, many more.
@@ -73,9 +74,7 @@ def small_home(tmp_path_factory: pytest.TempPathFactory, text_models_dir: Path) 
 
 
 @pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command line; return exit code, stdout and stderr."""
 
     def call(*words: object) -> tuple[int, str, str]:

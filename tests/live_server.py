@@ -21,7 +21,7 @@ from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.home import Home
 from store.records import UserViews
 
-SOON = 120.0  # seconds; what comes at all comes within, also on a machine that does much else
+SOON = 120.0  # seconds that a test waits for anything, on a loaded machine, too
 _MUTABLE = {"views.duckdb", "data.mdb", "lock.mdb", "CURRENT", "LATEST"}
 
 
@@ -49,7 +49,7 @@ class Client:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a failed call says."""
+    """The error of a call: its code and message, and the domain and reason of its ErrorInfo."""
 
     code: grpc.StatusCode
     message: str
@@ -58,7 +58,7 @@ class Refusal:
 
 
 def soon(holds: Callable[[], bool]) -> None:
-    """Return once something holds; fail where it never does."""
+    """Wait until something holds; fail where it does not within SOON."""
     deadline = time.monotonic() + SOON
     while not holds():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -66,7 +66,7 @@ def soon(holds: Callable[[], bool]) -> None:
 
 
 def copy_home(home: Home, path: Path) -> Home:
-    """Return a copy that may be changed: what is immutable is linked, so damage files with `flip` only."""
+    """Copy a home so that it may be changed: immutable files are linked, so damage them with `flip` only."""
 
     def copy(source: str, target: str) -> None:
         (shutil.copy2 if Path(source).name in _MUTABLE else os.link)(source, target)
@@ -105,13 +105,13 @@ def server(home: Home, *options: str) -> Iterator[Client]:
 
 
 def run_server(home: Home, *options: str) -> "subprocess.CompletedProcess[str]":
-    """Return how a server ended that cannot start."""
+    """Run a server that cannot start, and return how it ended."""
     command = [sys.executable, "-m", "server", "--home", str(home.path), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=SOON, check=False)
 
 
 def refusal(call: Callable[[], object]) -> Refusal:
-    """Return the error of a call, with its google.rpc.ErrorInfo; fail if there is none."""
+    """Make a call that must fail; return its error and its google.rpc.ErrorInfo."""
     with pytest.raises(grpc.RpcError) as caught:
         call()
     error = caught.value
@@ -125,7 +125,7 @@ def refusal(call: Callable[[], object]) -> Refusal:
 
 
 def inline(views: UserViews) -> pb.Views:
-    """Return stored views as the message that an anonymous person would send."""
+    """Return stored views as the message that an app sends for an anonymous user."""
     return pb.Views(
         events=[pb.Event(item_id=e.item_id, action=e.action, weight=e.weight) for e in views.history],
         texts=views.texts,

@@ -49,7 +49,7 @@ _NUMBERS = (
     2.0**53,
 )
 _WHOLE = (0, 1, -1, 2**31 - 1, -(2**31), 2**53 + 1, 2**63 - 1, -(2**63), 2**64 - 1)
-# Without these a row or a request says nothing.
+# Without these a row or a request is empty.
 _NEEDED = frozenset(
     (
         "user_id",
@@ -89,7 +89,7 @@ _JSON = (
 
 
 class Draws:
-    """Strategies for requests; `ids` of users and items that there are make calls that find something."""
+    """Strategies for requests; the ids of existing users and items make some calls find something."""
 
     def __init__(self, user_ids: list[str], item_ids: list[str], dim: int, folders: list[str]) -> None:
         self._known = {"user_id": user_ids, "friend_id": user_ids, "item_id": item_ids, "item_ids": item_ids}

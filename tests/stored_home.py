@@ -1,11 +1,11 @@
-"""Makes the small home that tests/golden/home-1.tar.xz stores, and asks it what home-1.json answers.
+"""Makes the small home that tests/golden/home-1.tar.xz stores, and the replies to queries in home-1.json.
 
     python -m tests.stored_home tests/golden/home-2             # makes both files of a second one
-    python -m tests.stored_home tests/golden/home-1 --replies   # asks the stored one again
+    python -m tests.stored_home tests/golden/home-1 --replies   # writes its replies anew
 
-A stored home stands for what people have on their disks: it was made once, by the code of its day. When a
+A stored home stands for the homes on the disks of users: it was made once, by the code of its day. When a
 layout changes it stays as it is, and test_stored_home.py opens it with the code that reads or migrates it;
-the new code makes a second one, stored beside it. Replies are written anew only where other ones are meant.
+the new code makes a second one, stored beside it. Replies are written anew only where a change is intended.
 
 Its text model is a tiny one of random weights, whole in the archive: the default one is too large for it.
 """
@@ -58,14 +58,14 @@ _BEGINNING = datetime(2024, 1, 1)
 def make_home(path: Path) -> Home:
     """Make a home of today's layouts: imported, trained, indexed, changed while it served, indexed again."""
     home = Home(path)
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # so that no path of ours is kept
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # no absolute path is stored
         _write_tables(Path("tables"))
         _write_text_model(Path("tiny-words"))
         text_model = export_text_model("tiny-words", home.text_models, pooling="mean")
         with Store.open(home.database) as store:
             import_folder(store, Path("tables"), rejects=home.rejects, strict=False)
     _train(home, text_model)
-    # Before anything is indexed: when a person goes, the index of users is built anew.
+    # Before anything is indexed: after an erasure the next reindex builds the index of users anew.
     with server(home) as client:
         with TypedClient(client.address) as typed:
             typed.erase_user("u10")
@@ -81,19 +81,19 @@ def make_home(path: Path) -> Home:
 
 
 def replies(client: Client) -> list[dict[str, Any]]:
-    """Return every query with its answer, as protobuf writes JSON, without ids and times of the one call."""
-    asked = []
+    """Return every query with its reply, as protobuf writes JSON, without ids and times of the call."""
+    answered = []
     for name, query in queries().items():
         reply = client.retrieval.Query(query, timeout=60)
         for field in ("query_id", "timings", "index_id", "model_id"):
             reply.ClearField(field)
         words = [json_format.MessageToDict(one, preserving_proto_field_name=True) for one in (query, reply)]
-        asked.append({"name": name, "query": words[0], "reply": words[1]})
-    return asked
+        answered.append({"name": name, "query": words[0], "reply": words[1]})
+    return answered
 
 
 def queries() -> dict[str, pb.QueryRequest]:
-    """The queries that are asked of a stored home, one or more of each kind."""
+    """Return the queries of the golden replies by name, one or more of each kind."""
     views = pb.Views(
         events=[pb.Event(item_id="sea-03"), pb.Event(item_id="sky-06", action="like", weight=2)],
         texts=["a storm and the lighthouse"],
@@ -224,8 +224,8 @@ def _train(home: Home, text_model: Path) -> None:
 
 
 def index(home: Home, *, full: bool = False) -> Path:
-    """Return an index of the store as it is, published."""
-    # Of so few items the recall asked for takes every list, so that all processors find the same.
+    """Build and publish an index of the store, and return its directory."""
+    # Of so few items this recall takes every list, so that all processors find the same.
     spec = IndexSpec(factory="IVF4,SQ8", ann_recall=1.0, full=full)
     model = read_pointer(home.latest_model, home.models)
     text_model = home.text_models / Model.load(model).text_model_id
@@ -241,7 +241,7 @@ def index(home: Home, *, full: bool = False) -> Path:
 
 
 def _change(client: Client) -> None:
-    """Write what comes while a server runs: rows of every kind, and an item that goes."""
+    """Write rows of every kind through a running server, and delete an item."""
     with TypedClient(client.address) as typed:
         made = datetime(2024, 6, 1)
         facts = {"year": 2001, "maker": {"country": "Norway"}}
@@ -262,7 +262,7 @@ def stop(client: Client) -> None:
 
 
 def unpack(stored: Path, path: Path) -> Home:
-    """Return a copy of the home that an archive holds."""
+    """Unpack the home in an archive, and return it."""
     with tarfile.open(stored.with_suffix(".tar.xz")) as archive:
         archive.extractall(path, filter="data")
     return Home(path)
@@ -270,7 +270,7 @@ def unpack(stored: Path, path: Path) -> Home:
 
 def _pack(home: Home, stored: Path) -> None:
     def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        if Path(entry.name).name in ("lock.mdb", "server.json"):  # of processes that are gone
+        if Path(entry.name).name in ("lock.mdb", "server.json"):  # of processes that have ended
             return None
         entry.uid = entry.gid = entry.mtime = 0
         entry.uname = entry.gname = ""
@@ -281,13 +281,13 @@ def _pack(home: Home, stored: Path) -> None:
 
 
 def main(stored: Path, *, only_replies: bool) -> None:
-    """Make and store a home, unless only the replies of a stored one are asked for."""
+    """Make and store a home and its replies, or the replies of the stored one alone."""
     with tempfile.TemporaryDirectory() as folder:
         if not only_replies:
             _pack(make_home(Path(folder) / "made"), stored)
         with server(unpack(stored, Path(folder) / "copy")) as client:
-            said = json.dumps(replies(client), indent=1) + "\n"
-    stored.with_suffix(".json").write_text(said, "utf-8")
+            golden = json.dumps(replies(client), indent=1) + "\n"
+    stored.with_suffix(".json").write_text(golden, "utf-8")
 
 
 if __name__ == "__main__":

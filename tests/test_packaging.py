@@ -14,7 +14,7 @@ from scripts.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 STUBS = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
-HEAVY = ("torch", "sentence_transformers", "transformers", "optuna", "matplotlib", "evaluation")
+HEAVY = ("torch", "sentence_transformers", "transformers", "optuna", "sklearn", "matplotlib", "evaluation")
 
 
 def commands() -> dict[str, list[str]]:

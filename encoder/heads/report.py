@@ -10,8 +10,17 @@ from encoder.heads.examples import Examples, Floats
 from encoder.heads.runtime import Head
 from encoder.heads.statistics import fit_logistic, item_means, sigmoid
 from encoder.views import FloatArray
-from evaluation.class_report import Report, classification_report
-from evaluation.classification import auc, auc_by_group, cross_entropy, log_loss, mae, rmse, top_k_accuracy
+from evaluation.classification import (
+    Report,
+    auc,
+    auc_by_group,
+    classification_report,
+    cross_entropy,
+    log_loss,
+    mae,
+    rmse,
+    top_k_accuracy,
+)
 
 TOP = 3
 _PROBABILITIES_AT_ONCE = 1 << 22

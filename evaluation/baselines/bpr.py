@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
-from evaluation.baselines.selection import Valid, best, binary
+from evaluation.baselines.selection import Valid, best_setting, binary
 from evaluation.ranking import Csr
 
 Floats32 = NDArray[np.float32]
@@ -53,7 +53,7 @@ class Bpr:
 
     @classmethod
     def fit(cls, train: Csr, settings: BprSettings, seed: int = 0) -> "Bpr":
-        """Return the model of `train` (U, N), any nonzero taken as 1.
+        """Fit a model to `train` (U, N), in which any nonzero counts as 1.
 
         Raises:
             ValueError: dim < 1, the rate is not positive or reg is negative.
@@ -131,7 +131,7 @@ def choose_bpr(
     valid = Valid.of(train, valid_relevant, excluded)
     log.info("choosing BPR: %d x %d, %d settings", *train.shape, len(settings))
     bar = tqdm(settings, desc="BPR", disable=None)
-    return best("BPR", bar, lambda setting: Bpr.fit(train, setting), valid, k)
+    return best_setting("BPR", bar, lambda setting: Bpr.fit(train, setting), valid, k)
 
 
 def _entries(x: "sparse.csr_array[np.float32]") -> tuple[Ints, Ints]:
@@ -141,10 +141,10 @@ def _entries(x: "sparse.csr_array[np.float32]") -> tuple[Ints, Ints]:
     return owners, x.indices.astype(np.int64)
 
 
-def _contains(codes: Ints, asked: Ints) -> NDArray[np.bool_]:
-    """Return which of `asked` stand in the ascending `codes`, of which there is at least one."""
-    at = np.minimum(np.searchsorted(codes, asked), len(codes) - 1)
-    return np.asarray(codes[at] == asked)
+def _contains(codes: Ints, wanted: Ints) -> NDArray[np.bool_]:
+    """Return which of `wanted` occur among the ascending `codes` (n,), n at least 1."""
+    at = np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)
+    return np.asarray(codes[at] == wanted)
 
 
 def _sigmoid(values: Floats32) -> Floats32:

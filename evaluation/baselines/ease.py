@@ -1,4 +1,4 @@
-"""What a model has to beat: popularity and EASE, the strongest closed form on behaviour alone."""
+"""Popularity, and EASE, the strongest closed form on behaviour alone."""
 
 import logging
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 from tqdm import tqdm
 
-from evaluation.baselines.selection import Valid, best, binary
+from evaluation.baselines.selection import Valid, best_setting, binary
 from evaluation.ranking import Csr, Floats
 
 MAX_EASE_ITEMS = 20_000
@@ -58,7 +58,7 @@ class Ease:
 
     @classmethod
     def fit(cls, train: Csr, lam: float) -> "Ease":
-        """Return the model of `train` (U, N), any nonzero taken as 1; solved in float64, kept in float32.
+        """Fit a model to `train` (U, N), any nonzero counting as 1; solved in float64, kept in float32.
 
         Raises:
             TooManyItemsError: more than MAX_EASE_ITEMS items.
@@ -107,7 +107,9 @@ def choose_ease(
     log.info(
         "choosing λ of EASE: %d items, %d values, %d valid users", len(gram), len(lams), len(valid.users)
     )
-    return best("EASE", tqdm(lams, desc="EASE", disable=None), lambda lam: Ease.solved(gram, lam), valid, k)
+    return best_setting(
+        "EASE", tqdm(lams, desc="EASE", disable=None), lambda lam: Ease.solved(gram, lam), valid, k
+    )
 
 
 def _inverse(gram: Floats, lam: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
-from evaluation.baselines.selection import Valid, best, binary
+from evaluation.baselines.selection import Valid, best_setting, binary
 from evaluation.ranking import Csr
 
 Floats32 = NDArray[np.float32]
@@ -67,7 +67,7 @@ class Ials:
 
     @classmethod
     def fit(cls, train: Csr, settings: AlsSettings, sweeps: int = SWEEPS, seed: int = 0) -> "Ials":
-        """Return the model of `train` (U, N), any nonzero taken as 1, after some sweeps over users and items.
+        """Fit a model to `train` (U, N), any nonzero counting as 1, by sweeps over users and items.
 
         Raises:
             ValueError: dim < 1, or a weight that is not positive.
@@ -116,7 +116,9 @@ def choose_als(
         def fit(setting: AlsSettings) -> Ials:
             return fitted.get(setting) or Ials.fit(train, setting)
 
-        chosen, model = best("iALS", tqdm(settings, desc=f"iALS, {what}", disable=None), fit, valid, k)
+        chosen, model = best_setting(
+            "iALS", tqdm(settings, desc=f"iALS, {what}", disable=None), fit, valid, k
+        )
         fitted.clear()
         fitted[chosen] = model
         return chosen

@@ -1,4 +1,4 @@
-"""Item neighbours: an item scores by its likeness to what the user has."""
+"""Item neighbours: an item scores by its likeness to the items in the history."""
 
 import logging
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
-from evaluation.baselines.selection import Valid, best, binary
+from evaluation.baselines.selection import Valid, best_setting, binary
 from evaluation.ranking import Csr
 
 MAX_PAIRS = 200_000_000  # of items that one user has both of, over all users: up to 1.6 GB
@@ -54,13 +54,13 @@ class ItemKnn:
 
     @classmethod
     def fit(cls, train: Csr, settings: KnnSettings) -> "ItemKnn":
-        """Return the model of `train` (U, N), any nonzero taken as 1.
+        """Fit a model to `train` (U, N), in which any nonzero counts as 1.
 
         Raises:
             TooManyPairsError: more than MAX_PAIRS pairs of items that a user has both of.
             ValueError: neighbours < 1, or shrink is negative.
         """
-        return cls._keep(_likeness(_together(train), settings.shrink), settings.neighbours)
+        return cls._keep(_likeness(_pair_counts(train), settings.shrink), settings.neighbours)
 
     @classmethod
     def _keep(cls, likeness: "sparse.csr_array[np.float32]", neighbours: int | None) -> "ItemKnn":
@@ -100,32 +100,32 @@ def choose_knn(
         ValueError: no settings, or ones out of range.
     """
     valid = Valid.of(train, valid_relevant, excluded)
-    together = _together(train)
-    log.info("choosing ItemKNN: %d pairs of items, %d settings", together.nnz, len(settings))
+    pair_counts = _pair_counts(train)
+    log.info("choosing ItemKNN: %d pairs of items, %d settings", pair_counts.nnz, len(settings))
 
     def fit(setting: KnnSettings) -> ItemKnn:
-        return ItemKnn._keep(_likeness(together, setting.shrink), setting.neighbours)
+        return ItemKnn._keep(_likeness(pair_counts, setting.shrink), setting.neighbours)
 
-    return best("ItemKNN", tqdm(settings, desc="ItemKNN", disable=None), fit, valid, k)
+    return best_setting("ItemKNN", tqdm(settings, desc="ItemKNN", disable=None), fit, valid, k)
 
 
-def _together(train: Csr) -> "sparse.csr_array[np.float32]":
+def _pair_counts(train: Csr) -> "sparse.csr_array[np.float32]":
     """Return how many users have both items, (N, N)."""
     x = binary(train)
     pairs = int((np.diff(x.indptr).astype(np.int64) ** 2).sum())
     if pairs > MAX_PAIRS:
         raise TooManyPairsError(pairs)
-    together = sparse.csr_array(x.T @ x)
-    together.sort_indices()  # which of equal neighbours is kept must not depend on the product's order
-    return together
+    pair_counts = sparse.csr_array(x.T @ x)
+    pair_counts.sort_indices()  # which of equal neighbours is kept must not depend on the product's order
+    return pair_counts
 
 
-def _likeness(together: "sparse.csr_array[np.float32]", shrink: float) -> "sparse.csr_array[np.float32]":
+def _likeness(pair_counts: "sparse.csr_array[np.float32]", shrink: float) -> "sparse.csr_array[np.float32]":
     if not shrink >= 0:
         raise ValueError(f"shrink is {shrink}, not at least 0")
-    norms = np.sqrt(together.diagonal())  # (N,)
-    rows = np.repeat(np.arange(together.shape[0]), np.diff(together.indptr))
-    values = together.data / (norms[rows] * norms[together.indices] + np.float32(shrink))
-    other = rows != together.indices
-    at = (rows[other], together.indices[other])
-    return sparse.csr_array((values[other].astype(np.float32), at), shape=together.shape)
+    norms = np.sqrt(pair_counts.diagonal())  # (N,)
+    rows = np.repeat(np.arange(pair_counts.shape[0]), np.diff(pair_counts.indptr))
+    values = pair_counts.data / (norms[rows] * norms[pair_counts.indices] + np.float32(shrink))
+    other = rows != pair_counts.indices
+    at = (rows[other], pair_counts.indices[other])
+    return sparse.csr_array((values[other].astype(np.float32), at), shape=pair_counts.shape)

@@ -1,4 +1,4 @@
-"""How every baseline chooses its settings: the best mean recall on held-out rows of valid."""
+"""Choice of the settings of a baseline: the best mean recall on held-out rows of valid."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ class NoTargetsError(ValueError):
 
 
 class Scorer(Protocol):
-    """What every baseline is: scores of all items from histories."""
+    """The interface of every baseline: scores of all items from histories."""
 
     def scores(self, history: Csr) -> NDArray[np.float32]:
         """Return (B, N) float32 scores from the users' items (B, N); any nonzero counts once."""
@@ -39,7 +39,7 @@ class Valid:
 
     Shapes:
         users: (V,) int64 rows of them; at most MAX_USERS, drawn with a fixed seed where there are more.
-        history, excluded, relevant: (V, N), what they have, what is not ranked, and what is to be found.
+        history, excluded, relevant: (V, N), the items of train, those that are not ranked, and the targets.
     """
 
     users: NDArray[np.int64]
@@ -49,7 +49,7 @@ class Valid:
 
     @classmethod
     def of(cls, train: Csr, relevant: Csr, excluded: Csr) -> "Valid":
-        """Return those with something to find among all users' rows (U, N).
+        """Choose the users with a target among all users' rows (U, N).
 
         Raises:
             NoTargetsError: `relevant` is empty.
@@ -74,13 +74,13 @@ class Valid:
         return mean_over_users(recall(np.concatenate(ranked), self.relevant, k))
 
 
-def best(
+def best_setting(
     name: str, settings: Iterable[Setting], fit: Callable[[Setting], Model], valid: Valid, k: int
 ) -> tuple[Setting, Model]:
-    """Return the setting with the best mean recall@k, and its model; of equal ones the first.
+    """Fit every setting; return the one with the best mean recall@k, and its model; of equal ones the first.
 
     Raises:
-        ValueError: nothing to choose from.
+        ValueError: `settings` is empty.
     """
     found: tuple[float, Setting, Model] | None = None
     for setting in settings:

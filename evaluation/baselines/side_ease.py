@@ -11,7 +11,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from evaluation.baselines.ease import Ease, gram_of
-from evaluation.baselines.selection import Valid, best, binary
+from evaluation.baselines.selection import Valid, best_setting, binary
 from evaluation.metrics import mean_over_users, recall
 from evaluation.ranking import Csr, top_k
 
@@ -98,7 +98,7 @@ class SideEase:
 
     @classmethod
     def fit(cls, train: Csr, settings: SideSettings, side: Side) -> "SideEase":
-        """Return the model of `train` (U, N), any nonzero taken as 1.
+        """Fit a model to `train` (U, N), in which any nonzero counts as 1.
 
         Raises:
             TooManyItemsError: more items than EASE takes.
@@ -154,7 +154,9 @@ def choose_side_ease(
     settings = [SideSettings(lam, text) for text, lam in product(texts, LAMS)]
     log.info("choosing EASE with side information: %d items, %d settings", train.shape[1], len(settings))
     fitting = tqdm(settings, desc="EASE + T + S", disable=None)
-    chosen, model = best("EASE + T + S", fitting, lambda each: SideEase.fit(train, each, side), valid, k)
+    chosen, model = best_setting(
+        "EASE + T + S", fitting, lambda each: SideEase.fit(train, each, side), valid, k
+    )
     weights = list(
         product(FRIENDS if side.ties.nnz else (0.0,), USER_TEXTS if side.user_text.any() else (0.0,))
     )

@@ -1,6 +1,6 @@
 """A bare gRPC server: the settings of ours, but replies that were made once; the floor to compare with.
 
-Example: python -m scripts.bench_bare REPLIES ANNOUNCED --workers 8
+Example: python -m scripts.bench.bare_grpc REPLIES ANNOUNCED --workers 8
 """
 
 import json
@@ -71,8 +71,8 @@ def serve_bare(
     workers: Annotated[int, typer.Option(min=1)] = 8,
 ) -> None:
     """Serve until SIGTERM on a free loopback port."""
-    asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda received, _: asked.append(received))
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda received, _: signals.append(received))
     server = grpc.server(
         ThreadPoolExecutor(workers),
         maximum_concurrent_rpcs=workers + _QUEUE,
@@ -86,7 +86,7 @@ def serve_bare(
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     announce(announced, f"127.0.0.1:{port}")
-    while not asked:  # a signal that another thread receives does not wake a wait without end
+    while not signals:  # a signal that another thread receives does not wake a wait without end
         time.sleep(0.1)
     server.stop(None).wait()
 

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from scripts.bench.ingest_command import ingest_bench
-from scripts.bench.text_command import text_bench
-from scripts.session import JsonOption
+from scripts.home_access import shared_text_models
+from scripts.terminal import JsonOption, write_json
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -52,9 +51,9 @@ def serve_bench(
     Example: triptych bench serve --json serve.json
     """
     from scripts.bench.load import Bounds
-    from scripts.bench.serve import ServeOptions, check_loopback, make_work, measure
-    from scripts.bench.small_home import make_home, server
-    from scripts.session import admin, existing
+    from scripts.bench.serve import ServeOptions, check_loopback, make_work, measure_serving
+    from scripts.bench.small_home import make_small_home, serving
+    from scripts.home_access import admin, existing_home
     from server.pb.triptych.v1 import triptych_pb2 as pb
     from store.export import Export
 
@@ -71,16 +70,16 @@ def serve_bench(
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         folder = Path(name)
         if address is not None and users_from is not None:
-            with admin(address) as stub, Export.latest(existing(users_from).exports) as export:
+            with admin(address) as stub, Export.latest(existing_home(users_from).exports) as export:
                 width = stub.Status(pb.StatusRequest(), timeout=30).dim
-                report = measure(address, make_work(export, width, options), folder, options)
+                report = measure_serving(address, make_work(export, width, options), folder, options)
         else:
-            home = make_home(folder, users=users, items=items, dim=dim, seed=seed)
-            with Export.latest(home.exports) as export, server(home, options.workers) as own:
-                report = measure(own, make_work(export, dim, options), folder, options)
-    from scripts.bench.output import leave
+            home = make_small_home(folder, users=users, items=items, dim=dim, seed=seed)
+            with Export.latest(home.exports) as export, serving(home, options.workers) as own:
+                report = measure_serving(own, make_work(export, dim, options), folder, options)
+    from scripts.bench.output import print_and_save
 
-    leave("bench serve", report, json_path, "concurrency", ("kind", "server"))
+    print_and_save("bench serve", report, json_path, "concurrency", ("kind", "server"))
 
 
 @app.command("index")
@@ -112,10 +111,9 @@ def index_bench(
 
     Example: triptych bench index --items 100000 --filters --json index.json --plot index.png
     """
-    from scripts.bench.index.compare import IndexOptions, measure
-    from scripts.bench.index.curves import plot_curves
-    from scripts.bench.index.filters import SHARES
-    from scripts.bench.output import show, show_ratios, write_json
+    from scripts.bench.index.compare import IndexOptions, measure_index
+    from scripts.bench.index.sweeps import SHARES, plot_curves
+    from scripts.bench.output import print_ratios, print_rows
 
     options = IndexOptions(
         items=items,
@@ -132,11 +130,11 @@ def index_bench(
         libraries=libraries,
     )
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
-        report = measure(Path(name), options)
+        report = measure_index(Path(name), options)
     for part in ("builds", "results", "curves", "filters"):
         if report[part]:
-            show(f"bench index: {part}", report[part])
-    show_ratios(report["ratios"])
+            print_rows(f"bench index: {part}", report[part])
+    print_ratios(report["ratios"])
     if json_path is not None:
         write_json(json_path, report)
     if plot_path is not None:
@@ -163,7 +161,7 @@ def faults_bench(
     Example: triptych bench faults --rounds 20 --json faults.json
     """
     from scripts.bench.faults import run_faults
-    from scripts.bench.output import show, write_json
+    from scripts.bench.output import print_rows
 
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         folder = home if home is not None else Path(name)
@@ -173,11 +171,121 @@ def faults_bench(
         write_json(folder / "home" / "reports" / "faults.json", report)
     if json_path is not None:
         write_json(json_path, report)
-    show("bench faults", [{"stage": key, **counts} for key, counts in stages.items()])
+    print_rows("bench faults", [{"stage": key, **counts} for key, counts in stages.items()])
     harm = sum(counts[kind] for counts in stages.values() for kind in ("lost", "mixed", "failed"))
     if harm:
         raise RuntimeError(f"{harm} findings after kill -9, see the table")
 
 
-app.command("text")(text_bench)
-app.command("ingest")(ingest_bench)
+@app.command("text")
+def text_bench(
+    data: Annotated[
+        Path | None, typer.Option(help="A folder with texts.parquet; default: short texts made up here.")
+    ] = None,
+    text_model: Annotated[
+        list[Path] | None, typer.Option(help="HOME/text_models/ID; repeatable. Default: exports MiniLM.")
+    ] = None,
+    texts: Annotated[int, typer.Option(min=2, help="Drawn at random from the different ones.")] = 128,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: one per core.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the texts drawn.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure our text encoder beside a bare ONNX Runtime loop on the same batches in the same run.
+
+    `bare` tokenises, pads and runs; `ready` runs on arrays that were made before. A PNG goes beside the JSON.
+
+    Example: triptych bench text --data DATA --text-model HOME/text_models/ID --json text.json
+    """
+    from encoder.text.export import export_text_model
+    from encoder.text.source import DEFAULT_SOURCE
+    from scripts.bench.output import print_and_save
+    from scripts.bench.text import TextOptions, draw, measure_text_encoding
+    from scripts.world.world import make_world
+
+    options = TextOptions(texts=texts, threads=threads, rounds=rounds, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        if data is None:
+            make_world(Path(name) / "data", users=200, items=150, seed=seed)
+        drawn = draw(data or Path(name) / "data", options)
+        shared = shared_text_models()
+        models = text_model or [export_text_model(DEFAULT_SOURCE, Path(name) / "text_models", shared=shared)]
+        report = measure_text_encoding(models, drawn, options)
+    print_and_save("bench text", report, json_path, "texts", ("text_model", "path"))
+
+
+@app.command("ingest")
+def ingest_bench(
+    users: Annotated[int, typer.Option(min=200, help="Of the synthetic world.")] = 500,
+    items: Annotated[int, typer.Option(min=150, help="Of the synthetic world.")] = 400,
+    dim: Annotated[int, typer.Option(min=2, help="Embedding dim on the synthetic world.")] = 64,
+    seconds: Annotated[float, typer.Option(min=0.2, help="Per measurement.")] = 5.0,
+    batch: Annotated[int, typer.Option(min=1, max=10_000, help="Behaviours per request.")] = 500,
+    rate: Annotated[float, typer.Option(min=1, help="Behaviours per second beside queries.")] = 5_200.0,
+    seed: Annotated[int, typer.Option(help="Of the world and of the writes.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure durable writes, how soon queries see them, and queries at half load beside writes.
+
+    Latencies of paced calls count from when they were due. It starts a server of its own on synthetic data.
+
+    Example: triptych bench ingest --json ingest.json
+    """
+    from scripts.bench.ingest import IngestOptions, measure_ingest
+    from scripts.bench.output import print_ratios, print_rows
+    from scripts.bench.small_home import make_small_home, serving
+    from store.export import Export
+
+    options = IngestOptions(seconds=seconds, size=batch, rate=rate, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        home = make_small_home(Path(name), users=users, items=items, dim=dim, seed=seed)
+        with Export.latest(home.exports) as export:
+            people = export.users().to_pylist()
+            things = export.items(available_only=True).column("item_id").to_pylist()
+        with serving(home) as address:
+            report = measure_ingest(address, people, things, options)
+    print_rows("bench ingest", report["results"])
+    print_ratios(report["ratios"])
+    if json_path is not None:
+        write_json(json_path, report)
+
+
+@app.command("state")
+def state_bench(
+    users: Annotated[int, typer.Option(min=50, help="Of the synthetic world.")] = 20_000,
+    events: Annotated[int, typer.Option(min=1, help="Of each user.")] = 100,
+    friends: Annotated[int, typer.Option(min=1, max=50, help="Of each user.")] = 20,
+    texts: Annotated[int, typer.Option(min=1, help="Of each user.")] = 5,
+    reads: Annotated[int, typer.Option(min=4, help="Per round, store and number of threads.")] = 400,
+    writes: Annotated[int, typer.Option(min=1, help="Per round and store.")] = 40,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the world and of the order of turns.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure the derived state of users in LMDB, as it is, beside SQLite and DuckDB.
+
+    A read returns the events of a user and of the friends, digests of texts and weights; a write adds one
+    event, durable when it returns. Ratios are times over those of LMDB: above 1 is slower than ours.
+
+    Example: triptych bench state --json state.json
+    """
+    from scripts.bench.output import print_ratios, print_rows
+    from scripts.bench.user_state import StateOptions, measure_state
+
+    options = StateOptions(
+        users=users,
+        events=events,
+        friends=friends,
+        texts=texts,
+        reads=reads,
+        writes=writes,
+        rounds=rounds,
+        seed=seed,
+    )
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        report = measure_state(Path(name), options)
+    print_rows("bench state: stores", report["stores"])
+    print_rows("bench state", report["results"])
+    print_ratios(report["ratios"])
+    if json_path is not None:
+        write_json(json_path, report)

@@ -1,25 +1,96 @@
-"""kill -9 of our commands at random moments, and what is left of a home afterwards."""
+"""kill -9 of our commands at random moments in a small world, and what is left of its home afterwards."""
 
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from scripts.bench import small_home as bench_world
-from scripts.bench.checks import Counts, Left, answers, left_over, rows_of_store
-from scripts.bench.kills import WRITES, write_rounds
-from scripts.bench.stages import STAGES, Stage, prepare, reset
+from scripts.bench import small_home
+from scripts.bench.home_checks import FaultCounts, Listing, answers, harm_after_kill, rows_of_store
+from scripts.bench.server_kills import WRITES, write_rounds
+from scripts.world.world import MIN_ITEMS, MIN_USERS, make_world
+from store.artifact import artifacts
 from store.home import Home
 
 log = logging.getLogger(__name__)
+
+STAGES = ("import", "export", "train", "reindex", "publish")
+_DIM = 16
+_TURNS = 20  # of a run that ends; one that is to be killed goes on
+_ENDLESS = 1_000_000
+_PUBLISH = (
+    "import sys; from scripts.bench.faults import publish_by_turns as p; p(sys.argv[1], int(sys.argv[2]))"
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command to kill: what to run, in which home, and the paths whose change says that it writes."""
+
+    name: str
+    home: Home
+    command: Sequence[str]
+    once: Sequence[str]  # the same, of a kind that ends by itself
+    watched: tuple[Path, ...]
+
+
+def prepare_stages(folder: Path, names: Sequence[str]) -> list[Stage]:
+    """Return the stages by those names, with homes that are ready for them."""
+    size = {"users": MIN_USERS, "items": MIN_ITEMS}
+    log.info("bench faults: making a world in %s", folder)
+    if names == ["import"]:
+        make_world(folder / "data", **size)
+        home = Home(folder / "home")
+        small_home.run("import", str(folder / "data"), "--home", str(home.path))
+    else:
+        home = small_home.make_small_home(folder, dim=_DIM, **size)
+        small_home.run("reindex", "--home", str(home.path))  # a second one, to publish by turns
+    make_world(folder / "more", seed=8, **size)
+    (folder / "import").mkdir()
+    shutil.copyfile(home.database, folder / "import" / "before.duckdb")
+    into, at = Home(folder / "import" / "home"), ("--home", str(home.path))
+    publish = [sys.executable, "-c", _PUBLISH, str(home.path)]
+    importing = small_home.command("import", str(folder / "more"), "--home", str(into.path))
+    training = small_home.command(*small_home.train_arguments(home, folder, _DIM))
+    exporting, reindexing = small_home.command("export", *at), small_home.command("reindex", *at)
+    stages = {
+        "import": Stage("import", into, importing, importing, (into.path,)),
+        "export": Stage("export", home, exporting, exporting, (home.exports,)),
+        "train": Stage("train", home, training, training, (home.models,)),
+        "reindex": Stage("reindex", home, reindexing, reindexing, (home.indexes, home.current_index)),
+        "publish": Stage(
+            "publish", home, [*publish, str(_ENDLESS)], [*publish, str(_TURNS)], (home.current_index,)
+        ),
+    }
+    return [stages[name] for name in names]
+
+
+def publish_by_turns(home: str, turns: int) -> None:
+    """Publish the newest two indexes of a home by turns."""
+    from scripts.home_access import publish_index
+
+    place = Home(Path(home))
+    for turn in range(turns):
+        publish_index(place, artifacts(place.indexes)[-1 - turn % 2])
+
+
+def reset_stage(stage: Stage, folder: Path) -> None:
+    """Give an import the same store to begin with again; the other stages go on where they are."""
+    if stage.name == "import":
+        shutil.rmtree(stage.home.path, ignore_errors=True)
+        stage.home.path.mkdir()
+        shutil.copyfile(folder / "import" / "before.duckdb", stage.home.database)
+
 
 _POLL_SECONDS = 0.001
 
@@ -51,7 +122,7 @@ def run_faults(
     """
     if folder.exists() and any(folder.iterdir()):
         raise NotEmptyError(folder)
-    stages = prepare(folder, [name for name in names if name in STAGES])
+    stages = prepare_stages(folder, [name for name in names if name in STAGES])
     chance = random.Random(seed)  # noqa: S311  # moments, not secrets
     counts = {stage.name: _rounds(stage, folder, rounds, chance) for stage in stages}
     counts |= {
@@ -60,21 +131,21 @@ def run_faults(
     return {name: asdict(found) for name, found in counts.items()}
 
 
-def _rounds(stage: Stage, folder: Path, rounds: int, chance: random.Random) -> Counts:
-    counts = Counts()
+def _rounds(stage: Stage, folder: Path, rounds: int, chance: random.Random) -> FaultCounts:
+    counts = FaultCounts()
     log.info("bench faults: %d rounds of %s", rounds, stage.name)
-    reset(stage, folder)
+    reset_stage(stage, folder)
     allowed = [rows_of_store(stage.home)]
     first, end = _moments(stage)
     if stage.name == "import":  # all of it, or nothing
         allowed.append(rows_of_store(stage.home))
     for number in tqdm(range(rounds), desc=stage.name, disable=None):
-        reset(stage, folder)
-        before = Left.of(stage.home)
+        reset_stage(stage, folder)
+        before = Listing.of(stage.home)
         counts.tried += 1
         aimed = number % 2 == 1
         counts.killed += _kill(stage, chance.uniform(0.0, end - first if aimed else end), aimed=aimed)
-        lost, mixed = left_over(stage.home, before, allowed)
+        lost, mixed = harm_after_kill(stage.home, before, allowed)
         counts.lost += lost
         counts.mixed += mixed
         counts.failed += not (
@@ -94,7 +165,7 @@ def _moments(stage: Stage) -> tuple[float, float]:
                 first = time.monotonic() - start
             time.sleep(_POLL_SECONDS)
     if running.returncode:
-        raise bench_world.CommandFailedError((stage.name,), running.returncode, "")
+        raise small_home.CommandFailedError((stage.name,), running.returncode, "")
     if first is None:
         raise TooFastError(f"{stage.name} changed nothing below {', '.join(map(str, stage.watched))}")
     return first, time.monotonic() - start

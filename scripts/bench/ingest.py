@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from scripts.bench.pace import APPEND, QUERY, Pace, Paced, batches, keep
+from scripts.bench.load import APPEND, QUERY, Pace, PacedCalls, append_requests, call_at_pace
 from server.client import Behavior, Client, Text, Tie
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.records import Item
@@ -25,7 +25,7 @@ _SEEN_SECONDS = 10.0
 
 
 class NeverSeenError(TimeoutError):
-    """Queries did not see an acknowledged write, so that its delay cannot be told."""
+    """Queries did not see an acknowledged write, so its delay cannot be measured."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"it took more than {_SEEN_SECONDS:g} s after the acknowledgement until {what}")
@@ -44,7 +44,7 @@ class IngestOptions:
     seed: int = 0
 
 
-def measure(
+def measure_ingest(
     address: str, users: Sequence[str], items: Sequence[str], options: IngestOptions
 ) -> dict[str, Any]:
     """Return results and ratios of a server at an address, about users and items that it knows.
@@ -61,14 +61,18 @@ def measure(
         tqdm(total=3 + 2 * options.rounds, desc="bench ingest", disable=None) as progress,
     ):
 
-        def run(*paces: Pace) -> list[Paced]:
-            done = [future.result() for future in [pool.submit(keep, address, pace) for pace in paces]]
+        def run(*paces: Pace) -> list[PacedCalls]:
+            done = [
+                future.result() for future in [pool.submit(call_at_pace, address, pace) for pace in paces]
+            ]
             progress.update()
             return done
 
         def writes(rate: float, turn: int) -> Pace:
             events = int((rate or _FASTEST) * options.seconds)
-            made = batches(users, items, events=events, size=options.size, seed=10 * options.seed + turn)
+            made = append_requests(
+                users, items, events=events, size=options.size, seed=10 * options.seed + turn
+            )
             return Pace(APPEND, made, options.seconds, rate / options.size, once=True)
 
         run(Pace(QUERY, queries, 0.5), Pace(APPEND, writes(0, 1).requests[:20], 0.5, once=True))  # warms up
@@ -150,7 +154,7 @@ def _delay(what: str, seen: Callable[[], bool]) -> float:
     return 1e3 * (time.monotonic() - start)
 
 
-def _row(load: str, *rounds: Paced) -> dict[str, Any]:
+def _row(load: str, *rounds: PacedCalls) -> dict[str, Any]:
     """Return the medians of some rounds."""
     events = statistics.median(paced.inserted / paced.seconds for paced in rounds)
     return {

@@ -1,6 +1,5 @@
-"""What a benchmark leaves behind: a table on the terminal, JSON, and a plot beside it."""
+"""The output of a benchmark: tables on the terminal, JSON, and a plot beside it."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,11 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from scripts.terminal import write_json
+
 Row = Mapping[str, Any]
 _PIPE_WIDTH = 140
 
 
-def show(title: str, rows: Sequence[Row]) -> None:
+def print_rows(title: str, rows: Sequence[Row]) -> None:
     """Print rows as a table; the first one names the columns."""
     names = list(rows[0]) if rows else []
     table = Table(*names, title=title, title_justify="left")
@@ -22,17 +23,9 @@ def show(title: str, rows: Sequence[Row]) -> None:
     Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
 
 
-def show_ratios(ratios: Mapping[str, float]) -> None:
+def print_ratios(ratios: Mapping[str, float]) -> None:
     """Print what ours is over the bare thing."""
-    show("ratios", [{"name": name, "value": value} for name, value in ratios.items()])
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a report, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    draft.replace(path)
+    print_rows("ratios", [{"name": name, "value": value} for name, value in ratios.items()])
 
 
 def plot(path: Path, rows: Sequence[Row], x: str, line: Sequence[str], panels: Mapping[str, str]) -> None:
@@ -69,11 +62,13 @@ def _shown(value: object) -> str:
     return f"{value:,.3f}" if isinstance(value, float) else str(value)
 
 
-def leave(title: str, report: dict[str, Any], json_path: Path | None, x: str, line: tuple[str, ...]) -> None:
-    """Show a report, and write it with its plot where a file was asked for."""
+def print_and_save(
+    title: str, report: dict[str, Any], json_path: Path | None, x: str, line: tuple[str, ...]
+) -> None:
+    """Print a report, and write it with its plot where a file is named."""
     results, ratios = report["results"], report["ratios"]
-    show(title, results)
-    show_ratios(ratios)
+    print_rows(title, results)
+    print_ratios(ratios)
     if json_path is not None:
         write_json(json_path, report)
         panels = {"throughput": "per second", "p50_ms": "p50, ms"}

@@ -95,7 +95,9 @@ def make_work(export: Export, dim: int, options: ServeOptions) -> list[Work]:
     ]
 
 
-def measure(address: str, work: Sequence[Work], folder: Path, options: ServeOptions) -> dict[str, Any]:
+def measure_serving(
+    address: str, work: Sequence[Work], folder: Path, options: ServeOptions
+) -> dict[str, Any]:
     """Return results and ratios of a server at an address; files of the bare server go to a folder.
 
     Ours and bare take turns, round by round; every figure is the median of the rounds.
@@ -120,7 +122,7 @@ def measure(address: str, work: Sequence[Work], folder: Path, options: ServeOpti
         | {"reply_bytes": len(sizes[kind])}
         for (kind, concurrency, name), taken in loads.items()
     ]
-    return {"results": results, "ratios": ratios(results)}
+    return {"results": results, "ratios": serving_ratios(results)}
 
 
 @contextmanager
@@ -134,7 +136,7 @@ def bare_server(folder: Path, replies: dict[str, bytes], workers: int) -> Iterat
         yield address_in(announced)
 
 
-def ratios(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+def serving_ratios(results: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Return ours over bare for each kind and concurrency, and of the first kind under short names.
 
     `throughput` is of the highest concurrency, `p50_added_ms` of the lowest, where nobody waits in a queue.

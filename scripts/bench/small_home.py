@@ -37,7 +37,7 @@ def run(*arguments: str) -> None:
         raise CommandFailedError(arguments, done.returncode, done.stderr)
 
 
-def make_home(path: Path, *, users: int, items: int, dim: int, seed: int = 7) -> Home:
+def make_small_home(path: Path, *, users: int, items: int, dim: int, seed: int = 7) -> Home:
     """Return a home below `path` with a trained and published model of a synthetic world of that size.
 
     Raises:
@@ -47,17 +47,17 @@ def make_home(path: Path, *, users: int, items: int, dim: int, seed: int = 7) ->
     home = Home(path / "home")
     make_world(path / "data", users=users, items=items, seed=seed)
     run("import", str(path / "data"), "--home", str(home.path))
-    train(home, path, dim)
+    train_small(home, path, dim)
     run("reindex", "--home", str(home.path))
     return home
 
 
-def train(home: Home, path: Path, dim: int) -> None:
+def train_small(home: Home, path: Path, dim: int) -> None:
     """Train with fixed settings, which a file below `path` holds, so that nothing is searched."""
-    run(*training(home, path, dim))
+    run(*train_arguments(home, path, dim))
 
 
-def training(home: Home, path: Path, dim: int) -> tuple[str, ...]:
+def train_arguments(home: Home, path: Path, dim: int) -> tuple[str, ...]:
     """Return the arguments of `train`, and write the settings that they name."""
     from encoder.config import TowerConfig
 
@@ -96,7 +96,7 @@ def process(
 
 
 @contextmanager
-def server(home: Home, workers: int = 8) -> Iterator[str]:
+def serving(home: Home, workers: int = 8) -> Iterator[str]:
     """Yield the address of `triptych serve` on a home, a process of its own.  Raises: CommandFailedError."""
     arguments = command("serve", "--home", str(home.path), "--port", "0", "--workers", str(workers))
     with process(arguments, home.server_file):

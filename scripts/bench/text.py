@@ -3,19 +3,21 @@
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from encoder.text.encoder import TextEncoder
-from scripts.bench.bare_text import BareTextLoop
+from encoder.text.encoder import MODEL_FILE, TOKENIZER_FILE, TextEncoder, Vectors
+from store.artifact import read_manifest
 
 OURS, BARE, READY = "ours", "bare", "ready"
 Call = Callable[[], object]
@@ -48,7 +50,9 @@ class TextOptions:
     seed: int = 0
 
 
-def measure(directories: Sequence[Path], texts: Sequence[str], options: TextOptions) -> dict[str, Any]:
+def measure_text_encoding(
+    directories: Sequence[Path], texts: Sequence[str], options: TextOptions
+) -> dict[str, Any]:
     """Return results and ratios for text models, each a text_models/<text_model_id>.
 
     Calls on the same texts follow one another in random order, so what else the machine does meets all
@@ -72,12 +76,12 @@ def measure(directories: Sequence[Path], texts: Sequence[str], options: TextOpti
         for turn, part in tqdm(turns, desc=f"{size} a call", unit="turn", disable=None):
             for row in generator.permutation(len(steps)):
                 seconds[row, turn, part] = _timed(calls[steps[row]][part])
-        results += rows_of(steps, seconds, size, len(texts))
+        results += figure_rows(steps, seconds, size, len(texts))
     log.info("bench text: done")
-    return {"results": results, "ratios": ratios(results)}
+    return {"results": results, "ratios": text_ratios(results)}
 
 
-def rows_of(
+def figure_rows(
     steps: Sequence[tuple[str, str]], seconds: NDArray[np.float64], size: int, texts: int
 ) -> list[dict[str, Any]]:
     """Return a row of figures for each (text model, way).
@@ -105,7 +109,7 @@ def rows_of(
     ]
 
 
-def ratios(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def text_ratios(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return ours over bare, short names for the first text model at the most texts per call.
 
     `text_throughput` tokenises on both sides; `text_throughput_ready` does in ours alone.
@@ -157,3 +161,49 @@ def _timed(call: Call) -> float:
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
+
+
+Feeds = dict[str, NDArray[np.int64]]
+_ERRORS_ONLY = 3  # ONNX Runtime's severity
+
+
+class BareTextLoop:
+    """A tokenizer and an ONNX Runtime session with nothing around them.
+
+    Attributes:
+        batch: texts that go through the graph at once.
+    """
+
+    def __init__(self, directory: Path, provider: str, batch: int, threads: int | None) -> None:
+        facts = read_manifest(directory)
+        self.batch = batch
+        self._prompt, self._pad = facts["prompt"], facts["pad_token_id"]
+        self._tokenizer = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+        self._tokenizer.enable_truncation(facts["max_tokens"], direction=facts["truncation_side"])
+        self._tokenizer.no_padding()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.intra_op_num_threads = threads or 0
+        self._session = onnxruntime.InferenceSession(
+            str(directory / MODEL_FILE), options, providers=[provider]
+        )
+
+    def batches(self, texts: Sequence[str]) -> Iterator[Feeds]:
+        """Yield the model's inputs, longest texts first."""
+        encodings = self._tokenizer.encode_batch_fast([self._prompt + text for text in texts])
+        rows = sorted((one.ids for one in encodings), key=len, reverse=True)
+        for start in range(0, len(rows), self.batch):
+            part = rows[start : start + self.batch]
+            ids = np.full((len(part), len(part[0])), self._pad, dtype=np.int64)
+            mask = np.zeros_like(ids)
+            for row, one in enumerate(part):
+                ids[row, : len(one)], mask[row, : len(one)] = one, 1
+            yield {"input_ids": ids, "attention_mask": mask}
+
+    def run(self, batches: Sequence[Feeds]) -> list[Vectors]:
+        """Return the vectors of each batch that was made ready."""
+        return [self._session.run(["vectors"], feeds)[0] for feeds in batches]
+
+    def encode(self, texts: Sequence[str]) -> list[Vectors]:
+        """Return the vectors of each batch, tokenised now."""
+        return self.run(list(self.batches(texts)))

@@ -1,4 +1,4 @@
-"""What a check of `triptych doctor` says."""
+"""The result of a check of `triptych doctor`."""
 
 from dataclasses import dataclass
 from enum import StrEnum

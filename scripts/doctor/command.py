@@ -1,4 +1,4 @@
-"""triptych doctor: is everything there, sound and fitting, and what to do where it is not."""
+"""triptych doctor: what is missing, damaged or does not fit, and what to do about it."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from scripts.doctor.check import Check, State
-from scripts.session import HomeOption, console
+from scripts.terminal import HomeOption, console
 from store.home import Home
 
 _COLOURS = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "red"}

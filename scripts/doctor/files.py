@@ -78,7 +78,7 @@ def artifact_checks(kind: str, parent: Path) -> Iterator[Check]:
 
 
 def latest_check(home: Home) -> Check:
-    """Return whether models/LATEST names a model that is there, with its text model and its export."""
+    """Check that models/LATEST names an existing model, with its text model and its export."""
     try:
         model = read_pointer(home.latest_model, home.models)
         facts = read_manifest(model)
@@ -96,7 +96,7 @@ def latest_check(home: Home) -> Check:
 
 
 def current_check(home: Home) -> Check:
-    """Return whether CURRENT names an index that loads, with a model that fits it."""
+    """Check that CURRENT names an index that loads, with a model that fits it."""
     try:
         from indexer.publish import current_index, load_index
     except (ImportError, RuntimeError) as error:  # a GPU build of FAISS without CUDA raises the second
@@ -119,7 +119,7 @@ def current_check(home: Home) -> Check:
 
 
 def model_check(home: Home) -> Iterator[Check]:
-    """Yield whether the latest model holds numbers only and tells items apart, where there is one."""
+    """Check that the latest model, if any, holds finite numbers and ranks items differently by user."""
     try:
         from encoder.runtime import METRICS_FILE, Model, NotFiniteModelError
 
@@ -141,7 +141,7 @@ def model_check(home: Home) -> Iterator[Check]:
 
 
 def text_checks(home: Home) -> Iterator[Check]:
-    """Yield whether the text models of LATEST and CURRENT load and encode."""
+    """Check that the text models of LATEST and CURRENT load and encode."""
     try:
         from encoder.text.encoder import NotATextModelError, TextEncoder
     except ImportError as error:
@@ -163,9 +163,9 @@ def text_checks(home: Home) -> Iterator[Check]:
 
 
 def cache_check(home: Home) -> Check:
-    """Return whether every page and every vector of the text cache is what was written.
+    """Check that every page and every vector of the text cache is what was written.
 
-    A process of its own looks, so that nothing that lies there can end this one.
+    It is read in a process of its own, so that no damage can end this one.
     """
     name, hint = "text cache", "nothing: whoever opens it next makes anew what is damaged"
     if not (home.text_cache / DATA_FILE).exists():
@@ -175,14 +175,14 @@ def cache_check(home: Home) -> Check:
     if look.returncode:
         reason = look.stderr.strip().rpartition("\n")[2] or f"reading it ended with {look.returncode}"
         return Check(name, State.WARNING, reason, hint)
-    there, damaged = map(int, look.stdout.split())
+    vectors, damaged = map(int, look.stdout.split())
     if damaged:
-        return Check(name, State.WARNING, f"{damaged:,} of {there:,} vectors are damaged", hint)
-    return Check(name, State.OK, f"{there:,} vectors, every byte as it was written")
+        return Check(name, State.WARNING, f"{damaged:,} of {vectors:,} vectors are damaged", hint)
+    return Check(name, State.OK, f"{vectors:,} vectors, every byte as it was written")
 
 
 def text_models_in_use(home: Home) -> list[str]:
-    """Return the text models behind LATEST and CURRENT, as far as manifests can be read."""
+    """Return the ids of the text models of LATEST and CURRENT whose manifests can be read."""
     found = set()
     for pointer, parent in ((home.latest_model, home.models), (home.current_index, home.indexes)):
         try:
@@ -193,7 +193,7 @@ def text_models_in_use(home: Home) -> list[str]:
 
 
 def erased_check(home: Home) -> Iterator[Check]:
-    """Yield a warning where an index still has vectors of people who were erased since; nobody finds them."""
+    """Yield a warning where an index holds vectors of users erased since; no search finds them."""
     from indexer.building.stored_users import stored_users
 
     try:
@@ -211,12 +211,12 @@ def erased_check(home: Home) -> Iterator[Check]:
         found += [f"index {index_id}: {count}"] if count else []
     if found:
         hint = "triptych reindex --home HOME, then triptych index prune --keep 1 --home HOME"
-        said = f"vectors of erased people lie in files that nobody searches: {', '.join(found)}"
-        yield Check("erased people", State.WARNING, said, hint)
+        warning = f"vectors of erased people lie in files that nobody searches: {', '.join(found)}"
+        yield Check("erased people", State.WARNING, warning, hint)
 
 
 def _unknown_to(home: Home, export_id: str, erasures: Sequence[Erasure]) -> list[Erasure]:
-    """Return the erasures that an export, which may be gone by now, did not know."""
+    """Return the erasures that an export, which may be pruned by now, did not know."""
     from scripts.index import made_at
 
     if export_id in artifacts(home.exports):
@@ -227,7 +227,7 @@ def _unknown_to(home: Home, export_id: str, erasures: Sequence[Erasure]) -> list
 
 
 def leftover_check(home: Home, parents: Any) -> Check:
-    """Return what builds and prunes that were killed left behind; none of it is ever read."""
+    """Check for directories that killed builds and prunes left behind; none of them is ever read."""
     left = [
         path
         for parent in parents

@@ -56,7 +56,7 @@ def _packages(name: str, pinned: dict[str, str], if_missing: State, hint: str) -
 
 
 def faiss_check() -> Check:
-    """Return which build of FAISS there is and how many GPUs it sees."""
+    """Check which build of FAISS is installed and how many GPUs it sees."""
     try:
         import faiss
 
@@ -90,10 +90,10 @@ def _onnxruntime() -> Check:
 
 
 def disk_check(path: Path) -> Check:
-    """Return how much room there is where a home lies or would lie."""
-    there = next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    found = f"{free / 1e9:,.1f} GB free at {there}"
+    """Check the free space of the disk that a home lies on or would lie on."""
+    existing = next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    found = f"{free / 1e9:,.1f} GB free at {existing}"
     if free < _FULL_BYTES:
         return Check("disk", State.FAILED, found, "free some space: nothing can be written")
     if free < _LOW_BYTES:

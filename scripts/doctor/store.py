@@ -7,7 +7,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from scripts.doctor.check import Check, State
-from scripts.session import SilentServerError, admin, server_of
+from scripts.home_access import SilentServerError, admin, server_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError
 from store.attributes import left_out_message
@@ -27,7 +27,7 @@ _VIEWS = {"behaviors": "H", "texts": "T", "social": "S"}
 
 
 def store_checks(home: Home) -> Iterator[Check]:
-    """Yield the checks of server and store, and of what the store holds."""
+    """Yield the checks of the server, of the store and of its rows."""
     address, check = server_check(home)
     yield check
     if address is not None:
@@ -48,7 +48,7 @@ def store_checks(home: Home) -> Iterator[Check]:
 
 
 def server_check(home: Home) -> tuple[str | None, Check]:
-    """Return the address of the server that can be asked about the store, if any, and how it does."""
+    """Return the address of the server that owns the store, if one runs, and the check of its health."""
     file = home.server_file
     try:
         address = server_of(home)
@@ -98,7 +98,7 @@ def _served_store(address: str) -> tuple[Check, pb.StatusResponse | None]:
 
 
 def store_check(home: Home) -> tuple[Check, Mapping[str, int] | None]:
-    """Return whether the store opens, and its rows by table."""
+    """Check that the store opens; return its rows by table, too."""
     if not home.database.exists():
         return Check(
             "store", State.FAILED, f"{home.database} is missing", "triptych import, or restore"
@@ -122,7 +122,7 @@ def store_check(home: Home) -> tuple[Check, Mapping[str, int] | None]:
 
 
 def served_items_check(status: pb.StatusResponse) -> Check:
-    """Return how many items the server finds by vector, without one, and not at all."""
+    """Check how many items the server finds by vector, finds without one, and leaves out."""
     found = f"{status.indexed_items:,} found by searches"
     if status.items_without_vector:
         found += f", {status.items_without_vector:,} without a vector by filters and the fallback alone"
@@ -133,7 +133,7 @@ def served_items_check(status: pb.StatusResponse) -> Check:
 
 
 def attributes_check(home: Home) -> Check:
-    """Return whether the attributes of all items can be used; every one is read."""
+    """Check that the attributes of all items can be used; every item is read."""
     with Store.open(home.database) as store:
         reasons = store.bad_attributes()
     if reasons:
@@ -144,7 +144,7 @@ def attributes_check(home: Home) -> Check:
 
 
 def state_check(home: Home) -> Check:
-    """Return whether the derived state of users fits the store; only where no server holds both."""
+    """Check that the derived state of users reflects the store; only where no server has both open."""
     hint = "nothing: the next start of the server does it"
     with Store.open(home.database) as store:
         left, head = len(unfinished_erasures(store)), store.last_commit
@@ -162,7 +162,7 @@ def state_check(home: Home) -> Check:
 
 
 def ledger_check(home: Home) -> Check:
-    """Return whether the ledger of erasures can be read: exports and restores need it."""
+    """Check that the ledger of erasures can be read: exports and restores need it."""
     try:
         count = len(read_ledger(home.erasures))
     except DamagedArtifactError as error:
@@ -171,7 +171,7 @@ def ledger_check(home: Home) -> Check:
 
 
 def row_checks(rows: Mapping[str, int]) -> Iterator[Check]:
-    """Yield what there is of items and of each view."""
+    """Yield checks of the number of items and of the rows of each view."""
     if not rows["items"]:
         yield Check("items", State.FAILED, "none", "nothing can be found: import items")
     else:

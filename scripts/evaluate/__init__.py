@@ -1,1 +1,6 @@
-"""triptych evaluate: a published pair judged on held-out rows, beside baselines: tables, plots, JSON."""
+"""triptych evaluate: a published model and index measured on held-out rows, beside baselines.
+
+`command` parses and calls; `report` puts the report of DESIGN section 5 together. `protocol` ranks and
+measures: every figure comes from its Evaluator, also those of `baselines`, `diversity` and `robustness`.
+`tables` prints the report and draws it.
+"""

@@ -30,24 +30,24 @@ _BATCH = 1_024
 def baseline_figures(
     evaluator: Evaluator, fitted_on: Dataset, main: IntArray, among: "np.ndarray[Any, np.dtype[np.bool_]]"
 ) -> dict[str, dict[str, Any]]:
-    """Return the figures of each baseline over some users, or why there are none, by name.
+    """Return the figures of each baseline over some users, or the reason why it is left out, by name.
 
     Args:
         evaluator: ranks by the protocol of the model beside them.
         fitted_on: the data without the users whom the model's training did not see either.
-        main: (len(evaluator.users), 20) the ranking whose gain over each baseline is told as "gain".
+        main: (len(evaluator.users), 20) the ranking whose gain over each baseline is "gain".
         among: (len(evaluator.users),) bool.
     """
 
-    def of(ranked: IntArray) -> dict[str, Any]:
+    def figures_of(ranked: IntArray) -> dict[str, Any]:
         return evaluator.metrics(ranked, among) | {"gain": evaluator.gain(main, ranked, among)}
 
     popularity = Popularity.fit(fitted_on.seen)
-    figures: dict[str, dict[str, Any]] = {"popularity": of(_rank(popularity, evaluator))}
-    trial = _trial(fitted_on)
+    figures: dict[str, dict[str, Any]] = {"popularity": figures_of(_rank(popularity, evaluator))}
+    choosing_data = _choosing_data(fitted_on)
     for name, choose, fit in tqdm(_peers(fitted_on), desc="baselines", disable=None):
         try:
-            setting, model = choose(*trial)
+            setting, model = choose(*choosing_data)
             if "valid" not in fitted_on.held_out:  # chosen on a part of train, so fitted again on all of it
                 model = fit(fitted_on.seen, setting)
         except (TooManyItemsError, TooManyPairsError, TooMuchWorkError) as error:
@@ -55,12 +55,12 @@ def baseline_figures(
             figures[name] = {"left_out": str(error)}
             continue
         chosen = {"lambda": setting} if isinstance(setting, float) else asdict(setting)
-        figures[name] = chosen | of(_rank(model, evaluator))
+        figures[name] = chosen | figures_of(_rank(model, evaluator))
     return figures
 
 
 def _peers(data: Dataset) -> list[tuple[str, Callable[..., tuple[Any, Scorer]], Callable[..., Scorer]]]:
-    """Return name, choice and fit of each baseline that has settings."""
+    """Return the name of each baseline with settings, the function that chooses them and its `fit`."""
     side = Side(data.item_text_vectors, data.text, data.ties)
     return [
         ("ItemKNN", choose_knn, ItemKnn.fit),
@@ -71,8 +71,8 @@ def _peers(data: Dataset) -> list[tuple[str, Callable[..., tuple[Any, Scorer]], 
     ]
 
 
-def _trial(data: Dataset) -> tuple[Matrix, Matrix, Matrix]:
-    """Return train, what to find and what not to rank; without valid, a tenth of train is to be found."""
+def _choosing_data(data: Dataset) -> tuple[Matrix, Matrix, Matrix]:
+    """Return train, targets and items not to rank, to choose settings by: of valid, or a tenth of train."""
     if "valid" in data.held_out:
         return data.seen, data.relevant("valid"), data.seen
     rows = data.history

@@ -1,4 +1,4 @@
-"""triptych evaluate: recall and company on held-out rows, as JSON and a table."""
+"""triptych evaluate: recall, NDCG and other figures on held-out rows, as JSON and tables."""
 
 import json
 from enum import StrEnum
@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from scripts.session import HomeOption, JsonOption, existing
+from scripts.home_access import existing_home
+from scripts.terminal import HomeOption, JsonOption
 
 
 class SplitOption(StrEnum):
@@ -43,13 +44,13 @@ def evaluate_command(
     from encoder.config import UnknownViewError, parse_views
     from indexer.publish import current_index, load_index
     from scripts.evaluate.report import evaluate
-    from scripts.evaluate.table import write_tables
+    from scripts.evaluate.tables import write_tables
 
     try:
         chosen = parse_views(views)
     except UnknownViewError as error:
         raise typer.BadParameter(str(error), param_hint="--views") from error
-    place = existing(home)
+    place = existing_home(home)
     pair = load_index(place, index or current_index(place).name)
     report = evaluate(
         place,

@@ -1,4 +1,4 @@
-"""What maximal marginal relevance costs in recall and gains in diversity: `evaluate --diversity`."""
+"""The recall that maximal marginal relevance costs, and the diversity it gains: `evaluate --diversity`."""
 
 import logging
 from typing import Any
@@ -23,7 +23,7 @@ def diversity_figures(
 ) -> dict[str, Any]:
     """Return the figures by score and as reordered with λ = `weight`, as JSON values.
 
-    To those of every ranking come the intra-list diversity by item vectors, which the reordering looks at,
+    They are those of every ranking, and the intra-list diversity by item vectors, which the reordering uses,
     and by item texts, which it does not; means over users with two items at least. `gain` is that of the
     reordered ranking over the plain one.
 
@@ -45,7 +45,7 @@ def diversity_figures(
 
 
 def _reordered(evaluator: Evaluator, views: tuple[str, ...], weight: float) -> IntArray:
-    """Return item rows (len(users), 20): each list chosen as serving chooses it, from as many candidates."""
+    """Return item rows (len(users), 20): each list is reordered as in serving, from as many candidates."""
     model, index, k = evaluator.pair.model, evaluator.pair.index, max(KS)
     item_rows = rows_of(index.ids, evaluator.data.items)
     index_row = index.rows(evaluator.data.items.to_pylist())
@@ -60,13 +60,13 @@ def _reordered(evaluator: Evaluator, views: tuple[str, ...], weight: float) -> I
         excluded = Exclusions(masked.row.astype(np.int64)[rows >= 0], rows[rows >= 0])
         found, scores = search(encoded.vectors, pool_size(k), excluded)
         for place, user in enumerate(chosen.tolist()):
-            there = found[place] >= 0
-            pool, values = found[place][there], scores[place][there]
+            candidates = found[place] >= 0
+            pool, values = found[place][candidates], scores[place][candidates]
             kept = pool[diversified(values, index.vectors_of(pool), k, weight)]
             ranked[user, : len(kept)] = item_rows[kept]
-        lost = chosen[~encoded.used.any(axis=1)]
-        if len(lost):
-            ranked[lost] = evaluator.rank_popular(evaluator.users[lost])
+        without_view = chosen[~encoded.used.any(axis=1)]
+        if len(without_view):
+            ranked[without_view] = evaluator.rank_popular(evaluator.users[without_view])
     return ranked
 
 
@@ -81,6 +81,6 @@ def _figures(evaluator: Evaluator, ranked: IntArray, among: npt.NDArray[np.bool_
         for name, space in by.items():
             values = intra_list_diversity(ranked[among], space, k)
             counted = values[~np.isnan(values)]
-            there = len(counted) and space.any()
-            figures[str(k)] |= {name: float(counted.mean()) if there else None}
+            measured = len(counted) and space.any()
+            figures[str(k)] |= {name: float(counted.mean()) if measured else None}
     return figures

@@ -27,7 +27,7 @@ _BATCH = 1_024
 
 
 class NothingHeldOutError(ValueError):
-    """The asked split has no rows, so there is nothing to measure."""
+    """A split has no rows, so nothing can be measured on it."""
 
     def __init__(self, split: str) -> None:
         super().__init__(
@@ -37,7 +37,7 @@ class NothingHeldOutError(ValueError):
         self.split = split
 
 
-class NoTargetsError(ValueError):
+class NothingToFindError(ValueError):
     """Every held-out row of a split names an item that its user has in train or valid already."""
 
     def __init__(self, split: str) -> None:
@@ -53,7 +53,7 @@ class VocabularyError(ValueError):
 
 @dataclass(frozen=True)
 class Evaluator:
-    """One data set, one split and the pair that answers.
+    """The protocol of one data set, one split, and the model and index that answer.
 
     Targets are the held-out rows of the split. Every train row of the user is masked, for test also every
     valid row; a target that is masked itself could never be found and is none. `exact` ranks by brute force
@@ -73,19 +73,19 @@ class Evaluator:
                 f"model {self.pair.model.model_id} was trained on other items than its export's"
             )
         if not len(self.users):
-            raise NoTargetsError(self.split)
+            raise NothingToFindError(self.split)
 
     @cached_property
     def masked(self) -> Matrix:
-        """(U, N) what is never ranked."""
+        """Items that are never ranked, (U, N): those of train rows, for test also of valid rows."""
         valid = self.data.relevant("valid")
         return self.data.seen + valid if self.split == "test" else self.data.seen
 
     @cached_property
     def relevant(self) -> Matrix:
-        """(U, N) the targets."""
-        asked = self.data.relevant(self.split)
-        targets = sparse.csr_array(asked - asked.multiply(self.masked.astype(bool).astype(np.float32)))
+        """The targets, (U, N)."""
+        held_out = self.data.relevant(self.split)
+        targets = sparse.csr_array(held_out - held_out.multiply(self.masked.astype(bool).astype(np.float32)))
         targets.eliminate_zeros()
         return targets
 
@@ -103,12 +103,12 @@ class Evaluator:
 
     @property
     def present(self) -> dict[str, bool]:
-        """Which views the data has at all."""
+        """Whether the data has each view, for any user."""
         has = (bool(len(self.data.history.users)), bool(self.data.text.any()), bool(self.data.ties.nnz))
         return dict(zip(VIEWS, has, strict=True))
 
     def rank(self, views: tuple[str, ...]) -> IntArray:
-        """Return the item rows (len(users), 20) that the index gives with some views on, −1 where none."""
+        """Return the item rows (len(users), 20) that the index finds with only some views on; −1 fills up."""
         named = "".join(view for view in views if self.present[view])  # an absent view changes nothing
         if named not in self._ranked:
             self._ranked[named] = self.rank_batch(self.views.only(views), named or "fallback")
@@ -119,7 +119,7 @@ class Evaluator:
         return {}
 
     def rank_batch(self, batch: ViewBatch, label: str) -> IntArray:
-        """Return the item rows (len(users), 20) that the index gives for other raw views of `users`."""
+        """Return the item rows (len(users), 20) that the index finds for other raw views of `users`."""
         model, index = self.pair.model, self.pair.index
         item_rows = np.append(rows_of(index.ids, self.data.items), -1)  # index row → item row, −1 → −1
         index_row = index.rows(self.data.items.to_pylist())  # item row → index row
@@ -135,19 +135,19 @@ class Evaluator:
             excluded = Exclusions(queries[rows >= 0], rows[rows >= 0])
             search = index.brute_force if self.exact else index.search
             found = item_rows[search(encoded.vectors, max(KS), excluded)[0]]
-            lost = ~encoded.used.any(axis=1)
-            if lost.any():
-                found[lost] = self.rank_popular(self.users[chosen[lost]])
+            without_view = ~encoded.used.any(axis=1)
+            if without_view.any():
+                found[without_view] = self.rank_popular(self.users[chosen[without_view]])
             ranked[chosen] = found
         return ranked
 
     def rank_popular(self, users: IntArray) -> IntArray:
-        """Return what serving falls back to (n, 20): the indexed items by popularity."""
+        """Return item rows (n, 20) of the fallback of serving: the indexed items by popularity."""
         index = self.pair.index
         rows = index.rows(self.data.items.to_pylist())
-        there = rows >= 0
+        indexed = rows >= 0
         scores = np.full(len(self.data.items), -1.0, dtype=np.float32)
-        scores[there] = index.popularity_of(rows[there])
+        scores[indexed] = index.popularity_of(rows[indexed])
         spread = np.broadcast_to(scores, (len(users), len(scores)))
         ranked = top_k(np.ascontiguousarray(spread), self.masked[users], max(KS))
         return np.where(scores[ranked] < 0, -1, ranked)
@@ -155,13 +155,13 @@ class Evaluator:
     def subset_figures(
         self, subset: str, among: npt.NDArray[np.bool_]
     ) -> dict[str, dict[str, object]] | None:
-        """Return the figures with only some views on, or None where the data has none of them at all."""
+        """Return the figures with only some views on, or None where the data lacks all of them."""
         if not any(self.present[view] for view in subset):
             return None
         return self.metrics(self.rank(tuple(subset)), among)
 
     def metrics(self, ranked: IntArray, among: npt.NDArray[np.bool_]) -> dict[str, dict[str, object]]:
-        """Return recall, NDCG, MRR and coverage at each k, over some of `users`; null over nobody."""
+        """Return recall, NDCG, MRR and coverage at each k, over some of `users`; None without any."""
         ranked, relevant = ranked[among], self.relevant[self.users][among]
         figures: dict[str, dict[str, object]] = {}
         for k in KS:
@@ -177,7 +177,7 @@ class Evaluator:
     def gain(
         self, main: IntArray, other: IntArray, among: npt.NDArray[np.bool_]
     ) -> dict[str, dict[str, object]]:
-        """Return what one ranking gains over another at 20: mean and paired 95 % interval over users.
+        """Return the gain of one ranking over another at 20: mean and paired 95 % interval over users.
 
         One beats the other where the interval excludes 0.
         """
@@ -191,5 +191,5 @@ class Evaluator:
 
 
 def _number(value: float) -> float | None:
-    """Return a figure as JSON has it: null where there was nobody to take a mean over."""
+    """Return a figure as JSON has it: None for NaN, the mean over no user."""
     return None if math.isnan(value) else value

@@ -21,7 +21,7 @@ from scripts.evaluate.baselines import baseline_figures
 from scripts.evaluate.diversity import diversity_figures
 from scripts.evaluate.protocol import SUBSETS, Evaluator
 from scripts.evaluate.robustness import robustness_figures
-from scripts.train_options import item_facts
+from scripts.training import attributes_and_kinds
 from store.export import Export
 from store.home import Home
 
@@ -37,21 +37,21 @@ def evaluate(
     robustness: bool = False,
     diversity: float | None = None,
 ) -> dict[str, Any]:
-    """Return the report of DESIGN section 5 as JSON values; `robustness` adds the block of that name.
+    """Return the report of DESIGN section 5 as JSON values; `robustness` and `diversity` add a block.
 
-    So does `diversity`, the λ of maximal marginal relevance.
+    `diversity` is the λ of maximal marginal relevance.
     """
     seconds: dict[str, float] = {}
-    with timed(seconds, "load"):
+    with timed_stage(seconds, "load"):
         with _sources(home, pair) as (export, encoder, cache):
             data = load_dataset(export, encoder, cache)
         left_out = pq.read_table(home.models / pair.model.model_id / LEFT_OUT_FILE).column("user_id")
         evaluator = Evaluator(data, pair, split, exact)
         left_out_rows = np.isin(np.arange(len(data.users)), rows_of(left_out, data.users))
         unseen = left_out_rows[evaluator.users]
-    with timed(seconds, "rank"):
+    with timed_stage(seconds, "rank"):
         main = evaluator.rank(views)
-    with timed(seconds, "views"):
+    with timed_stage(seconds, "views"):
         by_view = {subset: evaluator.subset_figures(subset, ~unseen) for subset in SUBSETS}
         for subset, figures in by_view.items():
             if figures is not None:  # what all views gain over this subset
@@ -76,18 +76,18 @@ def evaluate(
         "baselines": {},
     }
     if baselines:
-        with timed(seconds, "baselines"):
+        with timed_stage(seconds, "baselines"):
             report["baselines"] = baseline_figures(
                 evaluator, data.without_users(left_out_rows), main, ~unseen
             )
     if (home.models / pair.model.model_id / HEAD_FILE).exists():
-        with timed(seconds, "head"):
+        with timed_stage(seconds, "head"):
             report["head"] = _head_figures(home, evaluator)
     if robustness:
-        with timed(seconds, "robustness"):
+        with timed_stage(seconds, "robustness"):
             report["robustness"] = robustness_figures(evaluator, views, ~unseen)
     if diversity is not None:
-        with timed(seconds, "diversity"):
+        with timed_stage(seconds, "diversity"):
             report["diversity"] = diversity_figures(evaluator, views, ~unseen, diversity)
     return report | {"seconds": seconds}
 
@@ -99,7 +99,7 @@ def _head_figures(home: Home, evaluator: Evaluator) -> dict[str, Any]:
     users = model.encode_users(views).vectors
     items = model.encode_items(model.id_vectors, data.item_text_vectors)
     with Export.open(home.exports / model.export_id, verify=False) as export:  # it was, when it was loaded
-        facts = item_facts(export)
+        facts = attributes_and_kinds(export)
     head = load_head(home.models / model.model_id)
     return head_report(head, data, evaluator.split, *facts, users, items)
 
@@ -110,16 +110,16 @@ def matching_degree(evaluator: Evaluator) -> dict[str, float | None]:
     vectors = model.encode_users(batch).vectors
     degrees: dict[str, float | None] = {}
     for i, view in enumerate(VIEWS):
-        there = batch.amounts[:, i] > 0
+        present = batch.amounts[:, i] > 0
         alone = model.encode_users(batch.only((view,))).vectors  # its gate is 1: W_i V_ui itself
-        inner = np.einsum("bd,bd->b", alone[there], vectors[there])
-        degrees[view] = float(inner.mean()) if there.any() else None
+        inner = np.einsum("bd,bd->b", alone[present], vectors[present])
+        degrees[view] = float(inner.mean()) if present.any() else None
     return degrees
 
 
 @contextmanager
 def _sources(home: Home, pair: LoadedIndex) -> Iterator[tuple[Export, TextEncoder, TextCache]]:
-    """Yield what the model was trained on, its language model and the texts encoded with it."""
+    """Yield the export that the model was trained on, its text model and the cache of encoded texts."""
     encoder = TextEncoder.load(home.text_models / pair.model.text_model_id)
     with (
         Export.open(home.exports / pair.model.export_id) as export,
@@ -129,8 +129,8 @@ def _sources(home: Home, pair: LoadedIndex) -> Iterator[tuple[Export, TextEncode
 
 
 @contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Write the seconds that the block takes under the name of a stage."""
+def timed_stage(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Store the seconds that the block takes in `seconds`, by the name of a stage."""
     start = time.perf_counter()
     yield
     seconds[stage] = round(time.perf_counter() - start, 3)

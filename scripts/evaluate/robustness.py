@@ -3,7 +3,7 @@
 A view is made of elements: the events of H, the texts of T, the friends of S. A setting names a view, a share
 and a mode, and hits each element of the view with the share as its probability, independently, by seed:
 
-- removed: an element that is hit is gone. A share of 100 % leaves the view absent.
+- removed: an element that is hit is left out. A share of 100 % leaves the view absent.
 - noise: an event that is hit names an item drawn uniformly from all items, with its action, weight and time
   as before; a text is one drawn uniformly from all texts of other users; a friend is a user drawn uniformly
   from all others, with the same strength of tie.
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Setting:
-    """What happens to which view, and to how much of it."""
+    """A view, how its elements are changed, and the share that is."""
 
     view: str
     mode: str

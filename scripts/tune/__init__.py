@@ -1,1 +1,6 @@
-"""triptych tune: settings chosen by Optuna on valid."""
+"""triptych tune: settings of training, chosen by Optuna on valid.
+
+`command` parses and calls. `closed_form` and `learned` hold a space of settings each, what a trial in it
+reaches, and which trials come first. `study` runs the trials and keeps them in a file, so that a killed
+search goes on.
+"""

@@ -1,7 +1,8 @@
-"""The search behind `triptych tune` over the closed form: the space of settings and what each reaches."""
+"""The search of `triptych tune` over the closed form: the space of settings and their objective."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,9 +14,10 @@ from encoder.tower.closed_form import fit_closed_form
 from encoder.tower.select import HeldOutScorer, half_lives
 from encoder.tower.spectral import Spectrum, spectrum
 from encoder.views import Matrix
+from scripts.tune.study import CONFIG_ATTR, Params
+from store.artifact import read_manifest
 
 SPLIT = "valid"
-CONFIG_ATTR = "config"  # of a trial: its settings, as `triptych train --config` reads them
 DIMS = (16, 512)
 DAMPING = (1e-3, 3.0)
 RIDGE = (0.1, 100.0)
@@ -26,7 +28,7 @@ _SPECTRA = 8  # kept; each is (users + items) × dim floats while it is made, it
 
 
 class NoValidSplitError(ValueError):
-    """There is nothing to choose settings on."""
+    """The data has no valid rows to choose settings on."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -58,7 +60,7 @@ class Space:
         return cls(base, dims_of(data, base, DIMS), *views, times=bool(half_lives(data)))
 
     def draw(self, trial: optuna.Trial) -> TowerConfig:
-        """Return the settings that a trial asks for."""
+        """Return the settings that a trial draws."""
         damped = trial.suggest_categorical("damped", [False, True])
         weighting = cast("Weighting", trial.suggest_categorical("weighting", ["log", "binary"]))
         exponent = trial.suggest_float("user_exponent", 0.0, 1.0, step=EXPONENT_STEP)
@@ -90,19 +92,19 @@ class Space:
                 "weighting": config.weighting,
                 "user_exponent": _on_grid(config.user_exponent),
                 "item_exponent": _on_grid(config.item_exponent),
-                "dim": int(within(config.dim, self.dims)),
-                "ridge": within(config.ridge, RIDGE),
+                "dim": int(clipped(config.dim, self.dims)),
+                "ridge": clipped(config.ridge, RIDGE),
             }
-            | ({"damping": within(config.damping, DAMPING)} if config.damping > 0 else {})
+            | ({"damping": clipped(config.damping, DAMPING)} if config.damping > 0 else {})
             | ({"aged": aged} if self.times else {})
-            | ({"half_life": within(config.half_life, HALF_LIFE)} if aged else {})
-            | ({"gate_text": within(text / unit, GATE)} if self.text else {})
-            | ({"gate_social": within(social / unit, GATE)} if self.social else {})
+            | ({"half_life": clipped(config.half_life, HALF_LIFE)} if aged else {})
+            | ({"gate_text": clipped(text / unit, GATE)} if self.text else {})
+            | ({"gate_social": clipped(social / unit, GATE)} if self.social else {})
         )
 
 
 class Objective:
-    """NDCG@20 on valid of the closed form that a trial asks for; its settings stay with the trial."""
+    """NDCG@20 on valid of the closed form that a trial draws; its settings are stored with the trial."""
 
     def __init__(self, data: Dataset, space: Space) -> None:
         self._data = data
@@ -111,7 +113,7 @@ class Objective:
         self._spectrum = lru_cache(maxsize=_SPECTRA)(self._compute)
 
     def __call__(self, trial: optuna.Trial) -> float:
-        """Return what one trial reaches."""
+        """Return the NDCG@20 of one trial."""
         config = self._space.draw(trial)
         events, svd = self._spectrum(config.weighting, config.user_exponent, config.item_exponent)
         trial.set_user_attr(CONFIG_ATTR, config.as_json())
@@ -124,8 +126,19 @@ class Objective:
         return events, spectrum(events, self._space.dims[1], user_exponent, item_exponent)
 
 
+def closed_search(data: Dataset, base: TowerConfig, latest: Path | None) -> tuple[Objective, list[Params]]:
+    """Return the objective of the closed form and the first trials: the settings of the latest model."""
+    space = Space.of(data, base)
+    return Objective(data, space), [] if latest is None else [space.nearest(closed_settings_of(latest))]
+
+
+def closed_settings_of(model: Path) -> TowerConfig:
+    """Return the settings of a model's closed form."""
+    return TowerConfig.from_json(read_manifest(model)["settings"])
+
+
 def dims_of(data: Dataset, base: TowerConfig, dims: tuple[int, int]) -> tuple[int, int]:
-    """Return bounds of a dim cut to the number of users, and of items, with events: no rank is above it."""
+    """Return bounds of a dim, at most the number of users, and of items, with events: no rank is above it."""
     events = data.events(base)
     rank = min(int((np.asarray(events.sum(axis=axis)) > 0).sum()) for axis in (0, 1))
     high = max(1, min(dims[1], rank))
@@ -133,9 +146,9 @@ def dims_of(data: Dataset, base: TowerConfig, dims: tuple[int, int]) -> tuple[in
 
 
 def _on_grid(exponent: float) -> float:
-    return round(round(within(exponent, (0.0, 1.0)) / EXPONENT_STEP) * EXPONENT_STEP, 2)
+    return round(round(clipped(exponent, (0.0, 1.0)) / EXPONENT_STEP) * EXPONENT_STEP, 2)
 
 
-def within(value: float, bounds: tuple[float, float]) -> float:
+def clipped(value: float, bounds: tuple[float, float]) -> float:
     """Return the number between the bounds that is closest to a value."""
     return float(min(max(value, bounds[0]), bounds[1]))

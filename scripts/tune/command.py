@@ -2,21 +2,23 @@
 
 import hashlib
 import json
-import os
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from scripts.session import HomeOption, existing, fresh_export, shared_text_models
-from scripts.train import FusionName, parse_actions
-from scripts.train_options import checked
+from scripts.home_access import existing_home, fresh_export, shared_text_models
+from scripts.terminal import HomeOption, write_json
+from scripts.training import FusionName, head_trainer, parse_actions
 from store.artifact import NotPublishedError, read_pointer
 from store.export import Export
 from store.home import Home
 
 if TYPE_CHECKING:
+    import optuna
+
     from encoder.config import Fusion, TowerConfig
 
 TUNED_FILE = "tuned.json"
@@ -55,19 +57,19 @@ def tune_command(
     from encoder.fit import TrainOptions
     from encoder.text.cache import TextCache
     from encoder.text.encoder import TextEncoder
-    from scripts.tune.closed_form import SPLIT, NoValidSplitError
-    from scripts.tune.search import closed_search, closed_settings, learned_search
+    from scripts.tune.closed_form import SPLIT, NoValidSplitError, closed_search
+    from scripts.tune.learned import closed_settings, learned_search
     from scripts.tune.study import Tuning
 
     learned = fusion is FusionName.LEARNED
     if epochs is not None and not learned:
         raise typer.BadParameter("--epochs is for --fusion learned")
-    place = existing(home)
+    place = existing_home(home)
     closed_fusion = cast("Fusion", "ridge" if learned else fusion.value)
     base = TowerConfig(fusion=closed_fusion, actions=parse_actions(action or []))
     latest = _latest(place)
     with fresh_export(place) as export:
-        checked(export, TrainOptions(base=base), "retrieval", None)
+        head_trainer(export, TrainOptions(base=base), "retrieval", None)
         if not export.held_out(SPLIT).num_rows:
             raise NoValidSplitError
         encoder = TextEncoder.load(_text_directory(place, text_model, latest))
@@ -78,19 +80,20 @@ def tune_command(
         name = study_name(export, encoder.text_model_id, base, learned=learned)
     tuning = Tuning(place.reports / STUDIES_FILE, name)
     print(f"{tuning.done} trials are done on this data, {max(0, trials - tuning.done)} to go")
+    objective: Callable[[optuna.Trial], float]
     if learned:
-        search = learned_search(data, base, latest, place.training / name, epochs, seed)
+        objective, first = learned_search(data, base, latest, place.training / name, epochs, seed)
     else:
-        search = closed_search(data, base, latest)
+        objective, first = closed_search(data, base, latest)
     tuning.retry_killed()
-    for params in search.first:
+    for params in first:
         tuning.enqueue(params)
     try:
-        tuning.run(search.objective, trials, timeout, seed)
+        tuning.run(objective, trials, timeout, seed)
     finally:
         if tuning.done:  # also when interrupted: what was found is kept
             settings, reached = tuning.best
-            write_tuned(place.path / TUNED_FILE, settings)
+            write_json(place.path / TUNED_FILE, settings)
             print(f"best of {tuning.done} trials: NDCG@20 {reached:.4f} on valid")
             print(json.dumps(settings))
     print(f"to use it: triptych train --home {home} --config {place.path / TUNED_FILE}")
@@ -108,13 +111,6 @@ def study_name(export: Export, text_model_id: str, base: "TowerConfig", *, learn
         facts["closed"] = {k: v for k, v in base.as_json().items() if k != "half_life"}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return f"{'learned' if learned else base.fusion}-{digest[:16]}"
-
-
-def write_tuned(path: Path, settings: dict[str, Any]) -> None:
-    """Write settings for `triptych train --config`, whole or not at all."""
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
-    draft.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-    draft.replace(path)
 
 
 def _latest(home: Home) -> Path | None:

@@ -1,5 +1,6 @@
-"""The search behind `triptych tune` over a learned block: the space of settings and what each reaches."""
+"""The search of `triptych tune` over a learned block: the space of settings and their objective."""
 
+import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +12,13 @@ from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
 from encoder.learned.trainer import train_block
+from encoder.runtime import METRICS_FILE
 from encoder.tower.closed_form import fit_closed_form
 from encoder.tower.mix import choose_mix
-from encoder.tower.select import HeldOutScorer
+from encoder.tower.select import HeldOutScorer, choose_config
 from encoder.tower.tower import Block, Tower
-from scripts.tune.closed_form import CONFIG_ATTR, SPLIT, dims_of, within
+from scripts.tune.closed_form import SPLIT, clipped, closed_settings_of, dims_of
+from scripts.tune.study import CONFIG_ATTR, Params
 
 DIMS = (32, 512)
 ALIGNMENT = (0.1, 100.0)
@@ -51,7 +54,7 @@ class LearnSpace:
         return cls(base, dims_of(data, closed, DIMS))
 
     def draw(self, trial: optuna.Trial) -> LearnConfig:
-        """Return the settings that a trial asks for."""
+        """Return the settings that a trial draws."""
         aligned = trial.suggest_categorical("aligned", [False, True])
         drawn: dict[str, Any] = {
             name: trial.suggest_float(name, *bounds, log=True) for name, bounds in LOG_RANGES.items()
@@ -69,15 +72,17 @@ class LearnSpace:
         ranges = LOG_RANGES | RANGES
         params: dict[str, Any] = {
             "aligned": options.alignment > 0,
-            "dim": int(within(options.dim, self.dims)),
-        } | {name: within(getattr(options, name), bounds) for name, bounds in ranges.items()}
-        return params | ({"alignment": within(options.alignment, ALIGNMENT)} if options.alignment > 0 else {})
+            "dim": int(clipped(options.dim, self.dims)),
+        } | {name: clipped(getattr(options, name), bounds) for name, bounds in ranges.items()}
+        return params | (
+            {"alignment": clipped(options.alignment, ALIGNMENT)} if options.alignment > 0 else {}
+        )
 
 
 class LearnObjective:
     """NDCG@20 on valid of a closed form beside one learned block, at the best weight and half-life.
 
-    A trial that its study's pruner finds hopeless ends early. The settings stay with the trial, as
+    A trial that its study's pruner gives up ends early. The settings are stored with the trial, as
     `triptych train --config` reads them: with all the members and epochs of the space's base.
     """
 
@@ -90,7 +95,7 @@ class LearnObjective:
             data: blocks are trained on its visible rows.
             closed: settings of the closed form.
             space: of the block's settings.
-            training: folder of this study alone: checkpoints, which go when a trial has ended, and
+            training: folder of this study alone: checkpoints, removed when a trial has ended, and
                 TensorBoard's files, which stay.
             epochs: of a trial, at most; None leaves what the space says.
         """
@@ -103,7 +108,7 @@ class LearnObjective:
         log.info("tune: the closed form alone reaches NDCG@20 %.4f", self._chooser.score_tower(self._closed))
 
     def __call__(self, trial: optuna.Trial) -> float:
-        """Return what one trial reaches.  Raises: optuna.TrialPruned."""
+        """Return the NDCG@20 of one trial.  Raises: optuna.TrialPruned."""
         options = self._space.draw(trial)
         config = self._closed.config
         trial.set_user_attr(CONFIG_ATTR, config.as_json() | {"learned": options.as_json()})
@@ -119,9 +124,9 @@ class LearnObjective:
             learned = train_block(self._data, config, one, self._score, self._training, report)
         except optuna.TrialPruned:
             log.info("tune: trial %d is hopeless", trial.number)
-            self._forget()
+            self._remove_checkpoints()
             raise
-        self._forget()
+        self._remove_checkpoints()
         trial.set_user_attr("best_epoch", learned.epoch)
         mix = choose_mix(self._closed, [learned.block], self._data, SPLIT)
         trial.set_user_attr("weight", mix.weight)
@@ -130,6 +135,40 @@ class LearnObjective:
     def _score(self, block: Block) -> float:
         return self._chooser.score_tower(Tower(self._closed.config, (block,)))
 
-    def _forget(self) -> None:
+    def _remove_checkpoints(self) -> None:
         for checkpoint in self._training.glob(f"*/{CHECKPOINT_FILE}"):
             checkpoint.unlink()
+
+
+def learned_search(
+    data: Dataset, closed: TowerConfig, latest: Path | None, training: Path, epochs: int | None, seed: int
+) -> tuple[LearnObjective, list[Params]]:
+    """Return the objective of a learned block and the trials to begin with.
+
+    Those are the settings of the latest model, then the default ones, so the best is never worse than them,
+    as far as a dim above the rank of the data changes nothing.
+    """
+    default = LearnConfig(seed=seed)
+    space = LearnSpace.of(data, closed, default)
+    known = None if latest is None else _learned_settings_of(latest)
+    first = [space.nearest(options) for options in (known, default) if options is not None]
+    return LearnObjective(data, closed, space, training, epochs), first
+
+
+def closed_settings(data: Dataset, base: TowerConfig, latest: Path | None) -> TowerConfig:
+    """Return the settings of the closed form to learn beside: those of the latest model, or chosen on valid.
+
+    Those of a model with another fusion than `base`, or other weights of actions, are not used.
+    """
+    if latest is not None:
+        known = closed_settings_of(latest)
+        if (known.fusion, known.actions) == (base.fusion, base.actions):
+            log.info("tune: the closed form has the settings of model %s", latest.name)
+            return known
+    return choose_config(data, SPLIT, base)[-1].config
+
+
+def _learned_settings_of(model: Path) -> LearnConfig | None:
+    """Return the settings of a model's learned blocks, or None where it has none."""
+    learned = json.loads((model / METRICS_FILE).read_text("utf-8")).get("learned")
+    return LearnConfig.from_json(learned["settings"]) if learned else None

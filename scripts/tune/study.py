@@ -1,4 +1,4 @@
-"""A study of `triptych tune`: trials kept in a file as they end, so that a killed search goes on."""
+"""A study of `triptych tune`: trials are written to a file as they end, so that a killed search goes on."""
 
 import logging
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from scripts.tune.closed_form import CONFIG_ATTR
-
+Params = dict[str, Any]  # of a trial, by name
+CONFIG_ATTR = "config"  # of a trial: its settings, as `triptych train --config` reads them
 _STARTUP_TRIALS = 5  # complete ones, before any is pruned: the first, the default settings, never is
 _WARMUP_EPOCHS = 20
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -64,11 +64,11 @@ class Tuning:
         trial = self._study.best_trial
         return trial.user_attrs[CONFIG_ATTR], float(trial.values[0])
 
-    def enqueue(self, params: dict[str, Any]) -> None:
+    def enqueue(self, params: Params) -> None:
         """Try some settings next, unless they were tried to the end, or are waiting already."""
         states = (*_ENDED, TrialState.WAITING)
         known = self._study.get_trials(deepcopy=False, states=states)
-        if params not in [_subject_views(trial) for trial in known]:
+        if params not in [_parameters_of(trial) for trial in known]:
             self._study.enqueue_trial(params)
 
     def run(
@@ -77,7 +77,7 @@ class Tuning:
         """End trials until there are `trials` in all, or until the seconds are over.
 
         Args:
-            objective: what a trial reaches; it keeps the settings with the trial.
+            objective: returns the NDCG@20 of a trial and stores the settings with it.
             trials: those of earlier runs count.
             timeout: seconds after which no new trial starts.
             seed: of the draws.
@@ -99,15 +99,16 @@ class Tuning:
         log.info("tune: %d trials are done", self.done)
 
     def retry_killed(self) -> None:
-        """Try once more, first of all, what was killed or interrupted: its checkpoint is there."""
+        """Try killed or interrupted trials once more, before all others: their checkpoints are kept."""
         trials = self._study.get_trials(deepcopy=False)
-        asked = [_subject_views(trial) for trial in trials]
-        for trial, params in zip(trials, asked, strict=True):
-            # Settings that stand there twice were tried again already; what kills twice may kill for ever.
+        tried = [_parameters_of(trial) for trial in trials]
+        for trial, params in zip(trials, tried, strict=True):
+            # Settings that occur twice were tried again already; what kills twice may kill for ever.
             killed = trial.state in (TrialState.RUNNING, TrialState.FAIL)
-            if killed and params and asked.count(params) == 1:
+            if killed and params and tried.count(params) == 1:
                 self._study.enqueue_trial(params)
 
 
-def _subject_views(trial: FrozenTrial) -> dict[str, Any]:
+def _parameters_of(trial: FrozenTrial) -> Params:
+    """Return the parameters that a trial was told to try, or those that it drew."""
     return dict(trial.system_attrs.get("fixed_params", trial.params))

@@ -1,1 +1,4 @@
-"""The sample world of the demo and the tests."""
+"""A sample world: users with tastes, what they did and wrote, and their friends.
+
+`world` draws the tastes and writes the files, `tables` makes the four tables, `sentences` the texts in them.
+"""

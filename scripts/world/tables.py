@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from evaluation.split import mark
-from scripts.world import text as world_text
+from scripts.world import sentences as world_text
 
 CHINESE = 0.06  # share of items, and of users, whose texts are Chinese
 _HOURS = 2 * 365 * 24
@@ -24,17 +24,17 @@ def items(generator: np.random.Generator, facet: Ints) -> pa.Table:
     draws = generator.integers(1 << 30, size=(len(facet), 6)).tolist()
     topics = world_text.topics()
     about = [topics[f // 5] for f in facet.tolist()]
-    told = [
+    titles_and_texts = [
         world_text.chinese_item(about[n], f % 5, kind[n], n, draws[n])
         if chinese[n]
-        else world_text.item(about[n], f % 5, kind[n], draws[n])
+        else world_text.english_item(about[n], f % 5, kind[n], draws[n])
         for n, f in enumerate(facet.tolist())
     ]
     return pa.table(
         {
             "item_id": [_item_id(topic, n) for n, topic in enumerate(about)],
-            "title": [title for title, _ in told],
-            "text": [text for _, text in told],
+            "title": [title for title, _ in titles_and_texts],
+            "text": [text for _, text in titles_and_texts],
             "kind": kind,
             "attributes": [
                 json.dumps({"topic": t.name, "year": y}) for t, y in zip(about, year, strict=True)
@@ -82,7 +82,7 @@ def texts(
     about = np.minimum((reached < generator.random((len(user), 1))).sum(axis=1), 59)
     draws = generator.integers(1 << 30, size=(len(user), 6)).tolist()
     texts = [
-        (world_text.chinese_post if chinese[u] else world_text.post)(topics[f // 5], f % 5, draw)
+        (world_text.chinese_post if chinese[u] else world_text.english_post)(topics[f // 5], f % 5, draw)
         for u, f, draw in zip(user.tolist(), about.tolist(), draws, strict=True)
     ]
     return pa.table(
@@ -98,7 +98,7 @@ def texts(
 def social(generator: np.random.Generator, taste: Floats, has: NDArray[np.bool_]) -> pa.Table:
     """Return about eight friends of each user who `has` them, most of the same favourite facet or topic."""
     facet = taste.argmax(axis=1)
-    member = np.flatnonzero(has)[np.argsort(facet[has], kind="stable")]  # people of one facet stand together
+    member = np.flatnonzero(has)[np.argsort(facet[has], kind="stable")]  # users of one facet stand together
     place = np.arange(len(member))
     drawn = []
     for nearness in (1, 1, 5, 60):  # the same facet twice, the same topic once, anyone once
@@ -135,5 +135,5 @@ def _item_id(topic: world_text.Topic, number: int) -> str:
 
 
 def _times(generator: np.random.Generator, count: int) -> NDArray[np.datetime64]:
-    """Return full hours of two years, so that some people meet the same item at the same time."""
+    """Return full hours of two years, so that some users meet the same item at the same time."""
     return np.datetime64("2024-07-01", "us") + generator.integers(_HOURS, size=count).astype("timedelta64[h]")

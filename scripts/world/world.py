@@ -1,4 +1,4 @@
-"""A sample world to try everything on: people with tastes, what they did, wrote, and whom they know."""
+"""A sample world to try everything on: users with tastes, what they did and wrote, and their friends."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class WorldSummary:
 def make_world(folder: Path, *, users: int = 2000, items: int = 1500, seed: int = 7) -> WorldSummary:
     """Write items, behaviors, texts and social.parquet to a folder and return what they hold.
 
-    The same arguments give the same rows; files that are there are replaced. Each user likes one to three of
+    The same arguments give the same rows; existing files are replaced. Each user likes one to three of
     twelve topics, and some facets of them most; behaviour follows taste × popularity (Zipf), texts are about
     the taste, friends mostly share it. The last tenth of each user's behaviour is test, the tenth before it
     valid. Takes about 40 bytes of memory × users × items.

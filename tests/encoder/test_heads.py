@@ -33,7 +33,7 @@ from encoder.heads.options import HeadOptions, HeadOptionsError, Task, TaskError
 from encoder.heads.report import evaluate_head
 from encoder.heads.runtime import Head, HeadInputError, NoHeadError, load_head, save_head
 from encoder.heads.statistics import fit_line, fit_logistic, item_means, logit, sigmoid
-from scripts.evaluate.heads_table import print_task_report
+from scripts.evaluate.tables import print_task_report
 from store.artifact import DamagedArtifactError
 
 USERS, ITEMS, DIM, GENRES = 150, 60, 8, 4

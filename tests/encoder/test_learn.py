@@ -27,7 +27,7 @@ from encoder.tower.onnx import user_graph
 from encoder.tower.select import HeldOutScorer
 from encoder.tower.tower import Tower
 from encoder.views import unit_rows
-from tests.encoder.test_steps import CONFIG, dataset
+from tests.tiny_dataset import CONFIG, dataset
 
 CPU = torch.device("cpu")
 SMALL = LearnConfig(dim=16, epochs=24, batch=64, members=1)

@@ -25,11 +25,11 @@ from encoder.views import ViewBatch
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import artifacts, read_pointer
 from store.home import Home
+from tests.command_line import Run
 from tests.live_server import Client, server
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
-Run = Callable[..., tuple[int, str, str]]
 
 # Ten people who all did one of two things: two connected parts, each of rank 1.
 TWINS = [

@@ -12,8 +12,8 @@ from encoder.learned.config import LearnConfig
 from encoder.tower.alignment import Covariances, ridge_alignment
 from encoder.views import view_batch
 from store.home import Home
+from tests.command_line import Run
 
-Run = Callable[..., tuple[int, str, str]]
 Train = Callable[..., tuple[int, str]]
 
 ITEMS = "item_id,kind,attributes\n" + "\n".join(f'i{n},film,"{{""genre"": ""g{n % 3}""}}"' for n in range(6))

@@ -3,17 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.class_report import classification_report
 from evaluation.classification import (
+    ExamplesError,
     auc,
     auc_by_group,
+    classification_report,
     cross_entropy,
     log_loss,
     mae,
     rmse,
     top_k_accuracy,
 )
-from evaluation.examples import ExamplesError
 
 LABELLED = st.lists(st.tuples(st.integers(0, 1), st.integers(-20, 20)), min_size=2, max_size=40)
 
@@ -105,7 +105,7 @@ def test_a_weight_of_n_is_n_examples(rows: list[tuple[int, int, int]]) -> None:
     ("call", "message"),
     [
         (lambda: auc([0, 2], [0.1, 0.2]), "label 2.0 of example 1 is neither 0 nor 1"),
-        (lambda: auc([0, 1], [0.1]), "columns of 2, 1, 2 examples are not one table"),
+        (lambda: auc([0, 1], [0.1]), "columns of 2, 1 examples are not one table"),
         (lambda: auc([0, 1], [0.1, np.nan]), r"scores hold nan at \(1,\)"),
         (lambda: auc_by_group([0, 1], [0, 1], np.array([0, 2]), 2), r"groups 0..2 are not in 0..1"),
         (lambda: log_loss([], []), "there are no examples"),

@@ -20,7 +20,7 @@ from indexer.search.exact import (
     slack_of,
 )
 from indexer.search.search import Exclusions
-from scripts.bench.index.vectors import write_index
+from scripts.bench.index.synthetic import write_index
 
 DIM = 12
 ITEMS = 300

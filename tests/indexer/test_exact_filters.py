@@ -27,7 +27,7 @@ from indexer.filters.moments import Moment, moment_of
 from indexer.index import Index
 from indexer.publish import current_index
 from indexer.reindex import reindex
-from scripts.bench.index.vectors import write_index
+from scripts.bench.index.synthetic import write_index
 from server.client import Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import MANIFEST

@@ -2,7 +2,7 @@ import pytest
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from scripts.filters import filter_message
+from scripts.filter_options import filter_message
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.wire.filters import filter_of
 

@@ -17,7 +17,7 @@ from indexer.search.gpu import gpus, is_on_gpu, to_cpu, to_gpu
 from indexer.search.micro_batching import MOST_QUERIES, Found, MicroBatcher
 from indexer.search.opening import exact_on_gpus, open_shards
 from indexer.search.search_params import SearchParams
-from tests.indexer.test_index import FILTERS, make_index, queries_of
+from tests.random_index import FILTERS, make_index, queries_of
 
 gpu = pytest.mark.gpu
 

@@ -14,29 +14,8 @@ from indexer.filters.filter import Filter, FilterError, facts_of
 from indexer.index import Index, VectorDimError
 from indexer.search.search import Allowed, Exclusions
 from indexer.search.search_params import SearchParams
-from scripts.bench.index.vectors import write_index
 from store.artifact import MANIFEST, DamagedArtifactError, build
-
-DIM = 8
-COLOURS = ("red", "green", "blue")
-
-
-def attributes(row: int) -> dict[str, object]:
-    return {
-        "colour": COLOURS[row % 3],
-        "price": row / 2,
-        "sold": row % 5 == 0,
-        "tags": [f"t{row % 7}", "all"],
-    }
-
-
-def queries_of(count: int, seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
-
-
-def make_index(parent: Path, items: int, factory: str = "Flat", seed: int = 0) -> Index:
-    vectors = np.random.default_rng(seed).standard_normal((items, DIM)).astype(np.float32)
-    return write_index(parent, vectors, factory, queries_of(64), attributes=attributes)
+from tests.random_index import COLOURS, DIM, FILTERS, attributes, make_index, queries_of
 
 
 def change(
@@ -172,20 +151,6 @@ def allowed_by_hand(index: Index, wanted: Filter) -> list[int]:
             and item_id not in wanted.deny
         )
     return np.flatnonzero(rows).tolist()
-
-
-FILTERS = [
-    Filter(equals=(("colour", ("red",)),)),
-    Filter(equals=(("colour", ("red", "blue")), ("sold", (True,)))),
-    Filter(equals=(("tags", ("t3",)),)),
-    Filter(equals=(("price", (7.5, 8.0, 1e9)),)),
-    Filter(ranges=(("price", 3.0, 9.5),)),
-    Filter(ranges=(("price", -np.inf, 11.0),), deny=("item-000000003", "unknown")),
-    Filter(allow=("item-000000001", "item-000000004", "unknown")),
-    Filter(deny=tuple(f"item-{n:09d}" for n in range(40))),
-    Filter(equals=(("colour", ("pink",)),)),
-    Filter(kinds=("film",)),
-]
 
 
 @pytest.mark.parametrize("wanted", FILTERS, ids=str)

@@ -22,7 +22,7 @@ from indexer.search.exact import (
 )
 from indexer.search.exclusions import _among
 from indexer.search.search import Exclusions
-from scripts.bench.index.vectors import write_index
+from scripts.bench.index.synthetic import write_index
 
 DIM = 6
 ITEMS = 400

@@ -14,7 +14,7 @@ from indexer.files import ItemChange
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.publish import current_index, load_index
-from scripts.bench.index.vectors import write_index
+from scripts.bench.index.synthetic import write_index
 from server.query.query import Query, QueryOptions, StoredUser
 from server.query.retriever import Retriever
 from server.query.snapshot import Snapshot, prepare

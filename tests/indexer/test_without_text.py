@@ -1,7 +1,6 @@
 """Items that nothing is known of are found by filters and the fallback, new ones at once; by no search."""
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -29,7 +28,7 @@ from store.records import Item
 from store.state.state import UserState
 from store.store import Store
 from tests.live_server import Client as Live
-from tests.live_server import copy_home, server
+from tests.live_server import copy_home, server, soon
 
 RELICS = pb.Filter(kinds=["relic"])
 EMPTY_RECORD = np.zeros(0, dtype=np.int64)
@@ -50,13 +49,6 @@ def fallback(client: Client, **fields: object) -> list[str]:
     reply = client.query(user_id="nobody", k=1000, **fields)  # type: ignore[arg-type]
     assert reply.fallback == pb.FALLBACK_POPULARITY
     return list(reply.item_ids)
-
-
-def soon(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not check():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_an_item_without_text_is_counted_and_found_by_filters_at_once(live: Live) -> None:

@@ -13,22 +13,21 @@ from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exclusions import bits_of
 from indexer.search.search import Exclusions
-from scripts.bench import faults as bench_faults
+from scripts.bench import faults as page_faults
 from scripts.bench import serve as bench_serve
 from scripts.bench.bare_grpc import BATCH, BareServicer
-from scripts.bench.checks import Left, left_over, rows_of_store
 from scripts.bench.command import app
-from scripts.bench.faults import NotEmptyError, TooFastError
-from scripts.bench.index import build as bench_index_build
+from scripts.bench.faults import NotEmptyError, Stage, TooFastError
+from scripts.bench.home_checks import Listing, harm_after_kill, rows_of_store
 from scripts.bench.index.bare import BareFaiss, graph_libraries
-from scripts.bench.index.searches import BESIDE, Contest, search_ours
-from scripts.bench.index.timing import Times, ann_recall, beside, figures, timed
-from scripts.bench.index.vectors import Synthetic, write_index
+from scripts.bench.index.searches import BESIDE, SearchComparison, search_ours
+from scripts.bench.index.synthetic import Synthetic, build_index, build_index_apart, write_index
+from scripts.bench.index.timing import Times, ann_recall, beside, figures, time_by_turns
 from scripts.bench.load import Bounds, CallFailedError, Clients, Load, Work
-from scripts.bench.output import plot, write_json
+from scripts.bench.output import plot
 from scripts.bench.serve import NobodyToAskForError, NotLoopbackError, ServeOptions, check_loopback, make_work
 from scripts.bench.small_home import CommandFailedError, process, run
-from scripts.bench.stages import Stage
+from scripts.terminal import write_json
 from scripts.world.world import make_world
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import set_pointer
@@ -53,9 +52,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Synthetic]:
     """An index that the benchmark built, and the world that it is of."""
     world = Synthetic(2_000, 16)
-    return bench_index_build.build(
-        tmp_path_factory.mktemp("built"), world, "IVF16,SQ8", 0.99
-    ).directory, world
+    return build_index(tmp_path_factory.mktemp("built"), world, "IVF16,SQ8", 0.99).directory, world
 
 
 def test_a_world_is_the_same_twice_and_its_draws_differ() -> None:
@@ -71,7 +68,7 @@ def test_a_world_is_the_same_twice_and_its_draws_differ() -> None:
 
 
 def test_what_is_built_apart_says_what_it_took(tmp_path: Path) -> None:
-    built = bench_index_build.build_apart(tmp_path, Synthetic(300, 8), "Flat", 0.99)
+    built = build_index_apart(tmp_path, Synthetic(300, 8), "Flat", 0.99)
     index = Index.load(built.directory)
     assert len(index) == 300
     assert built.seconds > 0
@@ -99,7 +96,9 @@ def test_bare_faiss_searches_all_shards(tmp_path: Path, monkeypatch: pytest.Monk
     world = Synthetic(2_000, 16)
     vectors = np.concatenate(list(world.chunks()))
     index = write_index(tmp_path, vectors, "IVF4,SQ8", world.users(64))
-    contest = Contest(tmp_path / index.index_id, world, world.users(64, draw=1), k=10, excluded=5, changes=40)
+    contest = SearchComparison(
+        tmp_path / index.index_id, world, world.users(64, draw=1), k=10, excluded=5, changes=40
+    )
     recalls = contest.recalls()
     assert recalls.keys() == {"plain", "usual", "bare", "bare_more"}
     assert min(recalls.values()) > 0.95
@@ -107,7 +106,7 @@ def test_bare_faiss_searches_all_shards(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_ours_and_bare_do_the_same_work(built: tuple[Path, Synthetic]) -> None:
     directory, world = built
-    contest = Contest(directory, world, world.users(64, draw=1), k=10, excluded=5, changes=40)
+    contest = SearchComparison(directory, world, world.users(64, draw=1), k=10, excluded=5, changes=40)
     recalls = contest.recalls()
     assert recalls["plain"] == pytest.approx(recalls["bare"], abs=0.01)
     assert min(recalls.values()) > 0.95
@@ -146,7 +145,7 @@ def test_other_libraries_find_what_brute_force_finds(package: str) -> None:
 def test_searches_are_timed_by_turns() -> None:
     calls: list[tuple[str, int]] = []
     searches = {name: (lambda n, name=name: calls.append((name, n))) for name in "ab"}
-    times = timed(searches, batches=3, seconds=0.01)
+    times = time_by_turns(searches, batches=3, seconds=0.01)
     turns = calls[2:]  # the first two are not counted
     assert len(times["a"].wall) == len(times["b"].cpu) == len(turns) // 2
     for turn in range(len(turns) // 2):
@@ -225,7 +224,7 @@ def test_ratios_are_ours_over_bare_with_short_names_of_the_extremes() -> None:
             (16, "bare", 1200.0, 10.0),
         )
     ]
-    assert bench_serve.ratios(results) == {
+    assert bench_serve.serving_ratios(results) == {
         "throughput": 0.25,
         "p50_added_ms": 7.0,
         "user_id/c1/throughput": 0.25,
@@ -331,27 +330,27 @@ def test_import_rounds_find_all_or_nothing(tmp_path: Path) -> None:
         json.loads((tmp_path / "f/home/reports/faults.json").read_text("utf-8"))["stages"]["import"] == counts
     )
     with pytest.raises(NotEmptyError, match="new folder"):
-        bench_faults.run_faults(tmp_path / "f", 1, 0)
+        page_faults.run_faults(tmp_path / "f", 1, 0)
 
 
 def test_damage_is_found(home: Home) -> None:
-    rows, before = rows_of_store(home), Left.of(home)
-    assert left_over(home, before, [rows]) == (False, False)
+    rows, before = rows_of_store(home), Listing.of(home)
+    assert harm_after_kill(home, before, [rows]) == (False, False)
     fewer = rows | {"items": rows["items"].slice(1)}
-    assert left_over(home, before, [fewer]) == (False, True)  # more rows than either state has
+    assert harm_after_kill(home, before, [fewer]) == (False, True)  # more rows than either state has
     more = rows | {"items": type(rows["items"]).from_pylist([*rows["items"].to_pylist(), {"item_id": "x"}])}
-    assert left_over(home, before, [more]) == (True, True)
-    gone = Left({**before.ids, home.exports: frozenset({"e", *before.ids[home.exports]})}, before.pointers)
-    assert left_over(home, gone, [rows]) == (True, False)
+    assert harm_after_kill(home, before, [more]) == (True, True)
+    gone = Listing({**before.ids, home.exports: frozenset({"e", *before.ids[home.exports]})}, before.pointers)
+    assert harm_after_kill(home, gone, [rows]) == (True, False)
     set_pointer(home.current_index, "nothing")
     try:
-        assert left_over(home, before, [rows]) == (False, True)
+        assert harm_after_kill(home, before, [rows]) == (False, True)
     finally:
         home.current_index.unlink()
     half = home.exports / "half"
     half.mkdir()
     try:
-        assert left_over(home, before, [rows]) == (False, True)
+        assert harm_after_kill(home, before, [rows]) == (False, True)
     finally:
         half.rmdir()
 
@@ -359,19 +358,19 @@ def test_damage_is_found(home: Home) -> None:
 def test_a_command_that_writes_nothing_has_no_moment_to_kill_it_at(tmp_path: Path) -> None:
     stage = Stage("export", Home(tmp_path), ["true"], ["true"], (tmp_path / "exports",))
     with pytest.raises(TooFastError, match="exports"):
-        bench_faults._moments(stage)
+        page_faults._moments(stage)
 
 
 def test_a_kill_hits_what_still_runs_and_nothing_else(tmp_path: Path) -> None:
     sleeping = Stage("train", Home(tmp_path), ["sleep", "60"], ["true"], (tmp_path,))
-    assert bench_faults._kill(sleeping, random.Random(0).uniform(0.0, 0.1), aimed=False)
+    assert page_faults._kill(sleeping, random.Random(0).uniform(0.0, 0.1), aimed=False)
     writing = Stage(
         "train", Home(tmp_path), ["sh", "-c", f"touch {tmp_path}/x; sleep 60"], ["true"], (tmp_path,)
     )
-    assert bench_faults._kill(writing, 0.0, aimed=True)
+    assert page_faults._kill(writing, 0.0, aimed=True)
     assert (tmp_path / "x").exists()
     ended = Stage("train", Home(tmp_path), ["true"], ["true"], (tmp_path,))
-    assert not bench_faults._kill(ended, 5.0, aimed=False)
+    assert not page_faults._kill(ended, 5.0, aimed=False)
 
 
 def test_json_and_plot_are_written(tmp_path: Path) -> None:

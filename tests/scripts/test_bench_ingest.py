@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench import kills as bench_kills
-from scripts.bench.ingest import IngestOptions, NeverSeenError, measure, visibility
-from scripts.bench.kills import write_rounds
-from scripts.bench.load import CallFailedError
-from scripts.bench.pace import APPEND, QUERY, Pace, batches, keep
+from scripts.bench import server_kills as bench_kills
+from scripts.bench.ingest import IngestOptions, NeverSeenError, measure_ingest, visibility
+from scripts.bench.load import APPEND, QUERY, CallFailedError, Pace, append_requests, call_at_pace
+from scripts.bench.server_kills import write_rounds
 from server.app import running
 from server.client import Behavior, Client
 from server.config import ServerConfig
@@ -35,30 +34,30 @@ def address(home: Home) -> Iterator[str]:
 def test_batches_are_new_rows_of_known_people_and_items() -> None:
     made = [
         ingest.AppendBehaviorsRequest.FromString(one)
-        for one in batches(["u"], ["i"], events=6, size=3, seed=1)
+        for one in append_requests(["u"], ["i"], events=6, size=3, seed=1)
     ]
     rows = [row for request in made for row in request.behaviors]
     assert [len(request.behaviors) for request in made] == [3, 3]
     assert len({row.ts.ToMicroseconds() for row in rows}) == 6
     assert {(row.user_id, row.item_id) for row in rows} == {("u", "i")}
-    other = batches(["u"], ["i"], events=3, size=3, seed=2)
+    other = append_requests(["u"], ["i"], events=3, size=3, seed=2)
     assert ingest.AppendBehaviorsRequest.FromString(other[0]).behaviors[0].ts != rows[0].ts
 
 
 def test_a_pace_is_kept_and_ends(address: str) -> None:
     query = pb.QueryRequest(user_id="nobody").SerializeToString()
-    paced = keep(address, Pace(QUERY, (query,), seconds=0.5, rate=20))
+    paced = call_at_pace(address, Pace(QUERY, (query,), seconds=0.5, rate=20))
     assert 0 < len(paced.latencies) <= 10  # a machine that does much else skips the last
     assert paced.percentile(50) > 0
     with pytest.raises(CallFailedError):
-        keep(address, Pace(QUERY, (b"\xff",), seconds=0.5))
+        call_at_pace(address, Pace(QUERY, (b"\xff",), seconds=0.5))
 
 
 def test_every_measurement_is_reported(address: str, home: Home) -> None:
     with Export.latest(home.exports) as export:
         users, items = export.users().to_pylist(), export.items().column("item_id").to_pylist()
     options = IngestOptions(seconds=0.3, rounds=1, size=20, rate=200, samples=2)
-    report = measure(address, users, items, options)
+    report = measure_ingest(address, users, items, options)
     loads = {row["load"]: row for row in report["results"]}
     assert len(loads) == 10
     assert loads["writes alone"]["events_per_second"] > 0
@@ -69,8 +68,8 @@ def test_every_measurement_is_reported(address: str, home: Home) -> None:
     assert report["ratios"]["query_p99_growth"] == pytest.approx(
         loads["the same beside writes"]["p99_ms"] / loads["queries at half of that"]["p99_ms"]
     )
-    made = batches(users, items, events=20, size=20, seed=99)
-    assert keep(address, Pace(APPEND, made, 5.0, once=True)).inserted == 20
+    made = append_requests(users, items, events=20, size=20, seed=99)
+    assert call_at_pace(address, Pace(APPEND, made, 5.0, once=True)).inserted == 20
 
 
 def test_a_write_that_nobody_sees_is_said_so(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

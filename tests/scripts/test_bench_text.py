@@ -11,9 +11,15 @@ from typer.testing import CliRunner
 
 from encoder.text.encoder import TextEncoder
 from encoder.text.source import DEFAULT_SOURCE, find_text_model
-from scripts.bench.bare_text import BareTextLoop
 from scripts.bench.command import app
-from scripts.bench.text import TextOptions, TooFewTextsToMeasureError, draw, ratios, rows_of
+from scripts.bench.text import (
+    BareTextLoop,
+    TextOptions,
+    TooFewTextsToMeasureError,
+    draw,
+    figure_rows,
+    text_ratios,
+)
 
 TEXTS = ("a novel about the sea", "三体是一部科幻小说", "shoes", "one two three four five six seven", "red")
 
@@ -56,12 +62,12 @@ def test_ratios_are_medians_over_calls_on_the_same_texts() -> None:
     steps = [(name, way) for name in ("big", "small") for way in ("ours", "bare", "ready")]
     ours = np.array([[1.0, 2.0, 9.0]])  # one round, three calls
     seconds = np.stack([ours, 2 * ours, ours / 2, ours / 4, ours / 4 + [[0, 0, 99]], ours / 5])
-    rows = rows_of(steps, seconds, 8, 24)
+    rows = figure_rows(steps, seconds, 8, 24)
     assert [row["throughput"] for row in rows[:3]] == [2, 1, 4]
     assert [row["p50_ms"] for row in rows] == [2000, 4000, 1000, 500, 500, 400]
     assert [row["ours_over_it"] for row in rows] == pytest.approx([1, 2, 0.5, 1, 1, 0.8])
     assert [row["over_first"] for row in rows] == pytest.approx([1, 0.5, 2, 4, 4, 5])
-    found = ratios([*rows_of(steps, seconds, 1, 3), *rows])
+    found = text_ratios([*figure_rows(steps, seconds, 1, 3), *rows])
     assert found["text_throughput"] == found["big/texts8_throughput"] == 2
     assert found["text_throughput_ready"] == found["big/texts1_throughput_ready"] == 0.5
     assert found["small/texts8_speedup"] == found["small/texts1_speedup"] == 4

@@ -12,9 +12,9 @@ from encoder.dataset import load_dataset
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
 from indexer.publish import current_index, load_index
-from scripts.demo import NotADemoHomeError, ServerStartError, demo_command, server
+from scripts.demo import NotADemoHomeError, ServerStartError, demo_command, demo_server
 from scripts.evaluate.protocol import Evaluator, VocabularyError
-from scripts.session import NoSuchHomeError, ServerOwnsStoreError, existing, own_store
+from scripts.home_access import NoSuchHomeError, ServerOwnsStoreError, existing_home, writable_store
 from store.export import Export
 from store.home import Home
 from tests.live_server import copy_home
@@ -30,17 +30,17 @@ def test_the_demo_clears_nothing_that_it_did_not_make(tmp_path: Path) -> None:
 def test_a_server_that_does_not_start_names_its_log(small_home: Home, tmp_path: Path) -> None:
     home = copy_home(small_home, tmp_path / "home")
     home.current_index.write_text("nowhere\n")
-    with pytest.raises(ServerStartError, match=r"see .*server\.log"), server(home, 0, keep=False):
+    with pytest.raises(ServerStartError, match=r"see .*server\.log"), demo_server(home, 0, keep=False):
         pass
     assert "CURRENT: names 'nowhere'" in (home.path / "server.log").read_text()
 
 
 def test_the_demo_server_answers_and_is_gone_afterwards(small_home: Home, tmp_path: Path) -> None:
     home = copy_home(small_home, tmp_path / "home")
-    with server(home, 0, keep=False) as address:
+    with demo_server(home, 0, keep=False) as address:
         said = json.loads(home.server_file.read_text())
         assert said["local"] == address
-        with pytest.raises(ServerOwnsStoreError, match=f"a server on {address} owns"), own_store(home):
+        with pytest.raises(ServerOwnsStoreError, match=f"a server on {address} owns"), writable_store(home):
             pass
     assert not home.server_file.exists()
     with pytest.raises(ProcessLookupError):
@@ -52,7 +52,7 @@ def test_the_demo_server_answers_and_is_gone_afterwards(small_home: Home, tmp_pa
 
 def test_a_directory_without_a_store_is_no_home(tmp_path: Path) -> None:
     with pytest.raises(NoSuchHomeError, match="is no Triptych home"):
-        existing(tmp_path)
+        existing_home(tmp_path)
 
 
 def test_a_model_is_not_measured_on_other_items_than_it_was_trained_on(

@@ -27,9 +27,9 @@ from encoder.train import train
 from indexer.publish import LoadedIndex, current_index, load_index, publish
 from indexer.reindex import reindex
 from scripts import cli
-from scripts.evaluate.protocol import Evaluator, NoTargetsError, NothingHeldOutError
+from scripts.evaluate.protocol import Evaluator, NothingHeldOutError, NothingToFindError
 from scripts.evaluate.report import evaluate
-from scripts.evaluate.table import write_tables
+from scripts.evaluate.tables import write_tables
 from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
@@ -392,7 +392,7 @@ def test_every_target_seen_already_leaves_nothing_to_find(variant: Any) -> None:
         return pa.concat_tables([rows, again.cast(rows.schema)])
 
     home = variant("nothing_new", change, quick())
-    with pytest.raises(NoTargetsError, match="every row of split 'test' repeats an item"):
+    with pytest.raises(NothingToFindError, match="every row of split 'test' repeats an item"):
         report_of(home)
 
 

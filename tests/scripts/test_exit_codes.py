@@ -4,11 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from store.artifact import artifacts
 from store.home import Home
-from tests.live_server import copy_home
 
 
 def ended(*words: object) -> tuple[int, str]:
@@ -20,11 +17,6 @@ def ended(*words: object) -> tuple[int, str]:
         assert process.stderr is not None
         said = process.stderr.read()
     return process.returncode, said
-
-
-@pytest.fixture
-def home(small_home: Home, tmp_path: Path) -> Home:
-    return copy_home(small_home, tmp_path / "home")
 
 
 def test_a_command_that_nobody_reads_does_its_work_and_says_that_it_did(home: Home) -> None:

@@ -31,8 +31,7 @@ from scripts.evaluate.robustness import (
     perturbed_views,
     robustness_figures,
 )
-from scripts.evaluate.robustness_table import plot_robustness, robustness_table
-from scripts.evaluate.table import write_tables
+from scripts.evaluate.tables import plot_robustness, robustness_table, write_tables
 from store.export import Export
 from store.home import Home
 from tests.live_server import copy_home

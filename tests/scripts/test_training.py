@@ -1,7 +1,6 @@
 """What `triptych train` takes beside the data: settings, a task head, Weights & Biases."""
 
 import json
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,12 +9,11 @@ import pytest
 from encoder.config import SettingsError, TowerConfig
 from encoder.fit import TrainOptions
 from encoder.learned.config import LearnConfig
-from scripts.train_options import WandbMissingError, item_facts, reporting, train_options
+from scripts.training import WandbMissingError, attributes_and_kinds, train_options, wandb_report
 from store.export import Export
 from store.home import Home
+from tests.command_line import Run
 from tests.live_server import copy_home
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def test_learned_is_the_default_and_the_closed_forms_have_no_learned_blocks() -> None:
@@ -39,16 +37,19 @@ def test_a_file_of_settings_names_both_forms_and_is_checked(tmp_path: Path) -> N
 
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="Weights & Biases is installed")
 def test_weights_and_biases_that_is_not_installed_is_an_error_that_says_what_to_do() -> None:
-    with reporting(TrainOptions(), wandb=False) as report:
+    with wandb_report(TrainOptions(), wandb=False) as report:
         assert report is None
-    with pytest.raises(WandbMissingError, match="pip install wandb"), reporting(TrainOptions(), wandb=True):
+    with (
+        pytest.raises(WandbMissingError, match="pip install wandb"),
+        wandb_report(TrainOptions(), wandb=True),
+    ):
         pass
 
 
 def test_every_task_head_is_trained_saved_and_evaluated(small_home: Home, tmp_path: Path, run: Run) -> None:
     home = copy_home(small_home, tmp_path / "home")
     with Export.latest(home.exports) as export:
-        attributes, kinds = item_facts(export)
+        attributes, kinds = attributes_and_kinds(export)
     name = sorted(next(one for one in attributes if one))[0] if any(attributes) else None
     label = f"attributes.{name}" if name else "kind"
     assert len(kinds) == len(attributes) == 150

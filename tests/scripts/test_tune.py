@@ -1,12 +1,12 @@
-"""tune of a learned block: its space, its trials, studies that resume, settings that train takes."""
+"""`triptych tune`: its spaces, its trials, studies that resume, settings that train takes."""
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given
@@ -16,15 +16,17 @@ from optuna.trial import TrialState
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
-from scripts.train_options import train_options
-from scripts.tune.closed_form import HALF_LIFE, Space
+from scripts.training import train_options
+from scripts.tune.closed_form import DAMPING, GATE, HALF_LIFE, RIDGE, Space
+from scripts.tune.command import study_name
 from scripts.tune.learned import ALIGNMENT, LOG_RANGES, RANGES, LearnObjective, LearnSpace
 from scripts.tune.study import Tuning
-from store.artifact import read_manifest, read_pointer
+from store.artifact import artifacts, read_manifest, read_pointer
+from store.export import Export
 from store.home import Home
-from tests.live_server import copy_home
+from tests.command_line import Run
+from tests.small_stores import ROWS, make_store
 
-Run = Callable[..., tuple[int, str, str]]
 SPACE = LearnSpace(LearnConfig(seed=7), (32, 512))
 TRIAL_SPACE = LearnSpace(LearnConfig(dim=16, epochs=8), (8, 32))
 CLOSED = TowerConfig(dim=16)
@@ -35,11 +37,6 @@ class Interrupt(optuna.pruners.BasePruner):
 
     def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
         raise KeyboardInterrupt
-
-
-@pytest.fixture
-def home(small_home: Home, tmp_path: Path) -> Home:
-    return copy_home(small_home, tmp_path / "home")
 
 
 @pytest.fixture(scope="module")
@@ -245,3 +242,78 @@ def test_what_was_killed_is_tried_once_more_and_what_ended_is_not(tmp_path: Path
     assert tried[:3] == [0.5, 0.25, 0.25]
     assert len(tried) == 5
     assert not {0.25, 0.5} & set(tried[3:])
+
+
+def test_tune_resumes_and_writes_settings_that_train_takes(home: Home, run: Run) -> None:
+    model = read_pointer(home.latest_model, home.models)
+    settings = TowerConfig.from_json(read_manifest(model)["settings"])
+    code, out, err = run("tune", "--home", home.path, "--trials", 1, "--fusion", "ridge")
+    assert (code, "0 trials are done on this data, 1 to go" in out) == (0, True), err
+    code, out, _ = run("tune", "--home", home.path, "--trials", 2, "--fusion", "ridge")
+    assert (code, "1 trials are done on this data, 1 to go" in out) == (0, True)
+    assert f"triptych train --home {home.path} --config {home.path / 'tuned.json'}" in out
+    tuned = TowerConfig.from_json(json.loads((home.path / "tuned.json").read_text()))
+    (summary,) = optuna.get_all_study_summaries(f"sqlite:///{home.reports / 'tune.db'}")
+    assert summary.n_trials == 2
+    assert summary.best_trial is not None
+    assert TowerConfig.from_json(summary.best_trial.user_attrs["config"]) == tuned
+    first = optuna.load_study(
+        study_name=summary.study_name, storage=f"sqlite:///{home.reports / 'tune.db'}"
+    ).trials[0]
+    assert TowerConfig.from_json(first.user_attrs["config"]) == settings  # those of LATEST are tried first
+
+
+def test_a_study_belongs_to_rows_text_model_fusion_and_actions(tmp_path: Path, run: Run) -> None:
+    home, base = make_store(tmp_path, ROWS), TowerConfig()
+    for words in (["export"], ["export"], ["split", "--by", "last"], ["export"]):
+        assert run(*words, "--home", home.path)[0] == 0
+    first, again, other = (Export.open(home.exports / one) for one in artifacts(home.exports))
+    assert study_name(first, "m", base) == study_name(again, "m", base)
+    names = {
+        study_name(first, "m", base),
+        study_name(other, "m", base),
+        study_name(first, "n", base),
+        study_name(first, "m", TowerConfig(fusion="maxvar")),
+        study_name(first, "m", TowerConfig(actions={"share": 2.0})),
+    }
+    assert len(names) == 5
+
+
+def test_tune_needs_rows_to_choose_on_and_a_readable_file(home: Home, run: Run) -> None:
+    home.reports.mkdir()
+    (home.reports / "tune.db").write_bytes(b"no database, but long enough to be looked at" * 100)
+    code, _, err = run("tune", "--home", home.path)
+    assert (code, "tune.db cannot be read" in err) == (1, True)
+    words = ("--by", "random", "--valid", 0, "--test", 0.2, "--replace")
+    assert run("split", "--home", home.path, *words)[0] == 0
+    code, _, err = run("tune", "--home", home.path)
+    assert (code, "no rows with split 'valid'" in err and "triptych split" in err) == (1, True)
+
+
+@given(
+    dim=st.integers(16, 64),
+    weighting=st.sampled_from(["log", "binary"]),
+    steps=st.integers(0, 20),
+    damping=st.just(0.0) | st.floats(*DAMPING),
+    ridge=st.floats(*RIDGE),
+    gates=st.tuples(st.floats(*GATE), st.floats(*GATE)),
+)
+def test_settings_of_the_closed_form_within_the_space_are_drawn_as_they_are(
+    dim: int, weighting: Any, steps: int, damping: float, ridge: float, gates: tuple[float, float]
+) -> None:
+    space = Space(TowerConfig(fusion="maxvar", actions={"share": 2.0}), (16, 64), text=True, social=True)
+    exponents = {"user_exponent": round(steps * 0.05, 2), "item_exponent": round((20 - steps) * 0.05, 2)}
+    config = TowerConfig(
+        dim=dim, weighting=weighting, damping=damping, fusion="maxvar", ridge=ridge, gates=(1.0, *gates),
+        actions={"share": 2.0}, **exponents,
+    )  # fmt: skip
+    drawn = space.draw(optuna.trial.FixedTrial(space.nearest(config)))  # type: ignore[arg-type]
+    assert drawn == config
+
+
+def test_settings_of_the_closed_form_beyond_the_space_are_brought_to_its_edge() -> None:
+    space = Space(TowerConfig(), (16, 64), text=True, social=False)
+    config = TowerConfig(dim=512, user_exponent=0.52, damping=9.0, ridge=0.0, gates=(2.0, 8.0, 1.0))
+    drawn = space.draw(optuna.trial.FixedTrial(space.nearest(config)))  # type: ignore[arg-type]
+    assert drawn == TowerConfig(dim=64, user_exponent=0.5, damping=3.0, ridge=0.1, gates=(1.0, 2.0, 0.0))
+    assert np.isclose(sum(drawn.gates), 3.0)

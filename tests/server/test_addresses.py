@@ -4,24 +4,23 @@ import json
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from scripts.session import fresh_export, server_of
+from scripts.home_access import fresh_export, server_of
 from server.addresses import BadAddressError, CannotListenError, Listening, target_of
 from server.client import CallError, Client
 from server.client.channel import connect
 from server.tls import TlsFilesError, channel_credentials, server_credentials
 from store.home import Home
+from tests.command_line import Run
 from tests.live_server import copy_home, run_server, server
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104
 HAS_IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
 needs_ipv6 = pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,7 @@ from store.state.state import StateDraft, UserState
 from store.store import Store
 from store.writes.request import BehaviorRow, Behaviors, Request, WriteResult, WrittenChange
 from store.writes.writer import Writer
-from tests.live_server import copy_home
-from tests.server.live.test_live_items import soon
+from tests.live_server import copy_home, soon
 
 INGEST = "triptych.v1.Ingest"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

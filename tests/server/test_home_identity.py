@@ -6,7 +6,7 @@ import shutil
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +16,15 @@ import grpc
 import pytest
 
 import server.live.publisher
-from scripts import session
+from scripts import home_access
+from scripts.home_access import (
+    ServerOwnsStoreError,
+    SilentServerError,
+    publish_index,
+    server_of,
+    writable_store,
+)
 from scripts.index import roll_back
-from scripts.session import ServerOwnsStoreError, SilentServerError, own_store, publish_index, server_of
 from server.app import running
 from server.config import ServerConfig
 from server.identity import Identity, is_server_of
@@ -27,10 +33,9 @@ from store.artifact import artifacts
 from store.database import StoreLockedError
 from store.home import Home
 from store.store import Store
+from tests.command_line import Run
 from tests.live_server import Client, copy_home
 from tests.live_server import server as server_process
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +107,7 @@ def test_what_is_written_to_a_copy_of_a_running_home_lands_in_the_copy(
     assert run("index", "rollback", "--home", copy.path)[0] == 0
     assert rows_of(client) == before
     assert (artifacts(client.home.exports), client.home.current_index.read_text()) == (exports, current)
-    with own_store(copy) as store:
+    with writable_store(copy) as store:
         assert len(store.user_views("only-in-copy").history) == 1
         assert store.counts()["behaviors"] == before["behaviors"] + 1
     assert artifacts(copy.exports) != exports
@@ -125,7 +130,7 @@ def test_a_home_that_was_moved_while_it_is_served_is_known(small_home: Home, tmp
         assert server_of(Home(tmp_path / "moved")) == client.address
         (tmp_path / "link").symlink_to(tmp_path / "moved")
         assert server_of(Home(tmp_path / "link")) == client.address
-        with pytest.raises(ServerOwnsStoreError), own_store(Home(tmp_path / "link")):
+        with pytest.raises(ServerOwnsStoreError), writable_store(Home(tmp_path / "link")):
             pass
         # Another store in its place: the server still writes the old one.
         moved = Home(tmp_path / "moved")
@@ -147,7 +152,7 @@ def test_a_server_file_from_before_says_nothing_about_who_has_the_port_now(
         json.dumps(said | {"server_id": "before", "home_id": said_of(client.home)["home_id"]})
     )
     assert server_of(home) is None
-    with own_store(home):
+    with writable_store(home):
         pass
 
 
@@ -155,7 +160,7 @@ def test_a_hidden_server_file_does_not_open_the_store_twice(client: Client, tmp_
     hidden = client.home.server_file.rename(tmp_path / "server.json")
     try:
         assert server_of(client.home) is None
-        with pytest.raises(StoreLockedError), own_store(client.home):
+        with pytest.raises(StoreLockedError), writable_store(client.home):
             pass
     finally:
         hidden.rename(client.home.server_file)
@@ -198,7 +203,7 @@ def test_what_is_no_triptych_is_no_server(tmp_path: Path, monkeypatch: pytest.Mo
         other.start()
         assert server_of(name(port)) is None
         other.stop(None).wait()
-    monkeypatch.setattr(session, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(home_access, "_ANSWER_SECONDS", 0.2)
     silent = r"does not answer: DEADLINE_EXCEEDED; try again"
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(SilentServerError, match=silent):
         server_of(name(listener.getsockname()[1]))
@@ -254,7 +259,7 @@ def test_a_publish_while_the_server_loads_is_not_undone(
         assert home.current_index.read_text().strip() == other
         address = server_of(home)
         assert address is not None
-        with session.admin(address) as stub:
+        with home_access.admin(address) as stub:
             assert stub.Status(pb.StatusRequest()).index_id == other
 
 

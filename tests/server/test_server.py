@@ -28,7 +28,7 @@ from encoder.text.encoder import TextEncoder
 from encoder.train import train
 from indexer.index import Index
 from indexer.reindex import reindex
-from scripts.session import fresh_export
+from scripts.home_access import fresh_export
 from server.client.channel import connect
 from server.config import MAX_MESSAGE_BYTES
 from server.pb.triptych.v1 import triptych_pb2 as pb

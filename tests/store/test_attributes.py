@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from indexer.files import ItemChange, read_delta, write_delta
 from indexer.index import Index
 from scripts.doctor.store import attributes_check, served_items_check
-from scripts.train_options import item_facts
+from scripts.training import attributes_and_kinds
 from server.client import Client
 from server.pb.triptych.v1 import ingest_pb2 as ingest
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
@@ -258,7 +258,7 @@ def test_a_home_that_holds_some_serves_and_is_reindexed_without_them(
         assert index.rows(["3,000 deep", "a name twice", "nul"]).tolist()[:2] == [-1, -1]
         assert index.rows(["nul"])[0] >= 0
     with Export.latest(home.exports) as export:
-        attributes, _ = item_facts(export)
+        attributes, _ = attributes_and_kinds(export)
     assert attributes.count(None) == 2
 
 

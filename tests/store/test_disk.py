@@ -7,7 +7,6 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -27,11 +26,10 @@ from store.home import Home
 from store.lmdb_file import reserve_lock_file
 from store.state.state import UserState
 from store.store import Store
-from tests.live_server import copy_home, run_server
+from tests.command_line import Run
+from tests.live_server import copy_home, run_server, soon
 from tests.live_server import server as server_process
-from tests.server.live.test_live_items import soon
 
-Run = Callable[..., tuple[int, str, str]]
 FULL, READ_ONLY = os.strerror(errno.ENOSPC), os.strerror(errno.EROFS)
 
 

@@ -1,6 +1,5 @@
 """Weights and vectors that are finite and far too great: refused, or bounded where an old store has them."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,11 @@ from store.imports.run import import_folder
 from store.state.packing import Friendships
 from store.store import Store
 from store.tables import MAX_WEIGHT
+from tests.command_line import Run
 from tests.live_server import copy_home, server
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
-Run = Callable[..., tuple[int, str, str]]
 HUGE = 1.7e308  # finite; twice as much is not
 
 

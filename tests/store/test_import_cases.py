@@ -17,7 +17,7 @@ from store.imports.rejects import ImportRejectedError
 from store.imports.run import EveryRowRefusedError, UnusableColumnError, check_not_all_refused
 from store.imports.text_files import UnknownEncodingError, UnreadableFileError
 from store.imports.time_columns import AmbiguousTimesError, UnknownTimesError
-from tests.store.test_import import Folder, rejected
+from tests.import_folder import Folder, rejected
 
 FORMATS = ("parquet", "csv", "jsonl")
 Y2021 = datetime(2021, 1, 1)

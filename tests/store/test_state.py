@@ -1,10 +1,9 @@
 """The derived state of users: equal to the store, caught up after a crash, rebuilt in doubt."""
 
-import hashlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,16 @@ from store.state.rebuild import bring_up_to_date, rebuild
 from store.state.state import DamagedStateError, UserState
 from store.state.vocabulary import ValuesByCode, Vocabulary
 from store.store import Store
+from tests.state_contents import expected_state, state_of
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[UserState]:
+    with UserState.open(tmp_path / "state") as opened:
+        yield opened
+
 
 MAY = datetime(2026, 5, 1)
-EPOCH = datetime(1970, 1, 1)
 ROWS = """
     INSERT INTO data.items (item_id) VALUES ('i1'), ('i2'), ('i3');
     INSERT INTO data.behaviors VALUES
@@ -49,49 +55,16 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[UserState]:
-    with UserState.open(tmp_path / "state") as opened:
-        yield opened
-
-
-def expected(views: UserViews) -> tuple[object, ...]:
-    """Return what `stored` should, from the views of a user in the store."""
-    histories = [views.history, *(friend.history for friend in views.friends)]
-    return (
-        [sorted(_event(e.item_id, e.action, e.weight, e.ts) for e in history) for history in histories],
-        sorted(hashlib.sha256(text.encode()).digest() for text in views.texts),
-        [(friend.friend_id, friend.weight) for friend in views.friends],
-    )
-
-
-def _event(item_id: str, action: str, weight: float, ts: datetime | None) -> tuple[object, ...]:
-    return item_id, action, weight, NO_TIME if ts is None else (ts - EPOCH) // timedelta(microseconds=1)
-
-
-def stored(state: UserState, user_id: str) -> tuple[object, ...]:
-    """Return the events by owner, the text digests and the friends of a user in the state."""
-    (person,) = state.users([user_id])
-    items, words = state.items.names, state.words.names
-    events: list[list[tuple[object, ...]]] = [[] for _ in range(1 + len(person.friends))]
-    for owner, row in zip(person.owners.tolist(), person.events.tolist(), strict=True):
-        ts, item, action, weight, _ = row
-        events[owner].append((items[item], words[action], weight, ts))
-    assert [row[0] for row in person.history.tolist()] == sorted(person.history["ts"].tolist())
-    friends = list(zip(person.friends, person.weights.tolist(), strict=True))
-    return [sorted(one) for one in events], sorted(person.texts), friends
-
-
 def test_a_rebuilt_state_is_what_the_store_says(store: Store, state: UserState) -> None:
     bring_up_to_date(store, state)
     assert state.commit_id == store.last_commit.commit_id
-    ann = stored(state, "ann")
-    assert ann == expected(store.user_views("ann"))
+    ann = state_of(state, "ann")
+    assert ann == expected_state(store.user_views("ann"))
     assert ann[0][0] == [("i1", "view", 2.0, NO_TIME), ("i2", "view", 1.0, 1777593600000000)]  # type: ignore[index]
     assert ann[2] == [("bob", 1.5), ("李", 2.0)]
     assert len(ann[1]) == 3  # type: ignore[arg-type]
     for user_id in ("bob", "李", "nobody", "unheard of"):
-        assert stored(state, user_id) == expected(store.user_views(user_id))
+        assert state_of(state, user_id) == expected_state(store.user_views(user_id))
 
 
 def test_friends_of_an_anonymous_person_come_with_their_histories(store: Store, state: UserState) -> None:
@@ -118,7 +91,7 @@ def test_one_commit_behind_is_caught_up_user_by_user(
         bring_up_to_date(store, state)
     assert "reading 3 users again" in caplog.text
     for user_id in ("ann", "bob", "eve", "李"):
-        assert stored(state, user_id) == expected(store.user_views(user_id))
+        assert state_of(state, user_id) == expected_state(store.user_views(user_id))
 
 
 @pytest.mark.parametrize("behind", [1, 2])
@@ -135,7 +108,7 @@ def test_any_other_difference_makes_it_anew(
     with caplog.at_level("INFO"):
         bring_up_to_date(store, state)
     assert "making the state of all users" in caplog.text
-    assert stored(state, "eve") == expected(store.user_views("eve"))
+    assert state_of(state, "eve") == expected_state(store.user_views("eve"))
 
 
 def test_a_failed_write_does_not_raise_the_head(store: Store) -> None:
@@ -157,7 +130,7 @@ def test_another_store_with_as_many_commits_is_told_apart(
             pass
         assert other.last_commit.sequence == store.last_commit.sequence
         bring_up_to_date(other, state)
-    assert stored(state, "ann") == expected(UserViews())
+    assert state_of(state, "ann") == expected_state(UserViews())
 
 
 def test_a_rebuild_keeps_the_codes_that_readers_may_hold(store: Store, state: UserState) -> None:
@@ -183,7 +156,7 @@ def test_a_failed_draft_leaves_rows_and_codes_as_they_were(store: Store, state: 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert "new" not in state.items.code_of
-    assert stored(state, "ann") == expected(store.user_views("ann"))
+    assert state_of(state, "ann") == expected_state(store.user_views("ann"))
 
 
 def test_a_state_outlives_its_process_and_its_death(store: Store, tmp_path: Path) -> None:
@@ -200,7 +173,7 @@ def test_a_state_outlives_its_process_and_its_death(store: Store, tmp_path: Path
     with UserState.open(tmp_path / "state") as state:
         assert state.commit_id == "x"
         assert state.items.names == ["i1", "i2", "i3", "later"]
-        assert stored(state, "ann") == expected(store.user_views("ann"))
+        assert state_of(state, "ann") == expected_state(store.user_views("ann"))
 
 
 def test_a_state_left_open_at_another_boot_is_thrown_away(store: Store, tmp_path: Path) -> None:
@@ -229,7 +202,7 @@ def test_a_damaged_state_is_made_anew(store: Store, tmp_path: Path, damage: Call
     damage(folder / "data.mdb")
     with UserState.open(folder) as state:
         bring_up_to_date(store, state)
-        assert stored(state, "ann") == expected(store.user_views("ann"))
+        assert state_of(state, "ann") == expected_state(store.user_views("ann"))
 
 
 def test_damage_met_under_way_names_the_folder(store: Store, tmp_path: Path) -> None:
@@ -304,4 +277,4 @@ def test_marks_of_a_split_hide_rows_after_the_next_start(store: Store, state: Us
     )
     store.write_splits(marks, reset=False)
     bring_up_to_date(store, state)
-    assert stored(state, "bob")[0][0] == []  # type: ignore[index]
+    assert state_of(state, "bob")[0][0] == []  # type: ignore[index]

@@ -40,7 +40,7 @@ from store.writes.request import (
     WriteResult,
 )
 from store.writes.writer import Writer
-from tests.store.test_state import expected, stored
+from tests.state_contents import expected_state, state_of
 
 EPOCH = datetime(1970, 1, 1)
 MAY = (datetime(2026, 5, 1) - EPOCH) // timedelta(microseconds=1)
@@ -69,7 +69,7 @@ class Place:
         """The state is that of the last commit and says what the store says."""
         assert self.state.commit_id == self.store.last_commit.commit_id
         for user in users:
-            assert stored(self.state, user) == expected(self.store.user_views(user))
+            assert state_of(self.state, user) == expected_state(self.store.user_views(user))
 
 
 @pytest.fixture
@@ -356,9 +356,9 @@ def test_writes_are_what_imports_of_the_same_rows_are(
                 (r["row"], r["reason"]) for r in rejects
             ]
     ours.check("ann", "bob")
-    before = {user: stored(ours.state, user) for user in ("ann", "bob")}
+    before = {user: state_of(ours.state, user) for user in ("ann", "bob")}
     rebuild(ours.store, ours.state)
-    assert {user: stored(ours.state, user) for user in ("ann", "bob")} == before
+    assert {user: state_of(ours.state, user) for user in ("ann", "bob")} == before
     exports = [Export.open(folder / create_export(place.store, folder)) for place in (ours, theirs)]
     for name in ("items", "history", "texts", "friends"):
         tables = [getattr(export, name)() for export in exports]

@@ -1,1 +1,6 @@
-"""triptych bench index: our search beside bare FAISS, hnswlib and usearch."""
+"""triptych bench index: our search beside bare FAISS, hnswlib and usearch.
+
+`compare` is the whole run. `synthetic` draws vectors and builds indexes over them, `searches` holds the
+searches that are compared, `bare` the other libraries, `timing` measures them by turns, `sweeps` varies the
+search parameters and the filters.
+"""

@@ -23,7 +23,7 @@ _STEP = 65_536  # vectors at a time
 
 
 class Bare(Protocol):
-    """A library that finds rows; `search_params` is what its recall is bought with."""
+    """A library that finds rows; `search_params` is its nprobe or efSearch."""
 
     name: str
 
@@ -48,7 +48,7 @@ class BareFaiss:
         self.name = "faiss"
         self._given: dict[tuple[int, int | None, float], Any] = {}
         self._refined: Any = None
-        self._effort = effort_of(index)
+        self._effort = search_params_of(index)
         if index.approximate is None:
             self._faiss: Any = _flat(index.main.vectors)
             self._kind: Any = self._faiss
@@ -148,7 +148,7 @@ def graph_libraries(vectors: FloatArray) -> Sequence[Bare]:
     return made
 
 
-def effort_of(index: Index) -> SearchParams:
+def search_params_of(index: Index) -> SearchParams:
     """Return what a search of an index without a filter looks at."""
     return index.approximate.search_params if index.approximate else SearchParams()
 

@@ -13,32 +13,28 @@ from indexer.building.factory import empty_faiss
 from indexer.index import Index
 from indexer.search.exact import Searched
 from scripts.bench.index.bare import Bare, graph_libraries
-from scripts.bench.index.build import Built, build_apart, centre_of
-from scripts.bench.index.curves import enough, of_library, of_ours
-from scripts.bench.index.filters import sweep
-from scripts.bench.index.searches import BARE, BESIDE, EVERYTHING, Contest
-from scripts.bench.index.timing import ann_recall, beside, figures, threads, timed
-from scripts.bench.index.vectors import Synthetic
+from scripts.bench.index.searches import BARE, BESIDE, EVERYTHING, SearchComparison
+from scripts.bench.index.sweeps import curve_of_library, curve_of_ours, filter_figures, least_effort
+from scripts.bench.index.synthetic import Built, Synthetic, build_index_apart, centre_of
+from scripts.bench.index.timing import ann_recall, beside, figures, threads, time_by_turns
 
 log = logging.getLogger(__name__)
-
-_PARTS = ("builds", "results", "curves", "filters")
 
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """What to measure: all factories at all batches and threads.
+    """What to measure_index: all factories at all batches and threads.
 
     Attributes:
         factories: empty for one of each kind.
         k: results per query.
         excluded: items per query that ours leaves out, as seen items are; bare libraries leave out none.
         changes: items put since the index was built, half of them in the place of others; ours alone.
-        shares: of the sweep of filters; empty for none.
+        shares: of the filter_figures of filters; empty for none.
         ann_recall: at k = 100, which every index is tuned to on other queries than are measured.
         queries: that are measured.
         seconds: per search and setting.
-        libraries: also measure hnswlib and usearch.
+        libraries: also measure_index hnswlib and usearch.
     """
 
     items: int = 100_000
@@ -57,7 +53,7 @@ class IndexOptions:
     libraries: bool = True
 
 
-def measure(folder: Path, options: IndexOptions) -> dict[str, Any]:
+def measure_index(folder: Path, options: IndexOptions) -> dict[str, Any]:
     """Return results, curves, filters, builds and ratios; index files go to a folder.
 
     Raises:
@@ -74,29 +70,31 @@ def measure(folder: Path, options: IndexOptions) -> dict[str, Any]:
     some: Index | None = None
     for factory in factories:
         log.info("bench index: building %s over %d × %d", factory, options.items, options.dim)
-        built = build_apart(folder / str(len(report["builds"])), world, factory, options.ann_recall)
+        built = build_index_apart(folder / str(len(report["builds"])), world, factory, options.ann_recall)
         index = some = Index.load(built.directory, check=False)
         report["builds"].append(_of_build(factory, built, index))
         if index.manifest["factory"] != factory:
             log.info("bench index: %s misses the ANN recall and is left out", factory)
             continue
-        contest = Contest(built.directory, world, queries, options.k, options.excluded, options.changes)
+        contest = SearchComparison(
+            built.directory, world, queries, options.k, options.excluded, options.changes
+        )
         report["results"] += _results(contest, factory, options)
-        report["curves"] += [*of_ours(contest, factory, options.seconds)]
+        report["curves"] += [*curve_of_ours(contest, factory, options.seconds)]
         if options.shares:
             centre = centre_of(world)
-            report["filters"] += sweep(
+            report["filters"] += filter_figures(
                 index, factory, queries, centre, options.shares, options.k, options.seconds
             )
     if some is not None and options.libraries:
         exact = some.brute_force(queries, options.k)
         for library in graph_libraries(some.main.vectors):
-            report["curves"] += of_library(library, queries, exact, options.k, options.seconds)
+            report["curves"] += curve_of_library(library, queries, exact, options.k, options.seconds)
             report["results"] += _of_library(library, queries, exact, options)
     log.info("bench index: done")
     headline = choose(options.items, options.dim).factory
     first = headline if headline in factories else factories[0]
-    return {**report, "ratios": ratios(report["results"], first)}
+    return {**report, "ratios": index_ratios(report["results"], first)}
 
 
 def default_factories(items: int, dim: int) -> list[str]:
@@ -105,7 +103,7 @@ def default_factories(items: int, dim: int) -> list[str]:
     return [EXACT, "HNSW32", f"IVF{lists},Flat", f"IVF{lists},SQ8", f"RR{dim},IVF{lists},RaBitQ"]
 
 
-def ratios(results: Sequence[dict[str, Any]], headline: str) -> dict[str, float]:
+def index_ratios(results: Sequence[dict[str, Any]], headline: str) -> dict[str, float]:
     """Return ours over bare per factory and number of threads.
 
     `batch64_throughput` and its like are ours / bare, `batch1_added_us` is what one query waits longer, both
@@ -137,7 +135,7 @@ def _of_build(factory: str, built: Built, index: Index) -> dict[str, Any]:
     }
 
 
-def _results(contest: Contest, factory: str, options: IndexOptions) -> Iterator[dict[str, Any]]:
+def _results(contest: SearchComparison, factory: str, options: IndexOptions) -> Iterator[dict[str, Any]]:
     recalls = contest.recalls()
     for count, batch in product(options.threads, options.batches):
         searches = contest.searches(batch)
@@ -146,7 +144,7 @@ def _results(contest: Contest, factory: str, options: IndexOptions) -> Iterator[
                 continue
             pair = {name: searches[name] for name in (bare, ours)}
             with threads(count):
-                times = timed(pair, options.queries // batch, options.seconds)
+                times = time_by_turns(pair, options.queries // batch, options.seconds)
             for search, taken in times.items():
                 yield {
                     "factory": factory,
@@ -162,8 +160,8 @@ def _results(contest: Contest, factory: str, options: IndexOptions) -> Iterator[
 def _of_library(
     library: Bare, queries: FloatArray, exact: Searched, options: IndexOptions
 ) -> Iterator[dict[str, Any]]:
-    """Yield the figures of another library at the least effort that reaches the asked recall."""
-    search_params = enough(library, queries, exact, options.k, options.ann_recall)
+    """Yield the figures of another library at the least search parameters that reach the wanted recall."""
+    search_params = least_effort(library, queries, exact, options.k, options.ann_recall)
     recall = ann_recall(library.find(queries, options.k, search_params), exact)
     for count in options.threads:
         library.use_threads(count)
@@ -172,7 +170,7 @@ def _of_library(
             def search(number: int, size: int = batch) -> object:
                 return library.find(queries[number * size : (number + 1) * size], options.k, search_params)
 
-            taken = timed({BARE: search}, options.queries // batch, options.seconds)[BARE]
+            taken = time_by_turns({BARE: search}, options.queries // batch, options.seconds)[BARE]
             yield {
                 "factory": library.name,
                 "threads": count,

@@ -13,10 +13,9 @@ from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exclusions import Bits, bits_of
 from indexer.search.search import Exclusions
-from scripts.bench.index.bare import BareFaiss, effort_of
-from scripts.bench.index.build import HALF
+from scripts.bench.index.bare import BareFaiss, search_params_of
+from scripts.bench.index.synthetic import HALF, Synthetic
 from scripts.bench.index.timing import Search, ann_recall
-from scripts.bench.index.vectors import Synthetic
 
 BARE, BARE_MORE, BARE_FILTERED = "bare", "bare_more", "bare_filtered"
 PLAIN, USUAL, EVERYTHING = "plain", "usual", "everything"
@@ -24,7 +23,7 @@ BESIDE = {PLAIN: BARE, USUAL: BARE_MORE, EVERYTHING: BARE_FILTERED}  # ours, and
 _HALF = Filter(equals=((HALF, (True,)),))
 
 
-class Contest:
+class SearchComparison:
     """Searches over one index, by name.
 
     `plain` gives ids and scores. `usual` also leaves items out of each query and merges in what changed.
@@ -33,7 +32,7 @@ class Contest:
     for as many with the same filter. Where FAISS cannot filter, there is neither `everything` nor that.
 
     Args:
-        directory: of an index that `bench_index_build.build` built.
+        directory: of an index that `synthetic.build_index` built.
         world: that it is of.
         queries: (Q, D), each batch taken from them in turn.
         k: results per query.
@@ -53,9 +52,9 @@ class Contest:
         self._left_out = near[:, ::2][:, :excluded]  # (Q, excluded)
         total = len(self.index.main)
         half = np.arange(0, total, 2)
-        of_half = self.index.policy.search_params(len(half), total) or effort_of(self.index)
-        more, bits, probes = k + excluded, bits_of(half, total), effort_of(self.index).probes
-        self._subject_views: dict[str, tuple[int, int, Bits | None]] = {
+        of_half = self.index.policy.search_params(len(half), total) or search_params_of(self.index)
+        more, bits, probes = k + excluded, bits_of(half, total), search_params_of(self.index).probes
+        self._bare_calls: dict[str, tuple[int, int, Bits | None]] = {
             BARE: (k, probes, None),
             BARE_MORE: (more, probes, None),
             BARE_FILTERED: (more, of_half.probes, bits),
@@ -64,11 +63,11 @@ class Contest:
         several = self.index.manifest["shards"] > 1
         self._filters = not several and (self.index.approximate is None or self.index.approximate.filters)
         if not self._filters:
-            del self._subject_views[BARE_FILTERED]
+            del self._bare_calls[BARE_FILTERED]
 
     def searches(self, batch: int) -> dict[str, Search]:
         """Return each search as a function of the number of a batch."""
-        found: dict[str, Search] = {name: partial(self._of_bare, batch, name) for name in self._subject_views}
+        found: dict[str, Search] = {name: partial(self._of_bare, batch, name) for name in self._bare_calls}
         starts = range(0, len(self.queries) - batch + 1, batch)
         out = [_excluded(self._left_out[start : start + batch]) for start in starts]
         nothing = [None] * len(out)
@@ -93,13 +92,13 @@ class Contest:
             for name, (index, excluded, wanted) in all_of.items()
             if self._filters or name != EVERYTHING
         }
-        for name, (count, _, bits) in self._subject_views.items():
+        for name, (count, _, bits) in self._bare_calls.items():
             exact = self.index.brute_force(queries, count, None, _HALF if bits is not None else None)
             recalls[name] = ann_recall(self._of_bare(len(queries), name, 0), exact)
         return recalls
 
     def _of_bare(self, batch: int, search: str, number: int) -> IntArray:
-        count, search_params, bits = self._subject_views[search]
+        count, search_params, bits = self._bare_calls[search]
         return self.bare.find(self.queries[number * batch : (number + 1) * batch], count, search_params, bits)
 
     def _of_ours(

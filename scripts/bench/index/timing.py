@@ -41,7 +41,7 @@ def threads(count: int) -> AbstractContextManager[Any]:
     return limits
 
 
-def timed(searches: Mapping[str, Search], batches: int, seconds: float) -> dict[str, Times]:
+def time_by_turns(searches: Mapping[str, Search], batches: int, seconds: float) -> dict[str, Times]:
     """Return the times of each search, over turns in each of which all are called with the same batch.
 
     So whatever else the machine does falls on all of them alike. Their order is drawn anew in each turn,
@@ -89,7 +89,7 @@ def beside(ours: Times, bare: Times) -> dict[str, float]:
 
 
 def ann_recall(found: IntArray, exact: Searched) -> float:
-    """Return the mean overlap of rows (Q, n) with the exact best, over how many of these there are."""
+    """Return the mean share of the exact best rows that are among rows (Q, n)."""
     wanted = [rows[rows >= 0] for rows in exact[0]]
     shares = [
         len(np.intersect1d(rows, best)) / len(best)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,9 +15,8 @@ from encoder.text.encoder import MAX_PIECES, TEXT_RULE, TextEncoder
 from encoder.text.source import DEFAULT_SOURCE, find_text_model
 from store.artifact import read_manifest, read_pointer
 from store.home import Home
+from tests.command_line import Run
 from tests.live_server import server
-
-Run = Callable[..., tuple[int, str, str]]
 
 FILLER = "lorem ipsum dolor "
 LONG = FILLER * 150 + "and then jazz trumpet"  # 450 words and more tokens

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,16 @@ from encoder.text.source import (
 from encoder.text.tuning.distill import LayerCountError, compress_text_model, evenly_spaced, prune
 from encoder.text.tuning.options import CompressOptions, TextTuningSettingsError
 from encoder.text.tuning.pairs import TooFewTextsError, draw_texts
-from scripts.compress_text import ChangedTextModelError, source_of
+from scripts.compress_text import ChangedTextModelError, text_model_source
 from store.artifact import DamagedArtifactError, artifacts, build, set_pointer
 from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
 from store.store import Store
-from tests.encoder.text.test_text_tune import metrics, vocabulary, weights, write_model, write_world
+from tests.command_line import Run
+from tests.tiny_text_model import metrics, vocabulary, weights, write_model, write_world
 
 COMPRESS = CompressOptions(epochs=3, batch=16, texts=192, learning_rate=5e-3, held_out=0.25)
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -300,17 +300,17 @@ def test_the_command_names_what_is_wrong(home: Home, bert: Path, tmp_path: Path,
 
 def test_the_latest_models_text_model_is_the_default(bert: Path, tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
-    assert source_of(home) == ("all-MiniLM-L6-v2", None)
+    assert text_model_source(home) == ("all-MiniLM-L6-v2", None)
     source = Path(shutil.copytree(bert, tmp_path / bert.name))
     for pooling, own in (("mean", None), ("cls", "cls")):
         name = export_text_model(str(source), home.text_models, pooling=pooling).name
         with build(home.models, pooling) as draft:
             draft.facts |= {"kind": "model", "text_model_id": name}
         set_pointer(home.latest_model, pooling)
-        assert source_of(home) == (str(source), own)
+        assert text_model_source(home) == (str(source), own)
     (source / "modules.json").write_text((source / "modules.json").read_text("utf-8") + "\n")
     with pytest.raises(ChangedTextModelError, match="any more: name the one to compress"):
-        source_of(home)
+        text_model_source(home)
     shutil.rmtree(source)
     with pytest.raises(TextModelUnavailableError):
-        source_of(home)
+        text_model_source(home)

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,36 +38,11 @@ from store.artifact import DamagedArtifactError, artifacts
 from store.export import Export, create_export
 from store.imports.run import import_folder
 from store.store import Store
+from tests.tiny_text_model import SPECIAL, metrics, vocabulary, weights, write_model, write_world
 
-SAID = (["sail", "wave", "harbour", "tide", "gull", "anchor"], list("秋天很美北京"))
-SOLD = (["boat", "rope", "mast", "deck", "keel", "oar"], list("三体科幻小说"))
 TEXTS = ("sail wave boat", "秋天很美", "三体 rope", "keel")
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TUNE = TuneOptions(epochs=3, batch=16, pairs=320, learning_rate=5e-3, held_out=0.25)
 ADAPT = AdaptOptions(epochs=3, batch=16, texts=320, learning_rate=3e-3, held_out=0.25, pooling="mean")
-
-
-def write_world(folder: Path) -> None:
-    """Write 60 users of two topics, one of them Chinese: what they say and what they like."""
-    rng = np.random.default_rng(0)
-    texts, behaviors, items = [], [], []
-    for topic in (0, 1):
-        gap = "" if topic else " "
-        for item in range(20):
-            title = gap.join(rng.choice(SOLD[topic], 5))
-            items.append({"item_id": f"{topic}-{item}", "title": title, "text": ""})
-        for user in range(30):
-            for _ in range(4):
-                text = gap.join(rng.choice(SAID[topic], 6))
-                texts.append({"user_id": f"u{topic}{user}", "item_id": None, "text": text})
-            liked = rng.choice(20, 6, replace=False)
-            behaviors += [{"user_id": f"u{topic}{user}", "item_id": f"{topic}-{item}"} for item in liked]
-    folder.mkdir()
-    for name, rows in (("items", items), ("texts", texts), ("behaviors", behaviors)):
-        table = pa.Table.from_pylist(rows)
-        if name == "texts":
-            table = table.cast(pa.schema([(column, pa.string()) for column in table.column_names]))
-        pq.write_table(table, folder / f"{name}.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -96,23 +69,6 @@ def small(tmp_path: Path) -> Iterator[tuple[Store, Any]]:
         yield store, export_now
     for export in opened:
         export.close()
-
-
-def vocabulary() -> dict[str, int]:
-    known = [*SPECIAL, *dict.fromkeys(word for words in (*SAID, *SOLD) for word in words)]
-    return {word: row for row, word in enumerate(known)}
-
-
-def write_model(folder: Path, transformer: Any, tokenizer: Any, pooling: str) -> Path:
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-
-    parts = folder.with_name("parts")
-    transformer.save_pretrained(parts)
-    tokenizer.save_pretrained(parts)
-    modules = [Transformer(str(parts), max_seq_length=24), Pooling(32, pooling)]
-    SentenceTransformer(modules=modules, device="cpu").save(str(folder))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -145,15 +101,6 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inside.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inside, pad_token=padding, unk_token=unknown)
     return write_model(tmp_path_factory.mktemp("gpt2") / "gpt2", GPT2Model(config), tokenizer, "lasttoken")
-
-
-def metrics(folder: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((folder.parent / "metrics.json").read_text("utf-8"))
-    return loaded
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "model.safetensors").read_bytes()
 
 
 def check_exports(folder: Path, text_models: Path) -> None:

@@ -17,9 +17,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from encoder.text.cache import TextCache
 from scripts.backup import back_up
+from scripts.home_access import fresh_export
 from scripts.import_data import import_through
 from scripts.restore import ledgers_of, restore
-from scripts.session import fresh_export
 from server.app import running
 from server.client import AsyncClient, Behavior, CallError, Client, Text, Tie
 from server.config import ServerConfig

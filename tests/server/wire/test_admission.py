@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,7 +34,7 @@ from server.wire import ingest as ingest_messages
 from server.wire.admission import CallPool, kind_of
 from server.wire.ingest import export_replies
 from store.home import Home
-from tests.live_server import copy_home
+from tests.live_server import copy_home, soon
 
 USER = "u00001"
 SECONDS = 20.0
@@ -77,13 +76,6 @@ def refused(call: Callable[[], object]) -> tuple[grpc.StatusCode, str, float]:
     assert status.details[0].Unpack(info)
     assert status.details[1].Unpack(again)
     return caught.value.code(), info.reason, again.retry_delay.ToTimedelta().total_seconds()
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def error_of(watch: Any) -> grpc.RpcError | None:
@@ -145,7 +137,7 @@ def test_idle_streams_of_reflection_hold_nobody_else(channel: grpc.Channel) -> N
     over.set()
     for stream in streams:
         assert list(stream) == []
-    eventually(lambda: _answers(stub))
+    soon(lambda: _answers(stub))
 
 
 def _answers(stub: reflection_pb2_grpc.ServerReflectionStub) -> bool:
@@ -172,7 +164,7 @@ def test_health_watches_are_bounded_and_hold_no_check(channel: grpc.Channel) -> 
         again.cancel()
         return refusal is None
 
-    eventually(let_in)
+    soon(let_in)
 
 
 def test_slow_readers_of_exports_hold_nobody_else(channel: grpc.Channel, address: str) -> None:
@@ -239,7 +231,7 @@ def test_writes_behind_an_import_hold_nobody_else_and_end_with_their_deadline(
 ) -> None:
     stub = ingest_rpc.IngestStub(channel)
     waiting = [stub.AppendTexts.future(append(f"waits{n}")) for n in range(WORKERS + QUEUE)]
-    eventually(lambda: full(stub))
+    soon(lambda: full(stub))
     assert refused(lambda: stub.AppendTexts(append("refused"))) == (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "TOO_MANY_CALLS",
@@ -249,7 +241,7 @@ def test_writes_behind_an_import_hold_nobody_else_and_end_with_their_deadline(
     waiting[0].cancel()
     waiting[-1].cancel()
     late = stub.AppendTexts.future(append("late"), timeout=0.2)
-    eventually(late.done)
+    soon(late.done)
     assert late.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
     everything_answers(channel)
     held.go_on.set()
@@ -319,7 +311,7 @@ def test_work_for_a_cancelled_call_ends(
         if call is not None and dead:
             runs += 1
             began.set()
-            eventually(lambda: not call.wanted)
+            soon(lambda: not call.wanted)
         return run(self, batch)
 
     def counted(self: retriever.Retriever, queries: Any) -> Any:
@@ -343,7 +335,7 @@ def test_work_for_a_cancelled_call_ends(
         call = ask()
         assert began.wait(SECONDS)
         call.cancel()
-        eventually(lambda: not inside)
+        soon(lambda: not inside)
     assert runs == 3  # of the model, one for each call
     dead = False
     everything_answers(channel)
@@ -365,7 +357,7 @@ def test_a_call_that_ends_while_it_waits_is_never_begun(
     monkeypatch.setattr(retriever.Retriever, "retrieve", held)
     stub = rpc.RetrievalStub(channel)
     holding = [stub.Query.future(pb.QueryRequest(user_id=f"held{n}")) for n in range(WORKERS)]
-    eventually(lambda: running_now == WORKERS)
+    soon(lambda: running_now == WORKERS)
     expired = stub.Query.future(pb.QueryRequest(user_id="expired"), timeout=0.2)
     cancelled = stub.Query.future(pb.QueryRequest(user_id="cancelled"))
     with ThreadPoolExecutor(1) as pool:
@@ -391,7 +383,7 @@ def test_four_hundred_queries_do_not_keep_health_from_answering(
     monkeypatch.setattr(retriever.Retriever, "retrieve", held)
     stub = rpc.RetrievalStub(channel)
     asked = [stub.Query.future(pb.QueryRequest(user_id=USER)) for _ in range(400)]
-    eventually(lambda: sum(call.done() for call in asked) == 400 - WORKERS - QUEUE)
+    soon(lambda: sum(call.done() for call in asked) == 400 - WORKERS - QUEUE)
     check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=SECONDS)
     assert check.status == health_pb2.HealthCheckResponse.SERVING
     assert rpc.AdminStub(channel).Status(pb.StatusRequest(), timeout=SECONDS).serving

@@ -1,4 +1,4 @@
-"""Filters as they are written on the command line."""
+"""Filters from the options of the command line: year>=1999, colour=red."""
 
 import math
 import re
@@ -32,12 +32,12 @@ _EXACT = 2**53
 _DAY = timedelta(days=1) // timedelta(microseconds=1)
 _FORM = "a condition like year>=1999, colour=red, id!=7 or released<2000-01-01"
 
-_Bounds = dict[str, tuple[Number | Moment, pb.Bound]]  # "lower" and "upper"; the last value that each lets in
+_Bounds = dict[str, tuple[Number | Moment, pb.Bound]]  # "lower" and "upper"; the last value within each
 
 
 @dataclass
-class _Asked:
-    """What conditions ask of one attribute."""
+class _Conditions:
+    """The conditions on one attribute."""
 
     any_of: list[pb.AttributeValue] = field(default_factory=list)
     none_of: list[pb.AttributeValue] = field(default_factory=list)
@@ -48,7 +48,7 @@ class _Asked:
 def filter_message(
     kinds: Sequence[str], conditions: Sequence[str], only: Sequence[str], without: Sequence[str]
 ) -> pb.Filter | None:
-    """Return the filter that options mean, None where none is given.
+    """Return the filter that options name, None without any.
 
     Args:
         kinds: any of which an item is.
@@ -62,10 +62,10 @@ def filter_message(
     Raises:
         typer.BadParameter: a condition is not of that form; names it, and the right spelling of an operator.
     """
-    asked: dict[str, _Asked] = {}
+    by_name: dict[str, _Conditions] = {}
     for written in conditions:
         name, sign, text = _read(written)
-        one = asked.setdefault(name, _Asked())
+        one = by_name.setdefault(name, _Conditions())
         if sign == "=":
             one.any_of.append(_value(written, text))
         elif sign == "!=":
@@ -76,7 +76,7 @@ def filter_message(
         return None
     return pb.Filter(
         kinds=kinds,
-        attributes=[message for name, one in asked.items() for message in _messages(name, one)],
+        attributes=[message for name, one in by_name.items() for message in _messages(name, one)],
         allow=pb.ItemIds(item_ids=only) if only else None,
         deny=pb.ItemIds(item_ids=without),
     )
@@ -106,8 +106,8 @@ def _value(written: str, text: str) -> pb.AttributeValue:
     return pb.AttributeValue(text=text) if number is None else _of_number(number)
 
 
-def _narrow(one: _Asked, sign: str, written: str, text: str) -> None:
-    """Take in one end of a range; the narrower of two stays.  Raises: typer.BadParameter."""
+def _narrow(one: _Conditions, sign: str, written: str, text: str) -> None:
+    """Add one end of a range; the narrower of two stays.  Raises: typer.BadParameter."""
     side, exclusive = ("lower" if sign[0] == ">" else "upper"), len(sign) == 1
     number, moment = _number(written, text), moment_of(text)
     if number is not None:
@@ -127,10 +127,10 @@ def _narrow(one: _Asked, sign: str, written: str, text: str) -> None:
         bounds[side] = last, pb.Bound(value=value, exclusive=exclusive)
 
 
-def _messages(name: str, one: _Asked) -> list[pb.AttributeCondition]:
+def _messages(name: str, one: _Conditions) -> list[pb.AttributeCondition]:
     """Return the conditions of one attribute; all of them must hold.
 
-    Ends are said as at_least and at_most where these say it all: servers of before know no others.
+    Ends go as at_least and at_most where these suffice: older servers know no others.
     """
     ranges = _ranges(one.numbers) + _ranges(one.moments)
     found = [pb.AttributeCondition(name=name) for _ in range(max(1, len(ranges)))]
@@ -146,14 +146,14 @@ def _messages(name: str, one: _Asked) -> list[pb.AttributeCondition]:
 
 
 def _ranges(bounds: _Bounds) -> list[_Bounds]:
-    """Return what there is of a range; its ends apart where no value is within both: that finds nothing."""
+    """Return a range, if any; its ends apart where no value is within both, which finds nothing."""
     if len(bounds) == 2 and bounds["lower"][0] > bounds["upper"][0]:
         return [{side: end} for side, end in bounds.items()]
     return [bounds] if bounds else []
 
 
 def _number(written: str, text: str) -> Number | None:
-    """Return the number that a text is, None where it is none.  Raises: typer.BadParameter."""
+    """Return the number that a text spells, None where it spells none.  Raises: typer.BadParameter."""
     if _INTEGER.fullmatch(text):
         number = int(text) if len(text) < 30 else 2**64
         if not -(2**63) <= number < 2**64:

@@ -1,24 +1,28 @@
 """Recall and throughput over the effort of a search: of ours, of bare FAISS, of other libraries."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from indexer.arrays import FloatArray, IntArray
+from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exact import Searched
 from scripts.bench.index.bare import Bare
-from scripts.bench.index.searches import Contest, search_ours
-from scripts.bench.index.timing import Search, Times, ann_recall, figures, threads, timed
+from scripts.bench.index.searches import SearchComparison, search_ours
+from scripts.bench.index.synthetic import NEAR, RANDOM
+from scripts.bench.index.timing import Search, Times, ann_recall, figures, threads, time_by_turns
 
 EFFORTS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560)  # of graphs
 _TIMES = (0.125, 0.25, 0.5, 1.0, 2.0)  # the effort that an index was tuned to
 _BATCH = 64
 
 
-def of_ours(contest: Contest, factory: str, seconds: float) -> Iterator[dict[str, Any]]:
+def curve_of_ours(contest: SearchComparison, factory: str, seconds: float) -> Iterator[dict[str, Any]]:
     """Yield the points of our search with ids, and of bare FAISS, at one thread."""
     approximate, queries, k = contest.index.approximate, contest.queries, contest.k
     if approximate is None:
@@ -32,7 +36,7 @@ def of_ours(contest: Contest, factory: str, seconds: float) -> Iterator[dict[str
             "triptych": partial(_ours, contest.index, queries, size, k),
         }
         with threads(1):
-            taken = timed(searches, len(queries) // size, seconds / 2)
+            taken = time_by_turns(searches, len(queries) // size, seconds / 2)
         found = {
             "faiss": contest.bare.find(queries, k, probes),
             "triptych": contest.index.search(queries, k)[0],
@@ -42,7 +46,7 @@ def of_ours(contest: Contest, factory: str, seconds: float) -> Iterator[dict[str
     approximate.search_params = tuned
 
 
-def of_library(
+def curve_of_library(
     library: Bare, queries: FloatArray, exact: Searched, k: int, seconds: float
 ) -> Iterator[dict[str, Any]]:
     """Yield the points of another library at one thread."""
@@ -50,12 +54,12 @@ def of_library(
     size = min(_BATCH, len(queries))
     for search_params in (e for e in EFFORTS if e >= k):
         search = partial(_found, library, queries, size, k, search_params)
-        times = timed({library.name: search}, len(queries) // size, seconds / 2)[library.name]
+        times = time_by_turns({library.name: search}, len(queries) // size, seconds / 2)[library.name]
         recall = ann_recall(library.find(queries, k, search_params), exact)
         yield _point(library.name.split()[0], library.name, search_params, recall, size, times)
 
 
-def enough(library: Bare, queries: FloatArray, exact: Searched, k: int, recall: float) -> int:
+def least_effort(library: Bare, queries: FloatArray, exact: Searched, k: int, recall: float) -> int:
     """Return the least of EFFORTS that reaches an ANN recall, or the last."""
     for search_params in EFFORTS:
         if search_params >= k and ann_recall(library.find(queries, k, search_params), exact) >= recall:
@@ -109,3 +113,60 @@ def _found(
 
 def _ours(index: Index, queries: FloatArray, size: int, k: int, number: int) -> object:
     return search_ours(index, queries[number * size : (number + 1) * size], k)
+
+
+SHARES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+def filter_figures(
+    index: Index,
+    factory: str,
+    queries: FloatArray,
+    centre: FloatArray,
+    shares: Sequence[float],
+    k: int,
+    seconds: float,
+) -> Iterator[dict[str, Any]]:
+    """Yield what a search finds with filters, beside brute force over what they let pass.
+
+    Each share is tried with items drawn at random and with those nearest to one user, which is what a kind
+    or a category is like. `scan` says whether every allowed item was compared.
+
+    Args:
+        index: built by `synthetic.build_index`.
+        factory: what to call it.
+        queries: (Q, D) that it was not tuned with.
+        centre: (D,) that `near` is measured from.
+        shares: of the items, that pass.
+        k: results per query.
+        seconds: of timing each.
+    """
+    near = np.concatenate([index.main.vectors[i : i + 65_536] @ centre for i in range(0, len(index), 65_536)])
+    for share in shares:
+        least = float(np.quantile(near, 1 - share)) if share < 1 else -np.inf
+        for subset, wanted in (
+            ("random", Filter(ranges=((RANDOM, 0.0, share),))),
+            ("near", Filter(ranges=((NEAR, least, np.inf),))),
+        ):
+            exact = index.brute_force(queries, k, None, wanted)
+            rows = index.search(queries, k, None, wanted)[0]
+            passing = int((near >= least).sum()) if subset == "near" else int(share * len(index))
+            search_params = index.policy.search_params(passing, len(index.main))
+            one = partial(_one, index, queries, k, wanted)
+            with threads(1):
+                taken = time_by_turns({"ours": one}, len(queries), seconds)["ours"]
+            yield {
+                "factory": factory,
+                "share": share,
+                "items": subset,
+                "passing": passing,
+                "ann_recall": ann_recall(rows, exact),
+                "fewest": int((rows >= 0).sum(axis=1).min()),
+                "there_are": int((exact[0] >= 0).sum(axis=1).min()),
+                "p50_ms": figures(taken, 1)["p50_ms"],
+                "scan": search_params is None,
+            }
+
+
+def _one(index: Index, queries: FloatArray, k: int, wanted: Filter, number: int) -> Searched:
+    return index.search(queries[number : number + 1], k, None, wanted)

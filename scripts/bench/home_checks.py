@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from indexer.publish import load_index
-from scripts.bench import small_home as bench_world
+from scripts.bench import small_home
 from server.client import CallError, Client
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, read_pointer, verify
 from store.database import NotAStoreError, StoreLockedError
@@ -24,7 +24,7 @@ Rows = dict[str, pa.Table]
 
 
 @dataclass
-class Counts:
+class FaultCounts:
     """Rounds of one stage: tried, killed (the rest ended before), and those with each kind of harm."""
 
     tried: int = 0
@@ -35,7 +35,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Left:
+class Listing:
     """What a home lists: finished artifacts, by folder, and the pointers that are there."""
 
     ids: dict[Path, frozenset[str]]
@@ -73,8 +73,8 @@ def rows_of_store(home: Home) -> Rows:
             }
 
 
-def left_over(home: Home, before: Left, allowed: list[Rows]) -> tuple[bool, bool]:
-    """Return whether something that was there is lost, and whether something half written shows.
+def harm_after_kill(home: Home, before: Listing, allowed: list[Rows]) -> tuple[bool, bool]:
+    """Return whether rows, artifacts or pointers are lost, and whether something half written shows.
 
     Args:
         home: to look at; nothing runs on it.
@@ -89,7 +89,7 @@ def left_over(home: Home, before: Left, allowed: list[Rows]) -> tuple[bool, bool
     except (StoreLockedError, NotAStoreError, duckdb.Error) as error:
         log.error("%s does not open: %s", home.database, error)
         lost = True
-    now = Left.of(home)
+    now = Listing.of(home)
     for folder, ids in now.ids.items():
         lost |= not before.ids[folder] <= ids
         for artifact_id in ids:
@@ -101,12 +101,12 @@ def left_over(home: Home, before: Left, allowed: list[Rows]) -> tuple[bool, bool
 def answers(home: Home) -> bool:
     """Return whether a server starts on a home and, where an index is published, answers a query."""
     try:
-        with bench_world.server(home) as address, Client(address, timeout=30) as client:
+        with small_home.serving(home) as address, Client(address, timeout=30) as client:
             serving = client.status().serving
             if serving != home.current_index.exists():
                 return False
             return not serving or len(client.query(user_id="u-nobody").item_ids) == 10
-    except (bench_world.CommandFailedError, CallError) as error:
+    except (small_home.CommandFailedError, CallError) as error:
         log.error("no server answers on %s: %s", home.path, error)
         return False
 
@@ -120,7 +120,7 @@ def _sound(directory: Path) -> bool:
     return True
 
 
-def _pointers_sound(home: Home, now: Left) -> bool:
+def _pointers_sound(home: Home, now: Listing) -> bool:
     """Return whether LATEST and CURRENT, where they are, name what loads."""
     try:
         if home.latest_model in now.pointers:

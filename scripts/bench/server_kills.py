@@ -11,8 +11,8 @@ from subprocess import Popen
 
 from tqdm import tqdm
 
-from scripts.bench import small_home as bench_world
-from scripts.bench.checks import Counts
+from scripts.bench import small_home
+from scripts.bench.home_checks import FaultCounts
 from server.client import Behavior, CallError, Client, Text, Tie
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.home import Home
@@ -29,19 +29,19 @@ _HUB = "faults-hub"
 
 @dataclass
 class _Work:
-    """What a client did until the server died: whom it asked about, and who of them was acknowledged."""
+    """The calls of a client until the server died: the users of all calls, and of those acknowledged."""
 
     done: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
 
-def write_rounds(name: str, home: Home, rounds: int, chance: random.Random) -> Counts:
+def write_rounds(name: str, home: Home, rounds: int, chance: random.Random) -> FaultCounts:
     """Return the counts of `rounds` kills of a server on a home amid writes ("ingest") or erasures ("erase").
 
     Raises:
         CommandFailedError: a server does not start for the first time.
     """
-    counts = Counts()
+    counts = FaultCounts()
     log.info("bench faults: %d rounds of %s", rounds, name)
     work, check = (_append, _check_appended) if name == "ingest" else (_erase, _check_erased)
     for number in tqdm(range(rounds), desc=name, disable=None):
@@ -61,7 +61,7 @@ def write_rounds(name: str, home: Home, rounds: int, chance: random.Random) -> C
                 lost, mixed = check(client, done, items)
                 counts.lost += lost
                 counts.mixed += mixed
-        except (bench_world.CommandFailedError, CallError) as error:
+        except (small_home.CommandFailedError, CallError) as error:
             log.error("after a kill amid %s: %s", name, error)
             counts.failed += 1
     log.info("bench faults: %s: %s", name, counts)
@@ -71,10 +71,10 @@ def write_rounds(name: str, home: Home, rounds: int, chance: random.Random) -> C
 @contextmanager
 def _server(home: Home) -> Iterator[tuple["Popen[bytes]", Client]]:
     home.server_file.unlink(missing_ok=True)
-    command = bench_world.command("serve", "--home", str(home.path), "--port", "0")
+    command = small_home.command("serve", "--home", str(home.path), "--port", "0")
     with (
-        bench_world.process(command, home.server_file) as process,
-        Client(bench_world.address_in(home.server_file)) as client,
+        small_home.process(command, home.server_file) as process,
+        Client(small_home.address_in(home.server_file)) as client,
     ):
         yield process, client
 

@@ -1,10 +1,11 @@
-"""What `triptych train` puts together: settings, the text model, the task head and who hears of figures."""
+"""The parts of `triptych train`: settings, the text model, the task head, and Weights & Biases."""
 
 import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +15,7 @@ import typer
 from store.attributes import left_out_message, usable_attributes
 from store.export import Export
 from store.home import Home
+from store.tables import MAX_WEIGHT
 
 if TYPE_CHECKING:
     from encoder.dataset import Dataset
@@ -24,11 +26,37 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class FusionName(StrEnum):
+    """What `--fusion` takes."""
+
+    LEARNED = "learned"
+    RIDGE = "ridge"
+    MAXVAR = "maxvar"
+
+
 class WandbMissingError(LookupError):
-    """Weights & Biases was asked for and is not installed."""
+    """--wandb is given, and Weights & Biases is not installed."""
 
     def __init__(self) -> None:
         super().__init__("--wandb needs the package wandb: pip install wandb, or leave --wandb out")
+
+
+def parse_actions(named: list[str]) -> dict[str, float]:
+    """Return action weights from texts like "share=2".
+
+    Raises:
+        ValueError: a text is not NAME=NUMBER with a number from 0 to MAX_WEIGHT.
+    """
+    actions = {}
+    for text in named:
+        name, _, weight = text.partition("=")
+        try:
+            actions[name] = float(weight)
+        except ValueError:
+            raise ValueError(f"--action {text!r} is not NAME=NUMBER, such as share=2") from None
+        if not name or not 0 <= actions[name] <= MAX_WEIGHT:
+            raise ValueError(f"--action {text!r}: the weight must be a number from 0 to {MAX_WEIGHT:g}")
+    return actions
 
 
 def train_options(
@@ -39,7 +67,7 @@ def train_options(
     members: int | None,
     seed: int,
 ) -> "TrainOptions":
-    """Return the options of training from what the command line said, or from a file of `triptych tune`.
+    """Return the options of training from those of the command line, or from a file of `triptych tune`.
 
     Raises:
         SettingsError: the file is not JSON, or has a setting that is unknown or not of its kind.
@@ -58,13 +86,13 @@ def train_options(
         return TrainOptions(base=TowerConfig.from_json(values), search=False, learn=learn, seed=seed)
     learn = None
     if fusion == "learned":
-        asked = {"epochs": epochs, "members": members}
-        learn = replace(LearnConfig(seed=seed), **{k: v for k, v in asked.items() if v is not None})
+        given = {"epochs": epochs, "members": members}
+        learn = replace(LearnConfig(seed=seed), **{k: v for k, v in given.items() if v is not None})
     closed = cast("Fusion", "ridge" if fusion == "learned" else fusion)
     return TrainOptions(base=TowerConfig(fusion=closed, actions=actions), learn=learn, seed=seed)
 
 
-def tuned_source(
+def tuned_text_model(
     source: str,
     export: Export,
     home: Home,
@@ -74,7 +102,7 @@ def tuned_source(
     method: str | None,
     pooling: str | None = None,
 ) -> str:
-    """Return the text model to export: `source` itself, or a folder with what it became on this data."""
+    """Return the text model to export: `source`, or the folder of one adapted or tuned on this data."""
     if not (adapt or method):
         return source
     from encoder.text.source import Pooling
@@ -103,10 +131,12 @@ def tuned_source(
     return source
 
 
-def checked(export: Export, options: "TrainOptions", task: str, label: str | None) -> "HeadTrainer | None":
-    """Return what fits the task head to an export's data, None for plain retrieval, once all can be learned.
+def head_trainer(
+    export: Export, options: "TrainOptions", task: str, label: str | None
+) -> "HeadTrainer | None":
+    """Check that the data can teach the task, and return the function that fits its head, None for retrieval.
 
-    What is found here would come out only after all texts are encoded and the tower is fitted.
+    Without it the errors would come only after all texts are encoded and the tower is fitted.
 
     Raises:
         typer.BadParameter: an action is weighted that no behaviour has.
@@ -138,14 +168,14 @@ def _head(
     from encoder.heads.options import HeadOptions, Task
 
     options = HeadOptions(label=label, seed=trained.seed)
-    attributes, kinds = item_facts(export)
+    attributes, kinds = attributes_and_kinds(export)
     check_head(cast("Task", task), rows, attributes, kinds, options)
     return lambda data, users, items: train_head(
         cast("Task", task), data, attributes, kinds, users, items, options
     )
 
 
-def item_facts(export: Export) -> tuple[list[dict[str, Any] | None], list[str | None]]:
+def attributes_and_kinds(export: Export) -> tuple[list[dict[str, Any] | None], list[str | None]]:
     """Return the attributes and the kind of every item of an export, in the order of their ids.
 
     Attributes that cannot be used are None, and the log names their items.
@@ -159,8 +189,8 @@ def item_facts(export: Export) -> tuple[list[dict[str, Any] | None], list[str | 
 
 
 @contextmanager
-def reporting(options: "TrainOptions", *, wandb: bool) -> "Iterator[ReportEpoch | None]":
-    """Yield what takes the figures of an epoch to Weights & Biases, or None where that is not asked for.
+def wandb_report(options: "TrainOptions", *, wandb: bool) -> "Iterator[ReportEpoch | None]":
+    """Yield a function that logs the figures of an epoch to Weights & Biases, or None without --wandb.
 
     Raises:
         WandbMissingError: it is not installed.

@@ -1,17 +1,13 @@
-"""What every command needs: the home option, an export, the language model, a running server."""
+"""A home as the commands use it: its files and its store, or the server that runs on it."""
 
 import json
-import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import grpc
-import typer
-from rich.console import Console
 
 from server.addresses import target_of
 from server.identity import is_server_of
@@ -24,14 +20,8 @@ from store.ledger import write_ledger
 from store.privacy.erase import list_erasures
 from store.store import Store
 
-HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False)
-]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
-
 _CALL_SECONDS = 600.0
 _ANSWER_SECONDS = 5.0
-_PIPE_COLUMNS = 400
 
 
 class ServerOwnsStoreError(OSError):
@@ -44,7 +34,7 @@ class ServerOwnsStoreError(OSError):
 
 
 class SilentServerError(TimeoutError):
-    """Whether the server that a home names serves it cannot be found out."""
+    """The server that a home names does not answer, so nobody knows whether it serves that home."""
 
     def __init__(self, home: Home, address: str, code: str) -> None:
         super().__init__(
@@ -63,13 +53,13 @@ class NoSuchHomeError(FileNotFoundError):
 
 
 def shared_text_models() -> Path:
-    """Return the folder of this user in which exported language models lie for all homes."""
+    """Return the folder, one per user of the machine, of text models that all homes share."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "triptych" / "text_models"
 
 
-def existing(path: Path) -> Home:
-    """Return a home that something was imported into.  Raises: NoSuchHomeError."""
+def existing_home(path: Path) -> Home:
+    """Return the home in a directory that something was imported into.  Raises: NoSuchHomeError."""
     home = Home(path)
     if not home.database.exists():
         raise NoSuchHomeError(path)
@@ -79,7 +69,7 @@ def existing(path: Path) -> Home:
 def server_of(home: Home) -> str | None:
     """Return the address by which commands on this machine reach the server that runs on a home, or None.
 
-    The server has to say itself that it serves this home: a server.json that a killed server left behind, or
+    The server has to confirm that it serves this home: a server.json that a killed server left behind, or
     that came with the copy of a home, counts as none, whoever has its process id or its port by now.
 
     Raises:
@@ -94,12 +84,12 @@ def server_of(home: Home) -> str | None:
     except (ValueError, KeyError, TypeError) as error:
         reason = "is damaged: remove it if no server runs on this home"
         raise DamagedArtifactError(home.server_file, reason) from error
-    told = _served_at(home, address)
-    return address if told is not None and is_server_of(home, said, told) else None
+    served = _served_at(home, address)
+    return address if served is not None and is_server_of(home, said, served) else None
 
 
 def _served_at(home: Home, address: str) -> pb.ServedHome | None:
-    """Return which home the server on an address serves; None where there is no Triptych."""
+    """Return the home that the server on an address serves; None where no Triptych answers."""
     try:
         with admin(address) as stub:
             return stub.Status(pb.StatusRequest(), timeout=_ANSWER_SECONDS).home
@@ -120,7 +110,7 @@ def admin(address: str) -> Iterator[rpc.AdminStub]:
 
 
 @contextmanager
-def own_store(home: Home) -> Iterator[Store]:
+def writable_store(home: Home) -> Iterator[Store]:
     """Yield the store for writing.  Raises: ServerOwnsStoreError, and what Store.open raises."""
     address = server_of(home)
     if address is not None:
@@ -130,11 +120,11 @@ def own_store(home: Home) -> Iterator[Store]:
 
 
 def fresh_export(home: Home) -> Export:
-    """Return a new export, made by the running server where there is one."""
+    """Make an export, through the running server where there is one, and open it."""
     address = server_of(home)
     if address is None:
         with Store.open(home.database) as store:
-            write_ledger(home.erasures, list_erasures(store))  # which a killed server may not have come to
+            write_ledger(home.erasures, list_erasures(store))  # a killed server may not have written it
             export_id = create_export(store, home.exports)
     else:
         with admin(address) as stub:
@@ -155,24 +145,3 @@ def publish_index(home: Home, index_id: str) -> None:
             return
     with admin(address) as stub:
         stub.PublishIndex(pb.PublishIndexRequest(index_id=index_id), timeout=_CALL_SECONDS)
-
-
-def console(*, record: bool = False) -> Console:
-    """Return a console that cuts nothing off in a pipe, where nobody can make the window wider."""
-    return Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS, record=record)
-
-
-def set_up_logging(*, verbose: bool) -> None:
-    """Send the log to stderr: plain lines, short on a terminal, with times in a pipe."""
-    plain = "%(message)s" if sys.stderr.isatty() else "%(asctime)s %(message)s"
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format=plain, stream=sys.stderr)
-    for noisy in (
-        "httpx",
-        "huggingface_hub",
-        "urllib3",
-        "faiss.loader",
-        "matplotlib",
-        "transformers",
-        "sentence_transformers",
-    ):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.home_access import server_of
 from scripts.query import reply_table
-from scripts.session import console, server_of
+from scripts.terminal import console
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError
 from store.home import Home

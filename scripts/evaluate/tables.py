@@ -1,0 +1,231 @@
+"""An evaluation report as tables on the terminal and in HTML, and as plots."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from scripts.terminal import console
+
+K = "20"
+
+
+def write_tables(report: dict[str, Any], html: Path) -> None:
+    """Print the tables of a report, and save the same as HTML; robustness also as a PNG beside it."""
+    out = console(record=True)
+    title = f"{escape(report['dataset'])}, split {report['split']}, {report['users']:,} users"
+    out.print(f"[bold]{title}[/bold]  model {report['model_id']}  index {report['index_id']}")
+    absent = [view for view, there in report["views_in_data"].items() if not there]
+    if absent:
+        out.print(f"absent from the data: {', '.join(absent)}")
+    out.print(_models(report))
+    out.print(_by_view(report))
+    degrees = ", ".join(f"{v} {d:.3f}" for v, d in report["matching_degree"].items() if d is not None)
+    out.print(f"matching degree: {degrees}")
+    if "head" in report:
+        print_task_report(report["head"], out)
+    if "diversity" in report:
+        out.print(_diversity(report["diversity"]))
+    robustness = report.get("robustness")
+    if robustness:
+        out.print(robustness_table(robustness))
+    out.save_html(str(html))
+    print(f"report: {html.with_suffix('.json')} and .html")
+    if robustness and robustness["by_view"]:  # none where the data has no view asked for
+        plot = html.with_name(f"{html.stem}-robustness.png")
+        plot_robustness(report, plot)
+        print(f"plot: {plot}")
+
+
+def _models(report: dict[str, Any]) -> Table:
+    columns = ("R@10", "N@10", "R@20", "95 %", "N@20", "MRR", "cov.", "gain")
+    title = "models: recall, NDCG, MRR@20, coverage@20; gain: of row 1 in R@20, paired 95 %"
+    table = Table("", *columns, title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    rows = {f"Triptych, {report['views']}": report["k"]} | report["baselines"]
+    if report["unseen_users"]:
+        users = report["unseen_users"]["users"]
+        rows |= {f"{users:,} users never trained on": report["unseen_users"]}
+    left_out: list[str] = []
+    for name, figures in rows.items():
+        if "left_out" in figures:
+            table.add_row(name, *["–"] * 8)
+            left_out.append(f"{name}: {figures['left_out']}")
+            table.caption = "\n".join(left_out)
+            continue
+        ten, twenty = figures["10"], figures[K]
+        low, high = twenty["recall_ci95"]
+        table.add_row(
+            name,
+            _cell(ten["recall"]),
+            _cell(ten["ndcg"]),
+            _cell(twenty["recall"]),
+            "–" if low is None else f"{low:.3f}–{high:.3f}",
+            _cell(twenty["ndcg"]),
+            _cell(twenty["mrr"]),
+            f"{twenty['coverage']:.2f}",
+            _gain(figures),
+        )
+    return table
+
+
+def _gain(figures: dict[str, Any]) -> str:
+    """Return the paired interval of what the first row gains in recall over this one."""
+    low, high = figures["gain"]["recall"]["ci95"] if "gain" in figures else (None, None)
+    return "" if low is None else f"{low:+.3f} to {high:+.3f}"
+
+
+def _diversity(figures: dict[str, Any]) -> Table:
+    columns = ("", "R@20", "N@20", "cov.", "intra-list div.", "of texts")
+    title = f"maximal marginal relevance, λ = {figures['lambda']:g}, at 20"
+    table = Table(*columns, title=title, box=SIMPLE_HEAD)
+    for name in ("plain", "diversified"):
+        at = figures[name][K]
+        keys = ("recall", "ndcg", "coverage", "intra_list_diversity", "intra_list_diversity_texts")
+        table.add_row(name, *(_cell(at[key]) for key in keys))
+    return table
+
+
+def _by_view(report: dict[str, Any]) -> Table:
+    table = Table("views", "R@20", "N@20", "gain", title="by view", box=SIMPLE_HEAD)
+    rows = report["by_view"] | {"history withheld (T and S)": report["cold_users"]}
+    for name, figures in rows.items():
+        if figures is None:
+            table.add_row(name, "–", "–", "")
+        else:
+            table.add_row(name, _cell(figures[K]["recall"]), _cell(figures[K]["ndcg"]), _gain(figures))
+    return table
+
+
+MOST_CLASSES = 20
+_NAMES = {
+    "auc": "AUC",
+    "user_auc": "user AUC",
+    "log_loss": "log loss",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "accuracy": "top 1",
+    "top3_accuracy": "top 3",
+    "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+}
+
+
+def print_task_report(report: dict[str, Any], out: Console) -> None:
+    """Print what `encoder.heads.model.head_report` returned; of many classes the most frequent ones."""
+    out.print(_metrics(report))
+    if report["unlabelled_events"]:
+        out.print(f"{report['unlabelled_events']:,} events are on items without {escape(report['label'])}")
+    if "classes" in report:
+        out.print(_classes(report["classes"]))
+
+
+def _metrics(report: dict[str, Any]) -> Table:
+    of_label = f" of {report['label']}" if report["label"] else ""
+    title = f"{report['task']}{of_label}: {report['examples']:,} examples of split {report['split']}"
+    columns = list(report["metrics"])
+    table = Table(title=escape(title), box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("")
+    for column in columns:
+        table.add_column(_NAMES.get(column, column), justify="right")
+    for name, figures in {"Triptych": report["metrics"], **report["baselines"]}.items():
+        table.add_row(name, *(_cell(figures[column]) for column in columns))
+    return table
+
+
+def _classes(classes: list[dict[str, Any]]) -> Table:
+    occurring = sorted((one for one in classes if one["support"]), key=lambda one: -one["support"])
+    table = Table(title="by class", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    for column in ("precision", "recall", "F1", "events"):
+        table.add_column(column, justify="right")
+    for one in occurring[:MOST_CLASSES]:
+        figures = (_cell(one[name]) for name in ("precision", "recall", "f1"))
+        table.add_row(escape(one["class"]), *figures, f"{one['support']:,.1f}")
+    left_out = len(occurring) - MOST_CLASSES
+    absent = len(classes) - len(occurring)
+    notes = [f"{left_out:,} less frequent classes are not shown"] if left_out > 0 else []
+    notes += [f"{absent:,} classes have no event in this split"] if absent else []
+    table.caption = "\n".join(notes) or None
+    return table
+
+
+_ELEMENTS = {"H": "H, events", "T": "T, texts", "S": "S, friends"}
+_METRICS = {"recall": "recall@20", "ndcg": "NDCG@20"}
+# Colour, marker, its size, line: where the two lie on each other, the second leaves the first visible.
+_STYLES = {"removed": ("#0072b2", "o", 9, "-"), "noise": ("#d55e00", "s", 4, "--")}
+
+
+def robustness_table(block: dict[str, Any]) -> Table:
+    """Return recall and NDCG with their 95 % intervals, a row per setting."""
+    table = Table("view", "mode", "share", "recall@20", "[95 %]", "ndcg@20", "[95 %]", title="robustness")
+    table.add_row("all", "unchanged", "0 %", *_cells(block["unchanged"]), end_section=True)
+    for view, modes in block["by_view"].items():
+        for mode, shares in modes.items():
+            for percent, figures in shares.items():
+                last = percent == list(shares)[-1]
+                cells = _cells(figures)
+                table.add_row(_ELEMENTS[view], mode, f"{percent} %", *cells, end_section=last)
+    return table
+
+
+def plot_robustness(report: dict[str, Any], path: Path) -> None:
+    """Write a PNG of a report with one: a column of panels per view, recall above NDCG, 95 % bands."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    block = report["robustness"]
+    views = block["by_view"]
+    figure = Figure(figsize=(2 + 3.5 * len(views), 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(_METRICS), len(views), sharex=True, sharey="row", squeeze=False)
+    for row, (metric, label) in enumerate(_METRICS.items()):
+        for column, (view, modes) in enumerate(views.items()):
+            axes = panels[row, column]
+            for mode, shares in modes.items():
+                _line(axes, metric, mode, {"0": block["unchanged"]} | shares)
+            axes.axhline(_value(block["unchanged"][metric]), color="0.5", linewidth=1, label="unchanged")
+            axes.grid(alpha=0.3)
+            if row == 0:
+                axes.set_title(_ELEMENTS[view])
+        panels[row, 0].set_ylabel(label)
+        panels[row, 0].set_ylim(bottom=0)
+    for axes in panels[-1]:
+        axes.set_xlabel("share removed or noise, %")
+        axes.set_xticks([0, 10, 30, 50, 100])
+    panels[0, 0].legend(loc="lower left")
+    figure.suptitle(
+        f"{report['dataset']}, split {report['split']}, {report['users']:,} users\n"
+        f"views {report['views']}; one view is changed, the others are whole; bands: 95 %",
+        fontsize="medium",
+    )
+    figure.align_ylabels()
+    figure.savefig(path, dpi=110)
+
+
+def _line(axes: Any, metric: str, mode: str, shares: dict[str, Any]) -> None:
+    colour, marker, size, style = _STYLES[mode]
+    x = [int(percent) for percent in shares]
+    y = [_value(one[metric]) for one in shares.values()]
+    low, high = ([_value(one[f"{metric}_ci95"][end]) for one in shares.values()] for end in (0, 1))
+    axes.plot(x, y, color=colour, marker=marker, markersize=size, linestyle=style, label=mode)
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _cells(figures: dict[str, Any]) -> list[str]:
+    cells = []
+    for metric in _METRICS:
+        low, high = map(_cell, figures[f"{metric}_ci95"])
+        cells += [_cell(figures[metric]), escape(f"[{low}, {high}]")]
+    return cells
+
+
+def _value(figure: float | None) -> float:
+    """Return a figure as matplotlib has it: not a number, which it leaves out, where there was nobody."""
+    return float("nan") if figure is None else figure
+
+
+def _cell(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:.4f}"
