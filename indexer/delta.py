@@ -5,7 +5,7 @@ so whoever searches with an older snapshot still sees one whole state.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -133,17 +133,28 @@ class Delta:
             now: the state that is asked about, which a search must then use too; None is the latest.
         """
         now = now or self.now  # before anything is looked up: what is put meanwhile has another row
-        rows = self._main.rows(ids)
-        if not now.version:
+        return self.current_rows(self._main.rows(ids), ids.__getitem__, now)
+
+    def current_rows(self, main_rows: IntArray, name_of: Callable[[int], str], state: IndexState) -> IntArray:
+        """Turn rows of items in the main part into their rows in one state, −1 for an item that is not live.
+
+        Args:
+            main_rows: (n,) int64, −1 for an item that the main part lacks; left as it is.
+            name_of: gives the item id at a position of `main_rows`; called only where the main part has no
+                live row and rows were appended.
+            state: to look the items up in.
+        """
+        if not state.version:
+            return main_rows
+        rows = np.where(state.there(main_rows), main_rows, -1)
+        if not len(state.went):
             return rows
-        late = len(now.went)
-        for place, item_id in enumerate(ids):
-            row = self._newest.get(item_id, -1)
-            while row >= late:  # put since
+        for position in np.flatnonzero(rows < 0).tolist():
+            row = self._newest.get(name_of(position), -1)
+            while row >= len(state.went):  # put since
                 row = self._before[row]
-            if row >= 0:
-                rows[place] = len(self._main) + row
-        rows[~now.there(rows)] = -1
+            if row >= 0 and not 0 < state.went[row] <= state.version:
+                rows[position] = len(self._main) + row
         return rows
 
     def of_rows(self, rows: IntArray) -> list[str]:

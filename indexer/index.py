@@ -1,7 +1,7 @@
 """One index: an immutable directory, and the changes to it since."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -157,6 +157,23 @@ class Index:
         With `now` in that state, which what is done with the rows must look at too; otherwise in the latest.
         """
         return self.delta.rows(item_ids, now)
+
+    def main_rows(self, item_ids: Sequence[str]) -> IntArray:
+        """Return the row of each item in the main part as (n,) int64, removed or not; −1 for one it lacks."""
+        return self.main.ids.rows(item_ids)
+
+    def current_rows(self, main_rows: IntArray, name_of: Callable[[int], str], state: IndexState) -> IntArray:
+        """Turn rows of items in the main part into their rows in one state, −1 for an item that is not live.
+
+        The result is what `rows` returns of the same ids, without hashing them.
+
+        Args:
+            main_rows: (n,) int64, as `main_rows` returns them; left as they are.
+            name_of: gives the item id at a position of `main_rows`; called only where the main part has no
+                live row and rows were appended.
+            state: to look the items up in, which what is done with the rows must use too.
+        """
+        return self.delta.current_rows(main_rows, name_of, state)
 
     def item_ids(self, rows: IntArray) -> list[str]:
         """Return the item ids of rows (n,)."""

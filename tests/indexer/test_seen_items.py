@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from indexer.files import ItemChange
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.publish import current_index, load_index
+from scripts.bench.index.vectors import write_index
 from server.query.query import Query, QueryOptions, StoredUser
 from server.query.retriever import Retriever
 from server.query.snapshot import prepare
@@ -154,3 +156,36 @@ def test_rows_of_a_state_stay_what_they_were(retriever: Retriever) -> None:
         [main + 4, -1, -1], [main + 4, main + 5, -1],
     ]  # fmt: skip
     assert [index.rows(ids, state).tolist() for state in states] == rows
+
+
+def test_rows_of_the_main_part_become_the_rows_of_a_state_without_hashing_ids(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
+    index = write_index(tmp_path, vectors, "Flat", vectors)
+    main_ids = index.ids.to_pylist()
+    ids = [*main_ids, "new", "unknown"]
+    main_rows = index.main_rows(ids)
+    main_rows.flags.writeable = False
+    assert main_rows.tolist() == [*range(40), -1, -1]
+    states = [index.delta.now]
+    for puts, removed in (
+        ([], [ids[3]]),
+        ([ids[5], "new"], []),
+        (["new", ids[3]], [ids[9]]),
+        ([], ["new", ids[5]]),
+    ):
+        new = [ItemChange(i, vectors[0], 0.0, bytes(16), bytes(16), None, "{}") for i in puts]
+        index.put(new, removed)
+        states.append(index.delta.now)
+    named: list[str] = []
+
+    def name_of(position: int) -> str:
+        named.append(ids[position])
+        return ids[position]
+
+    found = [index.current_rows(main_rows, name_of, state).tolist() for state in states]
+    assert found == [index.rows(ids, state).tolist() for state in states]
+    assert found[0] == main_rows.tolist()
+    assert found[1] == [*range(3), -1, *range(4, 40), -1, -1]
+    assert (found[2][5], found[2][40], found[3][3], found[4][40]) == (40, 41, 43, -1)
+    assert index.main_rows([ids[9]]).tolist() == [9]  # removed, and still a row of the main part
+    assert set(named) == {ids[3], ids[5], ids[9], "new", "unknown"}
