@@ -12,12 +12,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from indexer.arrays import FloatArray, IntArray
-from indexer.files import ItemChange
-from indexer.filters.attribute_index import MutableAttributeIndex
-from indexer.filters.filter import ItemTerms, facts_of
-from indexer.ids import ItemIds
-from indexer.search.exact import longest_of
+from indexer.files import FloatArray, IntArray, ItemChange, ItemIds, longest_of
+from indexer.filters.attribute_index import ItemTerms, MutableAttributeIndex, facts_of
 from store.attributes import attributes_of
 
 Versions = npt.NDArray[np.int32]

@@ -10,14 +10,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from indexer.arrays import FloatArray, IntArray
 from indexer.delta import Delta, IndexState
-from indexer.files import ItemChange, MainPart, read_delta, read_without_vector
-from indexer.filters.cache import FilterCache
+from indexer.files import (
+    FACTS_FILE,
+    FloatArray,
+    IntArray,
+    ItemChange,
+    MainPart,
+    read_delta,
+    read_without_vector,
+)
+from indexer.filters.attribute_index import AttributeIndex
 from indexer.filters.filter import Filter
-from indexer.filters.policy import FilterPolicy
-from indexer.search.opening import open_searched
-from indexer.search.search import Exclusions, Searchable, Searched, in_order
+from indexer.search.ann import FilterPolicy, open_searched
+from indexer.search.exact import Searched
+from indexer.search.filter_cache import FilterCache
+from indexer.search.search import Exclusions, Searchable, in_order
 from store.artifact import DamagedArtifactError, read_manifest, verify
 from store.attributes import BadAttributesError, left_out, sorted_out
 
@@ -60,7 +68,7 @@ class Index:
         self.delta = Delta(self.main.ids, self.dim)
         changes, gone = read_delta(directory)
         self._take_over([*changes, *read_without_vector(directory, self.dim)], gone)
-        self._filter_cache = FilterCache(self.main, self.delta)
+        self._filter_cache = FilterCache(self.main, AttributeIndex(directory / FACTS_FILE), self.delta)
         self._agree(directory, changes)
 
     @classmethod

@@ -15,27 +15,26 @@ import pyarrow as pa
 from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TEXT_RULE, TextEncoder
-from indexer.arrays import map_vectors
-from indexer.building.assemble import assemble
+from indexer.building.assemble import assemble, files_taken_over, lay_out, take_over
+from indexer.building.autotune import fit
 from indexer.building.build_checkpoint import build_checkpoint
-from indexer.building.choice import AUTO, EXACT, Choice, choose
-from indexer.building.difference import hashes_array
-from indexer.building.factory import empty_faiss
-from indexer.building.fitting import fit
-from indexer.building.incremental import incremental_reindex
+from indexer.building.factory import AUTO, Choice, choose, empty_faiss
+from indexer.building.incremental import changes_of, difference, hashes_array, too_many, without_bad
 from indexer.building.items import ItemTower, build_main
 from indexer.building.sample import QUERIES, sample_users, tuning_queries
-from indexer.building.users import ExportedUsers, build_users
-from indexer.files import VECTORS_FILE, read_without_vector
+from indexer.building.users import ExportedUsers, build_users, put_users
+from indexer.files import VECTORS_FILE, map_vectors, read_without_vector
 from indexer.filters.attribute_index import FACTS_LAYOUT
 from indexer.index import Index
+from indexer.search.ann import EXACT
 from indexer.search.gpu import gpus
-from indexer.users import open_users
+from indexer.users import FOLDER, open_users
+from store.artifact import DamagedArtifactError, build, new_id, pointed
+from store.attributes import left_out
 from store.export import Export
 from store.home import Home
 
 log = logging.getLogger(__name__)
-
 _BLOCK = 65_536  # items at a time
 
 
@@ -147,3 +146,81 @@ def _key(asked: dict[str, Any], *tables: pa.Table) -> str:
         for name in ("content", "facts"):
             digest.update(hashes_array(hashes, name).tobytes())
     return digest.hexdigest()
+
+
+def incremental_reindex(
+    home: Home, folder: Path, people: ExportedUsers, hashes: pa.Table, asked: dict[str, Any], room: int | None
+) -> Path | None:
+    """Return the directory of an index made from the one that serves, or None where all is to be built.
+
+    Args:
+        home: where it serves, and where the new one goes.
+        folder: for what is built on the way, such as a user index that too much changed for.
+        people: the users, and the export and the tower that the items are of, too.
+        hashes: `export.item_hashes()`.
+        asked: what the manifest must say for its files to be taken over.
+        room: memory budget of a user index that is built.
+
+    Raises:
+        DamagedArtifactError: CURRENT names nothing that is there.
+    """
+    base = _base(home, asked)
+    if base is None or not _put_items(base, people.export, hashes, people.tower):
+        return None
+    source = home.indexes / base.index_id
+    users = open_users(source, base.manifest)
+    index_id = new_id()
+    with build(home.indexes, index_id) as draft:
+        draft.facts = base.manifest | {
+            "export_id": people.export.export_id,
+            "base": base.index_id,
+            "items_without_vector": base.without_vector,
+            "items_left_out": len(hashes) - len(base) - base.without_vector,
+            **take_over(source, draft.path, base),
+        }
+        digests: dict[str, str] = draft.facts.pop("files")
+        # Whether the copies are whole is seen when the new index is read back.
+        draft.digests |= {name: digests[name] for name in files_taken_over(base)}
+        if users is not None and put_users(users, people):
+            kept = users.manifest | {"without_vector": len(people.hashes) - len(users)}
+            draft.facts[FOLDER] = kept | take_over(source / FOLDER, draft.path / FOLDER, users)
+            names = [f"{FOLDER}/{name}" for name in files_taken_over(users)]
+            draft.digests |= {name: digests[name] for name in names}
+        else:
+            built = build_users(folder, people, users, asked["asked"]["ann_recall"], room)
+            draft.facts[FOLDER] = lay_out(folder / FOLDER, draft.path / FOLDER, built.fitted, built.facts)
+    return home.indexes / index_id
+
+
+def _put_items(base: Index, export: Export, hashes: pa.Table, tower: ItemTower) -> bool:
+    """Put what changed of the items on top of an index; return False where that is too much, undone."""
+    found = difference(base, hashes)
+    some = hashes.take(pa.array(found.changed))
+    touched = set(found.removed) | set(some.column("item_id").to_pylist())
+    kept = sum(change.has_vector and change.item_id not in touched for change in base.delta.changes())
+    rows = kept + int(tower.encodable(some).sum())
+    if too_many(rows, base.delta.now.main_gone + len(touched), len(base.main)):
+        log.info("reindex: %d of %d items changed since %s: building anew",
+                 rows, len(base.main), base.index_id)  # fmt: skip
+        return False
+    items = export.some_items(some.column("item_id").to_pylist())
+    items, some, encoded, reasons = without_bad(items, some, found.encoded)
+    if reasons:
+        log.warning("reindex: %s", left_out(reasons))
+    base.put(changes_of(base, items, some, encoded, tower), [*found.removed, *reasons])
+    log.info("reindex: %d items changed and %d went since %s", len(found.changed), len(found.removed),
+             base.index_id)  # fmt: skip
+    return True
+
+
+def _base(home: Home, asked: dict[str, Any]) -> Index | None:
+    """Return the serving index where its files can be taken over."""
+    if not home.current_index.exists():
+        return None
+    directory = pointed(home.current_index, home.indexes)
+    try:
+        index = Index.load(directory)
+    except DamagedArtifactError as error:
+        log.warning("reindex: %s; building anew", error)
+        return None
+    return index if all(index.manifest.get(name) == value for name, value in asked.items()) else None

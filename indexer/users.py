@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from encoder.views import unit_rows
-from indexer.arrays import FloatArray, IntArray
-from indexer.building.choice import padded
 from indexer.delta import IndexState
-from indexer.files import ItemChange
+from indexer.files import FloatArray, IntArray, ItemChange
 from indexer.index import Index, VectorDimError
-from indexer.search.exact import scores_of
-from indexer.search.search import Exclusions, Searched, in_order
+from indexer.search.ann import padded
+from indexer.search.exact import Searched, scores_of
+from indexer.search.search import Exclusions, in_order
 
 FOLDER = "users"
 EMBEDDING_DIM = "embedding_dim"

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from google.protobuf import json_format
 
-from indexer.filters.policy import FilterPolicy
 from indexer.publish import load_index
-from indexer.search.search_params import SearchParams
+from indexer.search.ann import FilterPolicy, SearchParams
 from server.client import Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import pointed, read_manifest

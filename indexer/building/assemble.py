@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from indexer.arrays import map_vectors
-from indexer.building.fitting import FittedIndex
+from indexer.building.autotune import FittedIndex
 from indexer.building.items import MAIN_FILES
 from indexer.building.users import BuiltUsers
-from indexer.files import VECTORS_FILE, faiss_file, read_without_vector, write_delta
+from indexer.files import VECTORS_FILE, faiss_file, map_vectors, read_without_vector, write_delta
 from indexer.index import LAYOUT, Index
 from indexer.users import FOLDER
 from store.artifact import build, new_id

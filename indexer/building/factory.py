@@ -1,13 +1,24 @@
 """FAISS indexes by their factory strings."""
 
+import math
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import faiss
+import psutil
+
+from indexer.search.ann import EXACT, padded
+from indexer.search.gpu import has_cuvs
 
 _CAGRA = re.compile(r"CAGRA([1-9]\d?)")
 _LACKING = "a CAGRA graph is built on a graphics card, by a FAISS with cuVS (pip install faiss-gpu-cuvs)"
 _FAISS: Any = faiss  # a CPU build lacks what is named below
+EXACT_ITEMS = 50_000
+EXACT_ITEMS_ON_A_CARD = 1_000_000
+AUTO = "auto"
+_LIST_BYTES = 12  # per item: its id, and its share of growth
+_MEMORY_SHARE = 0.5  # of what is free, when no budget is given
 
 
 class FactoryError(ValueError):
@@ -37,12 +48,60 @@ def cagra_degree(factory: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def has_cuvs() -> bool:
-    """Return whether this build of FAISS can build CAGRA graphs, given a card."""
-    return hasattr(faiss, "GpuIndexCagra")
+@dataclass(frozen=True)
+class Choice:
+    """A FAISS factory string, the reason for it, and what follows where it misses the asked ANN recall."""
+
+    factory: str
+    reason: str
+    finer: tuple[str, ...] = ()
 
 
-def inner_of(index: Any) -> Any:
-    """Return the index behind the transforms in front of one."""
-    kind = faiss.downcast_index(index)
-    return inner_of(kind.index) if isinstance(kind, faiss.IndexPreTransform) else kind
+def choose(items: int, dim: int, memory_bytes: int | None = None, *, card: bool = False) -> Choice:
+    """Return the kind of index for N items of D coordinates.
+
+    Args:
+        items: N.
+        dim: D.
+        memory_bytes: what the searched structure may take; None is half of what is free now. The full
+            vectors are memory-mapped beside it and are not counted.
+        card: whether a graphics card searches it.
+    """
+    few = EXACT_ITEMS_ON_A_CARD if card else EXACT_ITEMS
+    if items <= few:
+        where = "on a card" if card else "on a CPU"
+        return Choice(
+            EXACT, f"{items} items are at most {few}: comparing every one {where} is exact and quick"
+        )
+    free = int(psutil.virtual_memory().available * _MEMORY_SHARE)
+    budget = free if memory_bytes is None else memory_bytes
+    lists = lists_for(items)
+    fine = items * (dim + _LIST_BYTES) + 4 * lists * dim
+    if fine <= budget:
+        reason = f"{lists} lists of 8-bit codes, {_megabytes(fine)}, fit in {_megabytes(budget)}"
+        return Choice(_fine(lists, dim), reason, (f"IVF{lists},Flat", EXACT))
+    coarse = items * (dim // 8 + _LIST_BYTES + 8) + 4 * lists * dim
+    reason = (
+        f"8-bit codes take {_megabytes(fine)} of {_megabytes(budget)}, so {lists} lists of 1-bit codes, "
+        f"{_megabytes(coarse)}"
+    )
+    # Rotated, because one bit for each coordinate is only fair to coordinates that vary alike.
+    return Choice(f"RR{dim},IVF{lists},RaBitQ", reason, (_fine(lists, dim), f"IVF{lists},Flat", EXACT))
+
+
+def lists_for(items: int) -> int:
+    """Return the number of lists of an IVF: the power of two next to 4 √N.
+
+    Source:
+        https://github.com/facebookresearch/faiss/wiki/Guidelines-to-choose-an-index, 4 √N to 16 √N.
+    """
+    return 1 << round(math.log2(4 * math.sqrt(items)))
+
+
+def _fine(lists: int, dim: int) -> str:
+    """Return the factory of 8-bit codes, whose width is padded with zeros where that is quicker."""
+    return f"IVF{lists},SQ8" if dim % 8 == 0 else f"Pad{padded(dim)},IVF{lists},SQ8"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"

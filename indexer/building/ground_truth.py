@@ -7,7 +7,7 @@ from copy import copy
 
 import numpy as np
 
-from indexer.arrays import FloatArray, IntArray
+from indexer.files import FloatArray, IntArray
 from indexer.search.exact import best_of_all, best_of_parts, best_of_some, scores_of
 
 TUNED_K = 100

@@ -13,9 +13,7 @@ from encoder.dataset import rows_of
 from encoder.runtime import Model
 from encoder.text.cache import TextCache, encode_all
 from encoder.text.encoder import TextEncoder, item_text
-from indexer.arrays import FloatArray, IntArray, map_vectors, write_vectors
 from indexer.building.build_checkpoint import finish, finished
-from indexer.building.shards import build_shard, shards_of
 from indexer.files import (
     FACTS_FILE,
     ITEMS_FILE,
@@ -23,18 +21,19 @@ from indexer.files import (
     MAIN_SCHEMA,
     VECTORS_FILE,
     WITHOUT_VECTOR_FILE,
+    FloatArray,
+    IntArray,
     ItemChange,
-    faiss_file,
     write_lookup,
+    write_table,
+    write_vectors,
     write_without_vector,
 )
 from indexer.filters.attribute_index import AttributeIndexBuilder
-from indexer.ids import write_table
 from store.attributes import left_out, sorted_out
 from store.export import Export
 
 log = logging.getLogger(__name__)
-
 MAIN_FILES = (VECTORS_FILE, ITEMS_FILE, LOOKUP_FILE, FACTS_FILE)
 _BATCH = 16_384  # items at a time
 
@@ -160,21 +159,3 @@ def write_rows(folder: Path, hashes: pa.Table, popularity: FloatArray, facts: At
     write_table(folder / ITEMS_FILE, pa.table(columns, schema=MAIN_SCHEMA))
     write_lookup(folder, ids)
     facts.write(folder / FACTS_FILE)
-
-
-def build_shards(folder: Path, factory: str) -> list[str]:
-    """Write the FAISS files over the vectors in a folder; return their names.
-
-    Raises:
-        FactoryError: FAISS does not understand the factory.
-    """
-    vectors = map_vectors(folder / VECTORS_FILE)
-    names = []
-    for i, rows in enumerate(shards_of(len(vectors))):
-        name = faiss_file(i)
-        stage = f"{factory.replace(',', '-')}-{i}"
-        if not finished(folder, stage):
-            build_shard(vectors[rows], factory, folder / name)
-            finish(folder, stage, [name])
-        names.append(name)
-    return names

@@ -10,12 +10,17 @@ import faiss
 import numpy as np
 from tqdm import tqdm
 
-from indexer.arrays import FloatArray
-from indexer.building.factory import cagra_degree, empty_faiss, inner_of
-from indexer.search.gpu import cagra_graph, to_cpu, to_gpu
+from indexer.building.build_checkpoint import finish, finished
+from indexer.building.factory import cagra_degree, empty_faiss
+from indexer.files import (
+    VECTORS_FILE,
+    FloatArray,
+    faiss_file,
+    map_vectors,
+)
+from indexer.search.gpu import cagra_graph, inner_of, to_cpu, to_gpu
 
 log = logging.getLogger(__name__)
-
 SHARD_ITEMS = 4_194_304  # of one FAISS file; a multiple of 8, so that a bitmap splits between bytes
 _ADDED = 65_536  # vectors at a time
 _TRAINED = 64  # vectors per list of an IVF that its k-means looks at
@@ -82,3 +87,21 @@ def shards_of(rows: int) -> Iterator[slice]:
     """Yield the rows of each shard; at least one, which may be empty."""
     for start in range(0, max(1, rows), SHARD_ITEMS):
         yield slice(start, min(rows, start + SHARD_ITEMS))
+
+
+def build_shards(folder: Path, factory: str) -> list[str]:
+    """Write the FAISS files over the vectors in a folder; return their names.
+
+    Raises:
+        FactoryError: FAISS does not understand the factory.
+    """
+    vectors = map_vectors(folder / VECTORS_FILE)
+    names = []
+    for i, rows in enumerate(shards_of(len(vectors))):
+        name = faiss_file(i)
+        stage = f"{factory.replace(',', '-')}-{i}"
+        if not finished(folder, stage):
+            build_shard(vectors[rows], factory, folder / name)
+            finish(folder, stage, [name])
+        names.append(name)
+    return names

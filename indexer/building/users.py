@@ -11,18 +11,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer.arrays import FloatArray, map_vectors, write_vectors
+from indexer.building.autotune import FittedIndex, fit
 from indexer.building.build_checkpoint import finish, finished
-from indexer.building.choice import choose
-from indexer.building.difference import difference, too_many
-from indexer.building.fitting import FittedIndex, fit
+from indexer.building.factory import choose
+from indexer.building.incremental import difference, too_many
 from indexer.building.items import MAIN_FILES, ItemTower, write_rows
 from indexer.building.sample import QUERIES, USER_BATCH, batches_of, user_vectors
-from indexer.files import VECTORS_FILE
+from indexer.files import VECTORS_FILE, FloatArray, MainPart, map_vectors, read_delta, write_vectors
 from indexer.filters.attribute_index import AttributeIndexBuilder
 from indexer.index import Index
 from indexer.search.gpu import gpus
 from indexer.users import EMBEDDING_DIM, FOLDER, NO_FACTS, row_width, user_change, user_rows
+from store.artifact import artifacts
 from store.export import Export
 
 log = logging.getLogger(__name__)
@@ -167,3 +167,32 @@ def _queries(rows: FloatArray) -> FloatArray:
     queries = np.array(chosen)
     queries[:, -1] = 0.0  # the length is no part of a query
     return queries
+
+
+def stored_users(directory: Path) -> list[str]:
+    """Return the ids behind the vectors in an index directory; none where it has no user index.
+
+    Raises:
+        OSError, ValueError: a file is missing or damaged.
+    """
+    if not (directory / FOLDER).is_dir():
+        return []
+    late = [change.item_id for change in read_delta(directory / FOLDER)[0]]
+    ids: list[str] = MainPart.open(directory / FOLDER).ids.column.to_pylist()
+    return ids + late
+
+
+def indexes_with(parent: Path, user_id: str) -> tuple[str, ...]:
+    """Return the indexes below a folder with a vector of a user; one that cannot be read counts as such."""
+    return tuple(index_id for index_id in artifacts(parent) if _holds(parent / index_id / FOLDER, user_id))
+
+
+def _holds(users: Path, user_id: str) -> bool:
+    if not users.is_dir():
+        return False
+    try:
+        if MainPart.open(users).ids.rows([user_id])[0] >= 0:
+            return True
+        return any(change.item_id == user_id for change in read_delta(users)[0])
+    except (OSError, ValueError, KeyError, pa.ArrowInvalid):
+        return True

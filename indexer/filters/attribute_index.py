@@ -1,7 +1,11 @@
 """Kinds and attributes of items, inverted: from a value to the rows that have it."""
 
 import json
+import math
+import re
 from array import array
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,16 +13,119 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from indexer.arrays import IntArray, map_tensors
-from indexer.filters.filter import ItemTerms, Number, exact, facts_of
-from indexer.filters.moments import Moment
-from indexer.ids import hash_of, hashes_of
+from indexer.files import IntArray, hash_of, hashes_of, map_tensors
 
+_FIRST = datetime(1970, 1, 1)
+_MICROSECOND = timedelta(microseconds=1)
+_ISO = re.compile(
+    r"(?P<date>\d{4}-\d\d-\d\d)"
+    r"(?:[T ](?P<time>\d\d:\d\d(?::\d\d)?)(?:\.(?P<fraction>\d+))?"
+    r"(?P<zone>Z|(?P<sign>[+-])(?P<hours>\d\d):?(?P<minutes>\d\d)?)?)?",
+    re.ASCII,
+)
+KIND = "kind"
+_MOST = 2**63 - 1
 FACTS_LAYOUT = 2  # of the file; 1 had numbers as doubles alone, and no moments
 _MOMENTS = "moment_names"
 _INEXACT = 2**53  # the first double that also stands for another integer in the first layout
 _NONE = np.zeros(0, dtype=np.int64)
 _NO_ROWS = array("q")
+
+
+class Moment(int):
+    """Microseconds since 1970-01-01T00:00:00Z."""
+
+
+def moment_of(text: str) -> Moment | None:
+    """Return the moment that a text means, None where it is no date or time.
+
+    It is one where the whole of it is a date of ISO 8601, 1999-05-01, or a date and a time, 1999-05-01T20:15,
+    with T or a blank between them, seconds or without, a fraction of them, and Z or an offset such as +02:00,
+    +0200 or +02. A date is its first moment; without an offset it is UTC. The year is 0001 to 9999. Beyond
+    microseconds digits are dropped.
+    """
+    if len(text) < 10 or text[4] != "-":
+        return None  # nearly all texts, at no cost
+    read = _ISO.fullmatch(text)
+    if read is None or (read["fraction"] and len(read["time"]) < len("20:15:00")):
+        return None
+    try:
+        local = datetime.fromisoformat(f"{read['date']}T{read['time'] or '00:00'}")
+    except ValueError:  # such as the 30th of February
+        return None
+    hours, minutes = int(read["hours"] or 0), int(read["minutes"] or 0)
+    if hours > 23 or minutes > 59:
+        return None
+    offset = timedelta(hours=hours, minutes=minutes) // _MICROSECOND * (-1 if read["sign"] == "-" else 1)
+    fraction = int((read["fraction"] or "")[:6].ljust(6, "0"))
+    return Moment((local - _FIRST) // _MICROSECOND + fraction - offset)
+
+
+Number = int | float
+Value = str | bool | int | float | Moment
+ItemTerms = tuple[list[str], list[tuple[str, Number]], list[tuple[str, Moment]]]
+
+
+def term(name: str, value: str) -> str:
+    """Return the term for a field with a text value, which no other field and value have.
+
+    Files on disk hold hashes of terms, so those without nul stay as they are.
+    """
+    if "\0" in name or "\0" in value:
+        return f"\0text {len(name)}\0{name}{value}"
+    return f"{name}\0{value}"
+
+
+def facts_of(kind: str | None, attributes: dict[str, Any]) -> ItemTerms:
+    """Return the terms, the named numbers and the named moments of an item.
+
+    Texts and truth values are terms, numbers are numbers, a list is each of its elements, an object is its
+    members with dotted names, null is nothing. A text that is an ISO date or time is a moment, too.
+    """
+    terms = [] if kind is None else [term(KIND, kind)]
+    numbers: list[tuple[str, Number]] = []
+    moments: list[tuple[str, Moment]] = []
+    for name, value in _flat("attributes", attributes):
+        short = name.removeprefix("attributes.")
+        if isinstance(value, bool):
+            terms.append(_truth(name, value))
+        elif isinstance(value, str):
+            terms.append(term(name, value))
+            moment = moment_of(value)
+            if moment is not None:
+                moments.append((short, moment))
+        elif math.isfinite(value):
+            numbers.append((short, value))
+    return terms, numbers, moments
+
+
+def exact(value: Number) -> tuple[float, int]:
+    """Return the double nearest to a number, and what it lacks; such pairs are in the order of the numbers.
+
+    An integer may lack more than 64 bits hold: then it has the most that they do, on the right side of every
+    double and of every integer of 64 bits, which is all that filters ask for.
+    """
+    near = float(value)
+    if isinstance(value, float) or math.isinf(near):
+        return near, 0
+    return near, max(-_MOST, min(value - int(near), _MOST))
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Value]]:
+    if isinstance(value, dict):
+        for key, member in value.items():
+            yield from _flat(f"{name}.{key}", member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from _flat(name, member)
+    elif value is not None:
+        yield name, value
+
+
+def _truth(name: str, value: bool) -> str:
+    """Return the term for a field with a truth value, which no text of an item has."""
+    said = "true" if value else "false"
+    return f"\0truth {len(name)}\0{name}{said}" if "\0" in name else f"{name}\0\0{said}"
 
 
 class ReindexNeededError(RuntimeError):

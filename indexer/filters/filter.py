@@ -1,20 +1,16 @@
 """Which items a query may find: by kind, attributes and id."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from indexer.arrays import IntArray
-from indexer.filters.moments import Moment, moment_of
+from indexer.files import IntArray
+from indexer.filters.attribute_index import KIND, Moment, Number, Value, _truth, term
 
-KIND = "kind"
-Number = int | float
-Value = str | bool | int | float | Moment
 _EXACT = 2**53  # up to it every integer is a double
-_MOST = 2**63 - 1
 
 
 class FilterError(ValueError):
@@ -82,9 +78,6 @@ class Facts(Protocol):
         """Return the rows with a date or time within a range, sorted and each once."""
 
 
-ItemTerms = tuple[list[str], list[tuple[str, Number]], list[tuple[str, Moment]]]
-
-
 def allowed_rows(
     wanted: Filter, facts: Facts, rows_of: Callable[[Sequence[str]], IntArray], total: int
 ) -> IntArray:
@@ -119,51 +112,6 @@ def allowed_rows(
     return np.asarray(found, dtype=np.int64)
 
 
-def term(name: str, value: str) -> str:
-    """Return the term for a field with a text value, which no other field and value have.
-
-    Files on disk hold hashes of terms, so those without nul stay as they are.
-    """
-    if "\0" in name or "\0" in value:
-        return f"\0text {len(name)}\0{name}{value}"
-    return f"{name}\0{value}"
-
-
-def facts_of(kind: str | None, attributes: dict[str, Any]) -> ItemTerms:
-    """Return the terms, the named numbers and the named moments of an item.
-
-    Texts and truth values are terms, numbers are numbers, a list is each of its elements, an object is its
-    members with dotted names, null is nothing. A text that is an ISO date or time is a moment, too.
-    """
-    terms = [] if kind is None else [term(KIND, kind)]
-    numbers: list[tuple[str, Number]] = []
-    moments: list[tuple[str, Moment]] = []
-    for name, value in _flat("attributes", attributes):
-        short = name.removeprefix("attributes.")
-        if isinstance(value, bool):
-            terms.append(_truth(name, value))
-        elif isinstance(value, str):
-            terms.append(term(name, value))
-            moment = moment_of(value)
-            if moment is not None:
-                moments.append((short, moment))
-        elif math.isfinite(value):
-            numbers.append((short, value))
-    return terms, numbers, moments
-
-
-def exact(value: Number) -> tuple[float, int]:
-    """Return the double nearest to a number, and what it lacks; such pairs are in the order of the numbers.
-
-    An integer may lack more than 64 bits hold: then it has the most that they do, on the right side of every
-    double and of every integer of 64 bits, which is all that filters ask for.
-    """
-    near = float(value)
-    if isinstance(value, float) or math.isinf(near):
-        return near, 0
-    return near, max(-_MOST, min(value - int(near), _MOST))
-
-
 def above(value: Number) -> Number:
     """Return the least number greater than one: an end of a range that leaves the number itself out."""
     if abs(value) >= _EXACT and math.isfinite(value):
@@ -176,17 +124,6 @@ def below(value: Number) -> Number:
     return -above(-value)
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Value]]:
-    if isinstance(value, dict):
-        for key, member in value.items():
-            yield from _flat(f"{name}.{key}", member)
-    elif isinstance(value, list):
-        for member in value:
-            yield from _flat(name, member)
-    elif value is not None:
-        yield name, value
-
-
 def _equal(facts: Facts, name: str, value: Value) -> IntArray:
     if isinstance(value, bool):
         return facts.having(_truth(f"attributes.{name}", value))
@@ -195,12 +132,6 @@ def _equal(facts: Facts, name: str, value: Value) -> IntArray:
     if isinstance(value, Moment):
         return facts.during(name, value, value)
     return facts.between(name, value, value)
-
-
-def _truth(name: str, value: bool) -> str:
-    """Return the term for a field with a truth value, which no text of an item has."""
-    said = "true" if value else "false"
-    return f"\0truth {len(name)}\0{name}{said}" if "\0" in name else f"{name}\0\0{said}"
 
 
 def _union(parts: list[IntArray]) -> IntArray:

@@ -2,32 +2,34 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-from indexer.arrays import FloatArray, IntArray
-from indexer.building.factory import inner_of
+from indexer.files import FloatArray, IntArray, faiss_file
 from indexer.search.exact import Searched, scores_of
 from indexer.search.gpu import (
     MOST_RESULTS,
     MOST_WIDTH,
+    Found,
+    MicroBatcher,
     cagra_parameters,
     gpus,
+    inner_of,
     is_cagra,
     is_on_gpu,
+    to_gpu,
 )
-from indexer.search.micro_batching import Found, MicroBatcher
-from indexer.search.search_params import SearchParams, parameters
 
 _FAISS: Any = faiss  # its stubs lack what SWIG adds
+_LEAST_BEFORE = 30
 _KEPT = 64  # search parameters
 Bits = npt.NDArray[np.uint8]
-
-
 _FULL = (
     "IndexIVFFlat",
     "IndexHNSWFlat",
@@ -36,6 +38,101 @@ _FULL = (
     "GpuIndexFlatIP",
     "GpuIndexIVFFlat",
 )
+EXACT = "Flat"
+_LANES = 16  # FAISS compares codes of another width one coordinate at a time, ten times slower
+
+
+@dataclass(frozen=True)
+class SearchParams:
+    """How much a search looks at.
+
+    Attributes:
+        probes: lists of an IVF (nprobe) or candidates of a graph (efSearch); other kinds have none.
+        refine: candidates per result asked for, of which the best by exact score stay.
+        least: candidates, however few results are asked for; what codes lose hurts a short list most.
+    """
+
+    probes: int = 1
+    refine: int = 1
+    least: int = 0
+
+    def looked_at(self, count: int) -> int:
+        """Return the candidates of a search for `count` results."""
+        return max(count * self.refine, self.least)
+
+    def times(self, factor: int) -> "SearchParams":
+        """Return it with so many times the probes."""
+        return self if factor == 1 else replace(self, probes=self.probes * factor)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "SearchParams":
+        """Return what `as_json` wrote, other keys beside it or not.
+
+        Indexes of the first versions do not say `least`: they were tuned with as many as this.
+        """
+        probes, refine = values["probes"], values["refine"]
+        return cls(probes, refine, values.get("least", _LEAST_BEFORE * refine if refine > 1 else 0))
+
+    def as_json(self) -> dict[str, int]:
+        """Return it as plain JSON values."""
+        return asdict(self)
+
+
+def parameters(index: Any, search_params: SearchParams, selector: Any) -> Any:
+    """Return the search parameters for an index, on a card or not; None where it takes none.
+
+    For a CAGRA graph on a card it is the width, since its parameters hang on the number of results, too.
+
+    Raises:
+        RuntimeError: the kind takes no selector; FAISS raises this as well.
+    """
+    kind = faiss.downcast_index(index)
+    if is_cagra(kind):
+        if selector is not None:
+            raise RuntimeError("a CAGRA graph on a card takes no filter")
+        return search_params.probes
+    given = {} if selector is None else {"sel": selector}
+    if isinstance(kind, faiss.IndexPreTransform):
+        inner = parameters(kind.index, search_params, selector)
+        return _FAISS.SearchParametersPreTransform(index_params=inner)
+    if hasattr(kind, "nlist"):
+        return _FAISS.SearchParametersIVF(nprobe=search_params.probes, **given)
+    if isinstance(kind, faiss.IndexHNSW):
+        return _FAISS.SearchParametersHNSW(efSearch=search_params.probes, **given)
+    return _FAISS.SearchParameters(**given) if given else None
+
+
+@dataclass(frozen=True)
+class FilterPolicy:
+    """When to compare every allowed item, and how hard to search otherwise.
+
+    Attributes:
+        scan_share: up to this share of the items allowed, all allowed ones are compared.
+        efforts: for larger shares, (share, effort): the effort that reached the asked ANN recall at that
+            share, in falling order of shares; empty where an exact search passes over everything instead.
+    """
+
+    scan_share: float = 1.0
+    efforts: tuple[tuple[float, SearchParams], ...] = ()
+
+    def search_params(self, allowed: int, items: int) -> SearchParams | None:
+        """Return the effort of a search among so many allowed items; None where they are to be scanned."""
+        share = allowed / max(1, items)
+        if share <= self.scan_share:
+            return None
+        known = [search_params for at, search_params in self.efforts if at <= share]
+        return known[0] if known else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        efforts = [{"share": share, **search_params.as_json()} for share, search_params in self.efforts]
+        return {"scan_share": self.scan_share, "efforts": efforts}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "FilterPolicy":
+        """Return what `as_json` wrote."""
+        efforts = tuple((e["share"], SearchParams.from_json(e)) for e in values["efforts"])
+        return cls(values["scan_share"], efforts)
 
 
 class AnnIndex:
@@ -167,3 +264,48 @@ def _search_on_gpu(shard: Any, queries: FloatArray, count: int, given: Any) -> F
         given = cagra_parameters(given, count)
     scores, rows = shard.search(queries, min(count, MOST_RESULTS), params=given)
     return scores, rows
+
+
+def open_searched(directory: Path, manifest: dict[str, Any], vectors: FloatArray) -> AnnIndex | None:
+    """Return what searches the main part of an index; None where the CPU compares every vector (N, D)."""
+    float16 = bool(manifest.get("card_float16", False))
+    if manifest["factory"] == EXACT:
+        return exact_on_gpus(vectors, float16=float16) if gpus().count and len(vectors) else None
+    files = [directory / faiss_file(shard) for shard in range(manifest["shards"])]
+    return open_shards(files, SearchParams.from_json(manifest), float16=float16)
+
+
+def open_shards(
+    paths: Sequence[Path], search_params: SearchParams, *, cpu: bool = False, float16: bool = False
+) -> AnnIndex:
+    """Return the shards in some FAISS files, memory-mapped where FAISS can, or on the cards by turns.
+
+    Args:
+        paths: the rows of one follow those of the one before.
+        search_params: of a search that names none.
+        cpu: leave the cards alone.
+        float16: hold full vectors on cards as halves.
+    """
+    flags = faiss.IO_FLAG_MMAP_IFC | faiss.IO_FLAG_READ_ONLY
+    read = [faiss.read_index(str(path), flags) for path in paths]
+    placed = read if cpu else [to_gpu(shard, i, float16=float16) for i, shard in enumerate(read)]
+    return AnnIndex(placed, search_params, float16=float16)
+
+
+def exact_on_gpus(vectors: FloatArray, *, float16: bool = False) -> AnnIndex:
+    """Return what compares all of vectors (N, D), as many on each card; N is at least 1.
+
+    With `float16` the best by halves, twice as many as are asked for, are compared by exact scores.
+    """
+    shards = []
+    size = 8 * -(-len(vectors) // (8 * max(1, gpus().count)))  # so that a bitmap splits between bytes
+    for i, start in enumerate(range(0, len(vectors), size)):
+        index = faiss.IndexFlatIP(vectors.shape[1])
+        index.add(np.ascontiguousarray(vectors[start : start + size]))
+        shards.append(to_gpu(index, i, float16=float16))
+    return AnnIndex(shards, SearchParams(refine=2 if float16 else 1), float16=float16)
+
+
+def padded(dim: int) -> int:
+    """Return the least width for D coordinates at which FAISS is quick with 8-bit codes."""
+    return _LANES * -(-dim // _LANES)

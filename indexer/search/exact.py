@@ -6,18 +6,15 @@ only choose candidates, with room for all that rounding could put among the best
 order of their rows.
 """
 
-import math
 from typing import TypeVar
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
-from indexer.arrays import FloatArray, IntArray
+from indexer.files import FloatArray, IntArray, longest_of
 
 Number = TypeVar("Number", bound=np.generic)
-Searched = tuple[IntArray, FloatArray]  # rows and scores, both (B, n)
-
 _BLOCK_BYTES = 64 << 20  # of gathered vectors at a time
 _MULTIPLIED_BATCH = 8  # from this many queries on, a matrix product by numpy is quicker than FAISS's search
 _PRODUCT_ROWS = 8_192  # of one matrix product: its scores stay in the cache
@@ -27,6 +24,9 @@ _SPARE = 8  # candidates beyond k of a first search, so that it is seen whether 
 _CROWD = 1_000  # candidates beyond 4k of one query, from which on it is compared with every row by itself
 _ROUNDED = 1.01  # times the slack, for the rounding of the lengths that it is made from
 _LEAST = np.finfo(np.float32).min
+
+
+Searched = tuple[IntArray, FloatArray]  # rows and scores, both (B, n)
 
 
 def best_of_all(vectors: FloatArray, queries: FloatArray, k: int, longest: float | None = None) -> Searched:
@@ -87,16 +87,6 @@ def best_of_masked(
     rows, crowded = _by_product(vectors, penalty, queries, k, slack)
     best = best_of(rows, scores_of(vectors, queries, rows), k)
     return _compared_again(best, crowded, vectors, np.flatnonzero(allowed), queries, k)
-
-
-def longest_of(vectors: FloatArray) -> float:
-    """Return the length of the longest of vectors (N, D); 0 where there is none."""
-    longest = 0.0
-    block = max(1, _BLOCK_BYTES // (4 * max(1, vectors.shape[1])))
-    for start in range(0, len(vectors), block):
-        some = vectors[start : start + block]
-        longest = max(longest, float(np.einsum("nd,nd->n", some, some).max()))
-    return math.sqrt(longest)
 
 
 def slack_of(queries: FloatArray, longest: float) -> FloatArray:

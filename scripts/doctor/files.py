@@ -187,7 +187,7 @@ def text_models_in_use(home: Home) -> list[str]:
 
 def erased_check(home: Home) -> Iterator[Check]:
     """Yield a warning where an index still has vectors of people who were erased since; nobody finds them."""
-    from indexer.building.stored_users import stored_users
+    from indexer.building.users import stored_users
 
     try:
         erasures = read_ledger(home.erasures)

@@ -13,11 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer.arrays import FloatArray, IntArray
-from indexer.building.difference import DELTA_SHARE, difference
-from indexer.building.incremental import changes_of, without_bad
+from indexer.building.incremental import DELTA_SHARE, changes_of, difference, without_bad
 from indexer.building.items import ItemTower
-from indexer.files import ItemChange
+from indexer.files import FloatArray, IntArray, ItemChange
 from server.query.retriever import NotReadyError, Retriever
 from server.query.snapshot import Snapshot
 from server.supervisor import Supervisor, Worker

@@ -6,7 +6,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from indexer.building.difference import difference
+from indexer.building.incremental import difference
 from indexer.building.users import people_hashes
 from indexer.users import user_change
 from server.query.retriever import NotReadyError, Retriever

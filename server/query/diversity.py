@@ -3,7 +3,7 @@
 import numpy as np
 
 from encoder.views import FloatArray, unit_rows
-from indexer.arrays import IntArray
+from indexer.files import IntArray
 
 _LEAST_POOL = 100
 _MOST_POOL = 2_000

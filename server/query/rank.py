@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from indexer.arrays import IntArray
 from indexer.delta import IndexState
+from indexer.files import IntArray
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exact import scores_of

@@ -3,7 +3,7 @@
 import numpy as np
 
 from encoder.text.encoder import item_text
-from indexer.arrays import IntArray
+from indexer.files import IntArray
 from indexer.index import Index
 from indexer.search.search import Exclusions
 from indexer.users import ZeroVectorError, audience, similar_users

@@ -7,18 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.files import ItemChange
+from indexer.files import ItemChange, longest_of
 from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.search.exact import (
-    best_of,
-    best_of_all,
-    best_of_masked,
-    best_of_some,
-    longest_of,
-    scores_of,
-    slack_of,
-)
+from indexer.search.exact import best_of, best_of_all, best_of_masked, best_of_some, scores_of, slack_of
 from indexer.search.search import Exclusions
 from scripts.bench.index.vectors import write_index
 

@@ -19,11 +19,14 @@ from indexer.files import FACTS_FILE, ItemChange
 from indexer.filters.attribute_index import (
     AttributeIndex,
     AttributeIndexBuilder,
+    Moment,
     MutableAttributeIndex,
     ReindexNeededError,
+    facts_of,
+    moment_of,
+    term,
 )
-from indexer.filters.filter import Filter, above, allowed_rows, below, facts_of, term
-from indexer.filters.moments import Moment, moment_of
+from indexer.filters.filter import Filter, above, allowed_rows, below
 from indexer.index import Index
 from indexer.publish import current_index
 from indexer.reindex import reindex

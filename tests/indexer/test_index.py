@@ -10,10 +10,11 @@ from indexer.building.assemble import IndexCheckError, check
 from indexer.building.factory import FactoryError, empty_faiss
 from indexer.building.ground_truth import ground_truths
 from indexer.files import ItemChange
-from indexer.filters.filter import Filter, FilterError, facts_of
+from indexer.filters.attribute_index import facts_of
+from indexer.filters.filter import Filter, FilterError
 from indexer.index import Index, VectorDimError
+from indexer.search.ann import SearchParams
 from indexer.search.search import Allowed, Exclusions
-from indexer.search.search_params import SearchParams
 from scripts.bench.index.vectors import write_index
 from store.artifact import MANIFEST, DamagedArtifactError, build
 

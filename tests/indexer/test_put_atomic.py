@@ -11,11 +11,10 @@ import pyarrow as pa
 import pytest
 
 from indexer.delta import Delta
-from indexer.files import ItemChange
-from indexer.filters.attribute_index import MutableAttributeIndex
-from indexer.filters.cache import FilterCache
-from indexer.filters.filter import Filter, facts_of, term
-from indexer.ids import ItemIds, hashed
+from indexer.files import ItemChange, ItemIds, hashed
+from indexer.filters.attribute_index import MutableAttributeIndex, facts_of, term
+from indexer.filters.filter import Filter
+from indexer.search.filter_cache import FilterCache
 from store.attributes import BadAttributesError
 from store.state.vocabulary import ValuesByCode, Vocabulary, VocabularyDraft
 
@@ -152,7 +151,7 @@ def test_a_filtered_search_sees_two_items_change_together(quick_switches: None) 
     main = MainPart()
     delta = Delta(main.ids, 4)
     delta.apply([change("a", "red"), change("b", "red")])
-    filtering = FilterCache(main, delta)  # type: ignore[arg-type]
+    filtering = FilterCache(main, main.facts, delta)  # type: ignore[arg-type]
     meet = Barrier(2, timeout=60)
     seen: set[tuple[int, int]] = set()
 

@@ -17,7 +17,7 @@ from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
 from indexer import reindex as flow
 from indexer.building.build_checkpoint import ReindexRunsError, build_checkpoint
-from indexer.building.choice import Choice, choose, lists_for
+from indexer.building.factory import Choice, choose, lists_for
 from indexer.building.items import MAIN_FILES
 from indexer.index import Index
 from indexer.publish import current_index, publish
@@ -110,7 +110,7 @@ def test_nothing_changed_is_no_work(home: Home, caplog: pytest.LogCaptureFixture
 
 
 def test_many_changes_are_built_anew(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("indexer.building.difference.ALWAYS", 3)
+    monkeypatch.setattr("indexer.building.incremental.ALWAYS", 3)
     put(home, *(Written(f"new{n}", f"Film number {n}") for n in range(12)))
     assert "base" not in rebuilt(home).manifest
 

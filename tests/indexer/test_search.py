@@ -20,8 +20,7 @@ from indexer.search.exact import (
     padded,
     scores_of,
 )
-from indexer.search.exclusions import _among
-from indexer.search.search import Exclusions
+from indexer.search.search import Exclusions, _among
 from scripts.bench.index.vectors import write_index
 
 DIM = 6

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoder.config import TowerConfig
-from indexer.building.stored_users import indexes_with, stored_users
+from indexer.building.users import indexes_with, stored_users
 from indexer.users import open_users
 from scripts import session
 from scripts.doctor.check import Check, State

@@ -8,12 +8,10 @@ from typing import Any, Protocol
 import faiss
 import numpy as np
 
-from indexer.arrays import FloatArray, IntArray
-from indexer.building.factory import inner_of
-from indexer.files import faiss_file
+from indexer.files import FloatArray, IntArray, faiss_file
 from indexer.index import Index
-from indexer.search.ann import Bits
-from indexer.search.search_params import SearchParams
+from indexer.search.ann import Bits, SearchParams
+from indexer.search.gpu import inner_of
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.arrays import FloatArray
+from indexer.files import FloatArray
 from scripts.bench.index.vectors import Synthetic, write_chunks
 from scripts.session import set_up_logging
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from indexer.arrays import FloatArray, IntArray
+from indexer.files import FloatArray, IntArray
 from indexer.index import Index
 from indexer.search.exact import Searched
 from scripts.bench.index.bare import Bare

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.arrays import FloatArray
+from indexer.files import FloatArray
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exact import Searched

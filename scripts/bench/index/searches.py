@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.arrays import FloatArray, IntArray
-from indexer.files import ItemChange
+from indexer.files import FloatArray, IntArray, ItemChange
 from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.search.exclusions import Bits, bits_of
-from indexer.search.search import Exclusions
+from indexer.search.search import Bits, Exclusions, bits_of
 from scripts.bench.index.bare import BareFaiss, effort_of
 from scripts.bench.index.build import HALF
 from scripts.bench.index.timing import Search, ann_recall

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from indexer.arrays import FloatArray, write_vectors
 from indexer.building.assemble import assemble
-from indexer.building.choice import EXACT, Choice
-from indexer.building.fitting import fit
+from indexer.building.autotune import fit
+from indexer.building.factory import Choice
 from indexer.building.items import write_rows
-from indexer.files import VECTORS_FILE
+from indexer.files import VECTORS_FILE, FloatArray, write_vectors
 from indexer.filters.attribute_index import AttributeIndexBuilder
 from indexer.index import Index
+from indexer.search.ann import EXACT
 
 Attributes = Callable[[int], dict[str, Any]]
 _CHUNK = 65_536

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from indexer.arrays import IntArray
 from indexer.delta import Delta, IndexState
-from indexer.files import MainPart
-from indexer.filters.filter import Filter, allowed_rows
-from indexer.search.exclusions import Allowed, bits_of
+from indexer.files import IntArray, MainPart
+from indexer.filters.filter import Facts, Filter, allowed_rows
+from indexer.search.search import Allowed, bits_of
 
 _REMEMBERED_ROWS = 8_000_000  # of all filters together: 64 MB
 _REMEMBERED = 256
@@ -20,8 +19,8 @@ _BITS = 64  # of a row number
 class FilterCache:
     """Turns filters into rows; threads may share it."""
 
-    def __init__(self, main: MainPart, delta: Delta) -> None:
-        self._main, self._delta = main, delta
+    def __init__(self, main: MainPart, attributes: Facts, delta: Delta) -> None:
+        self._main, self._attributes, self._delta = main, attributes, delta
         self._known_late: tuple[int, dict[Filter, IntArray]] = (0, {})  # of one version
         self._known: OrderedDict[Filter, Allowed] = OrderedDict()
 
@@ -39,7 +38,7 @@ class FilterCache:
     def _of_main(self, wanted: Filter) -> Allowed:
         main = self._known.get(wanted)
         if main is None:
-            rows = allowed_rows(wanted, self._main.facts, self._main.ids.rows, len(self._main))
+            rows = allowed_rows(wanted, self._attributes, self._main.ids.rows, len(self._main))
             many = len(rows) * _BITS >= len(self._main)  # then a bitmap is smaller than the rows
             if len(rows) == len(self._main):
                 main = Allowed()
