@@ -1,4 +1,9 @@
-"""The files of an index directory: an immutable main part, and what changed since it was built."""
+"""The files of an index: memory-mapped arrays, ids and tables; the main part; the changes beside it.
+
+Ten million items are never Python objects at once: vectors are safetensors files, ids and tables are Arrow
+files, written in a stream and read memory-mapped. The parser of safetensors is ours because the library
+copies what it reads and writes no stream; numpy's own format would be another one on disk.
+"""
 
 import json
 import math
@@ -18,7 +23,7 @@ from safetensors.numpy import save_file
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 VECTORS_KEY = "vectors"
-_HEADER = 256  # bytes in front of the vectors; JSON padded with blanks, as the format allows
+_HEADER = 256  # bytes before the vectors: size, and JSON padded with blanks, as the format allows
 _DTYPES = {
     "F32": np.float32,
     "F64": np.float64,
@@ -28,7 +33,7 @@ _DTYPES = {
     "U8": np.uint8,
 }
 _BLOCK_BYTES = 64 << 20  # of vectors at a time
-_FEW = 150  # rows; of more, Arrow's `take` is quicker although a call of it costs 60 µs after a search
+_FEW = 150  # rows; for more, Arrow's `take` is faster although a call of it costs 60 µs after a search
 HashArray = npt.NDArray[np.uint64]
 VECTORS_FILE = "vectors.safetensors"
 ITEMS_FILE = "items.arrow"
@@ -50,7 +55,7 @@ DELTA_SCHEMA = pa.schema([*MAIN_SCHEMA, ("kind", pa.string()), ("attributes", pa
 
 
 def write_vectors(path: Path, chunks: Iterable[FloatArray], dim: int) -> int:
-    """Write vectors that come in chunks (n, D) float32 to one safetensors file; return how many there were.
+    """Write chunks (n, D) float32 of vectors to one safetensors file; return the number of vectors.
 
     Source:
         the safetensors format: 8 bytes of header size, JSON, data.
@@ -85,7 +90,7 @@ def map_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
 def _map(path: Path, start: int, entry: dict[str, Any]) -> npt.NDArray[Any]:
     dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
     if 0 in shape:
-        return np.zeros(shape, dtype=dtype)  # nothing can be mapped
+        return np.zeros(shape, dtype=dtype)  # an empty file cannot be mapped
     mapped = np.memmap(path, dtype=dtype, mode="r", offset=start + entry["data_offsets"][0], shape=shape)
     return mapped.view(np.ndarray)  # the subclass makes every access slower
 
@@ -135,7 +140,7 @@ class ItemIds:
         return [str(data[start:stop], "utf-8") for start, stop in zip(starts, stops, strict=True)]
 
     def rows(self, ids: Sequence[str]) -> IntArray:
-        """Return the row of each id as (n,) int64, −1 where it is not there."""
+        """Return the row of each id as (n,) int64, −1 for an unknown id."""
         found = np.full(len(ids), -1, dtype=np.int64)
         if not len(self):
             return found
@@ -153,10 +158,10 @@ class ItemIds:
 
 
 def hashed(ids: pa.LargeStringArray) -> tuple[HashArray, IntArray]:
-    """Return the sorted hashes (N,) of ids and the row (N,) that each belongs to."""
+    """Hash ids; return the sorted hashes (N,) uint64 and the row (N,) int64 of each."""
     hashes = np.empty(len(ids), dtype=np.uint64)
     step = 65_536
-    for start in range(0, len(ids), step):  # so that not all of them are Python objects at once
+    for start in range(0, len(ids), step):  # so that few are Python objects at once
         hashes[start : start + step] = hashes_of(ids.slice(start, step).to_pylist())
     order = np.argsort(hashes, kind="stable").astype(np.int64)
     return hashes[order], order
@@ -175,7 +180,7 @@ def map_table(path: Path) -> pa.Table:
 
 
 def longest_of(vectors: FloatArray) -> float:
-    """Return the length of the longest of vectors (N, D); 0 where there is none."""
+    """Return the length of the longest of vectors (N, D); 0 for none."""
     longest = 0.0
     block = max(1, _BLOCK_BYTES // (4 * max(1, vectors.shape[1])))
     for start in range(0, len(vectors), block):
@@ -191,11 +196,11 @@ def faiss_file(shard: int) -> str:
 
 @dataclass(frozen=True)
 class MainPart:
-    """The rows 0 to M − 1 of an index, in the order of their ids, memory-mapped.
+    """The main part of an index: rows 0 to M − 1, in the order of their ids, memory-mapped.
 
     Attributes:
-        ids: their item ids.
-        vectors: (M, D) float32, what scores and shares are computed from.
+        ids: item ids.
+        vectors: (M, D) float32, from which scores and shares are computed.
         popularity: (M,) float32, number of users behind each item.
         table: the columns of MAIN_SCHEMA.
     """
@@ -207,7 +212,7 @@ class MainPart:
 
     @classmethod
     def open(cls, directory: Path) -> "MainPart":
-        """Return the main part of an index directory."""
+        """Open the main part of an index directory."""
         table = map_table(directory / ITEMS_FILE)
         lookup = map_tensors(directory / LOOKUP_FILE)
         ids: pa.LargeStringArray = table.column("item_id").combine_chunks()
@@ -229,15 +234,15 @@ class MainPart:
 
 @dataclass(frozen=True)
 class ItemChange:
-    """An item that is put into an index, or replaces the one of its id there.
+    """An item to put into an index, in place of the one with its id.
 
     Attributes:
-        vector: (D,) float32; zero for an item that nothing is known of: filters and the popularity fallback
+        vector: (D,) float32; zero for an item without text and id vector: filters and the popularity fallback
             find it, searches by vector do not.
-        popularity: number of users behind it.
-        content, facts: hashes (16 bytes) of what its vector is made from, and of its kind and attributes.
-        attributes: as JSON text.
-        listed: whether it has a row where its vector is zero; otherwise it is not there then.
+        popularity: number of users who had to do with it.
+        content, facts: hashes (16 bytes) of the input of its vector, and of its kind and attributes.
+        attributes: JSON text.
+        listed: whether it gets a row even where its vector is zero; otherwise it is only removed then.
     """
 
     item_id: str
@@ -256,19 +261,19 @@ class ItemChange:
 
 
 def write_lookup(directory: Path, ids: pa.LargeStringArray) -> None:
-    """Write what finds the row of an id."""
+    """Write the table of hashes that finds the row of an id."""
     hashes, order = hashed(ids)
     save_file({"hashes": hashes, "order": order}, directory / LOOKUP_FILE)
 
 
-def write_delta(directory: Path, changes: Iterable[ItemChange], dim: int, gone: IntArray) -> None:
-    """Write the changes since the main part, and the rows of it that are gone."""
+def write_delta(directory: Path, changes: Iterable[ItemChange], dim: int, removed: IntArray) -> None:
+    """Write the changes since the main part, and the rows of it that are removed."""
     changes = list(changes)
     rows = [change for change in changes if change.has_vector]
     write_table(directory / DELTA_FILE, _table(rows))
     write_without_vector(directory, [change for change in changes if not change.has_vector])
     vectors = np.array([change.vector for change in rows], dtype=np.float32).reshape(-1, dim)
-    save_file({"vectors": vectors, "gone": np.sort(gone)}, directory / DELTA_VECTORS_FILE)
+    save_file({"vectors": vectors, "gone": np.sort(removed)}, directory / DELTA_VECTORS_FILE)
 
 
 def write_without_vector(directory: Path, changes: Iterable[ItemChange]) -> None:
@@ -277,7 +282,7 @@ def write_without_vector(directory: Path, changes: Iterable[ItemChange]) -> None
 
 
 def read_without_vector(directory: Path, dim: int) -> list[ItemChange]:
-    """Return the items without a vector; none of an index that was made before such items were kept."""
+    """Return the items without a vector; none for an index of a version that did not keep them."""
     if not (directory / WITHOUT_VECTOR_FILE).exists():
         return []
     vector = np.zeros(dim, dtype=np.float32)
@@ -286,7 +291,7 @@ def read_without_vector(directory: Path, dim: int) -> list[ItemChange]:
 
 
 def read_delta(directory: Path) -> tuple[list[ItemChange], IntArray]:
-    """Return the changes with a vector that `write_delta` wrote, and which rows of the main part are gone."""
+    """Return the changes with a vector that `write_delta` wrote, and the removed rows of the main part."""
     tensors: dict[str, Any] = map_tensors(directory / DELTA_VECTORS_FILE)
     rows = map_table(directory / DELTA_FILE).to_pylist()
     changes = [ItemChange(vector=vector, **row) for row, vector in zip(rows, tensors["vectors"], strict=True)]

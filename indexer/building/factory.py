@@ -1,4 +1,4 @@
-"""FAISS indexes by their factory strings."""
+"""FAISS factory strings: the empty index of one, and the choice of one by number of items and memory."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from typing import Any
 import faiss
 import psutil
 
-from indexer.search.ann import EXACT, padded
+from indexer.search.ann import EXACT, code_width
 from indexer.search.gpu import has_cuvs
 
 _CAGRA = re.compile(r"CAGRA([1-9]\d?)")
@@ -18,11 +18,11 @@ EXACT_ITEMS = 50_000
 EXACT_ITEMS_ON_A_CARD = 1_000_000
 AUTO = "auto"
 _LIST_BYTES = 12  # per item: its id, and its share of growth
-_MEMORY_SHARE = 0.5  # of what is free, when no budget is given
+_MEMORY_SHARE = 0.5  # of the free memory, without a budget
 
 
 class FactoryError(ValueError):
-    """A FAISS factory string is not understood."""
+    """FAISS does not understand a factory string."""
 
     def __init__(self, factory: str, reason: str) -> None:
         super().__init__(f"FAISS does not understand the factory {factory!r}: {reason}")
@@ -30,7 +30,7 @@ class FactoryError(ValueError):
 
 
 def empty_faiss(dim: int, factory: str) -> Any:
-    """Return an empty FAISS index with inner-product metric.  Raises: FactoryError."""
+    """Make an empty FAISS index with inner-product metric.  Raises: FactoryError."""
     degree = cagra_degree(factory)
     if degree is not None:
         if not has_cuvs() or not _FAISS.get_num_gpus():
@@ -43,28 +43,28 @@ def empty_faiss(dim: int, factory: str) -> Any:
 
 
 def cagra_degree(factory: str) -> int | None:
-    """Return the neighbours per vector that `CAGRA64` and its like ask for; None for another factory."""
+    """Return the neighbours per vector of a graph such as `CAGRA64`; None for another factory."""
     found = _CAGRA.fullmatch(factory)
     return int(found[1]) if found else None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A FAISS factory string, the reason for it, and what follows where it misses the asked ANN recall."""
+    """A FAISS factory string, the reason for it, and the finer ones to try where it misses the ANN recall."""
 
     factory: str
     reason: str
-    finer: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = ()
 
 
 def choose(items: int, dim: int, memory_bytes: int | None = None, *, card: bool = False) -> Choice:
-    """Return the kind of index for N items of D coordinates.
+    """Choose the kind of index for N items of D coordinates.
 
     Args:
         items: N.
         dim: D.
-        memory_bytes: what the searched structure may take; None is half of what is free now. The full
-            vectors are memory-mapped beside it and are not counted.
+        memory_bytes: budget of the FAISS index; None is half of the free memory. The full vectors are
+            memory-mapped beside it and do not count.
         card: whether a graphics card searches it.
     """
     few = EXACT_ITEMS_ON_A_CARD if card else EXACT_ITEMS
@@ -85,7 +85,7 @@ def choose(items: int, dim: int, memory_bytes: int | None = None, *, card: bool 
         f"8-bit codes take {_megabytes(fine)} of {_megabytes(budget)}, so {lists} lists of 1-bit codes, "
         f"{_megabytes(coarse)}"
     )
-    # Rotated, because one bit for each coordinate is only fair to coordinates that vary alike.
+    # Rotated: one bit for each coordinate suits coordinates of the same variance.
     return Choice(f"RR{dim},IVF{lists},RaBitQ", reason, (_fine(lists, dim), f"IVF{lists},Flat", EXACT))
 
 
@@ -99,8 +99,8 @@ def lists_for(items: int) -> int:
 
 
 def _fine(lists: int, dim: int) -> str:
-    """Return the factory of 8-bit codes, whose width is padded with zeros where that is quicker."""
-    return f"IVF{lists},SQ8" if dim % 8 == 0 else f"Pad{padded(dim)},IVF{lists},SQ8"
+    """Return the factory of 8-bit codes, padded with zeros to a width that is compared quickly."""
+    return f"IVF{lists},SQ8" if dim % 8 == 0 else f"Pad{code_width(dim)},IVF{lists},SQ8"
 
 
 def _megabytes(size: int) -> str:

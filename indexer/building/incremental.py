@@ -1,6 +1,5 @@
-"""The cheap reindex: the files of the serving index, with what changed since written beside them."""
+"""How an export differs from an index, and the difference as changes to the index."""
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,19 +12,21 @@ from indexer.files import IntArray, ItemChange
 from indexer.index import Index
 from store.attributes import sorted_out
 
-DELTA_SHARE = 0.05  # of the main part; beyond it the exact search beside FAISS would be felt
-GONE_SHARE = 0.1
+DELTA_SHARE = 0.05  # of the main part; with more appended rows, the exact search of them would be felt
+REMOVED_SHARE = 0.1
 ALWAYS = 1_000  # changes that any index may carry
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What an index lacks of some rows, by their position in a table, and what it has too much.
+    """How n rows of a table differ from an index.
 
     Shapes:
-        changed: (c,) int64 positions of rows that are new, or differ; encoded: (c,) whether the vector must
-        be made anew; removed: ids that the index has and the table lacks.
+        changed: (c,) int64 positions in the table of rows that are new or differ.
+        encoded: (c,) bool, whether the vector must be encoded again.
+
+    Attributes:
+        removed: ids that the index has and the table lacks.
     """
 
     changed: IntArray
@@ -34,7 +35,7 @@ class Difference:
 
 
 def difference(index: Index, hashes: pa.Table) -> Difference:
-    """Return how the rows of a table differ from those of an index.
+    """Compare the rows of a table with those of an index by their hashes.
 
     Args:
         index: of the model that encodes them.
@@ -43,39 +44,39 @@ def difference(index: Index, hashes: pa.Table) -> Difference:
     ids = hashes.column("item_id")
     new_content, new_facts = hashes_array(hashes, "content"), hashes_array(hashes, "facts")
     main = rows_of(ids.cast(pa.large_string()), index.main.ids.column)
-    late = {change.item_id: change for change in index.delta.changes()}
-    rows = np.where(index.delta.now.there(main), main, -1)
+    appended = {change.item_id: change for change in index.delta.changes()}
+    rows = np.where(index.delta.state.live(main), main, -1)
     content, facts = (
         np.where((rows >= 0)[:, None], hashes_array(index.main.table, name)[rows], np.uint8(0))
         if len(index.main) else np.zeros_like(new_content)
         for name in ("content", "facts")
     )  # fmt: skip
-    places = rows_of(pa.array(list(late), pa.string()), ids.combine_chunks())
-    for place, change in zip(places.tolist(), late.values(), strict=True):
+    places = rows_of(pa.array(list(appended), pa.string()), ids.combine_chunks())
+    for place, change in zip(places.tolist(), appended.values(), strict=True):
         if place >= 0:
             content[place] = np.frombuffer(change.content, np.uint8)
             facts[place] = np.frombuffer(change.facts, np.uint8)
-    there = rows >= 0
-    there[places[places >= 0]] = True
-    encoded = ~there | (content != new_content).any(axis=1)
+    indexed = rows >= 0
+    indexed[places[places >= 0]] = True
+    encoded = ~indexed | (content != new_content).any(axis=1)
     changed = np.flatnonzero(encoded | (facts != new_facts).any(axis=1))
     lost = np.ones(len(index.main), dtype=bool)
     lost[rows[rows >= 0]] = False
-    lost &= index.delta.now.there(np.arange(len(lost)))
+    lost &= index.delta.state.live(np.arange(len(lost)))
     removed = index.main.ids.of_rows(np.flatnonzero(lost))
-    removed += [item_id for item_id, place in zip(late, places.tolist(), strict=True) if place < 0]
+    removed += [item_id for item_id, place in zip(appended, places.tolist(), strict=True) if place < 0]
     return Difference(changed, encoded[changed], removed)
 
 
-def too_many(rows: int, gone: int, size: int) -> bool:
-    """Return whether an index is better built anew than with so many rows beside its main part of `size`.
+def too_many(appended: int, removed: int, size: int) -> bool:
+    """Tell whether an index is better rebuilt than with so many changes beside its main part of `size` rows.
 
     Args:
-        rows: after the main part.
-        gone: rows of the main part that are no longer there.
+        appended: rows after the main part.
+        removed: rows of the main part that are removed.
         size: of the main part.
     """
-    return rows > max(ALWAYS, DELTA_SHARE * size) or gone > max(ALWAYS, GONE_SHARE * size)
+    return appended > max(ALWAYS, DELTA_SHARE * size) or removed > max(ALWAYS, REMOVED_SHARE * size)
 
 
 def hashes_array(table: pa.Table, name: str) -> npt.NDArray[np.uint8]:
@@ -90,19 +91,19 @@ def hashes_array(table: pa.Table, name: str) -> npt.NDArray[np.uint8]:
 def changes_of(
     index: Index, items: pa.Table, hashes: pa.Table, encoded: npt.NDArray[np.bool_], tower: ItemTower
 ) -> list[ItemChange]:
-    """Return items as changes to an index; vectors that need not be made anew are taken from it.
+    """Make changes to an index from items; vectors that need not be encoded again are taken from the index.
 
     Args:
         index: of the model of the tower.
-        tower: encodes the others.
         items: item_id, title, text, kind, attributes, of n items.
         hashes: item_id, content, facts of the same items in the same order.
-        encoded: (n,) whether the vector must be made anew.
+        encoded: (n,) whether the vector must be encoded again.
+        tower: encodes the items to encode.
     """
     rows = rows_of(items.column("item_id"), tower.model.item_ids)
     vectors = np.empty((len(rows), tower.model.dim), dtype=np.float32)
-    anew = np.flatnonzero(encoded)
-    vectors[anew] = tower.vectors(items.take(pa.array(anew)), rows[anew])
+    to_encode = np.flatnonzero(encoded)
+    vectors[to_encode] = tower.vectors(items.take(pa.array(to_encode)), rows[to_encode])
     ids = items.column("item_id").to_pylist()
     vectors[~encoded] = index.vectors_of(index.rows([ids[i] for i in np.flatnonzero(~encoded)]))
     return as_changes(items, vectors, tower.popularity(rows), hashes)
@@ -111,8 +112,8 @@ def changes_of(
 def without_bad(
     items: pa.Table, hashes: pa.Table, encoded: npt.NDArray[np.bool_]
 ) -> tuple[pa.Table, pa.Table, npt.NDArray[np.bool_], dict[str, str]]:
-    """Return what `changes_of` takes, without items whose attributes cannot be used, and why they cannot."""
+    """Drop items with unusable attributes from the arguments of `changes_of`; return the reasons, too."""
     ids, texts = (items.column(name).to_pylist() for name in ("item_id", "attributes"))
-    usable, reasons = sorted_out(zip(ids, texts, strict=True))
-    kept = np.array([item_id in usable for item_id in ids], dtype=bool)
-    return items.filter(pa.array(kept)), hashes.filter(pa.array(kept)), encoded[kept], reasons
+    parsed, reasons = sorted_out(zip(ids, texts, strict=True))
+    usable = np.array([item_id in parsed for item_id in ids], dtype=bool)
+    return items.filter(pa.array(usable)), hashes.filter(pa.array(usable)), encoded[usable], reasons

@@ -1,4 +1,4 @@
-"""Which items a query may find: by kind, attributes and id."""
+"""Filters: which items a query may find, by kind, attributes and id."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from indexer.files import IntArray
-from indexer.filters.attribute_index import KIND, Moment, Number, Value, _truth, term
+from indexer.filters.attribute_index import KIND, Moment, Number, Value, rows_once, term, truth
 
 _EXACT = 2**53  # up to it every integer is a double
 
 
 class FilterError(ValueError):
-    """A filter cannot be meant."""
+    """A filter contradicts itself: an empty range, or a condition without values."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Filter:
     _kinds_of_values: tuple[type, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # True equals 1 in Python, but no item has one for the other: filters that differ in it differ.
+        # True equals 1 in Python, but no item matches both: filters that differ in it must differ.
         named = self.equals + self.unequal
         kinds = tuple(type(value) for _, values in named for value in values)
         object.__setattr__(self, "_kinds_of_values", kinds)
@@ -60,13 +61,13 @@ class Filter:
 
     @property
     def selects(self) -> bool:
-        """Whether it says more than which ids are denied."""
+        """Whether it has a condition beside denied ids."""
         conditions = self.kinds or self.equals or self.ranges or self.times or self.unequal
         return bool(conditions) or self.allow is not None
 
 
-class Facts(Protocol):
-    """What is known of the items of some rows."""
+class AttributeLookup(Protocol):
+    """Finds rows by kind and attributes; `AttributeIndex` and `MutableAttributeIndex` do."""
 
     def having(self, term: str) -> IntArray:
         """Return the rows with a term, sorted."""
@@ -79,67 +80,79 @@ class Facts(Protocol):
 
 
 def allowed_rows(
-    wanted: Filter, facts: Facts, rows_of: Callable[[Sequence[str]], IntArray], total: int
+    wanted: Filter, attributes: AttributeLookup, rows_of: Callable[[Sequence[str]], IntArray], total: int
 ) -> IntArray:
-    """Return the rows that a filter which `selects` allows, sorted.
+    """Return the rows int64, sorted, that a filter which `selects` allows.
+
+    Row sets are numpy arrays: to make a roaring bitmap of the rows on disk takes 40 to 110 ns a row, 3 to 15
+    times as long as to sort or to mask them, and the search needs arrays anyway.
 
     Args:
         wanted: the filter.
-        facts: of the rows.
-        rows_of: gives the rows of ids, −1 for an unknown one.
-        total: how many rows there are.
+        attributes: of the rows.
+        rows_of: gives the rows of ids, −1 for an unknown id.
+        total: number of rows.
     """
     clauses = []
     if wanted.allow is not None:
         rows = rows_of(wanted.allow)
-        clauses.append(np.unique(rows[rows >= 0]))
+        clauses.append(rows_once(rows[rows >= 0]))
     if wanted.kinds:
-        clauses.append(_union([facts.having(term(KIND, kind)) for kind in wanted.kinds]))
+        clauses.append(_union([attributes.having(term(KIND, kind)) for kind in wanted.kinds]))
     for name, values in wanted.equals:
-        clauses.append(_union([_equal(facts, name, value) for value in values]))
+        clauses.append(_union([_equal(attributes, name, value) for value in values]))
     for name, least, greatest in wanted.ranges:
-        clauses.append(facts.between(name, least, greatest))
+        clauses.append(attributes.between(name, least, greatest))
     for name, first, last in wanted.times:
-        clauses.append(facts.during(name, first, last))
+        clauses.append(attributes.during(name, first, last))
     clauses.sort(key=len)
     found = clauses[0] if clauses else np.arange(total)
     for clause in clauses[1:]:
-        found = _common(found, clause)
-    for name, values in wanted.unequal:
-        found = np.setdiff1d(found, _union([_equal(facts, name, value) for value in values]))
+        found = found[_are_in(clause, found)]
+    denied = [_equal(attributes, name, value) for name, values in wanted.unequal for value in values]
     if wanted.deny:
-        found = np.setdiff1d(found, rows_of(wanted.deny), assume_unique=False)
-    return np.asarray(found, dtype=np.int64)
+        denied.append(rows_of(wanted.deny))
+    return found[~_are_in(rows_once(np.concatenate(denied)), found)] if denied else found
 
 
 def above(value: Number) -> Number:
-    """Return the least number greater than one: an end of a range that leaves the number itself out."""
+    """Return the least number greater than a value: an end of a range that leaves the value itself out."""
     if abs(value) >= _EXACT and math.isfinite(value):
         return int(value) + 1  # from there on every number of an item is a whole one
     return math.nextafter(value, math.inf)
 
 
 def below(value: Number) -> Number:
-    """Return the greatest number less than one."""
+    """Return the greatest number less than a value."""
     return -above(-value)
 
 
-def _equal(facts: Facts, name: str, value: Value) -> IntArray:
+def _equal(attributes: AttributeLookup, name: str, value: Value) -> IntArray:
     if isinstance(value, bool):
-        return facts.having(_truth(f"attributes.{name}", value))
+        return attributes.having(truth(f"attributes.{name}", value))
     if isinstance(value, str):
-        return facts.having(term(f"attributes.{name}", value))
+        return attributes.having(term(f"attributes.{name}", value))
     if isinstance(value, Moment):
-        return facts.during(name, value, value)
-    return facts.between(name, value, value)
+        return attributes.during(name, value, value)
+    return attributes.between(name, value, value)
 
 
 def _union(parts: list[IntArray]) -> IntArray:
-    return parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts))
+    return parts[0] if len(parts) == 1 else rows_once(np.concatenate(parts))
 
 
-def _common(few: IntArray, many: IntArray) -> IntArray:
-    """Return what two sorted arrays of distinct rows share, in time that hardly depends on the longer one."""
-    places = np.searchsorted(many, few)
-    places[places == len(many)] = 0
-    return few[many[places] == few] if len(many) else few[:0]
+def _without(rows: IntArray, parts: list[IntArray], total: int) -> IntArray:
+    """Return the rows, of `total`, that none of the parts holds."""
+    kept = np.ones(total, dtype=bool)
+    for part in parts:
+        kept[part] = False
+    return rows[kept[rows]]
+
+
+def _are_in(known: IntArray, rows: IntArray) -> npt.NDArray[np.bool_]:
+    """Tell which rows are in a sorted array, in time that hardly depends on its length."""
+    if not len(known):
+        return np.zeros(len(rows), dtype=bool)
+    places = np.searchsorted(known, rows)
+    places[places == len(known)] = 0
+    return np.asarray(known[places] == rows)

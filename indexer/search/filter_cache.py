@@ -1,4 +1,4 @@
-"""Filters worked out against an index; those of the main part are remembered."""
+"""The rows that filters allow in an index; those of the main part are cached."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -7,64 +7,63 @@ import numpy as np
 
 from indexer.delta import Delta, IndexState
 from indexer.files import IntArray, MainPart
-from indexer.filters.filter import Facts, Filter, allowed_rows
+from indexer.filters.filter import AttributeLookup, Filter, allowed_rows
 from indexer.search.search import Allowed, bits_of
 
-_REMEMBERED_ROWS = 8_000_000  # of all filters together: 64 MB
-_REMEMBERED = 256
+_CACHED_ROWS = 8_000_000  # of all filters together: 64 MB
+_CACHED_FILTERS = 256
 _NO_ROWS = np.zeros(0, dtype=np.int64)
-_BITS = 64  # of a row number
+_ROW_BITS = 64  # of a row number
 
 
 class FilterCache:
     """Turns filters into rows; threads may share it."""
 
-    def __init__(self, main: MainPart, attributes: Facts, delta: Delta) -> None:
+    def __init__(self, main: MainPart, attributes: AttributeLookup, delta: Delta) -> None:
         self._main, self._attributes, self._delta = main, attributes, delta
-        self._known_late: tuple[int, dict[Filter, IntArray]] = (0, {})  # of one version
-        self._known: OrderedDict[Filter, Allowed] = OrderedDict()
+        self._of_filter: OrderedDict[Filter, Allowed] = OrderedDict()
+        self._appended: tuple[int, dict[Filter, IntArray]] = (0, {})  # of one version
 
-    def allowed(self, wanted: Filter | None, now: IndexState) -> Allowed:
-        """Return the rows that a filter lets pass in one state.  Raises: ReindexNeededError."""
-        if wanted is None:
-            return Allowed()
-        denied = self._delta.rows(wanted.deny, now) if wanted.deny else _NO_ROWS
+    def allowed(self, wanted: Filter, state: IndexState) -> Allowed:
+        """Return the rows that a filter allows in one state.  Raises: ReindexNeededError."""
+        denied = self._delta.rows(wanted.deny, state) if wanted.deny else _NO_ROWS
         denied = denied[denied >= 0]
         if not wanted.selects:
             return Allowed(denied=denied)
-        main, late = self._of_main(wanted), self._of_late(wanted, now)
-        return Allowed(main.main, late, denied, main.bits)
+        main, appended = self._allowed_main(wanted), self._allowed_appended(wanted, state)
+        return Allowed(main.main, appended, denied, main.bits)
 
-    def _of_main(self, wanted: Filter) -> Allowed:
-        main = self._known.get(wanted)
-        if main is None:
-            rows = allowed_rows(wanted, self._attributes, self._main.ids.rows, len(self._main))
-            many = len(rows) * _BITS >= len(self._main)  # then a bitmap is smaller than the rows
-            if len(rows) == len(self._main):
-                main = Allowed()
+    def _allowed_main(self, wanted: Filter) -> Allowed:
+        allowed = self._of_filter.get(wanted)
+        if allowed is None:
+            total = len(self._main)
+            rows = allowed_rows(wanted, self._attributes, self._main.ids.rows, total)
+            many = len(rows) * _ROW_BITS >= total  # then a bitmap is smaller than the rows
+            if len(rows) == total:
+                allowed = Allowed()
             else:
-                main = Allowed(rows, bits=bits_of(rows, len(self._main)) if many else None)
-            known = OrderedDict(self._known)
-            known[wanted] = main
-            while len(known) > _REMEMBERED or sum(map(_size, known.values())) > _REMEMBERED_ROWS:
-                known.popitem(last=False)
-            self._known = known  # swapped whole: another thread may be reading
-        return main
+                allowed = Allowed(rows, bits=bits_of(rows, total) if many else None)
+            cached = OrderedDict(self._of_filter)
+            cached[wanted] = allowed
+            while len(cached) > _CACHED_FILTERS or sum(map(_size, cached.values())) > _CACHED_ROWS:
+                cached.popitem(last=False)
+            self._of_filter = cached  # replaced, not changed: another thread may be reading
+        return allowed
 
-    def _of_late(self, wanted: Filter, now: IndexState) -> IntArray:
-        known = self._known_late
-        if known[0] != now.version or len(known[1]) >= _REMEMBERED:
-            known = self._known_late = (now.version, {})
-        rows = known[1].get(wanted)
+    def _allowed_appended(self, wanted: Filter, state: IndexState) -> IntArray:
+        cached = self._appended
+        if cached[0] != state.version or len(cached[1]) >= _CACHED_FILTERS:
+            cached = self._appended = (state.version, {})
+        rows = cached[1].get(wanted)
         if rows is None:
-            count, main = len(now.went), len(self._main)
+            count, main = len(state.removed_at), len(self._main)
 
-            def late_rows(item_ids: Sequence[str]) -> IntArray:
-                found = self._delta.rows(item_ids, now)
+            def appended_rows(item_ids: Sequence[str]) -> IntArray:
+                found = self._delta.rows(item_ids, state)
                 return np.where(found >= main, found - main, -1)
 
-            rows = allowed_rows(wanted, self._delta.facts, late_rows, count)
-            rows = known[1][wanted] = rows[rows < count]  # the facts may know rows that came since
+            rows = allowed_rows(wanted, self._delta.attributes, appended_rows, count)
+            rows = cached[1][wanted] = rows[rows < count]  # the index may hold rows put after this state
         return rows
 
 

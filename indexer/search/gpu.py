@@ -1,4 +1,7 @@
-"""FAISS on graphics cards, where the build and the machine have them; files are always in CPU form."""
+"""FAISS on graphics cards, where its build and the machine have them; files are always in CPU form.
+
+Calls that wait for a card share its next run: a card takes hardly longer for many queries than for one.
+"""
 
 import logging
 import threading
@@ -22,7 +25,7 @@ MOST_QUERIES = 1_024  # of one run, unless one call has more
 
 @dataclass(frozen=True)
 class Gpus:
-    """The graphics cards that FAISS sees, and why there are none."""
+    """How many graphics cards FAISS sees, and the reason."""
 
     count: int
     reason: str
@@ -30,7 +33,7 @@ class Gpus:
 
 @cache
 def gpus() -> Gpus:
-    """Return what there is, saying so in the log once."""
+    """Find the graphics cards, and log them the first time."""
     if not hasattr(faiss, "StandardGpuResources"):
         found = Gpus(0, "this FAISS is a CPU build")
     else:
@@ -42,14 +45,12 @@ def gpus() -> Gpus:
 
 
 def to_gpu(index: Any, number: int = 0, *, float16: bool = False) -> Any:
-    """Return an index on a card.
-
-    Where there are no cards, or FAISS has no such kind for them, it is the index itself.
+    """Copy an index to a card; the index itself is returned without cards, and for a kind that they lack.
 
     Args:
         index: in CPU form; it stays as it is.
-        number: what follows when it is divided by the number of cards says which one.
-        float16: keep full vectors as halves; scores that matter are computed from the stored ones anyway.
+        number: of the card, modulo how many there are.
+        float16: keep full vectors as halves; returned scores are computed from the stored ones anyway.
     """
     count = gpus().count
     if not count:
@@ -64,17 +65,17 @@ def to_gpu(index: Any, number: int = 0, *, float16: bool = False) -> Any:
 
 
 def is_on_gpu(index: Any) -> bool:
-    """Return whether an index is on a card, be it behind transforms."""
+    """Tell whether an index is on a card, perhaps behind transforms."""
     return type(inner_of(index)).__name__.startswith("Gpu")
 
 
 def to_cpu(index: Any) -> Any:
-    """Return an index as it is written to files, wherever it is."""
+    """Return an index in CPU form, as it is written to files."""
     return _FAISS.index_gpu_to_cpu(index) if is_on_gpu(index) else index
 
 
 def cagra_graph(vectors: FloatArray, degree: int) -> Any:
-    """Return the CAGRA graph of vectors (N, D), built on the first card, in CPU form.
+    """Build the CAGRA graph of vectors (N, D) on the first card; return it in CPU form.
 
     On a CPU it is searched as the lowest level of an HNSW graph, from the best of some random vectors.
 
@@ -89,12 +90,12 @@ def cagra_graph(vectors: FloatArray, degree: int) -> Any:
 
 
 def is_cagra(index: Any) -> bool:
-    """Return whether an index is a CAGRA graph on a card."""
+    """Tell whether an index is a CAGRA graph on a card."""
     return type(index).__name__ == "GpuIndexCagra"
 
 
 def cagra_parameters(width: int, count: int) -> Any:
-    """Return the parameters of a search on a card for `count` results, with `width` candidates or more."""
+    """Make the parameters of a search on a card for `count` results, with `width` candidates or more."""
     wanted = _WIDTH_STEP * -(-max(width, count) // _WIDTH_STEP)
     return _FAISS.SearchParametersCagra(itopk_size=min(wanted, MOST_WIDTH))
 
@@ -105,12 +106,12 @@ def _resources(number: int) -> Any:  # noqa: ARG001  # FAISS keeps those of a ca
 
 
 def has_cuvs() -> bool:
-    """Return whether this build of FAISS can build CAGRA graphs, given a card."""
+    """Tell whether this build of FAISS can build CAGRA graphs, given a card."""
     return hasattr(faiss, "GpuIndexCagra")
 
 
 def inner_of(index: Any) -> Any:
-    """Return the index behind the transforms in front of one."""
+    """Return the index behind any transforms."""
     kind = faiss.downcast_index(index)
     return inner_of(kind.index) if isinstance(kind, faiss.IndexPreTransform) else kind
 
@@ -122,15 +123,15 @@ Found = tuple[FloatArray, IntArray]
 class _Call:
     queries: FloatArray
     count: int
-    given: Any
+    params: Any
     found: Found | Exception = field(init=False)
 
 
 class MicroBatcher:
-    """Runs one search at a time; calls that come meanwhile and ask alike go with the next run.
+    """Runs one search at a time; calls with the same parameters that come meanwhile share the next run.
 
-    A card takes hardly longer for many queries than for one. Who comes while it is idle does not wait.
-    Threads may share it, which is its purpose.
+    A call that comes while none runs does not wait. Threads may share a batcher; FAISS's resources of a card
+    are for one thread.
 
     Args:
         search: queries (B, D), number of results and parameters → scores and rows (B, n), best first.
@@ -142,13 +143,13 @@ class MicroBatcher:
         self._guard = threading.Lock()
         self._turn = threading.Lock()
 
-    def __call__(self, queries: FloatArray, count: int, given: Any = None) -> Found:
-        """Return what the search does; calls whose parameters are the same object may share a run.
+    def __call__(self, queries: FloatArray, count: int, params: Any = None) -> Found:
+        """Search; calls whose parameters are the same object may share a run.
 
         Raises:
-            Exception: what the run raised, to everybody who was in it.
+            Exception: whatever the run raised, in each of its calls.
         """
-        mine = _Call(queries, count, given)
+        mine = _Call(queries, count, params)
         with self._guard:
             self._waiting.append(mine)
         with self._turn:
@@ -159,11 +160,11 @@ class MicroBatcher:
         return mine.found
 
     def _group(self, mine: _Call) -> list[_Call]:
-        """Return a call and those that go with it, which wait no longer."""
+        """Take a call, and those that share its run, off the waiting list."""
         group, rows = [mine], len(mine.queries)
         with self._guard:
             for other in self._waiting:
-                alike = other is not mine and other.given is mine.given
+                alike = other is not mine and other.params is mine.params
                 if alike and rows + len(other.queries) <= MOST_QUERIES:
                     group.append(other)
                     rows += len(other.queries)
@@ -173,7 +174,7 @@ class MicroBatcher:
     def _run(self, group: list[_Call]) -> None:
         try:
             queries = np.concatenate([call.queries for call in group]) if len(group) > 1 else group[0].queries
-            scores, rows = self._search(queries, max(call.count for call in group), group[0].given)
+            scores, rows = self._search(queries, max(call.count for call in group), group[0].params)
         except Exception as error:
             for call in group:
                 call.found = error

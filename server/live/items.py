@@ -203,7 +203,7 @@ class LiveItems:
             latest = [change for change in changes if self._pending.get(change.item_id) == number]
             if self._snapshot() is snapshot:  # otherwise the one that serves now catches up
                 snapshot.index.put(latest)
-        changed = len(snapshot.index.delta.now.vectors)
+        changed = len(snapshot.index.delta.state.vectors)
         if changed > max(_BEFORE_SERVING, DELTA_SHARE * len(snapshot.index.main)):
             if self._warned_of != snapshot.index.index_id:  # once for each index
                 log.warning(

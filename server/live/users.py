@@ -7,7 +7,7 @@ from typing import Self
 import pyarrow as pa
 
 from indexer.building.incremental import difference
-from indexer.building.users import people_hashes
+from indexer.building.users import row_hashes
 from indexer.users import user_change
 from server.query.retriever import NotReadyError, Retriever
 from server.query.snapshot import Snapshot
@@ -80,7 +80,7 @@ class LiveUsers:
         """
         if snapshot.users is None:
             return
-        hashes = people_hashes(self._store.user_hashes())
+        hashes = row_hashes(self._store.user_hashes())
         found = difference(snapshot.users, hashes)
         snapshot.users.put([], found.removed)
         self.changed(hashes.column("item_id").take(pa.array(found.changed)).to_pylist())

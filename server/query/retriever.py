@@ -121,7 +121,7 @@ class Retriever:
         query_vectors = _query_vectors(queries, encoded, list(texts))
         coded = time.perf_counter()
         now = (
-            snapshot.index.delta.now
+            snapshot.index.delta.state
         )  # what a row is, and whether it may be found, is asked of this state alone
         rows, scores = search(snapshot.index, queries, asked, query_vectors, now)
         found = []

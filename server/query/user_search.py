@@ -37,13 +37,13 @@ def similar_users_of(
         VectorDimError: the vector is not of the embedding dim.
     """
     users = users_of(snapshot)
-    now, own = users.delta.now, np.array([-1])
+    now, own = users.delta.state, np.array([-1])
     if isinstance(query.subject, StoredUser):
         own = users.rows([query.subject.user_id], now)
     without = Exclusions(np.zeros(1, dtype=np.int64), own) if own[0] >= 0 else None
     try:
         rows, scores = similar_users(
-            users, vector[None], query.depth, without, exact=query.options.exact, now=now
+            users, vector[None], query.depth, without, exact=query.options.exact, state=now
         )
     except ZeroVectorError:  # somebody without any view is like nobody
         rows, scores = np.zeros((1, 0), dtype=np.int64), np.zeros((1, 0), dtype=np.float32)

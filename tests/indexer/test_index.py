@@ -10,7 +10,7 @@ from indexer.building.assemble import IndexCheckError, check
 from indexer.building.factory import FactoryError, empty_faiss
 from indexer.building.ground_truth import ground_truths
 from indexer.files import ItemChange
-from indexer.filters.attribute_index import facts_of
+from indexer.filters.attribute_index import terms_of
 from indexer.filters.filter import Filter, FilterError
 from indexer.index import Index, VectorDimError
 from indexer.search.ann import SearchParams
@@ -231,7 +231,7 @@ def test_impossible_filters_are_refused() -> None:
 
 
 def test_facts_are_texts_numbers_and_truths_apart() -> None:
-    terms, numbers, _ = facts_of(
+    terms, numbers, _ = terms_of(
         "film", {"a": "true", "b": True, "c": {"d": 2}, "e": ["x", 3, None], "f": None}
     )
     assert terms == ["kind\0film", "attributes.a\0true", "attributes.b\0\0true", "attributes.e\0x"]
@@ -277,7 +277,7 @@ def _five(factory: pytest.TempPathFactory) -> Path:
 def test_an_old_snapshot_sees_what_it_saw(tmp_path: Path) -> None:
     one = make_index(tmp_path, 10)
     query = queries_of(1)
-    before = one._searchable(one.delta.now)
+    before = one._searchable(one.delta.state)
     first = one.search(query, 10)[0]
     one.put([change("item-000000001", query[0] * 9)], ["item-000000002"])
     again = before.search(query, 10, None, Allowed())[0]
@@ -311,7 +311,7 @@ def test_an_index_of_several_shards_is_one_index(tmp_path: Path, monkeypatch: py
 
 def test_a_filter_that_lets_everything_pass_is_none(large: Index) -> None:
     everything = Filter(ranges=(("price", -np.inf, np.inf),))
-    assert large._filter_cache.allowed(everything, large.delta.now).main is None
+    assert large._allowed(everything, large.delta.state).main is None
     found, plain = large.search(queries_of(5), 10, None, everything), large.search(queries_of(5), 10)
     np.testing.assert_array_equal(found[0], plain[0])
 
@@ -340,8 +340,8 @@ def test_short_lists_are_tuned_too(large: Index) -> None:
     assert large.approximate is not None
     search_params = large.approximate.search_params
     assert search_params.least >= 10 * search_params.refine
-    assert search_params.looked_at(1) == search_params.least
-    assert search_params.looked_at(100) >= 100 * search_params.refine
+    assert search_params.candidates(1) == search_params.least
+    assert search_params.candidates(100) >= 100 * search_params.refine
     others = queries_of(200, 5)
     found, exact = large.search(others, 10)[0], large.brute_force(others, 10)[0]
     assert np.mean([len(np.intersect1d(f, e)) for f, e in zip(found, exact, strict=True)]) >= 0.97 * 10

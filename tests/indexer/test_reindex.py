@@ -203,9 +203,9 @@ def test_the_kind_follows_items_and_memory() -> None:
     assert choose(50_000, 128) == Choice("Flat", choose(50_000, 128).reason)
     assert choose(1_000_000, 128, 1 << 30).factory == "IVF4096,SQ8"
     small = choose(1_000_000, 128, 64 << 20)
-    assert (small.factory, small.finer) == ("RR128,IVF4096,RaBitQ", ("IVF4096,SQ8", "IVF4096,Flat", "Flat"))
+    assert (small.factory, small.fallbacks) == ("RR128,IVF4096,RaBitQ", ("IVF4096,SQ8", "IVF4096,Flat", "Flat"))
     assert "64 MiB" in small.reason
-    odd = choose(1_000_000, 385, 1 << 30)  # codes of a width that FAISS is slow with are padded
+    odd = choose(1_000_000, 385, 1 << 30)  # codes of a width that FAISS is slow with are as_matrix
     assert (odd.factory, odd.finer) == ("Pad400,IVF4096,SQ8", ("IVF4096,Flat", "Flat"))
     assert choose(1_000_000, 128, 1 << 30, card=True).factory == "Flat"
     assert choose(1_000_001, 128, 1 << 30, card=True).factory == "IVF4096,SQ8"

@@ -25,8 +25,8 @@ def of_ours(contest: Contest, factory: str, seconds: float) -> Iterator[dict[str
         return
     exact, tuned = contest.index.brute_force(queries, k), approximate.search_params
     size = min(_BATCH, len(queries))
-    for probes in sorted({max(1, round(times * tuned.probes)) for times in _TIMES}):
-        approximate.search_params = replace(tuned, probes=probes)
+    for probes in sorted({max(1, round(times * tuned.nprobe)) for times in _TIMES}):
+        approximate.search_params = replace(tuned, nprobe=probes)
         searches: dict[str, Search] = {
             "faiss": partial(_found, contest.bare, queries, size, k, probes),
             "triptych": partial(_ours, contest.index, queries, size, k),
