@@ -133,9 +133,9 @@ def truth(name: str, value: bool) -> str:
 class ReindexNeededError(RuntimeError):
     """A filter needs what the attribute index of an older version does not hold."""
 
-    def __init__(self, index_id: str, asked: str) -> None:
+    def __init__(self, index_id: str, needed: str) -> None:
         super().__init__(
-            f"index {index_id} is from before {asked} could be asked for: run `triptych reindex`"
+            f"index {index_id} is from before {needed} could be asked for: run `triptych reindex`"
         )
         self.index_id = index_id
 

@@ -28,7 +28,7 @@ class Filter:
         kinds: the item is of one of these; empty allows every kind.
         equals: per attribute, the values of which the item has one; a list has each of its elements, and a
             text that is a date or a time is also that moment.
-        ranges: per attribute, the least and the greatest number, both allowed; ±inf where there is no end.
+        ranges: per attribute, the least and the greatest number, both allowed; ±inf for an open end.
         allow: the only items allowed; None allows all.
         deny: items not allowed.
         times: per attribute, the first and the last moment, both allowed.
@@ -139,14 +139,6 @@ def _equal(attributes: AttributeLookup, name: str, value: Value) -> IntArray:
 
 def _union(parts: list[IntArray]) -> IntArray:
     return parts[0] if len(parts) == 1 else rows_once(np.concatenate(parts))
-
-
-def _without(rows: IntArray, parts: list[IntArray], total: int) -> IntArray:
-    """Return the rows, of `total`, that none of the parts holds."""
-    kept = np.ones(total, dtype=bool)
-    for part in parts:
-        kept[part] = False
-    return rows[kept[rows]]
 
 
 def _are_in(known: IntArray, rows: IntArray) -> npt.NDArray[np.bool_]:

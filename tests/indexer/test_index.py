@@ -1,5 +1,7 @@
 import json
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from indexer.filters.attribute_index import terms_of
 from indexer.filters.filter import Filter, FilterError
 from indexer.index import Index, VectorDimError
 from indexer.search.ann import SearchParams
+from indexer.search.exact import best_of_all
 from indexer.search.search import Allowed, Exclusions
 from scripts.bench.index.vectors import write_index
 from store.artifact import MANIFEST, DamagedArtifactError, build
@@ -157,6 +160,20 @@ def test_an_index_that_misses_what_brute_force_finds_is_refused(tmp_path: Path) 
     index.put([], [f"item-{n:09d}" for n in range(100)])
     with pytest.raises(IndexCheckError, match="only 0"):
         check(index)
+
+
+def test_the_check_of_an_index_compares_it_in_blocks() -> None:
+    items, queries = 400_000, 50
+    vectors = np.random.default_rng(0).standard_normal((items, DIM)).astype(np.float32)
+    main = SimpleNamespace(vectors=vectors)
+    index = SimpleNamespace(main=main, exact=True, search=lambda wanted, k: best_of_all(vectors, wanted, k))
+    tracemalloc.start()
+    try:
+        assert check(index, queries) == 1.0  # type: ignore[arg-type]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * queries * items / 4  # all scores at once are four times as many bytes
 
 
 def allowed_by_hand(index: Index, wanted: Filter) -> list[int]:
