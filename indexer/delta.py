@@ -162,8 +162,8 @@ class Delta:
     def apply(self, puts: Sequence[ItemChange], removed: Sequence[str] = ()) -> None:
         """Put and remove items; a search sees all of it or nothing.
 
-        Removing an item that is not live does nothing. An item without a vector has a row, too, which filters
-        find and searches by vector do not look at.
+        Removing an item that is not live does nothing, and without any change the state stays the same. An item
+        without a vector has a row, too, which filters find and searches by vector do not look at.
 
         Raises:
             BadAttributesError: of an item that is put; nothing changes.
@@ -173,8 +173,8 @@ class Delta:
             latest = {put.item_id: put for put in puts}
             replaced = self.rows(list({**latest, **dict.fromkeys(removed)}))
             new = _Rows.of([put for put in latest.values() if put.listed or put.has_vector], self._dim)
-            first = self._write(new)
-            self._commit(new, first, replaced)
+            if new.changes or (replaced >= 0).any():
+                self._commit(new, self._write(new), replaced)
 
     def _write(self, new: _Rows) -> int:
         """Write rows where no search looks yet; return the number of the first.

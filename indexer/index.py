@@ -235,8 +235,6 @@ class Index:
     def _apply_stored(self, changes: Sequence[ItemChange], removed_rows: IntArray) -> None:
         """Put the changes stored beside the main part; those with bad attributes are logged and left out."""
         removed = [self.main.ids[int(row)] for row in removed_rows]
-        if not changes and not removed:
-            return  # version 0: no search need look at the delta
         try:
             self.delta.apply(changes, removed)
         except BadAttributesError:  # an index of a version that accepted them

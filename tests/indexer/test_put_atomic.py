@@ -95,6 +95,12 @@ def test_a_put_that_fails_changes_nothing_then_or_later(
     assert delta.rows(["x1"])[0] == -1
 
 
+def test_nothing_to_change_leaves_the_state(delta: Delta) -> None:
+    before = delta.state
+    delta.apply([change("unknown", vector=np.zeros(4, np.float32), listed=False)], ["other"])
+    assert delta.state is before
+
+
 def test_a_put_that_breaks_off_half_way_leaves_nothing_to_those_that_follow(
     delta: Delta, monkeypatch: pytest.MonkeyPatch
 ) -> None:
