@@ -1,7 +1,7 @@
-"""What changed since the main part of an index was built: new rows, and rows that are gone.
+"""The changes to an index since its main part was built: rows appended and rows removed.
 
-One writer at a time; readers take no lock. A row that goes keeps the number of the version in which it went,
-so whoever searches with an older snapshot still sees one whole state.
+One writer at a time; readers take no lock. A removed row keeps the number of the version that removed it, so
+a search in an older state of the index still sees that whole state.
 """
 
 import threading
@@ -12,41 +12,38 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from indexer.arrays import FloatArray, IntArray
-from indexer.files import ItemChange
-from indexer.filters.attribute_index import MutableAttributeIndex
-from indexer.filters.filter import ItemTerms, facts_of
-from indexer.ids import ItemIds
-from indexer.search.exact import longest_of
+from indexer.files import FloatArray, IntArray, ItemChange, ItemIds, longest_of
+from indexer.filters.attribute_index import ItemTerms, MutableAttributeIndex, terms_of
 from store.attributes import parse_attributes
 
 Versions = npt.NDArray[np.int32]
 
-_ROOM = 64  # rows to begin with
+_FIRST_CAPACITY = 64  # rows
 
 
 @dataclass(frozen=True)
 class IndexState:
-    """One state of an index; d rows lie after the main part, and v of them have a vector.
+    """One state of an index; d rows are appended to the main part, and v of them have a vector.
 
     Shapes:
-        vectors: (v, D) float32, and places: (v,) int64, the row of each, counted from 0 and increasing.
+        vectors: (v, D) float32, and vector_rows: (v,) int64, the row of each, counted from 0 and increasing.
         popularity: (d,) float32.
-        went, main_went: version in which a row went, 0 while it is there; (d,) and (M,).
+        removed_at, main_removed_at: version that removed a row, 0 for a live one; (d,) and (M,) int32.
 
     Attributes:
-        main_gone, gone: rows of the main part, and after it, that are gone.
-        without_vector: rows that are there and have no vector.
+        version: 0 without changes, one more after each.
+        main_removed, removed: numbers of main and of appended rows that are removed.
+        without_vector: number of live rows without a vector.
     """
 
     version: int
     vectors: FloatArray
-    places: IntArray
+    vector_rows: IntArray
     popularity: FloatArray
-    went: Versions
-    main_went: Versions
-    main_gone: int
-    gone: int
+    removed_at: Versions
+    main_removed_at: Versions
+    main_removed: int
+    removed: int
     without_vector: int
 
     @cached_property
@@ -54,86 +51,86 @@ class IndexState:
         """The length of the longest of the vectors."""
         return longest_of(self.vectors)
 
-    def there(self, rows: IntArray) -> npt.NDArray[np.bool_]:
-        """Return which rows, of any shape, are there; row −1 is not."""
-        main = len(self.main_went)
-        if not len(self.went):
-            went = self.main_went[np.maximum(rows, 0)] if main else np.zeros(rows.shape, np.int32)
+    def live(self, rows: IntArray) -> npt.NDArray[np.bool_]:
+        """Tell which rows, of any shape, are live in this state; row −1 is not."""
+        main = len(self.main_removed_at)
+        if not len(self.removed_at):
+            at = self.main_removed_at[np.maximum(rows, 0)] if main else np.zeros(rows.shape, np.int32)
         else:
-            late = rows >= main
-            went = np.where(late, self.went[np.where(late, rows - main, 0)], 0)
+            appended = rows >= main
+            at = np.where(appended, self.removed_at[np.where(appended, rows - main, 0)], 0)
             if main:
-                went = np.where(late, went, self.main_went[np.where(late, 0, np.maximum(rows, 0))])
-        return np.asarray((rows >= 0) & ((went == 0) | (went > self.version)))
+                at = np.where(appended, at, self.main_removed_at[np.where(appended, 0, np.maximum(rows, 0))])
+        return np.asarray((rows >= 0) & ((at == 0) | (at > self.version)))
 
     def vectors_of(self, rows: IntArray) -> FloatArray:
-        """Return vectors (n, D) of rows (n,) after the main part, counted from 0; zero where one has none."""
+        """Return the vectors (n, D) of appended rows (n,), counted from 0; zero for a row without one."""
         found = np.zeros((len(rows), self.vectors.shape[1]), dtype=np.float32)
-        at = np.searchsorted(self.places, rows)
-        at[at == len(self.places)] = 0
-        placed = self.places[at] == rows if len(self.places) else np.zeros(len(rows), dtype=bool)
-        found[placed] = self.vectors[at[placed]]
+        at = np.searchsorted(self.vector_rows, rows)
+        at[at == len(self.vector_rows)] = 0
+        known = self.vector_rows[at] == rows if len(self.vector_rows) else np.zeros(len(rows), dtype=bool)
+        found[known] = self.vectors[at[known]]
         return found
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows that are ready to be written: all that can fail is done.
+    """Changes as rows, ready to be written by steps that cannot fail.
 
     Shapes:
-        placed: (v,) int64, which of the n changes have a vector; vectors: (v, D); popularity: (n,) float32.
+        with_vector: (v,) int64, which of the n changes have a vector; vectors: (v, D); popularity: (n,).
     """
 
     changes: list[ItemChange]
-    facts: list[ItemTerms]
-    placed: IntArray
+    terms: list[ItemTerms]
+    with_vector: IntArray
     vectors: FloatArray
     popularity: FloatArray
 
     @classmethod
     def of(cls, changes: list[ItemChange], dim: int) -> "_Rows":
-        """Return changes as rows.  Raises: BadAttributesError, ValueError."""
-        facts = [facts_of(change.kind, parse_attributes(change.attributes)) for change in changes]
-        placed = np.array([i for i, change in enumerate(changes) if change.has_vector], dtype=np.int64)
-        vectors = np.empty((len(placed), dim), dtype=np.float32)
-        for i, place in enumerate(placed.tolist()):
+        """Prepare changes as rows.  Raises: BadAttributesError, ValueError."""
+        terms = [terms_of(change.kind, parse_attributes(change.attributes)) for change in changes]
+        with_vector = np.array([i for i, change in enumerate(changes) if change.has_vector], dtype=np.int64)
+        vectors = np.empty((len(with_vector), dim), dtype=np.float32)
+        for i, place in enumerate(with_vector.tolist()):
             vectors[i] = changes[place].vector
         popularity = np.array([change.popularity for change in changes], dtype=np.float32)
-        return cls(changes, facts, placed, vectors, popularity)
+        return cls(changes, terms, with_vector, vectors, popularity)
 
 
 class Delta:
     """The changes to an index of M main rows with D coordinates.
 
     Attributes:
-        now: the state that a new search takes.
-        facts: kinds and attributes of the rows after the main part, counted from 0.
+        state: the latest state, which a new search takes.
+        attributes: kinds and attributes of the appended rows, counted from 0.
     """
 
     def __init__(self, main: ItemIds, dim: int) -> None:
         self._main = main
-        self._newest: dict[str, int] = {}  # row, counted from 0, that an id was last put at
-        self._before: list[int] = []  # of each row, the one that its id was put at before, or −1
+        self._newest: dict[str, int] = {}  # appended row, counted from 0, that an id was last put at
+        self._previous: list[int] = []  # for each appended row, the one its id was put at before, or −1
         self._changes: list[ItemChange] = []
         self._dim = dim
-        self._vectors = np.empty((_ROOM, dim), dtype=np.float32)
-        self._places = np.empty(_ROOM, dtype=np.int64)
-        self._popularity = np.empty(_ROOM, dtype=np.float32)
-        self._went = np.zeros(_ROOM, dtype=np.int32)
+        self._vectors = np.empty((_FIRST_CAPACITY, dim), dtype=np.float32)
+        self._vector_rows = np.empty(_FIRST_CAPACITY, dtype=np.int64)
+        self._popularity = np.empty(_FIRST_CAPACITY, dtype=np.float32)
+        self._removed_at = np.zeros(_FIRST_CAPACITY, dtype=np.int32)
         self._writing = threading.Lock()
-        self.facts = MutableAttributeIndex()
-        none = self._vectors[:0], self._places[:0], self._popularity[:0], self._went[:0]
-        self.now = IndexState(0, *none, np.zeros(len(main), dtype=np.int32), 0, 0, 0)
+        self.attributes = MutableAttributeIndex()
+        none = self._vectors[:0], self._vector_rows[:0], self._popularity[:0], self._removed_at[:0]
+        self.state = IndexState(0, *none, np.zeros(len(main), dtype=np.int32), 0, 0, 0)
 
-    def rows(self, ids: Sequence[str], now: IndexState | None = None) -> IntArray:
-        """Return the row of each id as (n,) int64, −1 where the item is not there.
+    def rows(self, ids: Sequence[str], state: IndexState | None = None) -> IntArray:
+        """Return the row of each id as (n,) int64, −1 where the item is not live.
 
         Args:
             ids: any.
-            now: the state that is asked about, which a search must then use too; None is the latest.
+            state: to look them up in, which a search must then use too; None is the latest.
         """
-        now = now or self.now  # before anything is looked up: what is put meanwhile has another row
-        return self.current_rows(self._main.rows(ids), ids.__getitem__, now)
+        state = state or self.state  # before anything is looked up: what is put meanwhile has another row
+        return self.current_rows(self._main.rows(ids), ids.__getitem__, state)
 
     def current_rows(self, main_rows: IntArray, name_of: Callable[[int], str], state: IndexState) -> IntArray:
         """Turn rows of items in the main part into their rows in one state, −1 for an item that is not live.
@@ -146,26 +143,27 @@ class Delta:
         """
         if not state.version:
             return main_rows
-        rows = np.where(state.there(main_rows), main_rows, -1)
-        if not len(state.went):
+        rows = np.where(state.live(main_rows), main_rows, -1)
+        appended = len(state.removed_at)
+        if not appended:
             return rows
         for position in np.flatnonzero(rows < 0).tolist():
             row = self._newest.get(name_of(position), -1)
-            while row >= len(state.went):  # put since
-                row = self._before[row]
-            if row >= 0 and not 0 < state.went[row] <= state.version:
+            while row >= appended:  # put after this state
+                row = self._previous[row]
+            if row >= 0 and not 0 < state.removed_at[row] <= state.version:
                 rows[position] = len(self._main) + row
         return rows
 
-    def of_rows(self, rows: IntArray) -> list[str]:
-        """Return the ids of rows (n,) after the main part, counted from 0."""
+    def ids_of(self, rows: IntArray) -> list[str]:
+        """Return the ids of appended rows (n,), counted from 0."""
         return [self._changes[row].item_id for row in rows.tolist()]
 
     def apply(self, puts: Sequence[ItemChange], removed: Sequence[str] = ()) -> None:
-        """Put and remove items; searches see all of it or nothing.
+        """Put and remove items; a search sees all of it or nothing.
 
-        What is not there is removed in vain. An item without a vector has a row all the same, which filters
-        find and searches by vector do not look at.
+        Removing an item that is not live does nothing; without any change the state stays the same. An item
+        without a vector has a row, too, which filters find and searches by vector do not look at.
 
         Raises:
             BadAttributesError: of an item that is put; nothing changes.
@@ -173,71 +171,74 @@ class Delta:
         """
         with self._writing:
             latest = {put.item_id: put for put in puts}
-            going = self.rows(list({**latest, **dict.fromkeys(removed)}))
+            replaced = self.rows(list({**latest, **dict.fromkeys(removed)}))
             new = _Rows.of([put for put in latest.values() if put.listed or put.has_vector], self._dim)
-            first = self._write(new)
-            self._commit(new, first, going)
+            if new.changes or (replaced >= 0).any():
+                self._commit(new, self._write(new), replaced)
 
-    def _write(self, new: "_Rows") -> int:
-        """Write rows where no search looks yet; return the first of them.
+    def _write(self, new: _Rows) -> int:
+        """Write rows where no search looks yet; return the number of the first.
 
-        Rows of a change that broke off on the way are not used again, so nothing of them belongs to others.
+        Rows of a change that broke off halfway are never used again, so their attributes reach no other item.
         """
-        first, before = len(self._changes), self.now
+        first, before = len(self._changes), self.state
         count, filled = first + len(new.changes), len(before.vectors) + len(new.vectors)
-        self._make_room(count, filled)
+        self._reserve(count, filled)
         self._changes += new.changes
-        for row, one in enumerate(new.facts, start=first):
-            self.facts.add(row, one)
+        for row, terms in enumerate(new.terms, start=first):
+            self.attributes.add(row, terms)
         self._popularity[first:count] = new.popularity
         self._vectors[len(before.vectors) : filled] = new.vectors
-        self._places[len(before.vectors) : filled] = new.placed + first
+        self._vector_rows[len(before.vectors) : filled] = new.with_vector + first
         return first
 
-    def _commit(self, new: "_Rows", first: int, going: IntArray) -> None:
-        """Make it true that rows came and went, by steps that do not fail."""
-        before, main = self.now, len(self._main)
+    def _commit(self, new: _Rows, first: int, replaced: IntArray) -> None:
+        """Publish the state with the new rows and without the replaced ones, by steps that do not fail."""
+        before, main = self.state, len(self._main)
         version, count = before.version + 1, first + len(new.changes)
-        early, late = going[(going >= 0) & (going < main)], going[going >= main] - main
-        unplaced = sum(not self._changes[row].has_vector for row in late.tolist())
-        broken_off = first - len(before.went)
+        of_main, appended = replaced[(replaced >= 0) & (replaced < main)], replaced[replaced >= main] - main
+        without_vector = sum(not self._changes[row].has_vector for row in appended.tolist())
+        broken_off = first - len(before.removed_at)
         ids = [put.item_id for put in new.changes]
-        # First: whoever finds the new row of an id before `now` holds it goes on to the one before.
-        self._before += [-1] * broken_off + [self._newest.get(item_id, -1) for item_id in ids]
+        # First: a reader that finds the new row of an id before `state` has it goes on to the previous one.
+        self._previous += [-1] * broken_off + [self._newest.get(item_id, -1) for item_id in ids]
         self._newest |= {item_id: first + i for i, item_id in enumerate(ids)}
-        self._went[first - broken_off : first] = version
-        self._went[late] = version
-        before.main_went[early] = version
+        self._removed_at[first - broken_off : first] = version
+        self._removed_at[appended] = version
+        before.main_removed_at[of_main] = version
         filled = len(before.vectors) + len(new.vectors)
-        self.now = IndexState(
+        self.state = IndexState(
             version,
             self._vectors[:filled],
-            self._places[:filled],
+            self._vector_rows[:filled],
             self._popularity[:count],
-            self._went[:count],
-            before.main_went,
-            before.main_gone + len(early),
-            before.gone + len(late) + broken_off,
-            before.without_vector - unplaced + len(new.changes) - len(new.vectors),
+            self._removed_at[:count],
+            before.main_removed_at,
+            before.main_removed + len(of_main),
+            before.removed + len(appended) + broken_off,
+            before.without_vector - without_vector + len(new.changes) - len(new.vectors),
         )
 
     def changes(self) -> list[ItemChange]:
-        """Return the rows after the main part that are there."""
-        return [c for c, went in zip(self._changes, self.now.went.tolist(), strict=False) if not went]
+        """Return the appended rows that are live."""
+        removed_at = self.state.removed_at.tolist()
+        return [change for change, at in zip(self._changes, removed_at, strict=False) if not at]
 
-    def main_gone(self) -> IntArray:
-        """Return the rows of the main part that are gone, sorted."""
-        return np.flatnonzero(self.now.main_went)
+    def main_removed(self) -> IntArray:
+        """Return the rows of the main part that are removed, sorted."""
+        return np.flatnonzero(self.state.main_removed_at)
 
-    def _make_room(self, rows: int, vectors: int) -> None:
-        for names, needed in ((("_popularity", "_went"), rows), (("_vectors", "_places"), vectors)):
-            held = len(getattr(self, names[0]))
-            if needed <= held:
+    def _reserve(self, rows: int, vectors: int) -> None:
+        """Enlarge the arrays to so many rows and vectors; earlier states keep the old arrays."""
+        of_rows, of_vectors = ("_popularity", "_removed_at"), ("_vectors", "_vector_rows")
+        for names, needed in ((of_rows, rows), (of_vectors, vectors)):
+            capacity = len(getattr(self, names[0]))
+            if needed <= capacity:
                 continue
             grown = {}
             for name in names:
                 old = getattr(self, name)
-                grown[name] = np.zeros((max(needed, 2 * held), *old.shape[1:]), dtype=old.dtype)
-                grown[name][:held] = old
+                grown[name] = np.zeros((max(needed, 2 * capacity), *old.shape[1:]), dtype=old.dtype)
+                grown[name][:capacity] = old
             for name, new in grown.items():
-                setattr(self, name, new)  # snapshots keep the old one
+                setattr(self, name, new)

@@ -1,4 +1,4 @@
-"""Which index serves: load it with its model, make it CURRENT, roll back, prune."""
+"""Publishing: load an index with its model, make it CURRENT, roll back, prune."""
 
 import shutil
 from contextlib import AbstractContextManager
@@ -14,7 +14,7 @@ from store.locks import locked
 
 
 class IndexNotFoundError(LookupError):
-    """There is no index of that id."""
+    """No index has that id."""
 
     def __init__(self, home: Home, index_id: str) -> None:
         known = ", ".join(artifacts(home.indexes)) or "none"
@@ -23,12 +23,12 @@ class IndexNotFoundError(LookupError):
 
 
 class NoOlderIndexError(LookupError):
-    """There is nothing to roll back to."""
+    """No index is older than the one that serves: a rollback is impossible."""
 
 
 @dataclass(frozen=True)
 class LoadedIndex:
-    """An index with the model that made its vectors, and the user index in it, where it has one."""
+    """An index, the model that made its vectors, and its user index; None for an index without one."""
 
     index: Index
     model: Model
@@ -36,10 +36,10 @@ class LoadedIndex:
 
 
 def load_index(home: Home, index_id: str, *, threads: int | None = None) -> LoadedIndex:
-    """Return an index, its model and its user index, every byte of them checked.
+    """Load an index, its model and its user index, after comparing the checksums of all their files.
 
     Raises:
-        IndexNotFoundError: no index of that id.
+        IndexNotFoundError: no index has that id.
         DamagedArtifactError: a file of either is missing or damaged, or they do not belong together.
     """
     if index_id not in artifacts(home.indexes):
@@ -56,14 +56,14 @@ def load_index(home: Home, index_id: str, *, threads: int | None = None) -> Load
 
 
 def changing_current(home: Home) -> AbstractContextManager[None]:
-    """Hold CURRENT while the block runs: whoever writes it, or loads what it names, shuts the others out."""
+    """Hold the lock of CURRENT while the block runs: to write it, or to load the index that it names."""
     return locked(home.current_lock, wait=True, make=True)
 
 
 def publish(home: Home, index_id: str) -> LoadedIndex:
-    """Make an index CURRENT after checking it and its model; return both.  Raises: as `load_index`.
+    """Make an index CURRENT after checking it and its model, and return it loaded.  Raises: as `load_index`.
 
-    To be called where no server runs on the home, within `changing_current`.
+    Only for a home without a running server, and within `changing_current`.
     """
     loaded = load_index(home, index_id)
     set_pointer(home.current_index, index_id)
@@ -74,7 +74,7 @@ def current_index(home: Home) -> Path:
     """Return the directory of the index that serves.
 
     Raises:
-        NotPublishedError: nothing was published yet.
+        NotPublishedError: there is no CURRENT yet.
         DamagedArtifactError: CURRENT names no index.
     """
     return read_pointer(home.current_index, home.indexes)
@@ -102,6 +102,6 @@ def prune(home: Home, keep: int) -> list[str]:
         directory = home.indexes / index_id
         hidden = directory.with_name(f".pruned-{index_id}")
         with locked(directory):
-            directory.rename(hidden)  # gone at once and whole, even if removing is cut short
+            directory.rename(hidden)  # it vanishes at once and whole, even if the removal is cut short
             shutil.rmtree(hidden)
     return removed

@@ -1,6 +1,7 @@
-"""The reindex flow: items of an export → item tower → FAISS → tuned and checked → one published directory.
+"""The reindex flow: items of an export → item tower → FAISS → tuned and checked → one immutable directory.
 
-The users of the export lie beside the items in it, encoded by the user tower.
+The user index, of the users of the export by the user tower, lies in the same directory. Where few items
+changed, the files of the serving index are copied and the changes are written beside them.
 """
 
 import hashlib
@@ -15,32 +16,30 @@ import pyarrow as pa
 from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TEXT_RULE, TextEncoder
-from indexer.arrays import map_vectors
-from indexer.building.assemble import assemble
+from indexer.building.assemble import assemble, copy_changed, lay_out, unchanged_files
+from indexer.building.autotune import fit
 from indexer.building.build_checkpoint import build_checkpoint
-from indexer.building.choice import AUTO, EXACT, Choice, choose
-from indexer.building.difference import hashes_array
-from indexer.building.factory import empty_faiss
-from indexer.building.fitting import fit
-from indexer.building.incremental import incremental_reindex
+from indexer.building.factory import AUTO, Choice, choose, empty_faiss
+from indexer.building.incremental import changes_of, difference, hashes_array, too_many, without_bad
 from indexer.building.items import ItemTower, build_main
 from indexer.building.sample import QUERIES, sample_users, tuning_queries
-from indexer.building.users import ExportedUsers, build_users
-from indexer.files import VECTORS_FILE, read_without_vector
+from indexer.building.users import ExportedUsers, build_users, put_users
+from indexer.files import VECTORS_FILE, map_vectors, read_without_vector
 from indexer.filters.attribute_index import FACTS_LAYOUT
 from indexer.index import Index
+from indexer.search.ann import EXACT
 from indexer.search.gpu import gpus
-from indexer.users import open_users
+from indexer.users import FOLDER, open_users
+from store.artifact import DamagedArtifactError, build, new_id, read_pointer
+from store.attributes import left_out_message
 from store.export import Export
 from store.home import Home
 
 log = logging.getLogger(__name__)
 
-_BLOCK = 65_536  # items at a time
-
 
 class ModelMismatchError(ValueError):
-    """A model is asked to work with another text model's vectors."""
+    """A model and a text encoder do not belong together."""
 
     def __init__(self, wanted: str, got: str) -> None:
         super().__init__(f"the model needs text model {wanted!r}, not {got!r}")
@@ -48,13 +47,13 @@ class ModelMismatchError(ValueError):
 
 @dataclass(frozen=True)
 class IndexSpec:
-    """What an index is to be like.
+    """The specification of an index.
 
     Attributes:
-        factory: FAISS factory string, or "auto" for what fits the number of items.
-        ann_recall: at k = 100, against brute force; an index that misses it is built finer, at last exact.
-        memory_bytes: budget of the searched structure, for "auto"; None is half of what is free.
-        full: build everything anew, even where few items changed.
+        factory: FAISS factory string, or "auto" to choose one by the number of items.
+        ann_recall: at k = 100, against brute force; where a kind misses it, finer ones follow, at last exact.
+        memory_bytes: budget of the FAISS index, for "auto"; None is half of the free memory.
+        full: rebuild everything, even where few items changed.
         card_float16: hold full item vectors as halves where they are searched on a graphics card.
 
     Raises:
@@ -80,10 +79,10 @@ def reindex(
     cache: TextCache,
     spec: IndexSpec = IndexSpec(),
 ) -> Path:
-    """Return the directory of a new index over the available items of an export; CURRENT is left as it is.
+    """Build a new index over the available items of an export; return its directory. CURRENT stays as it is.
 
-    Where an index of this model serves and few items changed since, its files are taken over and the
-    changes are written beside them, and so for the users. Items without an id vector and without text have
+    Where an index of this model serves and few items changed since, its files are copied and the changes are
+    written beside them; the same for the users. Items without an id vector and without text have
     no vector: filters and the popularity fallback find them. Users without any view, and items whose
     attributes cannot be used, are left out. The manifest counts each kind.
 
@@ -98,31 +97,45 @@ def reindex(
         raise ModelMismatchError(model.text_model_id, encoder.text_model_id)
     model.check_finite()
     if spec.factory != AUTO:
-        empty_faiss(model.dim, spec.factory)  # so that a bad factory fails before the work
-    people = ExportedUsers.of(export, ItemTower(model, encoder, cache))
+        empty_faiss(model.dim, spec.factory)  # a bad factory fails before the work
+    users = ExportedUsers.of(export, ItemTower(model, encoder, cache))
     hashes = export.item_hashes()
-    asked = {"model_id": model.model_id, "text_model_id": model.text_model_id, "dim": model.dim,
-             "asked": {"factory": spec.factory, "ann_recall": spec.ann_recall},
-             "card_float16": spec.card_float16, "facts_layout": FACTS_LAYOUT,
-             "text_rule": TEXT_RULE}  # fmt: skip
-    with build_checkpoint(home.indexes, _key(asked, hashes, people.hashes)) as folder:
-        directory = (
-            None if spec.full else incremental_reindex(home, folder, people, hashes, asked, spec.memory_bytes)
-        ) or _full(home, folder, people, hashes, spec, asked)
-    # What was written is read back, byte for byte, before anyone may serve it.
+    made_from = {"model_id": model.model_id, "text_model_id": model.text_model_id, "dim": model.dim,
+                 "asked": {"factory": spec.factory, "ann_recall": spec.ann_recall},
+                 "card_float16": spec.card_float16, "facts_layout": FACTS_LAYOUT,
+                 "text_rule": TEXT_RULE}  # fmt: skip
+    with build_checkpoint(home.indexes, _key(made_from, hashes, users.hashes)) as folder:
+        directory = None if spec.full else _incremental(home, folder, users, hashes, spec, made_from)
+        if directory is None:
+            directory = _full(home, folder, users, hashes, spec, made_from)
+    # The one time that every byte is read back: files were hashed as they were written, and not since.
     index = Index.load(directory)
-    users = open_users(directory, index.manifest)
+    user_index = open_users(directory, index.manifest)
     log.info("index %s: %d items, %s; %d users", index.index_id, len(index), index.manifest["factory"],
-             len(users or ()))  # fmt: skip
+             len(user_index or ()))  # fmt: skip
     return directory
 
 
 def _full(
-    home: Home, folder: Path, people: ExportedUsers, hashes: pa.Table, spec: IndexSpec, asked: dict[str, Any]
+    home: Home,
+    folder: Path,
+    users: ExportedUsers,
+    hashes: pa.Table,
+    spec: IndexSpec,
+    made_from: dict[str, Any],
 ) -> Path:
-    """Return the directory of an index that is built from nothing, or from where a killed run was."""
-    export, tower = people.export, people.tower
-    build_main(folder, export, hashes, tower)
+    """Build an index from nothing, or from the checkpoint of a killed run; return its directory.
+
+    Args:
+        home: where the index goes.
+        folder: of the build checkpoint.
+        users: the users, with the export and the item tower.
+        hashes: `export.item_hashes()`.
+        spec: of the index.
+        made_from: entries of the manifest that name the model and the specification.
+    """
+    export, tower = users.export, users.tower
+    digests = build_main(folder, export, hashes, tower)
     vectors = map_vectors(folder / VECTORS_FILE)
     if spec.factory == AUTO:
         choice = choose(len(vectors), tower.model.dim, spec.memory_bytes, card=gpus().count > 0)
@@ -131,16 +144,91 @@ def _full(
     log.info("reindex: %s: %s", choice.factory, choice.reason)
     queries = tuning_queries(vectors, sample_users(export, tower, 0 if choice.factory == EXACT else QUERIES))
     fitted = fit(folder, queries, choice, spec.ann_recall, float16=spec.card_float16)
-    users = build_users(folder, people, None, spec.ann_recall, spec.memory_bytes)
-    apart = len(read_without_vector(folder, tower.model.dim))
-    facts = {**asked, "export_id": export.export_id, "items_without_vector": apart,
-             "items_left_out": len(hashes) - len(vectors) - apart}  # fmt: skip
-    return assemble(home.indexes, folder, fitted, facts, users)
+    built = build_users(folder, users, None, spec.ann_recall, spec.memory_bytes)
+    without_vector = len(read_without_vector(folder, tower.model.dim))
+    facts = {**made_from, "export_id": export.export_id, "items_without_vector": without_vector,
+             "items_left_out": len(hashes) - len(vectors) - without_vector}  # fmt: skip
+    return assemble(home.indexes, folder, fitted, facts, built, digests)
 
 
-def _key(asked: dict[str, Any], *tables: pa.Table) -> str:
-    """Return what names a build: the same items, users, model and wish go on where an earlier run was."""
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+def _incremental(
+    home: Home,
+    folder: Path,
+    users: ExportedUsers,
+    hashes: pa.Table,
+    spec: IndexSpec,
+    made_from: dict[str, Any],
+) -> Path | None:
+    """Make an index from the serving one and the changes; None where all must be rebuilt.  Args: as `_full`.
+
+    Raises:
+        DamagedArtifactError: CURRENT names an index that does not exist.
+    """
+    base = _base(home, made_from)
+    if base is None or not _put_items(base, users.export, hashes, users.tower):
+        return None
+    source = home.indexes / base.index_id
+    user_index = open_users(source, base.manifest)
+    index_id = new_id()
+    with build(home.indexes, index_id) as draft:
+        draft.facts = base.manifest | {
+            "export_id": users.export.export_id,
+            "base": base.index_id,
+            "items_without_vector": base.without_vector,
+            "items_left_out": len(hashes) - len(base) - base.without_vector,
+            **copy_changed(source, draft.path, base),
+        }
+        digests: dict[str, str] = draft.facts.pop("files")
+        draft.digests |= {name: digests[name] for name in unchanged_files(base)}
+        if user_index is not None and put_users(user_index, users):
+            manifest = user_index.manifest | {"without_vector": len(users.hashes) - len(user_index)}
+            draft.facts[FOLDER] = manifest | copy_changed(source / FOLDER, draft.path / FOLDER, user_index)
+            names = [f"{FOLDER}/{name}" for name in unchanged_files(user_index)]
+            draft.digests |= {name: digests[name] for name in names}
+        else:
+            built = build_users(folder, users, user_index, spec.ann_recall, spec.memory_bytes)
+            draft.facts[FOLDER] = lay_out(folder / FOLDER, draft.path / FOLDER, built.fitted, built.facts)
+            draft.digests |= built.digests
+    return home.indexes / index_id
+
+
+def _put_items(base: Index, export: Export, hashes: pa.Table, tower: ItemTower) -> bool:
+    """Put the items that changed on top of an index; return False, nothing put, where they are too many."""
+    found = difference(base, hashes)
+    some = hashes.take(pa.array(found.changed))
+    replaced = set(found.removed) | set(some.column("item_id").to_pylist())
+    others = sum(change.has_vector and change.item_id not in replaced for change in base.delta.changes())
+    rows = others + int(tower.encodable(some).sum())
+    if too_many(rows, base.delta.state.main_removed + len(replaced), len(base.main)):
+        log.info("reindex: %d of %d items changed since %s: building anew",
+                 rows, len(base.main), base.index_id)  # fmt: skip
+        return False
+    items = export.some_items(some.column("item_id").to_pylist())
+    items, some, encoded, reasons = without_bad(items, some, found.encoded)
+    if reasons:
+        log.warning("reindex: %s", left_out_message(reasons))
+    base.put(changes_of(base, items, some, encoded, tower), [*found.removed, *reasons])
+    log.info("reindex: %d items changed and %d went since %s", len(found.changed), len(found.removed),
+             base.index_id)  # fmt: skip
+    return True
+
+
+def _base(home: Home, made_from: dict[str, Any]) -> Index | None:
+    """Load the serving index if its manifest has the entries wanted, so that its files can be copied."""
+    if not home.current_index.exists():
+        return None
+    directory = read_pointer(home.current_index, home.indexes)
+    try:
+        index = Index.load(directory)
+    except DamagedArtifactError as error:
+        log.warning("reindex: %s; building anew", error)
+        return None
+    return index if all(index.manifest.get(name) == value for name, value in made_from.items()) else None
+
+
+def _key(made_from: dict[str, Any], *tables: pa.Table) -> str:
+    """Hash what a build is made from: a later run with the same key goes on from its checkpoint."""
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode())
     for hashes in tables:
         for item_id in hashes.column("item_id").to_pylist():
             digest.update(item_id.encode() + b"\0")

@@ -1,7 +1,8 @@
-"""The user index: users like someone, and the users whom an item or a text suits best.
+"""The user index: similar users, and the audience of an item or a text.
 
 A row is a user's unit vector, zeros, and in its last coordinate the length of V_u. So the inner product with
-a unit query is the cosine, whatever finds candidates, and one row has all that an audience needs.
+a unit query is the cosine, also in FAISS, and cosine times length is the <V_u, x> that an audience is ranked
+by.
 """
 
 from collections.abc import Iterator
@@ -11,24 +12,25 @@ from typing import Any
 import numpy as np
 
 from encoder.views import unit_rows
-from indexer.arrays import FloatArray, IntArray
-from indexer.building.choice import padded
 from indexer.delta import IndexState
-from indexer.files import ItemChange
+from indexer.files import FloatArray, IntArray, ItemChange
 from indexer.index import Index, VectorDimError
-from indexer.search.exact import scores_of
-from indexer.search.search import Exclusions, Searched, in_order
+from indexer.search.ann import code_width
+from indexer.search.exact import Searched, scores_of
+from indexer.search.search import Exclusions, best_by_id
 
 FOLDER = "users"
 EMBEDDING_DIM = "embedding_dim"
 UNKNOWN_CONTENT = bytes(16)
 NO_FACTS = bytes(16)
-_SCALE = np.float32(2**-10)  # of a stored length: a power of two loses nothing, and FAISS hardly sees it
+_SCALE = np.float32(
+    2**-10
+)  # of a stored length: a power of two rounds nothing, and codes of FAISS hardly change
 _BLOCK_BYTES = 64 << 20  # of scores or vectors at a time
 
 
 class ZeroVectorError(ValueError):
-    """A query vector is zero: no user is more like it, or suits it better, than another."""
+    """A query vector is zero: every user would have the same score."""
 
     def __init__(self, query: int) -> None:
         super().__init__(f"the vector of query {query} is zero: it points nowhere")
@@ -36,7 +38,7 @@ class ZeroVectorError(ValueError):
 
 
 def open_users(directory: Path, manifest: dict[str, Any]) -> Index | None:
-    """Return the user index inside the directory of an index; None for an index without one.
+    """Open the user index inside the directory of an index; None for an index without one.
 
     Raises:
         DamagedArtifactError: its files disagree with the manifest.
@@ -51,11 +53,11 @@ def similar_users(
     without: Exclusions | None = None,
     *,
     exact: bool = False,
-    now: IndexState | None = None,
+    state: IndexState | None = None,
 ) -> Searched:
-    """Return the rows (B, k) int64 of the users most like some, and their cosines (B, k) float32, best first.
+    """Find the users most similar to some: return rows (B, k) int64 and cosines (B, k) float32, best first.
 
-    Where fewer than k users are left, the rest is row −1 with −inf. Candidates come from inner products of
+    Where fewer than k users are available, row −1 with −inf follows. Candidates come from inner products of
     unit vectors, which are the cosines themselves: from all where the user index is exact, else from FAISS.
     Equal cosines are in the order of the user ids.
 
@@ -63,9 +65,9 @@ def similar_users(
         users: a user index.
         vectors: (B, D) V_u, or any vectors of that space; their lengths do not matter.
         k: at most so many.
-        without: users to leave out, such as the one asked about.
+        without: rows to leave out, such as the user's own.
         exact: compare every user, also where the user index has FAISS.
-        now: the state of the user index that `without` was looked up in; None is the latest.
+        state: of the user index that `without` was looked up in; None is the latest.
 
     Raises:
         VectorDimError: the vectors are not of the embedding dim.
@@ -73,46 +75,46 @@ def similar_users(
     """
     queries = _queries(users, unit_rows(vectors))
     find = users.brute_force if exact else users.search
-    return find(queries, k, without, now=now)
+    return find(queries, k, without, state=state)
 
 
 def audience(users: Index, vectors: FloatArray, k: int, without: Exclusions | None = None) -> Searched:
-    """Return the rows (B, k) int64 of the users with the highest <V_u, x>, and it (B, k) float32, best first.
+    """Find the users with the highest <V_u, x>: return rows (B, k) int64 and it (B, k) float32, best first.
 
-    Every user is compared: FAISS finds those with the highest cosine, which are others where lengths differ.
-    Equal products are in the order of the user ids.
+    Every user is scored, in blocks: FAISS and `brute_force` find the highest cosines, whose order is another
+    one where lengths differ. Equal products are in the order of the user ids.
 
     Args:
         users: a user index.
         vectors: (B, D) item vectors x.
-        k: at most so many; where fewer are left, the rest is row −1 with −inf.
-        without: users to leave out.
+        k: at most so many; where fewer are available, row −1 with −inf follows.
+        without: rows to leave out.
 
     Raises:
         VectorDimError: the vectors are not of the embedding dim.
         ZeroVectorError: one of them is zero.
     """
-    queries, now = _queries(users, vectors), users.delta.now
+    queries, state = _queries(users, vectors), users.delta.state
     best = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, dtype=np.float32)
-    for own, block in _blocks(users.main.vectors, now, len(queries)):
-        at = np.broadcast_to(np.arange(len(block)), (len(queries), len(block)))
-        scores = scores_of(block, queries, at) * (block[:, -1] / _SCALE)  # (B, n)
-        _bar(scores, own, now, without)
-        rows = np.where(np.isneginf(scores), -1, own)
-        both = np.concatenate([best[0], rows], axis=1), np.concatenate([best[1], scores], axis=1)
-        best = in_order(both, k, len(users.main), users.item_ids)
+    for rows, block in _blocks(users.main.vectors, state, len(queries)):
+        every = np.broadcast_to(np.arange(len(block)), (len(queries), len(block)))
+        scores = scores_of(block, queries, every) * (block[:, -1] / _SCALE)  # (B, n)
+        _mask_scores(scores, rows, state, without)
+        live = np.where(np.isneginf(scores), -1, rows)
+        both = np.concatenate([best[0], live], axis=1), np.concatenate([best[1], scores], axis=1)
+        best = best_by_id(both, k, len(users.main), users.item_ids)
     return best
 
 
 def vectors_of(users: Index, rows: IntArray) -> FloatArray:
-    """Return V_u (n, D) float32 of rows (n,) of a user index."""
+    """Return V_u (n, D) float32 for rows (n,) of a user index."""
     stored = users.vectors_of(rows)
     dim: int = users.manifest[EMBEDDING_DIM]
     return stored[:, :dim] * (stored[:, -1:] / _SCALE)
 
 
 def user_rows(vectors: FloatArray) -> FloatArray:
-    """Return user vectors (n, D) as rows (n, W) float32 of a user index; a zero vector stays zero."""
+    """Lay out user vectors (n, D) as rows (n, W) float32 of a user index; a zero vector stays zero."""
     dim = vectors.shape[1]
     rows = np.zeros((len(vectors), row_width(dim)), dtype=np.float32)
     rows[:, :dim] = unit_rows(vectors)
@@ -122,26 +124,26 @@ def user_rows(vectors: FloatArray) -> FloatArray:
 
 def row_width(dim: int) -> int:
     """Return the width W of a row for vectors of D coordinates."""
-    return padded(dim + 1)
+    return code_width(dim + 1)
 
 
 def user_change(
     user_id: str, vector: FloatArray, events: int, content: bytes = UNKNOWN_CONTENT
 ) -> ItemChange:
-    """Return a user as a change to a user index, to be given to `Index.put`.
+    """Make the change that puts a user into a user index by `Index.put`.
 
     Args:
         user_id: a new one, or one whose row is replaced.
         vector: (D,) V_u; a user whose vector is zero leaves the index.
         events: number of visible ones.
-        content: hash of what the vector was made from; unknown for one that no reindex made.
+        content: hash of the input of the vector; unknown for one that no reindex made.
     """
     row = user_rows(vector[None])[0]
     return ItemChange(user_id, row, float(events), content, NO_FACTS, None, "{}", listed=False)
 
 
 def _queries(users: Index, vectors: FloatArray) -> FloatArray:
-    """Return queries (B, W) that leave the stored length out."""
+    """Pad queries (B, D) to (B, W) with zeros, so that the stored length does not count."""
     dim: int = users.manifest[EMBEDDING_DIM]
     if vectors.shape[1] != dim:
         raise VectorDimError(vectors.shape[1], dim)
@@ -153,21 +155,22 @@ def _queries(users: Index, vectors: FloatArray) -> FloatArray:
     return queries
 
 
-def _blocks(main: FloatArray, now: IndexState, batch: int) -> Iterator[tuple[IntArray, FloatArray]]:
+def _blocks(main: FloatArray, state: IndexState, batch: int) -> Iterator[tuple[IntArray, FloatArray]]:
     """Yield the rows (n,) of each block, increasing, and the block (n, W)."""
     step = max(1, _BLOCK_BYTES // (4 * max(main.shape[1], batch)))
     for start in range(0, len(main), step):
         yield np.arange(start, min(start + step, len(main))), main[start : start + step]
-    for start in range(0, len(now.vectors), step):
-        yield now.places[start : start + step] + len(main), now.vectors[start : start + step]
+    for start in range(0, len(state.vectors), step):
+        rows = state.vector_rows[start : start + step] + len(main)
+        yield rows, state.vectors[start : start + step]
 
 
-def _bar(scores: FloatArray, rows: IntArray, now: IndexState, without: Exclusions | None) -> None:
-    """Set the scores (B, n) of rows (n,) that are gone, or left out, to −inf in place."""
-    if now.main_gone or now.gone:
-        scores[:, ~now.there(rows)] = -np.inf
+def _mask_scores(scores: FloatArray, rows: IntArray, state: IndexState, without: Exclusions | None) -> None:
+    """Set the scores (B, n) of rows (n,) that are removed or excluded to −inf, in place."""
+    if state.main_removed or state.removed:
+        scores[:, ~state.live(rows)] = -np.inf
     if without is not None:
         at = np.searchsorted(rows, without.rows)
         at[at == len(rows)] = 0
-        own = rows[at] == without.rows
-        scores[without.queries[own], at[own]] = -np.inf
+        in_block = rows[at] == without.rows
+        scores[without.queries[in_block], at[in_block]] = -np.inf

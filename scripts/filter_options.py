@@ -9,8 +9,8 @@ from datetime import timedelta
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from indexer.filters.filter import Number, above, below
-from indexer.filters.moments import Moment, moment_of
+from indexer.filters.attribute_index import Moment, Number, moment_of
+from indexer.filters.filter import above, below
 from server.pb.triptych.v1 import triptych_pb2 as pb
 
 _CONDITION = re.compile(

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from google.protobuf import json_format
 
-from indexer.filters.policy import FilterPolicy
 from indexer.publish import load_index
-from indexer.search.search_params import SearchParams
+from indexer.search.ann import FilterPolicy, SearchParams
 from server.client import Client
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import read_manifest, read_pointer
@@ -87,7 +86,7 @@ def test_the_parts_of_a_stored_home_are_read(home: Home, run: Callable[..., tupl
     assert pair.users is not None
     assert (len(pair.index), len(pair.users), pair.model.dim) == (59, 48, 17)
     assert pair.index.approximate is not None
-    assert pair.index.approximate.search_params == SearchParams(probes=4, refine=2, least=20)
+    assert pair.index.approximate.search_params == SearchParams(nprobe=4, refine=2, least=20)
     assert pair.index.policy == FilterPolicy(scan_share=0.9)
     code, out, err = run("doctor", "--home", home.path)
     assert code == 0, out + err

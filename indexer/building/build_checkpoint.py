@@ -1,15 +1,15 @@
-"""Where a reindex keeps what it has done, so that one that was killed goes on."""
+"""Build checkpoints: what a reindex has finished, so that a killed one goes on from there."""
 
 import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from store.artifact import sha256
+from store.disk import sync
 from store.locks import LockedError, locked, remove_abandoned
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,9 @@ class ReindexRunsError(RuntimeError):
 
 @contextmanager
 def build_checkpoint(parent: Path, key: str) -> Iterator[Path]:
-    """Yield the folder of a build that is named by what goes into it; it stays where the block raises.
+    """Yield the folder of the build with a key, as an earlier run left it; keep it if the block raises.
 
-    The folders of other builds that nobody works in are swept away.
+    The folders of other builds that no process works in are removed.
 
     Raises:
         ReindexRunsError: another process works in it.
@@ -49,33 +49,27 @@ def build_checkpoint(parent: Path, key: str) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def finished(folder: Path, stage: str) -> bool:
-    """Return whether a stage is done and its files are byte for byte what it wrote."""
+def checkpointed(folder: Path, stage: str, names: Sequence[str], write: Callable[[], None]) -> dict[str, str]:
+    """Write the files of a stage, unless an earlier run did and they are whole; return their sha256 by name.
+
+    Args:
+        folder: of the build.
+        stage: its name.
+        names: files in the folder.
+        write: writes them.
+    """
     done = folder / f"{stage}.{_DONE}"
-    if not done.exists():
-        return False
-    files: dict[str, str] = json.loads(done.read_text("utf-8"))
-    whole = all(
-        (folder / name).exists() and sha256(folder / name) == digest for name, digest in files.items()
-    )
-    if whole:
-        log.info("reindex: %s of an earlier run go on", stage)
-    return whole
-
-
-def finish(folder: Path, stage: str, names: list[str]) -> None:
-    """Note that a stage is done, with the checksums of its files, durably."""
+    if done.exists():
+        digests: dict[str, str] = json.loads(done.read_text("utf-8"))
+        if all((folder / name).exists() and sha256(folder / name) == digests[name] for name in digests):
+            log.info("reindex: %s of an earlier run go on", stage)
+            return digests
+    write()
     for name in names:
-        _sync(folder / name)
+        sync(folder / name)
+    digests = {name: sha256(folder / name) for name in names}
     draft = folder / f"{stage}.tmp"
-    draft.write_text(json.dumps({name: sha256(folder / name) for name in names}), "utf-8")
-    _sync(draft)
-    draft.replace(folder / f"{stage}.{_DONE}")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    draft.write_text(json.dumps(digests), "utf-8")
+    sync(draft)
+    draft.replace(done)
+    return digests

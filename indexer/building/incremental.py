@@ -1,45 +1,109 @@
-"""The cheap reindex: the files of the serving index, with what changed since written beside them."""
+"""How an export differs from an index, and the difference as changes to the index."""
 
-import logging
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from encoder.dataset import rows_of
-from indexer.building.assemble import files_taken_over, lay_out, take_over
-from indexer.building.difference import difference, too_many
 from indexer.building.items import ItemTower, as_changes
-from indexer.building.users import ExportedUsers, build_users, put_users
-from indexer.files import ItemChange
+from indexer.files import IntArray, ItemChange
 from indexer.index import Index
-from indexer.users import FOLDER, open_users
-from store.artifact import DamagedArtifactError, build, new_id, read_pointer
-from store.attributes import left_out_message, usable_attributes
-from store.export import Export
-from store.home import Home
+from store.attributes import usable_attributes
 
-log = logging.getLogger(__name__)
+DELTA_SHARE = 0.05  # of the main part; with more appended rows, the exact search of them would be felt
+REMOVED_SHARE = 0.1
+ALWAYS = 1_000  # changes that any index may carry
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How n rows of a table differ from an index.
+
+    Shapes:
+        changed: (c,) int64 positions in the table of rows that are new or differ.
+        encoded: (c,) bool, whether the vector must be encoded again.
+
+    Attributes:
+        removed: ids that the index has and the table lacks.
+    """
+
+    changed: IntArray
+    encoded: npt.NDArray[np.bool_]
+    removed: list[str]
+
+
+def difference(index: Index, hashes: pa.Table) -> Difference:
+    """Compare the rows of a table with those of an index by their hashes.
+
+    Args:
+        index: of the model that encodes them.
+        hashes: item_id, content, facts of n rows, each id once.
+    """
+    ids = hashes.column("item_id")
+    new_content, new_facts = hashes_array(hashes, "content"), hashes_array(hashes, "facts")
+    main = rows_of(ids.cast(pa.large_string()), index.main.ids.column)
+    appended = {change.item_id: change for change in index.delta.changes()}
+    rows = np.where(index.delta.state.live(main), main, -1)
+    content, facts = (
+        np.where((rows >= 0)[:, None], hashes_array(index.main.table, name)[rows], np.uint8(0))
+        if len(index.main) else np.zeros_like(new_content)
+        for name in ("content", "facts")
+    )  # fmt: skip
+    places = rows_of(pa.array(list(appended), pa.string()), ids.combine_chunks())
+    for place, change in zip(places.tolist(), appended.values(), strict=True):
+        if place >= 0:
+            content[place] = np.frombuffer(change.content, np.uint8)
+            facts[place] = np.frombuffer(change.facts, np.uint8)
+    indexed = rows >= 0
+    indexed[places[places >= 0]] = True
+    encoded = ~indexed | (content != new_content).any(axis=1)
+    changed = np.flatnonzero(encoded | (facts != new_facts).any(axis=1))
+    lost = np.ones(len(index.main), dtype=bool)
+    lost[rows[rows >= 0]] = False
+    lost &= index.delta.state.live(np.arange(len(lost)))
+    removed = index.main.ids.of_rows(np.flatnonzero(lost))
+    removed += [item_id for item_id, place in zip(appended, places.tolist(), strict=True) if place < 0]
+    return Difference(changed, encoded[changed], removed)
+
+
+def too_many(appended: int, removed: int, size: int) -> bool:
+    """Tell whether an index is better rebuilt than with so many changes beside its main part of `size` rows.
+
+    Args:
+        appended: rows after the main part.
+        removed: rows of the main part that are removed.
+        size: of the main part.
+    """
+    return appended > max(ALWAYS, DELTA_SHARE * size) or removed > max(ALWAYS, REMOVED_SHARE * size)
+
+
+def hashes_array(table: pa.Table, name: str) -> npt.NDArray[np.uint8]:
+    """Return a column of 16-byte hashes as (n, 16) uint8."""
+    column = table.column(name).cast(pa.binary(16)).combine_chunks()
+    if not len(column):
+        return np.zeros((0, 16), dtype=np.uint8)
+    raw = np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, 16)
+    return raw[column.offset : column.offset + len(column)]
 
 
 def changes_of(
     index: Index, items: pa.Table, hashes: pa.Table, encoded: npt.NDArray[np.bool_], tower: ItemTower
 ) -> list[ItemChange]:
-    """Return items as changes to an index; vectors that need not be made anew are taken from it.
+    """Make changes to an index from items; vectors that need not be encoded again are taken from the index.
 
     Args:
         index: of the model of the tower.
-        tower: encodes the others.
         items: item_id, title, text, kind, attributes, of n items.
         hashes: item_id, content, facts of the same items in the same order.
-        encoded: (n,) whether the vector must be made anew.
+        encoded: (n,) whether the vector must be encoded again.
+        tower: encodes the items to encode.
     """
     rows = rows_of(items.column("item_id"), tower.model.item_ids)
     vectors = np.empty((len(rows), tower.model.dim), dtype=np.float32)
-    anew = np.flatnonzero(encoded)
-    vectors[anew] = tower.vectors(items.take(pa.array(anew)), rows[anew])
+    to_encode = np.flatnonzero(encoded)
+    vectors[to_encode] = tower.vectors(items.take(pa.array(to_encode)), rows[to_encode])
     ids = items.column("item_id").to_pylist()
     vectors[~encoded] = index.vectors_of(index.rows([ids[i] for i in np.flatnonzero(~encoded)]))
     return as_changes(items, vectors, tower.popularity(rows), hashes)
@@ -48,86 +112,8 @@ def changes_of(
 def without_bad(
     items: pa.Table, hashes: pa.Table, encoded: npt.NDArray[np.bool_]
 ) -> tuple[pa.Table, pa.Table, npt.NDArray[np.bool_], dict[str, str]]:
-    """Return what `changes_of` takes, without items whose attributes cannot be used, and why they cannot."""
+    """Drop items with unusable attributes from the arguments of `changes_of`; return the reasons, too."""
     ids, texts = (items.column(name).to_pylist() for name in ("item_id", "attributes"))
-    usable, reasons = usable_attributes(zip(ids, texts, strict=True))
-    kept = np.array([item_id in usable for item_id in ids], dtype=bool)
-    return items.filter(pa.array(kept)), hashes.filter(pa.array(kept)), encoded[kept], reasons
-
-
-def incremental_reindex(
-    home: Home, folder: Path, people: ExportedUsers, hashes: pa.Table, asked: dict[str, Any], room: int | None
-) -> Path | None:
-    """Return the directory of an index made from the one that serves, or None where all is to be built.
-
-    Args:
-        home: where it serves, and where the new one goes.
-        folder: for what is built on the way, such as a user index that too much changed for.
-        people: the users, and the export and the tower that the items are of, too.
-        hashes: `export.item_hashes()`.
-        asked: what the manifest must say for its files to be taken over.
-        room: memory budget of a user index that is built.
-
-    Raises:
-        DamagedArtifactError: CURRENT names nothing that is there.
-    """
-    base = _base(home, asked)
-    if base is None or not _put_items(base, people.export, hashes, people.tower):
-        return None
-    source = home.indexes / base.index_id
-    users = open_users(source, base.manifest)
-    index_id = new_id()
-    with build(home.indexes, index_id) as draft:
-        draft.facts = base.manifest | {
-            "export_id": people.export.export_id,
-            "base": base.index_id,
-            "items_without_vector": base.without_vector,
-            "items_left_out": len(hashes) - len(base) - base.without_vector,
-            **take_over(source, draft.path, base),
-        }
-        digests: dict[str, str] = draft.facts.pop("files")
-        # Whether the copies are whole is seen when the new index is read back.
-        draft.digests |= {name: digests[name] for name in files_taken_over(base)}
-        if users is not None and put_users(users, people):
-            kept = users.manifest | {"without_vector": len(people.hashes) - len(users)}
-            draft.facts[FOLDER] = kept | take_over(source / FOLDER, draft.path / FOLDER, users)
-            names = [f"{FOLDER}/{name}" for name in files_taken_over(users)]
-            draft.digests |= {name: digests[name] for name in names}
-        else:
-            built = build_users(folder, people, users, asked["asked"]["ann_recall"], room)
-            draft.facts[FOLDER] = lay_out(folder / FOLDER, draft.path / FOLDER, built.fitted, built.facts)
-    return home.indexes / index_id
-
-
-def _put_items(base: Index, export: Export, hashes: pa.Table, tower: ItemTower) -> bool:
-    """Put what changed of the items on top of an index; return False where that is too much, undone."""
-    found = difference(base, hashes)
-    some = hashes.take(pa.array(found.changed))
-    touched = set(found.removed) | set(some.column("item_id").to_pylist())
-    kept = sum(change.has_vector and change.item_id not in touched for change in base.delta.changes())
-    rows = kept + int(tower.encodable(some).sum())
-    if too_many(rows, base.delta.now.main_gone + len(touched), len(base.main)):
-        log.info("reindex: %d of %d items changed since %s: building anew",
-                 rows, len(base.main), base.index_id)  # fmt: skip
-        return False
-    items = export.some_items(some.column("item_id").to_pylist())
-    items, some, encoded, reasons = without_bad(items, some, found.encoded)
-    if reasons:
-        log.warning("reindex: %s", left_out_message(reasons))
-    base.put(changes_of(base, items, some, encoded, tower), [*found.removed, *reasons])
-    log.info("reindex: %d items changed and %d went since %s", len(found.changed), len(found.removed),
-             base.index_id)  # fmt: skip
-    return True
-
-
-def _base(home: Home, asked: dict[str, Any]) -> Index | None:
-    """Return the serving index where its files can be taken over."""
-    if not home.current_index.exists():
-        return None
-    directory = read_pointer(home.current_index, home.indexes)
-    try:
-        index = Index.load(directory)
-    except DamagedArtifactError as error:
-        log.warning("reindex: %s; building anew", error)
-        return None
-    return index if all(index.manifest.get(name) == value for name, value in asked.items()) else None
+    parsed, reasons = usable_attributes(zip(ids, texts, strict=True))
+    usable = np.array([item_id in parsed for item_id in ids], dtype=bool)
+    return items.filter(pa.array(usable)), hashes.filter(pa.array(usable)), encoded[usable], reasons

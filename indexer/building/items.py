@@ -1,8 +1,9 @@
-"""The main part of an index, built from an export in bounded memory; a build that is killed goes on."""
+"""The main part of an index, built from the items of an export by the item tower."""
 
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,7 @@ from encoder.dataset import rows_of
 from encoder.runtime import Model
 from encoder.text.cache import TextCache, encode_with_cache
 from encoder.text.encoder import TextEncoder, item_text
-from indexer.arrays import FloatArray, IntArray, map_vectors, write_vectors
-from indexer.building.build_checkpoint import finish, finished
-from indexer.building.shards import build_shard, shards_of
+from indexer.building.build_checkpoint import checkpointed
 from indexer.files import (
     FACTS_FILE,
     ITEMS_FILE,
@@ -23,36 +22,37 @@ from indexer.files import (
     MAIN_SCHEMA,
     VECTORS_FILE,
     WITHOUT_VECTOR_FILE,
+    FloatArray,
+    IntArray,
     ItemChange,
-    faiss_file,
     write_lookup,
+    write_table,
+    write_vectors,
     write_without_vector,
 )
-from indexer.filters.attribute_index import AttributeIndexBuilder
-from indexer.ids import write_table
+from indexer.filters.attribute_index import AttributeIndexBuilder, terms_of
 from store.attributes import left_out_message, usable_attributes
 from store.export import Export
 
 log = logging.getLogger(__name__)
-
 MAIN_FILES = (VECTORS_FILE, ITEMS_FILE, LOOKUP_FILE, FACTS_FILE)
 _BATCH = 16_384  # items at a time
 
 
 @dataclass(frozen=True)
 class ItemTower:
-    """What turns items into vectors."""
+    """The item tower: it encodes items from their id vectors in the model and their texts."""
 
     model: Model
     encoder: TextEncoder
     cache: TextCache
 
     def vectors(self, items: pa.Table | pa.RecordBatch, rows: IntArray) -> FloatArray:
-        """Return item vectors (n, D) float32 of a table with title and text; zero without any of them.
+        """Encode items to vectors (n, D) float32; the vector of an item without text and id vector is zero.
 
         Args:
-            items: n of them.
-            rows: (n,) of the model's items, −1 for one that it does not know.
+            items: n of them, with title and text.
+            rows: (n,) among the model's items, −1 for an item that it does not know.
         """
         columns = (items.column(name).to_pylist() for name in ("title", "text"))
         texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
@@ -62,7 +62,7 @@ class ItemTower:
         return self.model.encode_items(id_vectors, text_vectors)
 
     def encodable(self, hashes: pa.Table) -> npt.NDArray[np.bool_]:
-        """Return which items (n,) bool of `item_hashes` have text, or an id vector in the model."""
+        """Tell which items (n,) of `item_hashes` have text, or an id vector in the model."""
         rows = rows_of(hashes.column("item_id"), self.model.item_ids)
         named = np.where(rows >= 0, np.any(self.model.id_vectors, axis=1)[rows], False)
         written = ~np.asarray(hashes.column("blank"))
@@ -73,18 +73,26 @@ class ItemTower:
         return np.where(rows >= 0, self.model.popularity[rows], 0.0).astype(np.float32)
 
 
-def build_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower) -> None:
-    """Write vectors, ids, lookup and facts of the available items of an export into a folder.
+def build_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower) -> dict[str, str]:
+    """Write the main part of an index into a folder: vectors, ids, lookup and attributes; return the sha256.
 
-    Items without an id vector and without text have no vector and are written apart; those whose attributes
-    cannot be used are left out, and the log names them.
+    Vectors and texts are in memory some items at a time; ids, hashes and attribute terms of all items are.
+    Items without an id vector and without text have no vector and go to a file of their own; those whose
+    attributes cannot be used are left out, and the log names them.
 
-    `hashes` are `export.item_hashes()`.
+    Args:
+        folder: of the build.
+        export: whose available items are taken.
+        hashes: `export.item_hashes()`.
+        tower: encodes the items.
     """
-    if finished(folder, "items"):
-        return
-    kept: list[npt.NDArray[np.bool_]] = []
-    facts, apart, reasons = AttributeIndexBuilder(), list[ItemChange](), dict[str, str]()
+    write = partial(_write_main, folder, export, hashes, tower)
+    return checkpointed(folder, "items", [*MAIN_FILES, WITHOUT_VECTOR_FILE], write)
+
+
+def _write_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower) -> None:
+    with_vector: list[npt.NDArray[np.bool_]] = []
+    attributes, without_vector, reasons = AttributeIndexBuilder(), list[ItemChange](), dict[str, str]()
     rows = rows_of(hashes.column("item_id"), tower.model.item_ids)  # (N,)
 
     def chunks() -> Iterator[FloatArray]:
@@ -93,33 +101,30 @@ def build_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower)
             part = slice(start, start + len(batch))
             vectors = tower.vectors(batch, rows[part])
             ids, kinds, texts = (batch.column(name).to_pylist() for name in ("item_id", "kind", "attributes"))
-            usable, bad = usable_attributes(zip(ids, texts, strict=True))
+            parsed, bad = usable_attributes(zip(ids, texts, strict=True))
             reasons.update(bad)
-            can_be_used = np.array([item_id in usable for item_id in ids], dtype=bool)
-            found = np.any(vectors, axis=1)
-            there = found & can_be_used
-            kept.append(there)
-            for at in np.flatnonzero(there).tolist():
-                facts.add(count, kinds[at], usable[ids[at]])
+            usable = np.array([item_id in parsed for item_id in ids], dtype=bool)
+            encoded = np.any(vectors, axis=1)
+            with_vector.append(usable & encoded)
+            for at in np.flatnonzero(usable & encoded).tolist():
+                attributes.add(count, terms_of(kinds[at], parsed[ids[at]]))
                 count += 1
-            without = np.flatnonzero(can_be_used & ~found)
-            apart.extend(
+            others = np.flatnonzero(usable & ~encoded)
+            without_vector.extend(
                 as_changes(
-                    batch.take(pa.array(without)),
-                    vectors[without],
-                    tower.popularity(rows[part][without]),
-                    hashes.slice(start, len(batch)).take(pa.array(without)),
+                    batch.take(pa.array(others)),
+                    vectors[others],
+                    tower.popularity(rows[part][others]),
+                    hashes.slice(start, len(batch)).take(pa.array(others)),
                 )
             )
             start += len(batch)
-            yield vectors[there]
+            yield vectors[usable & encoded]
 
     write_vectors(folder / VECTORS_FILE, chunks(), tower.model.dim)
-    there = np.concatenate(kept) if kept else np.zeros(0, dtype=bool)
-    some = hashes.filter(pa.array(there))
-    write_rows(folder, some, tower.popularity(rows[there]), facts)
-    write_without_vector(folder, apart)
-    finish(folder, "items", [*MAIN_FILES, WITHOUT_VECTOR_FILE])
+    listed = np.concatenate([np.zeros(0, dtype=bool), *with_vector])
+    write_rows(folder, hashes.filter(pa.array(listed)), tower.popularity(rows[listed]), attributes)
+    write_without_vector(folder, without_vector)
     if reasons:
         log.warning("reindex: %s", left_out_message(reasons))
 
@@ -127,7 +132,7 @@ def build_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower)
 def as_changes(
     items: pa.Table | pa.RecordBatch, vectors: FloatArray, popularity: FloatArray, hashes: pa.Table
 ) -> list[ItemChange]:
-    """Return n items as changes to an index.
+    """Make changes to an index from n items.
 
     Args:
         items: with item_id, kind, attributes.
@@ -141,14 +146,16 @@ def as_changes(
     return [ItemChange(*one) for one in described]
 
 
-def write_rows(folder: Path, hashes: pa.Table, popularity: FloatArray, facts: AttributeIndexBuilder) -> None:
-    """Write what there is of the rows of a main part beside their vectors.
+def write_rows(
+    folder: Path, hashes: pa.Table, popularity: FloatArray, attributes: AttributeIndexBuilder
+) -> None:
+    """Write the files of a main part beside its vectors: items, lookup and attribute index.
 
     Args:
-        folder: where to.
+        folder: of the build.
         hashes: item_id, content, facts of the rows.
         popularity: (M,) float32.
-        facts: of the same rows.
+        attributes: of the same rows.
     """
     ids = hashes.column("item_id").cast(pa.large_string()).combine_chunks()
     columns = {
@@ -159,22 +166,4 @@ def write_rows(folder: Path, hashes: pa.Table, popularity: FloatArray, facts: At
     }
     write_table(folder / ITEMS_FILE, pa.table(columns, schema=MAIN_SCHEMA))
     write_lookup(folder, ids)
-    facts.write(folder / FACTS_FILE)
-
-
-def build_shards(folder: Path, factory: str) -> list[str]:
-    """Write the FAISS files over the vectors in a folder; return their names.
-
-    Raises:
-        FactoryError: FAISS does not understand the factory.
-    """
-    vectors = map_vectors(folder / VECTORS_FILE)
-    names = []
-    for i, rows in enumerate(shards_of(len(vectors))):
-        name = faiss_file(i)
-        stage = f"{factory.replace(',', '-')}-{i}"
-        if not finished(folder, stage):
-            build_shard(vectors[rows], factory, folder / name)
-            finish(folder, stage, [name])
-        names.append(name)
-    return names
+    attributes.write(folder / FACTS_FILE)

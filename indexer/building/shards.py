@@ -1,8 +1,9 @@
-"""FAISS files built from vectors on disk, some rows to each; a build that is killed goes on."""
+"""Shards: FAISS files built from vectors on disk, some rows to each; a killed build goes on."""
 
 import logging
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,18 @@ import faiss
 import numpy as np
 from tqdm import tqdm
 
-from indexer.arrays import FloatArray
-from indexer.building.factory import cagra_degree, empty_faiss, inner_of
-from indexer.search.gpu import cagra_graph, to_cpu, to_gpu
+from indexer.building.build_checkpoint import checkpointed
+from indexer.building.factory import cagra_degree, empty_faiss
+from indexer.files import (
+    VECTORS_FILE,
+    FloatArray,
+    faiss_file,
+    map_vectors,
+)
+from indexer.search.gpu import cagra_graph, inner_of, to_cpu, to_gpu
 
 log = logging.getLogger(__name__)
-
-SHARD_ITEMS = 4_194_304  # of one FAISS file; a multiple of 8, so that a bitmap splits between bytes
+SHARD_ITEMS = 4_194_304  # of one FAISS file; a multiple of 8, so that a bitmap is cut between bytes
 _ADDED = 65_536  # vectors at a time
 _TRAINED = 64  # vectors per list of an IVF that its k-means looks at
 _TRAINED_AT_LEAST = 65_536
@@ -26,13 +32,13 @@ _SAVED_S = 60.0
 def build_shard(vectors: FloatArray, factory: str, path: Path) -> None:
     """Write a FAISS index over vectors (N, D), which may be memory-mapped, to one file.
 
-    What a killed run had added is found beside the file and goes on.
+    A partial index that a killed run saved beside the file is continued.
 
     Raises:
         FactoryError: FAISS does not understand the factory.
     """
     degree = cagra_degree(factory)
-    if degree is not None:  # in one go, because such a graph does not grow
+    if degree is not None:  # in one go: nothing can be added to such a graph
         empty_faiss(vectors.shape[1], factory)
         faiss.write_index(cagra_graph(vectors, degree), str(path))
         return
@@ -58,17 +64,17 @@ def build_shard(vectors: FloatArray, factory: str, path: Path) -> None:
 
 
 def _train(worker: Any, built: Any, vectors: FloatArray) -> None:
-    """Train an index, which may be on a card, where its kind wants that; `built` is its CPU form."""
+    """Train an index, which may be on a card, if its kind needs that; `built` is its CPU form."""
     if worker.is_trained:
         return
     inner = inner_of(built)
     lists = inner.nlist if isinstance(inner, faiss.IndexIVF) else 1
     wanted = min(len(vectors), max(_TRAINED * lists, _TRAINED_AT_LEAST))
-    rows = np.linspace(0, len(vectors) - 1, wanted).astype(np.int64)  # evenly, so in the order on disk
+    rows = np.linspace(0, len(vectors) - 1, wanted).astype(np.int64)  # evenly, in the order on disk
     for one in {id(worker): worker, id(inner): inner}.values():
         if hasattr(one, "cp"):  # of an IVF
             one.cp.max_points_per_centroid = _TRAINED
-            one.cp.min_points_per_centroid = 1  # a warning on stderr is nothing that its user can act on
+            one.cp.min_points_per_centroid = 1  # or it warns on stderr
     worker.train(np.ascontiguousarray(vectors[rows]))
 
 
@@ -82,3 +88,18 @@ def shards_of(rows: int) -> Iterator[slice]:
     """Yield the rows of each shard; at least one, which may be empty."""
     for start in range(0, max(1, rows), SHARD_ITEMS):
         yield slice(start, min(rows, start + SHARD_ITEMS))
+
+
+def build_shards(folder: Path, factory: str) -> dict[str, str]:
+    """Write the FAISS files over the vectors in a folder; return their sha256 by name.
+
+    Raises:
+        FactoryError: FAISS does not understand the factory.
+    """
+    vectors = map_vectors(folder / VECTORS_FILE)
+    digests: dict[str, str] = {}
+    for i, rows in enumerate(shards_of(len(vectors))):
+        name = faiss_file(i)
+        write = partial(build_shard, vectors[rows], factory, folder / name)
+        digests |= checkpointed(folder, f"{factory.replace(',', '-')}-{i}", [name], write)
+    return digests

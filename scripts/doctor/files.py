@@ -194,7 +194,7 @@ def text_models_in_use(home: Home) -> list[str]:
 
 def erased_check(home: Home) -> Iterator[Check]:
     """Yield a warning where an index holds vectors of users erased since; no search finds them."""
-    from indexer.building.stored_users import stored_users
+    from indexer.building.users import stored_users
 
     try:
         erasures = read_ledger(home.erasures)

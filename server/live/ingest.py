@@ -7,7 +7,7 @@ from pathlib import Path
 
 from encoder.text.cache import TextCache
 from encoder.text.source import text_model_dims
-from indexer.building.stored_users import indexes_with
+from indexer.building.users import indexes_with
 from server.live.commits import CommitListener
 from server.live.writer import GroupCommit
 from store.artifact import artifacts

@@ -12,11 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer.arrays import FloatArray, IntArray
-from indexer.building.difference import DELTA_SHARE, difference
-from indexer.building.incremental import changes_of, without_bad
+from indexer.building.incremental import DELTA_SHARE, changes_of, difference, without_bad
 from indexer.building.items import ItemTower
-from indexer.files import ItemChange
+from indexer.files import FloatArray, IntArray, ItemChange
 from server.live.index_follower import IndexFollower
 from server.query.retriever import Retriever
 from server.query.snapshot import Snapshot
@@ -184,7 +182,7 @@ class LiveItems(IndexFollower):
             latest = [change for change in changes if self._pending.get(change.item_id) == number]
             if self._serving() is snapshot:  # otherwise the one that serves now is compared with the store
                 snapshot.index.put(latest)
-        changed = len(snapshot.index.delta.now.vectors)
+        changed = len(snapshot.index.delta.state.vectors)
         if changed > max(_BEFORE_SERVING, DELTA_SHARE * len(snapshot.index.main)):
             if self._warned_of != snapshot.index.index_id:  # once for each index
                 log.warning(

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 import pyarrow as pa
 
-from indexer.building.difference import difference
-from indexer.building.users import people_hashes
+from indexer.building.incremental import difference
+from indexer.building.users import row_hashes
 from indexer.users import user_change
 from server.live.index_follower import IndexFollower
 from server.query.retriever import NotReadyError, Retriever
@@ -68,7 +68,7 @@ class LiveUsers(IndexFollower):
         """Remove users from an index whom the store has not, and have those encoded who differ."""
         if snapshot.users is None:
             return
-        hashes = people_hashes(self._store.user_hashes())
+        hashes = row_hashes(self._store.user_hashes())
         found = difference(snapshot.users, hashes)
         snapshot.users.put([], found.removed)
         self.changed(hashes.column("item_id").take(pa.array(found.changed)).to_pylist())

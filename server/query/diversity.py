@@ -3,7 +3,7 @@
 import numpy as np
 
 from encoder.views import FloatArray, unit_rows
-from indexer.arrays import IntArray
+from indexer.files import IntArray
 
 _MIN_POOL = 100
 _MAX_POOL = 2_000

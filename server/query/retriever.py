@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from encoder.text.encoder import item_text
-from indexer.arrays import IntArray
 from indexer.delta import IndexState
+from indexer.files import IntArray
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exact import scores_of
@@ -166,7 +166,7 @@ class Retriever:
         ]
         encode_end = time.perf_counter()
 
-        state = index.delta.now  # every row is looked up and searched in this one state
+        state = index.delta.state  # every row is looked up and searched in this one state
         excluded = [
             self._excluded(snapshot, q, v, state) for q, v in zip(queries, subject_views, strict=False)
         ]

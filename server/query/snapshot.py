@@ -17,8 +17,8 @@ from encoder.text.cache import (
 )
 from encoder.text.encoder import TextEncoder
 from encoder.views import FloatArray
-from indexer.arrays import IntArray
 from indexer.delta import IndexState
+from indexer.files import IntArray
 from indexer.index import Index
 from indexer.publish import LoadedIndex
 from server.cancellation import check_wanted

@@ -3,9 +3,10 @@
 import numpy as np
 
 from encoder.text.encoder import item_text
-from indexer.arrays import IntArray
+from indexer.files import IntArray
 from indexer.index import Index
-from indexer.search.search import Exclusions, Searched
+from indexer.search.exact import Searched
+from indexer.search.search import Exclusions
 from indexer.users import ZeroVectorError, audience, similar_users
 from server.query.query import (
     Candidates,
@@ -45,14 +46,14 @@ def similar_users_of(snapshot: Snapshot, query: Query, query_vector: QueryVector
         NoUserIndexError: the index has none.
     """
     users = user_index_of(snapshot)
-    state, excluded = users.delta.now, None
+    state, excluded = users.delta.state, None
     if isinstance(query.subject, StoredUser):
         row = users.rows([query.subject.user_id], state)  # (1,), −1 where the subject is not indexed
         excluded = Exclusions(np.zeros(1, dtype=np.int64), row) if row[0] >= 0 else None
     exact = query.options.exact
     try:
         rows, scores = similar_users(
-            users, query_vector.vector[None], query.depth, excluded, exact=exact, now=state
+            users, query_vector.vector[None], query.depth, excluded, exact=exact, state=state
         )
     except ZeroVectorError:
         rows, scores = _nobody()

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from indexer.filters.filter import Filter, FilterError, Number, Value, above, below
-from indexer.filters.moments import Moment
+from indexer.filters.attribute_index import Moment, Number, Value
+from indexer.filters.filter import Filter, FilterError, above, below
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.status import InvalidRequestError
 from server.wire.bounds import checked_id, checked_time

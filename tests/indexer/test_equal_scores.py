@@ -7,18 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.files import ItemChange
+from indexer.files import ItemChange, longest_of
 from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.search.exact import (
-    best_of,
-    best_of_all,
-    best_of_masked,
-    best_of_some,
-    longest_of,
-    scores_of,
-    slack_of,
-)
+from indexer.search.exact import best_of, best_of_all, best_of_masked, best_of_some, scores_of, slack_of
 from indexer.search.search import Exclusions
 from scripts.bench.index.synthetic import write_index
 
@@ -42,8 +34,8 @@ def change(item_id: str, vector: np.ndarray, popularity: float = 0.0) -> ItemCha
 
 def by_hand(index: Index, query: np.ndarray, out: set[str], *, half: bool) -> list[tuple[float, str]]:
     """Every item that may be found, by score and then id, one at a time."""
-    now, ids = index.delta.now, index.ids.to_pylist()
-    rows = np.flatnonzero(now.there(np.arange(len(ids))))
+    now, ids = index.delta.state, index.ids.to_pylist()
+    rows = np.flatnonzero(now.live(np.arange(len(ids))))
     kept = [
         row for row in rows.tolist() if ids[row] not in out and (not half or row >= ITEMS or row % 2 == 0)
     ]

@@ -19,11 +19,14 @@ from indexer.files import FACTS_FILE, ItemChange
 from indexer.filters.attribute_index import (
     AttributeIndex,
     AttributeIndexBuilder,
+    Moment,
     MutableAttributeIndex,
     ReindexNeededError,
+    moment_of,
+    term,
+    terms_of,
 )
-from indexer.filters.filter import Filter, above, allowed_rows, below, facts_of, term
-from indexer.filters.moments import Moment, moment_of
+from indexer.filters.filter import Filter, above, allowed_rows, below
 from indexer.index import Index
 from indexer.publish import current_index
 from indexer.reindex import reindex
@@ -57,8 +60,8 @@ def both_kinds(path: Path, items: list[dict[str, object]]) -> tuple[AttributeInd
     """The facts of items on disk, and those of rows that are added one by one."""
     builder, growing = AttributeIndexBuilder(), MutableAttributeIndex()
     for row, attributes in enumerate(items):
-        builder.add(row, None, attributes)
-        growing.add(row, facts_of(None, attributes))
+        builder.add(row, terms_of(None, attributes))
+        growing.add(row, terms_of(None, attributes))
     builder.write(path)
     return AttributeIndex(path), growing
 
@@ -166,14 +169,14 @@ FIELDS = st.tuples(TEXTS, st.one_of(TEXTS, st.booleans()))
 
 @given(field=FIELDS, other=FIELDS)
 def test_no_two_fields_meet_by_nul(field: tuple[str, str | bool], other: tuple[str, str | bool]) -> None:
-    (ours,), (theirs,) = (facts_of(None, {name: value})[0] for name, value in (field, other))
+    (ours,), (theirs,) = (terms_of(None, {name: value})[0] for name, value in (field, other))
     same = field == other and isinstance(field[1], bool) == isinstance(other[1], bool)
     assert (ours == theirs) == same
     assert term("kind", other[0]) != ours
 
 
 def test_terms_without_nul_are_those_that_files_on_disk_have_hashes_of() -> None:
-    assert facts_of("film", {"a": "x", "b": True})[0] == [
+    assert terms_of("film", {"a": "x", "b": True})[0] == [
         "kind\0film",
         "attributes.a\0x",
         "attributes.b\0\0true",

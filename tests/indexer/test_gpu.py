@@ -10,13 +10,10 @@ import faiss
 import numpy as np
 import pytest
 
-from indexer.building.factory import FactoryError, empty_faiss, has_cuvs
+from indexer.building.factory import FactoryError, empty_faiss
 from indexer.files import faiss_file
-from indexer.search.ann import AnnIndex
-from indexer.search.gpu import gpus, is_on_gpu, to_cpu, to_gpu
-from indexer.search.micro_batching import MOST_QUERIES, Found, MicroBatcher
-from indexer.search.opening import exact_on_gpus, open_shards
-from indexer.search.search_params import SearchParams
+from indexer.search.ann import AnnIndex, SearchParams, exact_on_gpus, open_shards
+from indexer.search.gpu import MOST_QUERIES, Found, MicroBatcher, gpus, has_cuvs, is_on_gpu, to_cpu, to_gpu
 from tests.random_index import FILTERS, make_index, queries_of
 
 gpu = pytest.mark.gpu

@@ -1,5 +1,7 @@
 import json
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ from indexer.building.assemble import IndexCheckError, check
 from indexer.building.factory import FactoryError, empty_faiss
 from indexer.building.ground_truth import ground_truths
 from indexer.files import ItemChange
-from indexer.filters.filter import Filter, FilterError, facts_of
+from indexer.filters.attribute_index import terms_of
+from indexer.filters.filter import Filter, FilterError
 from indexer.index import Index, VectorDimError
+from indexer.search.ann import SearchParams
+from indexer.search.exact import best_of_all
 from indexer.search.search import Allowed, Exclusions
-from indexer.search.search_params import SearchParams
 from store.artifact import MANIFEST, DamagedArtifactError, build
 from tests.random_index import COLOURS, DIM, FILTERS, attributes, make_index, queries_of
 
@@ -137,6 +141,20 @@ def test_an_index_that_misses_what_brute_force_finds_is_refused(tmp_path: Path) 
         check(index)
 
 
+def test_the_check_of_an_index_compares_it_in_blocks() -> None:
+    items, queries = 400_000, 50
+    vectors = np.random.default_rng(0).standard_normal((items, DIM)).astype(np.float32)
+    main = SimpleNamespace(vectors=vectors)
+    index = SimpleNamespace(main=main, exact=True, search=lambda wanted, k: best_of_all(vectors, wanted, k))
+    tracemalloc.start()
+    try:
+        assert check(index, queries) == 1.0  # type: ignore[arg-type]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * queries * items / 4  # all scores at once are four times as many bytes
+
+
 def allowed_by_hand(index: Index, wanted: Filter) -> list[int]:
     rows = []
     for row in range(len(index.main)):
@@ -195,7 +213,7 @@ def test_impossible_filters_are_refused() -> None:
 
 
 def test_facts_are_texts_numbers_and_truths_apart() -> None:
-    terms, numbers, _ = facts_of(
+    terms, numbers, _ = terms_of(
         "film", {"a": "true", "b": True, "c": {"d": 2}, "e": ["x", 3, None], "f": None}
     )
     assert terms == ["kind\0film", "attributes.a\0true", "attributes.b\0\0true", "attributes.e\0x"]
@@ -241,7 +259,7 @@ def _five(factory: pytest.TempPathFactory) -> Path:
 def test_an_old_snapshot_sees_what_it_saw(tmp_path: Path) -> None:
     one = make_index(tmp_path, 10)
     query = queries_of(1)
-    before = one._searchable(one.delta.now)
+    before = one._searchable(one.delta.state)
     first = one.search(query, 10)[0]
     one.put([change("item-000000001", query[0] * 9)], ["item-000000002"])
     again = before.search(query, 10, None, Allowed())[0]
@@ -275,7 +293,7 @@ def test_an_index_of_several_shards_is_one_index(tmp_path: Path, monkeypatch: py
 
 def test_a_filter_that_lets_everything_pass_is_none(large: Index) -> None:
     everything = Filter(ranges=(("price", -np.inf, np.inf),))
-    assert large._filter_cache.allowed(everything, large.delta.now).main is None
+    assert large._allowed(everything, large.delta.state).main is None
     found, plain = large.search(queries_of(5), 10, None, everything), large.search(queries_of(5), 10)
     np.testing.assert_array_equal(found[0], plain[0])
 
@@ -304,8 +322,8 @@ def test_short_lists_are_tuned_too(large: Index) -> None:
     assert large.approximate is not None
     search_params = large.approximate.search_params
     assert search_params.least >= 10 * search_params.refine
-    assert search_params.looked_at(1) == search_params.least
-    assert search_params.looked_at(100) >= 100 * search_params.refine
+    assert search_params.candidates(1) == search_params.least
+    assert search_params.candidates(100) >= 100 * search_params.refine
     others = queries_of(200, 5)
     found, exact = large.search(others, 10)[0], large.brute_force(others, 10)[0]
     assert np.mean([len(np.intersect1d(f, e)) for f, e in zip(found, exact, strict=True)]) >= 0.97 * 10

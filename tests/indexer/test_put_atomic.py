@@ -11,11 +11,10 @@ import pyarrow as pa
 import pytest
 
 from indexer.delta import Delta
-from indexer.files import ItemChange
-from indexer.filters.attribute_index import MutableAttributeIndex
-from indexer.filters.cache import FilterCache
-from indexer.filters.filter import Filter, facts_of, term
-from indexer.ids import ItemIds, hashed
+from indexer.files import ItemChange, ItemIds, hashed
+from indexer.filters.attribute_index import MutableAttributeIndex, term, terms_of
+from indexer.filters.filter import Filter
+from indexer.search.filter_cache import FilterCache
 from store.attributes import BadAttributesError
 from store.state.vocabulary import ValuesByCode, Vocabulary, VocabularyDraft
 
@@ -29,7 +28,7 @@ class MainPart:
     def __init__(self) -> None:
         names = pa.array([f"m{n}" for n in range(10)], pa.large_string())
         self.ids = ItemIds(names, *hashed(names))
-        self.facts = MutableAttributeIndex()
+        self.attributes = MutableAttributeIndex()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,13 +56,16 @@ def quick_switches() -> Iterator[None]:
 
 def state(delta: Delta, names: list[str]) -> tuple[object, ...]:
     """Return all that a search can see of a delta."""
-    now = delta.now
+    now = delta.state
     rows = delta.rows(names)
-    films, prices = delta.facts.having(term("kind", "film")), delta.facts.between("price", -1e9, 1e9)
-    known = [found[found < len(now.went)].tolist() for found in (films, prices)]
-    there = now.there(np.arange(len(now.main_went) + len(now.went))).tolist()
-    held = now.vectors.tolist(), now.places.tolist(), now.popularity.tolist()
-    counts = now.version, now.main_gone, now.gone, now.without_vector
+    films, prices = (
+        delta.attributes.having(term("kind", "film")),
+        delta.attributes.between("price", -1e9, 1e9),
+    )
+    known = [found[found < len(now.removed_at)].tolist() for found in (films, prices)]
+    there = now.live(np.arange(len(now.main_removed_at) + len(now.removed_at))).tolist()
+    held = now.vectors.tolist(), now.vector_rows.tolist(), now.popularity.tolist()
+    counts = now.version, now.main_removed, now.removed, now.without_vector
     return rows.tolist(), there, held, counts, known, [one.item_id for one in delta.changes()]
 
 
@@ -85,12 +87,18 @@ def test_a_put_that_fails_changes_nothing_then_or_later(
     assert state(delta, NAMES) == before
     delta.apply([change("other")])  # has nothing to do with it
     rows = delta.rows(NAMES)
-    assert delta.now.there(rows[:-2]).all()
-    assert (rows[-2], delta.now.main_gone, delta.now.gone) == (-1, 0, 0)
+    assert delta.state.live(rows[:-2]).all()
+    assert (rows[-2], delta.state.main_removed, delta.state.removed) == (-1, 0, 0)
     assert [one.item_id for one in delta.changes()] == [*(f"x{n}" for n in range(20)), "other"]
     delta.apply([change("m1")], ["x1"])
     assert len(delta.changes()) == 21
     assert delta.rows(["x1"])[0] == -1
+
+
+def test_nothing_to_change_leaves_the_state(delta: Delta) -> None:
+    before = delta.state
+    delta.apply([change("unknown", vector=np.zeros(4, np.float32), listed=False)], ["other"])
+    assert delta.state is before
 
 
 def test_a_put_that_breaks_off_half_way_leaves_nothing_to_those_that_follow(
@@ -109,11 +117,11 @@ def test_a_put_that_breaks_off_half_way_leaves_nothing_to_those_that_follow(
             delta.apply([change("new", "film", '{"price": 7}'), change("x0")], ["m2"])
     assert state(delta, NAMES)[:4] == before[:4]
     delta.apply([change("other", "book")])
-    films = delta.facts.having(term("kind", "film")) + 10
-    assert not set(delta.of_rows(films[delta.now.there(films)] - 10)) & {"new", "other"}
+    films = delta.attributes.having(term("kind", "film")) + 10
+    assert not set(delta.ids_of(films[delta.state.live(films)] - 10)) & {"new", "other"}
     assert delta.rows(["new", "m2"]).tolist() == [-1, 2]
     assert [one.item_id for one in delta.changes()] == [*(f"x{n}" for n in range(20)), "other"]
-    assert len(delta.now.went) - delta.now.gone == 21
+    assert len(delta.state.removed_at) - delta.state.removed == 21
 
 
 def test_readers_never_make_a_put_fail(quick_switches: None) -> None:
@@ -128,8 +136,8 @@ def test_readers_never_make_a_put_fail(quick_switches: None) -> None:
         for _ in range(ROUNDS):
             meet.wait()
             for _ in range(2):
-                delta.facts.having(term("kind", "film"))
-                delta.facts.between("price", 0, 2)
+                delta.attributes.having(term("kind", "film"))
+                delta.attributes.between("price", 0, 2)
 
     readers = [Thread(target=read) for _ in range(2)]
     for thread in readers:
@@ -144,27 +152,27 @@ def test_readers_never_make_a_put_fail(quick_switches: None) -> None:
         thread.join()
     assert failed == []
     assert len(delta.changes()) == 5_000 + ROUNDS
-    assert len(delta.facts.having(term("kind", "film"))) == 5_000 + ROUNDS
-    assert len(delta.facts.between("price", 0, 2)) == 5_000 + ROUNDS
+    assert len(delta.attributes.having(term("kind", "film"))) == 5_000 + ROUNDS
+    assert len(delta.attributes.between("price", 0, 2)) == 5_000 + ROUNDS
 
 
 def test_a_filtered_search_sees_two_items_change_together(quick_switches: None) -> None:
     main = MainPart()
     delta = Delta(main.ids, 4)
     delta.apply([change("a", "red"), change("b", "red")])
-    filtering = FilterCache(main, delta)  # type: ignore[arg-type]
+    filtering = FilterCache(main, main.attributes, delta)  # type: ignore[arg-type]
     meet = Barrier(2, timeout=60)
     seen: set[tuple[int, int]] = set()
 
     def read() -> None:
         for _ in range(ROUNDS):
             meet.wait()
-            now = delta.now
+            now = delta.state
             counts = []
             for kind in ("red", "blue"):
-                late = filtering.allowed(Filter(kinds=(kind,)), now).late
+                late = filtering.allowed(Filter(kinds=(kind,)), now).appended
                 assert late is not None
-                counts.append(int(now.there(late + len(main)).sum()))
+                counts.append(int(now.live(late + len(main)).sum()))
             seen.add((counts[0], counts[1]))
 
     reader = Thread(target=read)
@@ -201,6 +209,6 @@ def test_facts_are_read_as_they_were_added() -> None:
     facts = MutableAttributeIndex()
     assert not len(facts.having(term("kind", "film")))
     assert not len(facts.between("price", 0, 9))
-    facts.add(3, facts_of("film", {"price": [1, 8, 8]}))
+    facts.add(3, terms_of("film", {"price": [1, 8, 8]}))
     assert facts.having(term("kind", "film")).tolist() == [3]
     assert facts.between("price", 8, 8).tolist() == [3]

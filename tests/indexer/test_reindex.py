@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,13 @@ from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
 from indexer import reindex as flow
 from indexer.building.build_checkpoint import ReindexRunsError, build_checkpoint
-from indexer.building.choice import Choice, choose, lists_for
+from indexer.building.factory import Choice, choose, lists_for
 from indexer.building.items import MAIN_FILES
 from indexer.index import Index
 from indexer.publish import current_index, publish
 from indexer.reindex import IndexSpec, reindex
-from store.artifact import DamagedArtifactError, artifacts, read_pointer
+from indexer.users import FOLDER
+from store.artifact import DamagedArtifactError, artifacts, read_pointer, sha256
 from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
@@ -100,6 +102,23 @@ def test_what_changed_is_written_beside_what_serves(home: Home) -> None:
     assert contents(third) == contents(rebuilt(home, IndexSpec(full=True)))
 
 
+def test_files_are_hashed_when_they_are_written_and_when_they_are_read_back(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: Counter[tuple[bool, str]] = Counter()
+
+    def counted(path: Path) -> str:
+        hashed[path.parent.name == FOLDER, path.name] += 1
+        return sha256(path)
+
+    for module in ("store.artifact", "indexer.building.build_checkpoint"):
+        monkeypatch.setattr(f"{module}.sha256", counted)
+    rebuilt(home, IndexSpec(factory="IVF4,Flat", full=True))
+    files = [(of_users, name) for name in MAIN_FILES for of_users in (False, True)]
+    # Once as written, once as read back by reindex, once as loaded by this test.
+    assert {hashed[file] for file in [*files, (False, "items.000.faiss")]} == {3}
+
+
 def test_nothing_changed_is_no_work(home: Home, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         index = rebuilt(home)
@@ -109,7 +128,7 @@ def test_nothing_changed_is_no_work(home: Home, caplog: pytest.LogCaptureFixture
 
 
 def test_many_changes_are_built_anew(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("indexer.building.difference.ALWAYS", 3)
+    monkeypatch.setattr("indexer.building.incremental.ALWAYS", 3)
     put(home, *(Written(f"new{n}", f"Film number {n}") for n in range(12)))
     assert "base" not in rebuilt(home).manifest
 
@@ -202,10 +221,11 @@ def test_the_kind_follows_items_and_memory() -> None:
     assert choose(50_000, 128) == Choice("Flat", choose(50_000, 128).reason)
     assert choose(1_000_000, 128, 1 << 30).factory == "IVF4096,SQ8"
     small = choose(1_000_000, 128, 64 << 20)
-    assert (small.factory, small.finer) == ("RR128,IVF4096,RaBitQ", ("IVF4096,SQ8", "IVF4096,Flat", "Flat"))
+    assert small.factory == "RR128,IVF4096,RaBitQ"
+    assert small.fallbacks == ("IVF4096,SQ8", "IVF4096,Flat", "Flat")
     assert "64 MiB" in small.reason
     odd = choose(1_000_000, 385, 1 << 30)  # codes of a width that FAISS is slow with are padded
-    assert (odd.factory, odd.finer) == ("Pad400,IVF4096,SQ8", ("IVF4096,Flat", "Flat"))
+    assert (odd.factory, odd.fallbacks) == ("Pad400,IVF4096,SQ8", ("IVF4096,Flat", "Flat"))
     assert choose(1_000_000, 128, 1 << 30, card=True).factory == "Flat"
     assert choose(1_000_001, 128, 1 << 30, card=True).factory == "IVF4096,SQ8"
     assert [lists_for(n) for n in (100_000, 1_000_000, 10_000_000)] == [1024, 4096, 16384]

@@ -12,16 +12,15 @@ from indexer.files import ItemChange
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exact import (
+    as_matrix,
     best_of,
     best_of_all,
     best_of_masked,
     best_of_parts,
     best_of_some,
-    padded,
     scores_of,
 )
-from indexer.search.exclusions import _among
-from indexer.search.search import Exclusions
+from indexer.search.search import Exclusions, _is_among
 from scripts.bench.index.synthetic import write_index
 
 DIM = 6
@@ -151,7 +150,7 @@ def test_the_best_of_rows_and_of_further_ones_are_the_head_of_a_sort(
     assert np.take_along_axis(scores, rows, 1).tolist() == found.tolist()
     query = np.sort(rng.integers(batch, size=7))
     more = rng.random(7).astype(np.float32) * 10_000
-    further = padded(query, batch, np.arange(count, count + 7), more)
+    further = as_matrix(query, batch, np.arange(count, count + 7), more)
     both = best_of_parts([(rows, found), further], found.shape[1])
     for q in range(batch):
         expected = np.sort(np.concatenate([found[q], more[query == q]]))[::-1][: found.shape[1]]
@@ -163,7 +162,7 @@ def test_among_is_membership(seed: int, size: int, known: int) -> None:
     rng = np.random.default_rng(seed)
     among = np.sort(rng.integers(200_000, size=known))
     values = rng.integers(-1, 200_000, size=(2, size // 2))
-    assert _among(values, among).tolist() == np.isin(values, among).tolist()
+    assert _is_among(values, among).tolist() == np.isin(values, among).tolist()
 
 
 def test_ids_of_few_and_of_many_rows(tmp_path: Path) -> None:

@@ -65,16 +65,21 @@ def seen_of(retriever: Retriever) -> list[str]:
 def between(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Index, list[str]]]:
     """Items that are put again after each lookup of rows, which is before the next step of a query."""
     again: list[tuple[Index, list[str]]] = []
-    current_rows = Delta.current_rows
 
-    def lookup(self: Delta, *arguments: object) -> object:
-        found = current_rows(self, *arguments)  # type: ignore[arg-type]
-        if again:
-            index, ids = again.pop()
-            put_again(index, ids, "put")
-        return found
+    def patch(owner: type, name: str) -> None:
+        look_up = getattr(owner, name)
 
-    monkeypatch.setattr(Delta, "current_rows", lookup)
+        def looked_up(self: object, *arguments: object) -> object:
+            found = look_up(self, *arguments)
+            if again:
+                index, ids = again.pop()
+                put_again(index, ids, "put")
+            return found
+
+        monkeypatch.setattr(owner, name, looked_up)
+
+    patch(Index, "current_rows")
+    patch(Delta, "rows")
     return again
 
 
@@ -166,7 +171,7 @@ def test_a_seen_item_stays_out_while_it_is_put_in_a_thousand_rounds(retriever: R
 def test_rows_of_a_state_stay_what_they_were(retriever: Retriever) -> None:
     index = retriever.snapshot.index
     ids = [index.main.ids[0], "new", "unknown"]
-    states = [index.delta.now]
+    states = [index.delta.state]
     rows = [index.rows(ids).tolist()]
     vector = np.ones(index.dim, np.float32)
     for put, removed in (
@@ -174,7 +179,7 @@ def test_rows_of_a_state_stay_what_they_were(retriever: Retriever) -> None:
     ):  # fmt: skip
         changes = [ItemChange(item_id, vector, 0.0, bytes(16), bytes(16), None, "{}") for item_id in put]
         index.put(changes, removed)
-        states.append(index.delta.now)
+        states.append(index.delta.state)
         rows.append(index.rows(ids).tolist())
     main = len(index.main)
     assert rows == [
@@ -192,7 +197,7 @@ def test_rows_of_the_main_part_become_the_rows_of_a_state_without_hashing_ids(tm
     main_rows = index.main_rows(ids)
     main_rows.flags.writeable = False
     assert main_rows.tolist() == [*range(40), -1, -1]
-    states = [index.delta.now]
+    states = [index.delta.state]
     for puts, removed in (
         ([], [ids[3]]),
         ([ids[5], "new"], []),
@@ -201,7 +206,7 @@ def test_rows_of_the_main_part_become_the_rows_of_a_state_without_hashing_ids(tm
     ):
         new = [ItemChange(i, vectors[0], 0.0, bytes(16), bytes(16), None, "{}") for i in puts]
         index.put(new, removed)
-        states.append(index.delta.now)
+        states.append(index.delta.state)
     named: list[str] = []
 
     def name_of(position: int) -> str:

@@ -17,16 +17,16 @@ from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
 from encoder.tower.tower import dataset_views
-from indexer.arrays import write_vectors
 from indexer.building.assemble import lay_out
-from indexer.building.choice import EXACT, Choice
-from indexer.building.fitting import fit
+from indexer.building.autotune import fit
+from indexer.building.factory import Choice
 from indexer.building.items import MAIN_FILES, write_rows
-from indexer.files import DELTA_FILES, VECTORS_FILE
+from indexer.files import DELTA_FILES, VECTORS_FILE, write_vectors
 from indexer.filters.attribute_index import AttributeIndexBuilder
 from indexer.index import Index, VectorDimError
 from indexer.publish import LoadedIndex, current_index, load_index, publish
 from indexer.reindex import IndexSpec, reindex
+from indexer.search.ann import EXACT
 from indexer.search.search import Exclusions
 from indexer.users import (
     EMBEDDING_DIM,
@@ -343,7 +343,7 @@ def _followers(home: Home, user_id: str) -> list[str]:
 def test_many_changes_build_the_users_anew_beside_the_same_items(
     home: Home, sql: ItemChange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexer.building.difference.ALWAYS", 3)
+    monkeypatch.setattr("indexer.building.incremental.ALWAYS", 3)
     sql("INSERT INTO data.texts (user_id, text) SELECT DISTINCT user_id, 'Gardens' FROM data.behaviors")
     pair = rebuilt(home)
     assert pair.index.manifest["base"] == current_index(home).name

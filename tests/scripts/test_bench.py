@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 from indexer.building.factory import FactoryError
 from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.search.exclusions import bits_of
-from indexer.search.search import Exclusions
+from indexer.search.search import Exclusions, bits_of
 from scripts.bench import faults as page_faults
 from scripts.bench import serve as bench_serve
 from scripts.bench.bare_grpc import BATCH, BareServicer

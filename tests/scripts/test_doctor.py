@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from indexer.building.stored_users import indexes_with, stored_users
+from indexer.building.users import indexes_with, stored_users
 from indexer.users import open_users
 from scripts import home_access
 from scripts.doctor.check import Check, State

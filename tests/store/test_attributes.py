@@ -300,7 +300,7 @@ def test_an_index_that_holds_some_is_opened_without_them(small_home: Home, tmp_p
     ]
     for name in ("delta.arrow", "delta.safetensors"):
         (source / name).unlink()
-    write_delta(source, changes, index.dim, index.delta.main_gone())
+    write_delta(source, changes, index.dim, index.delta.main_removed())
     assert len(read_delta(source)[0]) == 2
     opened = Index(source, index.manifest | {"changes": 2})
     assert (opened.rows(["bad"])[0], len(opened)) == (-1, len(index) + 1)

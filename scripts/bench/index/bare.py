@@ -8,12 +8,10 @@ from typing import Any, Protocol
 import faiss
 import numpy as np
 
-from indexer.arrays import FloatArray, IntArray
-from indexer.building.factory import inner_of
-from indexer.files import faiss_file
+from indexer.files import FloatArray, IntArray, faiss_file
 from indexer.index import Index
-from indexer.search.ann import Bits
-from indexer.search.search_params import SearchParams
+from indexer.search.ann import Bits, SearchParams
+from indexer.search.gpu import inner_of
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +63,7 @@ class BareFaiss:
 
     def find(self, queries: FloatArray, k: int, search_params: int, allowed: Bits | None = None) -> IntArray:
         """Return rows (B, k), of those in a bitmap alone where there is one."""
-        factor = self._effort.looked_at(k) / k
+        factor = self._effort.candidates(k) / k
         refines = self._refined is not None and factor > 1
         given = self._parameters(search_params, allowed, factor if refines else 1.0)
         rows: IntArray = (self._refined if refines else self._faiss).search(queries, k, params=given)[1]

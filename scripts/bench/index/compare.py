@@ -7,10 +7,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from indexer.arrays import FloatArray
-from indexer.building.choice import EXACT, choose, lists_for
-from indexer.building.factory import empty_faiss
+from indexer.building.factory import choose, empty_faiss, lists_for
+from indexer.files import FloatArray
 from indexer.index import Index
+from indexer.search.ann import EXACT
 from indexer.search.exact import Searched
 from scripts.bench.index.bare import Bare, graph_libraries
 from scripts.bench.index.searches import BARE, BESIDE, EVERYTHING, SearchComparison

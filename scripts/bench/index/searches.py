@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.arrays import FloatArray, IntArray
-from indexer.files import ItemChange
+from indexer.files import FloatArray, IntArray, ItemChange
 from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.search.exclusions import Bits, bits_of
-from indexer.search.search import Exclusions
+from indexer.search.ann import Bits
+from indexer.search.search import Exclusions, bits_of
 from scripts.bench.index.bare import BareFaiss, search_params_of
 from scripts.bench.index.synthetic import HALF, Synthetic
 from scripts.bench.index.timing import Search, ann_recall
@@ -53,11 +52,11 @@ class SearchComparison:
         total = len(self.index.main)
         half = np.arange(0, total, 2)
         of_half = self.index.policy.search_params(len(half), total) or search_params_of(self.index)
-        more, bits, probes = k + excluded, bits_of(half, total), search_params_of(self.index).probes
+        more, bits, probes = k + excluded, bits_of(half, total), search_params_of(self.index).nprobe
         self._bare_calls: dict[str, tuple[int, int, Bits | None]] = {
             BARE: (k, probes, None),
             BARE_MORE: (more, probes, None),
-            BARE_FILTERED: (more, of_half.probes, bits),
+            BARE_FILTERED: (more, of_half.nprobe, bits),
         }
         # The rows of a bitmap are those of the whole index, which FAISS's own shards do not know.
         several = self.index.manifest["shards"] > 1

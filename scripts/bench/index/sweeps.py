@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from indexer.arrays import FloatArray, IntArray
+from indexer.files import FloatArray, IntArray
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.exact import Searched
@@ -29,8 +29,8 @@ def curve_of_ours(contest: SearchComparison, factory: str, seconds: float) -> It
         return
     exact, tuned = contest.index.brute_force(queries, k), approximate.search_params
     size = min(_BATCH, len(queries))
-    for probes in sorted({max(1, round(times * tuned.probes)) for times in _TIMES}):
-        approximate.search_params = replace(tuned, probes=probes)
+    for probes in sorted({max(1, round(times * tuned.nprobe)) for times in _TIMES}):
+        approximate.search_params = replace(tuned, nprobe=probes)
         searches: dict[str, Search] = {
             "faiss": partial(_found, contest.bare, queries, size, k, probes),
             "triptych": partial(_ours, contest.index, queries, size, k),

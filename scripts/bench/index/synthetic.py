@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from indexer.arrays import FloatArray, write_vectors
 from indexer.building.assemble import assemble
-from indexer.building.choice import EXACT, Choice
-from indexer.building.fitting import fit
+from indexer.building.autotune import fit
+from indexer.building.factory import Choice
 from indexer.building.items import write_rows
-from indexer.files import VECTORS_FILE
-from indexer.filters.attribute_index import AttributeIndexBuilder
+from indexer.files import VECTORS_FILE, FloatArray, write_vectors
+from indexer.filters.attribute_index import AttributeIndexBuilder, terms_of
 from indexer.index import Index
+from indexer.search.ann import EXACT
 from scripts.terminal import set_up_logging
 
 Attributes = Callable[[int], dict[str, Any]]
@@ -124,7 +124,7 @@ def write_chunks(
         facts = AttributeIndexBuilder()
         if attributes is not None:
             for row in range(count):
-                facts.add(row, None, attributes(row))
+                facts.add(row, terms_of(None, attributes(row)))
         hashes = pa.table(
             {
                 "item_id": [f"item-{row:09d}" for row in range(count)],

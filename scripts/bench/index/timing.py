@@ -13,7 +13,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from indexer.arrays import IntArray
+from indexer.files import IntArray
 from indexer.search.exact import Searched
 
 Search = Callable[[int], object]  # of the n-th batch

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from indexer.filters.attribute_index import Moment
 from indexer.filters.filter import Filter
-from indexer.filters.moments import Moment
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.status import InvalidRequestError
 from server.wire.filters import (
