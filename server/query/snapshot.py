@@ -1,8 +1,10 @@
 """The snapshot that answers queries: an index, its model and its language model, replaced as one."""
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +26,35 @@ from indexer.publish import LoadedIndex
 from server.cancellation import check_wanted
 from store.home import Home
 from store.state.state import UserState
-from store.state.vocabulary import ValuesByCode
+from store.state.vocabulary import Vocabulary
 from store.store import Store
 
 log = logging.getLogger(__name__)
+
+
+class ValuesByCode:
+    """One value for each code, looked up by arrays of codes; threads may share it."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, values_of: Callable[[Sequence[str]], npt.NDArray[Any]]
+    ) -> None:
+        """Take the function that maps n strings to values (n,); it is called once for each string."""
+        self._vocabulary = vocabulary
+        self._values_of = values_of
+        self._known = (vocabulary.rollbacks, values_of([]))
+
+    def __call__(self, codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Look up the value of each code (n,); the result has the shape of `codes`."""
+        rollbacks, values = self._known
+        if rollbacks != self._vocabulary.rollbacks:  # a code may mean another string now
+            rollbacks, values = self._vocabulary.rollbacks, self._values_of([])
+        names = self._vocabulary.names
+        known = len(names)
+        if known > len(values):
+            values = np.concatenate([values, self._values_of(names[len(values) : known])])
+            self._known = rollbacks, values  # one assignment: other threads see the old pair or the new one
+        looked_up: npt.NDArray[Any] = values[codes]
+        return looked_up
 
 
 @dataclass(frozen=True)

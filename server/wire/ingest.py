@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from server.live.ingest import Erased
 from server.pb.triptych.v1 import ingest_pb2 as pb
 from server.status import InvalidRequestError, NotThisMachineError
-from server.wire.bounds import MAX_ID_BYTES
+from server.wire.query import MAX_ID_BYTES
 from store.imports.files import FORMATS
 from store.imports.run import ImportOptions, ImportReport
 from store.imports.text_files import UTF_8

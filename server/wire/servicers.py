@@ -16,8 +16,16 @@ from server.query.query import Candidates, IndexChangedError
 from server.query.retriever import NotReadyError, Retriever
 from server.status import outcome, status_of_errors
 from server.supervisor import Supervisor
-from server.wire.bounds import checked_id
-from server.wire.query import encode_reply, place_of, queries_of, query_of, query_reply, stream_reply, user_of
+from server.wire.query import (
+    checked_id,
+    encode_reply,
+    place_of,
+    queries_of,
+    query_of,
+    query_reply,
+    stream_reply,
+    user_of,
+)
 from store.export import create_export
 from store.home import Home
 from store.store import ItemNotFoundError, Store

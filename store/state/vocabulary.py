@@ -1,11 +1,7 @@
 """The vocabulary of the derived state: item ids, and names of actions and relations, as small numbers."""
 
 import struct
-from collections.abc import Callable, Sequence
 from typing import Any, Self
-
-import numpy as np
-import numpy.typing as npt
 
 from store.state.packing import DamagedRecordError, with_checksum, without_checksum
 
@@ -81,28 +77,3 @@ class VocabularyDraft:
     def names(self) -> list[str]:
         """Return all strings, in the order of their codes."""
         return [*self._vocabulary.names, *self.new]
-
-
-class ValuesByCode:
-    """One value for each code, looked up by arrays of codes; threads may share it."""
-
-    def __init__(
-        self, vocabulary: Vocabulary, values_of: Callable[[Sequence[str]], npt.NDArray[Any]]
-    ) -> None:
-        """Take the function that maps n strings to values (n,); it is called once for each string."""
-        self._vocabulary = vocabulary
-        self._values_of = values_of
-        self._known = (vocabulary.rollbacks, values_of([]))
-
-    def __call__(self, codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Look up the value of each code (n,); the result has the shape of `codes`."""
-        rollbacks, values = self._known
-        if rollbacks != self._vocabulary.rollbacks:  # a code may mean another string now
-            rollbacks, values = self._vocabulary.rollbacks, self._values_of([])
-        names = self._vocabulary.names
-        known = len(names)
-        if known > len(values):
-            values = np.concatenate([values, self._values_of(names[len(values) : known])])
-            self._known = rollbacks, values  # one assignment: other threads see the old pair or the new one
-        looked_up: npt.NDArray[Any] = values[codes]
-        return looked_up

@@ -15,8 +15,9 @@ from indexer.files import ItemChange, ItemIds, hashed
 from indexer.filters.attribute_index import MutableAttributeIndex, term, terms_of
 from indexer.filters.filter import Filter
 from indexer.search.filter_cache import FilterCache
+from server.query.snapshot import ValuesByCode
 from store.attributes import BadAttributesError
-from store.state.vocabulary import ValuesByCode, Vocabulary, VocabularyDraft
+from store.state.vocabulary import Vocabulary, VocabularyDraft
 
 ROUNDS = 1_000
 VECTOR = np.ones(4, dtype=np.float32)

@@ -34,14 +34,15 @@ from server.config import MAX_MESSAGE_BYTES
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query.retriever import QueryPriority, Retriever
-from server.wire.bounds import MAX_ID_BYTES, MAX_TEXT_BYTES
 from server.wire.query import (
     MAX_BATCH,
     MAX_DIM,
     MAX_EVENTS,
     MAX_FRIENDS,
+    MAX_ID_BYTES,
     MAX_K,
     MAX_NORM,
+    MAX_TEXT_BYTES,
     MAX_TEXTS,
 )
 from server.wire.servicers import RetrievalServicer

@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder import arrays as rows
+from server.query.snapshot import ValuesByCode
 from store.database import connect, migrate, migrations
 from store.records import UserViews
 from store.state import packing
 from store.state.packing import NO_TIME, Friendships, find_row
 from store.state.rebuild import bring_up_to_date, rebuild
 from store.state.state import DamagedStateError, UserState
-from store.state.vocabulary import ValuesByCode, Vocabulary
+from store.state.vocabulary import Vocabulary
 from store.store import Store
 from tests.state_contents import expected_state, state_of
 

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from server.query.snapshot import ValuesByCode
 from store.state.state import UserState
-from store.state.vocabulary import ValuesByCode, Vocabulary, VocabularyDraft
+from store.state.vocabulary import Vocabulary, VocabularyDraft
 
 
 class Table:

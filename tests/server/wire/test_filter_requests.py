@@ -10,7 +10,7 @@ from indexer.filters.attribute_index import Moment
 from indexer.filters.filter import Filter
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.status import InvalidRequestError
-from server.wire.filters import (
+from server.wire.query import (
     MAX_CONDITIONS,
     MAX_FILTER_IDS,
     MAX_KINDS,

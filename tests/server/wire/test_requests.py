@@ -13,10 +13,11 @@ from indexer.index import VectorDimError
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.query import InlineViews, Query, RawVector, SimilarTo, StoredUser
 from server.status import InvalidRequestError
-from server.wire.bounds import MAX_ID_BYTES, MAX_TEXT_BYTES
 from server.wire.query import (
     DEFAULT_K,
+    MAX_ID_BYTES,
     MAX_K,
+    MAX_TEXT_BYTES,
     place_of,
     queries_of,
     query_of,
