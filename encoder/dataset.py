@@ -15,8 +15,15 @@ from scipy import sparse
 
 from encoder.arrays import NO_TIME, Actions, Events, IntArray, TextColumns
 from encoder.config import TowerConfig
-from encoder.text.cache import ErasureSafeWriter, TextCache, cache_imported_vectors, encode_with_cache
-from encoder.text.encoder import MAX_PIECES, TextEncoder, item_text
+from encoder.text import (
+    MAX_PIECES,
+    ErasureSafeWriter,
+    TextCache,
+    TextEncoder,
+    cache_imported_vectors,
+    encode_with_cache,
+    item_text,
+)
 from encoder.views import FloatArray, Matrix, event_matrix, text_pool, text_view
 from store.export import Export
 from store.tables import MAX_WEIGHT

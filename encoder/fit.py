@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset, hold_out
-from encoder.learned.config import LearnConfig
-from encoder.tower.closed_form import fit_closed_form
+from encoder.learned import LearnConfig
+from encoder.tower import Block, Tower, fit_closed_form
 from encoder.tower.mix import choose_mix, compressed, mixed, with_half_life
 from encoder.tower.select import HeldOutScorer, Trial, choose_config
-from encoder.tower.tower import Block, Tower
 from evaluation.split import VALID, mark
 
 if TYPE_CHECKING:

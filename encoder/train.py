@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from encoder.dataset import Dataset, load_dataset
 from encoder.fit import TrainOptions, fit
-from encoder.heads.runtime import Head, save_head
-from encoder.learned.config import CHECKPOINT_FILE
+from encoder.heads import Head, save_head
+from encoder.learned import CHECKPOINT_FILE
 from encoder.preflight import check_actions, check_left_out, warn_of_weights
 from encoder.runtime import (
     CONFIG_FILE,
@@ -29,11 +29,9 @@ from encoder.runtime import (
     Model,
     NotFiniteModelError,
 )
-from encoder.text.cache import TextCache
-from encoder.text.encoder import TextEncoder
-from encoder.tower.collapse import measure_collapse
+from encoder.text import TextCache, TextEncoder
+from encoder.tower import Tower, measure_collapse
 from encoder.tower.onnx import export_towers
-from encoder.tower.tower import Tower
 from encoder.views import FloatArray
 from store.artifact import build, new_id, set_pointer
 from store.export import Export

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.files import FloatArray, IntArray, ItemChange, ItemIds, longest_of
-from indexer.filters.attribute_index import ItemTerms, MutableAttributeIndex, terms_of
+from indexer.filters import ItemTerms, MutableAttributeIndex, terms_of
 from store.attributes import parse_attributes
 
 Versions = npt.NDArray[np.int32]

@@ -19,12 +19,18 @@ from indexer.files import (
     read_delta,
     read_without_vector,
 )
-from indexer.filters.attribute_index import AttributeIndex
-from indexer.filters.filter import Filter
-from indexer.search.ann import EXACT, FilterPolicy, open_ann
-from indexer.search.exact import Searched
-from indexer.search.filter_cache import FilterCache
-from indexer.search.search import ALL_ALLOWED, Exclusions, Searchable, best_by_id
+from indexer.filters import AttributeIndex, Filter
+from indexer.search import (
+    ALL_ALLOWED,
+    EXACT,
+    Exclusions,
+    FilterCache,
+    FilterPolicy,
+    Searchable,
+    Searched,
+    best_by_id,
+    open_ann,
+)
 from store.artifact import DamagedArtifactError, read_manifest, verify
 from store.attributes import BadAttributesError, left_out_message, usable_attributes
 

@@ -14,21 +14,36 @@ from typing import Any
 import pyarrow as pa
 
 from encoder.runtime import Model
-from encoder.text.cache import TextCache
-from encoder.text.encoder import TEXT_RULE, TextEncoder
-from indexer.building.assemble import assemble, copy_changed, lay_out, unchanged_files
-from indexer.building.autotune import fit
-from indexer.building.build_checkpoint import build_checkpoint
-from indexer.building.factory import AUTO, Choice, choose, empty_faiss
-from indexer.building.incremental import changes_of, difference, hashes_array, too_many, without_bad
-from indexer.building.items import ItemTower, build_main
-from indexer.building.sample import QUERIES, sample_users, tuning_queries
-from indexer.building.users import ExportedUsers, build_users, put_users
+from encoder.text import TEXT_RULE, TextCache, TextEncoder
+from indexer.building import (
+    AUTO,
+    QUERIES,
+    Choice,
+    ExportedUsers,
+    ItemTower,
+    assemble,
+    build_checkpoint,
+    build_main,
+    build_users,
+    changes_of,
+    choose,
+    copy_changed,
+    difference,
+    empty_faiss,
+    fit,
+    hashes_array,
+    lay_out,
+    put_users,
+    sample_users,
+    too_many,
+    tuning_queries,
+    unchanged_files,
+    without_bad,
+)
 from indexer.files import VECTORS_FILE, map_vectors, read_without_vector
-from indexer.filters.attribute_index import FACTS_LAYOUT
+from indexer.filters import FACTS_LAYOUT
 from indexer.index import Index
-from indexer.search.ann import EXACT
-from indexer.search.gpu import gpus
+from indexer.search import EXACT, gpus
 from indexer.users import FOLDER, open_users
 from store.artifact import DamagedArtifactError, build, new_id, read_pointer
 from store.attributes import left_out_message

@@ -15,9 +15,7 @@ from encoder.views import unit_rows
 from indexer.delta import IndexState
 from indexer.files import FloatArray, IntArray, ItemChange
 from indexer.index import Index, VectorDimError
-from indexer.search.ann import code_width
-from indexer.search.exact import Searched, scores_of
-from indexer.search.search import Exclusions, best_by_id
+from indexer.search import Exclusions, Searched, best_by_id, code_width, scores_of
 
 FOLDER = "users"
 EMBEDDING_DIM = "embedding_dim"

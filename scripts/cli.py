@@ -15,11 +15,11 @@ import lmdb
 import typer
 
 from scripts.backup import backup_command
-from scripts.bench.command import app as bench_app
+from scripts.bench import app as bench_app
 from scripts.compress_text import compress_text_command
 from scripts.demo import demo_command
-from scripts.doctor.command import doctor_command
-from scripts.evaluate.command import evaluate_command
+from scripts.doctor import doctor_command
+from scripts.evaluate import evaluate_command
 from scripts.export import export_command
 from scripts.import_data import import_command
 from scripts.index import index_app
@@ -29,7 +29,7 @@ from scripts.restore import restore_command
 from scripts.split import split_command
 from scripts.terminal import set_up_logging
 from scripts.train import train_command
-from scripts.tune.command import tune_command
+from scripts.tune import tune_command
 from server.__main__ import serve_command
 
 app = typer.Typer(

@@ -13,7 +13,7 @@ from store.export import Export
 from store.home import Home
 
 if TYPE_CHECKING:
-    from encoder.text.source import Pooling, Precision
+    from encoder.text import Pooling, Precision
     from encoder.text.tuning.options import CompressOptions
 
 
@@ -89,7 +89,7 @@ def text_model_source(home: Home) -> "tuple[str, Pooling | None]":
         ChangedTextModelError: the source is no longer what the model was trained with.
         TextModelUnavailableError: the source is gone.
     """
-    from encoder.text.source import DEFAULT_SOURCE, fetch, source_digest
+    from encoder.text import DEFAULT_SOURCE, fetch, source_digest
 
     if not home.latest_model.exists():
         return DEFAULT_SOURCE, None
@@ -104,8 +104,8 @@ def text_model_source(home: Home) -> "tuple[str, Pooling | None]":
 
 def compress(home: Home, source: str, options: "CompressOptions", *, int8: bool) -> dict[str, Any]:
     """Compress a text model; return the student's folder and how it agrees with its teacher."""
+    from encoder.text import TextEncoder
     from encoder.text.agreement import agreement
-    from encoder.text.encoder import TextEncoder
     from encoder.text.export import export_text_model
     from encoder.text.tuning.distill import compress_text_model
     from encoder.text.tuning.pairs import draw_texts

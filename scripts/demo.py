@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from scripts.evaluate.command import evaluate_command
+from scripts.evaluate import evaluate_command
 from scripts.home_access import server_of
 from scripts.import_data import import_command
 from scripts.query import reply_table
@@ -57,7 +57,7 @@ def demo_command(
 
     Example: triptych demo --home demo-home
     """
-    from scripts.world.world import make_world
+    from scripts.world import make_world
 
     start, console, place = time.perf_counter(), Console(), Home(home)
     _clear(home)

@@ -9,8 +9,7 @@ from datetime import timedelta
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from indexer.filters.attribute_index import Moment, Number, moment_of
-from indexer.filters.filter import above, below
+from indexer.filters import Moment, Number, above, below, moment_of
 from server.pb.triptych.v1 import triptych_pb2 as pb
 
 _CONDITION = re.compile(

@@ -17,7 +17,7 @@ from store.artifact import DamagedArtifactError
 from store.export import Export, create_export
 from store.home import Home
 from store.ledger import write_ledger
-from store.privacy.erase import list_erasures
+from store.privacy import list_erasures
 from store.store import Store
 
 _CALL_SECONDS = 600.0

@@ -7,13 +7,21 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from encoder.text.source import text_model_dims
+from encoder.text import text_model_dims
 from scripts.home_access import server_of, writable_store
 from scripts.terminal import HomeOption, console
 from server.client import Client
 from store.home import Home
-from store.imports.run import ImportOptions, ImportReport, TableReport, check_not_all_refused, import_folder
-from store.imports.text_files import UTF_8, UnknownEncodingError, check_encoding
+from store.imports import (
+    UTF_8,
+    ImportOptions,
+    ImportReport,
+    TableReport,
+    UnknownEncodingError,
+    check_encoding,
+    check_not_all_refused,
+    import_folder,
+)
 
 
 class FileFormat(StrEnum):

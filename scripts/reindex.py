@@ -40,8 +40,7 @@ def reindex_command(
     Example: triptych reindex --home demo
     """
     from encoder.runtime import Model
-    from encoder.text.cache import TextCache
-    from encoder.text.encoder import TextEncoder
+    from encoder.text import TextCache, TextEncoder
     from indexer.reindex import IndexSpec, reindex
     from store.artifact import artifacts, read_pointer
 

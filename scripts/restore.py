@@ -16,7 +16,7 @@ from scripts.backup import KIND
 from scripts.terminal import HomeOption
 from store.artifact import MANIFEST, DamagedArtifactError, artifacts, read_manifest, set_pointer, verify
 from store.home import Home
-from store.imports.run import import_folder
+from store.imports import import_folder
 from store.ledger import (
     LEDGER,
     Erasure,
@@ -27,7 +27,7 @@ from store.ledger import (
     write_ledger,
 )
 from store.locks import locked_directory, remove_abandoned
-from store.privacy.erase import add_erasures, delete_user_rows, list_erasures
+from store.privacy import add_erasures, delete_user_rows, list_erasures
 from store.store import Store
 
 _PARENTS = ("exports", "text_models", "models", "indexes")

@@ -112,8 +112,7 @@ def train_command(
     Example: triptych train --home demo
     """
     from encoder.runtime import METRICS_FILE
-    from encoder.text.cache import TextCache
-    from encoder.text.encoder import TextEncoder
+    from encoder.text import TextCache, TextEncoder
     from encoder.text.export import export_text_model
     from encoder.train import train
 

@@ -74,7 +74,7 @@ def train_options(
     """
     from encoder.config import Fusion, SettingsError, TowerConfig
     from encoder.fit import TrainOptions
-    from encoder.learned.config import LearnConfig
+    from encoder.learned import LearnConfig
 
     if config is not None:
         try:
@@ -105,7 +105,7 @@ def tuned_text_model(
     """Return the text model to export: `source`, or the folder of one adapted or tuned on this data."""
     if not (adapt or method):
         return source
-    from encoder.text.source import Pooling
+    from encoder.text import Pooling
     from encoder.text.tuning.options import AdaptOptions, Method, TuneOptions
     from encoder.text.tuning.pretrain import adapt_text_model
     from encoder.text.tuning.tune import tune_text_model
@@ -164,8 +164,8 @@ def head_trainer(
 def _head(
     export: Export, rows: "Dataset", task: str, label: str | None, trained: "TrainOptions"
 ) -> "HeadTrainer":
+    from encoder.heads import HeadOptions, Task
     from encoder.heads.model import check_head, train_head
-    from encoder.heads.options import HeadOptions, Task
 
     options = HeadOptions(label=label, seed=trained.seed)
     attributes, kinds = attributes_and_kinds(export)

@@ -11,28 +11,22 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from encoder.text.cache import TextCache
+from encoder.text import TextCache
 from server.addresses import CannotListenError, Listening
 from server.config import MAX_MESSAGE_BYTES, ServerConfig
 from server.identity import Identity
-from server.live.commits import CommitListener
-from server.live.ingest import Ingest
-from server.live.publisher import Publisher
-from server.live.writer import GroupCommit
+from server.live import CommitListener, GroupCommit, Ingest, Publisher
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.query.retriever import QueryPriority, Retriever
+from server.query import QueryPriority, Retriever
 from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor
 from server.tls import TlsFilesError, server_credentials
-from server.wire.admission import Admission
-from server.wire.ingest_servicer import IngestServicer
-from server.wire.servicers import AdminServicer, RetrievalServicer
+from server.wire import AdminServicer, Admission, IngestServicer, RetrievalServicer
 from store.disk import disk_errors
-from store.state.rebuild import bring_up_to_date
-from store.state.state import UserState
+from store.state import UserState, bring_up_to_date
 from store.store import Store
-from store.writes.writer import Writer
+from store.writes import Writer
 
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

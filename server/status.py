@@ -16,22 +16,18 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from encoder.text.cache import DamagedTextCacheError
-from encoder.text.encoder import NotATextModelError
-from indexer.filters.attribute_index import ReindexNeededError
+from encoder.text import DamagedTextCacheError, NotATextModelError
+from indexer.filters import ReindexNeededError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
 from server.cancellation import AbandonedError, NoTurnError
-from server.live.ingest import IMPORT_ERRORS
-from server.live.writer import StoppingError
-from server.query.query import IndexChangedError
-from server.query.retriever import NotReadyError
-from server.query.user_search import NoUserIndexError
+from server.live import IMPORT_ERRORS, StoppingError
+from server.query import IndexChangedError, NotReadyError, NoUserIndexError
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
-from store.state.state import DamagedStateError
+from store.state import DamagedStateError
 from store.store import ItemNotFoundError
-from store.writes.idempotency import RequestIdReusedError
+from store.writes import RequestIdReusedError
 
 log = logging.getLogger(__name__)
 

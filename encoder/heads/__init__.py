@@ -5,3 +5,15 @@ head with `fit` (torch) and has `report` measure it beside baselines. `graph` wr
 `runtime` saves, loads and runs it without torch. `statistics` holds what fitting and baselines share,
 `options` the settings and tasks.
 """
+
+from encoder.heads.options import HeadOptions, Task
+from encoder.heads.runtime import HEAD_FILE, Head, load_head, save_head
+
+__all__ = [
+    "HEAD_FILE",
+    "Head",
+    "HeadOptions",
+    "Task",
+    "load_head",
+    "save_head",
+]

@@ -4,3 +4,10 @@
 gives a `Block` of the tower once it is trained; `losses` rank the targets. `trainer` runs the training and
 `checkpoint` lets a killed run go on. `config` holds the settings and loads no torch.
 """
+
+from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
+
+__all__ = [
+    "CHECKPOINT_FILE",
+    "LearnConfig",
+]

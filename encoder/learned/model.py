@@ -10,7 +10,7 @@ from torch.nn import functional as F  # noqa: N812  its usual name
 
 from encoder.learned.batches import Step
 from encoder.learned.config import LearnConfig
-from encoder.tower.tower import MAX_GATE_SLOPE, Block, Fusion
+from encoder.tower import MAX_GATE_SLOPE, Block, Fusion
 from encoder.views import FloatArray, Matrix
 
 START_GATES = (1.0, 0.37, 0.6)

@@ -24,7 +24,7 @@ from encoder.learned.batches import Steps
 from encoder.learned.config import LearnConfig
 from encoder.learned.losses import RankingLoss, step_loss
 from encoder.learned.model import Inputs, LearnedBlock
-from encoder.tower.tower import Block
+from encoder.tower import Block
 from encoder.training_loop import EpochFigures, Progress, Training, adamw, train_epochs
 
 CHECK_EVERY = 4  # epochs

@@ -5,3 +5,20 @@ holds the fitted arrays and computes users and items from them in float64, the r
 `onnx` writes. `closed_form` fits one tower, `select` chooses its settings on held-out rows, `mix` joins it
 with learned blocks and compresses the sum. `collapse` measures for whom a tower tells no items apart.
 """
+
+from encoder.tower.closed_form import fit_closed_form
+from encoder.tower.collapse import measure_collapse
+from encoder.tower.spectral import Spectrum, spectrum
+from encoder.tower.tower import MAX_GATE_SLOPE, Block, Fusion, Tower, dataset_views
+
+__all__ = [
+    "MAX_GATE_SLOPE",
+    "Block",
+    "Fusion",
+    "Spectrum",
+    "Tower",
+    "dataset_views",
+    "fit_closed_form",
+    "measure_collapse",
+    "spectrum",
+]

@@ -6,3 +6,58 @@ the ANN recall against the `ground_truth`, and measures its search parameters an
 checks and publishes the directory. Every stage goes through a `build_checkpoint`, so that a killed build goes
 on. `incremental` compares an export with an index, for the cheap reindex and for the server.
 """
+
+from indexer.building.assemble import assemble, copy_changed, lay_out, unchanged_files
+from indexer.building.autotune import fit
+from indexer.building.build_checkpoint import build_checkpoint
+from indexer.building.factory import AUTO, Choice, choose, empty_faiss, lists_for
+from indexer.building.incremental import (
+    DELTA_SHARE,
+    changes_of,
+    difference,
+    hashes_array,
+    too_many,
+    without_bad,
+)
+from indexer.building.items import ItemTower, build_main, write_rows
+from indexer.building.sample import QUERIES, sample_users, tuning_queries
+from indexer.building.users import (
+    ExportedUsers,
+    build_users,
+    indexes_with,
+    put_users,
+    row_hashes,
+    stored_users,
+)
+
+__all__ = [
+    "AUTO",
+    "DELTA_SHARE",
+    "QUERIES",
+    "Choice",
+    "ExportedUsers",
+    "ItemTower",
+    "assemble",
+    "build_checkpoint",
+    "build_main",
+    "build_users",
+    "changes_of",
+    "choose",
+    "copy_changed",
+    "difference",
+    "empty_faiss",
+    "fit",
+    "hashes_array",
+    "indexes_with",
+    "lay_out",
+    "lists_for",
+    "put_users",
+    "row_hashes",
+    "sample_users",
+    "stored_users",
+    "too_many",
+    "tuning_queries",
+    "unchanged_files",
+    "without_bad",
+    "write_rows",
+]

@@ -21,8 +21,16 @@ from indexer.building.ground_truth import (
 )
 from indexer.building.shards import build_shards
 from indexer.files import VECTORS_FILE, FloatArray, IntArray, map_vectors
-from indexer.search.ann import EXACT, AnnIndex, Bits, FilterPolicy, SearchParams, open_shards
-from indexer.search.exact import best_of_masked, best_of_some
+from indexer.search import (
+    EXACT,
+    AnnIndex,
+    Bits,
+    FilterPolicy,
+    SearchParams,
+    best_of_masked,
+    best_of_some,
+    open_shards,
+)
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,7 @@ from typing import Any
 import faiss
 import psutil
 
-from indexer.search.ann import EXACT, code_width
-from indexer.search.gpu import has_cuvs
+from indexer.search import EXACT, code_width, has_cuvs
 
 _CAGRA = re.compile(r"CAGRA([1-9]\d?)")
 _LACKING = "a CAGRA graph is built on a graphics card, by a FAISS with cuVS (pip install faiss-gpu-cuvs)"

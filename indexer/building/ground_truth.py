@@ -8,7 +8,7 @@ from copy import copy
 import numpy as np
 
 from indexer.files import FloatArray, IntArray
-from indexer.search.exact import best_of_all, best_of_some, scores_of
+from indexer.search import best_of_all, best_of_some, scores_of
 
 TUNED_K = 100
 SHORT_K = 10

@@ -12,8 +12,7 @@ import pyarrow as pa
 
 from encoder.dataset import rows_of
 from encoder.runtime import Model
-from encoder.text.cache import TextCache, encode_with_cache
-from encoder.text.encoder import TextEncoder, item_text
+from encoder.text import TextCache, TextEncoder, encode_with_cache, item_text
 from indexer.building.build_checkpoint import checkpointed
 from indexer.files import (
     FACTS_FILE,
@@ -30,7 +29,7 @@ from indexer.files import (
     write_vectors,
     write_without_vector,
 )
-from indexer.filters.attribute_index import AttributeIndexBuilder, terms_of
+from indexer.filters import AttributeIndexBuilder, terms_of
 from store.attributes import left_out_message, usable_attributes
 from store.export import Export
 

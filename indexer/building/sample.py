@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from encoder.arrays import NO_TIME, Actions, Events
 from encoder.dataset import rows_of
-from encoder.text.cache import ErasureSafeWriter, cache_imported_vectors, encode_with_cache
+from encoder.text import ErasureSafeWriter, cache_imported_vectors, encode_with_cache
 from encoder.views import FloatArray, assemble_views, event_matrix, text_pool, text_view
 from indexer.building.items import ItemTower
 from store.export import Export

@@ -19,7 +19,7 @@ from indexer.files import (
     faiss_file,
     map_vectors,
 )
-from indexer.search.gpu import cagra_graph, inner_of, to_cpu, to_gpu
+from indexer.search import cagra_graph, inner_of, to_cpu, to_gpu
 
 log = logging.getLogger(__name__)
 SHARD_ITEMS = 4_194_304  # of one FAISS file; a multiple of 8, so that a bitmap is cut between bytes

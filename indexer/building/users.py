@@ -19,9 +19,9 @@ from indexer.building.incremental import difference, too_many
 from indexer.building.items import MAIN_FILES, ItemTower, write_rows
 from indexer.building.sample import QUERIES, USER_BATCH, batches_of, user_vectors
 from indexer.files import VECTORS_FILE, FloatArray, MainPart, map_vectors, read_delta, write_vectors
-from indexer.filters.attribute_index import AttributeIndexBuilder
+from indexer.filters import AttributeIndexBuilder
 from indexer.index import Index
-from indexer.search.gpu import gpus
+from indexer.search import gpus
 from indexer.users import EMBEDDING_DIM, FOLDER, NO_FACTS, row_width, user_change, user_rows
 from store.artifact import artifacts
 from store.export import Export

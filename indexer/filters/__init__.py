@@ -4,3 +4,38 @@
 index: `attribute_index.AttributeIndex` is the memory-mapped one of the main part, written by its builder,
 `MutableAttributeIndex` the one of the appended rows.
 """
+
+from indexer.filters.attribute_index import (
+    FACTS_LAYOUT,
+    AttributeIndex,
+    AttributeIndexBuilder,
+    ItemTerms,
+    Moment,
+    MutableAttributeIndex,
+    Number,
+    ReindexNeededError,
+    Value,
+    moment_of,
+    terms_of,
+)
+from indexer.filters.filter import AttributeLookup, Filter, FilterError, above, allowed_rows, below
+
+__all__ = [
+    "FACTS_LAYOUT",
+    "AttributeIndex",
+    "AttributeIndexBuilder",
+    "AttributeLookup",
+    "Filter",
+    "FilterError",
+    "ItemTerms",
+    "Moment",
+    "MutableAttributeIndex",
+    "Number",
+    "ReindexNeededError",
+    "Value",
+    "above",
+    "allowed_rows",
+    "below",
+    "moment_of",
+    "terms_of",
+]

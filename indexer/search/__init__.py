@@ -5,3 +5,46 @@ merges the appended rows. Candidates come from `exact`, which compares vectors, 
 tuned search parameters; `exact.scores_of` computes every score that is returned. `gpu` puts FAISS on graphics
 cards, and `filter_cache` remembers which rows a filter allows.
 """
+
+from indexer.search.ann import (
+    EXACT,
+    AnnIndex,
+    Bits,
+    FilterPolicy,
+    SearchParams,
+    code_width,
+    open_ann,
+    open_shards,
+)
+from indexer.search.exact import Searched, best_of_all, best_of_masked, best_of_some, scores_of
+from indexer.search.filter_cache import FilterCache
+from indexer.search.gpu import cagra_graph, gpus, has_cuvs, inner_of, to_cpu, to_gpu
+from indexer.search.search import ALL_ALLOWED, Exclusions, Searchable, best_by_id, bits_of
+
+__all__ = [
+    "ALL_ALLOWED",
+    "EXACT",
+    "AnnIndex",
+    "Bits",
+    "Exclusions",
+    "FilterCache",
+    "FilterPolicy",
+    "SearchParams",
+    "Searchable",
+    "Searched",
+    "best_by_id",
+    "best_of_all",
+    "best_of_masked",
+    "best_of_some",
+    "bits_of",
+    "cagra_graph",
+    "code_width",
+    "gpus",
+    "has_cuvs",
+    "inner_of",
+    "open_ann",
+    "open_shards",
+    "scores_of",
+    "to_cpu",
+    "to_gpu",
+]

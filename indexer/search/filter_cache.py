@@ -7,7 +7,7 @@ import numpy as np
 
 from indexer.delta import Delta, IndexState
 from indexer.files import IntArray, MainPart
-from indexer.filters.filter import AttributeLookup, Filter, allowed_rows
+from indexer.filters import AttributeLookup, Filter, allowed_rows
 from indexer.search.search import Allowed, bits_of
 
 _CACHED_ROWS = 8_000_000  # of all filters together: 64 MB

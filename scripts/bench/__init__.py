@@ -5,3 +5,9 @@ text encoder, `user_state` the derived state beside other stores, `index/` the s
 others; `load` makes the calls and `output` prints and draws. `faults` kills commands, `server_kills` a
 server, `home_checks` looks at what is left. `small_home` makes the home that they work on.
 """
+
+from scripts.bench.command import app
+
+__all__ = [
+    "app",
+]

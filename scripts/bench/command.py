@@ -111,8 +111,7 @@ def index_bench(
 
     Example: triptych bench index --items 100000 --filters --json index.json --plot index.png
     """
-    from scripts.bench.index.compare import IndexOptions, measure_index
-    from scripts.bench.index.sweeps import SHARES, plot_curves
+    from scripts.bench.index import SHARES, IndexOptions, measure_index, plot_curves
     from scripts.bench.output import print_ratios, print_rows
 
     options = IndexOptions(
@@ -197,11 +196,11 @@ def text_bench(
 
     Example: triptych bench text --data DATA --text-model HOME/text_models/ID --json text.json
     """
+    from encoder.text import DEFAULT_SOURCE
     from encoder.text.export import export_text_model
-    from encoder.text.source import DEFAULT_SOURCE
     from scripts.bench.output import print_and_save
     from scripts.bench.text import TextOptions, draw, measure_text_encoding
-    from scripts.world.world import make_world
+    from scripts.world import make_world
 
     options = TextOptions(texts=texts, threads=threads, rounds=rounds, seed=seed)
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:

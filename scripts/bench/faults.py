@@ -18,7 +18,7 @@ from tqdm import tqdm
 from scripts.bench import small_home
 from scripts.bench.home_checks import FaultCounts, Listing, answers, harm_after_kill, rows_of_store
 from scripts.bench.server_kills import WRITES, write_rounds
-from scripts.world.world import MIN_ITEMS, MIN_USERS, make_world
+from scripts.world import MIN_ITEMS, MIN_USERS, make_world
 from store.artifact import artifacts
 from store.home import Home
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scripts.world.world import make_world
+from scripts.world import make_world
 from store.home import Home
 
 _START_SECONDS = 120.0

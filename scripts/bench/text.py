@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from encoder.text.encoder import MODEL_FILE, TOKENIZER_FILE, TextEncoder, Vectors
+from encoder.text import MODEL_FILE, TOKENIZER_FILE, TextEncoder, Vectors
 from store.artifact import read_manifest
 
 OURS, BARE, READY = "ours", "bare", "ready"

@@ -25,8 +25,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from store import state as state_package
-from store.state.packing import EVENT, TEXT, EventRows, Friendships, find_row, pack_event_identity
-from store.state.state import UserState
+from store.state import EVENT, TEXT, EventRows, Friendships, UserState, find_row, pack_event_identity
 
 log = logging.getLogger(__name__)
 

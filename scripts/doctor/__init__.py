@@ -3,3 +3,9 @@
 `command` runs them and prints a table; `check` is one line of it. `machine` checks Python, packages, FAISS
 and the disk; `store` the live store or the server that owns it; `files` every byte of every artifact.
 """
+
+from scripts.doctor.command import doctor_command
+
+__all__ = [
+    "doctor_command",
+]

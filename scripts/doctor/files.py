@@ -143,7 +143,7 @@ def model_check(home: Home) -> Iterator[Check]:
 def text_checks(home: Home) -> Iterator[Check]:
     """Check that the text models of LATEST and CURRENT load and encode."""
     try:
-        from encoder.text.encoder import NotATextModelError, TextEncoder
+        from encoder.text import NotATextModelError, TextEncoder
     except ImportError as error:
         yield Check("text model", State.FAILED, str(error), "install ONNX Runtime: see above")
         return
@@ -194,7 +194,7 @@ def text_models_in_use(home: Home) -> list[str]:
 
 def erased_check(home: Home) -> Iterator[Check]:
     """Yield a warning where an index holds vectors of users erased since; no search finds them."""
-    from indexer.building.users import stored_users
+    from indexer.building import stored_users
 
     try:
         erasures = read_ledger(home.erasures)

@@ -16,9 +16,8 @@ from store.disk import DiskFullError, ReadOnlyDiskError
 from store.home import Home
 from store.ledger import read_ledger
 from store.lmdb_file import DamagedLmdbFileError
-from store.privacy.erase import unfinished_erasures
-from store.state.environment import stored_commit_id
-from store.state.packing import DamagedRecordError
+from store.privacy import unfinished_erasures
+from store.state import DamagedRecordError, stored_commit_id
 from store.store import Store
 
 _SECONDS = 5.0

@@ -4,3 +4,9 @@
 measures: every figure comes from its Evaluator, also those of `baselines`, `diversity` and `robustness`.
 `tables` prints the report and draws it.
 """
+
+from scripts.evaluate.command import evaluate_command
+
+__all__ = [
+    "evaluate_command",
+]

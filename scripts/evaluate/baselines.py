@@ -12,12 +12,24 @@ from tqdm import tqdm
 
 from encoder.dataset import Dataset
 from encoder.views import FloatArray, Matrix
-from evaluation.baselines.bpr import Bpr, choose_bpr
-from evaluation.baselines.ease import Ease, Popularity, TooManyItemsError, choose_ease
-from evaluation.baselines.ials import Ials, TooMuchWorkError, choose_als
-from evaluation.baselines.item_knn import ItemKnn, TooManyPairsError, choose_knn
-from evaluation.baselines.selection import Scorer
-from evaluation.baselines.side_ease import Side, SideEase, choose_side_ease
+from evaluation.baselines import (
+    Bpr,
+    Ease,
+    Ials,
+    ItemKnn,
+    Popularity,
+    Scorer,
+    Side,
+    SideEase,
+    TooManyItemsError,
+    TooManyPairsError,
+    TooMuchWorkError,
+    choose_als,
+    choose_bpr,
+    choose_ease,
+    choose_knn,
+    choose_side_ease,
+)
 from evaluation.ranking import top_k
 from evaluation.split import VALID, mark
 from scripts.evaluate.protocol import KS, Evaluator, IntArray

@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 from encoder.dataset import rows_of
 from evaluation.metrics import intra_list_diversity
-from indexer.search.search import Exclusions
+from indexer.search import Exclusions
 from scripts.evaluate.protocol import KS, Evaluator, IntArray
-from server.query.diversity import diversified, pool_size
+from server.query import diversified, pool_size
 
 _BATCH = 256
 

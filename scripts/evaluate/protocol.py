@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 from encoder.config import VIEWS
 from encoder.dataset import Dataset, rows_of
-from encoder.tower.tower import dataset_views
+from encoder.tower import dataset_views
 from encoder.views import Matrix, ViewBatch
 from evaluation.bootstrap import ci95, paired_ci95
 from evaluation.metrics import coverage, mean_over_users, mrr, ndcg, recall
 from evaluation.ranking import top_k
 from indexer.publish import LoadedIndex
-from indexer.search.search import Exclusions
+from indexer.search import Exclusions
 
 IntArray = npt.NDArray[np.int64]
 KS = (10, 20)

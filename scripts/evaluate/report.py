@@ -10,12 +10,11 @@ import pyarrow.parquet as pq
 
 from encoder.config import VIEWS
 from encoder.dataset import load_dataset, rows_of
+from encoder.heads import HEAD_FILE, load_head
 from encoder.heads.model import head_report
-from encoder.heads.runtime import HEAD_FILE, load_head
 from encoder.runtime import LEFT_OUT_FILE
-from encoder.text.cache import TextCache
-from encoder.text.encoder import TextEncoder
-from encoder.tower.tower import dataset_views
+from encoder.text import TextCache, TextEncoder
+from encoder.tower import dataset_views
 from indexer.publish import LoadedIndex
 from scripts.evaluate.baselines import baseline_figures
 from scripts.evaluate.diversity import diversity_figures

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from encoder.arrays import IntArray
 from encoder.config import VIEW_NAMES, VIEWS
 from encoder.dataset import Dataset
-from encoder.tower.tower import dataset_views
+from encoder.tower import dataset_views
 from encoder.views import ViewBatch
 from scripts.evaluate.protocol import Evaluator
 

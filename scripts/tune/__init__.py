@@ -4,3 +4,9 @@
 reaches, and which trials come first. `study` runs the trials and keeps them in a file, so that a killed
 search goes on.
 """
+
+from scripts.tune.command import tune_command
+
+__all__ = [
+    "tune_command",
+]

@@ -10,9 +10,8 @@ import optuna
 
 from encoder.config import TowerConfig, Weighting
 from encoder.dataset import Dataset
-from encoder.tower.closed_form import fit_closed_form
+from encoder.tower import Spectrum, fit_closed_form, spectrum
 from encoder.tower.select import HeldOutScorer, half_lives
-from encoder.tower.spectral import Spectrum, spectrum
 from encoder.views import Matrix
 from scripts.tune.study import CONFIG_ATTR, Params
 from store.artifact import read_manifest

@@ -55,8 +55,7 @@ def tune_command(
     from encoder.config import TowerConfig
     from encoder.dataset import load_dataset
     from encoder.fit import TrainOptions
-    from encoder.text.cache import TextCache
-    from encoder.text.encoder import TextEncoder
+    from encoder.text import TextCache, TextEncoder
     from scripts.tune.closed_form import SPLIT, NoValidSplitError, closed_search
     from scripts.tune.learned import closed_settings, learned_search
     from scripts.tune.study import Tuning
@@ -122,8 +121,8 @@ def _latest(home: Home) -> Path | None:
 
 def _text_directory(home: Home, text_model: str | None, latest: Path | None) -> Path:
     """Return the text model that was asked for, that of the latest model, or the default one."""
+    from encoder.text import DEFAULT_SOURCE
     from encoder.text.export import export_text_model
-    from encoder.text.source import DEFAULT_SOURCE
     from store.artifact import read_manifest
 
     if text_model is None and latest is not None:

@@ -10,13 +10,12 @@ import optuna
 
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
-from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
+from encoder.learned import CHECKPOINT_FILE, LearnConfig
 from encoder.learned.trainer import train_block
 from encoder.runtime import METRICS_FILE
-from encoder.tower.closed_form import fit_closed_form
+from encoder.tower import Block, Tower, fit_closed_form
 from encoder.tower.mix import choose_mix
 from encoder.tower.select import HeldOutScorer, choose_config
-from encoder.tower.tower import Block, Tower
 from scripts.tune.closed_form import SPLIT, clipped, closed_settings_of, dims_of
 from scripts.tune.study import CONFIG_ATTR, Params
 

@@ -5,3 +5,19 @@ each commit, `commits.py` passes the change on to three background workers: `ite
 two indexes in step with the store (`index_follower.py` is what they share), and `texts.py` encodes new texts.
 `publisher.py` makes another index the one that serves, while these go on.
 """
+
+from server.live.commits import CommitListener
+from server.live.ingest import IMPORT_ERRORS, Erased, Ingest
+from server.live.publisher import Published, Publisher
+from server.live.writer import GroupCommit, StoppingError
+
+__all__ = [
+    "IMPORT_ERRORS",
+    "CommitListener",
+    "Erased",
+    "GroupCommit",
+    "Ingest",
+    "Published",
+    "Publisher",
+    "StoppingError",
+]

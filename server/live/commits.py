@@ -7,13 +7,11 @@ from typing import Self
 from server.live.items import LiveItems
 from server.live.texts import LiveTexts
 from server.live.users import LiveUsers
-from server.query.retriever import Retriever
-from server.query.snapshot import Snapshot
+from server.query import Retriever, Snapshot
 from server.supervisor import Supervisor
-from store.state.rebuild import bring_up_to_date
-from store.state.state import UserState
+from store.state import UserState, bring_up_to_date
 from store.store import Store
-from store.writes.request import WrittenChange
+from store.writes import WrittenChange
 
 
 class CommitListener:

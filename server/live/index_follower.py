@@ -4,8 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from server.query.retriever import NotReadyError, Retriever
-from server.query.snapshot import Snapshot
+from server.query import NotReadyError, Retriever, Snapshot
 from server.supervisor import Supervisor, Worker
 from store.store import Store
 

@@ -5,31 +5,42 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from encoder.text.cache import TextCache
-from encoder.text.source import text_model_dims
-from indexer.building.users import indexes_with
+from encoder.text import TextCache, text_model_dims
+from indexer.building import indexes_with
 from server.live.commits import CommitListener
 from server.live.writer import GroupCommit
 from store.artifact import artifacts
 from store.home import Home
-from store.imports.files import AmbiguousFilesError, NothingToImportError, UnknownFormatError
-from store.imports.readers import MissingColumnError
-from store.imports.rejects import ImportRejectedError, rejects_about, remove_rejects
-from store.imports.run import ImportOptions, ImportReport, UnusableColumnError, import_folder
-from store.imports.text_files import UnknownEncodingError, UnreadableFileError
-from store.imports.time_columns import AmbiguousTimesError, UnknownTimesError
+from store.imports import (
+    AmbiguousFilesError,
+    AmbiguousTimesError,
+    ImportOptions,
+    ImportRejectedError,
+    ImportReport,
+    MissingColumnError,
+    NothingToImportError,
+    UnknownEncodingError,
+    UnknownFormatError,
+    UnknownTimesError,
+    UnreadableFileError,
+    UnusableColumnError,
+    import_folder,
+    rejects_about,
+    remove_rejects,
+)
 from store.ledger import write_ledger
-from store.privacy.audit import append_audit_line, pseudonym
-from store.privacy.erase import (
+from store.privacy import (
     UnfinishedErasure,
+    append_audit_line,
     erase_user,
     finish_erasure,
     list_erasures,
+    pseudonym,
+    rows_about,
+    trained_on,
     unfinished_erasures,
 )
-from store.privacy.subject_access import rows_about, trained_on
-from store.state.rebuild import bring_up_to_date
-from store.state.state import UserState
+from store.state import UserState, bring_up_to_date
 from store.store import Store
 
 IMPORT_ERRORS = (

@@ -12,12 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer.building.incremental import DELTA_SHARE, changes_of, difference, without_bad
-from indexer.building.items import ItemTower
+from indexer.building import DELTA_SHARE, ItemTower, changes_of, difference, without_bad
 from indexer.files import FloatArray, IntArray, ItemChange
 from server.live.index_follower import IndexFollower
-from server.query.retriever import Retriever
-from server.query.snapshot import Snapshot
+from server.query import Retriever, Snapshot
 from server.supervisor import Supervisor, attempt_each
 from store.attributes import left_out_message
 from store.records import Item

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from encoder.text.cache import TextCache
+from encoder.text import TextCache
 from indexer.publish import changing_current, load_index, previous_index
 from server.config import ServerConfig
 from server.live.commits import CommitListener
-from server.query.retriever import Retriever
-from server.query.snapshot import Snapshot, prepare
+from server.query import Retriever, Snapshot, prepare
 from server.supervisor import Supervisor
 from store.artifact import read_pointer, set_pointer
-from store.state.state import UserState
+from store.state import UserState
 from store.store import Store
 
 log = logging.getLogger(__name__)

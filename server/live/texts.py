@@ -6,9 +6,8 @@ from itertools import islice
 
 import numpy as np
 
-from encoder.text.cache import ErasureSafeWriter
-from server.query.retriever import NotReadyError, Retriever
-from server.query.snapshot import cache_stored_vectors
+from encoder.text import ErasureSafeWriter
+from server.query import NotReadyError, Retriever, cache_stored_vectors
 from server.supervisor import Supervisor, Worker, attempt_each
 from store.store import Store
 

@@ -6,13 +6,10 @@ from contextlib import suppress
 
 import pyarrow as pa
 
-from indexer.building.incremental import difference
-from indexer.building.users import row_hashes
+from indexer.building import difference, row_hashes
 from indexer.users import user_change
 from server.live.index_follower import IndexFollower
-from server.query.retriever import NotReadyError, Retriever
-from server.query.snapshot import Snapshot
-from server.query.subject_views import SubjectViews, raw_views, stack
+from server.query import NotReadyError, Retriever, Snapshot, SubjectViews, raw_views, stack
 from server.supervisor import Supervisor, attempt_each
 from store.store import Store
 

@@ -8,9 +8,7 @@ from typing import TypeVar
 
 from server.cancellation import result_of, watch
 from server.supervisor import Supervisor, Worker
-from store.writes.idempotency import RequestIdReusedError
-from store.writes.request import Request, WriteResult, WrittenChange
-from store.writes.writer import Writer
+from store.writes import Request, RequestIdReusedError, Writer, WriteResult, WrittenChange
 
 _NICENESS = 5  # queries first, where there are fewer processors than work
 MOST_ROWS = 20_000  # a transaction with so many takes in no more requests: no caller waits long for others

@@ -6,3 +6,56 @@ encodes them, the index is searched, and the page is chosen, by `diversity` wher
 `explain` divides the shares of a score among events, texts and friends; `user_search` finds users instead of
 items.
 """
+
+from server.query.diversity import diversified, pool_size
+from server.query.query import (
+    Candidates,
+    EncodedUser,
+    Explanation,
+    FloatArray,
+    FreeText,
+    IndexChangedError,
+    InlineViews,
+    Query,
+    QueryOptions,
+    RawVector,
+    SimilarTo,
+    StoredUser,
+    Subject,
+    Target,
+    TextQuery,
+)
+from server.query.retriever import NotReadyError, QueryPriority, Retriever
+from server.query.snapshot import Snapshot, cache_stored_vectors, prepare
+from server.query.subject_views import SubjectViews, raw_views, stack
+from server.query.user_search import NoUserIndexError
+
+__all__ = [
+    "Candidates",
+    "EncodedUser",
+    "Explanation",
+    "FloatArray",
+    "FreeText",
+    "IndexChangedError",
+    "InlineViews",
+    "NoUserIndexError",
+    "NotReadyError",
+    "Query",
+    "QueryOptions",
+    "QueryPriority",
+    "RawVector",
+    "Retriever",
+    "SimilarTo",
+    "Snapshot",
+    "StoredUser",
+    "Subject",
+    "SubjectViews",
+    "Target",
+    "TextQuery",
+    "cache_stored_vectors",
+    "diversified",
+    "pool_size",
+    "prepare",
+    "raw_views",
+    "stack",
+]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.config import VIEWS
-from indexer.filters.filter import Filter
+from indexer.filters import Filter
 from indexer.index import VectorDimError
 from store.records import UserViews
 

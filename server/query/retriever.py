@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from encoder.text.encoder import item_text
+from encoder.text import item_text
 from indexer.delta import IndexState
 from indexer.files import IntArray
-from indexer.filters.filter import Filter
+from indexer.filters import Filter
 from indexer.index import Index
-from indexer.search.exact import scores_of
-from indexer.search.search import Exclusions
+from indexer.search import Exclusions, scores_of
 from server.cancellation import check_wanted
 from server.query.diversity import diversified, pool_size
 from server.query.explain import by_digest, explained
@@ -41,7 +40,7 @@ from server.query.snapshot import Snapshot
 from server.query.subject_views import SubjectViews, raw_views, stack
 from server.query.user_search import audience_of, similar_users_of
 from store.records import Event
-from store.state.state import EMPTY_RECORD, UserState
+from store.state import EMPTY_RECORD, UserState
 from store.store import Store
 
 _NO_ROWS: IntArray = np.zeros(0, dtype=np.int64)

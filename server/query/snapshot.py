@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.runtime import Model
-from encoder.text.cache import (
+from encoder.text import (
     ErasureSafeWriter,
     ImportedVectorsError,
     TextCache,
+    TextEncoder,
     cache_imported_vectors,
     encode_with_cache,
 )
-from encoder.text.encoder import TextEncoder
 from encoder.views import FloatArray
 from indexer.delta import IndexState
 from indexer.files import IntArray
@@ -25,8 +25,7 @@ from indexer.index import Index
 from indexer.publish import LoadedIndex
 from server.cancellation import check_wanted
 from store.home import Home
-from store.state.state import UserState
-from store.state.vocabulary import Vocabulary
+from store.state import UserState, Vocabulary
 from store.store import Store
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from encoder.views import FloatArray, Matrix, ViewBatch, assemble_views, event_m
 from server.cancellation import check_wanted
 from server.query.snapshot import Snapshot
 from store.records import Event
-from store.state.state import UserRecord
+from store.state import UserRecord
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from encoder.text.encoder import item_text
+from encoder.text import item_text
 from indexer.files import IntArray
 from indexer.index import Index
-from indexer.search.exact import Searched
-from indexer.search.search import Exclusions
+from indexer.search import Exclusions, Searched
 from indexer.users import ZeroVectorError, audience, similar_users
 from server.query.query import (
     Candidates,

@@ -5,3 +5,14 @@ Admin, `ingest_servicer` of Ingest) translate the request, call what answers it,
 `query`, `filters` and `ingest` have the translations, with every bound that a client could overstep; `bounds`
 has those that they share.
 """
+
+from server.wire.admission import Admission
+from server.wire.ingest_servicer import IngestServicer
+from server.wire.servicers import AdminServicer, RetrievalServicer
+
+__all__ = [
+    "AdminServicer",
+    "Admission",
+    "IngestServicer",
+    "RetrievalServicer",
+]

@@ -6,16 +6,13 @@ from pathlib import Path
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from server.live.ingest import Erased
+from server.live import Erased
 from server.pb.triptych.v1 import ingest_pb2 as pb
 from server.status import InvalidRequestError, NotThisMachineError
 from server.wire.query import MAX_ID_BYTES
-from store.imports.files import FORMATS
-from store.imports.run import ImportOptions, ImportReport
-from store.imports.text_files import UTF_8
-from store.imports.time_columns import AUTO
-from store.state.packing import NO_TIME
-from store.writes.request import (
+from store.imports import AUTO, FORMATS, UTF_8, ImportOptions, ImportReport
+from store.state import NO_TIME
+from store.writes import (
     BAD_TIME,
     FIRST_TIME,
     LAST_TIME,

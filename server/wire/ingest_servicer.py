@@ -7,7 +7,7 @@ from concurrent.futures import Future
 import grpc
 
 from server.cancellation import result_of
-from server.live.ingest import Ingest
+from server.live import Ingest
 from server.pb.triptych.v1 import ingest_pb2 as pb
 from server.pb.triptych.v1 import ingest_pb2_grpc as rpc
 from server.status import status_of_errors
@@ -22,7 +22,7 @@ from server.wire.ingest import (
     user_of,
     write_reply,
 )
-from store.writes.request import WriteResult
+from store.writes import WriteResult
 
 _IN_FLIGHT = 8  # requests of one stream, so that several share a transaction
 

@@ -10,11 +10,10 @@ import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from encoder.config import VIEWS
-from indexer.filters.attribute_index import Moment, Number, Value
-from indexer.filters.filter import Filter, FilterError, above, below
+from indexer.filters import Filter, FilterError, Moment, Number, Value, above, below
 from indexer.index import VectorDimError
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.query.query import (
+from server.query import (
     Candidates,
     EncodedUser,
     Explanation,

@@ -9,11 +9,10 @@ import grpc
 
 from indexer.index import VectorDimError
 from server.identity import Identity
-from server.live.publisher import Published, Publisher
+from server.live import Published, Publisher
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.query.query import Candidates, IndexChangedError
-from server.query.retriever import NotReadyError, Retriever
+from server.query import Candidates, IndexChangedError, NotReadyError, Retriever
 from server.status import outcome, status_of_errors
 from server.supervisor import Supervisor
 from server.wire.query import (

@@ -6,3 +6,47 @@ taken and `time_columns` what the numbers of a time column mean. `validation` ty
 `rejects` writes the refused ones down, and `upsert` merges the accepted ones into the store. `run` tells the
 whole and reports.
 """
+
+from store.imports.files import FORMATS, AmbiguousFilesError, NothingToImportError, UnknownFormatError
+from store.imports.readers import MissingColumnError, Source
+from store.imports.rejects import ImportRejectedError, rejects_about, remove_rejects
+from store.imports.run import (
+    ImportOptions,
+    ImportReport,
+    TableReport,
+    UnusableColumnError,
+    check_not_all_refused,
+    import_folder,
+)
+from store.imports.text_files import UTF_8, UnknownEncodingError, UnreadableFileError, check_encoding
+from store.imports.time_columns import AUTO, AmbiguousTimesError, UnknownTimesError
+from store.imports.upsert import upsert
+from store.imports.validation import DUPLICATE, check
+
+__all__ = [
+    "AUTO",
+    "DUPLICATE",
+    "FORMATS",
+    "UTF_8",
+    "AmbiguousFilesError",
+    "AmbiguousTimesError",
+    "ImportOptions",
+    "ImportRejectedError",
+    "ImportReport",
+    "MissingColumnError",
+    "NothingToImportError",
+    "Source",
+    "TableReport",
+    "UnknownEncodingError",
+    "UnknownFormatError",
+    "UnknownTimesError",
+    "UnreadableFileError",
+    "UnusableColumnError",
+    "check",
+    "check_encoding",
+    "check_not_all_refused",
+    "import_folder",
+    "rejects_about",
+    "remove_rejects",
+    "upsert",
+]

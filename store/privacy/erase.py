@@ -9,9 +9,7 @@ import duckdb
 
 from store.database import single_value, utc_now
 from store.ledger import Erasure, read_erasures
-from store.state.packing import Friendships
-from store.state.rebuild import bring_up_to_date
-from store.state.state import TABLES, StateDraft, UserState
+from store.state import TABLES, Friendships, StateDraft, UserState, bring_up_to_date
 from store.store import Store
 
 # Digests of the texts that no other user wrote.

@@ -6,3 +6,42 @@ files and discards those that cannot be trusted. `rebuild` derives rows from the
 after an import, of the touched ones after a crash, of one where a record is damaged. The state names the
 commit of the store that it reflects.
 """
+
+from store.state.environment import stored_commit_id
+from store.state.packing import (
+    EVENT,
+    NO_ITEM,
+    NO_TIME,
+    TEXT,
+    DamagedRecordError,
+    EventRows,
+    Friendships,
+    find_row,
+    pack_event_identity,
+    pack_text_identity,
+)
+from store.state.rebuild import bring_up_to_date
+from store.state.state import EMPTY_RECORD, TABLES, DamagedStateError, StateDraft, UserRecord, UserState
+from store.state.vocabulary import Vocabulary
+
+__all__ = [
+    "EMPTY_RECORD",
+    "EVENT",
+    "NO_ITEM",
+    "NO_TIME",
+    "TABLES",
+    "TEXT",
+    "DamagedRecordError",
+    "DamagedStateError",
+    "EventRows",
+    "Friendships",
+    "StateDraft",
+    "UserRecord",
+    "UserState",
+    "Vocabulary",
+    "bring_up_to_date",
+    "find_row",
+    "pack_event_identity",
+    "pack_text_identity",
+    "stored_commit_id",
+]

@@ -15,18 +15,18 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from store.imports.validation import DUPLICATE
-from store.state.packing import (
+from store.imports import DUPLICATE
+from store.state import (
     EVENT,
     NO_ITEM,
     NO_TIME,
     TEXT,
     Friendships,
+    StateDraft,
     find_row,
     pack_event_identity,
     pack_text_identity,
 )
-from store.state.state import StateDraft
 from store.writes.request import (
     BehaviorRow,
     FriendRow,

@@ -6,12 +6,9 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from store.imports.readers import Source
-from store.imports.upsert import upsert
-from store.imports.validation import check
+from store.imports import Source, check, upsert
 from store.records import Item, item_of_row
-from store.state.packing import NO_TIME
-from store.state.state import StateDraft
+from store.state import NO_TIME, StateDraft
 from store.tables import MAX_ID_BYTES, TABLES
 from store.writes.request import ItemRow, Rejected, WriteResult
 

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import NamedTuple
 
 from store.records import Item
-from store.state.packing import NO_TIME
+from store.state import NO_TIME
 from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT
 
 FIRST_TIME = -62_135_596_800_000_000  # microseconds: 0001-01-01

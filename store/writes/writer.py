@@ -6,8 +6,7 @@ from dataclasses import replace
 import duckdb
 
 from store.records import Item
-from store.state.rebuild import bring_up_to_date
-from store.state.state import StateDraft, UserState
+from store.state import StateDraft, UserState, bring_up_to_date
 from store.store import Store
 from store.writes.apply import PendingRows, append_behaviors, append_texts, put_friends
 from store.writes.idempotency import RememberedRequests, RequestIdReusedError

@@ -4,3 +4,13 @@
 searches that are compared, `bare` the other libraries, `timing` measures them by turns, `sweeps` varies the
 search parameters and the filters.
 """
+
+from scripts.bench.index.compare import IndexOptions, measure_index
+from scripts.bench.index.sweeps import SHARES, plot_curves
+
+__all__ = [
+    "SHARES",
+    "IndexOptions",
+    "measure_index",
+    "plot_curves",
+]

@@ -10,8 +10,7 @@ import numpy as np
 
 from indexer.files import FloatArray, IntArray, faiss_file
 from indexer.index import Index
-from indexer.search.ann import Bits, SearchParams
-from indexer.search.gpu import inner_of
+from indexer.search import Bits, SearchParams, inner_of
 
 log = logging.getLogger(__name__)
 

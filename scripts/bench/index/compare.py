@@ -7,11 +7,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from indexer.building.factory import choose, empty_faiss, lists_for
+from indexer.building import choose, empty_faiss, lists_for
 from indexer.files import FloatArray
 from indexer.index import Index
-from indexer.search.ann import EXACT
-from indexer.search.exact import Searched
+from indexer.search import EXACT, Searched
 from scripts.bench.index.bare import Bare, graph_libraries
 from scripts.bench.index.searches import BARE, BESIDE, EVERYTHING, SearchComparison
 from scripts.bench.index.sweeps import curve_of_library, curve_of_ours, filter_figures, least_effort

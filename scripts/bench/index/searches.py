@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from indexer.files import FloatArray, IntArray, ItemChange
-from indexer.filters.filter import Filter
+from indexer.filters import Filter
 from indexer.index import Index
-from indexer.search.ann import Bits
-from indexer.search.search import Exclusions, bits_of
+from indexer.search import Bits, Exclusions, bits_of
 from scripts.bench.index.bare import BareFaiss, search_params_of
 from scripts.bench.index.synthetic import HALF, Synthetic
 from scripts.bench.index.timing import Search, ann_recall

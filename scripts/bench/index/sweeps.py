@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from indexer.files import FloatArray, IntArray
-from indexer.filters.filter import Filter
+from indexer.filters import Filter
 from indexer.index import Index
-from indexer.search.exact import Searched
+from indexer.search import Searched
 from scripts.bench.index.bare import Bare
 from scripts.bench.index.searches import SearchComparison, search_ours
 from scripts.bench.index.synthetic import NEAR, RANDOM

@@ -15,14 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from indexer.building.assemble import assemble
-from indexer.building.autotune import fit
-from indexer.building.factory import Choice
-from indexer.building.items import write_rows
+from indexer.building import Choice, assemble, fit, write_rows
 from indexer.files import VECTORS_FILE, FloatArray, write_vectors
-from indexer.filters.attribute_index import AttributeIndexBuilder, terms_of
+from indexer.filters import AttributeIndexBuilder, terms_of
 from indexer.index import Index
-from indexer.search.ann import EXACT
+from indexer.search import EXACT
 from scripts.terminal import set_up_logging
 
 Attributes = Callable[[int], dict[str, Any]]

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from indexer.files import IntArray
-from indexer.search.exact import Searched
+from indexer.search import Searched
 
 Search = Callable[[int], object]  # of the n-th batch
 
