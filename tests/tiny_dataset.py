@@ -36,5 +36,5 @@ def dataset(*, dated: bool, times: int = 200, seed: int = 0) -> Dataset:
         held_out={},
         ties=sparse.csr_array(ties),
         texts=TextColumns(owner, item if not dated else np.full(len(owner), -1), when, vectors),
-        item_text=np.zeros((ITEMS, len(owner)), dtype=np.float32),
+        item_text_vectors=np.zeros((ITEMS, len(owner)), dtype=np.float32),
     )
