@@ -162,8 +162,8 @@ class Delta:
     def apply(self, puts: Sequence[ItemChange], removed: Sequence[str] = ()) -> None:
         """Put and remove items; a search sees all of it or nothing.
 
-        Removing an item that is not live does nothing; without any change the state stays the same. An item
-        without a vector has a row, too, which filters find and searches by vector do not look at.
+        Removing an item that is not live does nothing; where nothing changes, the state stays as it is. An
+        item without a vector has a row, too, which filters find and searches by vector do not look at.
 
         Raises:
             BadAttributesError: of an item that is put; nothing changes.

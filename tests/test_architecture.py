@@ -60,6 +60,23 @@ def test_a_public_class_has_a_name_of_its_own() -> None:
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def test_the_inside_of_a_folder_is_imported_by_itself_alone() -> None:
+    """But for folders of encoder and scripts, whose modules may load torch, ONNX or Optuna."""
+    ours = [path.relative_to(ROOT) for path in modules() if path.relative_to(ROOT).parts[0] != "tests"]
+    folders = {".".join(path.parent.parts) for path in ours if len(path.parts) > 2}
+    strict = {folder for folder in folders if folder.split(".")[0] not in ("encoder", "scripts")}
+    found = [
+        f"{path}: {node.module}"
+        for path in ours
+        for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        and node.module
+        and (folder := node.module.rpartition(".")[0]) in strict
+        and ".".join(path.parent.parts) != folder
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize("name", ["From `user_id` to the reply", "From an item's text to FAISS"])
 def test_a_walk_is_short(name: str) -> None:
     assert 5 < len(walk(name)) == len(set(walk(name))) <= MOST_FILES

@@ -26,7 +26,7 @@ from indexer.filters.attribute_index import (
     term,
     terms_of,
 )
-from indexer.filters.filter import Filter, above, allowed_rows, below
+from indexer.filters.filter import Filter, _union, _without, above, allowed_rows, below
 from indexer.index import Index
 from indexer.publish import current_index
 from indexer.reindex import reindex
@@ -297,3 +297,19 @@ def test_filters_hold_to_the_letter_from_the_command_line_to_new_items(
 
         exact = pb.AttributeCondition(name="id", any_of=[pb.AttributeValue(integer=123456789012345679)])
         assert client.query(text="stars", filter=pb.Filter(attributes=[exact])).item_ids == ["f2005"]
+
+
+@given(
+    total=st.integers(1, 3_000),
+    seed=st.integers(0, 2**31),
+    shares=st.lists(st.sampled_from([0.0, 0.001, 0.02, 0.6]), min_size=1, max_size=3),
+)
+def test_sets_of_rows_are_sets_large_or_small(total: int, seed: int, shares: list[float]) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [np.flatnonzero(rng.random(total) < share) for share in shares]
+    united = set(np.concatenate(parts).tolist())
+    assert _union(parts, total).tolist() == sorted(united)
+    rows = np.flatnonzero(rng.random(total + 5) < rng.choice([0.001, 0.5]))  # some were added after `total`
+    denied = [*parts, np.array([-1, total, total + 2])]
+    left = sorted(row for row in set(rows.tolist()) - united if row < total)
+    assert _without(rows, denied, total).tolist() == left
