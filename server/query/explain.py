@@ -92,7 +92,7 @@ def _items(snapshot: Snapshot, subject_views: SubjectViews) -> Sources | None:
 
 def _texts(snapshot: Snapshot, subject_views: SubjectViews, stored_texts: TextNames) -> Sources | None:
     model_id, dim = snapshot.encoder.text_model_id, snapshot.encoder.dim
-    digests, texts = subject_views.person.texts, subject_views.texts
+    digests, texts = subject_views.record.texts, subject_views.texts
     vectors, cached = snapshot.cache.get(model_id, digests, dim)
     names = [stored_texts.get(digests[place], "") for place in np.flatnonzero(cached).tolist()]
     names += texts
@@ -105,10 +105,10 @@ def _texts(snapshot: Snapshot, subject_views: SubjectViews, stored_texts: TextNa
 
 
 def _friends(snapshot: Snapshot, subject_views: SubjectViews) -> Sources | None:
-    record = subject_views.person
+    record = subject_views.record
     if not record.friends:
         return None
-    pooled, _ = pooled_histories(snapshot, subject_views)
+    pooled = pooled_histories(snapshot, subject_views)
     terms = np.log1p(record.weights)[:, None] * pooled[1:]  # as `social_view`
     return Sources.of(record.friends, terms, _widths(snapshot))
 

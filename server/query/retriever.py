@@ -246,7 +246,7 @@ class Retriever:
             case SimilarTo(item_id):  # also where seen items are not left out
                 rows = snapshot.index.rows([item_id], state)
             case StoredUser() if query.exclude_seen:
-                rows = snapshot.index_rows(subject_views.person.history["item"], state)
+                rows = snapshot.index_rows(subject_views.record.history["item"], state)
             case InlineViews(views) if query.exclude_seen:
                 rows = snapshot.index.rows([event.item_id for event in views.history], state)
             case _:
@@ -255,7 +255,7 @@ class Retriever:
 
     def _stored_texts(self, subject: Subject, subject_views: SubjectViews) -> dict[bytes, str]:
         """Read the texts of a stored user, of which the state of users has only digests."""
-        if not isinstance(subject, StoredUser) or not subject_views.person.texts:
+        if not isinstance(subject, StoredUser) or not subject_views.record.texts:
             return {}
         return by_digest(self._store.texts_of(subject.user_id))
 

@@ -22,19 +22,19 @@ class SubjectViews:
     """The events, texts and friends that a subject's raw views are made of.
 
     Attributes:
-        person: the record in the state: all of a stored user, the friends of an anonymous one.
+        record: the record in the state: all of a stored user, the friends of an anonymous one.
         history: events beside those of the record.
         texts: beside those of the record; the query encodes those that the cache lacks.
         keep: whether the cache keeps vectors of such texts.
     """
 
-    person: UserRecord
+    record: UserRecord
     history: tuple[Event, ...] = ()
     texts: tuple[str, ...] = ()
     keep: bool = False
 
 
-def raw_views(snapshot: Snapshot, asked: SubjectViews) -> ViewBatch:
+def raw_views(snapshot: Snapshot, subject_views: SubjectViews) -> ViewBatch:
     """Make the raw views of one subject, a batch of one.
 
     Texts that are stored but not encoded yet are left out.
@@ -43,19 +43,19 @@ def raw_views(snapshot: Snapshot, asked: SubjectViews) -> ViewBatch:
         AbandonedError: nobody waits for the answer any more.
     """
     check_wanted()
-    person = asked.person
-    vectors = [snapshot.stored_text_vectors(person.texts)] if person.texts else []
-    if asked.texts:
-        vectors.append(snapshot.text_vectors(asked.texts, keep=asked.keep))
+    record = subject_views.record
+    vectors = [snapshot.stored_text_vectors(record.texts)] if record.texts else []
+    if subject_views.texts:
+        vectors.append(snapshot.text_vectors(subject_views.texts, keep=subject_views.keep))
     text = np.zeros((1, snapshot.encoder.dim), dtype=np.float32)
     for some in vectors:
         text += some.sum(axis=0, keepdims=True)  # as `text_view` of one user, to the last bit
-    ties, friends = None, len(person.friends)
+    ties, friends = None, len(record.friends)
     if friends:
         # Built from its parts: a matrix this small costs less to multiply than to convert.
-        ties = sparse.csr_array((person.weights, np.arange(1, 1 + friends), [0, friends]), (1, 1 + friends))
+        ties = sparse.csr_array((record.weights, np.arange(1, 1 + friends), [0, friends]), (1, 1 + friends))
     return assemble_views(
-        histories(snapshot, asked),
+        histories(snapshot, subject_views),
         np.zeros(1, dtype=np.int64),
         ties,
         unit_rows(text),
@@ -65,34 +65,31 @@ def raw_views(snapshot: Snapshot, asked: SubjectViews) -> ViewBatch:
     )
 
 
-def pooled_histories(snapshot: Snapshot, asked: SubjectViews) -> tuple[FloatArray, int]:
-    """Pool the histories of the subject and its friends: (1 + F, D_H) float32, zero for an empty one.
-
-    Returns also how many items the subject's own history has.
-    """
+def pooled_histories(snapshot: Snapshot, subject_views: SubjectViews) -> FloatArray:
+    """Pool the histories of the subject and its friends: (1 + F, D_H) float32, zero for an empty one."""
     table = snapshot.model.table
-    matrix = histories(snapshot, asked)
+    matrix = histories(snapshot, subject_views)
     if matrix is None:
-        return np.zeros((1 + len(asked.person.friends), table.shape[1]), dtype=np.float32), 0
-    return history_view(matrix, table, snapshot.model.widths), int(matrix.indptr[1])
+        return np.zeros((1 + len(subject_views.record.friends), table.shape[1]), dtype=np.float32)
+    return history_view(matrix, table, snapshot.model.widths)
 
 
-def histories(snapshot: Snapshot, asked: SubjectViews) -> Matrix | None:
+def histories(snapshot: Snapshot, subject_views: SubjectViews) -> Matrix | None:
     """Weight the events of the subject, row 0, and of its friends: (1 + F, N); None where all are empty."""
-    events = _stored_events(snapshot, asked.person)
-    if asked.history:
-        events = _concatenated(_sent_events(snapshot, asked.history), events)
+    events = _stored_events(snapshot, subject_views.record)
+    if subject_views.history:
+        events = _concatenated(_sent_events(snapshot, subject_views.history), events)
     if not len(events.items):
         return None
-    shape = 1 + len(asked.person.friends), len(snapshot.model.table)
+    shape = 1 + len(subject_views.record.friends), len(snapshot.model.table)
     return event_matrix(events, shape, snapshot.model.config)
 
 
-def _stored_events(snapshot: Snapshot, person: UserRecord) -> Events:
-    rows, action_names = person.events, snapshot.state.words.names
+def _stored_events(snapshot: Snapshot, record: UserRecord) -> Events:
+    rows, action_names = record.events, snapshot.state.words.names
     codes, places = np.unique(rows["action"], return_inverse=True)
     return Events(
-        person.owners,
+        record.owners,
         snapshot.model_rows(rows["item"]),
         Actions(places.astype(np.int32), tuple(action_names[code] for code in codes.tolist())),
         rows["weight"].astype(np.float64),
