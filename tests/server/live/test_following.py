@@ -164,7 +164,7 @@ def test_nobody_finds_what_was_removed_during_a_publish(
         user_id = client.query(text="stars", k=1, target=pb.TARGET_USERS).user_ids[0]
         monkeypatch.setattr(LiveItems, "_since_serving", lambda *_: None)
         monkeypatch.setattr(LiveUsers, "_since_serving", lambda *_: None)
-        came, go_on = held(monkeypatch, server.live.publisher, "point")  # between comparison and swap
+        came, go_on = held(monkeypatch, server.live.publisher, "set_pointer")  # between comparison and swap
         index_id = home.current_index.read_text().strip()
         published = pool.submit(Publishing(address).publish, index_id)
         assert came.wait(SOON)
