@@ -21,8 +21,7 @@ from indexer.building import (
     Choice,
     ExportedUsers,
     ItemTower,
-    assemble,
-    build_checkpoint,
+    assemble_index,
     build_main,
     build_users,
     changes_of,
@@ -33,6 +32,7 @@ from indexer.building import (
     fit,
     hashes_array,
     lay_out,
+    open_checkpoint,
     put_users,
     sample_users,
     too_many,
@@ -119,7 +119,7 @@ def reindex(
                  "asked": {"factory": spec.factory, "ann_recall": spec.ann_recall},
                  "card_float16": spec.card_float16, "facts_layout": FACTS_LAYOUT,
                  "text_rule": TEXT_RULE}  # fmt: skip
-    with build_checkpoint(home.indexes, _key(made_from, hashes, users.hashes)) as folder:
+    with open_checkpoint(home.indexes, _key(made_from, hashes, users.hashes)) as folder:
         directory = None if spec.full else _incremental(home, folder, users, hashes, spec, made_from)
         if directory is None:
             directory = _full(home, folder, users, hashes, spec, made_from)
@@ -163,7 +163,7 @@ def _full(
     without_vector = len(read_without_vector(folder, tower.model.dim))
     facts = {**made_from, "export_id": export.export_id, "items_without_vector": without_vector,
              "items_left_out": len(hashes) - len(vectors) - without_vector}  # fmt: skip
-    return assemble(home.indexes, folder, fitted, facts, built, digests)
+    return assemble_index(home.indexes, folder, fitted, facts, built, digests)
 
 
 def _incremental(

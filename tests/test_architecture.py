@@ -77,6 +77,17 @@ def test_the_inside_of_a_folder_is_imported_by_itself_alone() -> None:
     assert found == []
 
 
+def test_no_name_of_a_folder_hides_one_of_its_modules() -> None:
+    for init in (path for path in modules() if path.name == "__init__.py"):
+        exported = {
+            alias.asname or alias.name
+            for node in ast.parse(init.read_text("utf-8")).body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        assert not exported & {path.stem for path in init.parent.glob("*.py")}, init
+
+
 @pytest.mark.parametrize("name", ["From `user_id` to the reply", "From an item's text to FAISS"])
 def test_a_walk_is_short(name: str) -> None:
     assert 5 < len(walk(name)) == len(set(walk(name))) <= MOST_FILES

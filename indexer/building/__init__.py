@@ -7,9 +7,9 @@ checks and publishes the directory. Every stage goes through a `build_checkpoint
 on. `incremental` compares an export with an index, for the cheap reindex and for the server.
 """
 
-from indexer.building.assemble import assemble, copy_changed, lay_out, unchanged_files
+from indexer.building.assemble import assemble_index, copy_changed, lay_out, unchanged_files
 from indexer.building.autotune import fit
-from indexer.building.build_checkpoint import build_checkpoint
+from indexer.building.build_checkpoint import open_checkpoint
 from indexer.building.factory import AUTO, Choice, choose, empty_faiss, lists_for
 from indexer.building.incremental import (
     DELTA_SHARE,
@@ -37,8 +37,7 @@ __all__ = [
     "Choice",
     "ExportedUsers",
     "ItemTower",
-    "assemble",
-    "build_checkpoint",
+    "assemble_index",
     "build_main",
     "build_users",
     "changes_of",
@@ -51,6 +50,7 @@ __all__ = [
     "indexes_with",
     "lay_out",
     "lists_for",
+    "open_checkpoint",
     "put_users",
     "row_hashes",
     "sample_users",

@@ -22,7 +22,7 @@ class IndexCheckError(RuntimeError):
     """A freshly built index does not find what brute force finds."""
 
 
-def assemble(
+def assemble_index(
     parent: Path,
     folder: Path,
     fitted: FittedIndex,

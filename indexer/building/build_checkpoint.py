@@ -27,7 +27,7 @@ class ReindexRunsError(RuntimeError):
 
 
 @contextmanager
-def build_checkpoint(parent: Path, key: str) -> Iterator[Path]:
+def open_checkpoint(parent: Path, key: str) -> Iterator[Path]:
     """Yield the folder of the build with a key, as an earlier run left it; keep it if the block raises.
 
     The folders of other builds that no process works in are removed.

@@ -20,7 +20,7 @@ from store.imports.run import (
 )
 from store.imports.text_files import UTF_8, UnknownEncodingError, UnreadableFileError, check_encoding
 from store.imports.time_columns import AUTO, AmbiguousTimesError, UnknownTimesError
-from store.imports.upsert import upsert
+from store.imports.upsert import upsert_rows
 from store.imports.validation import DUPLICATE, check
 
 __all__ = [
@@ -48,5 +48,5 @@ __all__ = [
     "import_folder",
     "rejects_about",
     "remove_rejects",
-    "upsert",
+    "upsert_rows",
 ]

@@ -17,7 +17,7 @@ from store.imports.readers import Source, readable, stage
 from store.imports.rejects import first_reject, write_rejects
 from store.imports.text_files import UTF_8, check_encoding, undecodable_byte, undecodable_reason
 from store.imports.time_columns import AUTO, check_times
-from store.imports.upsert import upsert
+from store.imports.upsert import upsert_rows
 from store.imports.validation import UNKNOWN_ITEM, VECTOR_DIMENSION, check
 from store.imports.values import NOT_WHOLE
 from store.queries import BLANK_ITEM
@@ -190,7 +190,7 @@ def _import_table(
         raise first_reject(cursor, source)
     rejects_file = write_rejects(cursor, source, folder) if rejected else None
     items_made = _make_items(cursor, table) if options.create_items else 0
-    inserted, updated = upsert(cursor, table, source.columns)
+    inserted, updated = upsert_rows(cursor, table, source.columns)
     _log.info(
         "%s: %d inserted, %d updated, rejected: %s", source.file.name, inserted, updated, rejected or "none"
     )

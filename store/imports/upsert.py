@@ -11,7 +11,7 @@ from store.tables import Column, Table
 _MAX_UNSORTED_SHARE = 0.01
 
 
-def upsert(cursor: duckdb.DuckDBPyConnection, table: Table, given: Sequence[Column]) -> tuple[int, int]:
+def upsert_rows(cursor: duckdb.DuckDBPyConnection, table: Table, given: Sequence[Column]) -> tuple[int, int]:
     """Merge `checked_<table>` into data.<table>; return the number of inserted and of updated rows.
 
     Columns that are not `given` keep their value in known rows and get their default in new ones.

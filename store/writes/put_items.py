@@ -6,7 +6,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from store.imports import Source, check, upsert
+from store.imports import Source, check, upsert_rows
 from store.records import Item, item_of_row
 from store.state import NO_TIME, StateDraft
 from store.tables import MAX_ID_BYTES, TABLES
@@ -42,7 +42,7 @@ def put_items(
     reasons = "SELECT _row, _reason FROM checked_items WHERE _reason IS NOT NULL ORDER BY _row"
     rejected = tuple(Rejected(row - 1, reason) for row, reason in cursor.execute(reasons).fetchall())
     items = [item_of_row(row) for row in cursor.execute(_CHANGED).fetchall()]
-    inserted, updated = upsert(cursor, _ITEMS, _ITEMS.columns)
+    inserted, updated = upsert_rows(cursor, _ITEMS, _ITEMS.columns)
     for item in items:
         draft.items.code(item.item_id)
     for name in ("TABLE checked_items", "TABLE accepted_items", "VIEW raw_items"):

@@ -17,7 +17,7 @@ from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
 from indexer import reindex as flow
-from indexer.building.build_checkpoint import ReindexRunsError, build_checkpoint
+from indexer.building.build_checkpoint import ReindexRunsError, open_checkpoint
 from indexer.building.factory import Choice, choose, lists_for
 from indexer.building.items import MAIN_FILES
 from indexer.index import Index
@@ -158,7 +158,7 @@ def stopped(home: Home, spec: IndexSpec, monkeypatch: pytest.MonkeyPatch) -> Pat
         raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(flow, "assemble", stop)
+        patch.setattr(flow, "assemble_index", stop)
         with pytest.raises(StoppedError):
             rebuilt(home, spec)
     (left,) = home.indexes.glob(".spool-*")
@@ -189,13 +189,13 @@ def test_what_a_killed_build_left_damaged_is_made_again(home: Home, monkeypatch:
 
 
 def test_two_builds_of_one_index_do_not_mix(tmp_path: Path) -> None:
-    with build_checkpoint(tmp_path, "a"):
+    with open_checkpoint(tmp_path, "a"):
         with (
             pytest.raises(ReindexRunsError, match="another reindex works in"),
-            build_checkpoint(tmp_path, "a"),
+            open_checkpoint(tmp_path, "a"),
         ):
             pass
-        with build_checkpoint(tmp_path, "b"):
+        with open_checkpoint(tmp_path, "b"):
             assert len(list(tmp_path.glob(".spool-*"))) == 2  # nobody sweeps what is in use
     assert not list(tmp_path.glob(".spool-*"))
 

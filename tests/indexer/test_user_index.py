@@ -368,7 +368,7 @@ def test_users_of_a_killed_build_are_not_encoded_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("indexer.reindex.assemble", stop)
+        patch.setattr("indexer.reindex.assemble_index", stop)
         with pytest.raises(KeyboardInterrupt):
             rebuilt(home, ANEW)
     caplog.clear()

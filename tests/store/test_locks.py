@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.building.build_checkpoint import ReindexRunsError, build_checkpoint
+from indexer.building.build_checkpoint import ReindexRunsError, open_checkpoint
 from indexer.publish import changing_current
 from store.artifact import artifacts, build
 from store.home import Home
@@ -91,7 +91,7 @@ def test_a_spool_that_is_made_is_not_swept_by_another(tmp_path: Path) -> None:
         meet.wait()
         for _ in range(50):
             try:
-                with build_checkpoint(tmp_path, key) as folder:
+                with open_checkpoint(tmp_path, key) as folder:
                     (folder / "file").write_text("x")
             except (ReindexRunsError, OSError) as error:
                 failed.append(error)

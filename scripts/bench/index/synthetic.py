@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from indexer.building import Choice, assemble, fit, write_rows
+from indexer.building import Choice, assemble_index, fit, write_rows
 from indexer.files import VECTORS_FILE, FloatArray, write_vectors
 from indexer.filters import AttributeIndexBuilder, terms_of
 from indexer.index import Index
@@ -130,7 +130,7 @@ def write_chunks(
         )
         write_rows(folder, hashes, np.zeros(count, dtype=np.float32), facts)
         fitted = fit(folder, queries, Choice(factory, "it is measured", (EXACT,)), ann_recall)
-        return assemble(parent, folder, fitted, {"model_id": "bench", "dim": dim})
+        return assemble_index(parent, folder, fitted, {"model_id": "bench", "dim": dim})
 
 
 def _unit(vectors: FloatArray) -> FloatArray:
