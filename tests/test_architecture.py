@@ -120,8 +120,8 @@ with running(config) as address, grpc.insecure_channel(address) as channel:
     reply = query(pb.QueryRequest(user_id="u00001"), timeout=60)
     tracing = False
 assert len(reply.item_ids) == 10 and len(reply.views_used) == 3, reply
-ours = [file for file in files if file.startswith(root) and "/pb/" not in file]
-print(*(Path(file).relative_to(root) for file in ours))
+ours = [Path(file).relative_to(root) for file in files if file.startswith(root + "/")]
+print(*(file for file in ours if "pb" not in file.parts and ".venv" not in file.parts))
 """
 
 
