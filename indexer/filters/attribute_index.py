@@ -6,6 +6,7 @@ Texts and truth values are terms, numbers and dates are columns that a range is 
 import json
 import math
 import re
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -140,7 +141,7 @@ class ReindexNeededError(RuntimeError):
         self.index_id = index_id
 
 
-class _Columns:
+class _Columns(ABC):
     """Numbers and moments of rows added in order: a column of values and one of rows for each attribute."""
 
     def __init__(self) -> None:
@@ -163,8 +164,9 @@ class _Columns:
             times.append(moment)
             rows.append(row)
 
+    @abstractmethod
     def _add_term(self, text: str, row: int) -> None:
-        raise NotImplementedError
+        """Add a term of a row; each term once, rows in order."""
 
 
 class AttributeIndexBuilder(_Columns):

@@ -134,7 +134,7 @@ def test_many_changes_are_built_anew(home: Home, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("spec", [IndexSpec("HNSW8"), IndexSpec(ann_recall=0.9)])
-def test_another_wish_is_built_anew(home: Home, spec: IndexSpec) -> None:
+def test_another_spec_is_built_anew(home: Home, spec: IndexSpec) -> None:
     assert "base" not in rebuilt(home, spec).manifest
 
 
