@@ -15,6 +15,7 @@ from evaluation.split import VALID, mark
 
 if TYPE_CHECKING:
     from encoder.learned.trainer import ReportEpoch, TrainedBlock
+    from encoder.tower.trust import ChosenTrust
 
 log = logging.getLogger(__name__)
 
@@ -78,11 +79,15 @@ def fit(
         trials = []
         closed = fit_closed_form(choosing, _unchosen(options) if options.search else options.base)
     if split is None or options.learn is None:
+        trust = _trust(closed, choosing, split)
         closed = closed if choosing is data else fit_closed_form(data, closed.config)
-        return FittedTower(compressed(closed, data, options.max_dim), _facts(data, split, trials, None))
+        tower = compressed(trust.applied(closed), data, options.max_dim)
+        return FittedTower(tower, _facts(data, split, trials, None) | {"trust": trust.as_json()})
     runs = _learn(choosing, closed, split, options.learn, training, report)
     blocks = [run.block for run in runs]
     mix = choose_mix(closed, blocks, choosing, split)
+    weighed = with_half_life(mixed(closed, blocks, mix.weight, choosing), mix.half_life)
+    trust = _trust(weighed, choosing, split)
     learned = {
         "settings": options.learn.as_json(),
         "checks": [run.checks for run in runs],
@@ -98,8 +103,8 @@ def fit(
         if mix.weight:
             blocks = _train_again(data, closed.config, runs, options.learn, training, report)
     tower = with_half_life(mixed(closed, blocks, mix.weight, data), mix.half_life)
-    tower = compressed(tower, data, options.max_dim)
-    return FittedTower(tower, _facts(data, split, trials, learned))
+    tower = compressed(trust.applied(tower), data, options.max_dim)
+    return FittedTower(tower, _facts(data, split, trials, learned) | {"trust": trust.as_json()})
 
 
 def _choosing(data: Dataset, options: TrainOptions) -> tuple[Dataset, str | None]:
@@ -144,6 +149,13 @@ def _learn(
     return [
         train_block(data, closed.config, one, score, training, report) for one in member_settings(options)
     ]
+
+
+def _trust(tower: Tower, data: Dataset, split: str | None) -> "ChosenTrust":
+    """Choose how far the views are trusted, in all blocks alike."""
+    from encoder.tower.trust import choose_trust  # noqa: PLC0415  torch
+
+    return choose_trust(tower, data, split)
 
 
 def _train_again(

@@ -145,16 +145,22 @@ def adamw(
     rate: float,
     decay: float,
     decays: Callable[[str, nn.Parameter], bool],
+    faster: Mapping[str, float] | None = None,
 ) -> torch.optim.AdamW:
     """Return AdamW over named parameters; the weights of those for which `decays` is true decay.
+
+    `faster` gives factors of the rate by name; where it names none, the rate is the same for all.
 
     Source:
         Loshchilov and Hutter 2019, "Decoupled weight decay regularization", ICLR.
     """
-    with_decay = [one for name, one in parameters.items() if decays(name, one)]
-    without = [one for name, one in parameters.items() if not decays(name, one)]
-    groups = [{"params": with_decay, "weight_decay": decay}, {"params": without, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, one in parameters.items():
+        settings = (decay if decays(name, one) else 0.0, rate * (faster or {}).get(name, 1.0))
+        groups.setdefault(settings, []).append(one)
+    return torch.optim.AdamW(
+        [{"params": group, "weight_decay": own, "lr": lr} for (own, lr), group in groups.items()], lr=rate
+    )
 
 
 class BestWeights:

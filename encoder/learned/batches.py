@@ -12,6 +12,7 @@ from encoder.arrays import NO_TIME, IntArray
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.learned.config import LearnConfig
+from encoder.thinning import kept, replaced, strange_items, thinned
 from encoder.views import FloatArray, Matrix, event_matrix, text_pool, text_view, view_amounts
 
 MIN_TIMES = 50  # with fewer distinct times, a time alone would hide too much at once
@@ -22,9 +23,10 @@ class Step:
     """One batch of B users.
 
     Shapes:
-        history: (B, N) weighted histories, rows of length 1 before dropout.
-        friends: (F, N) the same of the F friends of these users; ties: (B, F), rows that sum to 1.
+        history: (B, N) weighted histories, rows of length 1 before they were thinned.
+        friends: (F, N) the same of the F friends of these users; ties: (B, F), rows that sum to 1 before.
         text: (B, D_T) float32 unit rows; amounts: (B, 3) float32, as in `ViewBatch`.
+        genuine: (B, 3) float32, 0 where a view was replaced by what is not the user's own.
         targets: (B, N) 1 for the hidden items; everything: (B, N) 1 for all items of the user, hidden or not.
     """
 
@@ -33,6 +35,7 @@ class Step:
     ties: Matrix
     text: FloatArray
     amounts: FloatArray
+    genuine: FloatArray
     targets: Matrix
     everything: Matrix
 
@@ -83,42 +86,57 @@ class Steps:
         targets = sparse.csr_array(targets - targets.multiply(events > 0))
         targets.eliminate_zeros()
         texts = self._texts_without(hidden_text)
+        items = np.diff(events.indptr)  # (U,)
         users = np.flatnonzero(np.diff(self._all_ones.indptr))
         rng.shuffle(users)
         for start in range(0, len(users), self._options.batch):
             some = users[start : start + self._options.batch]
-            ties = self._strength[some]
+            foreign = rng.random((len(some), 3)) < self._options.foreign
+            history, written, ties = self._shown(
+                (unit[some], texts[some], self._strength[some]), foreign, rng
+            )
             friends = np.unique(ties.indices)
-            written = sparse.csr_array(texts[some])
             text = text_view(written, self._data.texts.vectors)
+            shown = ties @ (items > 0).astype(np.float32)  # (B,)
+            counts = np.stack([np.diff(one.indptr) for one in (history, written, ties)], axis=1)
+            present = np.stack([counts[:, 0] > 0, text.any(axis=1), shown > 0], axis=1)
             yield Step(
-                history=self._dropped(unit[some], rng),
+                history=history,
                 friends=self._dropped(unit[friends], rng),
                 ties=sparse.csr_array(ties[:, friends]),
                 text=text,
-                amounts=self._amounts(some, events, np.diff(written.indptr), text),
+                amounts=view_amounts(counts, present),
+                genuine=(~foreign).astype(np.float32),
                 targets=targets[some],
                 everything=self._all_ones[some],
             )
+
+    def _shown(
+        self, views: tuple[Matrix, Matrix, Matrix], foreign: npt.NDArray[np.bool_], rng: np.random.Generator
+    ) -> tuple[Matrix, Matrix, Matrix]:
+        """Return the items, texts and friends of B users as a step shows them.
+
+        Args:
+            views: (B, N), (B, texts) and (B, U), what is not hidden.
+            foreign: (B, 3), which are replaced.
+            rng: of the draws.
+        """
+        cut, drawn = self._options.cut, self._data.history.items
+        history = thinned(views[0], rng, cut, self._options.event_dropout)
+        strange = strange_items(drawn, len(self._data.items), rng, history.nnz)
+        written, ties = thinned(views[1], rng, cut), thinned(views[2], rng, cut)
+        others = [rng.integers(max(1, one.shape[1]), size=one.nnz) for one in (written, ties)]
+        return (
+            replaced(history, foreign[:, 0], strange),
+            replaced(written, foreign[:, 1], others[0]),
+            replaced(ties, foreign[:, 2], others[1]),
+        )
 
     def _texts_without(self, hidden: npt.NDArray[np.bool_]) -> Matrix:
         """Return (U, texts) 1 where a user wrote a text that is not hidden."""
         texts = self._data.texts
         shown = np.flatnonzero(~hidden)
         return text_pool(texts.users[shown], shown, (len(self._data.users), len(texts.users)))
-
-    def _amounts(
-        self, users: IntArray, events: Matrix, written: npt.NDArray[np.integer], text: FloatArray
-    ) -> FloatArray:
-        """Return the amounts (B, 3) that serving would compute from the rows that are visible in this epoch.
-
-        S is present where one of the friends has a visible event, and then all friends count.
-        """
-        items = np.diff(events.indptr)  # (U,)
-        shown = self._strength[users] @ (items > 0).astype(np.float32)  # (B,)
-        friends = np.diff(self._data.ties.indptr)[users]
-        counts = np.stack([items[users], written, friends], axis=1)
-        return view_amounts(counts, np.stack([items[users] > 0, text.any(axis=1), shown > 0], axis=1))
 
     @property
     def targets(self) -> npt.NDArray[np.bool_]:
@@ -135,10 +153,8 @@ class Steps:
         return -(-users // self._options.batch)
 
     def _dropped(self, rows: Matrix, rng: np.random.Generator) -> Matrix:
-        """Set a random share of the entries to 0."""
-        keep = rng.random(len(rows.data)) >= self._options.event_dropout
-        data = (rows.data * keep).astype(np.float32)
-        return sparse.csr_array((data, rows.indices, rows.indptr), shape=rows.shape)
+        """Leave out a random share of the entries."""
+        return kept(rows, rng.random(rows.nnz) >= self._options.event_dropout)
 
     def _ones(self, rows: npt.NDArray[np.bool_]) -> Matrix:
         """Return (U, N) 1 for every pair of the chosen history rows."""

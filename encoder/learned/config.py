@@ -21,6 +21,10 @@ class LearnConfig:
         learning_rate, weight_decay: of AdamW; the rate is for 256 users per step and grows with them.
         hold_out: share of the event groups that are targets in an epoch, and hidden from every view.
         event_dropout: share of a history's items, and of a friend's, that a step leaves out.
+        cut: share of the users whose views an epoch cuts short instead: histories to a number of items, texts
+            and friends to a number of them, each log-uniform up to what there is.
+        foreign: share of (user, view) that an epoch replaces by what is not the user's own: a history by as
+            many items, half of them by popularity and half uniform, texts and friends by those of others.
         view_dropout: share of (user, view) that a step masks, so that any subset of views works.
         noise: share of the coordinates of a text vector that a step sets to 0.
         id_dropout: share of item ids that a step ignores, so that the text of an item suffices to rank it.
@@ -47,6 +51,8 @@ class LearnConfig:
     weight_decay: float = 0.01
     hold_out: float = 0.3
     event_dropout: float = 0.5
+    cut: float = 0.25
+    foreign: float = 0.05
     view_dropout: float = 0.2
     noise: float = 0.2
     id_dropout: float = 0.1
@@ -65,7 +71,16 @@ class LearnConfig:
         for name in ("dim", "epochs", "members", "patience"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} {getattr(self, name)} is not at least 1")
-        for name in ("hold_out", "event_dropout", "view_dropout", "noise", "id_dropout", "averaging"):
+        for name in (
+            "hold_out",
+            "event_dropout",
+            "cut",
+            "foreign",
+            "view_dropout",
+            "noise",
+            "id_dropout",
+            "averaging",
+        ):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} {getattr(self, name)} is not in [0, 1)")
         if not self.learning_rate > 0 or not self.hold_out > 0:

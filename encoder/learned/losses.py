@@ -88,7 +88,7 @@ def step_loss(
 
     fused = (views * gates[:, :, None]).sum(dim=1)  # (B, D)
     loss = ranked(fused, step.targets, all_users)
-    present = inputs.present.T  # (3, B); a view that is dropped from the sum still learns alone
+    present = (inputs.present * inputs.genuine).T  # (3, B); a view that is dropped from the sum still learns
     if options.history_loss:
         loss = loss + options.history_loss * ranked(views[:, 0], step.everything, present[0])
     if options.view_loss:

@@ -10,10 +10,12 @@ from torch.nn import functional as F  # noqa: N812  its usual name
 
 from encoder.learned.batches import Step
 from encoder.learned.config import LearnConfig
-from encoder.tower import MAX_GATE_SLOPE, Block, Fusion
+from encoder.tower import MAX_GATE_SLOPE, Block, Fusion, Trust
+from encoder.tower.gates import TrustedGates, three
 from encoder.views import FloatArray, Matrix
 
 START_GATES = (1.0, 0.37, 0.6)
+START_TRUST = Trust((5.0, 0.5, 1.0), (12.0, 6.0, 6.0), (0.5, 0.2, 0.2))
 START_SCALE = 4.0
 _RARE = 0.1  # share of the items with the fewest events, whose mean bias stands for an item without events
 _TINY = 1e-6
@@ -54,6 +56,7 @@ class Inputs:
     text: Tensor
     amounts: Tensor
     present: Tensor
+    genuine: Tensor
 
     @classmethod
     def of(cls, step: Step, device: torch.device) -> "Inputs":
@@ -66,6 +69,7 @@ class Inputs:
             torch.from_numpy(step.text).to(device),
             amounts,
             (amounts > 0).float(),
+            torch.from_numpy(step.genuine).to(device),
         )
 
 
@@ -93,6 +97,7 @@ class LearnedBlock(nn.Module):
         self.offsets = nn.Parameter(torch.zeros(3, dim))
         self.gates = nn.Parameter(torch.log(torch.tensor(START_GATES)))
         self.slopes = nn.Parameter(torch.zeros(3, 3))
+        self.trust = TrustedGates(START_TRUST)
         self.log_scale = nn.Parameter(torch.log(torch.tensor(START_SCALE)))
         self.item_text_vectors: Tensor
         self._has_text = bool(item_text_vectors.any())
@@ -112,8 +117,7 @@ class LearnedBlock(nn.Module):
         if self.training:
             present = present * (torch.rand_like(present) >= self._options.view_dropout)
         moved = (inputs.amounts @ self.slopes.T).clamp(-MAX_GATE_SLOPE, MAX_GATE_SLOPE)
-        gates = torch.exp(self.gates + moved) * present
-        return views, gates / (gates.sum(dim=1, keepdim=True) + 1e-12)
+        return views, self.trust(torch.exp(self.gates + moved) * present, inputs.amounts, views)
 
     def items(self) -> Tensor:
         """Compute item vectors (N, D), in training some of them from their text alone."""
@@ -146,11 +150,12 @@ class LearnedBlock(nn.Module):
         dim = self.table.shape[1]
         fusion = Fusion(
             (np.eye(dim, dtype=np.float32), to_numpy(self.of_text), to_numpy(self.of_friends)),
-            tuple(float(gate) for gate in self.gates.exp()),  # type: ignore[arg-type]  # three of them
+            three(self.gates.exp()),
             to_numpy(self.offsets),
             to_numpy(self.slopes),
             unit=True,
             constant=True,
+            trust=self.trust.trust(),
         )
         return Block(
             table=to_numpy(self.table) * known[:, None],

@@ -30,7 +30,14 @@ from encoder.training_loop import EpochFigures, Progress, Training, adamw, train
 CHECK_EVERY = 4  # epochs
 FULL_SOFTMAX_ITEMS = 20_000
 SAMPLED = 4_096
-_NO_DECAY = ("log_scale", "gates", "slopes")  # a few scalars, which decay would pull to a wrong place
+_TRUST = ("trust.log_pseudo_counts", "trust.log_sharpness", "trust.expected")
+_TRUST_RATE = 20.0  # times the rate of the tables, at which so few steps would hardly move them
+_NO_DECAY = (
+    "log_scale",
+    "gates",
+    "slopes",
+    *_TRUST,
+)  # scalars, which decay would pull to a wrong place
 
 Score = Callable[[Block], float]
 ReportEpoch = Callable[[dict[str, float], int], None]
@@ -160,6 +167,7 @@ class _Run:
             options.learning_rate,
             options.weight_decay,
             lambda name, _: name not in _NO_DECAY,
+            dict.fromkeys(_TRUST, _TRUST_RATE),
         )
         negatives = options.negatives or (SAMPLED if len(data.items) > FULL_SOFTMAX_ITEMS else 0)
         self._ranking = RankingLoss(torch.from_numpy(self._popularity), negatives, options.seed)

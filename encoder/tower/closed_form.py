@@ -9,8 +9,9 @@ from scipy import sparse
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.tower.alignment import Alignment, Covariances, maxvar_alignment, ridge_alignment, solve
+from encoder.tower.fusion import fixed_gates, fused_parts
 from encoder.tower.spectral import Spectrum, spectrum
-from encoder.tower.tower import Block, Tower, fixed_gates, fused_parts, view_batches
+from encoder.tower.tower import Block, Tower, view_batches
 from encoder.views import FloatArray, Matrix, ViewBatch
 
 

@@ -1,14 +1,16 @@
 """A fitted tower as ONNX graphs; written node by node, so that it needs no torch."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from encoder.runtime import ITEM_GRAPH, USER_GRAPH
-from encoder.tower.tower import MAX_GATE_SLOPE, Fusion, Tower
-from encoder.views import FloatArray
+from encoder.tower.fusion import MAX_GATE_SLOPE, Fusion
+from encoder.tower.tower import Tower
 
 _OPSET = 17
 _IR_VERSION = 8
@@ -32,6 +34,7 @@ def user_graph(tower: Tower) -> onnx.ModelProto:
     constants = [
         _constant("tiny", np.float32(1e-12)),
         _constant("zero", np.float32(0.0)),
+        _constant("one", np.float32(1.0)),
         _constant("last", np.array([1])),
         _constant("widths", np.array(tower.widths)),
     ]
@@ -39,6 +42,8 @@ def user_graph(tower: Tower) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Greater", ["amounts", "zero"], ["there"]),
         helper.make_node("Cast", ["there"], ["present"], to=TensorProto.FLOAT),
+        helper.make_node("Exp", ["amounts"], ["counts_and_one"]),
+        helper.make_node("Sub", ["counts_and_one", "one"], ["counts"]),  # (B, 3)
         *(
             helper.make_node("Split", [view, "widths"], [f"{view}{b}" for b in blocks], axis=1)
             for view in ("history", "social")
@@ -68,45 +73,19 @@ def user_graph(tower: Tower) -> onnx.ModelProto:
 
 def _block(fusion: Fusion, b: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Return the nodes and constants that give parts<b> (B, 3, D) of one block, as `Fusion.parts` does."""
-    gates = np.array([fusion.gates], dtype=np.float32)  # (1, 3)
-    bound = np.float32(MAX_GATE_SLOPE)
-    constants = [
-        _constant(f"gates{b}", gates),
-        _constant(f"slopes{b}", np.ascontiguousarray(fusion.slopes.T)),
-        _constant(f"low{b}", -bound),
-        _constant(f"high{b}", bound),
-    ]
-    nodes = [
-        helper.make_node("MatMul", ["amounts", f"slopes{b}"], [f"slope{b}"]),
-        helper.make_node("Clip", [f"slope{b}", f"low{b}", f"high{b}"], [f"moved{b}"]),
-        helper.make_node("Exp", [f"moved{b}"], [f"factor{b}"]),
-        helper.make_node("Mul", [f"factor{b}", f"gates{b}"], [f"open{b}"]),
-        helper.make_node("Mul", [f"open{b}", "present"], [f"masked{b}"]),
-        helper.make_node("ReduceSum", [f"masked{b}", "last"], [f"total{b}"], keepdims=1),
+    nodes, constants = _aligned(fusion, b)
+    for added, named in (_gates(fusion, b), _credits(fusion, b)):
+        nodes += added
+        constants += named
+    nodes += [
+        helper.make_node("ReduceSum", [f"trusted{b}", "last"], [f"total{b}"], keepdims=1),
         helper.make_node("Max", [f"total{b}", "tiny"], [f"total_safe{b}"]),
-        helper.make_node("Div", [f"masked{b}", f"total_safe{b}"], [f"weights{b}"]),  # (B, 3)
+        helper.make_node("Div", [f"trusted{b}", f"total_safe{b}"], [f"weights{b}"]),  # (B, 3)
         helper.make_node("Split", [f"weights{b}"], [f"weight_{v}{b}" for v in _VIEWS], axis=1),
     ]
-    for i, (view, matrix) in enumerate(zip(_VIEWS, fusion.matrices, strict=True)):
+    for view in _VIEWS:
         at = f"{view}{b}"
-        constants += [
-            _constant(f"alignment_{at}", matrix),
-            _constant(f"offset_{at}", fusion.offsets[i : i + 1].astype(np.float32)),
-        ]
-        source = view if view == "text" else at
-        nodes += [
-            helper.make_node("MatMul", [source, f"alignment_{at}"], [f"linear_{at}"]),  # (B, D)
-            helper.make_node("Add", [f"linear_{at}", f"offset_{at}"], [f"aligned_{at}"]),
-        ]
-        aligned = f"aligned_{at}"
-        if fusion.unit:
-            nodes += [
-                helper.make_node("ReduceL2", [aligned], [f"norm_{at}"], axes=[1], keepdims=1),
-                helper.make_node("Max", [f"norm_{at}", "tiny"], [f"norm_safe_{at}"]),
-                helper.make_node("Div", [aligned, f"norm_safe_{at}"], [f"unit_{at}"]),
-            ]
-            aligned = f"unit_{at}"
-        nodes.append(helper.make_node("Mul", [aligned, f"weight_{at}"], [f"gated_{at}"]))
+        nodes.append(helper.make_node("Mul", [f"z_{at}", f"weight_{at}"], [f"gated_{at}"]))
         gated = [f"gated_{at}"]
         if fusion.constant:
             gated.append(f"weight_{at}")  # the coordinate that is 1 before the gate
@@ -115,6 +94,107 @@ def _block(fusion: Fusion, b: str) -> tuple[list[onnx.NodeProto], list[onnx.Tens
             helper.make_node("Unsqueeze", [f"full_{at}", "last"], [f"part_{at}"]),  # (B, 1, D)
         ]
     nodes.append(helper.make_node("Concat", [f"part_{v}{b}" for v in _VIEWS], [f"parts{b}"], axis=1))
+    return nodes, constants
+
+
+def _aligned(fusion: Fusion, b: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Return what gives z_<view><b> (B, D) of each view, as `Fusion.aligned` does."""
+    nodes, constants = [], []
+    for i, (view, matrix) in enumerate(zip(_VIEWS, fusion.matrices, strict=True)):
+        at = f"{view}{b}"
+        constants += [
+            _constant(f"alignment_{at}", matrix),
+            _constant(f"offset_{at}", fusion.offsets[i : i + 1].astype(np.float32)),
+        ]
+        source = view if view == "text" else at
+        linear = f"aligned_{at}" if fusion.unit else f"z_{at}"
+        nodes += [
+            helper.make_node("MatMul", [source, f"alignment_{at}"], [f"linear_{at}"]),  # (B, D)
+            helper.make_node("Add", [f"linear_{at}", f"offset_{at}"], [linear]),
+        ]
+        if fusion.unit:
+            nodes += [
+                helper.make_node("ReduceL2", [linear], [f"norm_{at}"], axes=[1], keepdims=1),
+                helper.make_node("Max", [f"norm_{at}", "tiny"], [f"norm_safe_{at}"]),
+                helper.make_node("Div", [linear, f"norm_safe_{at}"], [f"z_{at}"]),
+            ]
+    return nodes, constants
+
+
+def _gates(fusion: Fusion, b: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Return what gives shrunk<b> (B, 3), the shrinkage of each view, and masked<b>, its gate times that."""
+    bound = np.float32(MAX_GATE_SLOPE)
+    constants = [
+        _constant(f"gates{b}", np.array([fusion.gates], dtype=np.float32)),  # (1, 3)
+        _constant(f"slopes{b}", np.ascontiguousarray(fusion.slopes.T)),
+        _constant(f"low{b}", -bound),
+        _constant(f"high{b}", bound),
+        _constant(f"pseudo_counts{b}", np.array([fusion.trust.pseudo_counts], dtype=np.float32)),
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["amounts", f"slopes{b}"], [f"slope{b}"]),
+        helper.make_node("Clip", [f"slope{b}", f"low{b}", f"high{b}"], [f"moved{b}"]),
+        helper.make_node("Exp", [f"moved{b}"], [f"factor{b}"]),
+        helper.make_node("Add", ["counts", f"pseudo_counts{b}"], [f"with_pseudo{b}"]),
+        helper.make_node("Max", [f"with_pseudo{b}", "tiny"], [f"with_pseudo_safe{b}"]),
+        helper.make_node("Div", ["counts", f"with_pseudo_safe{b}"], [f"shrunk{b}"]),
+        helper.make_node("Mul", [f"factor{b}", f"gates{b}"], [f"open{b}"]),
+        helper.make_node("Mul", [f"open{b}", "present"], [f"there{b}"]),
+        helper.make_node("Mul", [f"there{b}", f"shrunk{b}"], [f"masked{b}"]),
+    ]
+    return nodes, constants
+
+
+def _credits(fusion: Fusion, b: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Return what gives trusted<b> (B, 3): masked<b> times the credit that agreement gives each view."""
+    trust = fusion.trust
+    if not any(trust.sharpness):
+        return [helper.make_node("Identity", [f"masked{b}"], [f"trusted{b}"])], []
+    constants = [
+        _constant(f"identity{b}", np.eye(3, dtype=np.float32)[None]),
+        _constant(f"off_diagonal{b}", 1 - np.eye(3, dtype=np.float32)[None]),
+        _constant(f"columns{b}", np.array([2])),
+        _constant(f"sharpness{b}", np.array([trust.sharpness], dtype=np.float32)),
+        _constant(f"sharp{b}", np.array([trust.sharpness]) > 0),
+        _constant(f"expectation{b}", np.array([trust.expected], dtype=np.float32)),
+    ]
+    steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
+        *(("Unsqueeze", [f"z_{view}{b}", "last"], f"row_{view}{b}", {}) for view in _VIEWS),
+        ("Concat", [f"row_{view}{b}" for view in _VIEWS], f"z{b}", {"axis": 1}),  # (B, 3, D)
+        ("Transpose", [f"z{b}"], f"z_t{b}", {"perm": [0, 2, 1]}),
+        ("MatMul", [f"z{b}", f"z_t{b}"], f"gram{b}", {}),  # (B, 3, 3)
+        ("Unsqueeze", [f"masked{b}", "last"], f"masked_row{b}", {}),
+        ("Mul", [f"masked_row{b}", f"off_diagonal{b}"], f"others{b}", {}),  # (B, 3, 3)
+        ("ReduceSum", [f"others{b}", f"columns{b}"], f"others_total{b}", {"keepdims": 0}),
+        ("Mul", [f"others{b}", f"gram{b}"], f"toward_each{b}", {}),
+        ("ReduceSum", [f"toward_each{b}", f"columns{b}"], f"toward{b}", {"keepdims": 0}),
+        ("MatMul", [f"others{b}", f"gram{b}"], f"through{b}", {}),
+        ("Mul", [f"through{b}", f"others{b}"], f"squares_each{b}", {}),
+        ("ReduceSum", [f"squares_each{b}", f"columns{b}"], f"squares{b}", {"keepdims": 0}),
+        ("Mul", [f"gram{b}", f"identity{b}"], f"own_each{b}", {}),
+        ("ReduceSum", [f"own_each{b}", f"columns{b}"], f"own{b}", {"keepdims": 0}),
+        ("Mul", [f"squares{b}", f"own{b}"], f"lengths_squared{b}", {}),
+        ("Max", [f"lengths_squared{b}", "zero"], f"lengths_safe{b}", {}),
+        ("Sqrt", [f"lengths_safe{b}"], f"lengths{b}", {}),
+        ("Max", [f"lengths{b}", "tiny"], f"lengths_positive{b}", {}),
+        ("Div", [f"toward{b}", f"lengths_positive{b}"], f"agreement{b}", {}),
+        ("Unsqueeze", [f"shrunk{b}", "last"], f"shrunk_row{b}", {}),
+        ("Mul", [f"others{b}", f"shrunk_row{b}"], f"reliable_each{b}", {}),
+        ("ReduceSum", [f"reliable_each{b}", f"columns{b}"], f"reliable{b}", {"keepdims": 0}),
+        ("Max", [f"others_total{b}", "tiny"], f"others_safe{b}", {}),
+        ("Div", [f"reliable{b}", f"others_safe{b}"], f"reliability{b}", {}),
+        ("Mul", [f"reliability{b}", f"shrunk{b}"], f"both{b}", {}),
+        ("Sqrt", [f"both{b}"], f"root{b}", {}),
+        ("Mul", [f"root{b}", f"expectation{b}"], f"expected{b}", {}),
+        ("Sub", [f"agreement{b}", f"expected{b}"], f"beyond{b}", {}),
+        ("Mul", [f"beyond{b}", f"sharpness{b}"], f"logit{b}", {}),
+        ("Sigmoid", [f"logit{b}"], f"sigmoid{b}", {}),
+        ("Greater", [f"others_total{b}", "zero"], f"has_others{b}", {}),
+        ("And", [f"has_others{b}", f"sharp{b}"], f"judged{b}", {}),
+        ("Where", [f"judged{b}", f"sigmoid{b}", "one"], f"credit{b}", {}),
+        ("Mul", [f"masked{b}", f"credit{b}"], f"trusted{b}", {}),
+    ]
+    nodes = [helper.make_node(kind, inputs, [output], **options) for kind, inputs, output, options in steps]
     return nodes, constants
 
 
@@ -150,7 +230,7 @@ def _model(
     return helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION, producer_name="triptych")
 
 
-def _constant(name: str, value: FloatArray | np.generic) -> onnx.TensorProto:
+def _constant(name: str, value: npt.NDArray[Any] | np.generic) -> onnx.TensorProto:
     return numpy_helper.from_array(np.asarray(value), name)
 
 

@@ -41,17 +41,17 @@ class Trial:
 
 
 class HeldOutScorer:
-    """Scores towers by NDCG@20 on one held-out split, over at most MAX_USERS users, drawn by seed."""
+    """Scores towers by NDCG@20 on one held-out split, over at most `most` users, drawn by seed."""
 
-    def __init__(self, data: Dataset, split: str, seed: int = 0) -> None:
+    def __init__(self, data: Dataset, split: str, seed: int = 0, most: int = MAX_USERS) -> None:
         self._data = data
         relevant = data.relevant(split)
         users = np.flatnonzero(np.diff(relevant.indptr))
-        if len(users) > MAX_USERS:
-            users = np.sort(np.random.default_rng(seed).choice(users, MAX_USERS, replace=False))
+        if len(users) > most:
+            users = np.sort(np.random.default_rng(seed).choice(users, most, replace=False))
         self._users: npt.NDArray[np.int64] = users.astype(np.int64)
-        self._relevant: Matrix = relevant[self._users]
-        self._seen: Matrix = data.seen[self._users]
+        self.relevant: Matrix = relevant[self._users]
+        self.seen: Matrix = data.seen[self._users]
 
     @property
     def users(self) -> npt.NDArray[np.int64]:
@@ -61,10 +61,10 @@ class HeldOutScorer:
     def score(self, vectors: npt.NDArray[np.floating], items: npt.NDArray[np.float32]) -> float:
         """Return the mean NDCG@20 of user vectors (n, D) by full ranking over items (N, D)."""
         ranked = [
-            top_k(vectors[i : i + _BATCH].astype(np.float32) @ items.T, self._seen[i : i + _BATCH], 20)
+            top_k(vectors[i : i + _BATCH].astype(np.float32) @ items.T, self.seen[i : i + _BATCH], 20)
             for i in range(0, len(vectors), _BATCH)
         ]
-        return float(mean_over_users(ndcg(np.concatenate(ranked), self._relevant, 20)))
+        return float(mean_over_users(ndcg(np.concatenate(ranked), self.relevant, 20)))
 
     def score_tower(self, tower: Tower) -> float:
         """Return the mean NDCG@20 of a tower on all views of the users."""

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from encoder.tower.alignment import Alignment, Covariances, maxvar_alignment, ridge_alignment
-from encoder.tower.tower import fused_parts
+from encoder.tower.fusion import fused_parts
 from encoder.views import ViewBatch, view_batch
 
 DIMS = (4, 5, 4)

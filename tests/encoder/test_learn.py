@@ -131,7 +131,7 @@ def test_the_reference_is_the_module(data: Dataset) -> None:
         module.bias.normal_()
     popularity = np.asarray(data.seen.sum(axis=0), dtype=np.float32)
     tower = Tower(CONFIG, (module.block(popularity),))
-    options = replace(SMALL, hold_out=1e-9, event_dropout=0.0, batch=1_000)
+    options = replace(SMALL, hold_out=1e-9, event_dropout=0.0, cut=0.0, foreign=0.0, batch=1_000)
     (step,) = Steps(data, CONFIG, options).epoch(0)
     views, gates = module.parts(Inputs.of(step, CPU))
     fused = (views * gates[:, :, None]).sum(dim=1)

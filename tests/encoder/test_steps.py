@@ -13,7 +13,7 @@ from encoder.learned.config import LearnConfig
 from encoder.views import history_view, social_view, unit_rows, view_batch
 from tests.tiny_dataset import CONFIG, ITEMS, USERS, dataset
 
-PLAIN = LearnConfig(hold_out=0.4, event_dropout=0.0, batch=7)
+PLAIN = LearnConfig(hold_out=0.4, event_dropout=0.0, cut=0.0, foreign=0.0, batch=7)
 
 
 def rows(steps: list[Step], name: str) -> int:
