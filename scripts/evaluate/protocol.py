@@ -1,7 +1,7 @@
 """Full-ranking evaluation of a published pair: exported graphs and the index, as serving uses them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 
@@ -58,12 +58,16 @@ class Evaluator:
     Targets are the held-out rows of the split. Every train row of the user is masked, for test also every
     valid row; a target that is masked itself could never be found and is none. `exact` ranks by brute force
     over the index's vectors instead of searching it.
+
+    Attributes:
+        drawn: rows of the users that are ranked, if not all with a target; `sampled` sets them.
     """
 
     data: Dataset
     pair: LoadedIndex
     split: str
     exact: bool = False
+    drawn: IntArray | None = None
 
     def __post_init__(self) -> None:
         if self.split not in self.data.held_out:
@@ -72,7 +76,7 @@ class Evaluator:
             raise VocabularyError(
                 f"model {self.pair.model.model_id} was trained on other items than its export's"
             )
-        if not len(self.users):
+        if self.drawn is None and not len(self.users):
             raise NothingToFindError(self.split)
 
     @cached_property
@@ -91,15 +95,28 @@ class Evaluator:
 
     @cached_property
     def users(self) -> IntArray:
-        """Rows of the users with at least one target."""
+        """Rows of the users with at least one target, ascending; of `drawn` where that is given."""
+        if self.drawn is not None:
+            return self.drawn
         return np.flatnonzero(np.diff(self.relevant.indptr)).astype(np.int64)
+
+    def sampled(self, most: int, among: npt.NDArray[np.bool_], seed: int) -> "Evaluator":
+        """Return an evaluator of at most `most` users, drawn from those of `users` that are `among`."""
+        users = self.users[among]
+        if len(users) > most:
+            users = np.sort(np.random.default_rng(seed).choice(users, most, replace=False))
+        return replace(self, drawn=users)
+
+    @cached_property
+    def events(self) -> Matrix:
+        """The weighted histories of all users, (U, N)."""
+        return self.data.events(self.pair.model.config)
 
     @cached_property
     def views(self) -> ViewBatch:
         """The raw views of `users`."""
         model = self.pair.model
-        events = self.data.events(model.config)
-        return dataset_views(self.data, events, model.table, model.widths).rows(self.users)
+        return dataset_views(self.data, self.events, model.table, model.widths, self.users)
 
     @property
     def present(self) -> dict[str, bool]:
@@ -160,11 +177,13 @@ class Evaluator:
             return None
         return self.metrics(self.rank(tuple(subset)), among)
 
-    def metrics(self, ranked: IntArray, among: npt.NDArray[np.bool_]) -> dict[str, dict[str, object]]:
+    def metrics(
+        self, ranked: IntArray, among: npt.NDArray[np.bool_], ks: tuple[int, ...] = KS
+    ) -> dict[str, dict[str, object]]:
         """Return recall, NDCG, MRR and coverage at each k, over some of `users`; None without any."""
         ranked, relevant = ranked[among], self.relevant[self.users][among]
         figures: dict[str, dict[str, object]] = {}
-        for k in KS:
+        for k in ks:
             at_k: dict[str, object] = {}
             for name, metric in (("recall", recall), ("ndcg", ndcg), ("mrr", mrr)):
                 values = metric(ranked, relevant, k)
