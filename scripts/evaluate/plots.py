@@ -7,6 +7,7 @@ from typing import Any
 from scripts.evaluate.amounts import BLOCKS, columns_of
 
 ELEMENTS = {"H": "H, events", "T": "T, texts", "S": "S, friends"}
+CUT_ELEMENTS = {"H": "H, items", "T": "T, texts", "S": "S, friends"}
 METRICS = {"recall": "recall@20", "ndcg": "NDCG@20"}
 # Colour, marker, its size, line: where the two lie on each other, the second leaves the first visible.
 _STYLES = {"removed": ("#0072b2", "o", 9, "-"), "noise": ("#d55e00", "s", 4, "--")}
@@ -36,7 +37,7 @@ def plot_amounts(report: dict[str, Any], path: Path) -> None:
             axes.grid(alpha=0.3)
             axes.legend(loc="lower right")
             if row == 0:
-                axes.set_title(ELEMENTS[view])
+                axes.set_title(CUT_ELEMENTS[view])
         panels[row, 0].set_ylabel(label)
         panels[row, 0].set_ylim(bottom=0)
     for axes in panels[-1]:

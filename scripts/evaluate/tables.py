@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from scripts.evaluate.amounts import ALL, BLOCKS, WHOLE, columns_of
-from scripts.evaluate.plots import ELEMENTS, METRICS, plot_amounts, plot_robustness
+from scripts.evaluate.plots import CUT_ELEMENTS, ELEMENTS, METRICS, plot_amounts, plot_robustness
 from scripts.terminal import console
 
 K = "20"
@@ -114,8 +114,9 @@ def amounts_table(report: dict[str, Any], view: str) -> Table:
     """
     block, columns = report[BLOCKS[view]], columns_of(view)
     users = report["cut"]["users"]
-    title = f"{ELEMENTS[view]} cut to n, {users:,} users; by the paired 95 %: + {WHOLE} gains, − it loses"
+    title = f"{CUT_ELEMENTS[view]} cut to n, {users:,} users"
     table = Table("n", title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.caption = f"paired 95 %: + {WHOLE} gains, − it loses"
     for name in ("R@20", "N@20"):
         for column in columns:
             table.add_column(f"{column} {name}", justify="right")

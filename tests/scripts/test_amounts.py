@@ -68,9 +68,7 @@ def report(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     (plot,) = home.reports.glob("*-amounts.png")
     assert imread(plot).std() > 0.05  # something is drawn
     html = next(home.reports.glob("*.html")).read_text("utf-8")
-    assert [f"{element} cut to n" in html for element in ("H, events", "T, texts", "S, friends")] == [
-        True
-    ] * 3
+    assert [f"{element} cut to n" in html for element in ("H, items", "T, texts", "S, friends")] == [True] * 3
     written: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return written
 
@@ -282,6 +280,6 @@ def test_the_command_prints_the_tables(small_home: Home, tmp_path: Path, run: Ru
     home = copy_home(small_home, tmp_path / "home")
     code, out, _ = run("evaluate", "--home", home.path)
     assert code == 0
-    assert "H, events cut to n, " in out
+    assert "H, items cut to n, " in out
     assert "S, friends cut to n, " in out
     assert "-amounts.png" in out
