@@ -69,14 +69,22 @@ def amount_figures(evaluator: Evaluator, among: npt.NDArray[np.bool_], seed: int
 def _block(evaluator: Evaluator, view: str, seed: int) -> dict[str, Any]:
     name = BLOCKS[view].replace("_", " ")
     log.info("%s: %s users, %s amounts", name, f"{len(evaluator.users):,}", len(NUMBERS) + 1)
+    there = "".join(one for one in columns_of(view)[1] if evaluator.present[one])
+    everybody = np.ones(len(evaluator.users), dtype=bool)
+    others = evaluator.metrics(evaluator.rank(tuple(there)), everybody, (_K,)) if there else None
     numbers = tqdm([*NUMBERS, None], desc=name, unit="amount", leave=None, disable=None)
-    block = {ALL if n is None else str(n): _figures(evaluator, view, n, seed) for n in numbers}
+    block = {ALL if n is None else str(n): _figures(evaluator, view, n, seed, others) for n in numbers}
     log.info("%s: done", name)
     return block
 
 
-def _figures(evaluator: Evaluator, view: str, n: int | None, seed: int) -> dict[str, Any]:
-    """Return the figures at 20 of each column, with a view cut to n elements; None is whole."""
+def _figures(
+    evaluator: Evaluator, view: str, n: int | None, seed: int, others: dict[str, dict[str, object]] | None
+) -> dict[str, Any]:
+    """Return the figures at 20 of each column, with a view cut to n elements; None is whole.
+
+    `others` are those without the view, which are the same for each n.
+    """
     batch = cut_views(evaluator, view, n, seed)
     everybody = np.ones(len(evaluator.users), dtype=bool)
     named = {c: "".join(one for one in c if evaluator.present[one]) for c in columns_of(view)}
@@ -89,7 +97,10 @@ def _figures(evaluator: Evaluator, view: str, n: int | None, seed: int) -> dict[
     whole = ranked[named[WHOLE]]
     figures: dict[str, Any] = {}
     for column, there in named.items():
-        figures[column] = dict(evaluator.metrics(ranked[there], everybody, (_K,))) if there else None
+        if view in column:
+            figures[column] = dict(evaluator.metrics(ranked[there], everybody, (_K,)))
+        else:
+            figures[column] = None if others is None else dict(others)
         if there and column != WHOLE:
             figures[column]["gain"] = evaluator.gain(whole, ranked[there], everybody)
     return figures

@@ -138,8 +138,7 @@ class Evaluator:
     def rank_batch(self, batch: ViewBatch, label: str) -> IntArray:
         """Return the item rows (len(users), 20) that the index finds for other raw views of `users`."""
         model, index = self.pair.model, self.pair.index
-        item_rows = np.append(rows_of(index.ids, self.data.items), -1)  # index row → item row, −1 → −1
-        index_row = index.rows(self.data.items.to_pylist())  # item row → index row
+        item_rows, index_row = self._translation
         ranked = np.empty((len(batch), max(KS)), dtype=np.int64)
         # Neighbours with histories of like length are searched together: the index fetches k + the longest.
         order = np.argsort(np.diff(self.masked.indptr)[self.users], kind="stable")
@@ -158,10 +157,16 @@ class Evaluator:
             ranked[chosen] = found
         return ranked
 
+    @cached_property
+    def _translation(self) -> tuple[IntArray, IntArray]:
+        """Index row → item row, with −1 → −1 at the end; item row → index row."""
+        index, items = self.pair.index, self.data.items
+        return np.append(rows_of(index.ids, items), -1), index.rows(items.to_pylist())
+
     def rank_popular(self, users: IntArray) -> IntArray:
         """Return item rows (n, 20) of the fallback of serving: the indexed items by popularity."""
         index = self.pair.index
-        rows = index.rows(self.data.items.to_pylist())
+        rows = self._translation[1]
         indexed = rows >= 0
         scores = np.full(len(self.data.items), -1.0, dtype=np.float32)
         scores[indexed] = index.popularity_of(rows[indexed])

@@ -26,6 +26,9 @@ def results_command(
     any_commit: Annotated[
         bool, typer.Option("--any-commit", help="Take what was done at other commits, too.")
     ] = False,
+    commit: Annotated[
+        str | None, typer.Option(help="Name of the code that runs; default: the checkout's commit.")
+    ] = None,
 ) -> None:
     """Import, train, reindex and evaluate every data set, and write RESULTS/results.md.
 
@@ -36,7 +39,7 @@ def results_command(
     signal.signal(signal.SIGTERM, _terminated)  # the step that runs is ended, too
     data, results = data.resolve(), results.resolve()
     try:
-        chosen, commit = data_sets(data, only or ()), commit_of()
+        chosen, commit = data_sets(data, only or ()), commit or commit_of()
         print(f"commit {commit}: {', '.join(one.name for one in chosen)}", flush=True)
         with locked_results(results) as lock:
             made = []

@@ -75,7 +75,7 @@ def results_markdown(made: Sequence[Outcome]) -> str:
             parts += [
                 f"## By amount of {_AMOUNTS[view]} (test, Recall@20 / NDCG@20)",
                 f"Each person's {_AMOUNTS[view]} cut to n {_ELEMENTS[view]}, at random and nested, the rest "
-                f"whole; over at most {MOST_USERS:,} users. By the paired 95 % interval: + all views gain over "
+                f"whole; over at most {MOST_USERS:,} users. By the paired 95 %: + all views gain over "
                 "this, − they lose.",
                 _by_amount(made, view),
             ]

@@ -46,7 +46,7 @@ class NoCheckoutError(RuntimeError):
     """The code is in no git checkout, so that results would be of no commit."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(f"{root} is no git checkout: results name the commit that made them")
+        super().__init__(f"{root} is no git checkout: say --commit, which results are of")
 
 
 def commit_of(root: Path = ROOT) -> str:
