@@ -30,7 +30,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from encoder.arrays import IntArray
-from encoder.config import VIEWS, TowerConfig
+from encoder.config import VIEW_NAMES, VIEWS, TowerConfig
 from encoder.dataset import Dataset
 from encoder.tower import dataset_views
 from encoder.views import ViewBatch, event_matrix
@@ -86,6 +86,7 @@ def _figures(
     `others` are those without the view, which are the same for each n.
     """
     batch = cut_views(evaluator, view, n, seed)
+    changed = _differ(evaluator.views, batch, view)  # who has no more than n is ranked as by the whole view
     everybody = np.ones(len(evaluator.users), dtype=bool)
     named = {c: "".join(one for one in c if evaluator.present[one]) for c in columns_of(view)}
     ranked: dict[str, IntArray] = {}  # by the views that the data has: an absent one changes nothing
@@ -93,7 +94,9 @@ def _figures(
         if n is None or view not in there:
             ranked[there] = evaluator.rank(tuple(there))
         elif there not in ranked:
-            ranked[there] = evaluator.rank_batch(batch.only(tuple(there)), f"{there}, {n} of {view}")
+            less = batch.rows(changed).only(tuple(there))
+            ranked[there] = evaluator.rank(tuple(there)).copy()
+            ranked[there][changed] = evaluator.rank_batch(less, f"{there}, {n}", evaluator.users[changed])
     whole = ranked[named[WHOLE]]
     figures: dict[str, Any] = {}
     for column, there in named.items():
@@ -104,6 +107,12 @@ def _figures(
         if there and column != WHOLE:
             figures[column]["gain"] = evaluator.gain(whole, ranked[there], everybody)
     return figures
+
+
+def _differ(one: ViewBatch, other: ViewBatch, view: str) -> IntArray:
+    """Return the rows where a view, or any amount, differs between two batches (n,)."""
+    rows = (getattr(batch, VIEW_NAMES[view]) for batch in (one, other))
+    return np.flatnonzero(np.not_equal(*rows).any(axis=1) | (one.amounts != other.amounts).any(axis=1))
 
 
 def cut_views(evaluator: Evaluator, view: str, n: int | None, seed: int) -> ViewBatch:

@@ -135,26 +135,35 @@ class Evaluator:
     def _ranked(self) -> dict[str, IntArray]:
         return {}
 
-    def rank_batch(self, batch: ViewBatch, label: str) -> IntArray:
-        """Return the item rows (len(users), 20) that the index finds for other raw views of `users`."""
+    def rank_batch(self, batch: ViewBatch, label: str, users: IntArray | None = None) -> IntArray:
+        """Return the item rows (B, 20) that the index finds for raw views of users, −1 where there are fewer.
+
+        Args:
+            batch: the raw views.
+            label: of the progress bar.
+            users: rows of these users (B,); None is `users`.
+        """
+        users = self.users if users is None else users
         model, index = self.pair.model, self.pair.index
         item_rows, index_row = self._translation
         ranked = np.empty((len(batch), max(KS)), dtype=np.int64)
         # Neighbours with histories of like length are searched together: the index fetches k + the longest.
-        order = np.argsort(np.diff(self.masked.indptr)[self.users], kind="stable")
+        order = np.argsort(np.diff(self.masked.indptr)[users], kind="stable")
         starts = range(0, len(batch), _BATCH)
         for start in tqdm(starts, desc=label, unit="batch", leave=None, disable=None):
             chosen = order[start : start + _BATCH]
             encoded = model.encode_users(batch.rows(chosen))
-            masked = self.masked[self.users[chosen]].tocoo()
+            used = encoded.used.any(axis=1)
+            if not used.all():
+                ranked[chosen[~used]] = self.rank_popular(users[chosen[~used]])
+            chosen, vectors = chosen[used], encoded.vectors[used]
+            if not len(chosen):
+                continue
+            masked = self.masked[users[chosen]].tocoo()
             queries, rows = masked.row.astype(np.int64), index_row[masked.col]
             excluded = Exclusions(queries[rows >= 0], rows[rows >= 0])
             search = index.brute_force if self.exact else index.search
-            found = item_rows[search(encoded.vectors, max(KS), excluded)[0]]
-            without_view = ~encoded.used.any(axis=1)
-            if without_view.any():
-                found[without_view] = self.rank_popular(self.users[chosen[without_view]])
-            ranked[chosen] = found
+            ranked[chosen] = item_rows[search(vectors, max(KS), excluded)[0]]
         return ranked
 
     @cached_property
