@@ -12,7 +12,7 @@ from encoder.config import VIEWS
 from encoder.runtime import CONFIG_FILE, METRICS_FILE
 from scripts.evaluate.amounts import BLOCKS, MOST_USERS, columns_of
 from scripts.evaluate.tables import gain_mark
-from scripts.results.plan import DataSet, Step
+from scripts.results.plan import DataSet, ResultStep
 from scripts.results.run import read_marker
 
 _K = "20"
@@ -43,7 +43,7 @@ class Outcome:
     commands: tuple[str, ...]
 
 
-def read_outcome(data_set: DataSet, results: Path, steps: Sequence[Step], folder: Path) -> Outcome:
+def read_outcome(data_set: DataSet, results: Path, steps: Sequence[ResultStep], folder: Path) -> Outcome:
     """Read what the steps of a data set left; `folder` has their markers."""
     report = _json(data_set.report(results))
     model = data_set.home(results) / "models" / report["model_id"]

@@ -21,7 +21,7 @@ class NoDataSetError(LookupError):
 
 
 @dataclass(frozen=True)
-class Step:
+class ResultStep:
     """One command of `triptych`.
 
     Attributes:
@@ -62,18 +62,20 @@ class DataSet:
         """Return the file that `triptych evaluate` writes below the working folder."""
         return results / f"{self.name}.json"
 
-    def steps(self, results: Path, train: Sequence[str]) -> list[Step]:
+    def steps(self, results: Path, train: Sequence[str]) -> list[ResultStep]:
         """Return the commands that make its figures, in order; `train` are further words of the training."""
         home = ("--home", str(self.home(results)))
         report = ("--json", str(self.report(results)))
-        steps = [Step("import", ("import", str(self.folder), *home), clears=self.home(results))]
+        steps = [ResultStep("import", ("import", str(self.folder), *home), clears=self.home(results))]
         if self.split:
-            steps.append(Step("split", ("split", *home, *self.split)))
+            steps.append(ResultStep("split", ("split", *home, *self.split)))
         return [
             *steps,
-            Step("train", ("train", *home, *train)),
-            Step("reindex", ("reindex", *home)),
-            Step("evaluate", ("evaluate", *home, "--split", "test", *report, "--baselines", "--robustness")),
+            ResultStep("train", ("train", *home, *train)),
+            ResultStep("reindex", ("reindex", *home)),
+            ResultStep(
+                "evaluate", ("evaluate", *home, "--split", "test", *report, "--baselines", "--robustness")
+            ),
         ]
 
 

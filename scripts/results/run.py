@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from scripts.results.plan import Step
+from scripts.results.plan import ResultStep
 from scripts.terminal import write_json
 from store.locks import LockedError
 
@@ -34,7 +34,7 @@ _LAST_LINES = 20
 class StepFailedError(RuntimeError):
     """A step ended with another exit code than 0."""
 
-    def __init__(self, step: Step, code: int, log: Path) -> None:
+    def __init__(self, step: ResultStep, code: int, log: Path) -> None:
         lines = log.read_text("utf-8", "replace").splitlines()[-_LAST_LINES:]
         super().__init__(
             "\n".join([f"the last lines of {log}:", *lines, "", f"exit code {code}: {step.command}"])
@@ -84,7 +84,7 @@ def locked_results(results: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def run_steps(steps: Sequence[Step], folder: Path, commit: str, *, any_commit: bool, lock: int) -> None:
+def run_steps(steps: Sequence[ResultStep], folder: Path, commit: str, *, any_commit: bool, lock: int) -> None:
     """Run the steps of one data set that are not done.
 
     Args:
@@ -125,7 +125,7 @@ def read_marker(marker: Path) -> dict[str, Any] | None:
     return said
 
 
-def _run(step: Step, log: Path, lock: int) -> float:
+def _run(step: ResultStep, log: Path, lock: int) -> float:
     """Run a step to its end, its output in the log, and return the seconds it took."""
     start = time.monotonic()
     with log.open("wb") as output:

@@ -12,7 +12,7 @@ import pytest
 
 from scripts.results import run as runner
 from scripts.results.__main__ import results_command
-from scripts.results.plan import DataSet, NoDataSetError, Step, data_sets
+from scripts.results.plan import DataSet, NoDataSetError, ResultStep, data_sets
 from scripts.results.run import (
     ROOT,
     NoCheckoutError,
@@ -77,7 +77,7 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Steps:
     ) -> list[str]:
         ran.write_text("")
         made = [
-            Step(name, (f"open({str(ran)!r}, 'a').write({name!r}); {code.get(name, '0')}",), clears)
+            ResultStep(name, (f"open({str(ran)!r}, 'a').write({name!r}); {code.get(name, '0')}",), clears)
             for name in "abc"
         ]
         with locked_results(tmp_path) as lock:

@@ -36,7 +36,7 @@ from store.imports.run import import_folder
 from store.store import Store
 from tests.live_server import copy_home
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "evaluate_small.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "evaluate_small.json"
 DESIGN_KEYS = [
     "dataset", "split", "model_id", "index_id", "users", "k", "by_view",
     "cold_users", "matching_degree", "baselines", "seconds",
