@@ -156,5 +156,5 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text("utf-8", "replace").split("\r")[-1].split("\n")
+    lines = log.read_text("utf-8", "replace").replace("\r", "\n").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

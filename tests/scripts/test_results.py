@@ -123,6 +123,20 @@ def test_a_step_that_fails_stops_with_the_last_lines_of_its_log(
     assert steps() == ["b", "c"]  # with another command, too
 
 
+def test_a_long_step_tells_now_and_then_what_it_says(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "_SAY_SECONDS", 0.2)
+    steps(b="import time; print('first\\rhalf done\\r', flush=True); time.sleep(1)")
+    assert " s: half done\n" in capsys.readouterr().out
+
+
+def test_a_step_holds_the_lock_itself(steps: Steps, tmp_path: Path) -> None:
+    held = "map(os.path.realpath, glob.glob('/proc/self/fd/*'))"
+    code = f"import glob, os; sys.exit({str(tmp_path / '.lock')!r} not in {held})"
+    assert steps(b=code) == ["a", "b", "c"]
+
+
 def test_what_a_killed_step_left_is_cleared_before_it_is_redone(steps: Steps, tmp_path: Path) -> None:
     left = tmp_path / "home"
     left.mkdir()

@@ -375,6 +375,9 @@ def test_without_friends_and_with_users_left_out_of_training(
     unseen = report["unseen_users"]
     assert set(unseen) == {"users", "10", "20"}
     assert unseen["users"] + report["users"] == everyone[1]
+    assert report["cut"]["users"] == report["users"]
+    assert report["by_friends"] is None
+    assert report["by_history"]["all"]["HTS"]["20"] == report["k"]["20"]
     assert 20 <= unseen["users"] <= 80
     parts = report["users"] * report["k"]["20"]["recall"] + unseen["users"] * unseen["20"]["recall"]
     assert parts / everyone[1] == pytest.approx(everyone[0], abs=1e-9)
