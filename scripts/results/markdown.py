@@ -92,6 +92,7 @@ def _introduction(made: Sequence[Outcome]) -> str:
     commands = "\n".join(f"    {command}" for command in made[0].commands)
     machine = f"{os.cpu_count()} {platform.machine()} cores, Python {platform.python_version()}"
     return (
+        "`make results DATA=… RESULTS=…` makes all tables of this page. "
         f"By full ranking over all items, through the exported graphs and the index, at commit {commits}, on "
         f"{when}, {machine}.\n\n{commands}"
     )
