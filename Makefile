@@ -1,4 +1,4 @@
-# make demo · test · check · nightly · proto: each does its own set-up in .venv.  GPU=1 installs the GPU builds.
+# make demo · test · check · nightly · results · proto: each does its own set-up in .venv.  GPU=1 installs the GPU builds.
 PYTHON ?= python3
 GPU ?=
 DEVICE := $(if $(GPU),gpu,cpu)
@@ -7,7 +7,7 @@ READY := .venv/ready-$(DEVICE)
 STUBS := server/pb
 RELEASED := proto/released.txtpb
 
-.PHONY: demo test check nightly proto proto-release clean
+.PHONY: demo test check nightly results proto proto-release clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Triptych needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
@@ -35,6 +35,11 @@ nightly: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s --timeout 0 --hypothesis-profile nightly --hypothesis-show-statistics \
 	  tests/server/wire/test_fuzz.py tests/store/test_import_anything.py
 	$(BIN)/triptych bench faults --rounds 20
+
+# Every figure of docs/results.md, at one commit: make results DATA=folder-of-data-sets RESULTS=working-folder.  Hours; started again it goes on.
+results: $(READY)
+	@test -n "$(DATA)" -a -n "$(RESULTS)" || { echo "say make results DATA=folder-of-data-sets RESULTS=working-folder"; exit 1; }
+	$(BIN)/python -m scripts.results "$(DATA)" "$(RESULTS)" $(foreach set,$(SETS),--set $(set)) $(if $(TRAIN),--train "$(TRAIN)") $(if $(ANY_COMMIT),--any-commit)
 
 proto: $(READY)
 	rm -rf $(STUBS)/triptych

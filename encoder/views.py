@@ -1,13 +1,13 @@
 """The three raw views of users as arrays; training, indexing, evaluation and serving all make them here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from encoder.arrays import Events
-from encoder.config import VIEWS, TowerConfig
+from encoder.config import VIEW_NAMES, VIEWS, TowerConfig
 from store.tables import MAX_WEIGHT
 
 _LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # a smaller one is 0 as float32
@@ -49,6 +49,12 @@ class ViewBatch:
     def rows(self, chosen: slice | npt.NDArray[np.int64]) -> "ViewBatch":
         """Return the users of the chosen rows."""
         return ViewBatch(self.history[chosen], self.text[chosen], self.social[chosen], self.amounts[chosen])
+
+    def with_view(self, view: str, other: "ViewBatch") -> "ViewBatch":
+        """Return the batch with one view, and the amounts that belong to it, from another batch (B)."""
+        amounts = np.where([name == view for name in VIEWS], other.amounts, self.amounts)  # (B, 3)
+        name = VIEW_NAMES[view]
+        return replace(self, amounts=amounts, **{name: getattr(other, name)})
 
 
 def event_matrix(events: Events, shape: tuple[int, int], config: TowerConfig) -> Matrix:

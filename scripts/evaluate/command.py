@@ -37,7 +37,8 @@ def evaluate_command(
 ) -> None:
     """Measure recall on held-out rows.
 
-    Ranks all items for every user with held-out rows, through the exported graphs and the index.
+    Ranks all items for every user with held-out rows, through the exported graphs and the index; some users
+    also with histories, texts or friends cut to a few.
 
     Example: triptych evaluate --home demo --split test --json report.json --baselines
     """

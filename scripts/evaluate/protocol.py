@@ -1,7 +1,7 @@
 """Full-ranking evaluation of a published pair: exported graphs and the index, as serving uses them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 
@@ -58,12 +58,16 @@ class Evaluator:
     Targets are the held-out rows of the split. Every train row of the user is masked, for test also every
     valid row; a target that is masked itself could never be found and is none. `exact` ranks by brute force
     over the index's vectors instead of searching it.
+
+    Attributes:
+        drawn: rows of the users that are ranked, if not all with a target; `sampled` sets them.
     """
 
     data: Dataset
     pair: LoadedIndex
     split: str
     exact: bool = False
+    drawn: IntArray | None = None
 
     def __post_init__(self) -> None:
         if self.split not in self.data.held_out:
@@ -72,7 +76,7 @@ class Evaluator:
             raise VocabularyError(
                 f"model {self.pair.model.model_id} was trained on other items than its export's"
             )
-        if not len(self.users):
+        if self.drawn is None and not len(self.users):
             raise NothingToFindError(self.split)
 
     @cached_property
@@ -91,15 +95,28 @@ class Evaluator:
 
     @cached_property
     def users(self) -> IntArray:
-        """Rows of the users with at least one target."""
+        """Rows of the users with at least one target, ascending; of `drawn` where that is given."""
+        if self.drawn is not None:
+            return self.drawn
         return np.flatnonzero(np.diff(self.relevant.indptr)).astype(np.int64)
+
+    def sampled(self, most: int, among: npt.NDArray[np.bool_], seed: int) -> "Evaluator":
+        """Return an evaluator of at most `most` users, drawn from those of `users` that are `among`."""
+        users = self.users[among]
+        if len(users) > most:
+            users = np.sort(np.random.default_rng(seed).choice(users, most, replace=False))
+        return replace(self, drawn=users)
+
+    @cached_property
+    def events(self) -> Matrix:
+        """The weighted histories of all users, (U, N)."""
+        return self.data.events(self.pair.model.config)
 
     @cached_property
     def views(self) -> ViewBatch:
         """The raw views of `users`."""
         model = self.pair.model
-        events = self.data.events(model.config)
-        return dataset_views(self.data, events, model.table, model.widths).rows(self.users)
+        return dataset_views(self.data, self.events, model.table, model.widths, self.users)
 
     @property
     def present(self) -> dict[str, bool]:
@@ -118,33 +135,47 @@ class Evaluator:
     def _ranked(self) -> dict[str, IntArray]:
         return {}
 
-    def rank_batch(self, batch: ViewBatch, label: str) -> IntArray:
-        """Return the item rows (len(users), 20) that the index finds for other raw views of `users`."""
+    def rank_batch(self, batch: ViewBatch, label: str, users: IntArray | None = None) -> IntArray:
+        """Return the item rows (B, 20) that the index finds for raw views of users, −1 where there are fewer.
+
+        Args:
+            batch: the raw views.
+            label: of the progress bar.
+            users: rows of these users (B,); None is `users`.
+        """
+        users = self.users if users is None else users
         model, index = self.pair.model, self.pair.index
-        item_rows = np.append(rows_of(index.ids, self.data.items), -1)  # index row → item row, −1 → −1
-        index_row = index.rows(self.data.items.to_pylist())  # item row → index row
+        item_rows, index_row = self._translation
         ranked = np.empty((len(batch), max(KS)), dtype=np.int64)
         # Neighbours with histories of like length are searched together: the index fetches k + the longest.
-        order = np.argsort(np.diff(self.masked.indptr)[self.users], kind="stable")
+        order = np.argsort(np.diff(self.masked.indptr)[users], kind="stable")
         starts = range(0, len(batch), _BATCH)
         for start in tqdm(starts, desc=label, unit="batch", leave=None, disable=None):
             chosen = order[start : start + _BATCH]
             encoded = model.encode_users(batch.rows(chosen))
-            masked = self.masked[self.users[chosen]].tocoo()
+            used = encoded.used.any(axis=1)
+            if not used.all():
+                ranked[chosen[~used]] = self.rank_popular(users[chosen[~used]])
+            chosen, vectors = chosen[used], encoded.vectors[used]
+            if not len(chosen):
+                continue
+            masked = self.masked[users[chosen]].tocoo()
             queries, rows = masked.row.astype(np.int64), index_row[masked.col]
             excluded = Exclusions(queries[rows >= 0], rows[rows >= 0])
             search = index.brute_force if self.exact else index.search
-            found = item_rows[search(encoded.vectors, max(KS), excluded)[0]]
-            without_view = ~encoded.used.any(axis=1)
-            if without_view.any():
-                found[without_view] = self.rank_popular(self.users[chosen[without_view]])
-            ranked[chosen] = found
+            ranked[chosen] = item_rows[search(vectors, max(KS), excluded)[0]]
         return ranked
+
+    @cached_property
+    def _translation(self) -> tuple[IntArray, IntArray]:
+        """Index row → item row, with −1 → −1 at the end; item row → index row."""
+        index, items = self.pair.index, self.data.items
+        return np.append(rows_of(index.ids, items), -1), index.rows(items.to_pylist())
 
     def rank_popular(self, users: IntArray) -> IntArray:
         """Return item rows (n, 20) of the fallback of serving: the indexed items by popularity."""
         index = self.pair.index
-        rows = index.rows(self.data.items.to_pylist())
+        rows = self._translation[1]
         indexed = rows >= 0
         scores = np.full(len(self.data.items), -1.0, dtype=np.float32)
         scores[indexed] = index.popularity_of(rows[indexed])
@@ -160,11 +191,13 @@ class Evaluator:
             return None
         return self.metrics(self.rank(tuple(subset)), among)
 
-    def metrics(self, ranked: IntArray, among: npt.NDArray[np.bool_]) -> dict[str, dict[str, object]]:
+    def metrics(
+        self, ranked: IntArray, among: npt.NDArray[np.bool_], ks: tuple[int, ...] = KS
+    ) -> dict[str, dict[str, object]]:
         """Return recall, NDCG, MRR and coverage at each k, over some of `users`; None without any."""
         ranked, relevant = ranked[among], self.relevant[self.users][among]
         figures: dict[str, dict[str, object]] = {}
-        for k in KS:
+        for k in ks:
             at_k: dict[str, object] = {}
             for name, metric in (("recall", recall), ("ndcg", ndcg), ("mrr", mrr)):
                 values = metric(ranked, relevant, k)

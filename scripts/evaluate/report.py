@@ -16,6 +16,7 @@ from encoder.runtime import LEFT_OUT_FILE
 from encoder.text import TextCache, TextEncoder
 from encoder.tower import dataset_views
 from indexer.publish import LoadedIndex
+from scripts.evaluate.amounts import amount_figures
 from scripts.evaluate.baselines import baseline_figures
 from scripts.evaluate.diversity import diversity_figures
 from scripts.evaluate.protocol import SUBSETS, Evaluator
@@ -57,6 +58,8 @@ def evaluate(
                 alone = evaluator.rank(tuple(subset))
                 figures["gain"] = dict(evaluator.gain(evaluator.rank(VIEWS), alone, ~unseen))
         cold = evaluator.subset_figures("TS", ~unseen)
+    with timed_stage(seconds, "amounts"):
+        by_amount = amount_figures(evaluator, ~unseen)
     report: dict[str, Any] = {
         "dataset": home.path.resolve().name,
         "split": split,
@@ -68,6 +71,7 @@ def evaluate(
         "k": evaluator.metrics(main, ~unseen),
         "by_view": by_view,
         "cold_users": cold,
+        **by_amount,
         "unseen_users": {"users": int(unseen.sum()), **evaluator.metrics(main, unseen)}
         if unseen.any()
         else None,

@@ -24,7 +24,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from encoder.arrays import IntArray
-from encoder.config import VIEW_NAMES, VIEWS
+from encoder.config import VIEWS
 from encoder.dataset import Dataset
 from encoder.tower import dataset_views
 from encoder.views import ViewBatch
@@ -76,15 +76,10 @@ def perturbed_views(evaluator: Evaluator, views: tuple[str, ...], setting: Setti
     """Return the raw views of the ranked users under a setting, with only some views on."""
     rng = np.random.default_rng([seed, VIEWS.index(setting.view)])
     changed = _CHANGES[setting.view](evaluator.data, setting, rng)
-    model, place = evaluator.pair.model, VIEWS.index(setting.view)
-    batch = dataset_views(changed, changed.events(model.config), model.table, model.widths)
-    batch = batch.rows(evaluator.users)
-    whole = evaluator.views
-    amounts = whole.amounts.copy()
-    amounts[:, place] = batch.amounts[:, place]
-    name = VIEW_NAMES[setting.view]
-    mixed: ViewBatch = replace(whole, amounts=amounts, **{name: getattr(batch, name)})
-    return mixed.only(views)
+    model = evaluator.pair.model
+    events = changed.events(model.config)
+    batch = dataset_views(changed, events, model.table, model.widths, evaluator.users)
+    return evaluator.views.with_view(setting.view, batch).only(views)
 
 
 def perturbed(

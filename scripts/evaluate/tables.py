@@ -1,4 +1,4 @@
-"""An evaluation report as tables on the terminal and in HTML, and as plots."""
+"""An evaluation report as tables on the terminal and in HTML."""
 
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from scripts.evaluate.amounts import ALL, BLOCKS, WHOLE, columns_of
+from scripts.evaluate.plots import CUT_ELEMENTS, ELEMENTS, METRICS, plot_amounts, plot_robustness
 from scripts.terminal import console
 
 K = "20"
 
 
 def write_tables(report: dict[str, Any], html: Path) -> None:
-    """Print the tables of a report, and save the same as HTML; robustness also as a PNG beside it."""
+    """Print the tables of a report, save the same as HTML, and its plots as PNG beside that."""
     out = console(record=True)
     title = f"{escape(report['dataset'])}, split {report['split']}, {report['users']:,} users"
     out.print(f"[bold]{title}[/bold]  model {report['model_id']}  index {report['index_id']}")
@@ -23,6 +25,9 @@ def write_tables(report: dict[str, Any], html: Path) -> None:
         out.print(f"absent from the data: {', '.join(absent)}")
     out.print(_models(report))
     out.print(_by_view(report))
+    for view in BLOCKS:
+        if report[BLOCKS[view]] is not None:
+            out.print(amounts_table(report, view))
     degrees = ", ".join(f"{v} {d:.3f}" for v, d in report["matching_degree"].items() if d is not None)
     out.print(f"matching degree: {degrees}")
     if "head" in report:
@@ -34,6 +39,9 @@ def write_tables(report: dict[str, Any], html: Path) -> None:
         out.print(robustness_table(robustness))
     out.save_html(str(html))
     print(f"report: {html.with_suffix('.json')} and .html")
+    plot = html.with_name(f"{html.stem}-amounts.png")
+    plot_amounts(report, plot)
+    print(f"plot: {plot}")
     if robustness and robustness["by_view"]:  # none where the data has no view asked for
         plot = html.with_name(f"{html.stem}-robustness.png")
         plot_robustness(report, plot)
@@ -99,6 +107,41 @@ def _by_view(report: dict[str, Any]) -> Table:
     return table
 
 
+def amounts_table(report: dict[str, Any], view: str) -> Table:
+    """Return recall and NDCG at 20 of each column, a row per amount of a view.
+
+    A figure that all views beat by more than the paired 95 % interval is marked +, one that beats them −.
+    """
+    block, columns = report[BLOCKS[view]], columns_of(view)
+    users = report["cut"]["users"]
+    title = f"{CUT_ELEMENTS[view]} cut to n, {users:,} users"
+    table = Table("n", title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.caption = f"paired 95 %: + {WHOLE} gains, − it loses"
+    for name in ("R@20", "N@20"):
+        for column in columns:
+            table.add_column(f"{column} {name}", justify="right")
+    for n, figures in block.items():
+        cells = [_amount_cell(figures[column], metric) for metric in METRICS for column in columns]
+        table.add_row("all" if n == ALL else n, *cells)
+    return table
+
+
+def _amount_cell(figures: dict[str, Any] | None, metric: str) -> str:
+    """Return a figure, marked where the interval of what all views gain over it excludes 0."""
+    if figures is None:
+        return "–"
+    mark = gain_mark(figures["gain"][metric]) if "gain" in figures else ""  # none over itself
+    return _cell(figures[K][metric]) + mark
+
+
+def gain_mark(gain: dict[str, Any]) -> str:
+    """Return " +" or " −" for a paired gain whose 95 % interval excludes 0, else two spaces."""
+    low, high = gain["ci95"]
+    if low is None or low <= 0 <= high:
+        return "  "
+    return " +" if low > 0 else " −"
+
+
 MOST_CLASSES = 20
 _NAMES = {
     "auc": "AUC",
@@ -152,12 +195,6 @@ def _classes(classes: list[dict[str, Any]]) -> Table:
     return table
 
 
-_ELEMENTS = {"H": "H, events", "T": "T, texts", "S": "S, friends"}
-_METRICS = {"recall": "recall@20", "ndcg": "NDCG@20"}
-# Colour, marker, its size, line: where the two lie on each other, the second leaves the first visible.
-_STYLES = {"removed": ("#0072b2", "o", 9, "-"), "noise": ("#d55e00", "s", 4, "--")}
-
-
 def robustness_table(block: dict[str, Any]) -> Table:
     """Return recall and NDCG with their 95 % intervals, a row per setting."""
     table = Table("view", "mode", "share", "recall@20", "[95 %]", "ndcg@20", "[95 %]", title="robustness")
@@ -167,64 +204,16 @@ def robustness_table(block: dict[str, Any]) -> Table:
             for percent, figures in shares.items():
                 last = percent == list(shares)[-1]
                 cells = _cells(figures)
-                table.add_row(_ELEMENTS[view], mode, f"{percent} %", *cells, end_section=last)
+                table.add_row(ELEMENTS[view], mode, f"{percent} %", *cells, end_section=last)
     return table
-
-
-def plot_robustness(report: dict[str, Any], path: Path) -> None:
-    """Write a PNG of a report with one: a column of panels per view, recall above NDCG, 95 % bands."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    block = report["robustness"]
-    views = block["by_view"]
-    figure = Figure(figsize=(2 + 3.5 * len(views), 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(_METRICS), len(views), sharex=True, sharey="row", squeeze=False)
-    for row, (metric, label) in enumerate(_METRICS.items()):
-        for column, (view, modes) in enumerate(views.items()):
-            axes = panels[row, column]
-            for mode, shares in modes.items():
-                _line(axes, metric, mode, {"0": block["unchanged"]} | shares)
-            axes.axhline(_value(block["unchanged"][metric]), color="0.5", linewidth=1, label="unchanged")
-            axes.grid(alpha=0.3)
-            if row == 0:
-                axes.set_title(_ELEMENTS[view])
-        panels[row, 0].set_ylabel(label)
-        panels[row, 0].set_ylim(bottom=0)
-    for axes in panels[-1]:
-        axes.set_xlabel("share removed or noise, %")
-        axes.set_xticks([0, 10, 30, 50, 100])
-    panels[0, 0].legend(loc="lower left")
-    figure.suptitle(
-        f"{report['dataset']}, split {report['split']}, {report['users']:,} users\n"
-        f"views {report['views']}; one view is changed, the others are whole; bands: 95 %",
-        fontsize="medium",
-    )
-    figure.align_ylabels()
-    figure.savefig(path, dpi=110)
-
-
-def _line(axes: Any, metric: str, mode: str, shares: dict[str, Any]) -> None:
-    colour, marker, size, style = _STYLES[mode]
-    x = [int(percent) for percent in shares]
-    y = [_value(one[metric]) for one in shares.values()]
-    low, high = ([_value(one[f"{metric}_ci95"][end]) for one in shares.values()] for end in (0, 1))
-    axes.plot(x, y, color=colour, marker=marker, markersize=size, linestyle=style, label=mode)
-    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _cells(figures: dict[str, Any]) -> list[str]:
     cells = []
-    for metric in _METRICS:
+    for metric in METRICS:
         low, high = map(_cell, figures[f"{metric}_ci95"])
         cells += [_cell(figures[metric]), escape(f"[{low}, {high}]")]
     return cells
-
-
-def _value(figure: float | None) -> float:
-    """Return a figure as matplotlib has it: not a number, which it leaves out, where there was nobody."""
-    return float("nan") if figure is None else figure
 
 
 def _cell(figure: float | None) -> str:

@@ -167,6 +167,22 @@ def test_a_view_is_present_where_its_row_is_not_zero() -> None:
     assert len(batch.rows(slice(1))) == 1
 
 
+@pytest.mark.parametrize(("view", "name"), [("H", "history"), ("T", "text"), ("S", "social")])
+def test_a_view_of_another_batch_comes_with_its_amounts(view: str, name: str) -> None:
+    ones, twos = np.full((2, 3), 1, np.float32), np.full((2, 3), 2, np.float32)
+    whole, other = (view_batch(rows, rows, rows, 4 * rows) for rows in (ones, twos))
+    mixed = whole.with_view(view, other)
+    for each in ("history", "text", "social"):
+        expected = other if each == name else whole
+        np.testing.assert_array_equal(getattr(mixed, each), getattr(expected, each))
+    place = "HTS".index(view)
+    expected_amounts = whole.amounts.copy()
+    expected_amounts[:, place] = other.amounts[:, place]
+    np.testing.assert_array_equal(mixed.amounts, expected_amounts)
+    assert mixed.amounts.dtype == np.float32
+    np.testing.assert_array_equal(whole.amounts, np.log1p(4 * ones))
+
+
 @pytest.mark.parametrize(("text", "views"), [("H,T,S", ("H", "T", "S")), ("sh", ("H", "S")), ("T", ("T",))])
 def test_views_are_parsed_in_the_order_of_the_design(text: str, views: tuple[str, ...]) -> None:
     assert parse_views(text) == views

@@ -36,12 +36,12 @@ from store.imports.run import import_folder
 from store.store import Store
 from tests.live_server import copy_home
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "evaluate_small.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "evaluate_small.json"
 DESIGN_KEYS = [
     "dataset", "split", "model_id", "index_id", "users", "k", "by_view",
     "cold_users", "matching_degree", "baselines", "seconds",
 ]  # fmt: skip
-OWN_KEYS = ["views", "views_in_data", "unseen_users"]
+OWN_KEYS = ["views", "views_in_data", "unseen_users", "by_history", "by_texts", "by_friends", "cut"]
 FIGURES = {"recall", "recall_ci95", "ndcg", "ndcg_ci95", "mrr", "mrr_ci95", "coverage"}
 SUBSETS = ["H", "T", "S", "HT", "HS", "TS", "HTS"]
 
@@ -232,7 +232,7 @@ def test_the_report_has_the_keys_of_the_design(small_report: dict[str, Any]) -> 
             assert low < figures["20"][name] < high
     assert set(small_report["matching_degree"]) == set(VIEWS)
     assert list(small_report["baselines"]) == ["popularity", "ItemKNN", "iALS", "BPR", "EASE", "EASE + T + S"]
-    assert set(small_report["seconds"]) == {"load", "rank", "views", "baselines"}
+    assert set(small_report["seconds"]) == {"load", "rank", "views", "amounts", "baselines"}
     assert small_report["views_in_data"] == {"H": True, "T": True, "S": True}
     assert small_report["unseen_users"] is None
     whole = dict(small_report["by_view"]["HTS"])
@@ -375,6 +375,9 @@ def test_without_friends_and_with_users_left_out_of_training(
     unseen = report["unseen_users"]
     assert set(unseen) == {"users", "10", "20"}
     assert unseen["users"] + report["users"] == everyone[1]
+    assert report["cut"]["users"] == report["users"]
+    assert report["by_friends"] is None
+    assert report["by_history"]["all"]["HTS"]["20"] == report["k"]["20"]
     assert 20 <= unseen["users"] <= 80
     parts = report["users"] * report["k"]["20"]["recall"] + unseen["users"] * unseen["20"]["recall"]
     assert parts / everyone[1] == pytest.approx(everyone[0], abs=1e-9)

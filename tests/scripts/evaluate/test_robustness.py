@@ -17,6 +17,7 @@ from encoder.text.encoder import TextEncoder
 from encoder.views import ViewBatch
 from indexer.publish import current_index, load_index
 from scripts import cli
+from scripts.evaluate.plots import plot_robustness
 from scripts.evaluate.protocol import Evaluator
 from scripts.evaluate.report import evaluate
 from scripts.evaluate.robustness import (
@@ -31,7 +32,7 @@ from scripts.evaluate.robustness import (
     perturbed_views,
     robustness_figures,
 )
-from scripts.evaluate.tables import plot_robustness, robustness_table, write_tables
+from scripts.evaluate.tables import robustness_table, write_tables
 from store.export import Export
 from store.home import Home
 from tests.live_server import copy_home
@@ -214,14 +215,16 @@ def test_over_nobody_the_table_and_the_plot_have_gaps(measured: Evaluator, tmp_p
     assert imread(tmp_path / "plot.png").shape[0] > 500
 
 
-def test_without_a_view_to_perturb_there_is_a_table_and_no_plot(small_home: Home, tmp_path: Path) -> None:
+def test_without_a_view_to_perturb_there_is_a_table_and_no_plot_of_it(
+    small_home: Home, tmp_path: Path
+) -> None:
     home = copy_home(small_home, tmp_path / "home")
     pair = load_index(home, current_index(home).name)
     report = evaluate(home, pair, "test", VIEWS, baselines=False, exact=False)
     block = {"seed": 0, "k": 20, "unchanged": report["k"]["20"], "by_view": {}}
     write_tables(report | {"robustness": block}, tmp_path / "report.html")
     assert "unchanged" in (tmp_path / "report.html").read_text("utf-8")
-    assert not list(tmp_path.glob("*.png"))
+    assert not list(tmp_path.glob("*robustness.png"))
 
 
 def test_the_command_writes_the_block_the_table_and_the_plot(
