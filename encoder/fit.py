@@ -109,10 +109,10 @@ def fit(
 
 def _choosing(data: Dataset, options: TrainOptions) -> tuple[Dataset, str | None]:
     """Return the data to choose settings on, and the name of the held-out split in it."""
-    if not (options.search or options.learn):
-        return data, None
     if "valid" in data.held_out:
         return data, "valid"
+    if not (options.search or options.learn):
+        return data, None
     rows = data.history
     share = _INNER_SHARE
     inner = mark("random", rows.users, rows.items, rows.ts, valid=share, test=0.0, seed=options.seed) == VALID

@@ -12,13 +12,11 @@ import pytest
 from encoder import train as training
 from encoder.config import TowerConfig
 from encoder.dataset import hold_out, load_dataset
-from encoder.fit import TrainOptions
+from encoder.fit import TrainOptions, fit
 from encoder.preflight import NothingToLearnError
 from encoder.runtime import LEFT_OUT_FILE, METRICS_FILE, USER_GRAPH, Model
 from encoder.text.cache import TextCache, encode_with_cache
 from encoder.text.encoder import TextEncoder
-from encoder.tower.closed_form import fit_closed_form
-from encoder.tower.tower import dataset_views
 from encoder.train import ParityError, train
 from store.artifact import DamagedArtifactError, artifacts, build, read_pointer
 from store.export import Export, create_export
@@ -91,9 +89,9 @@ def test_the_exported_graph_agrees_with_the_reference_on_real_views(
     home: Home, export: Export, encoder: TextEncoder, cache: TextCache
 ) -> None:
     data = load_dataset(export, encoder, cache)
-    tower = fit_closed_form(data, FIXED.base)
+    tower = fit(data, FIXED, home.training).tower
     model = Model.load(train(home, export, encoder, cache, FIXED))
-    views = dataset_views(data, data.events(FIXED.base), tower.table)
+    views = tower.views(data)
     encoded = model.encode_users(views)
     np.testing.assert_allclose(encoded.parts, tower.parts(views), atol=1e-5)
     np.testing.assert_array_equal(encoded.used, tower.parts(views).any(axis=2))
