@@ -6,7 +6,7 @@ holds the fitted arrays and computes users and items from them in float64, the r
 with learned blocks and compresses the sum. `collapse` measures for whom a tower tells no items apart.
 """
 
-from encoder.tower.closed_form import fit_closed_form
+from encoder.tower.closed_form import Decompositions, fit_closed_form
 from encoder.tower.collapse import measure_collapse
 from encoder.tower.spectral import Spectrum, spectrum
 from encoder.tower.tower import MAX_GATE_SLOPE, Block, Fusion, Tower, dataset_views
@@ -14,6 +14,7 @@ from encoder.tower.tower import MAX_GATE_SLOPE, Block, Fusion, Tower, dataset_vi
 __all__ = [
     "MAX_GATE_SLOPE",
     "Block",
+    "Decompositions",
     "Fusion",
     "Spectrum",
     "Tower",
