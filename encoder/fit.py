@@ -74,7 +74,8 @@ def fit(
     if split and options.search:
         spectra = Decompositions(choosing, options.base, max(options.dims))
         trials = choose_config(choosing, split, options.base, options.dims, spectra)
-        closed = fit_closed_form(choosing, trials[-1].config, *spectra.of(trials[-1].config))
+        chosen = trials[-1].config
+        closed = fit_closed_form(choosing, chosen, *spectra.of(chosen, chosen.dim))
         del spectra
     else:
         trials = []

@@ -26,7 +26,7 @@ class Decompositions:
     Args:
         data: held-out rows of it are not looked at.
         base: for the weights of actions.
-        rank: of every spectrum, cut to the rank of the data.
+        rank: of a spectrum, unless another is asked for; cut to the rank of the data.
         users: rows of the users whose histories are decomposed; None is all.
     """
 
@@ -38,18 +38,21 @@ class Decompositions:
         self._events = lru_cache(maxsize=2)(self._weigh)
         self._spectrum = lru_cache(maxsize=_KEPT)(self._decompose)
 
-    def of(self, config: TowerConfig) -> tuple[Matrix, Spectrum]:
+    def of(self, config: TowerConfig, rank: int | None = None) -> tuple[Matrix, Spectrum]:
         """Return `data.events` of all users without a half-life, and the spectrum."""
-        svd = self._spectrum(config.weighting, config.user_exponent, config.item_exponent)
+        exponents = config.user_exponent, config.item_exponent
+        svd = self._spectrum(config.weighting, *exponents, self._rank if rank is None else rank)
         return self._events(config.weighting), svd
 
     def _weigh(self, weighting: Weighting) -> Matrix:
         return self._data.events(replace(self._base, weighting=weighting))
 
-    def _decompose(self, weighting: Weighting, user_exponent: float, item_exponent: float) -> Spectrum:
+    def _decompose(
+        self, weighting: Weighting, user_exponent: float, item_exponent: float, rank: int
+    ) -> Spectrum:
         events = self._events(weighting)
         some = events if self._users is None else events[self._users]
-        return spectrum(some, self._rank, user_exponent, item_exponent)
+        return spectrum(some, rank, user_exponent, item_exponent)
 
 
 def fit_closed_form(

@@ -127,7 +127,7 @@ def choose_config(
     aged = [replace(chosen.config, half_life=half_life) for half_life in half_lives(data)]
     with Progress("half-life", len(aged), "setting") as progress:
         for config in aged:
-            tower = fit_closed_form(data, config, *whole.of(config), users)
+            tower = fit_closed_form(data, config, *whole.of(config, config.dim), users)
             trials.append(Trial(config, scorer.score_tower(tower)))
             progress.advance()
     best_life = max(trials[trials.index(chosen) :], key=_ndcg)
@@ -207,7 +207,7 @@ def _fusion_trials(
     users: IntArray | None,
     progress: Progress,
 ) -> list[Trial]:
-    events, svd = spectra.of(best)
+    events, svd = spectra.of(best, best.dim)
     text_gates = GATES if data.text.any() else (0.0,)
     social_gates = GATES if data.ties.nnz else (0.0,)
     learned = [(1.0, text, social) for text, social in product(text_gates, social_gates)]
