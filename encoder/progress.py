@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from threading import Event, Thread
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import NoReturn, Self, TypeVar
 
 from tqdm import tqdm
 
@@ -15,11 +15,11 @@ _MINUTE, _HOUR = 60, 3_600
 log = logging.getLogger(__name__)
 
 _Part = TypeVar("_Part")
-_running: list["Progress"] = []  # the outermost stage first
+_running: list["LongStage"] = []  # the outermost stage first
 
 
-class Progress:
-    """Shows how much of a stage is done, and how long the rest takes, while it is entered.
+class LongStage:
+    """A long stage of work: shows how much is done, and how long the rest takes, while it is entered.
 
     On a terminal that is a bar. Elsewhere a thread logs a line every LINE_SECONDS, also while one part takes
     longer than that. A stage within another one logs nothing: the outer one speaks for both.
@@ -53,12 +53,12 @@ class Progress:
         self._over = Event()
         self._wait = self._over.wait if wait is None else wait
         self._began = clock()
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[NoReturn] | None = None
         self._lines: Thread | None = None
 
     def __enter__(self) -> Self:
         """Draw the bar, or start to log lines."""
-        bar: tqdm[None] = tqdm(
+        bar: tqdm[NoReturn] = tqdm(
             total=self._total,
             initial=self._before,
             desc=self._label,
@@ -111,10 +111,10 @@ class Progress:
 
 def watched(parts: Collection[_Part], label: str, unit: str, *, leave: bool = True) -> Iterator[_Part]:
     """Yield the parts of a stage and show its progress: one is done when the next is asked for."""
-    with Progress(label, len(parts), unit, leave=leave) as progress:
+    with LongStage(label, len(parts), unit, leave=leave) as stage:
         for part in parts:
             yield part
-            progress.advance()
+            stage.advance()
 
 
 def duration(seconds: float) -> str:

@@ -154,7 +154,7 @@ def adamw(
     with_decay = [one for name, one in parameters.items() if decays(name, one)]
     without = [one for name, one in parameters.items() if not decays(name, one)]
     groups = [{"params": with_decay, "weight_decay": decay}, {"params": without, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, fused=True)
 
 
 class BestWeights:

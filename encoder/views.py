@@ -8,7 +8,6 @@ from scipy import sparse
 
 from encoder.arrays import Events
 from encoder.config import VIEWS, TowerConfig
-from encoder.products import product
 from store.tables import MAX_WEIGHT
 
 _LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # a smaller one is 0 as float32
@@ -120,7 +119,7 @@ def history_view(events: Matrix, table: FloatArray, widths: tuple[int, ...] = ()
 
     `widths` are those of the blocks that the table (N, D_H) consists of; one block where it is empty.
     """
-    return unit_blocks(product(events, table), widths or (table.shape[1],))
+    return unit_blocks(np.asarray(events @ table), widths or (table.shape[1],))
 
 
 def social_view(ties: Matrix, pooled: FloatArray, widths: tuple[int, ...] = ()) -> FloatArray:
@@ -131,7 +130,7 @@ def social_view(ties: Matrix, pooled: FloatArray, widths: tuple[int, ...] = ()) 
         pooled: (P, D_H) as `history_view` gives them.
         widths: of the blocks; one block where it is empty.
     """
-    means = np.asarray(product(ties.log1p(), pooled), dtype=np.float32)
+    means = np.asarray(ties.log1p() @ pooled, dtype=np.float32)
     return unit_blocks(means, widths or (means.shape[1],))
 
 

@@ -11,7 +11,7 @@ from encoder.arrays import IntArray
 from encoder.config import TowerConfig, Weighting
 from encoder.dataset import Dataset
 from encoder.products import in_threads
-from encoder.progress import Progress
+from encoder.progress import LongStage
 from encoder.tower.closed_form import Decompositions, fit_closed_form
 from encoder.tower.tower import Tower, dataset_views
 from encoder.views import Matrix, count_newer, event_matrix, history_view
@@ -114,22 +114,22 @@ def choose_config(
     log.info("history table: %s, NDCG@20 %.4f on %s", _describe(trials[-1].config), trials[-1].ndcg, split)
     if data.text.any() or data.ties.nnz:
         best = {trial.config.damping: trial.config for trial in tables}  # the last, so the best, of each
-        with Progress("alignment", len(best) * len(RIDGES), "setting") as progress:
+        with LongStage("alignment", len(best) * len(RIDGES), "setting") as stage:
             fused = [
                 trial
                 for config in best.values()
-                for trial in _fusion_trials(data, scorer, config, whole, users, progress)
+                for trial in _fusion_trials(data, scorer, config, whole, users, stage)
             ]
         trials += sorted(fused, key=_ndcg)
         chosen = trials[-1]
         log.info("with T and S: %s, NDCG@20 %.4f on %s", _describe(chosen.config), chosen.ndcg, split)
     chosen = trials[-1]
     aged = [replace(chosen.config, half_life=half_life) for half_life in half_lives(data)]
-    with Progress("half-life", len(aged), "setting") as progress:
+    with LongStage("half-life", len(aged), "setting") as stage:
         for config in aged:
             tower = fit_closed_form(data, config, *whole.of(config, config.dim), users)
             trials.append(Trial(config, scorer.score_tower(tower)))
-            progress.advance()
+            stage.advance()
     best_life = max(trials[trials.index(chosen) :], key=_ndcg)
     trials.remove(best_life)
     return [*trials, best_life]
@@ -169,15 +169,15 @@ def _history_trials(
         for weighting, exponent in product(weightings, USER_EXPONENTS)
     ]
     total = (len(tables) + len(ITEM_EXPONENTS)) * len(dims) * len(DAMPINGS)
-    with Progress("history table", total, "setting") as progress:
+    with LongStage("history table", total, "setting") as stage:
         trials = []
         for config in tables:
             trials += _table_trials(scorer, config, dims, spectra)
-            progress.advance(len(dims) * len(DAMPINGS), _best_so_far(trials))
+            stage.advance(len(dims) * len(DAMPINGS), _best_so_far(trials))
         best = max(trials, key=_ndcg).config
         for exponent in ITEM_EXPONENTS:
             trials += _table_trials(scorer, replace(best, item_exponent=exponent), dims, spectra)
-            progress.advance(len(dims) * len(DAMPINGS), _best_so_far(trials))
+            stage.advance(len(dims) * len(DAMPINGS), _best_so_far(trials))
     return trials
 
 
@@ -205,7 +205,7 @@ def _fusion_trials(
     best: TowerConfig,
     spectra: Decompositions,
     users: IntArray | None,
-    progress: Progress,
+    stage: LongStage,
 ) -> list[Trial]:
     events, svd = spectra.of(best, best.dim)
     text_gates = GATES if data.text.any() else (0.0,)
@@ -220,7 +220,7 @@ def _fusion_trials(
             config = replace(tower.config, gates=gates)
             vectors = tower.gated(gates).vectors(views)
             trials.append(Trial(config, scorer.score(vectors, items)))
-        progress.advance()
+        stage.advance()
     return trials
 
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from encoder.progress import LINE_SECONDS, Progress, duration, watched
+from encoder.progress import LINE_SECONDS, LongStage, duration, watched
 
 
 class Clock:
@@ -33,11 +33,11 @@ def test_a_line_every_half_minute_with_the_time_left(caplog: pytest.LogCaptureFi
     clock = Clock()
 
     def wait(seconds: float) -> bool:
-        progress.advance(10, note=f"step {clock.waits}")
+        stage.advance(10, note=f"step {clock.waits}")
         return clock.wait(seconds)
 
-    progress = Progress("history table", 60, "setting", clock=clock, wait=wait)
-    with progress:
+    stage = LongStage("history table", 60, "setting", clock=clock, wait=wait)
+    with stage:
         pass
     assert clock.now == 1_000.0 + 4 * LINE_SECONDS
     assert messages(caplog) == [
@@ -52,25 +52,25 @@ def test_one_part_that_takes_long_is_told_too_and_nothing_is_estimated(
 ) -> None:
     caplog.set_level(logging.INFO)
     clock = Clock()
-    with Progress("fit", 12, "step", clock=clock, wait=clock.wait):
+    with LongStage("fit", 12, "step", clock=clock, wait=clock.wait):
         pass
     assert messages(caplog)[-1] == "fit: 0 of 12 steps in 1 min 30 s"
 
 
 def test_what_was_done_before_does_not_count_as_speed(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    progress = Progress("train", 100, "step", done=80, clock=clock, wait=clock.wait)
+    stage = LongStage("train", 100, "step", done=80, clock=clock, wait=clock.wait)
     clock.now += 20
-    progress.advance(10)
-    assert progress.line() == "train: 90 of 100 steps in 20 s, about 20 s left"
+    stage.advance(10)
+    assert stage.line() == "train: 90 of 100 steps in 20 s, about 20 s left"
 
 
 def test_the_outer_stage_speaks_for_the_inner_one(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock, inner = Clock(), Clock()
     with (
-        Progress("outer", 2, "part", clock=clock, wait=clock.wait),
-        Progress("inner", 2, "part", clock=inner, wait=inner.wait),
+        LongStage("outer", 2, "part", clock=clock, wait=clock.wait),
+        LongStage("inner", 2, "part", clock=inner, wait=inner.wait),
     ):
         pass
     assert {message.split(":")[0] for message in messages(caplog)} == {"outer"}
@@ -78,11 +78,11 @@ def test_the_outer_stage_speaks_for_the_inner_one(caplog: pytest.LogCaptureFixtu
 
 
 def test_a_stage_that_fails_stops_its_lines() -> None:
-    with pytest.raises(ValueError, match="broken"), Progress("outer", 1, "part"):
+    with pytest.raises(ValueError, match="broken"), LongStage("outer", 1, "part"):
         raise ValueError("broken")
-    with Progress("next", 1, "part") as progress:  # as the outermost again
-        progress.advance()
-    assert progress.line().startswith("next: 1 of 1")
+    with LongStage("next", 1, "part") as stage:  # as the outermost again
+        stage.advance()
+    assert stage.line().startswith("next: 1 of 1")
 
 
 def test_watched_yields_every_part() -> None:
