@@ -109,7 +109,8 @@ def choose_config(
     tables = trials
     if users is not None:
         log.info("history table: chosen on %d of %d users", len(users), len(data.users))
-        tables = sorted(_table_trials(scorer, trials[-1].config, dims, whole), key=_ndcg)
+        with LongStage("history table of all users", len(dims) * len(DAMPINGS), "setting") as stage:
+            tables = sorted(_table_trials(scorer, trials[-1].config, dims, whole, stage), key=_ndcg)
         trials += tables
     log.info("history table: %s, NDCG@20 %.4f on %s", _describe(trials[-1].config), trials[-1].ndcg, split)
     if data.text.any() or data.ties.nnz:
@@ -172,21 +173,19 @@ def _history_trials(
     with LongStage("history table", total, "setting") as stage:
         trials = []
         for config in tables:
-            trials += _table_trials(scorer, config, dims, spectra)
-            stage.advance(len(dims) * len(DAMPINGS), _best_so_far(trials))
+            trials += _table_trials(scorer, config, dims, spectra, stage)
         best = max(trials, key=_ndcg).config
         for exponent in ITEM_EXPONENTS:
-            trials += _table_trials(scorer, replace(best, item_exponent=exponent), dims, spectra)
-            stage.advance(len(dims) * len(DAMPINGS), _best_so_far(trials))
+            trials += _table_trials(scorer, replace(best, item_exponent=exponent), dims, spectra, stage)
     return trials
 
 
-def _best_so_far(trials: list[Trial]) -> str:
-    return f"NDCG@20 {max(map(_ndcg, trials)):.4f}"
-
-
 def _table_trials(
-    scorer: HeldOutScorer, config: TowerConfig, dims: tuple[int, ...], spectra: Decompositions
+    scorer: HeldOutScorer,
+    config: TowerConfig,
+    dims: tuple[int, ...],
+    spectra: Decompositions,
+    stage: LongStage,
 ) -> list[Trial]:
     """Try one decomposition with every dim and every damping that ranks unseen items."""
     events, svd = spectra.of(config)
@@ -196,6 +195,8 @@ def _table_trials(
             vectors = history_view(events[scorer.users], svd.table(dim, damping))
             reached = scorer.score(vectors, svd.items(dim))
             trials.append(Trial(replace(config, dim=dim, damping=damping), reached))
+            stage.advance(note=f"NDCG@20 {max(map(_ndcg, trials)):.4f}")
+    stage.advance(len(dims) * len(DAMPINGS) - len(trials))  # dims beyond the rank, tables that rank nothing
     return trials
 
 

@@ -44,6 +44,13 @@ def test_scored_users_with_more_events_than_the_bound_do_not_break_it(
     assert np.isin(sample, scored).all()
 
 
+def test_maxvar_is_aligned_over_a_sample_too(small_data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = choose_config(small_data, "valid", TowerConfig(fusion="maxvar"), dims=(8,))[-1]
+    monkeypatch.setattr(select, "MAX_EVENTS", int(small_data.seen.nnz) * 9 // 10)
+    chosen = choose_config(small_data, "valid", TowerConfig(fusion="maxvar"), dims=(8,))[-1]
+    assert chosen.ndcg == pytest.approx(whole.ndcg, abs=0.1)
+
+
 def test_what_a_sample_chose_is_scored_on_all_users_at_last(
     small_data: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
