@@ -62,8 +62,8 @@ def measure_training(options: TrainBenchOptions, folder: Path) -> dict[str, Any]
         works["implicit"] = lambda: _fit_implicit(data, options)
     whole = TrainOptions(base=config, dims=(options.dim,), seed=options.seed)
     works["choice and fit"] = lambda: fit(data, whole, folder)
-    results = [{"work": name, **_timed(work)} for name, work in works.items()]
-    seconds = {str(row["work"]): float(row["seconds"]) for row in results}
+    results: list[dict[str, Any]] = [{"work": name, **_timed(work)} for name, work in works.items()]
+    seconds = {row["work"]: row["seconds"] for row in results}
     beside = [name for name in ("one fit", "choice and fit") if "implicit" in seconds]
     return {
         "options": asdict(options) | {"threads": threads()},
@@ -89,8 +89,8 @@ def synthetic_dataset(options: TrainBenchOptions) -> Dataset:
     of_topic = rng.permutation(items) % topics
     by_taste = rng.random(events) >= _AT_RANDOM
     for each in range(topics):
-        own, rows = np.flatnonzero(of_topic == each), np.flatnonzero(by_taste & (topic == each))
-        named[rows] = own[_drawn(rng, popularity[own], (len(rows),))]
+        own, at = np.flatnonzero(of_topic == each), np.flatnonzero(by_taste & (topic == each))
+        named[at] = own[_drawn(rng, popularity[own], (len(at),))]
     actions = Actions(np.zeros(events, dtype=np.int32), ("see",))
     rows = Events(owners, named, actions, np.ones(events), rng.integers(0, _PERIOD, events))
     valid = rng.random(events) < _VALID
