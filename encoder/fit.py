@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset, hold_out
 from encoder.learned import LearnConfig
-from encoder.tower import Block, Tower, fit_closed_form
+from encoder.tower import Block, Decompositions, Tower, fit_closed_form
 from encoder.tower.mix import choose_mix, compressed, mixed, with_half_life
 from encoder.tower.select import HeldOutScorer, Trial, choose_config
 from evaluation.split import VALID, mark
@@ -73,8 +73,11 @@ def fit(
     """
     choosing, split = _choosing(data, options)
     if split and options.search:
-        trials = choose_config(choosing, split, options.base, options.dims)
-        closed = fit_closed_form(choosing, trials[-1].config)
+        spectra = Decompositions(choosing, options.base, max(options.dims))
+        trials = choose_config(choosing, split, options.base, options.dims, spectra)
+        chosen = trials[-1].config
+        closed = fit_closed_form(choosing, chosen, *spectra.of(chosen, chosen.dim))
+        del spectra
     else:
         trials = []
         closed = fit_closed_form(choosing, _unchosen(options) if options.search else options.base)

@@ -159,7 +159,9 @@ def adamw(
         settings = (decay if decays(name, one) else 0.0, rate * (faster or {}).get(name, 1.0))
         groups.setdefault(settings, []).append(one)
     return torch.optim.AdamW(
-        [{"params": group, "weight_decay": own, "lr": lr} for (own, lr), group in groups.items()], lr=rate
+        [{"params": group, "weight_decay": own, "lr": lr} for (own, lr), group in groups.items()],
+        lr=rate,
+        fused=True,
     )
 
 

@@ -12,6 +12,8 @@ Floats: TypeAlias = NDArray[np.float64]
 
 _LOWEST = np.finfo(np.float32).min  # what is lower is −inf
 _SCORES_AT_ONCE = 1 << 20  # a block that stays in the cache
+_STRIPES = 1_024
+_STRIPES_PER_RANK = 16
 
 
 class ScoresError(ValueError):
@@ -55,13 +57,21 @@ def top_k(scores: NDArray[np.float32], excluded: Csr, k: int) -> NDArray[np.int6
 
 
 def _rank_block(allowed: NDArray[np.float32], ranked: NDArray[np.int64]) -> None:
-    """Fill `ranked` (B, k) with the best items of `allowed` (B, N), leaving what is −inf out."""
+    """Fill `ranked` (B, k) with the best items of `allowed` (B, N), leaving what is −inf out.
+
+    Items lie in stripes, and each of the k stripes with the highest maxima has an item that reaches the k-th
+    of these: so do the k best items, and few others. That bound costs one pass; the k-th item would cost ten.
+    """
     k, n_items = ranked.shape[1], allowed.shape[1]
     if not n_items:
         return
-    at = max(0, n_items - k)
-    kth = np.partition(allowed, at, axis=1)[:, at, None]  # (B, 1): the k-th best; ties may reach beyond k
-    users, items = np.nonzero(allowed >= np.maximum(kth, _LOWEST))  # in the order of users and rows
+    width = max(1, n_items // max(_STRIPES, _STRIPES_PER_RANK * k))  # items of a stripe
+    stripes = n_items // width
+    highest = allowed[:, : stripes * width].reshape(len(allowed), width, stripes).max(axis=1)  # (B, stripes)
+    at = max(0, highest.shape[1] - k)
+    bound = np.partition(highest, at, axis=1)[:, at, None]  # (B, 1): k items reach it, or all do
+    reached = np.flatnonzero(allowed >= np.maximum(bound, _LOWEST))  # in the order of users and rows
+    users, items = np.divmod(reached, n_items)
     best = np.lexsort((items, -allowed[users, items], users))
     rank = np.arange(len(users)) - np.searchsorted(users, users)
     kept = rank < k

@@ -9,7 +9,6 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from encoder.heads.examples import TRAIN, Examples, Floats, NoExamplesError, check_labels
 from encoder.heads.graph import CategoryWeights, PairWeights, category_graph, pair_graph
@@ -17,6 +16,7 @@ from encoder.heads.options import HEAD_TASKS, HeadOptions, Task, TaskError
 from encoder.heads.report import predict_examples
 from encoder.heads.runtime import Head, HeadInputError
 from encoder.heads.statistics import Scaling, fit_line, fit_logistic, item_means, logit, sigmoid
+from encoder.progress import LongStage
 from encoder.training_loop import BestWeights, EpochFigures, Progress, Training, adamw, train_epochs
 from encoder.views import FloatArray
 from evaluation.classification import log_loss, rmse
@@ -378,11 +378,10 @@ def _train(
         yield from map(train_loss, torch.split(order, batch))
 
     def after_epoch(figures: EpochFigures) -> None:
-        bar.update()
-        bar.set_postfix(valid=f"{figures.held_out:.5f}")
+        stage.advance(note=f"valid loss {figures.held_out:.5f}")
         log.info("%s: epoch %d, valid loss %.5f", name, figures.epoch, figures.held_out)
 
-    with tqdm(total=options.epochs, desc=name, unit="epoch", disable=None) as bar:
+    with LongStage(name, options.epochs, "epoch") as stage:
         training = Training(
             parameters,
             adamw(parameters, options.rate, options.decay, lambda _, weights: weights.ndim > 0),

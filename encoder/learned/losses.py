@@ -1,8 +1,11 @@
 """The loss of a learned block: the targets are ranked by the fused vector and by each view alone."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  its usual name
 
 from encoder.learned.batches import Step
 from encoder.learned.config import LearnConfig
@@ -37,37 +40,73 @@ class RankingLoss:
             return None
         return torch.multinomial(self._chances, self._negatives, replacement=True, generator=self._generator)
 
-    def loss(
-        self,
-        users: Tensor,
-        items: tuple[Tensor, Tensor],
-        targets: Matrix,
-        counted: Tensor,
-        drawn: Tensor | None,
-    ) -> Tensor:
-        """Return −Σ log p(target | user) over the targets, per user of the batch.
+    def ranked(
+        self, users: Tensor, items: tuple[Tensor, Tensor], drawn: Tensor | None, rows: Tensor | None = None
+    ) -> "Ranked":
+        """Score the items that stand for all items, for every user of a batch.
 
         Args:
             users: (B, D), scaled.
-            items: vectors (N, D) and bias (N,).
-            targets: (B, N) 1 for each target.
-            counted: (B,) 1 for the users whose targets count.
+            items: vectors (N, D) and bias (N,), or those of `rows`.
             drawn: as `draw` returned it.
+            rows: (n,) ascending, of the items that the step names or draws; None is all.
         """
         vectors, bias = items
-        rows = np.repeat(np.arange(targets.shape[0]), np.diff(targets.indptr))
-        owner = torch.from_numpy(rows).to(users.device)
-        item = torch.from_numpy(targets.indices.astype(np.int64)).to(users.device)
         if drawn is None:
             scores = (users @ vectors.T).float() + bias  # (B, N)
-            log_p = scores[owner, item] - torch.logsumexp(scores, dim=1)[owner]
+            return Ranked(users, items, rows, scores, torch.logsumexp(scores, dim=1))
+        at = _places(rows, drawn.to(users.device))
+        correction = torch.log(self._chances[drawn] * len(drawn)).to(users.device)
+        others = (users @ vectors[at].T).float() + (bias[at] - correction)  # (B, n)
+        return Ranked(users, items, rows, None, torch.logsumexp(others, dim=1))
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Users (B, D) beside items, and what their likelihood is made of.
+
+    Shapes:
+        scores: (B, N) of all items; None where drawn items stand for them.
+        total: (B,) log of the sum over all items, or over the drawn ones, of exp(score).
+    """
+
+    users: Tensor
+    items: tuple[Tensor, Tensor]
+    rows: Tensor | None
+    scores: Tensor | None
+    total: Tensor
+
+    def loss(self, targets: Matrix, counted: Tensor) -> Tensor:
+        """Return −Σ log p(target | user) over the targets, per user of the batch.
+
+        Args:
+            targets: (B, N) 1 for each target.
+            counted: (B,) 1 for the users whose targets count.
+        """
+        users = self.users
+        owners = np.repeat(np.arange(targets.shape[0]), np.diff(targets.indptr))
+        owner = torch.from_numpy(owners).to(users.device)
+        item = _places(self.rows, torch.from_numpy(targets.indices.astype(np.int64)).to(users.device))
+        if self.scores is not None:
+            log_p = self.scores[owner, item] - self.total[owner]
         else:
-            at = drawn.to(users.device)
-            correction = torch.log(self._chances[drawn] * len(drawn)).to(users.device)
-            others = (users @ vectors[at].T).float() + bias[at] - correction  # (B, n)
-            own = (users[owner] * vectors[item]).sum(dim=1).float() + bias[item]
-            log_p = own - torch.logaddexp(torch.logsumexp(others, dim=1)[owner], own)
+            vectors, bias = self.items
+            own = (F.embedding(owner, users) * F.embedding(item, vectors)).sum(dim=1).float() + bias[item]
+            log_p = own - torch.logaddexp(self.total[owner], own)
         return -(log_p * counted[owner]).sum() / len(users)
+
+
+def _places(rows: Tensor | None, items: Tensor) -> Tensor:
+    """Return the positions in `rows` of some of its items; the items themselves where it is None."""
+    return items if rows is None else torch.searchsorted(rows, items)
+
+
+def _named_rows(step: Step, drawn: Tensor | None) -> Tensor | None:
+    """Return the rows of the items that a step ranks (n,), ascending, each once; None is all."""
+    if drawn is None:
+        return None
+    named = [step.targets.indices, step.everything.indices, drawn.numpy()]
+    return torch.from_numpy(np.unique(np.concatenate(named).astype(np.int64)))
 
 
 def step_loss(
@@ -80,26 +119,31 @@ def step_loss(
     direction that hurts most.
     """
     views, gates = block.parts(inputs)  # (B, 3, D), (B, 3)
-    items, drawn, scale = (block.items(), block.bias), ranking.draw(), block.log_scale.exp()
+    drawn, scale = ranking.draw(), block.log_scale.exp()
+    rows = _named_rows(step, drawn)
+    rows = rows if rows is None else rows.to(inputs.present.device)
+    items = block.items(rows), block.bias if rows is None else block.bias[rows]
     all_users = torch.ones_like(inputs.present[:, 0])
 
-    def ranked(vectors: Tensor, targets: Matrix, counted: Tensor) -> Tensor:
-        return ranking.loss(scale * vectors, items, targets, counted, drawn)
+    def ranked(vectors: Tensor) -> Ranked:
+        return ranking.ranked(scale * vectors, items, drawn, rows)
 
     fused = (views * gates[:, :, None]).sum(dim=1)  # (B, D)
-    loss = ranked(fused, step.targets, all_users)
+    loss = ranked(fused).loss(step.targets, all_users)
     present = (inputs.present * inputs.genuine).T  # (3, B); a view that is dropped from the sum still learns
-    if options.history_loss:
-        loss = loss + options.history_loss * ranked(views[:, 0], step.everything, present[0])
-    if options.view_loss:
-        for i in range(3):
-            if present[i].any():
-                loss = loss + options.view_loss * ranked(views[:, i], step.targets, present[i])
+    for i in range(3):
+        weights = options.view_loss, options.history_loss if i == 0 else 0.0
+        if any(weights) and (i == 0 or present[i].any()):
+            alone = ranked(views[:, i])
+            for weight, wanted in zip(weights, (step.targets, step.everything), strict=True):
+                if weight:
+                    loss = loss + weight * alone.loss(wanted, present[i])
     if options.alignment:
         apart = ((fused[:, None] - views) ** 2).sum(dim=2) * inputs.present  # (B, 3)
         loss = loss + options.alignment * apart.sum() / len(fused)
     if options.adversarial:
         (slope,) = torch.autograd.grad(loss, views, retain_graph=True)
-        worst = options.adversarial * torch.nn.functional.normalize(slope.detach(), dim=2)
-        loss = loss + ranked(((views + worst) * gates[:, :, None]).sum(dim=1), step.targets, all_users)
+        worst = options.adversarial * F.normalize(slope.detach(), dim=2)
+        hurt = ((views + worst) * gates[:, :, None]).sum(dim=1)
+        loss = loss + ranked(hurt).loss(step.targets, all_users)
     return loss

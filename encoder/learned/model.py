@@ -119,12 +119,20 @@ class LearnedBlock(nn.Module):
         moved = (inputs.amounts @ self.slopes.T).clamp(-MAX_GATE_SLOPE, MAX_GATE_SLOPE)
         return views, self.trust(torch.exp(self.gates + moved) * present, inputs.amounts, views)
 
-    def items(self) -> Tensor:
-        """Compute item vectors (N, D), in training some of them from their text alone."""
-        ids: Tensor = self.ids
-        if self.training and self._options.id_dropout and self._has_text:
-            ids = ids * (torch.rand(len(ids), 1, device=ids.device) >= self._options.id_dropout)
-        return ids + self.item_text_vectors @ self.of_item_text if self._has_text else ids
+    def items(self, rows: Tensor | None = None) -> Tensor:
+        """Compute item vectors (N, D), in training some of them from their text alone.
+
+        Args:
+            rows: (n,) those of the items to compute, each once; None is all.
+        """
+        ids = self.ids if rows is None else F.embedding(rows, self.ids)
+        if not self._has_text:
+            return ids
+        text = self.item_text_vectors if rows is None else self.item_text_vectors[rows]
+        if self.training and self._options.id_dropout:
+            shown = torch.rand(len(self.ids), 1, device=ids.device) >= self._options.id_dropout
+            ids = ids * (shown if rows is None else shown[rows])
+        return ids + text @ self.of_item_text
 
     @torch.no_grad()
     def block(self, popularity: FloatArray, targets: npt.NDArray[np.bool_] | None = None) -> Block:

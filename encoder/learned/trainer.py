@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
@@ -24,6 +23,7 @@ from encoder.learned.batches import Steps
 from encoder.learned.config import LearnConfig
 from encoder.learned.losses import RankingLoss, step_loss
 from encoder.learned.model import Inputs, LearnedBlock
+from encoder.progress import LongStage
 from encoder.tower import Block
 from encoder.training_loop import EpochFigures, Progress, Training, adamw, train_epochs
 
@@ -103,7 +103,7 @@ def train_block(
     folder = folder / _key(data, config, options, scored=score is not None)
     options = options.for_users(int((np.diff(data.seen.indptr) > 0).sum()))
     run = _Run(data, config, options, folder)
-    progress = run.progress
+    progress, steps = run.progress, run.steps_per_epoch
     if progress.epoch:
         log.info("training goes on after epoch %d (%s)", progress.epoch, folder.name)
 
@@ -115,8 +115,12 @@ def train_block(
             writer.add_scalar(name, value, figures.epoch)
         if report is not None:
             report(values, figures.epoch)
-        bar.set_postfix_str(f"NDCG@20 {-progress.best_loss:.4f}" if score else "")
-        bar.update()
+        reached = f", NDCG@20 {-progress.best_loss:.4f}" if score and run.checks else ""
+        stage.advance(0, note=f"epoch {figures.epoch} of at most {options.epochs}{reached}")
+
+    def after_step(step: int) -> None:
+        run.average(step)
+        stage.advance()
 
     training = Training(
         run.parameters,
@@ -128,13 +132,13 @@ def train_block(
         options.patience * CHECK_EVERY,
         check_every=CHECK_EVERY,
         diverged=lambda epoch, *_: LearningDivergedError(epoch),
-        after_step=run.average,
+        after_step=after_step,
         after_check=run.save,
         after_epoch=after_epoch,
     )
     with (
         SummaryWriter(str(folder)) as writer,
-        tqdm(total=options.epochs, initial=progress.epoch, desc="train", unit="epoch", disable=None) as bar,
+        LongStage("learned block", steps * options.epochs, "step", done=steps * progress.epoch) as stage,
     ):
         train_epochs(training, progress)
     ndcg = -progress.best_loss if score else None
@@ -178,6 +182,11 @@ class _Run:
         found = checkpoint.load(folder)
         if found is not None:
             self._restore(*found)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of steps of an epoch."""
+        return self._steps.per_epoch
 
     def losses(self, epoch: int) -> Iterator[Tensor]:
         """Yield the losses of the steps of an epoch; the same epoch draws the same, also in a resumed run."""

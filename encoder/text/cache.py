@@ -17,8 +17,8 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from encoder.progress import LongStage
 from encoder.text.encoder import TextEncoder, Vectors
 from store.disk import disk_errors
 from store.lmdb_file import DAMAGE_ERRORS, DATA_FILE, DamagedLmdbFileError, open_checked, remove_files, seal
@@ -29,7 +29,6 @@ _STORED = np.dtype("<f4")
 _SUM = struct.Struct("<I")
 _FENCE = b"\0fence"  # a key that no text model can have
 _LOCK = "OPENING"
-_LOG_SECONDS = 30.0  # between lines in a pipe, where there is no progress bar
 _CHUNK = 512  # texts whose vectors are lost at most when a run is killed
 
 log = logging.getLogger(__name__)
@@ -337,19 +336,14 @@ def encode_with_cache(
     if missing:
         log.info("%s: encoding %s of %s texts with %s", label, count, total, encoder.text_model_id)
     store = cache.put if writer is None else writer.put
-    began, done = time.monotonic(), 0
-    logged = began
-    with tqdm(total=len(missing), desc=label, unit="text", disable=None) as progress:
+    began = time.monotonic()
+    with LongStage(label, len(missing), "text") as stage:
         chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
         encoded = encoder.encode_chunks([distinct[row] for row in rows] for rows in chunks)
         for rows, new in zip(chunks, encoded, strict=True):
             vectors[rows] = new
             store(encoder.text_model_id, [distinct[row] for row in rows], new)
-            progress.update(len(rows))
-            done += len(rows)
-            if progress.disable and time.monotonic() - logged > _LOG_SECONDS:
-                logged = time.monotonic()
-                log.info("%s: %s of %s texts", label, f"{done:,}", count)
+            stage.advance(len(rows))
     if missing:
         log.info("%s: done in %.1f s", label, time.monotonic() - began)
     row_of = {text: row for row, text in enumerate(distinct)}

@@ -8,7 +8,7 @@ items from them in float64, the reference of the graphs that `onnx` writes. `clo
 measures for whom a tower tells no items apart.
 """
 
-from encoder.tower.closed_form import fit_closed_form
+from encoder.tower.closed_form import Decompositions, fit_closed_form
 from encoder.tower.collapse import measure_collapse
 from encoder.tower.fusion import MAX_GATE_SLOPE, Fusion, Trust
 from encoder.tower.spectral import Spectrum, spectrum
@@ -17,6 +17,7 @@ from encoder.tower.tower import Block, Tower, dataset_views
 __all__ = [
     "MAX_GATE_SLOPE",
     "Block",
+    "Decompositions",
     "Fusion",
     "Spectrum",
     "Tower",

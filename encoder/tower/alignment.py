@@ -1,10 +1,12 @@
 """Alignment of the views in closed form: sums over users in one streaming pass, then a solve."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
+from encoder.config import Fusion as FusionName
 from encoder.config import SettingsError
 from encoder.views import FloatArray, ViewBatch
 
@@ -27,25 +29,30 @@ class Alignment:
 class Covariances:
     """Masked second moments of the views, summed batch by batch; users are never all in memory.
 
-    `plain[i][j]` is Σ_u m_ui m_uj x_ui x_ujᵀ and `shared[i][j]` the same divided by k_u = Σ_i m_ui.
+    `plain[i][j]` is Σ_u m_ui m_uj x_ui x_ujᵀ and `shared[i][j]` the same divided by k_u = Σ_i m_ui. Only what
+    the fusion needs is summed: for ridge the plain moments of T and S with themselves and with H.
     """
 
-    def __init__(self, dims: tuple[int, int, int]) -> None:
+    def __init__(self, dims: tuple[int, int, int], fusion: FusionName = "maxvar") -> None:
         self.dims = dims
         self.plain = _blocks(dims)
         self.shared = _blocks(dims)
+        self._fusion = fusion
 
     def add(self, batch: ViewBatch) -> None:
         """Add the moments of the users of a batch."""
-        views = [
-            np.asarray(view * batch.present[:, i : i + 1], dtype=np.float64)
+        views = {
+            i: np.asarray(view * batch.present[:, i : i + 1], dtype=np.float64)
             for i, view in enumerate((batch.history, batch.text, batch.social))
-        ]
+            if batch.present[:, i].any()
+        }
         per_user = 1.0 / np.maximum(batch.present.sum(axis=1, keepdims=True), 1.0)  # (B, 1)
-        for i, left in enumerate(views):
-            for j, right in enumerate(views):
+        for (i, left), (j, right) in product(views.items(), views.items()):
+            if self._fusion == "maxvar":
                 self.plain[i][j] += left.T @ right
                 self.shared[i][j] += (left * per_user).T @ right
+            elif i and j in {0, i}:
+                self.plain[i][j] += left.T @ right
 
 
 def ridge_alignment(covariances: Covariances, ridge: float) -> Alignment:

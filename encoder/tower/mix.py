@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.dataset import Dataset
+from encoder.progress import watched
 from encoder.tower.select import HeldOutScorer, half_lives
 from encoder.tower.tower import Block, Compression, Tower
 from encoder.views import FloatArray
@@ -57,14 +58,17 @@ def choose_mix(closed: Tower, learned: list[Block], data: Dataset, split: str) -
     items = whole.item_vectors(data.item_text_vectors)
     own = closed.blocks[0].fusion.dim
     tried = {}
-    for weight in WEIGHTS:
+    for weight in watched(WEIGHTS, "mix", "weight"):
         factors = np.where(np.arange(items.shape[1]) < own, 1.0, weight).astype(np.float32)
         tried[f"{weight:g}"] = scorer.score(vectors, items * factors)
     best = max(WEIGHTS, key=lambda weight: tried[f"{weight:g}"])
     log.info("learned blocks: weight %g, NDCG@20 %.4f on %s", best, tried[f"{best:g}"], split)
     lives = {0.0, closed.config.half_life, *half_lives(data)}
     tower = mixed(closed, learned, best, data)
-    reached = {life: scorer.score_tower(with_half_life(tower, life)) for life in sorted(lives)}
+    reached = {
+        life: scorer.score_tower(with_half_life(tower, life))
+        for life in watched(sorted(lives), "half-life", "setting")
+    }
     life = max(reached, key=lambda each: reached[each])
     log.info("half-life %g events, NDCG@20 %.4f on %s", life, reached[life], split)
     return Mix(best, life, tried, {f"{each:g}": ndcg for each, ndcg in reached.items()})

@@ -3,18 +3,18 @@
 import logging
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
+from encoder.arrays import IntArray
 from encoder.config import TowerConfig, Weighting
 from encoder.dataset import Dataset
-from encoder.tower.closed_form import fit_closed_form
-from encoder.tower.spectral import spectrum
+from encoder.products import in_threads
+from encoder.progress import LongStage
+from encoder.tower.closed_form import Decompositions, fit_closed_form
 from encoder.tower.tower import Tower, dataset_views
-from encoder.views import Matrix, count_newer, history_view
+from encoder.views import Matrix, count_newer, event_matrix, history_view
 from evaluation.metrics import mean_over_users, ndcg
 from evaluation.ranking import top_k
 
@@ -29,7 +29,8 @@ GATES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 RIDGES = (1.0, 10.0)
 HALF_LIVES = (2.0, 5.0, 10.0, 20.0, 50.0)
 MAX_USERS = 5_000
-_BATCH = 1_000
+MAX_EVENTS = 1_000_000  # of the users that settings are chosen on
+_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class HeldOutScorer:
         self._users: npt.NDArray[np.int64] = users.astype(np.int64)
         self.relevant: Matrix = relevant[self._users]
         self.seen: Matrix = data.seen[self._users]
+        needed = np.zeros(len(data.users), dtype=bool)  # their histories make the views of the users
+        needed[self._users] = needed[data.ties[self._users].indices] = True
+        self._rows = data.history.where(needed[data.history.users])
 
     @property
     def users(self) -> npt.NDArray[np.int64]:
@@ -60,42 +64,92 @@ class HeldOutScorer:
 
     def score(self, vectors: npt.NDArray[np.floating], items: npt.NDArray[np.float32]) -> float:
         """Return the mean NDCG@20 of user vectors (n, D) by full ranking over items (N, D)."""
-        ranked = [
-            top_k(vectors[i : i + _BATCH].astype(np.float32) @ items.T, self.seen[i : i + _BATCH], 20)
-            for i in range(0, len(vectors), _BATCH)
-        ]
+
+        def rank(start: int) -> npt.NDArray[np.int64]:
+            some = slice(start, start + _BATCH)
+            return top_k(vectors[some].astype(np.float32) @ items.T, self.seen[some], 20)
+
+        ranked = list(in_threads(rank, range(0, len(vectors), _BATCH)))
         return float(mean_over_users(ndcg(np.concatenate(ranked), self.relevant, 20)))
 
     def score_tower(self, tower: Tower) -> float:
         """Return the mean NDCG@20 of a tower on all views of the users."""
-        views = tower.views(self._data, self._users)
+        events = event_matrix(self._rows, self._data.shape, tower.config)
+        views = dataset_views(self._data, events, tower.table, tower.widths, self._users)
         return self.score(tower.vectors(views), tower.item_vectors(self._data.item_text_vectors))
 
 
-def choose_config(data: Dataset, split: str, base: TowerConfig, dims: tuple[int, ...] = DIMS) -> list[Trial]:
+def choose_config(
+    data: Dataset,
+    split: str,
+    base: TowerConfig,
+    dims: tuple[int, ...] = DIMS,
+    whole: Decompositions | None = None,
+) -> list[Trial]:
     """Try settings and return each with its NDCG@20 on `split`, the chosen one last.
 
-    First the history table alone (weighting, exponents, dim, damping). Then λ and the gates of T and S, with
-    the best table of each damping: what is best alone need not be best together. Gates stay above 0 where the
-    data has the view, because it serves users without a history. Last, whether older events count less.
+    First the history table alone (weighting, exponents, dim, damping), on a sample of the users where their
+    events are more than MAX_EVENTS; as the best dim and damping depend on how much data there is, they are
+    then chosen once more on all of it. Then λ and the gates of T and S, with the best table of each damping:
+    what is best alone need not be best together. Gates stay above 0 where the data has the view, because it
+    serves users without a history. Last, whether older events count less.
+
+    Args:
+        data: its rows of `split` serve for scoring only.
+        split: a held-out split.
+        base: settings that are not chosen.
+        dims: to choose from.
+        whole: of all users and the greatest dim, where the caller wants to use the spectra again.
     """
     scorer = HeldOutScorer(data, split)
-    trials = sorted(_history_trials(data, scorer, base, dims), key=_ndcg)
+    whole = Decompositions(data, base, max(dims)) if whole is None else whole
+    users = sample_users(data, scorer.users)
+    sample = whole if users is None else Decompositions(data, base, max(dims), users)
+    trials = sorted(_history_trials(data, scorer, base, dims, sample), key=_ndcg)
+    tables = trials
+    if users is not None:
+        log.info("history table: chosen on %d of %d users", len(users), len(data.users))
+        with LongStage("history table of all users", len(dims) * len(DAMPINGS), "setting") as stage:
+            tables = sorted(_table_trials(scorer, trials[-1].config, dims, whole, stage), key=_ndcg)
+        trials += tables
     log.info("history table: %s, NDCG@20 %.4f on %s", _describe(trials[-1].config), trials[-1].ndcg, split)
     if data.text.any() or data.ties.nnz:
-        best = {trial.config.damping: trial.config for trial in trials}  # the last, so the best, of each
-        with tqdm(total=len(best) * len(RIDGES), desc="alignment", unit="λ", disable=None) as bar:
-            fused = [trial for config in best.values() for trial in _fusion_trials(data, scorer, config, bar)]
+        best = {trial.config.damping: trial.config for trial in tables}  # the last, so the best, of each
+        with LongStage("alignment", len(best) * len(RIDGES), "setting") as stage:
+            fused = [
+                trial
+                for config in best.values()
+                for trial in _fusion_trials(data, scorer, config, whole, users, stage)
+            ]
         trials += sorted(fused, key=_ndcg)
         chosen = trials[-1]
         log.info("with T and S: %s, NDCG@20 %.4f on %s", _describe(chosen.config), chosen.ndcg, split)
     chosen = trials[-1]
-    for half_life in half_lives(data):
-        config = replace(chosen.config, half_life=half_life)
-        trials.append(Trial(config, scorer.score_tower(fit_closed_form(data, config))))
+    aged = [replace(chosen.config, half_life=half_life) for half_life in half_lives(data)]
+    with LongStage("half-life", len(aged), "setting") as stage:
+        for config in aged:
+            tower = fit_closed_form(data, config, *whole.of(config, config.dim), users)
+            trials.append(Trial(config, scorer.score_tower(tower)))
+            stage.advance()
     best_life = max(trials[trials.index(chosen) :], key=_ndcg)
     trials.remove(best_life)
     return [*trials, best_life]
+
+
+def sample_users(data: Dataset, scored: IntArray, seed: int = 0) -> IntArray | None:
+    """Draw users with MAX_EVENTS events at most, those that are scored first; None is all users.
+
+    Returns:
+        Their rows, ascending (n,): bounded however many users there are.
+    """
+    events = np.diff(data.seen.indptr)
+    if events.sum() <= MAX_EVENTS:
+        return None
+    rng = np.random.default_rng(seed)
+    others = np.setdiff1d(np.arange(len(data.users)), scored)
+    order = np.concatenate([rng.permutation(scored), rng.permutation(others)])
+    order = order[np.cumsum(events[order]) <= MAX_EVENTS]
+    return np.sort(order).astype(np.int64)
 
 
 def half_lives(data: Dataset) -> tuple[float, ...]:
@@ -108,7 +162,7 @@ def _ndcg(trial: Trial) -> float:
 
 
 def _history_trials(
-    data: Dataset, scorer: HeldOutScorer, base: TowerConfig, dims: tuple[int, ...]
+    data: Dataset, scorer: HeldOutScorer, base: TowerConfig, dims: tuple[int, ...], spectra: Decompositions
 ) -> list[Trial]:
     weightings = WEIGHTINGS if len(np.unique(data.events(base).data)) > 1 else WEIGHTINGS[:1]  # all the same
     tables = [
@@ -116,48 +170,58 @@ def _history_trials(
         for weighting, exponent in product(weightings, USER_EXPONENTS)
     ]
     total = (len(tables) + len(ITEM_EXPONENTS)) * len(dims) * len(DAMPINGS)
-    with tqdm(total=total, desc="history table", unit="setting", disable=None) as bar:
-        trials = [trial for config in tables for trial in _table_trials(data, scorer, config, dims, bar)]
+    with LongStage("history table", total, "setting") as stage:
+        trials = []
+        for config in tables:
+            trials += _table_trials(scorer, config, dims, spectra, stage)
         best = max(trials, key=_ndcg).config
         for exponent in ITEM_EXPONENTS:
-            trials += _table_trials(data, scorer, replace(best, item_exponent=exponent), dims, bar)
+            trials += _table_trials(scorer, replace(best, item_exponent=exponent), dims, spectra, stage)
     return trials
 
 
 def _table_trials(
-    data: Dataset, scorer: HeldOutScorer, config: TowerConfig, dims: tuple[int, ...], bar: "tqdm[NoReturn]"
+    scorer: HeldOutScorer,
+    config: TowerConfig,
+    dims: tuple[int, ...],
+    spectra: Decompositions,
+    stage: LongStage,
 ) -> list[Trial]:
     """Try one decomposition with every dim and every damping that ranks unseen items."""
-    events = data.events(config)
-    svd = spectrum(events, max(dims), config.user_exponent, config.item_exponent)
+    events, svd = spectra.of(config)
     trials = []
     for dim, damping in product(sorted({min(dim, len(svd.singular)) for dim in dims}), DAMPINGS):
         if svd.ranks_unseen(dim, damping):
             vectors = history_view(events[scorer.users], svd.table(dim, damping))
             reached = scorer.score(vectors, svd.items(dim))
             trials.append(Trial(replace(config, dim=dim, damping=damping), reached))
-    bar.update(len(dims) * len(DAMPINGS))
+            stage.advance(note=f"NDCG@20 {max(map(_ndcg, trials)):.4f}")
+    stage.advance(len(dims) * len(DAMPINGS) - len(trials))  # dims beyond the rank, tables that rank nothing
     return trials
 
 
 def _fusion_trials(
-    data: Dataset, scorer: HeldOutScorer, best: TowerConfig, bar: "tqdm[NoReturn]"
+    data: Dataset,
+    scorer: HeldOutScorer,
+    best: TowerConfig,
+    spectra: Decompositions,
+    users: IntArray | None,
+    stage: LongStage,
 ) -> list[Trial]:
-    events = data.events(best)
-    svd = spectrum(events, best.dim, best.user_exponent, best.item_exponent)
+    events, svd = spectra.of(best, best.dim)
     text_gates = GATES if data.text.any() else (0.0,)
     social_gates = GATES if data.ties.nnz else (0.0,)
     learned = [(1.0, text, social) for text, social in product(text_gates, social_gates)]
     trials = []
     for ridge in RIDGES:
-        tower = fit_closed_form(data, replace(best, ridge=ridge), events, svd)
+        tower = fit_closed_form(data, replace(best, ridge=ridge), events, svd, users)
         views = dataset_views(data, events, tower.table, users=scorer.users)
         items = tower.item_vectors(data.item_text_vectors)
         for gates in learned if best.fusion == "ridge" else [(1.0, 1.0, 1.0)]:
             config = replace(tower.config, gates=gates)
             vectors = tower.gated(gates).vectors(views)
             trials.append(Trial(config, scorer.score(vectors, items)))
-        bar.update()
+        stage.advance()
     return trials
 
 

@@ -7,10 +7,13 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.linalg import solve_triangular
 
+from encoder.products import product
+from encoder.progress import watched
 from encoder.views import FloatArray, Matrix
 
 _OVERSAMPLING = 32
 _POWER_ITERATIONS = 12
+_ROWS = 16_384  # users whose projections, in float64, are in memory at once
 _LEAST = 1e-4  # of the greatest singular value; a smaller one is rounding, of numbers with 7 digits
 
 
@@ -86,18 +89,27 @@ def spectrum(
     rank = min(rank, int((user_degree > 0).sum()), int((item_degree > 0).sum()))
     width = min(rank + _OVERSAMPLING, *scaled.shape)
     start = np.random.default_rng(seed).standard_normal((scaled.shape[0], width), dtype=np.float32)
-    basis = np.asarray(transposed @ start)  # (N, width)
-    for _ in range(_POWER_ITERATIONS):
-        basis = np.asarray(transposed @ (scaled @ _independent(basis)))
+    basis = product(transposed, start)  # (N, width)
+    del start
+    for _ in watched(range(_POWER_ITERATIONS), "decomposition", "iteration", leave=False):
+        basis = product(transposed, product(scaled, _independent(basis)))
     basis = np.linalg.qr(basis)[0]
-    projected = np.asarray(scaled @ basis, dtype=np.float64)  # (U, width)
-    power, rotation = np.linalg.eigh(projected.T @ projected)
+    power, rotation = np.linalg.eigh(_gram_of_projections(scaled, basis))
     singular = np.sqrt(np.maximum(power[::-1], 0.0))  # (width,), descending
     whole = int((singular > _LEAST * singular[0]).sum())
     best = slice(min(rank, whole))
     right = (basis @ rotation[:, ::-1][:, best]).astype(np.float32)
     right[item_degree == 0] = 0.0
     return Spectrum(singular[best], right, item_degree, item_exponent, whole)
+
+
+def _gram_of_projections(scaled: Matrix, basis: FloatArray) -> npt.NDArray[np.float64]:
+    """Return PᵀP of P = scaled · basis, (width, width) float64, a bounded number of rows of P at a time."""
+    gram = np.zeros((basis.shape[1], basis.shape[1]))
+    for start in range(0, scaled.shape[0], _ROWS):
+        projected = product(scaled[start : start + _ROWS], basis).astype(np.float64)
+        gram += projected.T @ projected
+    return gram
 
 
 def _independent(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

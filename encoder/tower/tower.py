@@ -10,6 +10,7 @@ from scipy import sparse
 from encoder.arrays import IntArray
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
+from encoder.progress import watched
 from encoder.tower.fusion import Fusion
 from encoder.views import FloatArray, Matrix, ViewBatch, assemble_views
 
@@ -149,9 +150,13 @@ def dataset_views(
 
 
 def view_batches(
-    data: Dataset, events: Matrix, table: FloatArray, widths: tuple[int, ...] = ()
+    data: Dataset,
+    events: Matrix,
+    table: FloatArray,
+    widths: tuple[int, ...] = (),
+    users: IntArray | None = None,
 ) -> Iterator[ViewBatch]:
-    """Yield what `dataset_views` gives of every user, a bounded batch at a time."""
-    for start in range(0, len(data.users), _BATCH):
-        users = np.arange(start, min(start + _BATCH, len(data.users)))
-        yield dataset_views(data, events, table, widths, users)
+    """Yield what `dataset_views` gives of some users, of every user by default, a bounded batch at a time."""
+    chosen = np.arange(len(data.users)) if users is None else users
+    for some in watched(range(0, len(chosen), _BATCH), "views of users", "block", leave=False):
+        yield dataset_views(data, events, table, widths, chosen[some : some + _BATCH])

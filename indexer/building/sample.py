@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
-from tqdm import tqdm
 
 from encoder.arrays import NO_TIME, Actions, Events
 from encoder.dataset import rows_of
+from encoder.progress import watched
 from encoder.text import ErasureSafeWriter, cache_imported_vectors, encode_with_cache
 from encoder.views import FloatArray, assemble_views, event_matrix, text_pool, text_view
 from indexer.building.items import ItemTower
@@ -40,7 +40,7 @@ def user_vectors(export: Export, tower: ItemTower, batches: Sequence[pa.StringAr
     writer = ErasureSafeWriter(tower.cache, export.texts_among)
     with Export(export.path, export.manifest) as source:  # DuckDB keeps what it has read until it is closed
         cache_imported_vectors(writer, tower.encoder, source.imported_vectors(tower.encoder.text_model_id))
-        for user_ids in tqdm(batches, desc="user vectors", unit="batch", disable=None):
+        for user_ids in watched(batches, "user vectors", "block"):
             yield _encode_batch(source, tower, user_ids, writer)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import faiss
 import numpy as np
-from tqdm import tqdm
 
+from encoder.progress import watched
 from indexer.building.build_checkpoint import checkpointed
 from indexer.building.factory import cagra_degree, empty_faiss
 from indexer.files import (
@@ -54,7 +54,7 @@ def build_shard(vectors: FloatArray, factory: str, path: Path) -> None:
         _save(built, partial)
     worker, saved = to_gpu(built), time.monotonic()
     starts = range(built.ntotal, len(vectors), _ADDED)
-    for start in tqdm(starts, desc=f"index {path.stem}", unit="chunk", disable=None):
+    for start in watched(starts, f"index {path.stem}", "chunk"):
         worker.add(np.ascontiguousarray(vectors[start : start + _ADDED]))
         if time.monotonic() - saved > _SAVED_S:
             _save(to_cpu(worker), partial)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from tqdm import tqdm
 
 from encoder.dataset import Dataset
+from encoder.progress import watched
 from encoder.views import FloatArray, Matrix
 from evaluation.baselines import (
     Bpr,
@@ -57,7 +57,7 @@ def baseline_figures(
     popularity = Popularity.fit(fitted_on.seen)
     figures: dict[str, dict[str, Any]] = {"popularity": figures_of(_rank(popularity, evaluator))}
     choosing_data = _choosing_data(fitted_on)
-    for name, choose, fit in tqdm(_peers(fitted_on), desc="baselines", disable=None):
+    for name, choose, fit in watched(_peers(fitted_on), "baselines", "model"):
         try:
             setting, model = choose(*choosing_data)
             if "valid" not in fitted_on.held_out:  # chosen on a part of train, so fitted again on all of it

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from encoder.dataset import rows_of
+from encoder.progress import watched
 from evaluation.metrics import intra_list_diversity
 from indexer.search import Exclusions
 from scripts.evaluate.protocol import KS, Evaluator, IntArray
@@ -52,7 +52,7 @@ def _reordered(evaluator: Evaluator, views: tuple[str, ...], weight: float) -> I
     batch = evaluator.views.only(views)
     ranked = np.full((len(batch), k), -1, dtype=np.int64)
     search = index.brute_force if evaluator.exact else index.search
-    for start in tqdm(range(0, len(batch), _BATCH), desc="diversity", unit="batch", leave=None, disable=None):
+    for start in watched(range(0, len(batch), _BATCH), "diversity", "block", leave=False):
         chosen = np.arange(start, min(start + _BATCH, len(batch)))
         encoded = model.encode_users(batch.rows(chosen))
         masked = evaluator.masked[evaluator.users[chosen]].tocoo()

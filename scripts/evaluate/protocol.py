@@ -8,10 +8,10 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from tqdm import tqdm
 
 from encoder.config import VIEWS
 from encoder.dataset import Dataset, rows_of
+from encoder.progress import watched
 from encoder.tower import dataset_views
 from encoder.views import Matrix, ViewBatch
 from evaluation.bootstrap import ci95, paired_ci95
@@ -150,7 +150,7 @@ class Evaluator:
         # Neighbours with histories of like length are searched together: the index fetches k + the longest.
         order = np.argsort(np.diff(self.masked.indptr)[users], kind="stable")
         starts = range(0, len(batch), _BATCH)
-        for start in tqdm(starts, desc=label, unit="batch", leave=None, disable=None):
+        for start in watched(starts, label, "block", leave=False):
             chosen = order[start : start + _BATCH]
             encoded = model.encode_users(batch.rows(chosen))
             used = encoded.used.any(axis=1)

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from tqdm import tqdm
 
 from encoder.arrays import IntArray
 from encoder.config import VIEWS
 from encoder.dataset import Dataset
+from encoder.progress import watched
 from encoder.tower import dataset_views
 from encoder.views import ViewBatch
 from scripts.evaluate.protocol import Evaluator
@@ -62,7 +62,7 @@ def robustness_figures(
     settings = [Setting(view, mode, share) for view in tested for mode in MODES for share in SHARES]
     log.info("robustness: %s settings", len(settings))
     by_view: dict[str, Any] = {view: {mode: {} for mode in MODES} for view in tested}
-    for setting in tqdm(settings, desc="robustness", unit="setting", disable=None):
+    for setting in watched(settings, "robustness", "setting"):
         percent = f"{setting.share:.0%}".removesuffix("%")
         batch = perturbed_views(evaluator, views, setting, seed)
         ranked = evaluator.rank_batch(batch, f"{setting.view} {setting.mode} {percent} %")

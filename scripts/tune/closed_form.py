@@ -1,7 +1,6 @@
 """The search of `triptych tune` over the closed form: the space of settings and their objective."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +9,8 @@ import optuna
 
 from encoder.config import TowerConfig, Weighting
 from encoder.dataset import Dataset
-from encoder.tower import Spectrum, fit_closed_form, spectrum
+from encoder.tower import Decompositions, fit_closed_form
 from encoder.tower.select import HeldOutScorer, half_lives
-from encoder.views import Matrix
 from scripts.tune.study import CONFIG_ATTR, Params
 from store.artifact import read_manifest
 
@@ -23,7 +21,6 @@ RIDGE = (0.1, 100.0)
 GATE = (0.01, 2.0)
 HALF_LIFE = (1.0, 100.0)
 EXPONENT_STEP = 0.05
-_SPECTRA = 8  # kept; each is (users + items) × dim floats while it is made, items × dim afterwards
 
 
 class NoValidSplitError(ValueError):
@@ -109,20 +106,13 @@ class Objective:
         self._data = data
         self._space = space
         self._chooser = HeldOutScorer(data, SPLIT)
-        self._spectrum = lru_cache(maxsize=_SPECTRA)(self._compute)
+        self._spectra = Decompositions(data, space.base, space.dims[1])
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Return the NDCG@20 of one trial."""
         config = self._space.draw(trial)
-        events, svd = self._spectrum(config.weighting, config.user_exponent, config.item_exponent)
         trial.set_user_attr(CONFIG_ATTR, config.as_json())
-        return self._chooser.score_tower(fit_closed_form(self._data, config, events, svd))
-
-    def _compute(
-        self, weighting: Weighting, user_exponent: float, item_exponent: float
-    ) -> tuple[Matrix, Spectrum]:
-        events = self._data.events(replace(self._space.base, weighting=weighting, half_life=0.0))
-        return events, spectrum(events, self._space.dims[1], user_exponent, item_exponent)
+        return self._chooser.score_tower(fit_closed_form(self._data, config, *self._spectra.of(config)))
 
 
 def closed_search(data: Dataset, base: TowerConfig, latest: Path | None) -> tuple[Objective, list[Params]]:

@@ -8,7 +8,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
-from tqdm import tqdm
+
+from encoder.progress import LongStage
 
 Params = dict[str, Any]  # of a trial, by name
 CONFIG_ATTR = "config"  # of a trial: its settings, as `triptych train --config` reads them
@@ -88,11 +89,10 @@ class Tuning:
         log.info("tune: %d of %d trials are done already", done, trials)
         # A sampler that began at the same seed again would draw its first trials again.
         self._study.sampler = optuna.samplers.TPESampler(seed=seed + done)
-        with tqdm(total=trials, initial=done, desc="tune", unit="trial", disable=None) as bar:
+        with LongStage("tune", trials, "trial", done=done) as stage:
 
             def count(study: optuna.Study, trial: FrozenTrial) -> None:
-                bar.update()
-                bar.set_postfix_str(f"NDCG@20 {study.best_value:.4f}")
+                stage.advance(note=f"NDCG@20 {study.best_value:.4f}")
                 log.debug("trial %d: %s, NDCG@20 %s", trial.number, trial.state.name, trial.value)
 
             self._study.optimize(objective, n_trials=trials - done, timeout=timeout, callbacks=[count])

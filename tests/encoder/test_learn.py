@@ -16,6 +16,7 @@ from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.fit import TrainOptions, fit
 from encoder.learned import checkpoint
+from encoder.learned import losses as losses_module
 from encoder.learned.batches import Steps
 from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
 from encoder.learned.losses import RankingLoss, step_loss
@@ -49,7 +50,7 @@ def test_the_full_softmax_is_the_log_likelihood_by_hand() -> None:
     targets = sparse.csr_array(np.array([[1, 0, 1], [0, 1, 0]], dtype=np.float32))
     ranking = RankingLoss(torch.ones(3), 0, 0)
     counted = torch.tensor([1.0, 0.0])  # the second user does not count
-    found = ranking.loss(users, (items, bias), targets, counted, ranking.draw()).item()
+    found = ranking.ranked(users, (items, bias), ranking.draw()).loss(targets, counted).item()
     scores = np.array([1.0, 0.5, 1.0])
     by_hand = -(scores[0] + scores[2] - 2 * np.log(np.exp(scores).sum())) / 2
     assert found == pytest.approx(by_hand, rel=1e-6)
@@ -64,12 +65,31 @@ def test_the_sampled_softmax_with_log_q_comes_near_the_full_one() -> None:
     counted = torch.ones(20)
     full = RankingLoss(popularity, 0, 0)
     drawn = RankingLoss(popularity, 20_000, 0)
-    exact = float(full.loss(users, (items, bias), targets, counted, None))
-    near = float(drawn.loss(users, (items, bias), targets, counted, drawn.draw()))
+    exact = float(full.ranked(users, (items, bias), None).loss(targets, counted))
+    near = float(drawn.ranked(users, (items, bias), drawn.draw()).loss(targets, counted))
     assert near == pytest.approx(exact, rel=0.02)
     uncorrected = RankingLoss(torch.ones(500), 20_000, 0)
-    wrong = float(uncorrected.loss(users, (items, bias), targets, counted, drawn.draw()))
+    wrong = float(uncorrected.ranked(users, (items, bias), drawn.draw()).loss(targets, counted))
     assert abs(wrong - exact) > abs(near - exact)
+
+
+@pytest.mark.parametrize("negatives", [0, 12])
+def test_the_loss_of_the_named_rows_is_that_of_all_items(data: Dataset, negatives: int) -> None:
+    step = next(iter(Steps(data, CONFIG, SMALL).epoch(0)))
+    losses, slopes = [], []
+    for rows in (losses_module._named_rows, lambda step, drawn: None):
+        torch.manual_seed(0)
+        block = LearnedBlock(len(data.items), data.item_text_vectors, SMALL)
+        ranking = RankingLoss(torch.ones(len(data.items)), negatives, 0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(losses_module, "_named_rows", rows)
+            loss = step_loss(block, ranking, step, Inputs.of(step, CPU), SMALL)
+        loss.backward()
+        losses.append(loss.item())
+        slopes.append({name: one.grad for name, one in block.named_parameters() if one.grad is not None})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    for name, slope in slopes[0].items():
+        torch.testing.assert_close(slope, slopes[1][name], rtol=1e-4, atol=1e-5)
 
 
 def test_an_absent_view_has_no_part_and_gates_sum_to_one(data: Dataset) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from tqdm import tqdm
 
+from encoder.progress import LongStage
 from encoder.text.graph import load, quiet
 from encoder.text.source import UnsupportedTextModelError, fetch
 from encoder.text.tuning.loop import TuningResult, TuningTask, autocast, reproducible, run_tuning, tokenize
@@ -171,11 +171,11 @@ def _targets(teacher: Any, texts: list[str], options: CompressOptions, device: t
     """Encode texts with the teacher, once for all epochs: unit vectors (N, D) float32 on the CPU."""
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
     targets = torch.zeros(len(texts), teacher.get_embedding_dimension())
-    with torch.no_grad(), tqdm(total=len(texts), desc="teacher", unit="text", disable=None) as bar:
+    with torch.no_grad(), LongStage("teacher", len(texts), "text") as stage:
         for start in range(0, len(order), options.batch):
             rows = order[start : start + options.batch]
             targets[rows] = _vectors(teacher, [texts[row] for row in rows], options, device).cpu()
-            bar.update(len(rows))
+            stage.advance(len(rows))
     return targets
 
 

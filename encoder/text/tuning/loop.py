@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from encoder.progress import LongStage
 from encoder.text.tuning.options import TextTrainingOptions
 from encoder.training_loop import BestWeights, EpochFigures, Progress, Training, adamw, train_epochs
 
@@ -93,7 +93,7 @@ def run_tuning(task: TuningTask, options: TextTrainingOptions) -> TuningResult:
 
     def after_step(step: int) -> None:
         task.after_step(step)
-        bar.update()
+        stage.advance()
 
     def after_epoch(figures: EpochFigures) -> None:
         epochs.append(
@@ -123,7 +123,7 @@ def run_tuning(task: TuningTask, options: TextTrainingOptions) -> TuningResult:
         after_step=after_step,
         after_epoch=after_epoch,
     )
-    with tqdm(total=total, desc=task.label, unit="step", disable=None) as bar:
+    with LongStage(task.label, total, "step") as stage:
         train_epochs(training, progress)
     best.restore()
     improved = progress.best_loss < before

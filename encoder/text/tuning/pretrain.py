@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
-from tqdm import tqdm
 
+from encoder.progress import LongStage
 from encoder.text.graph import load, quiet
 from encoder.text.source import UnsupportedTextModelError, fetch
 from encoder.text.tuning.loop import TuningResult, TuningTask, autocast, reproducible, run_tuning, tokenize
@@ -245,7 +245,7 @@ def _warm_head(predictor: Predictor, step_loss: Callable[[int], Tensor], steps: 
     """Train the head alone, so that the model need not change to suit an untrained head."""
     head = predictor.head()
     predictor.model.eval().requires_grad_(requires_grad=False)
-    with tqdm(total=steps, desc="prediction head", unit="step", disable=None) as bar:
+    with LongStage("prediction head", steps, "step") as stage:
         training = Training(
             head,
             adamw(head, _HEAD_RATE, _HEAD_DECAY, lambda *_: True),
@@ -254,7 +254,7 @@ def _warm_head(predictor: Predictor, step_loss: Callable[[int], Tensor], steps: 
             do_nothing,
             epochs=1,
             patience=1,
-            after_step=lambda _: bar.update(),
+            after_step=lambda _: stage.advance(),
         )
         train_epochs(training, Progress())
     predictor.model.requires_grad_(requires_grad=True)
