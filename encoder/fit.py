@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset, hold_out
 from encoder.learned import LearnConfig
-from encoder.tower import Block, Tower, fit_closed_form
+from encoder.tower import Block, Spectrum, Tower, fit_closed_form, spectrum
 from encoder.tower.mix import choose_mix, compressed, mixed, with_half_life
 from encoder.tower.select import HeldOutScorer, Trial, choose_config
+from encoder.views import FloatArray
+from encoder.warm_start import Kept, KeptSettings, WarmStart
 from evaluation.split import VALID, mark
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class TrainOptions:
         max_dim: to how many coordinates closed form and learned blocks together are compressed.
         left_out_share: share of users that training never sees, reported apart by `evaluate`.
         seed: of every random draw but those of `learn`, which has its own.
+        start: the model to start from, whose settings and left-out users stand for all of the above.
     """
 
     base: TowerConfig = field(default_factory=TowerConfig)
@@ -45,14 +48,16 @@ class TrainOptions:
     max_dim: int = 512
     left_out_share: float = 0.0
     seed: int = 0
+    start: WarmStart | None = None
 
 
 @dataclass(frozen=True)
 class FittedTower:
-    """A tower, and how it was chosen and trained as JSON values."""
+    """A tower, how it was chosen and trained as JSON values, and what the next training starts from."""
 
     tower: Tower
     facts: dict[str, Any]
+    kept: Kept
 
 
 def fit(
@@ -71,18 +76,20 @@ def fit(
         report: takes the figures of each epoch of a learned block.
     """
     choosing, split = _choosing(data, options)
-    if split and options.search:
-        trials = choose_config(choosing, split, options.base, options.dims)
-        closed = fit_closed_form(choosing, trials[-1].config)
-    else:
-        trials = []
-        closed = fit_closed_form(choosing, _unchosen(options) if options.search else options.base)
+    trials: list[Trial] = []
+    config = options.base
+    if options.search:
+        trials = choose_config(choosing, split, options.base, options.dims) if split else []
+        config = trials[-1].config if trials else _unchosen(options)
+    closed, svd = fit_with_spectrum(choosing, config)
     if split is None or options.learn is None:
-        closed = closed if choosing is data else fit_closed_form(data, closed.config)
-        return FittedTower(compressed(closed, data, options.max_dim), _facts(data, split, trials, None))
+        if choosing is not data:
+            closed, svd = fit_with_spectrum(data, config)
+        settings = KeptSettings(config, None, (), 0.0, config.half_life, options.max_dim)
+        facts = chosen_facts(data, split, trials[-1].ndcg if trials else None, trials, None)
+        return FittedTower(compressed(closed, data, options.max_dim), facts, Kept(settings, svd.right))
     runs = _learn(choosing, closed, split, options.learn, training, report)
-    blocks = [run.block for run in runs]
-    mix = choose_mix(closed, blocks, choosing, split)
+    mix = choose_mix(closed, [run.block for run in runs], choosing, split)
     learned = {
         "settings": options.learn.as_json(),
         "checks": [run.checks for run in runs],
@@ -93,13 +100,26 @@ def fit(
         "ndcg@20_by_weight": mix.ndcg_by_weight,
         "ndcg@20_by_half_life": mix.ndcg_by_half_life,
     }
+    best = tuple(run.epoch for run in runs)
     if choosing is not data:
-        closed = fit_closed_form(data, closed.config)
+        closed, svd = fit_with_spectrum(data, config)
         if mix.weight:
-            blocks = _train_again(data, closed.config, runs, options.learn, training, report)
-    tower = with_half_life(mixed(closed, blocks, mix.weight, data), mix.half_life)
+            runs = _train_again(data, config, runs, options.learn, training, report)
+    tower = with_half_life(mixed(closed, [run.block for run in runs], mix.weight, data), mix.half_life)
     tower = compressed(tower, data, options.max_dim)
-    return FittedTower(tower, _facts(data, split, trials, learned))
+    settings = KeptSettings(config, options.learn, best, mix.weight, mix.half_life, options.max_dim)
+    members = tuple(run.weights for run in runs) if mix.weight else ()
+    facts = chosen_facts(data, split, max(mix.ndcg_by_half_life.values()), trials, learned)
+    return FittedTower(tower, facts, Kept(settings, svd.right, members))
+
+
+def fit_with_spectrum(
+    data: Dataset, config: TowerConfig, start: FloatArray | None = None
+) -> tuple[Tower, Spectrum]:
+    """Fit the closed form and return it with its decomposition, which may start from right vectors (N, R)."""
+    events = data.events(replace(config, half_life=0.0))
+    svd = spectrum(events, config.dim, config.user_exponent, config.item_exponent, start=start)
+    return fit_closed_form(data, config, events, svd), svd
 
 
 def _choosing(data: Dataset, options: TrainOptions) -> tuple[Dataset, str | None]:
@@ -153,24 +173,25 @@ def _train_again(
     options: LearnConfig,
     training: Path,
     report: "ReportEpoch | None",
-) -> list[Block]:
+) -> list["TrainedBlock"]:
     """Train the blocks on other data for as many epochs as were best."""
     from encoder.learned.trainer import member_settings, train_block  # noqa: PLC0415
 
     pairs = zip(member_settings(options), runs, strict=True)
     return [
-        train_block(data, config, replace(one, epochs=run.epoch), None, training, report).block
+        train_block(data, config, replace(one, epochs=run.epoch), None, training, report)
         for one, run in pairs
     ]
 
 
-def _facts(
-    data: Dataset, split: str | None, trials: list[Trial], learned: dict[str, Any] | None
+def chosen_facts(
+    data: Dataset,
+    split: str | None,
+    reached: float | None,
+    trials: list[Trial],
+    learned: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return how a tower was chosen and trained, as metrics.json keeps it."""
-    reached = trials[-1].ndcg if trials else None
-    if learned is not None:
-        reached = max(learned["ndcg@20_by_half_life"].values())
     return {
         "chosen_on": None if reached is None else "a tenth of train" if split == _INNER else split,
         "ndcg@20": reached,

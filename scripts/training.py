@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
+from store.artifact import DamagedArtifactError, artifacts, read_pointer
 from store.attributes import left_out_message, usable_attributes
 from store.export import Export
 from store.home import Home
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from encoder.fit import TrainOptions
     from encoder.learned.trainer import ReportEpoch
     from encoder.train import HeadTrainer
+    from encoder.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,31 @@ def train_options(
         learn = replace(LearnConfig(seed=seed), **{k: v for k, v in given.items() if v is not None})
     closed = cast("Fusion", "ridge" if fusion == "learned" else fusion)
     return TrainOptions(base=TowerConfig(fusion=closed, actions=actions), learn=learn, seed=seed)
+
+
+def warm_start(home: Home, start_from: str | None) -> "WarmStart | None":
+    """Return the model that --from names as the start of a training; None without --from.
+
+    Raises:
+        typer.BadParameter: this home has no such model.
+        NotPublishedError: LATEST is asked for, and there is no model yet.
+        NoWarmStartError: an earlier version made the model, which holds nothing to start from.
+        DamagedArtifactError: the model, or the text model that it needs, is damaged or missing.
+    """
+    if start_from is None:
+        return None
+    from encoder.warm_start import WarmStart
+
+    directory = home.models / start_from
+    if start_from == "LATEST":
+        directory = read_pointer(home.latest_model, home.models)
+    elif start_from not in artifacts(home.models):
+        raise typer.BadParameter(f"--from {start_from!r}: {home.models} has no such model")
+    start = WarmStart.load(directory)
+    text_model = home.text_models / start.text_model_id
+    if not text_model.is_dir():
+        raise DamagedArtifactError(text_model, f"is missing, and model {start.model_id} needs it")
+    return start
 
 
 def tuned_text_model(
