@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset, hold_out
 from encoder.learned import LearnConfig
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LEAST_JUDGES = 20  # users with held-out rows; what fewer choose is noise
 _INNER_SHARE = 0.1
 _INNER = "inner"
 # Where no held-out rows can choose one. Without damping, a table of full rank scores every unseen item 0.
@@ -66,8 +69,8 @@ def fit(
     """Fit a tower to the visible rows of a data set.
 
     Settings are chosen on the valid split; without one, on a tenth of train, and everything is then fitted
-    once more on the whole of train with the settings chosen. Where not even that can be held out, because
-    no user has three events, nothing is chosen or learned, and a damped closed form is fitted.
+    once more on the whole of train with the settings chosen. Where rows of fewer than LEAST_JUDGES users can be
+    held out, nothing is chosen or learned: a damped closed form of low rank is fitted, and the facts say why.
 
     Args:
         data: its held-out rows serve for choosing only.
@@ -75,7 +78,7 @@ def fit(
         training: folder of checkpoints and of TensorBoard's files.
         report: takes the figures of each epoch of a learned block.
     """
-    choosing, split = _choosing(data, options)
+    choosing, split, unchosen = _choosing(data, options)
     trials: list[Trial] = []
     config = options.base
     if options.search:
@@ -86,7 +89,8 @@ def fit(
         if choosing is not data:
             closed, svd = fit_with_spectrum(data, config)
         settings = KeptSettings(config, None, (), 0.0, config.half_life, options.max_dim)
-        facts = chosen_facts(data, split, trials[-1].ndcg if trials else None, trials, None)
+        reached = trials[-1].ndcg if trials else None
+        facts = chosen_facts(data, split, reached, trials, None) | {"unchosen": unchosen}
         return FittedTower(compressed(closed, data, options.max_dim), facts, Kept(settings, svd.right))
     runs = _learn(choosing, closed, split, options.learn, training, report)
     mix = choose_mix(closed, [run.block for run in runs], choosing, split)
@@ -122,21 +126,35 @@ def fit_with_spectrum(
     return fit_closed_form(data, config, events, svd), svd
 
 
-def _choosing(data: Dataset, options: TrainOptions) -> tuple[Dataset, str | None]:
-    """Return the data to choose settings on, and the name of the held-out split in it."""
+def _choosing(data: Dataset, options: TrainOptions) -> tuple[Dataset, str | None, str | None]:
+    """Return the data to choose settings on, the held-out split in it, and why nothing can be chosen."""
     if not (options.search or options.learn):
-        return data, None
+        return data, None, None
     if "valid" in data.held_out:
-        return data, "valid"
+        if (judges := count_judges(data, "valid")) >= LEAST_JUDGES:
+            return data, "valid", None
+        log.warning(
+            "valid has rows of %d users, and a choice needs %d: it is left aside", judges, LEAST_JUDGES
+        )
     rows = data.history
     share = _INNER_SHARE
     inner = mark("random", rows.users, rows.items, rows.ts, valid=share, test=0.0, seed=options.seed) == VALID
     choosing = hold_out(data, inner, _INNER)
-    if not inner.any() or not choosing.events(options.base).nnz:
-        log.info("too few events to hold any out: no setting is chosen on the data, and no block is learned")
-        return data, None
+    judges = count_judges(choosing, _INNER)
+    if judges < LEAST_JUDGES or not choosing.events(options.base).nnz:
+        reason = f"held-out rows of {judges} users can be had, and a choice needs {LEAST_JUDGES}"
+        settings = "damped, of low rank" if options.search else "as they were given"
+        log.warning(
+            "nothing is chosen on the data, no block is learned: %s; settings are %s", reason, settings
+        )
+        return data, None, reason
     log.info("no valid split: choosing on %d train rows held out by event group, then one refit", inner.sum())
-    return choosing, _INNER
+    return choosing, _INNER, None
+
+
+def count_judges(data: Dataset, split: str) -> int:
+    """Return the number of users with rows in a held-out split: they are the cases that a choice rests on."""
+    return int((np.diff(data.relevant(split).indptr) > 0).sum())
 
 
 def _unchosen(options: TrainOptions) -> TowerConfig:
@@ -196,6 +214,7 @@ def chosen_facts(
         "chosen_on": None if reached is None else "a tenth of train" if split == _INNER else split,
         "ndcg@20": reached,
         "trials": [{"config": t.config.as_json(), "ndcg@20": t.ndcg} for t in trials],
+        "unchosen": None,
         "learned": learned,
         "views": {"H": True, "T": bool(data.text.any()), "S": bool(data.ties.nnz)},
     }

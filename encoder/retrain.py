@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
-from encoder.fit import FittedTower, chosen_facts, fit_with_spectrum
+from encoder.fit import LEAST_JUDGES, FittedTower, chosen_facts, count_judges, fit_with_spectrum
 from encoder.learned import LearnConfig
 from encoder.tower import Block, Tower
 from encoder.tower.mix import compressed, mixed, with_half_life
@@ -32,7 +32,7 @@ def retrain(
 
     The closed form is fitted once, with the settings kept and its decomposition started from the last
     subspace. Learned blocks are trained on from the last weights for a fixed share of their best epochs; with
-    a valid split, the best weights on it are kept, the last ones among them. Weight and half-life stay.
+    a valid split that can judge them, the best weights on it are kept, the last ones among them. Weight and half-life stay.
 
     Args:
         data: its held-out rows serve for early stopping only.
@@ -46,7 +46,7 @@ def retrain(
     """
     kept = start.kept.settings
     closed, svd = fit_with_spectrum(data, kept.closed, start.right(data))
-    split = "valid" if "valid" in data.held_out else None
+    split = "valid" if count_judges(data, "valid") >= LEAST_JUDGES else None
     scorer = HeldOutScorer(data, split) if split else None
     runs: list[TrainedBlock] = []
     if kept.learn is not None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
+from encoder.arrays import IntArray
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset, rows_of
 from encoder.learned import BlockStart, LearnConfig
@@ -113,9 +115,9 @@ class Kept:
 
     def save(self, directory: Path) -> None:
         """Write the arrays into a model that is being built; the settings go into its metrics.json."""
-        tensors = {_RIGHT: np.ascontiguousarray(self.right)}
+        tensors = {_RIGHT: np.asarray(self.right, order="C")}
         for number, weights in enumerate(self.members):
-            tensors |= {f"{number}.{name}": np.ascontiguousarray(array) for name, array in weights.items()}
+            tensors |= {f"{number}.{name}": np.asarray(array, order="C") for name, array in weights.items()}
         save_file(tensors, directory / WARM_START_FILE)
 
 
@@ -128,6 +130,7 @@ class WarmStart:
         text_model_id: the language model that it was trained with.
         exports: ids of the exports that it learned from, its own and those of the models it started from.
         items: (N,) sorted ids, the rows of the arrays in `kept`.
+        known: (N,) bool, the items that somebody had done something with; the rows of the others say nothing.
         left_out: ids of the users that it never saw, on purpose.
         kept: its arrays and settings.
     """
@@ -136,6 +139,7 @@ class WarmStart:
     text_model_id: str
     exports: tuple[str, ...]
     items: pa.StringArray
+    known: npt.NDArray[np.bool_]
     left_out: pa.StringArray
     kept: Kept
 
@@ -157,13 +161,14 @@ class WarmStart:
         for key, array in tensors.items():
             number, _, name = key.partition(".")
             members.setdefault(int(number), {})[name] = array
-        ids = pq.read_table(directory / ITEMS_FILE, columns=["item_id"]).column("item_id")
+        items = pq.read_table(directory / ITEMS_FILE)
         left_out = pq.read_table(directory / LEFT_OUT_FILE).column("user_id")
         return cls(
             model_id=directory.name,
             text_model_id=manifest["text_model_id"],
             exports=(*manifest.get("started_from_exports", ()), manifest["export_id"]),
-            items=ids.combine_chunks(),
+            items=items.column("item_id").combine_chunks(),
+            known=items.column("popularity").to_numpy() > 0,
             left_out=left_out.combine_chunks(),
             kept=Kept(
                 settings=KeptSettings.from_json(metrics[METRICS_KEY]),
@@ -181,16 +186,22 @@ class WarmStart:
         """
         if text_model_id != self.text_model_id:
             raise OtherTextModelError(self.model_id, self.text_model_id, text_model_id)
-        if not (rows_of(data.items, self.items) >= 0).any():
+        if not (self._rows(data) >= 0).any():
             raise UnknownItemsError(self.model_id)
 
     def right(self, data: Dataset) -> FloatArray:
         """Return the right singular vectors for the items of a data set, zero rows for new ones."""
-        rows = rows_of(data.items, self.items)
+        rows = self._rows(data)
         vectors: FloatArray = self.kept.right[rows] * (rows >= 0)[:, None].astype(np.float32)
         return vectors
 
     def blocks(self, data: Dataset) -> list[BlockStart]:
         """Return the starts of the learned blocks for the items of a data set."""
-        rows = rows_of(data.items, self.items)
+        rows = self._rows(data)
         return [BlockStart(self.model_id, weights, rows) for weights in self.kept.members]
+
+    def _rows(self, data: Dataset) -> IntArray:
+        """Return the row here of each item of a data set, −1 where nothing was learned of it."""
+        rows = rows_of(data.items, self.items)
+        known = (rows >= 0) & self.known[rows]
+        return np.where(known, rows, -1)

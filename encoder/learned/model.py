@@ -118,7 +118,7 @@ class LearnedBlock(nn.Module):
         for name, parameter in self.named_parameters():
             if name not in weights:
                 continue
-            old = torch.from_numpy(np.ascontiguousarray(weights[name]))
+            old = torch.from_numpy(np.asarray(weights[name], order="C"))
             if name in self.PER_ITEM:
                 check_shape(name, old.shape[1:], parameter.shape[1:])
                 parameter[known.to(parameter.device)] = old[rows[rows >= 0]].to(parameter.device)
