@@ -69,8 +69,9 @@ def fit(
     """Fit a tower to the visible rows of a data set.
 
     Settings are chosen on the valid split; without one, on a tenth of train, and everything is then fitted
-    once more on the whole of train with the settings chosen. Where rows of fewer than LEAST_JUDGES users can be
-    held out, nothing is chosen or learned: a damped closed form of low rank is fitted, and the facts say why.
+    once more on the whole of train with the settings chosen. Where rows of fewer than LEAST_JUDGES users can
+    be held out, nothing is chosen or learned: a damped closed form of low rank is fitted, and the facts say
+    why.
 
     Args:
         data: its held-out rows serve for choosing only.

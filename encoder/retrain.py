@@ -32,7 +32,8 @@ def retrain(
 
     The closed form is fitted once, with the settings kept and its decomposition started from the last
     subspace. Learned blocks are trained on from the last weights for a fixed share of their best epochs; with
-    a valid split that can judge them, the best weights on it are kept, the last ones among them. Weight and half-life stay.
+    a valid split that can judge them, the best weights on it are kept, the last ones among them. Weight and
+    half-life stay.
 
     Args:
         data: its held-out rows serve for early stopping only.
