@@ -34,7 +34,7 @@ from encoder.text import TextCache, TextEncoder
 from encoder.tower import Tower, measure_collapse
 from encoder.tower.onnx import export_towers
 from encoder.views import FloatArray
-from encoder.warm_start import METRICS_KEY, Kept
+from encoder.warm_start import CHAIN_KEY, METRICS_KEY, Kept, Origin
 from store.artifact import build, new_id, set_pointer
 from store.export import Export
 from store.home import Home
@@ -116,9 +116,9 @@ def train(
     if head is not None:
         users = tower.vectors(tower.views(data)).astype(np.float32)
         made, metrics["head"] = head(data, users, tower.item_vectors(data.item_text_vectors))
-    exports = () if origin is None else origin.exports
+    chain = () if origin is None else origin.chain
     directory = save_model(
-        home.models, tower, data, left_out, export.export_id, encoder, metrics, made, fitted.kept, exports
+        home.models, tower, data, left_out, export.export_id, encoder, metrics, made, fitted.kept, chain
     )
     set_pointer(home.latest_model, directory.name)
     for checkpoint in home.training.glob(f"*/{CHECKPOINT_FILE}"):
@@ -136,7 +136,7 @@ def save_model(
     metrics: dict[str, Any],
     head: Head | None = None,
     kept: Kept | None = None,
-    started_from: Sequence[str] = (),
+    chain: Sequence[Origin] = (),
 ) -> Path:
     """Write a new model, check it against its float64 reference, and only then rename it into place.
 
@@ -150,7 +150,7 @@ def save_model(
         metrics: what metrics.json says.
         head: the task head, if one was fitted.
         kept: the parts that the next training can start from.
-        started_from: ids of the exports that the weights were learned from before, oldest first.
+        chain: the models that this one was started from, the first training first.
 
     Returns:
         Its directory.
@@ -168,7 +168,7 @@ def save_model(
             "users": len(data.users),
             "items": len(data.items),
             "settings": tower.config.as_json(),
-            "started_from_exports": [*started_from],
+            CHAIN_KEY: [one._asdict() for one in chain],
         }
         export_towers(tower, draft.path, facts | {"model_id": model_id})
         widths = np.array(tower.widths, dtype=np.int64)

@@ -7,7 +7,7 @@ and the weights of its learned blocks, with a row for each item and none for use
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from store.artifact import verify
 
 WARM_START_FILE = "warm_start.safetensors"
 METRICS_KEY = "warm_start"
+CHAIN_KEY = "started_from"  # of the manifest
 _RIGHT = "right"
 
 
@@ -59,6 +60,13 @@ class UnknownItemsError(ValueError):
             "run `triptych train` without --from"
         )
         self.model_id = model_id
+
+
+class Origin(NamedTuple):
+    """A model that later ones were started from, and the export that it learned from."""
+
+    model_id: str
+    export_id: str
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,8 @@ class WarmStart:
     Attributes:
         model_id: of the model.
         text_model_id: the language model that it was trained with.
-        exports: ids of the exports that it learned from, its own and those of the models it started from.
+        chain: the models that its weights come from and the export of each, the first training first and
+            itself last.
         items: (N,) sorted ids, the rows of the arrays in `kept`.
         known: (N,) bool, the items that somebody had done something with; the rows of the others say nothing.
         left_out: ids of the users that it never saw, on purpose.
@@ -137,7 +146,7 @@ class WarmStart:
 
     model_id: str
     text_model_id: str
-    exports: tuple[str, ...]
+    chain: tuple[Origin, ...]
     items: pa.StringArray
     known: npt.NDArray[np.bool_]
     left_out: pa.StringArray
@@ -166,7 +175,10 @@ class WarmStart:
         return cls(
             model_id=directory.name,
             text_model_id=manifest["text_model_id"],
-            exports=(*manifest.get("started_from_exports", ()), manifest["export_id"]),
+            chain=(
+                *(Origin(**one) for one in manifest.get(CHAIN_KEY, ())),
+                Origin(directory.name, manifest["export_id"]),
+            ),
             items=items.column("item_id").combine_chunks(),
             known=items.column("popularity").to_numpy() > 0,
             left_out=left_out.combine_chunks(),

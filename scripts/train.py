@@ -148,7 +148,7 @@ def train_command(
         dims=(dim,) if dim else options.dims,
         max_dim=max_dim,
         left_out_share=holdout_users,
-        start=warm_start(place, start_from),
+        start=warm_start(place, start_from, with_head=task is not TaskName.RETRIEVAL),
     )
     with fresh_export(place) as export, wandb_report(options, wandb=wandb) as report:
         head = head_trainer(export, options, task.value, label)

@@ -16,6 +16,7 @@ from store.artifact import DamagedArtifactError, artifacts, read_pointer
 from store.attributes import left_out_message, usable_attributes
 from store.export import Export
 from store.home import Home
+from store.ledger import read_ledger
 from store.tables import MAX_WEIGHT
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def train_options(
     return TrainOptions(base=TowerConfig(fusion=closed, actions=actions), learn=learn, seed=seed)
 
 
-def warm_start(home: Home, start_from: str | None) -> "WarmStart | None":
+def warm_start(home: Home, start_from: str | None, *, with_head: bool) -> "WarmStart | None":
     """Return the model that --from names as the start of a training; None without --from.
 
     Raises:
@@ -105,6 +106,7 @@ def warm_start(home: Home, start_from: str | None) -> "WarmStart | None":
     """
     if start_from is None:
         return None
+    from encoder.heads import HEAD_FILE
     from encoder.warm_start import WarmStart
 
     directory = home.models / start_from
@@ -116,6 +118,15 @@ def warm_start(home: Home, start_from: str | None) -> "WarmStart | None":
     text_model = home.text_models / start.text_model_id
     if not text_model.is_dir():
         raise DamagedArtifactError(text_model, f"is missing, and model {start.model_id} needs it")
+    models = {one.model_id for one in start.chain}
+    known = read_ledger(home.erasures) if home.erasures.exists() else []
+    if erased := sum(not models.isdisjoint(one.models) for one in known):
+        log.warning(
+            "people were erased (%d) whose rows taught the weights to start from: to forget them there, too, "
+            "run `triptych train` without --from", erased,
+        )  # fmt: skip
+    if (directory / HEAD_FILE).exists() and not with_head:
+        log.warning("model %s has a task head, which is fitted again only with --task", start.model_id)
     return start
 
 

@@ -39,7 +39,8 @@ def trained_on(home: Home, user_id: str) -> tuple[list[str], list[str]]:
         except DamagedArtifactError:
             unknown.append(model_id)
             continue
-        exports = [manifest["export_id"], *manifest.get("started_from_exports", ())]
+        earlier = (one["export_id"] for one in manifest.get("started_from", ()))
+        exports = [manifest["export_id"], *earlier]
         for export_id in exports:
             if export_id not in held:
                 held[export_id] = _holds(home, export_id, user_id)

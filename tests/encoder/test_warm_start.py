@@ -29,6 +29,7 @@ from encoder.train import train
 from encoder.warm_start import (
     WARM_START_FILE,
     NoWarmStartError,
+    Origin,
     OtherTextModelError,
     UnknownItemsError,
     WarmStart,
@@ -124,10 +125,10 @@ def test_a_retrained_model_has_the_settings_of_the_last_and_loses_nothing(
     assert metrics["learned"]["best_epochs"][0] <= most
     assert metrics["ndcg@20"] > 0.95 * before["ndcg@20"]
     assert metrics.keys() >= before.keys()
-    assert again.exports == (*start.exports, start.exports[-1])
+    assert again.chain == (*start.chain, Origin(directory.name, start.chain[-1].export_id))
     assert Model.load(directory).dim == 24
     third = train(home, *parts, TrainOptions(start=again))  # and on from there
-    assert WarmStart.load(third).exports == (*again.exports, start.exports[-1])
+    assert WarmStart.load(third).chain[:-1] == again.chain
 
 
 def test_weights_follow_their_items_by_id(start: WarmStart, data: Dataset) -> None:
@@ -252,7 +253,7 @@ def test_other_actions_are_no_obstacle(
 
 
 def test_who_was_in_an_export_of_an_earlier_start_is_known(home: Home, start: WarmStart) -> None:
-    with Export.open(home.exports / start.exports[0]) as export:
+    with Export.open(home.exports / start.chain[0].export_id) as export:
         person = str(export.users()[0])
     copy = Home(home.path.parent / "copy")
     shutil.copytree(home.path, copy.path)
@@ -261,11 +262,12 @@ def test_who_was_in_an_export_of_an_earlier_start_is_known(home: Home, start: Wa
 
     def model(model_id: str, export_id: str, *earlier: str) -> None:
         with build(copy.models, model_id) as draft:
-            draft.facts = {"kind": "model", "export_id": export_id, "started_from_exports": [*earlier]}
+            chain = [Origin("before", one)._asdict() for one in earlier]
+            draft.facts = {"kind": "model", "export_id": export_id, "started_from": chain}
 
     with build(copy.exports, "empty") as draft:
-        draft.facts = read_manifest(home.exports / start.exports[0]) | {"files": {}}
-        for path in (home.exports / start.exports[0]).iterdir():
+        draft.facts = read_manifest(home.exports / start.chain[0].export_id) | {"files": {}}
+        for path in (home.exports / start.chain[0].export_id).iterdir():
             if path.suffix == ".parquet":
                 table = pq.read_table(path)
                 kept = [
@@ -275,9 +277,9 @@ def test_who_was_in_an_export_of_an_earlier_start_is_known(home: Home, start: Wa
             elif path.name != "manifest.json":
                 shutil.copy(path, draft.path)
     model("a", "empty")
-    model("b", "empty", start.exports[0])
+    model("b", "empty", start.chain[0].export_id)
     model("c", "empty", "gone")
-    model("d", "empty", "gone", start.exports[0])
+    model("d", "empty", "gone", start.chain[0].export_id)
     assert trained_on(copy, person) == (["b", "d"], ["c"])
 
 
