@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,11 @@ from encoder.warm_start import (
     UnknownItemsError,
     WarmStart,
 )
+from scripts.training import warm_start
 from store.artifact import artifacts, build, read_manifest, read_pointer, verify
 from store.export import Export
 from store.home import Home
+from store.ledger import Erasure, write_ledger
 from store.privacy import trained_on
 from tests.command_line import Run
 
@@ -283,7 +286,9 @@ def test_who_was_in_an_export_of_an_earlier_start_is_known(home: Home, start: Wa
     assert trained_on(copy, person) == (["b", "d"], ["c"])
 
 
-def test_commands_say_what_they_start_from_and_what_they_keep(home: Home, tmp_path: Path, run: Run) -> None:
+def test_commands_say_what_they_start_from_and_what_they_keep(
+    home: Home, tmp_path: Path, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     copy = Home(tmp_path / "home")
     shutil.copytree(home.path, copy.path)
     for words in (("--dim", 16), ("--text-model", "other"), ("--action", "view=2"), ("--seed", 3)):
@@ -296,6 +301,10 @@ def test_commands_say_what_they_start_from_and_what_they_keep(home: Home, tmp_pa
     assert code == 0, err
     after = read_pointer(copy.latest_model, copy.models)
     assert after != before
+    assert "erased" not in err
+    write_ledger(copy.erasures, [Erasure(datetime(2026, 1, 1), "s", "h", (before.name,))])
+    assert warm_start(copy, after.name, with_head=False) is not None
+    assert "people were erased (1) whose rows taught the weights to start from" in caplog.text
     assert json.loads((after / METRICS_FILE).read_text())["started_from"] == before.name
     with build(copy.models, "of-before") as draft:
         draft.facts = read_manifest(before) | {"files": {}}
