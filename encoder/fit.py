@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LEAST_JUDGES = 20  # users with held-out rows; what fewer choose is noise
+LEAST_JUDGES = 50  # users with held-out rows; what fewer choose is noise
 _INNER_SHARE = 0.1
 _INNER = "inner"
 # Where no held-out rows can choose one. Without damping, a table of full rank scores every unseen item 0.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SHARE_OF_EPOCHS = 0.2  # of the best epochs of the last search
+SHARE_OF_EPOCHS = 0.25  # of the best epochs of the last search
 LEAST_EPOCHS = 4
 PATIENCE = 2  # checks
 

@@ -5,6 +5,7 @@ and the weights of its learned blocks, with a row for each item and none for use
 """
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ WARM_START_FILE = "warm_start.safetensors"
 METRICS_KEY = "warm_start"
 CHAIN_KEY = "started_from"  # of the manifest
 _RIGHT = "right"
+log = logging.getLogger(__name__)
 
 
 class NoWarmStartError(LookupError):
@@ -198,8 +200,13 @@ class WarmStart:
         """
         if text_model_id != self.text_model_id:
             raise OtherTextModelError(self.model_id, self.text_model_id, text_model_id)
-        if not (self._rows(data) >= 0).any():
+        known = int((self._rows(data) >= 0).sum())
+        if not known:
             raise UnknownItemsError(self.model_id)
+        log.info(
+            "starting from model %s, with its settings: it knows %d of %d items",
+            self.model_id, known, len(data.items),
+        )  # fmt: skip
 
     def right(self, data: Dataset) -> FloatArray:
         """Return the right singular vectors for the items of a data set, zero rows for new ones."""

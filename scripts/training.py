@@ -113,7 +113,10 @@ def warm_start(home: Home, start_from: str | None, *, with_head: bool) -> "WarmS
     if start_from == "LATEST":
         directory = read_pointer(home.latest_model, home.models)
     elif start_from not in artifacts(home.models):
-        raise typer.BadParameter(f"--from {start_from!r}: {home.models} has no such model")
+        raise typer.BadParameter(
+            f"{home.models} has no such model as {start_from!r}: --from takes LATEST, or the id of a model of "
+            "this home; one of another home knows other items"
+        )
     start = WarmStart.load(directory)
     text_model = home.text_models / start.text_model_id
     if not text_model.is_dir():

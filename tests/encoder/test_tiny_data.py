@@ -206,20 +206,20 @@ def test_a_few_held_out_rows_choose_nothing(
     judges: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")
-    fitted = fit(with_valid(19, judges), TrainOptions(learn=LearnConfig()), tmp_path)
+    fitted = fit(with_valid(49, judges), TrainOptions(learn=LearnConfig()), tmp_path)
     config = fitted.tower.config
     assert (config.damping, config.dim, fitted.kept.settings.closed.dim) == (0.3, 128, 128)
     facts = fitted.facts
     assert (facts["trials"], facts["chosen_on"], facts["learned"]) == ([], None, None)
-    assert re.fullmatch(r"held-out rows of \d+ users can be had, and a choice needs 20", facts["unchosen"])
-    assert f"valid has rows of {judges} users, and a choice needs 20: it is left aside" in caplog.text
+    assert re.fullmatch(r"held-out rows of \d+ users can be had, and a choice needs 50", facts["unchosen"])
+    assert f"valid has rows of {judges} users, and a choice needs 50: it is left aside" in caplog.text
     assert "nothing is chosen on the data, no block is learned" in caplog.text
 
 
 def test_a_tenth_of_train_chooses_where_valid_is_too_small(tmp_path: Path) -> None:
-    few = fit(with_valid(80, 3), TrainOptions(dims=(4, 8)), tmp_path).facts
+    few = fit(with_valid(120, 3), TrainOptions(dims=(4, 8)), tmp_path).facts
     assert (few["chosen_on"], few["unchosen"]) == ("a tenth of train", None)
-    enough = fit(with_valid(80, LEAST_JUDGES), TrainOptions(dims=(4, 8)), tmp_path).facts
+    enough = fit(with_valid(120, LEAST_JUDGES), TrainOptions(dims=(4, 8)), tmp_path).facts
     assert (enough["chosen_on"], enough["unchosen"]) == ("valid", None)
 
 

@@ -295,7 +295,7 @@ def test_commands_say_what_they_start_from_and_what_they_keep(
         code, out, err = run("train", "--home", copy.path, "--from", "LATEST", *words)
         assert (code, "--from keeps the settings" in out + err) == (2, True), words
     code, out, err = run("train", "--home", copy.path, "--from", "nobody")
-    assert (code, "has no such model" in " ".join((out + err).replace("│", " ").split())) == (2, True)
+    assert (code, "has no such model as" in " ".join((out + err).replace("│", " ").split())) == (2, True)
     before = read_pointer(copy.latest_model, copy.models)
     code, out, err = run("train", "--home", copy.path, "--from", "LATEST")
     assert code == 0, err
