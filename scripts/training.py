@@ -114,8 +114,8 @@ def warm_start(home: Home, start_from: str | None, *, with_head: bool) -> "WarmS
         directory = read_pointer(home.latest_model, home.models)
     elif start_from not in artifacts(home.models):
         raise typer.BadParameter(
-            f"{home.models} has no such model as {start_from!r}: --from takes LATEST, or the id of a model of "
-            "this home; one of another home knows other items"
+            f"{home.models} has no such model as {start_from!r}: --from takes LATEST, or the id of a model "
+            "of this home; one of another home knows other items"
         )
     start = WarmStart.load(directory)
     text_model = home.text_models / start.text_model_id
