@@ -1,6 +1,5 @@
 """Fitting a tower from the last model: its settings are kept, and nothing is searched."""
 
-import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,6 @@ from encoder.warm_start import Kept, WarmStart
 
 if TYPE_CHECKING:
     from encoder.learned.trainer import ReportEpoch, Score, TrainedBlock
-
-log = logging.getLogger(__name__)
 
 SHARE_OF_EPOCHS = 0.25  # of the best epochs of the last search
 LEAST_EPOCHS = 4
@@ -50,7 +47,7 @@ def retrain(
     split = "valid" if count_judges(data, "valid") >= LEAST_JUDGES else None
     scorer = HeldOutScorer(data, split) if split else None
     runs: list[TrainedBlock] = []
-    if kept.learn is not None:
+    if kept.learn is not None and kept.weight:
         score = partial(_score_block, scorer, kept.closed) if scorer else None
         runs = _train_on(data, kept.closed, start, kept.learn, score, training, report)
     tower = mixed(closed, [run.block for run in runs], kept.weight, data)
@@ -85,7 +82,7 @@ def _train_on(
     from encoder.learned.trainer import member_settings, train_block  # noqa: PLC0415  torch, only where something is learned
 
     runs = []
-    members = zip(member_settings(options), start.blocks(data), start.kept.settings.best_epochs, strict=False)
+    members = zip(member_settings(options), start.blocks(data), start.kept.settings.best_epochs, strict=True)
     for settings, block, best in members:
         epochs = max(LEAST_EPOCHS, round(SHARE_OF_EPOCHS * best))
         some = replace(settings, epochs=epochs, patience=PATIENCE)
