@@ -117,9 +117,9 @@ def train_command(
 ) -> None:
     """Learn the user tower from a fresh export.
 
-    Settings are chosen on held-out rows (valid, or a tenth of train), never on test; where fewer than 50 users
-    have any, they are safe ones: a damped closed form of low rank. A run that was killed
-    goes on from its last checkpoint when it is started again on the same data.
+    Settings are chosen on held-out rows (valid, or a tenth of train), never on test; where fewer than 50
+    users have any, they are safe ones: a damped closed form of low rank. A run that was killed goes on from
+    its last checkpoint when it is started again on the same data.
 
     Every day, triptych train --home demo --from LATEST trains the last model on, with its settings. Now and
     then, and where the data has changed much, a training without --from chooses them anew.
