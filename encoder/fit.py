@@ -5,20 +5,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset, hold_out
 from encoder.learned import LearnConfig
-from encoder.tower import Block, Decompositions, Tower, fit_closed_form
+from encoder.tower import Block, ChosenTrust, Decompositions, Spectrum, Tower, fit_closed_form, spectrum
 from encoder.tower.mix import choose_mix, compressed, mixed, with_half_life
 from encoder.tower.select import HeldOutScorer, Trial, choose_config
+from encoder.views import FloatArray
+from encoder.warm_start import Kept, KeptSettings, WarmStart
 from evaluation.split import VALID, mark
 
 if TYPE_CHECKING:
     from encoder.learned.trainer import ReportEpoch, TrainedBlock
-    from encoder.tower.trust import ChosenTrust
 
 log = logging.getLogger(__name__)
 
+LEAST_JUDGES = 50  # users with held-out rows; what fewer choose is noise
 _INNER_SHARE = 0.1
 _INNER = "inner"
 # Where no held-out rows can choose one. Without damping, a table of full rank scores every unseen item 0.
@@ -37,6 +41,7 @@ class TrainOptions:
         max_dim: to how many coordinates closed form and learned blocks together are compressed.
         left_out_share: share of users that training never sees, reported apart by `evaluate`.
         seed: of every random draw but those of `learn`, which has its own.
+        start: the model to start from, whose settings and left-out users stand for all of the above.
     """
 
     base: TowerConfig = field(default_factory=TowerConfig)
@@ -46,14 +51,16 @@ class TrainOptions:
     max_dim: int = 512
     left_out_share: float = 0.0
     seed: int = 0
+    start: WarmStart | None = None
 
 
 @dataclass(frozen=True)
 class FittedTower:
-    """A tower, and how it was chosen and trained as JSON values."""
+    """A tower, how it was chosen and trained as JSON values, and what the next training starts from."""
 
     tower: Tower
     facts: dict[str, Any]
+    kept: Kept
 
 
 def fit(
@@ -62,8 +69,9 @@ def fit(
     """Fit a tower to the visible rows of a data set.
 
     Settings are chosen on the valid split; without one, on a tenth of train, and everything is then fitted
-    once more on the whole of train with the settings chosen. Where not even that can be held out, because
-    no user has three events, nothing is chosen or learned, and a damped closed form is fitted.
+    once more on the whole of train with the settings chosen. Where rows of fewer than LEAST_JUDGES users can
+    be held out, nothing is chosen or learned: a damped closed form of low rank is fitted, and the facts say
+    why.
 
     Args:
         data: its held-out rows serve for choosing only.
@@ -71,21 +79,27 @@ def fit(
         training: folder of checkpoints and of TensorBoard's files.
         report: takes the figures of each epoch of a learned block.
     """
-    choosing, split = _choosing(data, options)
+    choosing, split, unchosen = _choosing(data, options)
+    trials: list[Trial] = []
+    config = _unchosen(options) if options.search else options.base
     if split and options.search:
         spectra = Decompositions(choosing, options.base, max(options.dims))
         trials = choose_config(choosing, split, options.base, options.dims, spectra)
-        chosen = trials[-1].config
-        closed = fit_closed_form(choosing, chosen, *spectra.of(chosen, chosen.dim))
-        del spectra
+        config = trials[-1].config
+        events, svd = spectra.of(config, config.dim)
+        closed = fit_closed_form(choosing, config, events, svd)
+        del spectra, events
     else:
-        trials = []
-        closed = fit_closed_form(choosing, _unchosen(options) if options.search else options.base)
+        closed, svd = fit_with_spectrum(choosing, config)
     if split is None or options.learn is None:
         trust = _trust(closed, choosing, split)
-        closed = closed if choosing is data else fit_closed_form(data, closed.config)
-        tower = compressed(trust.applied(closed), data, options.max_dim)
-        return FittedTower(tower, _facts(data, split, trials, None) | {"trust": trust.as_json()})
+        if choosing is not data:
+            closed, svd = fit_with_spectrum(data, config)
+        settings = KeptSettings(config, None, (), 0.0, config.half_life, options.max_dim, trust)
+        reached = trials[-1].ndcg if trials else None
+        facts = chosen_facts(data, split, reached, trials, None) | {"unchosen": unchosen}
+        tower = compressed(closed.trusting(trust), data, options.max_dim)
+        return FittedTower(tower, facts | {"trust": trust.as_json()}, Kept(settings, svd.right))
     runs = _learn(choosing, closed, split, options.learn, training, report)
     blocks = [run.block for run in runs]
     mix = choose_mix(closed, blocks, choosing, split)
@@ -101,30 +115,59 @@ def fit(
         "ndcg@20_by_weight": mix.ndcg_by_weight,
         "ndcg@20_by_half_life": mix.ndcg_by_half_life,
     }
+    best = tuple(run.epoch for run in runs)
     if choosing is not data:
-        closed = fit_closed_form(data, closed.config)
+        closed, svd = fit_with_spectrum(data, config)
         if mix.weight:
-            blocks = _train_again(data, closed.config, runs, options.learn, training, report)
-    tower = with_half_life(mixed(closed, blocks, mix.weight, data), mix.half_life)
-    tower = compressed(trust.applied(tower), data, options.max_dim)
-    return FittedTower(tower, _facts(data, split, trials, learned) | {"trust": trust.as_json()})
+            runs = _train_again(data, config, runs, options.learn, training, report)
+    tower = with_half_life(mixed(closed, [run.block for run in runs], mix.weight, data), mix.half_life)
+    tower = compressed(tower.trusting(trust), data, options.max_dim)
+    settings = KeptSettings(config, options.learn, best, mix.weight, mix.half_life, options.max_dim, trust)
+    members = tuple(run.weights for run in runs) if mix.weight else ()
+    facts = chosen_facts(data, split, max(mix.ndcg_by_half_life.values()), trials, learned)
+    kept = Kept(settings, svd.right, members)
+    return FittedTower(tower, facts | {"trust": trust.as_json()}, kept)
 
 
-def _choosing(data: Dataset, options: TrainOptions) -> tuple[Dataset, str | None]:
-    """Return the data to choose settings on, and the name of the held-out split in it."""
-    if "valid" in data.held_out:
-        return data, "valid"
+def fit_with_spectrum(
+    data: Dataset, config: TowerConfig, start: FloatArray | None = None
+) -> tuple[Tower, Spectrum]:
+    """Fit the closed form and return it with its decomposition, which may start from right vectors (N, R)."""
+    events = data.events(replace(config, half_life=0.0))
+    svd = spectrum(events, config.dim, config.user_exponent, config.item_exponent, start=start)
+    return fit_closed_form(data, config, events, svd), svd
+
+
+def _choosing(data: Dataset, options: TrainOptions) -> tuple[Dataset, str | None, str | None]:
+    """Return the data to choose settings on, the held-out split in it, and why nothing can be chosen."""
+    judges = count_judges(data, "valid")
+    if judges >= LEAST_JUDGES:
+        return data, "valid", None
     if not (options.search or options.learn):
-        return data, None
+        return data, None, None
+    if "valid" in data.held_out:
+        log.warning(
+            "valid has rows of %d users, and a choice needs %d: it is left aside", judges, LEAST_JUDGES
+        )
     rows = data.history
     share = _INNER_SHARE
     inner = mark("random", rows.users, rows.items, rows.ts, valid=share, test=0.0, seed=options.seed) == VALID
     choosing = hold_out(data, inner, _INNER)
-    if not inner.any() or not choosing.events(options.base).nnz:
-        log.info("too few events to hold any out: no setting is chosen on the data, and no block is learned")
-        return data, None
+    judges = count_judges(choosing, _INNER)
+    if judges < LEAST_JUDGES or not choosing.events(options.base).nnz:
+        reason = f"held-out rows of {judges} users can be had, and a choice needs {LEAST_JUDGES}"
+        settings = "damped, of low rank" if options.search else "as they were given"
+        log.warning(
+            "nothing is chosen on the data, no block is learned: %s; settings are %s", reason, settings
+        )
+        return data, None, reason
     log.info("no valid split: choosing on %d train rows held out by event group, then one refit", inner.sum())
-    return choosing, _INNER
+    return choosing, _INNER, None
+
+
+def count_judges(data: Dataset, split: str) -> int:
+    """Return the number of users with rows in a held-out split: they are the cases that a choice rests on."""
+    return int((np.diff(data.relevant(split).indptr) > 0).sum())
 
 
 def _unchosen(options: TrainOptions) -> TowerConfig:
@@ -154,7 +197,7 @@ def _learn(
     ]
 
 
-def _trust(tower: Tower, data: Dataset, split: str | None) -> "ChosenTrust":
+def _trust(tower: Tower, data: Dataset, split: str | None) -> ChosenTrust:
     """Choose how far the views are trusted, in all blocks alike."""
     from encoder.tower.trust import choose_trust  # noqa: PLC0415  torch
 
@@ -168,28 +211,30 @@ def _train_again(
     options: LearnConfig,
     training: Path,
     report: "ReportEpoch | None",
-) -> list[Block]:
+) -> list["TrainedBlock"]:
     """Train the blocks on other data for as many epochs as were best."""
     from encoder.learned.trainer import member_settings, train_block  # noqa: PLC0415
 
     pairs = zip(member_settings(options), runs, strict=True)
     return [
-        train_block(data, config, replace(one, epochs=run.epoch), None, training, report).block
+        train_block(data, config, replace(one, epochs=run.epoch), None, training, report)
         for one, run in pairs
     ]
 
 
-def _facts(
-    data: Dataset, split: str | None, trials: list[Trial], learned: dict[str, Any] | None
+def chosen_facts(
+    data: Dataset,
+    split: str | None,
+    reached: float | None,
+    trials: list[Trial],
+    learned: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return how a tower was chosen and trained, as metrics.json keeps it."""
-    reached = trials[-1].ndcg if trials else None
-    if learned is not None:
-        reached = max(learned["ndcg@20_by_half_life"].values())
     return {
         "chosen_on": None if reached is None else "a tenth of train" if split == _INNER else split,
         "ndcg@20": reached,
         "trials": [{"config": t.config.as_json(), "ndcg@20": t.ndcg} for t in trials],
+        "unchosen": None,
         "learned": learned,
         "views": {"H": True, "T": bool(data.text.any()), "S": bool(data.ties.nnz)},
     }

@@ -1,6 +1,7 @@
 """Checks of an export before the long work of training: whether there is something to learn."""
 
 import logging
+from dataclasses import replace
 from difflib import get_close_matches
 
 import numpy as np
@@ -75,6 +76,14 @@ def check_actions(export: Export, config: TowerConfig) -> None:
         raise NothingToLearnError(
             "every behaviour weighs 0", f"give one of these actions a weight above 0: {ignored}"
         )
+
+
+def known_actions(export: Export, config: TowerConfig) -> TowerConfig:
+    """Return settings that weight only actions that occur; the log names the others."""
+    known = {one.action for one in export.actions()}
+    if gone := sorted(config.actions.keys() - known):
+        log.info("no behaviour has the action %s any more: its weight is kept and unused", ", ".join(gone))
+    return replace(config, actions={name: by for name, by in config.actions.items() if name in known})
 
 
 def check_left_out(data: Dataset, left_out: npt.NDArray[np.bool_], share: float, config: TowerConfig) -> None:

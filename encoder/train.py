@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
-from encoder.dataset import Dataset, load_dataset
+from encoder.dataset import Dataset, load_dataset, rows_of
 from encoder.fit import TrainOptions, fit
 from encoder.heads import Head, save_head
 from encoder.learned import CHECKPOINT_FILE
-from encoder.preflight import check_actions, check_left_out, warn_of_weights
+from encoder.preflight import check_actions, check_left_out, known_actions, warn_of_weights
+from encoder.retrain import retrain
 from encoder.runtime import (
     CONFIG_FILE,
     ITEMS_FILE,
@@ -33,6 +34,7 @@ from encoder.text import TextCache, TextEncoder
 from encoder.tower import Tower, measure_collapse
 from encoder.tower.onnx import export_towers
 from encoder.views import FloatArray
+from encoder.warm_start import CHAIN_KEY, METRICS_KEY, Kept, Origin
 from store.artifact import build, new_id, set_pointer
 from store.export import Export
 from store.home import Home
@@ -68,7 +70,8 @@ def train(
     """Train a model on an export, name it in models/LATEST, and return its directory.
 
     Settings are chosen on the valid split; without one, on a tenth of train, and everything is then fitted
-    once more on the whole of train.
+    once more on the whole of train. With a start in the options, settings and left-out users are those of
+    that model, and nothing is searched.
 
     Args:
         home: where models lie.
@@ -86,16 +89,26 @@ def train(
         LearningDivergedError: the loss of a learned block is infinite or no number.
         NotFiniteModelError: a number of the model is not finite; nothing is published.
         ParityError: the exported graph does not compute what was fitted.
+        OtherTextModelError, UnknownItemsError, StartMismatchError: the start is of no use for this data.
     """
     start = time.perf_counter()
-    check_actions(export, options.base)
+    origin = options.start
+    check_actions(
+        export, options.base if origin is None else known_actions(export, origin.kept.settings.closed)
+    )
     warn_of_weights(export)
     data = load_dataset(export, encoder, cache)
     encoded = time.perf_counter()
-    left_out = left_out_users(len(data.users), options)
-    check_left_out(data, left_out, options.left_out_share, options.base)
-    data = data.without_users(left_out)
-    fitted = fit(data, options, home.training, report)
+    if origin is None:
+        left_out = left_out_users(len(data.users), options)
+        check_left_out(data, left_out, options.left_out_share, options.base)
+        data = data.without_users(left_out)
+        fitted = fit(data, options, home.training, report)
+    else:
+        origin.check(data, encoder.text_model_id)
+        left_out = np.isin(np.arange(len(data.users)), rows_of(origin.left_out, data.users))
+        data = data.without_users(left_out)
+        fitted = retrain(data, origin, home.training, report)
     seconds = {"encode": encoded - start, "fit": time.perf_counter() - encoded}
     tower = fitted.tower
     metrics = fitted.facts | {"seconds": seconds}
@@ -103,7 +116,10 @@ def train(
     if head is not None:
         users = tower.vectors(tower.views(data)).astype(np.float32)
         made, metrics["head"] = head(data, users, tower.item_vectors(data.item_text_vectors))
-    directory = save_model(home.models, tower, data, left_out, export.export_id, encoder, metrics, made)
+    chain = () if origin is None else origin.chain
+    directory = save_model(
+        home.models, tower, data, left_out, export.export_id, encoder, metrics, made, fitted.kept, chain
+    )
     set_pointer(home.latest_model, directory.name)
     for checkpoint in home.training.glob(f"*/{CHECKPOINT_FILE}"):
         checkpoint.unlink()  # the model is there; TensorBoard's files stay
@@ -119,8 +135,22 @@ def save_model(
     encoder: TextEncoder,
     metrics: dict[str, Any],
     head: Head | None = None,
+    kept: Kept | None = None,
+    chain: Sequence[Origin] = (),
 ) -> Path:
     """Write a new model, check it against its float64 reference, and only then rename it into place.
+
+    Args:
+        models: the folder of models.
+        tower: what was fitted.
+        data: on which.
+        left_out: (U,) bool, the users that training never saw.
+        export_id: of the data.
+        encoder: the language model.
+        metrics: what metrics.json says.
+        head: the task head, if one was fitted.
+        kept: the parts that the next training can start from.
+        chain: the models that this one was started from, the first training first.
 
     Returns:
         Its directory.
@@ -138,6 +168,7 @@ def save_model(
             "users": len(data.users),
             "items": len(data.items),
             "settings": tower.config.as_json(),
+            CHAIN_KEY: [one._asdict() for one in chain],
         }
         export_towers(tower, draft.path, facts | {"model_id": model_id})
         widths = np.array(tower.widths, dtype=np.int64)
@@ -155,6 +186,9 @@ def save_model(
         (draft.path / CONFIG_FILE).write_text(json.dumps(tower.config.as_json(), indent=2), "utf-8")
         if head is not None:
             save_head(head, draft.path)
+        if kept is not None:
+            kept.save(draft.path)
+            metrics = metrics | {METRICS_KEY: kept.settings.as_json()}
         check_finite(draft.path)
         with_collapse = metrics | {"people": asdict(measure_collapse(tower, data))}
         (draft.path / METRICS_FILE).write_text(json.dumps(with_collapse, indent=2), "utf-8")

@@ -19,7 +19,11 @@ from scripts.training import (
     train_options,
     tuned_text_model,
     wandb_report,
+    warm_start,
 )
+
+_TEXT_MODEL = "all-MiniLM-L6-v2"
+_MAX_DIM = 512
 
 
 class TuneMethod(StrEnum):
@@ -55,9 +59,16 @@ class Pooling(StrEnum):
 
 def train_command(
     home: HomeOption,
-    text_model: Annotated[
-        str, typer.Option(help="A sentence-transformers id or folder.")
-    ] = "all-MiniLM-L6-v2",
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="LATEST, or the id of a model of this home: start from it and keep its settings, a third of "
+            "the time. What it learned of people who were erased since stays in the weights until a training "
+            "without --from.",
+        ),
+    ] = None,
+    text_model: Annotated[str, typer.Option(help="A sentence-transformers id or folder.")] = _TEXT_MODEL,
     precision: Annotated[
         Precision, typer.Option(help="int8 is faster and loses some recall.")
     ] = Precision.FP32,
@@ -76,7 +87,7 @@ def train_command(
     ] = None,
     max_dim: Annotated[
         int, typer.Option(min=2, max=4096, help="Embedding dim of the whole tower, at most.")
-    ] = 512,
+    ] = _MAX_DIM,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="At most; it stops when valid no longer improves.")
     ] = None,
@@ -106,8 +117,12 @@ def train_command(
 ) -> None:
     """Learn the user tower from a fresh export.
 
-    Settings are chosen on held-out rows (valid, or a tenth of train), never on test. A run that was killed
-    goes on from its last checkpoint when it is started again on the same data.
+    Settings are chosen on held-out rows (valid, or a tenth of train), never on test; where fewer than 50
+    users have any, they are safe ones: a damped closed form of low rank. A run that was killed goes on from
+    its last checkpoint when it is started again on the same data.
+
+    Every day, triptych train --home demo --from LATEST trains the last model on, with its settings. Now and
+    then, and where the data has changed much, a training without --from chooses them anew.
 
     Example: triptych train --home demo
     """
@@ -117,6 +132,11 @@ def train_command(
     from encoder.train import train
 
     place, console = existing_home(home), Console()
+    kept = (text_model != _TEXT_MODEL, precision is not Precision.FP32, pooling, adapt_text, tune_text,
+            fusion is not FusionName.LEARNED, dim, max_dim != _MAX_DIM, epochs, members, action, config,
+            holdout_users, seed)  # fmt: skip
+    if start_from is not None and any(kept):
+        raise typer.BadParameter("--from keeps the settings of that model: leave the other options out")
     if config is not None and (dim or action or epochs or members or fusion is not FusionName.LEARNED):
         raise typer.BadParameter("--config names every setting: leave the others out")
     if label is not None and task is not TaskName.CATEGORY:
@@ -129,21 +149,25 @@ def train_command(
         dims=(dim,) if dim else options.dims,
         max_dim=max_dim,
         left_out_share=holdout_users,
+        start=warm_start(place, start_from, with_head=task is not TaskName.RETRIEVAL),
     )
     with fresh_export(place) as export, wandb_report(options, wandb=wandb) as report:
         head = head_trainer(export, options, task.value, label)
-        source = tuned_text_model(
-            text_model, export, place, options, adapt=adapt_text,
-            method=tune_text and tune_text.value, pooling=pooling and pooling.value,
-        )  # fmt: skip
-        text_directory = export_text_model(
-            source,
-            place.text_models,
-            precision=precision.value,
-            pooling=pooling.value if pooling else None,
-            export=export,
-            shared=shared_text_models() if source == text_model else None,  # a tuned one is of this home
-        )
+        if options.start is not None:
+            text_directory = place.text_models / options.start.text_model_id
+        else:
+            source = tuned_text_model(
+                text_model, export, place, options, adapt=adapt_text,
+                method=tune_text and tune_text.value, pooling=pooling and pooling.value,
+            )  # fmt: skip
+            text_directory = export_text_model(
+                source,
+                place.text_models,
+                precision=precision.value,
+                pooling=pooling.value if pooling else None,
+                export=export,
+                shared=shared_text_models() if source == text_model else None,  # a tuned one is of this home
+            )
         encoder = TextEncoder.load(text_directory)
         with closing(TextCache.open(place.text_cache)) as cache:
             directory = train(place, export, encoder, cache, options, report, head)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
+from store.artifact import DamagedArtifactError, artifacts, read_pointer
 from store.attributes import left_out_message, usable_attributes
 from store.export import Export
 from store.home import Home
+from store.ledger import read_ledger
 from store.tables import MAX_WEIGHT
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from encoder.fit import TrainOptions
     from encoder.learned.trainer import ReportEpoch
     from encoder.train import HeadTrainer
+    from encoder.warm_start import WarmStart
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +93,44 @@ def train_options(
         learn = replace(LearnConfig(seed=seed), **{k: v for k, v in given.items() if v is not None})
     closed = cast("Fusion", "ridge" if fusion == "learned" else fusion)
     return TrainOptions(base=TowerConfig(fusion=closed, actions=actions), learn=learn, seed=seed)
+
+
+def warm_start(home: Home, start_from: str | None, *, with_head: bool) -> "WarmStart | None":
+    """Return the model that --from names as the start of a training; None without --from.
+
+    Raises:
+        typer.BadParameter: this home has no such model.
+        NotPublishedError: LATEST is asked for, and there is no model yet.
+        NoWarmStartError: an earlier version made the model, which holds nothing to start from.
+        DamagedArtifactError: the model, or the text model that it needs, is damaged or missing.
+    """
+    if start_from is None:
+        return None
+    from encoder.heads import HEAD_FILE
+    from encoder.warm_start import WarmStart
+
+    directory = home.models / start_from
+    if start_from == "LATEST":
+        directory = read_pointer(home.latest_model, home.models)
+    elif start_from not in artifacts(home.models):
+        raise typer.BadParameter(
+            f"{home.models} has no such model as {start_from!r}: --from takes LATEST, or the id of a model "
+            "of this home; one of another home knows other items"
+        )
+    start = WarmStart.load(directory)
+    text_model = home.text_models / start.text_model_id
+    if not text_model.is_dir():
+        raise DamagedArtifactError(text_model, f"is missing, and model {start.model_id} needs it")
+    models = {one.model_id for one in start.chain}
+    known = read_ledger(home.erasures) if home.erasures.exists() else []
+    if erased := sum(not models.isdisjoint(one.models) for one in known):
+        log.warning(
+            "people were erased (%d) whose rows taught the weights to start from: to forget them there, too, "
+            "run `triptych train` without --from", erased,
+        )  # fmt: skip
+    if (directory / HEAD_FILE).exists() and not with_head:
+        log.warning("model %s has a task head, which is fitted again only with --task", start.model_id)
+    return start
 
 
 def tuned_text_model(

@@ -1,5 +1,6 @@
 """The learned block as a torch module: three view encoders, fusion with learned gates, item vectors."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  its usual name
 
+from encoder.arrays import IntArray
 from encoder.learned.batches import Step
 from encoder.learned.config import LearnConfig
+from encoder.learned.start import StartMismatchError
 from encoder.tower import MAX_GATE_SLOPE, Block, Fusion, Trust
 from encoder.tower.gates import TrustedGates, three
 from encoder.views import FloatArray, Matrix
@@ -83,6 +86,8 @@ class LearnedBlock(nn.Module):
         table, ids: (N, D); bias: (N,); item_text_vectors: (N, D_T) fixed.
     """
 
+    PER_ITEM = ("table", "ids", "bias")  # parameters with a row for each item
+
     def __init__(self, items: int, item_text_vectors: FloatArray, options: LearnConfig) -> None:
         super().__init__()
         dim, text_dim = options.dim, item_text_vectors.shape[1]
@@ -102,6 +107,29 @@ class LearnedBlock(nn.Module):
         self.item_text_vectors: Tensor
         self._has_text = bool(item_text_vectors.any())
         self.register_buffer("item_text_vectors", torch.from_numpy(item_text_vectors), persistent=False)
+
+    @torch.no_grad()
+    def start_from(self, weights: Mapping[str, FloatArray], rows: IntArray) -> None:
+        """Copy the weights of an earlier block; parameters that it lacks stay as they are.
+
+        Args:
+            weights: parameters by name, those of PER_ITEM with a row for each item that it knew.
+            rows: (N,) the row there of each item, −1 for a new one, which keeps the row it has.
+
+        Raises:
+            StartMismatchError: a parameter has another shape.
+        """
+        known = torch.from_numpy(rows >= 0)
+        for name, parameter in self.named_parameters():
+            if name not in weights:
+                continue
+            old = torch.from_numpy(np.asarray(weights[name], order="C"))
+            if name in self.PER_ITEM:
+                check_shape(name, old.shape[1:], parameter.shape[1:])
+                parameter[known.to(parameter.device)] = old[rows[rows >= 0]].to(parameter.device)
+            else:
+                check_shape(name, old.shape, parameter.shape)
+                parameter.copy_(old)
 
     def parts(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Compute unit views (B, 3, D) and gates (B, 3), which are 0 where a view is absent or masked."""
@@ -171,6 +199,12 @@ class LearnedBlock(nn.Module):
             id_vectors=np.concatenate([vectors, bias[:, None]], axis=1) * known[:, None].astype(np.float32),
             item_text_map=np.concatenate([of_text, np.zeros((len(of_text), 1), np.float32)], axis=1),
         )
+
+
+def check_shape(name: str, stored: Sequence[int], wanted: Sequence[int]) -> None:
+    """Compare the shape of a stored parameter with the one it is for.  Raises: StartMismatchError."""
+    if tuple(stored) != tuple(wanted):
+        raise StartMismatchError(name, tuple(stored), tuple(wanted))
 
 
 def to_numpy(tensor: Tensor) -> FloatArray:

@@ -22,10 +22,12 @@ from encoder.learned import checkpoint
 from encoder.learned.batches import Steps
 from encoder.learned.config import LearnConfig
 from encoder.learned.losses import RankingLoss, step_loss
-from encoder.learned.model import Inputs, LearnedBlock
+from encoder.learned.model import Inputs, LearnedBlock, to_numpy
+from encoder.learned.start import BlockStart
 from encoder.progress import LongStage
 from encoder.tower import Block
 from encoder.training_loop import EpochFigures, Progress, Training, adamw, train_epochs
+from encoder.views import FloatArray
 
 CHECK_EVERY = 4  # epochs
 FULL_SOFTMAX_ITEMS = 20_000
@@ -66,6 +68,7 @@ class TrainedBlock:
         ndcg: NDCG@20 of the block on held-out rows; None where nothing was held out.
         checks: (epoch, NDCG@20) of every check.
         seconds: of the training.
+        weights: parameters of the module by name, from which a later training can start.
     """
 
     block: Block
@@ -73,6 +76,7 @@ class TrainedBlock:
     ndcg: float | None
     checks: list[tuple[int, float]]
     seconds: float
+    weights: dict[str, FloatArray]
 
 
 def train_block(
@@ -82,11 +86,12 @@ def train_block(
     score: Score | None,
     folder: Path,
     report: ReportEpoch | None = None,
+    start: BlockStart | None = None,
 ) -> TrainedBlock:
     """Train a block on the visible rows of a data set.
 
-    A run with the same data, settings and folder goes on from the last checkpoint there. Equal seeds give
-    equal blocks on the same machine.
+    A run with the same data, settings, start and folder goes on from the last checkpoint there. Equal seeds
+    give equal blocks on the same machine.
 
     Args:
         data: held-out rows of it are not looked at.
@@ -95,15 +100,21 @@ def train_block(
         score: gives the NDCG@20 of a block on held-out rows; None trains for all the epochs.
         folder: of checkpoints and TensorBoard's files.
         report: takes the figures of an epoch and its number, besides TensorBoard.
+        start: weights of an earlier block; where `score` is given, they stay unless an epoch beats them.
 
     Raises:
         LearningDivergedError: the loss is infinite or no number.
+        StartMismatchError: a parameter of `start` has another shape.
     """
     began = time.perf_counter()
-    folder = folder / _key(data, config, options, scored=score is not None)
+    source = None if start is None else start.source
+    folder = folder / _key(data, config, options, scored=score is not None, source=source)
     options = options.for_users(int((np.diff(data.seen.indptr) > 0).sum()))
-    run = _Run(data, config, options, folder)
+    run = _Run(data, config, options, folder, start)
     progress, steps = run.progress, run.steps_per_epoch
+    if start is not None and score is not None and not run.checks:
+        progress.best_loss = run.held_out_loss(score)
+        run.keep()
     if progress.epoch:
         log.info("training goes on after epoch %d (%s)", progress.epoch, folder.name)
 
@@ -145,7 +156,8 @@ def train_block(
     reached = "" if ndcg is None else f", NDCG@20 {ndcg:.4f}"
     log.info("trained: epoch %d of %d%s", progress.best_epoch, progress.epoch, reached)
     seconds = time.perf_counter() - began
-    return TrainedBlock(run.best_block(), progress.best_epoch, ndcg, run.checks, seconds)
+    block, weights = run.best_block(), run.best_weights()
+    return TrainedBlock(block, progress.best_epoch, ndcg, run.checks, seconds, weights)
 
 
 def member_settings(options: LearnConfig) -> list[LearnConfig]:
@@ -156,7 +168,14 @@ def member_settings(options: LearnConfig) -> list[LearnConfig]:
 class _Run:
     """The state of one training: module, optimizer, mean of the weights, progress; saved as a checkpoint."""
 
-    def __init__(self, data: Dataset, config: TowerConfig, options: LearnConfig, folder: Path) -> None:
+    def __init__(
+        self,
+        data: Dataset,
+        config: TowerConfig,
+        options: LearnConfig,
+        folder: Path,
+        start: BlockStart | None,
+    ) -> None:
         self._options = options
         self._folder = folder
         self._steps = Steps(data, config, options)
@@ -165,6 +184,8 @@ class _Run:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(options.seed)
         self._block = LearnedBlock(len(data.items), data.item_text_vectors, options).to(self._device)
+        if start is not None:
+            self._block.start_from(start.weights, start.rows)
         self.parameters = dict(self._block.named_parameters())
         self.optimizer = adamw(
             self.parameters,
@@ -231,6 +252,10 @@ class _Run:
         """Return the block of the best check."""
         return self._with(self._best)
 
+    def best_weights(self) -> dict[str, FloatArray]:
+        """Return the weights of the best check as arrays."""
+        return {name: to_numpy(tensor) for name, tensor in self._best.items()}
+
     def _with(self, tensors: dict[str, Tensor]) -> Block:
         """Return the block of other weights; those of the module stay."""
         now = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -258,9 +283,12 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t.clone() for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def _key(data: Dataset, config: TowerConfig, options: LearnConfig, *, scored: bool) -> str:
-    """Return a name that only the same rows, held-out ones too, texts and settings give."""
-    digest = hashlib.sha256(json.dumps([config.as_json(), options.as_json(), scored]).encode())
+def _key(
+    data: Dataset, config: TowerConfig, options: LearnConfig, *, scored: bool, source: str | None
+) -> str:
+    """Return a name that only the same rows, held-out ones too, texts, settings and start give."""
+    facts = [config.as_json(), options.as_json(), scored, *([source] if source else [])]
+    digest = hashlib.sha256(json.dumps(facts).encode())
     rows, texts = data.history, data.texts
     arrays = [rows.users, rows.items, rows.weights, rows.ts, texts.users, texts.items, texts.vectors]
     arrays += [data.ties.indptr, data.ties.indices, data.ties.data, data.item_text_vectors]

@@ -10,13 +10,14 @@ measures for whom a tower tells no items apart.
 
 from encoder.tower.closed_form import Decompositions, fit_closed_form
 from encoder.tower.collapse import measure_collapse
-from encoder.tower.fusion import MAX_GATE_SLOPE, Fusion, Trust
+from encoder.tower.fusion import MAX_GATE_SLOPE, ChosenTrust, Fusion, Trust
 from encoder.tower.spectral import Spectrum, spectrum
 from encoder.tower.tower import Block, Tower, dataset_views
 
 __all__ = [
     "MAX_GATE_SLOPE",
     "Block",
+    "ChosenTrust",
     "Decompositions",
     "Fusion",
     "Spectrum",

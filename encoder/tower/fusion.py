@@ -1,6 +1,7 @@
 """Fusion: from the raw views of a user to the parts of one block, weighed by how far each view is trusted."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,31 @@ class Trust:
     pseudo_counts: tuple[float, float, float] = (0.0, 0.0, 0.0)
     sharpness: tuple[float, float, float] = (0.0, 0.0, 0.0)
     expected: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class ChosenTrust:
+    """The trust of all blocks of a tower.
+
+    Attributes:
+        trust: the same in every block.
+        scale: what the gates of H are multiplied by, so that a long history counts in spite of the shrinkage.
+        users: how many judged; 0 where none could, and it is what other data was found to want.
+    """
+
+    trust: Trust
+    scale: float
+    users: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "ChosenTrust":
+        """Make it from the JSON values that `as_json` returned."""
+        trust = Trust(**{name: tuple(three) for name, three in values["trust"].items()})
+        return cls(trust, values["scale"], values["users"])
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from encoder.views import FloatArray, Matrix
 _OVERSAMPLING = 32
 _POWER_ITERATIONS = 12
 _ROWS = 16_384  # users whose projections, in float64, are in memory at once
+_STARTED_ITERATIONS = 2  # from the vectors of nearly the same matrix
 _LEAST = 1e-4  # of the greatest singular value; a smaller one is rounding, of numbers with 7 digits
 
 
@@ -67,11 +68,25 @@ class Spectrum:
 
 
 def spectrum(
-    events: Matrix, rank: int, user_exponent: float, item_exponent: float = 0.5, seed: int = 0
+    events: Matrix,
+    rank: int,
+    user_exponent: float,
+    item_exponent: float = 0.5,
+    seed: int = 0,
+    start: FloatArray | None = None,
 ) -> Spectrum:
     """Compute the top singular values and right vectors of D_u^-a X D_i^-b.
 
     The rank is cut to that of the matrix. Memory: (U + N) × rank floats.
+
+    Args:
+        events: X (U, N).
+        rank: of the result, at most.
+        user_exponent: a.
+        item_exponent: b.
+        seed: of the random directions.
+        start: (N, R) right vectors of nearly the same matrix, zero rows for items that it lacked; a few
+            iterations suffice from there.
 
     Source:
         Halko, Martinsson, Tropp 2011, "Finding structure with randomness", algorithm 4.4 (randomised
@@ -88,10 +103,14 @@ def spectrum(
     transposed = sparse.csr_array(scaled.T)
     rank = min(rank, int((user_degree > 0).sum()), int((item_degree > 0).sum()))
     width = min(rank + _OVERSAMPLING, *scaled.shape)
-    start = np.random.default_rng(seed).standard_normal((scaled.shape[0], width), dtype=np.float32)
-    basis = product(transposed, start)  # (N, width)
-    del start
-    for _ in watched(range(_POWER_ITERATIONS), "decomposition", "iteration", leave=False):
+    known = np.zeros((scaled.shape[1], 0), np.float32) if start is None else start[:, :width]
+    drawn = np.random.default_rng(seed).standard_normal(
+        (scaled.shape[0], width - known.shape[1]), dtype=np.float32
+    )
+    basis = np.concatenate([known, product(transposed, drawn)], axis=1)  # (N, width)
+    del drawn
+    iterations = range(_POWER_ITERATIONS if start is None else _STARTED_ITERATIONS)
+    for _ in watched(iterations, "decomposition", "iteration", leave=False):
         basis = product(transposed, product(scaled, _independent(basis)))
     basis = np.linalg.qr(basis)[0]
     power, rotation = np.linalg.eigh(_gram_of_projections(scaled, basis))

@@ -11,7 +11,7 @@ from encoder.arrays import IntArray
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.progress import watched
-from encoder.tower.fusion import Fusion
+from encoder.tower.fusion import ChosenTrust, Fusion
 from encoder.views import FloatArray, Matrix, ViewBatch, assemble_views
 
 _BATCH = 8_192  # users whose views are in memory at once
@@ -90,6 +90,15 @@ class Tower:
         """Return the tower with other gates in every block."""
         blocks = tuple(replace(b, fusion=replace(b.fusion, gates=gates)) for b in self.blocks)
         return replace(self, config=replace(self.config, gates=gates), blocks=blocks)
+
+    def trusting(self, chosen: ChosenTrust) -> "Tower":
+        """Return the tower with another trust in every block, and the gates of H scaled."""
+        blocks = []
+        for block in self.blocks:
+            history, text, social = block.fusion.gates
+            gates = (history * chosen.scale, text, social)
+            blocks.append(replace(block, fusion=replace(block.fusion, gates=gates, trust=chosen.trust)))
+        return replace(self, blocks=tuple(blocks))
 
     def parts(self, batch: ViewBatch) -> npt.NDArray[np.float64]:
         """Compute p_ui as (B, 3, D) float64."""

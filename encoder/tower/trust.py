@@ -1,8 +1,7 @@
 """Choice of how far each view is trusted, judged by people whose views are cut short or replaced."""
 
 import logging
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from encoder.dataset import Dataset
 from encoder.thinning import replaced, strange_items, thinned
-from encoder.tower.fusion import MAX_GATE_SLOPE, Trust
+from encoder.tower.fusion import MAX_GATE_SLOPE, ChosenTrust, Trust
 from encoder.tower.gates import TrustedGates
 from encoder.tower.select import HeldOutScorer
 from encoder.tower.tower import Tower
@@ -44,34 +43,6 @@ _ITEMS = 10_000  # ranked in a step where there are more
 _RATE = 0.05
 _SHARPNESS = 3.0  # of the softmax over scores of unit variance: most of its weight lies on the top items
 _PRIOR = 10.0  # weight of the prior, in users
-
-
-@dataclass(frozen=True)
-class ChosenTrust:
-    """The trust of all blocks, the factor of H's gates, and how they came about.
-
-    Attributes:
-        trust: the same in every block.
-        scale: what the gates of H are multiplied by, so that they count for a long history as before.
-        users: how many were judged; with fewer than LEAST_USERS it is what other data was found to want.
-    """
-
-    trust: Trust
-    scale: float
-    users: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return asdict(self)
-
-    def applied(self, tower: Tower) -> Tower:
-        """Return the tower with this trust in all its blocks."""
-        blocks = []
-        for block in tower.blocks:
-            history, text, social = block.fusion.gates
-            gates = (history * self.scale, text, social)
-            blocks.append(replace(block, fusion=replace(block.fusion, gates=gates, trust=self.trust)))
-        return replace(tower, blocks=tuple(blocks))
 
 
 def choose_trust(tower: Tower, data: Dataset, split: str | None, seed: int = 0) -> ChosenTrust:

@@ -26,14 +26,35 @@ def rows_about(store: Store, user_id: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def trained_on(home: Home, user_id: str) -> tuple[list[str], list[str]]:
-    """Return the models whose export holds rows of a user, and those whose export is missing or damaged."""
+    """Return the models that learned from rows of a user, and those of which nobody can know.
+
+    A model learned from its own export and from those of the models that it was started from. Unknown is one
+    whose manifest is damaged, or one of whose exports is missing or damaged while no other holds the user.
+    """
     trained, unknown = [], []
+    held: dict[str, bool | None] = {}  # by export; None where it cannot be read
     for model_id in artifacts(home.models):
         try:
             manifest = read_manifest(home.models / model_id)
-            with Export.open(home.exports / manifest["export_id"], verify=False) as export:
-                if export.mentions(user_id):
-                    trained.append(model_id)
         except DamagedArtifactError:
             unknown.append(model_id)
+            continue
+        earlier = (one["export_id"] for one in manifest.get("started_from", ()))
+        exports = [manifest["export_id"], *earlier]
+        for export_id in exports:
+            if export_id not in held:
+                held[export_id] = _holds(home, export_id, user_id)
+        if any(held[export_id] for export_id in exports):
+            trained.append(model_id)
+        elif any(held[export_id] is None for export_id in exports):
+            unknown.append(model_id)
     return trained, unknown
+
+
+def _holds(home: Home, export_id: str, user_id: str) -> bool | None:
+    """Return whether an export holds rows of a user; None where it is missing or damaged."""
+    try:
+        with Export.open(home.exports / export_id, verify=False) as export:
+            return export.mentions(user_id)
+    except DamagedArtifactError:
+        return None

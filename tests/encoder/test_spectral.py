@@ -55,3 +55,16 @@ def test_damping_shrinks_weak_directions_by_hand(events: sparse.csr_array) -> No
 
 def test_the_same_seed_gives_the_same_table(events: sparse.csr_array) -> None:
     np.testing.assert_array_equal(spectrum(events, 6, 0.5).right, spectrum(events, 6, 0.5).right)
+
+
+def test_a_started_decomposition_is_that_of_the_new_matrix(events: sparse.csr_array) -> None:
+    before = events.copy().tolil()
+    before[:4] = 0.0  # four people who came since
+    start = spectrum(sparse.csr_array(before), 20, 0.5).right
+    for rank in (6, 24):  # fewer vectors than were kept, and more
+        found, whole = spectrum(events, rank, 0.5, start=start), spectrum(events, rank, 0.5)
+        np.testing.assert_allclose(found.singular, whole.singular, rtol=1e-3)
+        np.testing.assert_allclose(found.right.T @ found.right, np.eye(found.right.shape[1]), atol=1e-4)
+    np.testing.assert_array_equal(
+        spectrum(events, 6, 0.5, start=np.zeros_like(start)).singular.shape, (6,)
+    )  # of a model that knew other items

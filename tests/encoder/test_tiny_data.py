@@ -1,6 +1,7 @@
 """Data so small or so plain that little can be learned: models that are numbers, and say what they can."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ from scipy import sparse
 from encoder import train as training
 from encoder.arrays import Actions, Events, TextColumns
 from encoder.config import TowerConfig
-from encoder.dataset import Dataset
-from encoder.fit import TrainOptions, fit
+from encoder.dataset import Dataset, hold_out
+from encoder.fit import LEAST_JUDGES, TrainOptions, fit
+from encoder.learned import LearnConfig
 from encoder.runtime import METRICS_FILE, TABLES_FILE, Model, NotFiniteModelError
 from encoder.tower.closed_form import fit_closed_form
 from encoder.tower.collapse import Collapse, measure_collapse
@@ -188,6 +190,37 @@ def test_the_dim_that_is_asked_for_counts_where_nothing_can_be_chosen(tmp_path: 
     assert (fitted.tower.config.dim, fitted.tower.id_vectors.shape) == (2, (6, 2))
     assert fitted.tower.config.damping > 0
     assert fit(data, TrainOptions(), tmp_path).tower.config.dim == TowerConfig().dim
+
+
+def with_valid(people: int, judges: int) -> Dataset:
+    """Return people with eight of forty items each, of whom some have one row held out as valid."""
+    generator = np.random.default_rng(0)
+    pairs = [(u, int(i)) for u in range(people) for i in generator.choice(40, 8, replace=False)]
+    data = dataset(pairs, 40)
+    rows = np.arange(len(pairs)) // 8 < judges
+    return hold_out(data, rows & (np.arange(len(pairs)) % 8 == 0), "valid")
+
+
+@pytest.mark.parametrize("judges", [3, LEAST_JUDGES - 1])
+def test_a_few_held_out_rows_choose_nothing(
+    judges: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    fitted = fit(with_valid(49, judges), TrainOptions(learn=LearnConfig()), tmp_path)
+    config = fitted.tower.config
+    assert (config.damping, config.dim, fitted.kept.settings.closed.dim) == (0.3, 128, 128)
+    facts = fitted.facts
+    assert (facts["trials"], facts["chosen_on"], facts["learned"]) == ([], None, None)
+    assert re.fullmatch(r"held-out rows of \d+ users can be had, and a choice needs 50", facts["unchosen"])
+    assert f"valid has rows of {judges} users, and a choice needs 50: it is left aside" in caplog.text
+    assert "nothing is chosen on the data, no block is learned" in caplog.text
+
+
+def test_a_tenth_of_train_chooses_where_valid_is_too_small(tmp_path: Path) -> None:
+    few = fit(with_valid(120, 3), TrainOptions(dims=(4, 8)), tmp_path).facts
+    assert (few["chosen_on"], few["unchosen"]) == ("a tenth of train", None)
+    enough = fit(with_valid(120, LEAST_JUDGES), TrainOptions(dims=(4, 8)), tmp_path).facts
+    assert (enough["chosen_on"], enough["unchosen"]) == ("valid", None)
 
 
 def test_a_model_with_a_number_that_is_not_finite_is_not_published(
