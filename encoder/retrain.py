@@ -66,7 +66,8 @@ def retrain(
             "ndcg@20_by_weight": {},
             "ndcg@20_by_half_life": {},
         }
-    facts = chosen_facts(data, split, reached, [], learned) | {
+    own = {"started_from": start.model_id, "trust": kept.trust.as_json()}
+    facts = chosen_facts(data, split, reached, [], learned) | own
         "started_from": start.model_id,
         "trust": kept.trust.as_json(),
     }
