@@ -68,9 +68,6 @@ def retrain(
         }
     own = {"started_from": start.model_id, "trust": kept.trust.as_json()}
     facts = chosen_facts(data, split, reached, [], learned) | own
-        "started_from": start.model_id,
-        "trust": kept.trust.as_json(),
-    }
     return FittedTower(tower, facts, Kept(kept, svd.right, tuple(run.weights for run in runs)))
 
 
