@@ -277,3 +277,19 @@ def test_without_valid_the_blocks_are_trained_again_on_everything(data: Dataset,
     runs = list(tmp_path.glob(f"*/{CHECKPOINT_FILE}"))
     assert len(runs) == (2 if fitted.facts["learned"]["weight"] else 1)
     shutil.rmtree(tmp_path)
+
+
+def test_a_view_that_is_not_the_users_own_ranks_nothing_alone(data: Dataset) -> None:
+    """Only the fused vector, which has to learn not to trust it, sees a foreign view."""
+    options = replace(SMALL, cut=0.0, foreign=0.0, view_dropout=0.0, noise=0.0, id_dropout=0.0, batch=1_000)
+    (step,) = Steps(data, CONFIG, options).epoch(0)
+    block = LearnedBlock(len(data.items), data.item_text_vectors, options)
+    ranking = RankingLoss(torch.from_numpy(np.asarray(data.seen.sum(axis=0), np.float32)), 0, 0)
+
+    def loss(genuine: float, alone: float) -> float:
+        some = replace(step, genuine=np.full_like(step.genuine, genuine))
+        weighed = replace(options, history_loss=alone, view_loss=alone)
+        return float(step_loss(block, ranking, some, Inputs.of(some, CPU), weighed).detach())
+
+    assert loss(0.0, 1.0) == pytest.approx(loss(1.0, 0.0), rel=1e-5)
+    assert loss(1.0, 1.0) > 1.2 * loss(1.0, 0.0)

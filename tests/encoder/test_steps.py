@@ -138,3 +138,18 @@ def test_settings_come_back_from_json_and_unknown_ones_are_refused() -> None:
     assert LearnConfig.from_json(PLAIN.as_json()) == PLAIN
     with pytest.raises(SettingsError, match="warmup"):
         LearnConfig.from_json({"warmup": 3})
+
+
+def test_a_step_counts_what_it_shows_and_says_whose_views_are_not_theirs() -> None:
+    options = replace(PLAIN, cut=0.9, foreign=0.4, event_dropout=0.5)
+    data = dataset(dated=False)
+    strange = 0
+    for step in Steps(data, CONFIG, options).epoch(4):
+        left = np.diff(step.history.indptr)
+        np.testing.assert_allclose(np.expm1(step.amounts[:, 0]), left, atol=1e-4)
+        assert set(step.genuine.ravel().tolist()) == {0.0, 1.0}
+        own = step.history.multiply(step.everything)
+        theirs = step.genuine[:, 0] == 1
+        assert not abs(own - step.history)[theirs].nnz  # whose history is genuine has only items of their own
+        strange += abs(own - step.history)[~theirs].nnz
+    assert strange > 10
