@@ -13,8 +13,12 @@ from encoder.arrays import IntArray
 from encoder.views import Matrix
 
 
-def thinned(rows: Matrix, rng: np.random.Generator, cut: float, dropout: float = 0.0) -> Matrix:
+def thinned(
+    rows: Matrix, rng: np.random.Generator, cut: float | npt.NDArray[np.float64], dropout: float = 0.0
+) -> Matrix:
     """Cut a share of the rows (B, n) short, and leave out a share of the entries of the other rows.
+
+    `cut` is the share, or the chance of each row (B,).
 
     A row of L entries that is cut keeps a number of them that is log-uniform from 1 to L, drawn at random.
     """

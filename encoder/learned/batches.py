@@ -91,9 +91,8 @@ class Steps:
         rng.shuffle(users)
         for start in range(0, len(users), self._options.batch):
             some = users[start : start + self._options.batch]
-            foreign = rng.random((len(some), 3)) < self._options.foreign
-            history, written, ties = self._shown(
-                (unit[some], texts[some], self._strength[some]), foreign, rng
+            (history, written, ties), foreign = self._shown(
+                (unit[some], texts[some], self._strength[some]), rng
             )
             friends = np.unique(ties.indices)
             text = text_view(written, self._data.texts.vectors)
@@ -112,25 +111,30 @@ class Steps:
             )
 
     def _shown(
-        self, views: tuple[Matrix, Matrix, Matrix], foreign: npt.NDArray[np.bool_], rng: np.random.Generator
-    ) -> tuple[Matrix, Matrix, Matrix]:
-        """Return the items, texts and friends of B users as a step shows them.
+        self, views: tuple[Matrix, Matrix, Matrix], rng: np.random.Generator
+    ) -> tuple[tuple[Matrix, Matrix, Matrix], npt.NDArray[np.bool_]]:
+        """Return the items, texts and friends of B users as a step shows them, and which are not theirs (B, 3).
+
+        Who has one view has it as it is, because there is nothing to weigh it against.
 
         Args:
             views: (B, N), (B, texts) and (B, U), what is not hidden.
-            foreign: (B, 3), which are replaced.
             rng: of the draws.
         """
-        cut, drawn = self._options.cut, self._data.history.items
+        there = np.stack([np.diff(one.indptr) > 0 for one in views], axis=1)  # (B, 3)
+        several = there.sum(axis=1, keepdims=True) > 1
+        foreign = (rng.random(there.shape) < self._options.foreign) & several
+        cut, drawn = self._options.cut * several[:, 0], self._data.history.items
         history = thinned(views[0], rng, cut, self._options.event_dropout)
         strange = strange_items(drawn, len(self._data.items), rng, history.nnz)
         written, ties = thinned(views[1], rng, cut), thinned(views[2], rng, cut)
         others = [rng.integers(max(1, one.shape[1]), size=one.nnz) for one in (written, ties)]
-        return (
+        shown = (
             replaced(history, foreign[:, 0], strange),
             replaced(written, foreign[:, 1], others[0]),
             replaced(ties, foreign[:, 2], others[1]),
         )
+        return shown, foreign
 
     def _texts_without(self, hidden: npt.NDArray[np.bool_]) -> Matrix:
         """Return (U, texts) 1 where a user wrote a text that is not hidden."""

@@ -21,10 +21,12 @@ class LearnConfig:
         learning_rate, weight_decay: of AdamW; the rate is for 256 users per step and grows with them.
         hold_out: share of the event groups that are targets in an epoch, and hidden from every view.
         event_dropout: share of a history's items, and of a friend's, that a step leaves out.
-        cut: share of the users whose views an epoch cuts short instead: histories to a number of items, texts
-            and friends to a number of them, each log-uniform up to what there is.
-        foreign: share of (user, view) that an epoch replaces by what is not the user's own: a history by as
-            many items, half of them by popularity and half uniform, texts and friends by those of others.
+        cut: share of the users with two views or more whose views an epoch cuts short instead: histories to a
+            number of items, texts and friends to a number of them, each log-uniform up to what there is. Who
+            has one view has nothing to weigh it against.
+        foreign: share of (user, view) of the same users that an epoch replaces by what is not their own: a
+            history by as many items, half of them by popularity and half uniform, texts and friends by those
+            of others.
         view_dropout: share of (user, view) that a step masks, so that any subset of views works.
         noise: share of the coordinates of a text vector that a step sets to 0.
         id_dropout: share of item ids that a step ignores, so that the text of an item suffices to rank it.

@@ -12,25 +12,31 @@ from encoder.views import FloatArray, ViewBatch
 
 Float64 = npt.NDArray[np.float64]
 
+_SHRINKAGE = 10.0  # users at 0 that a mean counts with its own: the mean of a few is not common to all
+
 
 @dataclass(frozen=True)
 class Alignment:
     """Linear maps of the views into the shared space.
 
     Shapes:
-        matrices: W_H (D_H, D), W_T (D_T, D), W_S (D_H, D) float32; a row of a view times W is aligned.
+        matrices: W_H (D_H, D), W_T (D_T, D), W_S (D_H, D) float32; a row of a view times W, plus its offset,
+            is aligned.
+        offsets: (3, D) float32.
         unit: whether an aligned view is scaled to length 1 before the gates.
     """
 
     matrices: tuple[FloatArray, FloatArray, FloatArray]
+    offsets: FloatArray
     unit: bool
 
 
 class Covariances:
     """Masked second moments of the views, summed batch by batch; users are never all in memory.
 
-    `plain[i][j]` is Σ_u m_ui m_uj x_ui x_ujᵀ and `shared[i][j]` the same divided by k_u = Σ_i m_ui. Only what
-    the fusion needs is summed: for ridge the plain moments of T and S with themselves and with H.
+    `plain[i][j]` is Σ_u m_ui m_uj x_ui x_ujᵀ, `shared[i][j]` the same divided by k_u = Σ_i m_ui,
+    `sums[i][j]` is Σ_u m_ui m_uj x_ui, and `counts[i, j]` is Σ_u m_ui m_uj. Only what the fusion needs is
+    summed: for ridge the plain moments of T and S with themselves and with H.
     """
 
     def __init__(self, dims: tuple[int, int, int], fusion: FusionName = "maxvar") -> None:
@@ -38,6 +44,8 @@ class Covariances:
         self.plain = _blocks(dims)
         self.shared = _blocks(dims)
         self._fusion = fusion
+        self.sums = [[np.zeros(rows) for _ in dims] for rows in dims]
+        self.counts = np.zeros((3, 3))
 
     def add(self, batch: ViewBatch) -> None:
         """Add the moments of the users of a batch."""
@@ -53,22 +61,40 @@ class Covariances:
                 self.shared[i][j] += (left * per_user).T @ right
             elif i and j in {0, i}:
                 self.plain[i][j] += left.T @ right
+            self.sums[i][j] += batch.present[:, j].astype(np.float64) @ left
+        self.counts += batch.present.T.astype(np.float64) @ batch.present
 
 
 def ridge_alignment(covariances: Covariances, ridge: float) -> Alignment:
     """Regress T and S onto H; the shared space is that of H, and W_H is the identity.
 
-    Users count in a regression where they have both views. Aligned views are scaled to length 1.
+    Users count in a regression where they have both views. Aligned views are scaled to length 1. T and H are
+    centred for T's regression, and the mean of H is not added again: what a text has in common with all
+    texts, and a history with all histories, says nothing of a person.
 
     Source:
-        Hoerl and Kennard 1970; W_i = (C_ii + λI)^-1 C_iH.
+        Hoerl and Kennard 1970; W_i = (C_ii + λI)^-1 C_iH. Mu and Viswanath 2018, "All-but-the-top", section 2
+        (the common mean of word vectors hides their differences).
     """
-    plain = covariances.plain
-    matrices: list[npt.NDArray[np.floating]] = [np.eye(covariances.dims[0])]
-    for i in (1, 2):
-        own = plain[i][i] + ridge * np.eye(covariances.dims[i])
-        matrices.append(solve(own, plain[i][0]))
-    return Alignment((_f32(matrices[0]), _f32(matrices[1]), _f32(matrices[2])), unit=True)
+    text, text_offset = _centred(covariances, ridge)
+    social = solve(covariances.plain[2][2] + ridge * np.eye(covariances.dims[2]), covariances.plain[2][0])
+    matrices = (np.eye(covariances.dims[0]), text, social)
+    offsets = np.stack([np.zeros_like(text_offset), text_offset, np.zeros_like(text_offset)])
+    return Alignment((_f32(matrices[0]), _f32(matrices[1]), _f32(matrices[2])), _f32(offsets), unit=True)
+
+
+def _centred(covariances: Covariances, ridge: float) -> tuple[Float64, Float64]:
+    """Regress centred T onto centred H; return W_T (D_T, D) and the offset (D,) that centres T."""
+    own, both = covariances.sums[1][1], covariances.sums[1][0]
+    other = covariances.sums[0][1]
+    mean = own / (covariances.counts[1, 1] + _SHRINKAGE)
+    target = other / (covariances.counts[1, 0] + _SHRINKAGE)
+    gram = covariances.plain[1][1] - np.outer(own, mean) - np.outer(mean, own)
+    gram += covariances.counts[1, 1] * np.outer(mean, mean)
+    cross = covariances.plain[1][0] - np.outer(both, target) - np.outer(mean, other)
+    cross += covariances.counts[1, 0] * np.outer(mean, target)
+    matrix = solve(gram + ridge * np.eye(len(mean)), cross)
+    return matrix, -mean @ matrix
 
 
 def solve(gram: Float64, right: Float64) -> Float64:
@@ -99,7 +125,7 @@ def maxvar_alignment(covariances: Covariances, ridge: float, dim: int) -> Alignm
     parts = np.split(vectors[:, kept], np.cumsum(covariances.dims)[:-1], axis=0)
     scale = 1.0 / np.sqrt(values[kept])  # √μ · 1/μ
     history, text, social = (_f32(root @ part * scale) for root, part in zip(roots, parts, strict=True))
-    return Alignment((history, text, social), unit=False)
+    return Alignment((history, text, social), np.zeros((3, history.shape[1]), np.float32), unit=False)
 
 
 def _blocks(dims: tuple[int, int, int]) -> list[list[Float64]]:

@@ -158,10 +158,9 @@ class Fusion:
 
 
 def fixed_gates(alignment: Alignment, gates: tuple[float, float, float]) -> Fusion:
-    """Return a fusion without offsets whose gates are the same for all users."""
-    dim = alignment.matrices[0].shape[1]
-    offsets, slopes = np.zeros((3, dim), np.float32), np.zeros((3, 3), np.float32)
-    return Fusion(alignment.matrices, gates, offsets, slopes, unit=alignment.unit)
+    """Return a fusion whose gates are the same for all users."""
+    slopes = np.zeros((3, 3), np.float32)
+    return Fusion(alignment.matrices, gates, alignment.offsets, slopes, unit=alignment.unit)
 
 
 def fused_parts(batch: ViewBatch, alignment: Alignment, gates: tuple[float, float, float]) -> Float64:

@@ -8,14 +8,13 @@ import numpy.typing as npt
 
 from encoder.dataset import Dataset
 from encoder.progress import watched
-from encoder.tower.select import HeldOutScorer, half_lives
+from encoder.tower.select import HeldOutScorer, balanced, half_lives
 from encoder.tower.tower import Block, Compression, Tower
 from encoder.views import FloatArray
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-FIRST_VISITS = 0.25  # share of the score without histories in the choice of a weight
 _USERS = 2_000  # over whom the spread of a block's scores is measured
 _ROWS = 8_192
 _RIDGE = 1e-9
@@ -51,9 +50,8 @@ def mixed(closed: Tower, learned: list[Block], weight: float, data: Dataset) -> 
 def choose_mix(closed: Tower, learned: list[Block], data: Dataset, split: str) -> Mix:
     """Choose the weight of the learned blocks by NDCG@20 on a split, then the half-life.
 
-    Weight 0 leaves the learned blocks out. Of the NDCG@20 that chooses the weight, a quarter is that of the
-    same people without their histories, where they have texts or friends: all views together hardly tell
-    weights apart that serve a first visit very differently.
+    Weight 0 leaves the learned blocks out. First visits have their share in the choice of the weight
+    (`select.balanced`).
     """
     scorer = HeldOutScorer(data, split)
     whole = mixed(closed, learned, 1.0, data)
@@ -61,13 +59,13 @@ def choose_mix(closed: Tower, learned: list[Block], data: Dataset, split: str) -
     vectors, first = whole.vectors(views), whole.vectors(views.only(("T", "S")))
     items = whole.item_vectors(data.item_text_vectors)
     own = closed.blocks[0].fusion.dim
-    tried, balanced = {}, {}
+    tried, scores = {}, {}
     for weight in watched(WEIGHTS, "mix", "weight"):
         weighted = items * np.where(np.arange(items.shape[1]) < own, 1.0, weight).astype(np.float32)
         tried[f"{weight:g}"] = scorer.score(vectors, weighted)
         cold = scorer.score(first, weighted) if first.any() else tried[f"{weight:g}"]
-        balanced[weight] = (1 - FIRST_VISITS) * tried[f"{weight:g}"] + FIRST_VISITS * cold
-    best = max(WEIGHTS, key=lambda weight: balanced[weight])
+        scores[weight] = balanced(tried[f"{weight:g}"], cold)
+    best = max(WEIGHTS, key=lambda weight: scores[weight])
     log.info("learned blocks: weight %g, NDCG@20 %.4f on %s", best, tried[f"{best:g}"], split)
     lives = {0.0, closed.config.half_life, *half_lives(data)}
     tower = mixed(closed, learned, best, data)

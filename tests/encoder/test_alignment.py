@@ -41,12 +41,47 @@ def test_streaming_in_batches_sums_the_same_as_at_once() -> None:
 def test_ridge_solves_its_normal_equations_over_users_with_both_views() -> None:
     views = batch()
     aligned = ridge_alignment(covariances(views), ridge=2.0)
-    both = (views.present[:, 0] * views.present[:, 1]) > 0
-    text, history = views.text[both].astype(float), views.history[both].astype(float)
-    own = views.text[views.present[:, 1] > 0].astype(float)
+    both = (views.present[:, 0] * views.present[:, 2]) > 0
+    social, history = views.social[both].astype(float), views.history[both].astype(float)
+    own = views.social[views.present[:, 2] > 0].astype(float)
     np.testing.assert_array_equal(aligned.matrices[0], np.eye(4, dtype=np.float32))
-    residual = (own.T @ own + 2.0 * np.eye(5)) @ aligned.matrices[1] - text.T @ history
+    residual = (own.T @ own + 2.0 * np.eye(4)) @ aligned.matrices[2] - social.T @ history
     np.testing.assert_allclose(residual, 0.0, atol=1e-3)
+    assert not aligned.offsets[[0, 2]].any()
+
+
+def test_ridge_regresses_texts_without_their_mean_onto_histories_without_theirs() -> None:
+    views = batch()
+    aligned = ridge_alignment(covariances(views, step=7), ridge=2.0)
+    own = views.text[views.present[:, 1] > 0].astype(float)
+    both = (views.present[:, 0] * views.present[:, 1]) > 0
+    mean = own.sum(axis=0) / (len(own) + 10)
+    target = views.history[both].astype(float).sum(axis=0) / (both.sum() + 10)
+    centred = own - mean
+    gram = centred.T @ centred + 2.0 * np.eye(5)
+    cross = (views.text[both] - mean).T @ (views.history[both] - target)
+    np.testing.assert_allclose(aligned.matrices[1], np.linalg.solve(gram, cross), atol=1e-5)
+    np.testing.assert_allclose(aligned.offsets[1], -mean @ aligned.matrices[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("ridge", [1.0, 10.0])
+def test_what_all_texts_share_does_not_move_them(ridge: float) -> None:
+    generator = np.random.default_rng(3)
+    views = view_batch(
+        *(generator.standard_normal((5_000, d)).astype(np.float32) for d in DIMS), np.ones((5_000, 3))
+    )
+    moved = view_batch(views.history, views.text + np.float32(3.0), views.social, np.ones((5_000, 3)))
+    parts, other = (
+        fused_parts(some, ridge_alignment(covariances(some), ridge), ONES) for some in (views, moved)
+    )
+    cosines = (parts[:, 1] * other[:, 1]).sum(axis=1) * 9  # gates of a third each
+    assert np.median(cosines) > 0.99
+
+
+def test_the_only_text_of_all_is_not_taken_for_what_all_share() -> None:
+    views = view_batch(*(np.eye(1, d, dtype=np.float32) for d in DIMS), np.ones((1, 3)))
+    parts = fused_parts(views, ridge_alignment(covariances(views), ridge=1.0), ONES)
+    np.testing.assert_allclose(parts[0, 1], parts[0, 0], atol=1e-6)
 
 
 def dense_maxvar(views: ViewBatch, ridge: float) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +120,8 @@ def test_maxvar_keeps_the_constraint(ridge: float) -> None:
 
 def test_gates_are_shared_out_over_the_views_that_are_there() -> None:
     views = batch()
-    alignment = Alignment(tuple(np.eye(d, 4, dtype=np.float32) for d in DIMS), unit=True)  # type: ignore[arg-type]
+    matrices = tuple(np.eye(d, 4, dtype=np.float32) for d in DIMS)
+    alignment = Alignment(matrices, np.zeros((3, 4), np.float32), unit=True)  # type: ignore[arg-type]
     parts = fused_parts(views, alignment, (1.0, 0.5, 0.25))
     lengths = np.linalg.norm(parts, axis=2)  # (U, 3): unit views times gates
     np.testing.assert_allclose(lengths[views.present.sum(axis=1) > 0].sum(axis=1), 1.0, atol=1e-5)
