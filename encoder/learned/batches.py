@@ -113,7 +113,7 @@ class Steps:
     def _shown(
         self, views: tuple[Matrix, Matrix, Matrix], rng: np.random.Generator
     ) -> tuple[tuple[Matrix, Matrix, Matrix], npt.NDArray[np.bool_]]:
-        """Return the items, texts and friends of B users as a step shows them, and which are not theirs (B, 3).
+        """Return the items, texts and friends that a step shows of users, and which are not theirs (B, 3).
 
         Who has one view has it as it is, because there is nothing to weigh it against.
 
