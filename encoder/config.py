@@ -39,6 +39,7 @@ class TowerConfig:
         damping: spectral filter s² / (s² + damping · s_max²) on the singular values s; 0 is a hard cut.
         fusion: `ridge` regresses T and S onto H; `maxvar` is regularised MAXVAR generalised CCA.
         ridge: λ of the alignment, per user in the views' unit scale.
+        centred: whether T and H are centred before T is regressed onto H.
         gates: weight of each view, H first; shared out again over the views that a user has.
         actions: weight of an action in a history; 1 where not named, 0 leaves it out.
         half_life: events after which an older event counts half when a history is pooled; 0 is never.
@@ -51,6 +52,7 @@ class TowerConfig:
     damping: float = 0.0
     fusion: Fusion = "ridge"
     ridge: float = 1.0
+    centred: bool = False
     gates: tuple[float, float, float] = (1.0, 0.5, 0.5)
     actions: dict[str, float] = field(default_factory=dict)
     half_life: float = 0.0

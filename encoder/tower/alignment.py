@@ -65,22 +65,31 @@ class Covariances:
         self.counts += batch.present.T.astype(np.float64) @ batch.present
 
 
-def ridge_alignment(covariances: Covariances, ridge: float) -> Alignment:
+def ridge_alignment(covariances: Covariances, ridge: float, *, centred: bool = False) -> Alignment:
     """Regress T and S onto H; the shared space is that of H, and W_H is the identity.
 
-    Users count in a regression where they have both views. Aligned views are scaled to length 1. T and H are
-    centred for T's regression, and the mean of H is not added again: what a text has in common with all
-    texts, and a history with all histories, says nothing of a person.
+    Users count in a regression where they have both views. Aligned views are scaled to length 1.
+
+    Args:
+        covariances: of the users.
+        ridge: λ.
+        centred: whether T and H are centred for T's regression. The mean of H is not added again: what a text
+            has in common with all texts, and a history with all histories, says nothing of a person.
 
     Source:
         Hoerl and Kennard 1970; W_i = (C_ii + λI)^-1 C_iH. Mu and Viswanath 2018, "All-but-the-top", section 2
         (the common mean of word vectors hides their differences).
     """
-    text, text_offset = _centred(covariances, ridge)
-    social = solve(covariances.plain[2][2] + ridge * np.eye(covariances.dims[2]), covariances.plain[2][0])
-    matrices = (np.eye(covariances.dims[0]), text, social)
-    offsets = np.stack([np.zeros_like(text_offset), text_offset, np.zeros_like(text_offset)])
-    return Alignment((_f32(matrices[0]), _f32(matrices[1]), _f32(matrices[2])), _f32(offsets), unit=True)
+    dim = covariances.dims[0]
+    matrices: list[npt.NDArray[np.floating]] = [np.eye(dim)]
+    for i in (1, 2):
+        own = covariances.plain[i][i] + ridge * np.eye(covariances.dims[i])
+        matrices.append(solve(own, covariances.plain[i][0]))
+    offsets = np.zeros((3, dim))
+    if centred:
+        matrices[1], offsets[1] = _centred(covariances, ridge)
+    history, text, social = map(_f32, matrices)
+    return Alignment((history, text, social), _f32(offsets), unit=True)
 
 
 def _centred(covariances: Covariances, ridge: float) -> tuple[Float64, Float64]:

@@ -86,7 +86,7 @@ def fit_closed_form(
         some = events if users is None else events[users]
         id_vectors = _items_by_ridge(view_batches(data, recent, table, users=users), alignment, config, some)
     else:
-        alignment = ridge_alignment(covariances, config.ridge)
+        alignment = ridge_alignment(covariances, config.ridge, centred=config.centred)
         id_vectors = svd.items(dim)
     item_text_map = fit_item_text_map(data, id_vectors)
     return Tower(config, (Block(table, fixed_gates(alignment, config.gates), id_vectors, item_text_map),))

@@ -26,7 +26,8 @@ USER_EXPONENTS = (0.5, 0.3)
 ITEM_EXPONENTS = (0.4, 0.3)  # tried with the best of the rest, found at 0.5
 WEIGHTINGS: tuple[Weighting, ...] = ("log", "binary")
 GATES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
-RIDGES = (0.3, 1.0, 10.0)
+# λ, and whether T is centred, which lets λ be smaller.
+ALIGNMENTS = ((0.3, True), (1.0, True), (10.0, True), (1.0, False), (10.0, False))
 HALF_LIVES = (2.0, 5.0, 10.0, 20.0, 50.0)
 FIRST_VISITS = 0.25  # share of the score without histories in what is chosen
 MAX_USERS = 5_000
@@ -128,7 +129,7 @@ def choose_config(
     log.info("history table: %s, NDCG@20 %.4f on %s", _describe(trials[-1].config), trials[-1].ndcg, split)
     if data.text.any() or data.ties.nnz:
         best = {trial.config.damping: trial.config for trial in tables}  # the last, so the best, of each
-        with LongStage("alignment", len(best) * len(RIDGES), "setting") as stage:
+        with LongStage("alignment", len(best) * len(ALIGNMENTS), "setting") as stage:
             fused = [
                 trial
                 for config in best.values()
@@ -239,8 +240,11 @@ def _fusion_trials(
     social_gates = GATES if data.ties.nnz else (0.0,)
     learned = [(1.0, text, social) for text, social in product(text_gates, social_gates)]
     trials = []
-    for ridge in RIDGES:
-        tower = fit_closed_form(data, replace(best, ridge=ridge), events, svd, users)
+    for ridge, centred in ALIGNMENTS:
+        if centred and (best.fusion == "maxvar" or not data.text.any()):
+            stage.advance()
+            continue
+        tower = fit_closed_form(data, replace(best, ridge=ridge, centred=centred), events, svd, users)
         views = dataset_views(data, events, tower.table, users=scorer.users)
         items = tower.item_vectors(data.item_text_vectors)
         first = views.only(("T", "S"))
@@ -257,8 +261,9 @@ def _fusion_trials(
 
 
 def _describe(config: TowerConfig) -> str:
+    texts = " of centred texts" if config.centred else ""
     return (
         f"dim {config.dim}, {config.weighting} counts, exponents {config.user_exponent} and "
-        f"{config.item_exponent}, damping {config.damping}, λ {config.ridge}, gates {config.gates}, "
+        f"{config.item_exponent}, damping {config.damping}, λ {config.ridge}{texts}, gates {config.gates}, "
         f"half-life {config.half_life:g}"
     )

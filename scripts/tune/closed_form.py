@@ -61,6 +61,7 @@ class Space:
         weighting = cast("Weighting", trial.suggest_categorical("weighting", ["log", "binary"]))
         exponent = trial.suggest_float("user_exponent", 0.0, 1.0, step=EXPONENT_STEP)
         aged = self.times and trial.suggest_categorical("aged", [False, True])
+        centred = self.text and bool(trial.suggest_categorical("centred", [False, True]))
         return replace(
             self.base,
             dim=trial.suggest_int("dim", *self.dims, log=True),
@@ -69,6 +70,7 @@ class Space:
             item_exponent=round(trial.suggest_float("item_exponent", 0.0, 1.0, step=EXPONENT_STEP), 2),
             damping=trial.suggest_float("damping", *DAMPING, log=True) if damped else 0.0,
             ridge=trial.suggest_float("ridge", *RIDGE, log=True),
+            centred=centred,
             gates=(
                 1.0,
                 trial.suggest_float("gate_text", *GATE, log=True) if self.text else 0.0,
@@ -93,6 +95,7 @@ class Space:
             }
             | ({"damping": clipped(config.damping, DAMPING)} if config.damping > 0 else {})
             | ({"aged": aged} if self.times else {})
+            | ({"centred": config.centred} if self.text else {})
             | ({"half_life": clipped(config.half_life, HALF_LIFE)} if aged else {})
             | ({"gate_text": clipped(text / unit, GATE)} if self.text else {})
             | ({"gate_social": clipped(social / unit, GATE)} if self.social else {})

@@ -41,18 +41,19 @@ def test_streaming_in_batches_sums_the_same_as_at_once() -> None:
 def test_ridge_solves_its_normal_equations_over_users_with_both_views() -> None:
     views = batch()
     aligned = ridge_alignment(covariances(views), ridge=2.0)
-    both = (views.present[:, 0] * views.present[:, 2]) > 0
-    social, history = views.social[both].astype(float), views.history[both].astype(float)
-    own = views.social[views.present[:, 2] > 0].astype(float)
     np.testing.assert_array_equal(aligned.matrices[0], np.eye(4, dtype=np.float32))
-    residual = (own.T @ own + 2.0 * np.eye(4)) @ aligned.matrices[2] - social.T @ history
-    np.testing.assert_allclose(residual, 0.0, atol=1e-3)
-    assert not aligned.offsets[[0, 2]].any()
+    for i, view in ((1, views.text), (2, views.social)):
+        both = (views.present[:, 0] * views.present[:, i]) > 0
+        other, history = view[both].astype(float), views.history[both].astype(float)
+        own = view[views.present[:, i] > 0].astype(float)
+        residual = (own.T @ own + 2.0 * np.eye(own.shape[1])) @ aligned.matrices[i] - other.T @ history
+        np.testing.assert_allclose(residual, 0.0, atol=1e-3)
+    assert not aligned.offsets.any()
 
 
 def test_ridge_regresses_texts_without_their_mean_onto_histories_without_theirs() -> None:
     views = batch()
-    aligned = ridge_alignment(covariances(views, step=7), ridge=2.0)
+    aligned = ridge_alignment(covariances(views, step=7), ridge=2.0, centred=True)
     own = views.text[views.present[:, 1] > 0].astype(float)
     both = (views.present[:, 0] * views.present[:, 1]) > 0
     mean = own.sum(axis=0) / (len(own) + 10)
@@ -61,6 +62,7 @@ def test_ridge_regresses_texts_without_their_mean_onto_histories_without_theirs(
     gram = centred.T @ centred + 2.0 * np.eye(5)
     cross = (views.text[both] - mean).T @ (views.history[both] - target)
     np.testing.assert_allclose(aligned.matrices[1], np.linalg.solve(gram, cross), atol=1e-5)
+    assert not aligned.offsets[[0, 2]].any()
     np.testing.assert_allclose(aligned.offsets[1], -mean @ aligned.matrices[1], atol=1e-5)
 
 
@@ -72,7 +74,8 @@ def test_what_all_texts_share_does_not_move_them(ridge: float) -> None:
     )
     moved = view_batch(views.history, views.text + np.float32(3.0), views.social, np.ones((5_000, 3)))
     parts, other = (
-        fused_parts(some, ridge_alignment(covariances(some), ridge), ONES) for some in (views, moved)
+        fused_parts(some, ridge_alignment(covariances(some), ridge, centred=True), ONES)
+        for some in (views, moved)
     )
     cosines = (parts[:, 1] * other[:, 1]).sum(axis=1) * 9  # gates of a third each
     assert np.median(cosines) > 0.99
@@ -80,7 +83,7 @@ def test_what_all_texts_share_does_not_move_them(ridge: float) -> None:
 
 def test_the_only_text_of_all_is_not_taken_for_what_all_share() -> None:
     views = view_batch(*(np.eye(1, d, dtype=np.float32) for d in DIMS), np.ones((1, 3)))
-    parts = fused_parts(views, ridge_alignment(covariances(views), ridge=1.0), ONES)
+    parts = fused_parts(views, ridge_alignment(covariances(views), ridge=1.0, centred=True), ONES)
     np.testing.assert_allclose(parts[0, 1], parts[0, 0], atol=1e-6)
 
 

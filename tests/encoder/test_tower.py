@@ -158,6 +158,16 @@ def test_choice_ends_with_the_best_gates_and_they_stay_above_zero(data: Dataset)
     assert HeldOutScorer(data, "valid").score_tower(tower) == pytest.approx(chosen.ndcg, abs=1e-6)
 
 
+def test_people_on_their_first_visit_have_a_share_in_the_choice_of_gates(data: Dataset) -> None:
+    *_, chosen = choose_config(data, "valid", TowerConfig(), dims=(4, 8))
+    scorer, tower = HeldOutScorer(data, "valid"), fit_closed_form(data, chosen.config)
+    views, items = tower.views(data, scorer.users), tower.item_vectors(data.item_text_vectors)
+    cold = scorer.score(tower.vectors(views.only(("T", "S"))), items)
+    assert chosen.ndcg == pytest.approx(scorer.score(tower.vectors(views), items))
+    assert chosen.cold == pytest.approx(cold)
+    assert chosen.balanced == pytest.approx(0.75 * chosen.ndcg + 0.25 * cold)
+
+
 def test_a_view_that_the_data_lacks_gets_no_gate(data: Dataset) -> None:
     alone = replace(data, texts=data.texts.where(np.zeros(USERS - 1, dtype=bool)))
     trials = choose_config(alone, "valid", TowerConfig(), dims=(4,))
