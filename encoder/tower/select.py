@@ -14,7 +14,7 @@ from encoder.products import in_threads
 from encoder.progress import LongStage
 from encoder.tower.closed_form import Decompositions, fit_closed_form
 from encoder.tower.tower import Tower, dataset_views
-from encoder.views import Matrix, count_newer, event_matrix, history_view
+from encoder.views import Matrix, ViewBatch, count_newer, event_matrix, history_view
 from evaluation.metrics import mean_over_users, ndcg
 from evaluation.ranking import top_k
 
@@ -26,6 +26,9 @@ USER_EXPONENTS = (0.5, 0.3)
 ITEM_EXPONENTS = (0.4, 0.3)  # tried with the best of the rest, found at 0.5
 WEIGHTINGS: tuple[Weighting, ...] = ("log", "binary")
 GATES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
+SOME_GATES = (0.05, 0.2, 0.6)
+_FINALISTS = 2  # alignments that are tried with every gate
+_EQUAL = (1.0, 1.0, 1.0)  # the gates of MAXVAR
 # λ, and whether T is centred, which lets λ be smaller.
 ALIGNMENTS = ((0.3, True), (1.0, True), (10.0, True), (1.0, False), (10.0, False))
 HALF_LIVES = (2.0, 5.0, 10.0, 20.0, 50.0)
@@ -235,29 +238,51 @@ def _fusion_trials(
     users: IntArray | None,
     stage: LongStage,
 ) -> list[Trial]:
+    """Try the alignments with a few gates, and the best of them with every gate."""
     events, svd = spectra.of(best, best.dim)
-    text_gates = GATES if data.text.any() else (0.0,)
-    social_gates = GATES if data.ties.nnz else (0.0,)
-    learned = [(1.0, text, social) for text, social in product(text_gates, social_gates)]
-    trials = []
+    gated: list[_GateTrials] = []
     for ridge, centred in ALIGNMENTS:
-        if centred and (best.fusion == "maxvar" or not data.text.any()):
-            stage.advance()
-            continue
-        tower = fit_closed_form(data, replace(best, ridge=ridge, centred=centred), events, svd, users)
-        views = dataset_views(data, events, tower.table, users=scorer.users)
-        items = tower.item_vectors(data.item_text_vectors)
-        first = views.only(("T", "S"))
-        cold: dict[float, float] = {}  # by the only thing that matters without histories
-        for gates in learned if best.fusion == "ridge" else [(1.0, 1.0, 1.0)]:
-            gated = tower.gated(gates)
-            ratio = gates[1] / gates[2] if gates[2] else 1.0
-            if ratio not in cold:
-                cold[ratio] = scorer.score(gated.vectors(first), items)
-            ndcg = scorer.score(gated.vectors(views), items)
-            trials.append(Trial(replace(tower.config, gates=gates), ndcg, cold[ratio]))
+        if not centred or (best.fusion == "ridge" and data.text.any()):
+            config = replace(best, ridge=ridge, centred=centred)
+            tower = fit_closed_form(data, config, events, svd, users)
+            gated.append(
+                _GateTrials(data, scorer, tower, dataset_views(data, events, tower.table, users=scorer.users))
+            )
+            gated[-1].run(SOME_GATES)
         stage.advance()
-    return trials
+    gated.sort(key=lambda one: max(map(_balanced, one.trials.values())))
+    for one in gated[-_FINALISTS:]:
+        one.run(GATES)
+    return [trial for one in gated for trial in one.trials.values()]
+
+
+class _GateTrials:
+    """The trials of one alignment with several gates.
+
+    Attributes:
+        trials: by gates.
+    """
+
+    def __init__(self, data: Dataset, scorer: HeldOutScorer, tower: Tower, views: ViewBatch) -> None:
+        self.trials: dict[tuple[float, float, float], Trial] = {}
+        self._scorer, self._tower, self._views = scorer, tower, views
+        self._first = views.only(("T", "S"))
+        self._items = tower.item_vectors(data.item_text_vectors)
+        self._has = bool(data.text.any()), bool(data.ties.nnz)
+        self._cold: dict[float, float] = {}  # by the ratio of T to S, all that matters without histories
+
+    def run(self, values: tuple[float, ...]) -> None:
+        """Try all pairs of these gates of T and S that were not tried yet."""
+        texts, socials = (values if has else (0.0,) for has in self._has)
+        pairs = [(1.0, text, social) for text, social in product(texts, socials)]
+        for gates in pairs if self._tower.config.fusion == "ridge" else [_EQUAL]:
+            if gates not in self.trials:
+                tower = self._tower.gated(gates)
+                ratio = gates[1] / gates[2] if gates[2] else 1.0
+                if ratio not in self._cold:
+                    self._cold[ratio] = self._scorer.score(tower.vectors(self._first), self._items)
+                ndcg = self._scorer.score(tower.vectors(self._views), self._items)
+                self.trials[gates] = Trial(tower.config, ndcg, self._cold[ratio])
 
 
 def _describe(config: TowerConfig) -> str:
