@@ -174,8 +174,9 @@ def test_noise_in_the_only_view_is_no_better_than_no_view(measured: Evaluator) -
     popular = evaluator.metrics(evaluator.rank_popular(evaluator.users), among)["20"]["recall"]
     left = len(evaluator.data.items) - np.diff(evaluator.masked.indptr)[evaluator.users]
     chance = float((20 / left).mean())
-    assert noise == pytest.approx(chance, abs=0.06)
-    assert noise < popular + 0.06
+    spread = 3 * 0.4 / np.sqrt(len(evaluator.users))  # of a mean over so few people
+    assert noise == pytest.approx(chance, abs=spread)
+    assert noise < popular + spread
     whole = evaluator.metrics(evaluator.rank(("H",)), among)["20"]["recall"]
     assert whole > noise + 0.2
 
