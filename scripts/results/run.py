@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -128,22 +129,43 @@ def read_marker(marker: Path) -> dict[str, Any] | None:
 def _run(step: ResultStep, log: Path, lock: int) -> float:
     """Run a step to its end, its output in the log, and return the seconds it took."""
     start = time.monotonic()
+    process: subprocess.Popen[bytes] | None = None
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*_TRIPTYCH, *step.words], stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, pass_fds=(lock,)
-        )
+        command = [*_TRIPTYCH, *step.words]
         try:
+            with _signals_after():  # or a process that has just begun would be left behind
+                process = subprocess.Popen(
+                    command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, pass_fds=(lock,)
+                )
             while process.poll() is None:
                 try:
                     process.wait(_SAY_SECONDS)
                 except subprocess.TimeoutExpired:
                     print(f"  {time.monotonic() - start:,.0f} s: {_last_line(log)}", flush=True)
         except BaseException:
-            _end(process)
+            if process is not None:
+                _end(process)
             raise
     if process.returncode:
         raise StepFailedError(step, process.returncode, log)
     return round(time.monotonic() - start, 1)
+
+
+@contextmanager
+def _signals_after() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back until the block is over."""
+    arrived: list[int] = []
+    handlers = {
+        held: signal.signal(held, lambda number, _: arrived.append(number))
+        for held in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for held, handler in handlers.items():
+            signal.signal(held, handler)
+        for number in arrived:
+            os.kill(os.getpid(), number)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -1,12 +1,15 @@
 """`make results`: what is run, what is not run again, and the tables that it writes."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -98,6 +101,28 @@ def test_a_step_that_is_done_is_not_done_again(steps: Steps, tmp_path: Path) -> 
     assert (marker["commit"], marker["seconds"] >= 0) == ("1", True)
     (tmp_path / "steps" / "b.json").unlink()
     assert steps() == ["b", "c"]
+
+
+def test_a_signal_that_comes_while_a_step_starts_ends_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def popen(*words: Any, **options: Any) -> "subprocess.Popen[bytes]":
+        started.append(process := subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]))
+        os.kill(os.getpid(), signal.SIGTERM)  # before the caller knows the process
+        return process
+
+    monkeypatch.setattr(
+        "scripts.results.run.subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": popen})
+    )
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
+    try:
+        with locked_results(tmp_path) as lock, pytest.raises(SystemExit):
+            run_steps([ResultStep("a", ("x",))], tmp_path / "steps", "1", any_commit=False, lock=lock)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert started[0].poll() is not None
 
 
 def test_what_was_done_at_another_commit_is_taken_when_told_to(steps: Steps) -> None:
