@@ -11,7 +11,7 @@ from encoder.config import TowerConfig
 from encoder.dataset import Dataset, hold_out
 from encoder.learned import LearnConfig
 from encoder.tower import Block, ChosenTrust, Decompositions, Spectrum, Tower, fit_closed_form, spectrum
-from encoder.tower.mix import choose_mix, compressed, mixed, with_half_life
+from encoder.tower.mix import Mix, choose_mix, compressed, mixed, with_half_life
 from encoder.tower.select import HeldOutScorer, Trial, choose_config
 from encoder.views import FloatArray
 from encoder.warm_start import Kept, KeptSettings, WarmStart
@@ -69,7 +69,8 @@ def fit(
     """Fit a tower to the visible rows of a data set.
 
     Settings are chosen on the valid split; without one, on a tenth of train, and everything is then fitted
-    once more on the whole of train with the settings chosen. Where rows of fewer than LEAST_JUDGES users can
+    once more on the whole of train with the settings chosen. Last it is chosen there how far the views are
+    trusted, also where all settings were given. Where rows of fewer than LEAST_JUDGES users can
     be held out, nothing is chosen or learned: a damped closed form of low rank is fitted, and the facts say
     why.
 
@@ -92,7 +93,7 @@ def fit(
     else:
         closed, svd = fit_with_spectrum(choosing, config)
     if split is None or options.learn is None:
-        trust = _trust(closed, choosing, split)
+        trust = _trust(closed, choosing, split, options.seed)
         if choosing is not data:
             closed, svd = fit_with_spectrum(data, config)
         settings = KeptSettings(config, None, (), 0.0, config.half_life, options.max_dim, trust)
@@ -104,17 +105,8 @@ def fit(
     blocks = [run.block for run in runs]
     mix = choose_mix(closed, blocks, choosing, split)
     weighed = with_half_life(mixed(closed, blocks, mix.weight, choosing), mix.half_life)
-    trust = _trust(weighed, choosing, split)
-    learned = {
-        "settings": options.learn.as_json(),
-        "checks": [run.checks for run in runs],
-        "best_epochs": [run.epoch for run in runs],
-        "seconds": [run.seconds for run in runs],
-        "weight": mix.weight,
-        "half_life": mix.half_life,
-        "ndcg@20_by_weight": mix.ndcg_by_weight,
-        "ndcg@20_by_half_life": mix.ndcg_by_half_life,
-    }
+    trust = _trust(weighed, choosing, split, options.seed)
+    learned = learned_facts(options.learn, runs, mix)
     best = tuple(run.epoch for run in runs)
     if choosing is not data:
         closed, svd = fit_with_spectrum(data, config)
@@ -197,11 +189,11 @@ def _learn(
     ]
 
 
-def _trust(tower: Tower, data: Dataset, split: str | None) -> ChosenTrust:
+def _trust(tower: Tower, data: Dataset, split: str | None, seed: int) -> ChosenTrust:
     """Choose how far the views are trusted, in all blocks alike."""
     from encoder.tower.trust import choose_trust  # noqa: PLC0415  torch
 
-    return choose_trust(tower, data, split)
+    return choose_trust(tower, data, split, seed)
 
 
 def _train_again(
@@ -220,6 +212,20 @@ def _train_again(
         train_block(data, config, replace(one, epochs=run.epoch), None, training, report)
         for one, run in pairs
     ]
+
+
+def learned_facts(options: LearnConfig, runs: "list[TrainedBlock]", mix: Mix) -> dict[str, Any]:
+    """Return how learned blocks were trained and mixed in, as metrics.json keeps it."""
+    return {
+        "settings": options.as_json(),
+        "checks": [run.checks for run in runs],
+        "best_epochs": [run.epoch for run in runs],
+        "seconds": [run.seconds for run in runs],
+        "weight": mix.weight,
+        "half_life": mix.half_life,
+        "ndcg@20_by_weight": mix.ndcg_by_weight,
+        "ndcg@20_by_half_life": mix.ndcg_by_half_life,
+    }
 
 
 def chosen_facts(

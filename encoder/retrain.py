@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING
 
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
-from encoder.fit import LEAST_JUDGES, FittedTower, chosen_facts, count_judges, fit_with_spectrum
+from encoder.fit import (
+    LEAST_JUDGES,
+    FittedTower,
+    chosen_facts,
+    count_judges,
+    fit_with_spectrum,
+    learned_facts,
+)
 from encoder.learned import LearnConfig
 from encoder.tower import Block, Tower
-from encoder.tower.mix import compressed, mixed, with_half_life
+from encoder.tower.mix import Mix, compressed, mixed, with_half_life
 from encoder.tower.select import HeldOutScorer
 from encoder.warm_start import Kept, WarmStart
 
@@ -56,16 +63,7 @@ def retrain(
     reached = scorer.score_tower(tower) if scorer else None
     learned = None
     if kept.learn is not None and runs:
-        learned = {
-            "settings": kept.learn.as_json(),
-            "checks": [run.checks for run in runs],
-            "best_epochs": [run.epoch for run in runs],
-            "seconds": [run.seconds for run in runs],
-            "weight": kept.weight,
-            "half_life": kept.half_life,
-            "ndcg@20_by_weight": {},
-            "ndcg@20_by_half_life": {},
-        }
+        learned = learned_facts(kept.learn, runs, Mix(kept.weight, kept.half_life, {}, {}))
     own = {"started_from": start.model_id, "trust": kept.trust.as_json()}
     facts = chosen_facts(data, split, reached, [], learned) | own
     return FittedTower(tower, facts, Kept(kept, svd.right, tuple(run.weights for run in runs)))

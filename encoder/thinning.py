@@ -13,6 +13,42 @@ from encoder.arrays import IntArray
 from encoder.views import Matrix
 
 
+def disturbed(
+    views: tuple[Matrix, Matrix, Matrix],
+    popular: IntArray,
+    cut: tuple[float, float, float],
+    foreign: tuple[float, float, float],
+    rng: np.random.Generator,
+    dropout: float = 0.0,
+) -> tuple[tuple[Matrix, Matrix, Matrix], npt.NDArray[np.bool_]]:
+    """Cut views of users short and replace some, and return them with which were replaced (B, 3).
+
+    Who has one view has it as it is, but for the dropout, because there is nothing to weigh it against.
+
+    Args:
+        views: items (B, N), texts (B, m) and friends (B, U).
+        popular: (n,) the items of events, of which half of the strange items are drawn.
+        cut: the shares of the users whose H, T, S are cut short.
+        foreign: the shares of the users whose H, T, S are replaced by what is not their own.
+        rng: of the draws.
+        dropout: share of the entries that a history which is not cut loses.
+    """
+    there = np.stack([np.diff(one.indptr) > 0 for one in views], axis=1)  # (B, 3)
+    several = there.sum(axis=1, keepdims=True) > 1
+    strange = (rng.random(there.shape) < foreign) & several
+    chances = np.array(cut) * several  # (B, 3)
+    history = thinned(views[0], rng, chances[:, 0], dropout)
+    items = strange_items(popular, views[0].shape[1], rng, history.nnz)
+    texts, ties = (thinned(views[i], rng, chances[:, i]) for i in (1, 2))
+    others = [rng.integers(max(1, one.shape[1]), size=one.nnz) for one in (texts, ties)]
+    shown = (
+        replaced(history, strange[:, 0], items),
+        replaced(texts, strange[:, 1], others[0]),
+        replaced(ties, strange[:, 2], others[1]),
+    )
+    return shown, strange
+
+
 def thinned(
     rows: Matrix, rng: np.random.Generator, cut: float | npt.NDArray[np.float64], dropout: float = 0.0
 ) -> Matrix:

@@ -12,7 +12,7 @@ from encoder.arrays import NO_TIME, IntArray
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.learned.config import LearnConfig
-from encoder.thinning import kept, replaced, strange_items, thinned
+from encoder.thinning import disturbed, kept
 from encoder.views import FloatArray, Matrix, event_matrix, text_pool, text_view, view_amounts
 
 MIN_TIMES = 50  # with fewer distinct times, a time alone would hide too much at once
@@ -89,10 +89,12 @@ class Steps:
         items = np.diff(events.indptr)  # (U,)
         users = np.flatnonzero(np.diff(self._all_ones.indptr))
         rng.shuffle(users)
+        cut, strange = (self._options.cut,) * 3, (self._options.foreign,) * 3
         for start in range(0, len(users), self._options.batch):
             some = users[start : start + self._options.batch]
-            (history, written, ties), foreign = self._shown(
-                (unit[some], texts[some], self._strength[some]), rng
+            whole = (unit[some], texts[some], self._strength[some])
+            (history, written, ties), foreign = disturbed(
+                whole, self._data.history.items, cut, strange, rng, self._options.event_dropout
             )
             friends = np.unique(ties.indices)
             text = text_view(written, self._data.texts.vectors)
@@ -109,32 +111,6 @@ class Steps:
                 targets=targets[some],
                 everything=self._all_ones[some],
             )
-
-    def _shown(
-        self, views: tuple[Matrix, Matrix, Matrix], rng: np.random.Generator
-    ) -> tuple[tuple[Matrix, Matrix, Matrix], npt.NDArray[np.bool_]]:
-        """Return the items, texts and friends that a step shows of users, and which are not theirs (B, 3).
-
-        Who has one view has it as it is, because there is nothing to weigh it against.
-
-        Args:
-            views: (B, N), (B, texts) and (B, U), what is not hidden.
-            rng: of the draws.
-        """
-        there = np.stack([np.diff(one.indptr) > 0 for one in views], axis=1)  # (B, 3)
-        several = there.sum(axis=1, keepdims=True) > 1
-        foreign = (rng.random(there.shape) < self._options.foreign) & several
-        cut, drawn = self._options.cut * several[:, 0], self._data.history.items
-        history = thinned(views[0], rng, cut, self._options.event_dropout)
-        strange = strange_items(drawn, len(self._data.items), rng, history.nnz)
-        written, ties = thinned(views[1], rng, cut), thinned(views[2], rng, cut)
-        others = [rng.integers(max(1, one.shape[1]), size=one.nnz) for one in (written, ties)]
-        shown = (
-            replaced(history, foreign[:, 0], strange),
-            replaced(written, foreign[:, 1], others[0]),
-            replaced(ties, foreign[:, 2], others[1]),
-        )
-        return shown, foreign
 
     def _texts_without(self, hidden: npt.NDArray[np.bool_]) -> Matrix:
         """Return (U, texts) 1 where a user wrote a text that is not hidden."""

@@ -34,12 +34,8 @@ FULL_SOFTMAX_ITEMS = 20_000
 SAMPLED = 4_096
 _TRUST = ("trust.log_pseudo_counts", "trust.log_sharpness", "trust.expected")
 _TRUST_RATE = 20.0  # times the rate of the tables, at which so few steps would hardly move them
-_NO_DECAY = (
-    "log_scale",
-    "gates",
-    "slopes",
-    *_TRUST,
-)  # scalars, which decay would pull to a wrong place
+# Scalars, which decay would pull to a wrong place.
+_NO_DECAY = ("log_scale", "gates", "slopes", *_TRUST)
 
 Score = Callable[[Block], float]
 ReportEpoch = Callable[[dict[str, float], int], None]

@@ -45,7 +45,7 @@ class Trial:
     Attributes:
         config: the setting.
         ndcg: with all views.
-        cold: without histories; `ndcg` where only histories are judged.
+        cold: without histories; `ndcg` where that was not measured.
     """
 
     config: TowerConfig
@@ -107,9 +107,10 @@ def choose_config(
 
     First the history table alone (weighting, exponents, dim, damping), on a sample of the users where their
     events are more than MAX_EVENTS; as the best dim and damping depend on how much data there is, they are
-    then chosen once more on all of it. Then λ and the gates of T and S, with the best table of each damping:
-    what is best alone need not be best together. Gates stay above 0 where the data has the view, because it
-    serves users without a history. Last, whether older events count less.
+    then chosen once more on all of it. Then λ, whether T is centred, and the gates of T and S, with the best
+    table of each damping, because what is best alone need not be best together; here first visits have a
+    share in the score (`Trial.balanced`). Gates stay above 0 where the data has the view, because it serves
+    users without a history. Last, whether older events count less.
 
     Args:
         data: its rows of `split` serve for scoring only.

@@ -10,7 +10,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from encoder.dataset import Dataset
-from encoder.thinning import replaced, strange_items, thinned
+from encoder.thinning import disturbed
 from encoder.tower.fusion import MAX_GATE_SLOPE, ChosenTrust, Trust
 from encoder.tower.gates import TrustedGates
 from encoder.tower.select import HeldOutScorer
@@ -27,7 +27,7 @@ from encoder.views import (
 
 log = logging.getLogger(__name__)
 
-# What other data was found to want; what little held-out data leaves a view at, and where the search begins.
+# Values that two public data sets agree on: taken where too few people can judge, and the mean of the prior.
 USUAL = Trust(pseudo_counts=(10.0, 0.5, 1.0), sharpness=(14.0, 6.0, 6.0), expected=(0.5, 0.2, 0.2))
 USUAL_SCALE = 1.3
 LEAST_USERS = 100  # with two views and something held out; fewer judge nothing
@@ -100,21 +100,13 @@ class Draws:
 
     def next(self) -> ViewBatch:
         """Draw the views of all the users anew."""
-        rng, data = self._rng, self._data
-        foreign = rng.random((len(self.users), 3)) < _FOREIGN
-        history, texts, ties = (
-            thinned(rows, rng, cut)
-            for rows, cut in zip((self._history, self._texts, self._ties), _CUT, strict=True)
-        )
-        items = strange_items(data.history.items, len(data.items), rng, history.nnz)
-        history = replaced(history, foreign[:, 0], items)
-        texts = replaced(texts, foreign[:, 1], rng.integers(max(1, texts.shape[1]), size=texts.nnz))
-        ties = replaced(ties, foreign[:, 2], rng.integers(len(data.users), size=ties.nnz))
+        whole = (self._history, self._texts, self._ties)
+        (history, texts, ties), _ = disturbed(whole, self._data.history.items, _CUT, _FOREIGN, self._rng)
         friends = np.unique(ties.indices)
         pooled = history_view(self._events[friends], self._table, self._widths)
         return view_batch(
             history_view(history, self._table, self._widths),
-            text_view(texts, data.texts.vectors) if texts.nnz else np.zeros_like(self.whole.text),
+            text_view(texts, self._data.texts.vectors) if texts.nnz else np.zeros_like(self.whole.text),
             social_view(sparse.csr_array(ties[:, friends]), pooled, self._widths),
             np.stack([np.diff(rows.indptr) for rows in (history, texts, ties)], axis=1),
         )

@@ -148,7 +148,7 @@ def _run(step: ResultStep, log: Path, lock: int) -> float:
             raise
     if process.returncode:
         raise StepFailedError(step, process.returncode, log)
-    return round(time.monotonic() - start, 1)
+    return round(time.monotonic() - start, 3)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import sparse
 
-from encoder.thinning import kept, replaced, strange_items, thinned
+from encoder.thinning import disturbed, kept, replaced, strange_items, thinned
 
 
 def rows(lengths: np.ndarray, columns: int = 200) -> sparse.csr_array:
@@ -62,3 +62,19 @@ def test_strange_items_are_half_popular_and_half_uniform() -> None:
 def test_entries_are_kept_as_asked() -> None:
     whole = rows(np.array([2, 3]))
     np.testing.assert_array_equal(np.diff(kept(whole, np.array([1, 0, 0, 1, 1], bool)).indptr), [1, 2])
+
+
+def test_who_has_one_view_has_it_as_it_is_and_others_have_some_cut_and_some_replaced() -> None:
+    lengths = np.full(400, 30)
+    second = np.where(np.arange(400) < 200, 5, 0)  # whom the others have nothing beside
+    views = (rows(lengths), rows(second), rows(np.zeros(400, int)))
+    shown, strange = disturbed(
+        views, np.arange(200), (0.9, 0.9, 0.9), (0.5, 0.5, 0.5), np.random.default_rng(0)
+    )
+    assert not strange[200:].any()
+    np.testing.assert_array_equal(shown[0][200:].toarray(), views[0][200:].toarray())
+    assert np.mean(np.diff(shown[0].indptr)[:200] < 30) > 0.6
+    own = ~strange[:, 0]
+    assert 0.3 < np.mean(strange[:200, 0]) < 0.7
+    assert not abs(shown[0] - shown[0].multiply(views[0] > 0))[own].nnz  # only what was theirs
+    assert abs(shown[0] - shown[0].multiply(views[0] > 0))[~own].nnz

@@ -87,3 +87,15 @@ def test_a_finished_training_does_nothing_more() -> None:
     run.progress.finished = True
     train_epochs(run.training, run.progress)
     assert not run.steps
+
+
+def test_decay_and_rate_go_by_name() -> None:
+    weights = {name: nn.Parameter(torch.ones(1)) for name in ("table", "scale", "trust")}
+    optimizer = adamw(weights, 0.1, 0.01, lambda name, _: name == "table", {"trust": 20.0})
+    found = {
+        name: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for name, one in weights.items()
+        if any(one is each for each in group["params"])
+    }
+    assert found == {"table": (0.1, 0.01), "scale": (0.1, 0.0), "trust": (pytest.approx(2.0), 0.0)}

@@ -201,6 +201,12 @@ def test_the_same_seed_chooses_the_same_trust(people: Dataset) -> None:
     assert choose_trust(tower, people, "valid") == choose_trust(tower, people, "valid")
 
 
+def test_the_trust_that_a_tower_has_is_not_looked_at(people: Dataset) -> None:
+    tower = fit_closed_form(people, TowerConfig(dim=16, damping=0.1, gates=(1.0, 0.2, 0.2)))
+    other = tower.trusting(ChosenTrust(SOME, 1.0, 0))
+    assert choose_trust(other, people, "valid") == choose_trust(tower, people, "valid")
+
+
 def test_few_people_with_two_views_choose_nothing(people: Dataset) -> None:
     few = people.held_out["valid"].where(people.held_out["valid"].users < LEAST_USERS - 1)
     data = replace(people, held_out={"valid": few})

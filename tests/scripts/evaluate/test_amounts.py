@@ -1,7 +1,6 @@
 """Figures by the amount of a view: what a cut keeps, and the blocks of `triptych evaluate`."""
 
 import json
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,9 @@ from matplotlib.image import imread
 
 from encoder.arrays import Actions, Events
 from encoder.config import VIEWS, TowerConfig
-from encoder.dataset import Dataset, load_dataset
-from encoder.text.cache import TextCache
-from encoder.text.encoder import TextEncoder
+from encoder.dataset import Dataset
 from encoder.tower import dataset_views
 from encoder.views import event_matrix
-from indexer.publish import current_index, load_index
 from scripts.evaluate import evaluate_command
 from scripts.evaluate.amounts import (
     BLOCKS,
@@ -36,7 +32,6 @@ from scripts.evaluate.amounts import (
 from scripts.evaluate.plots import plot_amounts
 from scripts.evaluate.protocol import Evaluator
 from scripts.evaluate.tables import amounts_table, gain_mark
-from store.export import Export
 from store.home import Home
 from tests import tiny_dataset
 from tests.command_line import Run
@@ -45,18 +40,6 @@ from tests.live_server import copy_home
 RAW = {"H": "history", "T": "text", "S": "social"}
 KEYS = [*map(str, NUMBERS), "all"]
 EVERYBODY = np.arange(tiny_dataset.USERS)
-
-
-@pytest.fixture(scope="module")
-def measured(small_home: Home) -> Evaluator:
-    pair = load_index(small_home, current_index(small_home).name)
-    encoder = TextEncoder.load(small_home.text_models / pair.model.text_model_id)
-    with (
-        closing(TextCache.open(small_home.text_cache)) as cache,
-        Export.open(small_home.exports / pair.model.export_id) as export,
-    ):
-        data = load_dataset(export, encoder, cache)
-    return Evaluator(data, pair, "test")
 
 
 @pytest.fixture(scope="module")
