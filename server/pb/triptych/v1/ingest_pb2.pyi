@@ -30,6 +30,7 @@ class ItemRow(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     AVAILABLE_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """1 to 256 bytes"""
     title: _builtins.str
@@ -44,6 +45,12 @@ class ItemRow(_message.Message):
     """default true"""
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """An embedding of the item that the caller brings, of its picture, sound or place in a graph: up to 8,192 finite
+        numbers, as many as the other items of the home have; else INVALID_ARGUMENT names both lengths.
+        """
+
     def __init__(
         self,
         *,
@@ -54,10 +61,11 @@ class ItemRow(_message.Message):
         attributes: _builtins.str | None = ...,
         available: _builtins.bool | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        vector: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_available", b"_available", "_kind", b"_kind", "_text", b"_text", "_title", b"_title", "attributes", b"attributes", "available", b"available", "kind", b"kind", "text", b"text", "title", b"title", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_available", b"_available", "_kind", b"_kind", "_text", b"_text", "_title", b"_title", "attributes", b"attributes", "available", b"available", "item_id", b"item_id", "kind", b"kind", "text", b"text", "title", b"title", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attributes", b"_attributes", "_available", b"_available", "_kind", b"_kind", "_text", b"_text", "_title", b"_title", "attributes", b"attributes", "available", b"available", "item_id", b"item_id", "kind", b"kind", "text", b"text", "title", b"title", "updated_at", b"updated_at", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attributes: _TypeAlias = _typing.Literal["attributes"]  # noqa: Y015
     _WhichOneofArgType__attributes: _TypeAlias = _typing.Literal["_attributes", b"_attributes"]  # noqa: Y015
@@ -188,6 +196,55 @@ class FriendRow(_message.Message):
 Global___FriendRow: _TypeAlias = FriendRow  # noqa: Y015
 
 @_typing.final
+class ImpressionRow(_message.Message):
+    """An item that was shown to a person. A ts or a query_id is needed, to tell one time from another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    TS_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    QUERY_ID_FIELD_NUMBER: _builtins.int
+    CLICKED_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """1 to 256 bytes"""
+    item_id: _builtins.str
+    """of an item that the store knows"""
+    position: _builtins.int
+    """in the list that was shown, from 0"""
+    query_id: _builtins.str
+    """of the QueryResponse that brought it, at most 256 bytes"""
+    clicked: _builtins.bool
+    """default false"""
+    @_builtins.property
+    def ts(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        item_id: _builtins.str = ...,
+        ts: _timestamp_pb2.Timestamp | None = ...,
+        position: _builtins.int | None = ...,
+        query_id: _builtins.str = ...,
+        clicked: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clicked", b"_clicked", "_position", b"_position", "clicked", b"clicked", "position", b"position", "ts", b"ts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clicked", b"_clicked", "_position", b"_position", "clicked", b"clicked", "item_id", b"item_id", "position", b"position", "query_id", b"query_id", "ts", b"ts", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__clicked: _TypeAlias = _typing.Literal["clicked"]  # noqa: Y015
+    _WhichOneofArgType__clicked: _TypeAlias = _typing.Literal["_clicked", b"_clicked"]  # noqa: Y015
+    _WhichOneofReturnType__position: _TypeAlias = _typing.Literal["position"]  # noqa: Y015
+    _WhichOneofArgType__position: _TypeAlias = _typing.Literal["_position", b"_position"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clicked) -> _WhichOneofReturnType__clicked | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__position) -> _WhichOneofReturnType__position | None: ...
+
+Global___ImpressionRow: _TypeAlias = ImpressionRow  # noqa: Y015
+
+@_typing.final
 class PutItemsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -311,6 +368,31 @@ class PutFriendsRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PutFriendsRequest: _TypeAlias = PutFriendsRequest  # noqa: Y015
+
+@_typing.final
+class AppendImpressionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMPRESSIONS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    @_builtins.property
+    def impressions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImpressionRow]:
+        """1 to 10,000"""
+
+    def __init__(
+        self,
+        *,
+        impressions: _abc.Iterable[Global___ImpressionRow] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["impressions", b"impressions", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppendImpressionsRequest: _TypeAlias = AppendImpressionsRequest  # noqa: Y015
 
 @_typing.final
 class RejectedRow(_message.Message):
@@ -531,7 +613,7 @@ class ExportUserResponse(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     UNFINISHED_FIELD_NUMBER: _builtins.int
     table: _builtins.str
-    """behaviors, texts, social, named_by, rejects, models, indexes"""
+    """behaviors, texts, social, impressions, named_by, rejects, models, indexes"""
     unfinished: _builtins.bool
     """the last of rows goes on as the first row of the next message"""
     @_builtins.property

@@ -74,6 +74,11 @@ class IngestStub:
                 request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutFriendsRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
                 _registered_method=True)
+        self.AppendImpressions = channel.unary_unary(
+                '/triptych.v1.Ingest/AppendImpressions',
+                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+                _registered_method=True)
         self.StreamItems = channel.stream_unary(
                 '/triptych.v1.Ingest/StreamItems',
                 request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutItemsRequest.SerializeToString,
@@ -97,6 +102,11 @@ class IngestStub:
         self.StreamFriends = channel.stream_unary(
                 '/triptych.v1.Ingest/StreamFriends',
                 request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutFriendsRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+                _registered_method=True)
+        self.StreamImpressions = channel.stream_unary(
+                '/triptych.v1.Ingest/StreamImpressions',
+                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
                 _registered_method=True)
         self.EraseUser = channel.unary_unary(
@@ -169,6 +179,14 @@ class IngestServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AppendImpressions(self, request, context):
+        """What was shown to people, and whether they clicked it. One that is known by user, item and query_id (where that is
+        empty: ts) is counted once; it takes the new ts and position, and stays clicked once it was.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamItems(self, request_iterator, context):
         """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
         request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
@@ -198,6 +216,12 @@ class IngestServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamFriends(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamImpressions(self, request_iterator, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -254,6 +278,11 @@ def add_IngestServicer_to_server(servicer, server):
                     request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutFriendsRequest.FromString,
                     response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
             ),
+            'AppendImpressions': grpc.unary_unary_rpc_method_handler(
+                    servicer.AppendImpressions,
+                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.FromString,
+                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
+            ),
             'StreamItems': grpc.stream_unary_rpc_method_handler(
                     servicer.StreamItems,
                     request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutItemsRequest.FromString,
@@ -277,6 +306,11 @@ def add_IngestServicer_to_server(servicer, server):
             'StreamFriends': grpc.stream_unary_rpc_method_handler(
                     servicer.StreamFriends,
                     request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutFriendsRequest.FromString,
+                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
+            ),
+            'StreamImpressions': grpc.stream_unary_rpc_method_handler(
+                    servicer.StreamImpressions,
+                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.FromString,
                     response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
             ),
             'EraseUser': grpc.unary_unary_rpc_method_handler(
@@ -456,6 +490,33 @@ class Ingest:
             _registered_method=True)
 
     @staticmethod
+    def AppendImpressions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Ingest/AppendImpressions',
+            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
+            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def StreamItems(request_iterator,
             target,
             options=(),
@@ -579,6 +640,33 @@ class Ingest:
             target,
             '/triptych.v1.Ingest/StreamFriends',
             server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutFriendsRequest.SerializeToString,
+            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamImpressions(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/triptych.v1.Ingest/StreamImpressions',
+            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
             server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
             options,
             channel_credentials,

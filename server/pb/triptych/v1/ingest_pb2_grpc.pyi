@@ -58,6 +58,10 @@ class IngestStub:
     """Texts; of equal ones (user, item, text, ts) as many are kept as the fullest request held."""
     PutFriends: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.PutFriendsRequest, _ingest_pb2.WriteResponse]
     """Ties; one that is known by user, friend and relation takes the new weight. Weight 0 mutes it."""
+    AppendImpressions: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.AppendImpressionsRequest, _ingest_pb2.WriteResponse]
+    """What was shown to people, and whether they clicked it. One that is known by user, item and query_id (where that is
+    empty: ts) is counted once; it takes the new ts and position, and stays clicked once it was.
+    """
     StreamItems: _grpc.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
     request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
@@ -68,6 +72,7 @@ class IngestStub:
     StreamBehaviors: _grpc.StreamUnaryMultiCallable[_ingest_pb2.AppendBehaviorsRequest, _ingest_pb2.StreamResponse]
     StreamTexts: _grpc.StreamUnaryMultiCallable[_ingest_pb2.AppendTextsRequest, _ingest_pb2.StreamResponse]
     StreamFriends: _grpc.StreamUnaryMultiCallable[_ingest_pb2.PutFriendsRequest, _ingest_pb2.StreamResponse]
+    StreamImpressions: _grpc.StreamUnaryMultiCallable[_ingest_pb2.AppendImpressionsRequest, _ingest_pb2.StreamResponse]
     EraseUser: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.EraseUserRequest, _ingest_pb2.EraseUserResponse]
     """Removes a person: rows, derived state, vectors of texts that nobody else wrote, rejected rows, ties of others
     to them. Exports that were made before hide the person, and so does a restore of an older backup that is given
@@ -108,6 +113,10 @@ class IngestAsyncStub(IngestStub):
     """Texts; of equal ones (user, item, text, ts) as many are kept as the fullest request held."""
     PutFriends: _aio.UnaryUnaryMultiCallable[_ingest_pb2.PutFriendsRequest, _ingest_pb2.WriteResponse]  # type: ignore[assignment]
     """Ties; one that is known by user, friend and relation takes the new weight. Weight 0 mutes it."""
+    AppendImpressions: _aio.UnaryUnaryMultiCallable[_ingest_pb2.AppendImpressionsRequest, _ingest_pb2.WriteResponse]  # type: ignore[assignment]
+    """What was shown to people, and whether they clicked it. One that is known by user, item and query_id (where that is
+    empty: ts) is counted once; it takes the new ts and position, and stays clicked once it was.
+    """
     StreamItems: _aio.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
     request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
@@ -118,6 +127,7 @@ class IngestAsyncStub(IngestStub):
     StreamBehaviors: _aio.StreamUnaryMultiCallable[_ingest_pb2.AppendBehaviorsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     StreamTexts: _aio.StreamUnaryMultiCallable[_ingest_pb2.AppendTextsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     StreamFriends: _aio.StreamUnaryMultiCallable[_ingest_pb2.PutFriendsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
+    StreamImpressions: _aio.StreamUnaryMultiCallable[_ingest_pb2.AppendImpressionsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     EraseUser: _aio.UnaryUnaryMultiCallable[_ingest_pb2.EraseUserRequest, _ingest_pb2.EraseUserResponse]  # type: ignore[assignment]
     """Removes a person: rows, derived state, vectors of texts that nobody else wrote, rejected rows, ties of others
     to them. Exports that were made before hide the person, and so does a restore of an older backup that is given
@@ -187,6 +197,16 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
         """Ties; one that is known by user, friend and relation takes the new weight. Weight 0 mutes it."""
 
     @_abc_1.abstractmethod
+    def AppendImpressions(
+        self,
+        request: _ingest_pb2.AppendImpressionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_pb2.WriteResponse, _abc.Awaitable[_ingest_pb2.WriteResponse]]:
+        """What was shown to people, and whether they clicked it. One that is known by user, item and query_id (where that is
+        empty: ts) is counted once; it takes the new ts and position, and stays clicked once it was.
+        """
+
+    @_abc_1.abstractmethod
     def StreamItems(
         self,
         request_iterator: _MaybeAsyncIterator[_ingest_pb2.PutItemsRequest],
@@ -223,6 +243,13 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
     def StreamFriends(
         self,
         request_iterator: _MaybeAsyncIterator[_ingest_pb2.PutFriendsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_pb2.StreamResponse, _abc.Awaitable[_ingest_pb2.StreamResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def StreamImpressions(
+        self,
+        request_iterator: _MaybeAsyncIterator[_ingest_pb2.AppendImpressionsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_pb2.StreamResponse, _abc.Awaitable[_ingest_pb2.StreamResponse]]: ...
 

@@ -83,6 +83,53 @@ it.
 """
 Global___Target: _TypeAlias = Target  # noqa: Y015
 
+class _Head:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HeadEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Head.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HEAD_UNSPECIFIED: _Head.ValueType  # 0
+    """with item_ids as HEAD_CLICK, without as HEAD_CATEGORY"""
+    HEAD_CLICK: _Head.ValueType  # 1
+    HEAD_RATING: _Head.ValueType  # 2
+    HEAD_CATEGORY: _Head.ValueType  # 3
+
+class Head(_Head, metaclass=_HeadEnumTypeWrapper): ...
+
+HEAD_UNSPECIFIED: Head.ValueType  # 0
+"""with item_ids as HEAD_CLICK, without as HEAD_CATEGORY"""
+HEAD_CLICK: Head.ValueType  # 1
+HEAD_RATING: Head.ValueType  # 2
+HEAD_CATEGORY: Head.ValueType  # 3
+Global___Head: _TypeAlias = Head  # noqa: Y015
+
+class _Quantity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QuantityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Quantity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUANTITY_UNSPECIFIED: _Quantity.ValueType  # 0
+    QUANTITY_PROBABILITY: _Quantity.ValueType  # 1
+    """calibrated, 0 to 1"""
+    QUANTITY_SCORE: _Quantity.ValueType  # 2
+    """of a click learned without impressions: higher is likelier, and no more than that"""
+    QUANTITY_RATING: _Quantity.ValueType  # 3
+    """in the units of the ratings that were given"""
+
+class Quantity(_Quantity, metaclass=_QuantityEnumTypeWrapper):
+    """What the numbers of a prediction are."""
+
+QUANTITY_UNSPECIFIED: Quantity.ValueType  # 0
+QUANTITY_PROBABILITY: Quantity.ValueType  # 1
+"""calibrated, 0 to 1"""
+QUANTITY_SCORE: Quantity.ValueType  # 2
+"""of a click learned without impressions: higher is likelier, and no more than that"""
+QUANTITY_RATING: Quantity.ValueType  # 3
+"""in the units of the ratings that were given"""
+Global___Quantity: _TypeAlias = Quantity  # noqa: Y015
+
 @_typing.final
 class Event(_message.Message):
     """One thing that a person did."""
@@ -897,6 +944,101 @@ class EncodeUserResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EncodeUserResponse: _TypeAlias = EncodeUserResponse  # noqa: Y015
+
+@_typing.final
+class PredictRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    VIEWS_FIELD_NUMBER: _builtins.int
+    ITEM_IDS_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """at most 256 bytes; an unknown one is no error, as in a Query"""
+    head: Global___Head.ValueType
+    k: _builtins.int
+    """of category: at most so many, the most probable first; 0 means 10, at most 1,000"""
+    @_builtins.property
+    def views(self) -> Global___Views: ...
+    @_builtins.property
+    def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of click and rating: 1 to 1,000; an unknown one is NOT_FOUND. Of category: none"""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        views: Global___Views | None = ...,
+        item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        head: Global___Head.ValueType = ...,
+        k: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "item_ids", b"item_ids", "k", b"k", "subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["user_id", "views"]  # noqa: Y015
+    _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
+
+Global___PredictRequest: _TypeAlias = PredictRequest  # noqa: Y015
+
+@_typing.final
+class PredictResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_IDS_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    VIEWS_USED_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    INDEX_ID_FIELD_NUMBER: _builtins.int
+    head: Global___Head.ValueType
+    quantity: Global___Quantity.ValueType
+    label: _builtins.str
+    """of category: which attribute, or kind"""
+    model_id: _builtins.str
+    index_id: _builtins.str
+    @_builtins.property
+    def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of click and rating, as asked"""
+
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of category, the most probable first"""
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """one each"""
+
+    @_builtins.property
+    def views_used(self) -> _containers.RepeatedScalarFieldContainer[Global___View.ValueType]:
+        """none: what is said is what holds of everybody"""
+
+    def __init__(
+        self,
+        *,
+        item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        categories: _abc.Iterable[_builtins.str] | None = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        head: Global___Head.ValueType = ...,
+        quantity: Global___Quantity.ValueType = ...,
+        label: _builtins.str = ...,
+        views_used: _abc.Iterable[Global___View.ValueType] | None = ...,
+        model_id: _builtins.str = ...,
+        index_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "head", b"head", "index_id", b"index_id", "item_ids", b"item_ids", "label", b"label", "model_id", b"model_id", "quantity", b"quantity", "values", b"values", "views_used", b"views_used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
 
 @_typing.final
 class StatusRequest(_message.Message):

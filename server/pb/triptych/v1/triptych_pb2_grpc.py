@@ -29,7 +29,7 @@ class RetrievalStub:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, NOT_READY, INTERNAL. A server with too many calls waiting answers
+    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
     """
 
@@ -59,13 +59,18 @@ class RetrievalStub:
                 request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.EncodeUserRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.EncodeUserResponse.FromString,
                 _registered_method=True)
+        self.Predict = channel.unary_unary(
+                '/triptych.v1.Retrieval/Predict',
+                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PredictRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PredictResponse.FromString,
+                _registered_method=True)
 
 
 class RetrievalServicer:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, NOT_READY, INTERNAL. A server with too many calls waiting answers
+    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
     """
 
@@ -100,6 +105,14 @@ class RetrievalServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Predict(self, request, context):
+        """What the heads of the model say of one subject: of items its clicks or ratings, of itself its interest
+        categories. FAILED_PRECONDITION, HEAD_NOT_FITTED, where the model has no such head, with the command that fits it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrievalServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -123,6 +136,11 @@ def add_RetrievalServicer_to_server(servicer, server):
                     request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.EncodeUserRequest.FromString,
                     response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.EncodeUserResponse.SerializeToString,
             ),
+            'Predict': grpc.unary_unary_rpc_method_handler(
+                    servicer.Predict,
+                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PredictRequest.FromString,
+                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PredictResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'triptych.v1.Retrieval', rpc_method_handlers)
@@ -135,7 +153,7 @@ class Retrieval:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, NOT_READY, INTERNAL. A server with too many calls waiting answers
+    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
     """
 
@@ -237,6 +255,33 @@ class Retrieval:
             '/triptych.v1.Retrieval/EncodeUser',
             server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.EncodeUserRequest.SerializeToString,
             server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.EncodeUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Predict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Retrieval/Predict',
+            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PredictRequest.SerializeToString,
+            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PredictResponse.FromString,
             options,
             channel_credentials,
             insecure,

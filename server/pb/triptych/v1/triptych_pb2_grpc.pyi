@@ -30,7 +30,7 @@ class RetrievalStub:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, NOT_READY, INTERNAL. A server with too many calls waiting answers
+    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
     """
 
@@ -50,13 +50,17 @@ class RetrievalStub:
     """
     EncodeUser: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.EncodeUserRequest, _triptych_pb2.EncodeUserResponse]
     """The user vector and the part of each view in it."""
+    Predict: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.PredictRequest, _triptych_pb2.PredictResponse]
+    """What the heads of the model say of one subject: of items its clicks or ratings, of itself its interest
+    categories. FAILED_PRECONDITION, HEAD_NOT_FITTED, where the model has no such head, with the command that fits it.
+    """
 
 @_typing.type_check_only
 class RetrievalAsyncStub(RetrievalStub):
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, NOT_READY, INTERNAL. A server with too many calls waiting answers
+    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
     """
 
@@ -73,12 +77,16 @@ class RetrievalAsyncStub(RetrievalStub):
     """
     EncodeUser: _aio.UnaryUnaryMultiCallable[_triptych_pb2.EncodeUserRequest, _triptych_pb2.EncodeUserResponse]  # type: ignore[assignment]
     """The user vector and the part of each view in it."""
+    Predict: _aio.UnaryUnaryMultiCallable[_triptych_pb2.PredictRequest, _triptych_pb2.PredictResponse]  # type: ignore[assignment]
+    """What the heads of the model say of one subject: of items its clicks or ratings, of itself its interest
+    categories. FAILED_PRECONDITION, HEAD_NOT_FITTED, where the model has no such head, with the command that fits it.
+    """
 
 class RetrievalServicer(metaclass=_abc_1.ABCMeta):
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, NOT_READY, INTERNAL. A server with too many calls waiting answers
+    ITEM_NOT_FOUND, INDEX_CHANGED, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
     """
 
@@ -117,6 +125,16 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_triptych_pb2.EncodeUserResponse, _abc.Awaitable[_triptych_pb2.EncodeUserResponse]]:
         """The user vector and the part of each view in it."""
+
+    @_abc_1.abstractmethod
+    def Predict(
+        self,
+        request: _triptych_pb2.PredictRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_triptych_pb2.PredictResponse, _abc.Awaitable[_triptych_pb2.PredictResponse]]:
+        """What the heads of the model say of one subject: of items its clicks or ratings, of itself its interest
+        categories. FAILED_PRECONDITION, HEAD_NOT_FITTED, where the model has no such head, with the command that fits it.
+        """
 
 def add_RetrievalServicer_to_server(servicer: RetrievalServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
