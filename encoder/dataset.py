@@ -15,6 +15,7 @@ from scipy import sparse
 
 from encoder.arrays import NO_TIME, Actions, Events, IntArray, TextColumns
 from encoder.config import TowerConfig
+from encoder.content import AttributeEncoder, Described, ItemContent
 from encoder.text import (
     MAX_PIECES,
     ErasureSafeWriter,
@@ -25,6 +26,7 @@ from encoder.text import (
     item_text,
 )
 from encoder.views import FloatArray, Matrix, event_matrix, text_pool, text_view
+from store.attributes import usable_attributes
 from store.export import Export
 from store.tables import MAX_WEIGHT
 
@@ -42,6 +44,10 @@ class Dataset:
         ties: (U, U) float64 tie strengths, row = user, column = friend.
         texts: the encoded texts, one by one.
         item_text_vectors: (N, D_T) float32 unit rows, zero where an item has no text.
+        item_vectors: (N, D_X) float32, what users brought; zero where an item has none.
+
+    Attributes:
+        described: kinds and attributes of the items.
     """
 
     users: pa.StringArray
@@ -51,10 +57,16 @@ class Dataset:
     ties: Matrix
     texts: TextColumns
     item_text_vectors: FloatArray
+    item_vectors: FloatArray
+    described: Described
 
     def events(self, config: TowerConfig) -> Matrix:
         """Return the weighted train histories (U, N) float32."""
         return event_matrix(self.history, self.shape, config)
+
+    def content(self, encoder: AttributeEncoder) -> ItemContent:
+        """Return what is known of the items besides who chose them."""
+        return ItemContent.of(encoder, self.item_text_vectors, self.described, self.item_vectors)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -98,6 +110,23 @@ class Dataset:
             texts=self.texts.where(~left_out[self.texts.users]),
         )
 
+    def without_items(self, left_out: npt.NDArray[np.bool_]) -> "Dataset":
+        """Return the data without the items `left_out` (N,) bool: what names them, and their own texts.
+
+        Row numbers stay.
+        """
+        if not left_out.any():
+            return self
+        named = (self.texts.items >= 0) & left_out[self.texts.items]
+        held_out = {name: rows.where(~left_out[rows.items]) for name, rows in self.held_out.items()}
+        return replace(
+            self,
+            history=self.history.where(~left_out[self.history.items]),
+            held_out={name: rows for name, rows in held_out.items() if len(rows.users)},
+            texts=self.texts.where(~named),
+            item_text_vectors=np.where(left_out[:, None], np.float32(0.0), self.item_text_vectors),
+        )
+
     def _pairs(self, rows: Events) -> Matrix:
         pairs = sparse.csr_array(
             (np.ones(len(rows.users), dtype=np.float32), (rows.users, rows.items)), shape=self.shape
@@ -120,12 +149,15 @@ def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Data
         table = source.items()
         columns = (table.column(name).to_pylist() for name in ("title", "text"))
         texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
+        kinds, attributes = (table.column(name).to_pylist() for name in ("kind", "attributes"))
         log_long_texts(encoder, PieceCounts.of(encoder, texts), "item texts")
         data = _rows(source, table.column("item_id").combine_chunks())
         data = replace(
             data,
             texts=_texts(source, (data.users, data.items), encoder, cache, writer),
             item_text_vectors=encode_with_cache(encoder, cache, texts, "item texts"),
+            item_vectors=brought_vectors(table),
+            described=described_items(kinds, attributes),
         )
     pa.default_memory_pool().release_unused()
     return data
@@ -151,6 +183,8 @@ def _rows(source: Export, items: pa.StringArray) -> Dataset:
         ties=_ties(source.friends(), users),
         texts=TextColumns(none, none, none, np.zeros((0, 0), np.float32)),
         item_text_vectors=np.zeros((len(items), 0), np.float32),
+        item_vectors=np.zeros((len(items), 0), np.float32),
+        described=Described([None] * len(items), [None] * len(items)),
     )
 
 
@@ -190,6 +224,35 @@ def hold_out(data: Dataset, rows: npt.NDArray[np.bool_], split: str) -> Dataset:
     named = np.isin(texts.users * len(data.items) + texts.items, hidden) & (texts.items >= 0)
     held_out = data.held_out | {split: moved}
     return replace(data, history=data.history.where(~rows), held_out=held_out, texts=texts.where(~named))
+
+
+def described_items(kinds: Sequence[str | None], attributes: Sequence[str | None]) -> Described:
+    """Parse the attributes of items; such as cannot be used are none."""
+    usable, _ = usable_attributes((row, text) for row, text in enumerate(attributes) if text)
+    return Described(kinds, [usable.get(row) for row in range(len(attributes))])
+
+
+def brought_vectors(items: pa.Table | pa.RecordBatch, dim: int | None = None) -> FloatArray:
+    """Read the vectors that users brought with items: (n, D_X) float32, zero rows where there is none.
+
+    Args:
+        items: n of them, with a column `vector`.
+        dim: D_X; None takes that of the first vector, 0 without any.
+    """
+    column = (
+        pa.chunked_array([items.column("vector")])
+        if isinstance(items, pa.RecordBatch)
+        else items.column("vector")
+    )
+    lists = column.combine_chunks() if column.num_chunks else pa.array([], column.type)
+    there = np.flatnonzero(np.asarray(pc.list_value_length(lists).fill_null(0)) > 0)
+    if dim is None:
+        dim = len(lists[int(there[0])]) if len(there) else 0
+    vectors = np.zeros((len(lists), dim), dtype=np.float32)
+    if len(there):
+        values = lists.take(pa.array(there)).flatten()
+        vectors[there] = np.asarray(values, dtype=np.float32).reshape(len(there), dim)
+    return vectors
 
 
 def rows_of(ids: pa.Array | pa.ChunkedArray, known: pa.StringArray) -> IntArray:

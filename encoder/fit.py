@@ -10,7 +10,9 @@ import numpy as np
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset, hold_out
 from encoder.learned import LearnConfig
+from encoder.left_out import LeftOutShares
 from encoder.tower import Block, ChosenTrust, Decompositions, Spectrum, Tower, fit_closed_form, spectrum
+from encoder.tower.cold_items import choose_content, fit_content
 from encoder.tower.mix import Mix, choose_mix, compressed, mixed, with_half_life
 from encoder.tower.select import HeldOutScorer, Trial, choose_config
 from encoder.views import FloatArray
@@ -39,7 +41,8 @@ class TrainOptions:
         dims: embedding dims of the closed form to choose from.
         learn: settings of the learned blocks; None leaves the closed form alone.
         max_dim: to how many coordinates closed form and learned blocks together are compressed.
-        left_out_share: share of users that training never sees, reported apart by `evaluate`.
+        left_out: shares of users and items that training never sees, reported apart by `evaluate`; drawn by
+            its own seed.
         seed: of every random draw but those of `learn`, which has its own.
         start: the model to start from, whose settings and left-out users stand for all of the above.
     """
@@ -49,7 +52,7 @@ class TrainOptions:
     dims: tuple[int, ...] = (64, 128, 256, 512)
     learn: LearnConfig | None = None
     max_dim: int = 512
-    left_out_share: float = 0.0
+    left_out: LeftOutShares = field(default_factory=LeftOutShares)
     seed: int = 0
     start: WarmStart | None = None
 
@@ -94,31 +97,40 @@ def fit(
         closed, svd = fit_with_spectrum(choosing, config)
     if split is None or options.learn is None:
         trust = _trust(closed, choosing, split, options.seed)
+        content = choose_content(closed.trusting(trust), choosing, split, options.seed)
         if choosing is not data:
             closed, svd = fit_with_spectrum(data, config)
-        settings = KeptSettings(config, None, (), 0.0, config.half_life, options.max_dim, trust)
+        settings = KeptSettings(config, None, (), 0.0, config.half_life, options.max_dim, trust, content)
         reached = trials[-1].ndcg if trials else None
         facts = chosen_facts(data, split, reached, trials, None) | {"unchosen": unchosen}
-        tower = compressed(closed.trusting(trust), data, options.max_dim)
+        tower = finished(closed, data, settings)
         return FittedTower(tower, facts | {"trust": trust.as_json()}, Kept(settings, svd.right))
     runs = _learn(choosing, closed, split, options.learn, training, report)
     blocks = [run.block for run in runs]
     mix = choose_mix(closed, blocks, choosing, split)
     weighed = with_half_life(mixed(closed, blocks, mix.weight, choosing), mix.half_life)
     trust = _trust(weighed, choosing, split, options.seed)
+    content = choose_content(weighed.trusting(trust), choosing, split, options.seed)
     learned = learned_facts(options.learn, runs, mix)
     best = tuple(run.epoch for run in runs)
     if choosing is not data:
         closed, svd = fit_with_spectrum(data, config)
         if mix.weight:
             runs = _train_again(data, config, runs, options.learn, training, report)
-    tower = with_half_life(mixed(closed, [run.block for run in runs], mix.weight, data), mix.half_life)
-    tower = compressed(tower.trusting(trust), data, options.max_dim)
-    settings = KeptSettings(config, options.learn, best, mix.weight, mix.half_life, options.max_dim, trust)
+    settings = KeptSettings(
+        config, options.learn, best, mix.weight, mix.half_life, options.max_dim, trust, content
+    )
+    tower = finished(mixed(closed, [run.block for run in runs], mix.weight, data), data, settings)
     members = tuple(run.weights for run in runs) if mix.weight else ()
     facts = chosen_facts(data, split, max(mix.ndcg_by_half_life.values()), trials, learned)
     kept = Kept(settings, svd.right, members)
     return FittedTower(tower, facts | {"trust": trust.as_json()}, kept)
+
+
+def finished(tower: Tower, data: Dataset, settings: KeptSettings) -> Tower:
+    """Return a mixed tower as it serves: with half-life and trust, compressed, and with maps for new items."""
+    whole = with_half_life(tower, settings.half_life).trusting(settings.trust)
+    return fit_content(compressed(whole, data, settings.max_dim), data, settings.content)
 
 
 def fit_with_spectrum(

@@ -4,11 +4,7 @@ import logging
 from dataclasses import replace
 from difflib import get_close_matches
 
-import numpy as np
-import numpy.typing as npt
-
 from encoder.config import TowerConfig
-from encoder.dataset import Dataset
 from store.export import Export
 
 log = logging.getLogger(__name__)
@@ -30,17 +26,6 @@ class UnknownActionError(LookupError):
         hint = f"did you mean {near[0]!r}? " if near else ""
         super().__init__(f"no behaviour has the action {action!r}: {hint}there are {', '.join(known)}")
         self.action = action
-
-
-class LeftOutShareError(ValueError):
-    """A share of users to leave out leaves out no user, or every user with a behaviour."""
-
-    def __init__(self, share: float, left_out: int, users: int, trouble: str) -> None:
-        super().__init__(
-            f"a share of {share:g} of the users to hold out is {left_out} of {users} here, and {trouble}: "
-            "take another share, or another seed"
-        )
-        self.share = share
 
 
 def check_actions(export: Export, config: TowerConfig) -> None:
@@ -84,27 +69,6 @@ def known_actions(export: Export, config: TowerConfig) -> TowerConfig:
     if gone := sorted(config.actions.keys() - known):
         log.info("no behaviour has the action %s any more: its weight is kept and unused", ", ".join(gone))
     return replace(config, actions={name: by for name, by in config.actions.items() if name in known})
-
-
-def check_left_out(data: Dataset, left_out: npt.NDArray[np.bool_], share: float, config: TowerConfig) -> None:
-    """Check that a share of users to leave out leaves out some users, and leaves some to learn from.
-
-    Args:
-        data: with the rows of all users.
-        left_out: (U,) bool, the users that training never sees.
-        share: of the users, as given in the options.
-        config: how events are weighted.
-
-    Raises:
-        LeftOutShareError: the share is too small or too large for this data.
-    """
-    if not share:
-        return
-    counts = int(left_out.sum()), len(left_out)
-    if not counts[0]:
-        raise LeftOutShareError(share, *counts, "nobody would be unseen")
-    if not data.without_users(left_out).events(config).nnz:
-        raise LeftOutShareError(share, *counts, "nobody who did anything is left to learn from")
 
 
 def warn_of_weights(export: Export) -> None:

@@ -12,12 +12,13 @@ from encoder.fit import (
     FittedTower,
     chosen_facts,
     count_judges,
+    finished,
     fit_with_spectrum,
     learned_facts,
 )
 from encoder.learned import LearnConfig
 from encoder.tower import Block, Tower
-from encoder.tower.mix import Mix, compressed, mixed, with_half_life
+from encoder.tower.mix import Mix, mixed
 from encoder.tower.select import HeldOutScorer
 from encoder.warm_start import Kept, WarmStart
 
@@ -57,9 +58,7 @@ def retrain(
     if kept.learn is not None and kept.weight:
         score = partial(_score_block, scorer, kept.closed) if scorer else None
         runs = _train_on(data, kept.closed, start, kept.learn, score, training, report)
-    tower = mixed(closed, [run.block for run in runs], kept.weight, data)
-    tower = with_half_life(tower.trusting(kept.trust), kept.half_life)
-    tower = compressed(tower, data, kept.max_dim)
+    tower = finished(mixed(closed, [run.block for run in runs], kept.weight, data), data, kept)
     reached = scorer.score_tower(tower) if scorer else None
     learned = None
     if kept.learn is not None and runs:

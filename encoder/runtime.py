@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
 from encoder.config import TowerConfig
+from encoder.content import PARTS, AttributeEncoder, ItemContent, patterns_of
 from encoder.views import FloatArray, ViewBatch
 from store.artifact import DamagedArtifactError, read_manifest, verify
 
@@ -23,9 +24,9 @@ USER_GRAPH = "user_tower.onnx"
 ITEM_GRAPH = "item_tower.onnx"
 CONFIG_FILE = "config.json"
 ITEMS_FILE = "items.parquet"
-LEFT_OUT_FILE = "left_out_users.parquet"
 TABLES_FILE = "item_tables.safetensors"
 METRICS_FILE = "metrics.json"
+CONTENT_FILE = "content.json"
 
 
 class NotFiniteModelError(ValueError):
@@ -65,6 +66,9 @@ class Model:
         text_model_id: the language model whose vectors the T view and the item tower take.
         export_id: what it was trained on.
         dim, text_dim: D and D_T.
+        content_parts: which parts of their content encode items that have no id vector.
+        content_dim: D_X of the vectors that users bring, 0 where the model knows none.
+        attributes: encodes kinds and attributes of items.
         item_ids: (N,) sorted string array, the rows of `table` and `id_vectors`.
         popularity: (N,) float32, number of users with a visible event on the item.
         table: (N, D_H) float32, what a history is pooled with.
@@ -92,7 +96,17 @@ class Model:
         self.dim = self.id_vectors.shape[1]
         self._user = _session(directory / USER_GRAPH, self.model_id, threads)
         self._item = _session(directory / ITEM_GRAPH, self.model_id, threads)
-        self.text_dim: int = self._item.get_inputs()[1].shape[1]
+        self.text_dim: int = next(one.shape[1] for one in self._user.get_inputs() if one.name == "text")
+        inputs = {one.name: one.shape[-1] for one in self._item.get_inputs()}
+        self._content_widths = {part: inputs[part] for part in PARTS if part in inputs}
+        self.content_parts = tuple(self._content_widths)
+        self.content_dim: int = inputs.get("vector", 0)
+        self._has_patterns = "pattern" in inputs  # not in models of earlier versions
+        self.attributes = AttributeEncoder("one-hot")
+        if (directory / CONTENT_FILE).exists():
+            self.attributes = AttributeEncoder.from_json(
+                json.loads((directory / CONTENT_FILE).read_text("utf-8"))
+            )
 
     @classmethod
     def load(cls, directory: Path, *, threads: int | None = None, check: bool = True) -> "Model":
@@ -125,12 +139,32 @@ class Model:
             vectors, parts = np.where(broken[:, None], 0, vectors), np.where(broken[:, None, None], 0, parts)
         return EncodedUsers(vectors, parts)
 
-    def encode_items(self, id_vectors: FloatArray, text: FloatArray) -> FloatArray:
-        """Encode items from id vectors (B, D) and text vectors (B, D_T): (B, D) float32.
+    def encode_items(self, id_vectors: FloatArray, content: ItemContent) -> FloatArray:
+        """Encode items: (B, D) float32, the id vector, or of an item without one the vector from its content.
 
         A vector that is not finite is replaced by zeros, and an error is logged.
+
+        Args:
+            id_vectors: (B, D) float32, zero for an item without one.
+            content: of the same items; parts that the model does not know count as none.
         """
-        vectors: FloatArray = self._item.run(["vectors"], {"id_vector": id_vectors, "text": text})[0]
+        vectors = id_vectors.astype(np.float32)
+        known = [part in self.content_parts for part in PARTS]
+        patterns = patterns_of(content.present & known)
+        patterns[vectors.any(axis=1)] = 0  # the id vector is all that counts
+        for pattern in np.unique(patterns[patterns > 0]).tolist():
+            rows = np.flatnonzero(patterns == pattern)
+            some = content.take(rows)
+            parts = {"text": some.text, "attributes": some.attributes.toarray(), "vector": some.vector}
+            feeds = {
+                part: parts[part]
+                if pattern >> PARTS.index(part) & 1
+                else np.zeros((len(rows), width), np.float32)
+                for part, width in self._content_widths.items()
+            } | {"id_vector": vectors[rows]}
+            if self._has_patterns:
+                feeds["pattern"] = np.array([pattern])
+            vectors[rows] = self._item.run(["vectors"], feeds)[0]
         if not np.isfinite(vectors).all():
             vectors = np.where(self._not_finite(vectors, "items")[:, None], 0, vectors)
         return vectors

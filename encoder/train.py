@@ -15,16 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
-from encoder.dataset import Dataset, load_dataset, rows_of
+from encoder.dataset import Dataset, load_dataset
 from encoder.fit import TrainOptions, fit
 from encoder.heads import Head, save_head
 from encoder.learned import CHECKPOINT_FILE
-from encoder.preflight import check_actions, check_left_out, known_actions, warn_of_weights
+from encoder.left_out import LeftOut
+from encoder.preflight import check_actions, known_actions, warn_of_weights
 from encoder.retrain import retrain
 from encoder.runtime import (
     CONFIG_FILE,
+    CONTENT_FILE,
     ITEMS_FILE,
-    LEFT_OUT_FILE,
     METRICS_FILE,
     TABLES_FILE,
     Model,
@@ -85,7 +86,7 @@ def train(
     Raises:
         NothingToLearnError: the export has no visible behaviour that counts.
         UnknownActionError: an action is weighted that no behaviour has.
-        LeftOutShareError: the share of users to leave out leaves out no user, or all with a behaviour.
+        LeftOutShareError: a share of users or items to leave out is of no use for this data.
         LearningDivergedError: the loss of a learned block is infinite or no number.
         NotFiniteModelError: a number of the model is not finite; nothing is published.
         ParityError: the exported graph does not compute what was fitted.
@@ -100,14 +101,14 @@ def train(
     data = load_dataset(export, encoder, cache)
     encoded = time.perf_counter()
     if origin is None:
-        left_out = left_out_users(len(data.users), options)
-        check_left_out(data, left_out, options.left_out_share, options.base)
-        data = data.without_users(left_out)
+        left_out = options.left_out.draw(data)
+        options.left_out.check(data, left_out, options.base)
+        data = left_out.apart_from(data)
         fitted = fit(data, options, home.training, report)
     else:
         origin.check(data, encoder.text_model_id)
-        left_out = np.isin(np.arange(len(data.users)), rows_of(origin.left_out, data.users))
-        data = data.without_users(left_out)
+        left_out = origin.left_out.rows(data)
+        data = left_out.apart_from(data)
         fitted = retrain(data, origin, home.training, report)
     seconds = {"encode": encoded - start, "fit": time.perf_counter() - encoded}
     tower = fitted.tower
@@ -115,7 +116,7 @@ def train(
     made = None
     if head is not None:
         users = tower.vectors(tower.views(data)).astype(np.float32)
-        made, metrics["head"] = head(data, users, tower.item_vectors(data.item_text_vectors))
+        made, metrics["head"] = head(data, users, tower.item_vectors(data))
     chain = () if origin is None else origin.chain
     directory = save_model(
         home.models, tower, data, left_out, export.export_id, encoder, metrics, made, fitted.kept, chain
@@ -130,7 +131,7 @@ def save_model(
     models: Path,
     tower: Tower,
     data: Dataset,
-    left_out: npt.NDArray[np.bool_],
+    left_out: LeftOut,
     export_id: str,
     encoder: TextEncoder,
     metrics: dict[str, Any],
@@ -144,7 +145,7 @@ def save_model(
         models: the folder of models.
         tower: what was fitted.
         data: on which.
-        left_out: (U,) bool, the users that training never saw.
+        left_out: what training never saw.
         export_id: of the data.
         encoder: the language model.
         metrics: what metrics.json says.
@@ -180,10 +181,11 @@ def save_model(
         save_file(tables, draft.path / TABLES_FILE)
         items = pa.table({"item_id": data.items, "popularity": popularity})
         pq.write_table(items, draft.path / ITEMS_FILE)
-        pq.write_table(
-            pa.table({"user_id": data.users.filter(pa.array(left_out))}), draft.path / LEFT_OUT_FILE
-        )
+        left_out.save(data, draft.path)
         (draft.path / CONFIG_FILE).write_text(json.dumps(tower.config.as_json(), indent=2), "utf-8")
+        if tower.content is not None:
+            content = json.dumps(tower.content.encoder.as_json(), ensure_ascii=False)
+            (draft.path / CONTENT_FILE).write_text(content, "utf-8")
         if head is not None:
             save_head(head, draft.path)
         if kept is not None:
@@ -215,13 +217,6 @@ def _tensors(directory: Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     for path in sorted(directory.glob("*.onnx")):
         for tensor in onnx.load(path).graph.initializer:
             yield f"{path.name}: {tensor.name}", onnx.numpy_helper.to_array(tensor)
-
-
-def left_out_users(users: int, options: TrainOptions) -> npt.NDArray[np.bool_]:
-    """Draw which of the users, sorted by id, training never sees: (users,) bool."""
-    if not options.left_out_share:
-        return np.zeros(users, dtype=bool)
-    return np.random.default_rng(options.seed).random(users) < options.left_out_share
 
 
 def _check_parity(model: Model, tower: Tower, data: Dataset, users: int = 512) -> None:

@@ -6,7 +6,7 @@ and the weights of its learned blocks, with a row for each item and none for use
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +18,11 @@ from safetensors.numpy import load_file, save_file
 
 from encoder.arrays import IntArray
 from encoder.config import TowerConfig
+from encoder.content import ContentSettings
 from encoder.dataset import Dataset, rows_of
 from encoder.learned import BlockStart, LearnConfig
-from encoder.runtime import ITEMS_FILE, LEFT_OUT_FILE, METRICS_FILE
+from encoder.left_out import LeftOutIds
+from encoder.runtime import ITEMS_FILE, METRICS_FILE
 from encoder.tower import ChosenTrust
 from encoder.views import FloatArray
 from store.artifact import verify
@@ -84,6 +86,7 @@ class KeptSettings:
         half_life: of the whole tower.
         max_dim: to how many coordinates it was compressed, at most.
         trust: of all blocks.
+        content: how item vectors are made from content.
     """
 
     closed: TowerConfig
@@ -93,6 +96,7 @@ class KeptSettings:
     half_life: float
     max_dim: int
     trust: ChosenTrust
+    content: ContentSettings = field(default_factory=ContentSettings)
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""
@@ -110,6 +114,7 @@ class KeptSettings:
             half_life=values["half_life"],
             max_dim=values["max_dim"],
             trust=ChosenTrust.from_json(values["trust"]),
+            content=ContentSettings(**values.get("content", {})),  # not there before new items had settings
         )
 
 
@@ -146,7 +151,7 @@ class WarmStart:
             itself last.
         items: (N,) sorted ids, the rows of the arrays in `kept`.
         known: (N,) bool, the items that somebody had done something with; the rows of the others say nothing.
-        left_out: ids of the users that it never saw, on purpose.
+        left_out: the users and items that it never saw, on purpose.
         kept: its arrays and settings.
     """
 
@@ -155,7 +160,7 @@ class WarmStart:
     chain: tuple[Origin, ...]
     items: pa.StringArray
     known: npt.NDArray[np.bool_]
-    left_out: pa.StringArray
+    left_out: LeftOutIds
     kept: Kept
 
     @classmethod
@@ -177,7 +182,6 @@ class WarmStart:
             number, _, name = key.partition(".")
             members.setdefault(int(number), {})[name] = array
         items = pq.read_table(directory / ITEMS_FILE)
-        left_out = pq.read_table(directory / LEFT_OUT_FILE).column("user_id")
         return cls(
             model_id=directory.name,
             text_model_id=manifest["text_model_id"],
@@ -187,7 +191,7 @@ class WarmStart:
             ),
             items=items.column("item_id").combine_chunks(),
             known=items.column("popularity").to_numpy() > 0,
-            left_out=left_out.combine_chunks(),
+            left_out=LeftOutIds.load(directory),
             kept=Kept(
                 settings=KeptSettings.from_json(metrics[METRICS_KEY]),
                 right=right,

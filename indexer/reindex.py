@@ -219,10 +219,10 @@ def _put_items(base: Index, export: Export, hashes: pa.Table, tower: ItemTower) 
                  rows, len(base.main), base.index_id)  # fmt: skip
         return False
     items = export.some_items(some.column("item_id").to_pylist())
-    items, some, encoded, reasons = without_bad(items, some, found.encoded)
+    items, some, reasons = without_bad(items, some)
     if reasons:
         log.warning("reindex: %s", left_out_message(reasons))
-    base.put(changes_of(base, items, some, encoded, tower), [*found.removed, *reasons])
+    base.put(changes_of(items, some, tower), [*found.removed, *reasons])
     log.info("reindex: %d items changed and %d went since %s", len(found.changed), len(found.removed),
              base.index_id)  # fmt: skip
     return True

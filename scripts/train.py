@@ -109,6 +109,10 @@ def train_command(
     holdout_users: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of users kept out of training.")
     ] = 0.0,
+    holdout_items: Annotated[
+        float,
+        typer.Option(min=0.0, max=0.9, help="Share of items kept out of training; evaluate reports on them."),
+    ] = 0.0,
     wandb: Annotated[
         bool,
         typer.Option("--wandb", help="Log to Weights & Biases, too (TensorBoard: HOME/training)."),
@@ -126,6 +130,7 @@ def train_command(
 
     Example: triptych train --home demo
     """
+    from encoder.left_out import LeftOutShares
     from encoder.runtime import METRICS_FILE
     from encoder.text import TextCache, TextEncoder
     from encoder.text.export import export_text_model
@@ -134,11 +139,15 @@ def train_command(
     place, console = existing_home(home), Console()
     kept = (text_model != _TEXT_MODEL, precision is not Precision.FP32, pooling, adapt_text, tune_text,
             fusion is not FusionName.LEARNED, dim, max_dim != _MAX_DIM, epochs, members, action, config,
-            holdout_users, seed)  # fmt: skip
+            holdout_users, holdout_items, seed)  # fmt: skip
     if start_from is not None and any(kept):
         raise typer.BadParameter("--from keeps the settings of that model: leave the other options out")
     if config is not None and (dim or action or epochs or members or fusion is not FusionName.LEARNED):
         raise typer.BadParameter("--config names every setting: leave the others out")
+    if holdout_items and (tune_text or adapt_text):
+        raise typer.BadParameter(
+            "--holdout-items cannot be kept with --tune-text or --adapt-text, which read all"
+        )
     if label is not None and task is not TaskName.CATEGORY:
         raise typer.BadParameter("--label is for --task category")
     if label is None and task is TaskName.CATEGORY:
@@ -148,7 +157,7 @@ def train_command(
         options,
         dims=(dim,) if dim else options.dims,
         max_dim=max_dim,
-        left_out_share=holdout_users,
+        left_out=LeftOutShares(holdout_users, holdout_items, seed),
         start=warm_start(place, start_from, with_head=task is not TaskName.RETRIEVAL),
     )
     with fresh_export(place) as export, wandb_report(options, wandb=wandb) as report:

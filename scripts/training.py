@@ -150,11 +150,10 @@ def tuned_text_model(
     from encoder.text.tuning.options import AdaptOptions, Method, TuneOptions
     from encoder.text.tuning.pretrain import adapt_text_model
     from encoder.text.tuning.tune import tune_text_model
-    from encoder.train import left_out_users
 
     pooled = cast("Pooling | None", pooling)
     users = export.users()
-    unseen = left_out_users(len(users), options).nonzero()[0]
+    unseen = options.left_out.user_rows(len(users)).nonzero()[0]
     left_out = frozenset(str(users[int(row)]) for row in unseen)
     if adapt:
         adapted = AdaptOptions(seed=options.seed, left_out_users=left_out, pooling=pooled)
@@ -182,24 +181,23 @@ def head_trainer(
     Raises:
         typer.BadParameter: an action is weighted that no behaviour has.
         NothingToLearnError: no behaviour is there, visible and of a weight above 0.
-        LeftOutShareError: the share of users to leave out leaves out nobody, or all who did anything.
+        LeftOutShareError: a share of users or items to leave out is of no use for this data.
         LabelError: the items do not have the label, or too few or too many classes of it.
         NoExamplesError: the rows cannot teach the task.
     """
     from encoder.dataset import load_without_texts
-    from encoder.preflight import UnknownActionError, check_actions, check_left_out
-    from encoder.train import left_out_users
+    from encoder.preflight import UnknownActionError, check_actions
 
     try:
         check_actions(export, options.base)
     except UnknownActionError as error:
         raise typer.BadParameter(str(error)) from error
-    if task == "retrieval" and not options.left_out_share:
+    if task == "retrieval" and not options.left_out:
         return None
     data = load_without_texts(export)
-    left_out = left_out_users(len(data.users), options)
-    check_left_out(data, left_out, options.left_out_share, options.base)
-    return None if task == "retrieval" else _head(export, data.without_users(left_out), task, label, options)
+    left_out = options.left_out.draw(data)
+    options.left_out.check(data, left_out, options.base)
+    return None if task == "retrieval" else _head(export, left_out.apart_from(data), task, label, options)
 
 
 def _head(

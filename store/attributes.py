@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 MAX_CHARS = 1_000_000  # of JSON text, in imports and writes; an old store may hold longer ones
@@ -55,6 +55,23 @@ def usable_attributes(
         except BadAttributesError as error:
             reasons[owner] = str(error)
     return usable, reasons
+
+
+def named_values(attributes: Attributes) -> Iterator[tuple[str, Any]]:
+    """Yield the texts, numbers and truth values of attributes with their dotted names; of a list each element."""
+    for name, value in attributes.items():
+        yield from _flat(name, value)
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, member in value.items():
+            yield from _flat(f"{name}.{key}", member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from _flat(name, member)
+    elif value is not None:
+        yield name, value
 
 
 def left_out_message(reasons: Mapping[str, str]) -> str:

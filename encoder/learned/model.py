@@ -182,7 +182,6 @@ class LearnedBlock(nn.Module):
         bias = bias * learned
         ids = self.ids * torch.from_numpy(learned[:, None]).to(self.ids.device)
         vectors = scale * to_numpy(ids + self.item_text_vectors @ self.of_item_text)
-        of_text = scale * to_numpy(self.of_item_text)
         dim = self.table.shape[1]
         fusion = Fusion(
             (np.eye(dim, dtype=np.float32), to_numpy(self.of_text), to_numpy(self.of_friends)),
@@ -197,7 +196,6 @@ class LearnedBlock(nn.Module):
             table=to_numpy(self.table) * known[:, None],
             fusion=fusion,
             id_vectors=np.concatenate([vectors, bias[:, None]], axis=1) * known[:, None].astype(np.float32),
-            item_text_map=np.concatenate([of_text, np.zeros((len(of_text), 1), np.float32)], axis=1),
         )
 
 

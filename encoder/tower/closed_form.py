@@ -88,8 +88,7 @@ def fit_closed_form(
     else:
         alignment = ridge_alignment(covariances, config.ridge, centred=config.centred)
         id_vectors = svd.items(dim)
-    item_text_map = fit_item_text_map(data, id_vectors)
-    return Tower(config, (Block(table, fixed_gates(alignment, config.gates), id_vectors, item_text_map),))
+    return Tower(config, (Block(table, fixed_gates(alignment, config.gates), id_vectors),))
 
 
 def _items_by_ridge(
@@ -111,11 +110,3 @@ def _items_by_ridge(
         cross += (scaled[start : start + len(batch)].T @ vectors).T
         start += len(batch)
     return np.ascontiguousarray(solve(gram, cross).T, dtype=np.float32)
-
-
-def fit_item_text_map(data: Dataset, id_vectors: FloatArray) -> FloatArray:
-    """Regress the id vectors on the text vectors by ridge, over items that have both: (D_T, D) float32."""
-    both = id_vectors.any(axis=1) & data.item_text_vectors.any(axis=1)
-    text = data.item_text_vectors[both].astype(np.float64)
-    gram = text.T @ text + np.eye(text.shape[1])
-    return np.linalg.solve(gram, text.T @ id_vectors[both].astype(np.float64)).astype(np.float32)

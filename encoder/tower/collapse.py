@@ -39,7 +39,7 @@ def measure_collapse(tower: Tower, data: Dataset, seed: int = 0) -> Collapse:
     users = np.sort(rng.choice(users, min(_USERS, len(users)), replace=False))
     views = tower.views(data, users)
     vectors = tower.vectors(views)  # (B, D)
-    items = tower.item_vectors(data.item_text_vectors)
+    items = tower.item_vectors(data)
     known = np.flatnonzero(items.any(axis=1))
     known = np.sort(rng.choice(known, min(_ITEMS, len(known)), replace=False))
     items = items[known]  # (M, D)

@@ -57,7 +57,7 @@ def choose_mix(closed: Tower, learned: list[Block], data: Dataset, split: str) -
     whole = mixed(closed, learned, 1.0, data)
     views = whole.views(data, scorer.users)
     vectors, first = whole.vectors(views), whole.vectors(views.only(("T", "S")))
-    items = whole.item_vectors(data.item_text_vectors)
+    items = whole.id_vectors
     own = closed.blocks[0].fusion.dim
     tried, scores = {}, {}
     for weight in watched(WEIGHTS, "mix", "weight"):
@@ -97,7 +97,7 @@ def compressed(tower: Tower, data: Dataset, dim: int) -> Tower:
     for batch in tower.batches(data):
         vectors = tower.vectors(batch)  # (B, Σ D)
         users += vectors.T @ vectors
-    left, right = _root(users), _root(_gram(tower.item_vectors(data.item_text_vectors)))
+    left, right = _root(users), _root(_gram(tower.id_vectors))
     u, s, vt = np.linalg.svd(left.T @ right)
     root = np.sqrt(s[:dim])
     users_map = np.linalg.solve(left.T, u[:, :dim] * root)
@@ -118,7 +118,7 @@ def _spread(tower: Tower, data: Dataset) -> float:
         sample.append(tower.vectors(batch.rows(with_view)))
         if sum(map(len, sample)) == _USERS:
             break
-    vectors, items = np.concatenate(sample), tower.item_vectors(data.item_text_vectors)
+    vectors, items = np.concatenate(sample), tower.id_vectors
     mean = items.mean(axis=0, dtype=np.float64)
     covariance = _gram(items) / len(items) - np.outer(mean, mean)
     variance = np.einsum("ud,de,ue->u", vectors, covariance, vectors, optimize=True)

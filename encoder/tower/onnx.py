@@ -8,6 +8,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from encoder.content import PARTS
 from encoder.runtime import ITEM_GRAPH, USER_GRAPH
 from encoder.tower.fusion import MAX_GATE_SLOPE, Fusion
 from encoder.tower.tower import Tower
@@ -62,8 +63,8 @@ def user_graph(tower: Tower) -> onnx.ModelProto:
     ]
     if tower.compression:
         constants.append(_constant("compression", tower.compression.users))
-    width, dim = sum(tower.widths), tower.item_text_map.shape[1]
-    widths = [width, tower.item_text_map.shape[0], width, 3]
+    width, dim = sum(tower.widths), tower.dim
+    widths = [width, tower.text_dim, width, 3]
     return _model(
         "user_tower", nodes, constants,
         [_value(n, ["B", w]) for n, w in zip([*_VIEWS, "amounts"], widths, strict=True)],
@@ -201,20 +202,39 @@ def _credits(fusion: Fusion, b: str) -> tuple[list[onnx.NodeProto], list[onnx.Te
 def item_graph(tower: Tower) -> onnx.ModelProto:
     """Return the graph of the item tower.
 
-    Inputs: id_vector (B, D), zero for an item without one; text (B, D_T), zero where there is no text.
-    Output: vectors (B, D) float32: the id vector, or the projected text where there is none.
+    Inputs: id_vector (B, D), zero for an item without one; those of text (B, D_T), attributes (B, D_A) and
+    vector (B, D_X) that the tower knows, zero where an item has none; pattern (1,) int64, the combination of
+    parts that all of these items have (`patterns_of`).
+    Output: vectors (B, D) float32: the id vector, or the one from content where there is none.
+
+    Raises:
+        ValueError: the tower has no content tower.
     """
+    if tower.content is None:
+        raise ValueError("the tower has no content tower")
+    maps = tower.content.maps
+    widths = {part: width for part, width in zip(PARTS, maps.widths, strict=True) if width}
     nodes = [
         helper.make_node("ReduceL2", ["id_vector"], ["norm"], axes=[1], keepdims=1),
         helper.make_node("Greater", ["norm", "zero"], ["known"]),
-        helper.make_node("MatMul", ["text", "item_text"], ["projected"]),
+        helper.make_node("Equal", ["norm", "norm"], ["always"]),
+        helper.make_node("Cast", ["always"], ["constant"], to=TensorProto.FLOAT),  # (B, 1), all 1
+        helper.make_node("Concat", ["constant", *widths], ["content"], axis=1),
+        helper.make_node("Gather", ["maps", "pattern"], ["chosen"], axis=0),  # (1, 1 + D_C, D)
+        helper.make_node("Squeeze", ["chosen", "first"], ["map"]),
+        helper.make_node("MatMul", ["content", "map"], ["projected"]),
         helper.make_node("Where", ["known", "id_vector", "projected"], ["vectors"]),
     ]
-    constants = [_constant("zero", np.float32(0.0)), _constant("item_text", tower.item_text_map)]
-    text_dim, dim = tower.item_text_map.shape
+    constants = [
+        _constant("zero", np.float32(0.0)),
+        _constant("first", np.array([0])),
+        _constant("maps", maps.maps),
+    ]
+    pattern = helper.make_tensor_value_info("pattern", TensorProto.INT64, [1])
     return _model(
         "item_tower", nodes, constants,
-        [_value("id_vector", ["B", dim]), _value("text", ["B", text_dim])], [_value("vectors", ["B", dim])],
+        [_value("id_vector", ["B", tower.dim]), *(_value(n, ["B", w]) for n, w in widths.items()), pattern],
+        [_value("vectors", ["B", tower.dim])],
     )  # fmt: skip
 
 

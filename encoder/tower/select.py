@@ -93,7 +93,7 @@ class HeldOutScorer:
         """Return the mean NDCG@20 of a tower on all views of the users."""
         events = event_matrix(self._rows, self._data.shape, tower.config)
         views = dataset_views(self._data, events, tower.table, tower.widths, self._users)
-        return self.score(tower.vectors(views), tower.item_vectors(self._data.item_text_vectors))
+        return self.score(tower.vectors(views), tower.id_vectors)
 
 
 def choose_config(
@@ -268,7 +268,7 @@ class _GateTrials:
         self.trials: dict[tuple[float, float, float], Trial] = {}
         self._scorer, self._tower, self._views = scorer, tower, views
         self._first = views.only(("T", "S"))
-        self._items = tower.item_vectors(data.item_text_vectors)
+        self._items = tower.id_vectors
         self._has = bool(data.text.any()), bool(data.ties.nnz)
         self._cold: dict[float, float] = {}  # by the ratio of T to S, all that matters without histories
 

@@ -9,6 +9,7 @@ from scipy import sparse
 
 from encoder.arrays import IntArray
 from encoder.config import TowerConfig
+from encoder.content import ContentTower
 from encoder.dataset import Dataset
 from encoder.progress import watched
 from encoder.tower.fusion import ChosenTrust, Fusion
@@ -26,18 +27,15 @@ class Block:
         table: (N, D_H) float32, pools histories.
         fusion: takes the views to D coordinates.
         id_vectors: (N, D) float32; a zero row for an item that no train event names.
-        item_text_map: (D_T, D) float32, takes the text vector of such an item to its item vector.
     """
 
     table: FloatArray
     fusion: Fusion
     id_vectors: FloatArray
-    item_text_map: FloatArray
 
     def scaled(self, factor: float) -> "Block":
         """Return the block with its scores multiplied by a factor."""
-        by = np.float32(factor)
-        return replace(self, id_vectors=self.id_vectors * by, item_text_map=self.item_text_map * by)
+        return replace(self, id_vectors=self.id_vectors * np.float32(factor))
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,14 @@ class Tower:
     """A fitted user tower and item tower.
 
     V_u and x_j are the coordinates of the blocks, one after another, and compressed where `compression`
-    is given. Below, D is the final number of coordinates.
+    is given. Below, D is the final number of coordinates. An item without an id vector is encoded from its
+    content by `content`, of the same coordinates; None where that is not fitted.
     """
 
     config: TowerConfig
     blocks: tuple[Block, ...]
     compression: Compression | None = None
+    content: ContentTower | None = None
 
     @property
     def table(self) -> FloatArray:
@@ -81,10 +81,15 @@ class Tower:
         return vectors if self.compression is None else vectors @ self.compression.items
 
     @property
-    def item_text_map(self) -> FloatArray:
-        """(D_T, D) float32."""
-        matrix = np.concatenate([block.item_text_map for block in self.blocks], axis=1)
-        return matrix if self.compression is None else matrix @ self.compression.items
+    def dim(self) -> int:
+        """D."""
+        whole = sum(block.id_vectors.shape[1] for block in self.blocks)
+        return whole if self.compression is None else self.compression.items.shape[1]
+
+    @property
+    def text_dim(self) -> int:
+        """D_T."""
+        return self.blocks[0].fusion.matrices[1].shape[0]
 
     def gated(self, gates: tuple[float, float, float]) -> "Tower":
         """Return the tower with other gates in every block."""
@@ -113,11 +118,15 @@ class Tower:
         some = [slice(start, start + _PARTS) for start in range(0, len(batch) or 1, _PARTS)]
         return np.concatenate([self.parts(batch.rows(each)).sum(axis=1) for each in some])
 
-    def item_vectors(self, text: FloatArray) -> FloatArray:
-        """Encode items: (N, D) float32, id vectors, or the projected text (N, D_T) of an item without one."""
+    def item_vectors(self, data: Dataset) -> FloatArray:
+        """Encode the items of a data set: (N, D) float32, id vectors, or from content where there is none."""
         vectors = self.id_vectors
-        known = vectors.any(axis=1, keepdims=True)
-        return np.where(known, vectors, text @ self.item_text_map).astype(np.float32)
+        if self.content is None:
+            return vectors
+        unknown = ~vectors.any(axis=1)
+        content = data.content(self.content.encoder).take(np.flatnonzero(unknown))
+        vectors[unknown] = self.content.maps.vectors(content)
+        return vectors
 
     def views(self, data: Dataset, users: IntArray | None = None) -> ViewBatch:
         """Make the raw views of the users with the given rows, of all users by default."""

@@ -160,7 +160,7 @@ class _Search:
         self.gates = _ScaledGates()
         self._tower = tower
         self._rng = np.random.default_rng(seed)
-        self._items = torch.from_numpy(tower.item_vectors(data.item_text_vectors))
+        self._items = torch.from_numpy(tower.id_vectors)
         self._scorer = scorer
         self._gates = [torch.tensor(block.fusion.gates, dtype=torch.float32) for block in tower.blocks]
         self._slopes = [torch.from_numpy(block.fusion.slopes.astype(np.float32)) for block in tower.blocks]

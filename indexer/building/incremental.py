@@ -23,14 +23,12 @@ class Difference:
 
     Shapes:
         changed: (c,) int64 positions in the table of rows that are new or differ.
-        encoded: (c,) bool, whether the vector must be encoded again.
 
     Attributes:
         removed: ids that the index has and the table lacks.
     """
 
     changed: IntArray
-    encoded: npt.NDArray[np.bool_]
     removed: list[str]
 
 
@@ -58,14 +56,14 @@ def difference(index: Index, hashes: pa.Table) -> Difference:
             facts[place] = np.frombuffer(change.facts, np.uint8)
     indexed = rows >= 0
     indexed[places[places >= 0]] = True
-    encoded = ~indexed | (content != new_content).any(axis=1)
-    changed = np.flatnonzero(encoded | (facts != new_facts).any(axis=1))
+    differs = (content != new_content).any(axis=1) | (facts != new_facts).any(axis=1)
+    changed = np.flatnonzero(~indexed | differs)
     lost = np.ones(len(index.main), dtype=bool)
     lost[rows[rows >= 0]] = False
     lost &= index.delta.state.live(np.arange(len(lost)))
     removed = index.main.ids.of_rows(np.flatnonzero(lost))
     removed += [item_id for item_id, place in zip(appended, places.tolist(), strict=True) if place < 0]
-    return Difference(changed, encoded[changed], removed)
+    return Difference(changed, removed)
 
 
 def too_many(appended: int, removed: int, size: int) -> bool:
@@ -88,32 +86,21 @@ def hashes_array(table: pa.Table, name: str) -> npt.NDArray[np.uint8]:
     return raw[column.offset : column.offset + len(column)]
 
 
-def changes_of(
-    index: Index, items: pa.Table, hashes: pa.Table, encoded: npt.NDArray[np.bool_], tower: ItemTower
-) -> list[ItemChange]:
-    """Make changes to an index from items; vectors that need not be encoded again are taken from the index.
+def changes_of(items: pa.Table, hashes: pa.Table, tower: ItemTower) -> list[ItemChange]:
+    """Make changes to an index of the tower's model from items.
 
     Args:
-        index: of the model of the tower.
-        items: item_id, title, text, kind, attributes, of n items.
+        items: item_id, title, text, kind, attributes, vector, of n items.
         hashes: item_id, content, facts of the same items in the same order.
-        encoded: (n,) whether the vector must be encoded again.
-        tower: encodes the items to encode.
+        tower: encodes the items.
     """
     rows = rows_of(items.column("item_id"), tower.model.item_ids)
-    vectors = np.empty((len(rows), tower.model.dim), dtype=np.float32)
-    to_encode = np.flatnonzero(encoded)
-    vectors[to_encode] = tower.vectors(items.take(pa.array(to_encode)), rows[to_encode])
-    ids = items.column("item_id").to_pylist()
-    vectors[~encoded] = index.vectors_of(index.rows([ids[i] for i in np.flatnonzero(~encoded)]))
-    return as_changes(items, vectors, tower.popularity(rows), hashes)
+    return as_changes(items, tower.vectors(items, rows), tower.popularity(rows), hashes)
 
 
-def without_bad(
-    items: pa.Table, hashes: pa.Table, encoded: npt.NDArray[np.bool_]
-) -> tuple[pa.Table, pa.Table, npt.NDArray[np.bool_], dict[str, str]]:
+def without_bad(items: pa.Table, hashes: pa.Table) -> tuple[pa.Table, pa.Table, dict[str, str]]:
     """Drop items with unusable attributes from the arguments of `changes_of`; return the reasons, too."""
     ids, texts = (items.column(name).to_pylist() for name in ("item_id", "attributes"))
     parsed, reasons = usable_attributes(zip(ids, texts, strict=True))
     usable = np.array([item_id in parsed for item_id in ids], dtype=bool)
-    return items.filter(pa.array(usable)), hashes.filter(pa.array(usable)), encoded[usable], reasons
+    return items.filter(pa.array(usable)), hashes.filter(pa.array(usable)), reasons

@@ -1,7 +1,8 @@
 """The main part of an index, built from the items of an export by the item tower."""
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from encoder.dataset import rows_of
+from encoder.content import ItemContent
+from encoder.dataset import brought_vectors, described_items, rows_of
 from encoder.runtime import Model
 from encoder.text import TextCache, TextEncoder, encode_with_cache, item_text
 from indexer.building.build_checkpoint import checkpointed
@@ -32,6 +34,7 @@ from indexer.files import (
 from indexer.filters import AttributeIndexBuilder, terms_of
 from store.attributes import left_out_message, usable_attributes
 from store.export import Export
+from store.records import Item
 
 log = logging.getLogger(__name__)
 MAIN_FILES = (VECTORS_FILE, ITEMS_FILE, LOOKUP_FILE, FACTS_FILE)
@@ -40,28 +43,48 @@ _BATCH = 16_384  # items at a time
 
 @dataclass(frozen=True)
 class ItemTower:
-    """The item tower: it encodes items from their id vectors in the model and their texts."""
+    """The item tower: it encodes items from their id vectors in the model, or from what is known of them."""
 
     model: Model
     encoder: TextEncoder
     cache: TextCache
 
     def vectors(self, items: pa.Table | pa.RecordBatch, rows: IntArray) -> FloatArray:
-        """Encode items to vectors (n, D) float32; the vector of an item without text and id vector is zero.
+        """Encode items to vectors (n, D) float32; zero for an item without id vector and content.
 
         Args:
-            items: n of them, with title and text.
+            items: n of them, with title, text, kind, attributes (JSON) and vector.
             rows: (n,) among the model's items, −1 for an item that it does not know.
         """
-        columns = (items.column(name).to_pylist() for name in ("title", "text"))
-        texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
-        text_vectors = encode_with_cache(self.encoder, self.cache, texts, "item texts")  # (n, D_T)
+        titles, texts, kinds, attributes = (
+            items.column(name).to_pylist() for name in ("title", "text", "kind", "attributes")
+        )
+        texts = [item_text(title, text) for title, text in zip(titles, texts, strict=True)]
+        content = ItemContent.of(
+            self.model.attributes,
+            encode_with_cache(self.encoder, self.cache, texts, "item texts"),
+            described_items(kinds, attributes),
+            brought_vectors(items, self.model.content_dim),
+        )
         known = (rows >= 0)[:, None]
         id_vectors = np.where(known, self.model.id_vectors[rows], np.float32(0.0))  # (n, D)
-        return self.model.encode_items(id_vectors, text_vectors)
+        return self.model.encode_items(id_vectors, content)
+
+    def vectors_of(self, items: Sequence[Item], rows: IntArray) -> FloatArray:
+        """Encode items of the store as `vectors` does."""
+        columns = {
+            "title": pa.array([item.title for item in items], pa.string()),
+            "text": pa.array([item.text for item in items], pa.string()),
+            "kind": pa.array([item.kind for item in items], pa.string()),
+            "attributes": pa.array([json.dumps(item.attributes) for item in items], pa.string()),
+            "vector": pa.array([item.vector for item in items], pa.list_(pa.float32())),
+        }
+        return self.vectors(pa.table(columns), rows)
 
     def encodable(self, hashes: pa.Table) -> npt.NDArray[np.bool_]:
-        """Tell which items (n,) of `item_hashes` have text, or an id vector in the model."""
+        """Tell which items (n,) of `item_hashes` may have a vector: by id, text or another part of content."""
+        if self.model.content_parts != ("text",):
+            return np.ones(len(hashes), dtype=bool)
         rows = rows_of(hashes.column("item_id"), self.model.item_ids)
         named = np.where(rows >= 0, np.any(self.model.id_vectors, axis=1)[rows], False)
         written = ~np.asarray(hashes.column("blank"))

@@ -8,7 +8,6 @@ import math
 import re
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from indexer.files import IntArray, hash_of, hashes_of, map_tensors
+from store.attributes import named_values
 
 _FIRST = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
@@ -88,8 +88,8 @@ def terms_of(kind: str | None, attributes: dict[str, Any]) -> ItemTerms:
     terms = [] if kind is None else [term(KIND, kind)]
     numbers: list[tuple[str, Number]] = []
     moments: list[tuple[str, Moment]] = []
-    for name, value in _flat("attributes", attributes):
-        short = name.removeprefix("attributes.")
+    for short, value in named_values(attributes):
+        name = f"attributes.{short}"
         if isinstance(value, bool):
             terms.append(truth(name, value))
         elif isinstance(value, str):
@@ -112,17 +112,6 @@ def as_double(value: Number) -> tuple[float, int]:
     if isinstance(value, float) or math.isinf(near):
         return near, 0
     return near, max(-_MOST_INT64, min(value - int(near), _MOST_INT64))
-
-
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Value]]:
-    if isinstance(value, dict):
-        for key, member in value.items():
-            yield from _flat(f"{name}.{key}", member)
-    elif isinstance(value, list):
-        for member in value:
-            yield from _flat(name, member)
-    elif value is not None:
-        yield name, value
 
 
 def truth(name: str, value: bool) -> str:

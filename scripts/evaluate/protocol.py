@@ -61,6 +61,8 @@ class Evaluator:
 
     Attributes:
         drawn: rows of the users that are ranked, if not all with a target; `sampled` sets them.
+        whole: the data with the rows of items that training never saw, which are masked and no targets; None
+            where there are no such items.
     """
 
     data: Dataset
@@ -68,6 +70,7 @@ class Evaluator:
     split: str
     exact: bool = False
     drawn: IntArray | None = None
+    whole: Dataset | None = None
 
     def __post_init__(self) -> None:
         if self.split not in self.data.held_out:
@@ -82,16 +85,12 @@ class Evaluator:
     @cached_property
     def masked(self) -> Matrix:
         """Items that are never ranked, (U, N): those of train rows, for test also of valid rows."""
-        valid = self.data.relevant("valid")
-        return self.data.seen + valid if self.split == "test" else self.data.seen
+        return masked_items(self.data if self.whole is None else self.whole, self.split)
 
     @cached_property
     def relevant(self) -> Matrix:
         """The targets, (U, N)."""
-        held_out = self.data.relevant(self.split)
-        targets = sparse.csr_array(held_out - held_out.multiply(self.masked.astype(bool).astype(np.float32)))
-        targets.eliminate_zeros()
-        return targets
+        return unmasked_targets(self.data, self.split, self.masked)
 
     @cached_property
     def users(self) -> IntArray:
@@ -115,8 +114,12 @@ class Evaluator:
     @cached_property
     def views(self) -> ViewBatch:
         """The raw views of `users`."""
+        return self.views_of(self.users)
+
+    def views_of(self, users: IntArray) -> ViewBatch:
+        """Make the raw views of the users with some rows (n,)."""
         model = self.pair.model
-        return dataset_views(self.data, self.events, model.table, model.widths, self.users)
+        return dataset_views(self.data, self.events, model.table, model.widths, users)
 
     @property
     def present(self) -> dict[str, bool]:
@@ -201,8 +204,8 @@ class Evaluator:
             at_k: dict[str, object] = {}
             for name, metric in (("recall", recall), ("ndcg", ndcg), ("mrr", mrr)):
                 values = metric(ranked, relevant, k)
-                at_k[name] = _number(mean_over_users(values))
-                at_k[f"{name}_ci95"] = [_number(end) for end in ci95(values, seed=0)]
+                at_k[name] = number(mean_over_users(values))
+                at_k[f"{name}_ci95"] = [number(end) for end in ci95(values, seed=0)]
             at_k["coverage"] = coverage(ranked, len(self.data.items), k)
             figures[str(k)] = at_k
         return figures
@@ -218,11 +221,24 @@ class Evaluator:
         gains: dict[str, dict[str, object]] = {}
         for name, metric in (("recall", recall), ("ndcg", ndcg)):
             ours, theirs = metric(main[among], relevant, k), metric(other[among], relevant, k)
-            ends = [_number(end) for end in paired_ci95(ours, theirs, seed=0)]
-            gains[name] = {"mean": _number(mean_over_users(ours - theirs)), "ci95": ends}
+            ends = [number(end) for end in paired_ci95(ours, theirs, seed=0)]
+            gains[name] = {"mean": number(mean_over_users(ours - theirs)), "ci95": ends}
         return gains
 
 
-def _number(value: float) -> float | None:
+def masked_items(data: Dataset, split: str) -> Matrix:
+    """Return the items that a split never ranks, (U, N): those of train rows, for test also of valid rows."""
+    return data.seen + data.relevant("valid") if split == "test" else data.seen
+
+
+def unmasked_targets(data: Dataset, split: str, masked: Matrix) -> Matrix:
+    """Return the held-out pairs of a split that are not masked, (U, N)."""
+    held_out = data.relevant(split)
+    targets = sparse.csr_array(held_out - held_out.multiply(masked.astype(bool).astype(np.float32)))
+    targets.eliminate_zeros()
+    return targets
+
+
+def number(value: float) -> float | None:
     """Return a figure as JSON has it: None for NaN, the mean over no user."""
     return None if math.isnan(value) else value

@@ -6,19 +6,19 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from encoder.config import VIEWS
-from encoder.dataset import load_dataset, rows_of
+from encoder.dataset import load_dataset
 from encoder.heads import HEAD_FILE, load_head
 from encoder.heads.model import head_report
-from encoder.runtime import LEFT_OUT_FILE
+from encoder.left_out import LeftOutIds
 from encoder.text import TextCache, TextEncoder
 from encoder.tower import dataset_views
 from indexer.publish import LoadedIndex
 from scripts.evaluate.amounts import amount_figures
 from scripts.evaluate.baselines import baseline_figures
 from scripts.evaluate.diversity import diversity_figures
+from scripts.evaluate.new_items import new_item_figures
 from scripts.evaluate.protocol import SUBSETS, Evaluator
 from scripts.evaluate.robustness import robustness_figures
 from scripts.training import attributes_and_kinds
@@ -45,10 +45,10 @@ def evaluate(
     with timed_stage(seconds, "load"):
         with _sources(home, pair) as (export, encoder, cache):
             data = load_dataset(export, encoder, cache)
-        left_out = pq.read_table(home.models / pair.model.model_id / LEFT_OUT_FILE).column("user_id")
-        evaluator = Evaluator(data, pair, split, exact)
-        left_out_rows = np.isin(np.arange(len(data.users)), rows_of(left_out, data.users))
-        unseen = left_out_rows[evaluator.users]
+        left_out = LeftOutIds.load(home.models / pair.model.model_id).rows(data)
+        known = data.without_items(left_out.items)
+        evaluator = Evaluator(known, pair, split, exact, whole=data)
+        unseen = left_out.users[evaluator.users]
     with timed_stage(seconds, "rank"):
         main = evaluator.rank(views)
     with timed_stage(seconds, "views"):
@@ -75,13 +75,17 @@ def evaluate(
         "unseen_users": {"users": int(unseen.sum()), **evaluator.metrics(main, unseen)}
         if unseen.any()
         else None,
+        "new_items": None,
         "matching_degree": matching_degree(evaluator),
         "baselines": {},
     }
+    if left_out.items.any():
+        with timed_stage(seconds, "new items"):
+            report["new_items"] = new_item_figures(evaluator, data, left_out)
     if baselines:
         with timed_stage(seconds, "baselines"):
             report["baselines"] = baseline_figures(
-                evaluator, data.without_users(left_out_rows), main, ~unseen
+                evaluator, known.without_users(left_out.users), main, ~unseen
             )
     if (home.models / pair.model.model_id / HEAD_FILE).exists():
         with timed_stage(seconds, "head"):
@@ -100,7 +104,7 @@ def _head_figures(home: Home, evaluator: Evaluator) -> dict[str, Any]:
     model, data = evaluator.pair.model, evaluator.data
     views = dataset_views(data, data.events(model.config), model.table, model.widths)
     users = model.encode_users(views).vectors
-    items = model.encode_items(model.id_vectors, data.item_text_vectors)
+    items = model.encode_items(model.id_vectors, data.content(model.attributes))
     with Export.open(home.exports / model.export_id, verify=False) as export:  # it was, when it was loaded
         facts = attributes_and_kinds(export)
     head = load_head(home.models / model.model_id)

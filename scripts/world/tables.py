@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from evaluation.split import mark
 from scripts.world import sentences as world_text
+from scripts.world.details import Details
 
 CHINESE = 0.06  # share of items, and of users, whose texts are Chinese
 _HOURS = 2 * 365 * 24
@@ -16,8 +17,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def items(generator: np.random.Generator, facet: Ints) -> pa.Table:
-    """Return the items, each about its facet."""
+def items(generator: np.random.Generator, facet: Ints, more: Details | None = None) -> pa.Table:
+    """Return the items, each about its facet, with the details of a rich world."""
     kind = generator.choice(["article", "product", "video"], size=len(facet), p=[0.5, 0.25, 0.25]).tolist()
     year = generator.integers(2012, 2027, size=len(facet)).tolist()
     chinese = (generator.random(len(facet)) < CHINESE).tolist()
@@ -30,20 +31,26 @@ def items(generator: np.random.Generator, facet: Ints) -> pa.Table:
         else world_text.english_item(about[n], f % 5, kind[n], draws[n])
         for n, f in enumerate(facet.tolist())
     ]
+    attributes = [json.dumps({"topic": t.name, "year": y}) for t, y in zip(about, year, strict=True)]
     return pa.table(
         {
             "item_id": [_item_id(topic, n) for n, topic in enumerate(about)],
             "title": [title for title, _ in titles_and_texts],
             "text": [text for _, text in titles_and_texts],
             "kind": kind,
-            "attributes": [
-                json.dumps({"topic": t.name, "year": y}) for t, y in zip(about, year, strict=True)
-            ],
+            "attributes": attributes if more is None else more.attributes(attributes),
         }
+        | ({} if more is None else {"vector": more.vectors()})
     )
 
 
-def behaviors(generator: np.random.Generator, taste: Floats, facet: Ints, has: NDArray[np.bool_]) -> pa.Table:
+def behaviors(
+    generator: np.random.Generator,
+    taste: Floats,
+    facet: Ints,
+    has: NDArray[np.bool_],
+    more: Details | None = None,
+) -> pa.Table:
     """Return 6 to 60 events of each user who `has` them, drawn by taste × popularity, with held-out marks.
 
     Items are drawn without replacement: those with the largest log-probability plus Gumbel noise.
@@ -51,6 +58,8 @@ def behaviors(generator: np.random.Generator, taste: Floats, facet: Ints, has: N
     n_items = len(facet)
     popularity = (generator.permutation(n_items) + 5.0) ** -0.8
     chance = (taste[:, facet] + 0.0005) * popularity  # (U, N)
+    if more is not None:
+        chance = chance * more.suits
     order = np.argsort(-np.log(chance) - generator.gumbel(size=chance.shape), axis=1)
     count = generator.lognormal(np.log(18), 0.5, size=len(taste)).clip(6, min(60, n_items // 5)).astype(int)
     user, rank = np.nonzero((np.arange(n_items) < count[:, None]) & has[:, None])

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from scripts.world import tables as world_tables
+from scripts.world.details import details
 
 MIN_USERS = 200
 MIN_ITEMS = 150
@@ -41,13 +42,16 @@ class WorldSummary:
     unknown: str  # in no table
 
 
-def make_world(folder: Path, *, users: int = 2000, items: int = 1500, seed: int = 7) -> WorldSummary:
+def make_world(
+    folder: Path, *, users: int = 2000, items: int = 1500, seed: int = 7, rich: bool = False
+) -> WorldSummary:
     """Write items, behaviors, texts and social.parquet to a folder and return what they hold.
 
     The same arguments give the same rows; existing files are replaced. Each user likes one to three of
     twelve topics, and some facets of them most; behaviour follows taste × popularity (Zipf), texts are about
     the taste, friends mostly share it. The last tenth of each user's behaviour is test, the tenth before it
-    valid. Takes about 40 bytes of memory × users × items.
+    valid. Takes about 40 bytes of memory × users × items. A rich world has prices, makers, moods and pictures,
+    too, which no text names and behaviour follows.
 
     Raises:
         WorldSizeError: fewer than MIN_USERS users or MIN_ITEMS items.
@@ -61,10 +65,11 @@ def make_world(folder: Path, *, users: int = 2000, items: int = 1500, seed: int 
     single = generator.permutation(users)[: 3 * int(_SINGLE_VIEW * users)]
     view[single] = np.repeat([_TEXT_ONLY, _FRIENDS_ONLY, _BEHAVIOUR_ONLY], len(single) // 3)
     chinese = generator.random(users) < world_tables.CHINESE
+    more = details(users, items, seed) if rich else None
     tables = {
-        "items": world_tables.items(generator, facet),
+        "items": world_tables.items(generator, facet, more),
         "behaviors": world_tables.behaviors(
-            generator, taste, facet, np.isin(view, [_ALL_VIEWS, _BEHAVIOUR_ONLY])
+            generator, taste, facet, np.isin(view, [_ALL_VIEWS, _BEHAVIOUR_ONLY]), more
         ),
         "texts": world_tables.texts(generator, taste, chinese, np.isin(view, [_ALL_VIEWS, _TEXT_ONLY])),
         "social": world_tables.social(generator, taste, np.isin(view, [_ALL_VIEWS, _FRIENDS_ONLY])),

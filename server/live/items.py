@@ -131,14 +131,13 @@ class LiveItems(IndexFollower):
         found = difference(snapshot.index, hashes)
         known_bad = pc.is_in(hashes.column("item_id"), pa.array(list(self.left_out), pa.string()))
         wanted = ~np.asarray(known_bad)[found.changed]
-        changed, encoded = found.changed[wanted][:_BEFORE_SERVING], found.encoded[wanted][:_BEFORE_SERVING]
-        some = hashes.take(pa.array(changed))
+        some = hashes.take(pa.array(found.changed[wanted][:_BEFORE_SERVING]))
         items = self._store.some_items(some.column("item_id").to_pylist())
         changes: list[ItemChange] = []
         reasons: dict[str, str] = {}
         if len(items) == len(some):  # otherwise one was deleted since: the next round sees that
-            items, some, encoded, reasons = without_bad(items, some, encoded)
-            changes = changes_of(snapshot.index, items, some, encoded, _tower(snapshot))
+            items, some, reasons = without_bad(items, some)
+            changes = changes_of(items, some, _tower(snapshot))
         with self.wake:
             newer = self._committed_since or set()  # `committed` has put them, or removed them
             self.left_out |= {item_id: why for item_id, why in reasons.items() if item_id not in newer}
@@ -202,9 +201,8 @@ def _new(snapshot: Snapshot, items: Sequence[Item]) -> list[ItemChange]:
 
 def _changes(snapshot: Snapshot, items: Sequence[Item]) -> list[ItemChange]:
     """Return items, encoded, as changes to an index."""
-    titles, texts = [item.title for item in items], [item.text for item in items]
-    table = pa.table({"title": pa.array(titles, pa.string()), "text": pa.array(texts, pa.string())})
-    return _as_changes(snapshot, items, _tower(snapshot).vectors(table, _model_rows(snapshot, items)))
+    vectors = _tower(snapshot).vectors_of(items, _model_rows(snapshot, items))
+    return _as_changes(snapshot, items, vectors)
 
 
 def _as_changes(snapshot: Snapshot, items: Sequence[Item], vectors: FloatArray) -> list[ItemChange]:

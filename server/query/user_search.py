@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from encoder.text import item_text
 from indexer.files import IntArray
 from indexer.index import Index
 from indexer.search import Exclusions, Searched
@@ -69,17 +68,13 @@ def audience_of(snapshot: Snapshot, store: Store, query: Query) -> Candidates:
         ItemNotFoundError: the store does not have the item.
     """
     users, model = user_index_of(snapshot), snapshot.model
-    id_vector, text = np.zeros(model.dim, dtype=np.float32), ""
     if isinstance(query.subject, SimilarTo):
-        text = item_text(*store.title_and_text(query.subject.item_id))
+        item = store.item_table(query.subject.item_id)
         row = snapshot.model_row_of.get(query.subject.item_id, -1)
-        id_vector = model.id_vectors[row] if row >= 0 else id_vector
+        vector = ItemTower(model, snapshot.encoder, snapshot.cache).vectors(item, np.array([row]))
     elif isinstance(query.subject, FreeText):
-        text = query.subject.text
-    text_vector = np.zeros((1, snapshot.encoder.dim), dtype=np.float32)
-    if text:
-        text_vector = snapshot.text_vectors((text,), keep=isinstance(query.subject, SimilarTo))
-    vector = model.encode_items(id_vector[None], text_vector)
+        text_vector = snapshot.text_vectors((query.subject.text,), keep=False)
+        vector = model.encode_items(np.zeros((1, model.dim), np.float32), ItemContent.of_texts(text_vector))
     try:
         rows, scores = audience(users, vector, query.depth)
     except ZeroVectorError:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pyarrow.parquet as pq
 import pytest
 
 from encoder import train as training
 from encoder.config import TowerConfig
 from encoder.dataset import hold_out, load_dataset
 from encoder.fit import TrainOptions, fit
+from encoder.left_out import LeftOutIds, LeftOutShares
 from encoder.preflight import NothingToLearnError
-from encoder.runtime import LEFT_OUT_FILE, METRICS_FILE, USER_GRAPH, Model
+from encoder.runtime import METRICS_FILE, USER_GRAPH, Model
 from encoder.text.cache import TextCache, encode_with_cache
 from encoder.text.encoder import TextEncoder
 from encoder.train import ParityError, train
@@ -105,9 +105,9 @@ def test_the_exported_graph_agrees_with_the_reference_on_real_views(
 def test_users_left_out_are_named_and_not_learned_from(
     home: Home, export: Export, encoder: TextEncoder, cache: TextCache
 ) -> None:
-    options = TrainOptions(base=FIXED.base, search=False, left_out_share=0.2, seed=4)
+    options = TrainOptions(base=FIXED.base, search=False, left_out=LeftOutShares(users=0.2, seed=4), seed=4)
     directory = train(home, export, encoder, cache, options)
-    left_out = set(pq.read_table(directory / LEFT_OUT_FILE).column("user_id").to_pylist())
+    left_out = set(LeftOutIds.load(directory).users.to_pylist())
     assert 20 < len(left_out) < 60
     history = export.history().to_pylist()
     seen = {(row["user_id"], row["item_id"]) for row in history if row["user_id"] not in left_out}

@@ -21,6 +21,7 @@ from encoder.fit import TrainOptions
 from encoder.learned import BlockStart, LearnConfig, StartMismatchError
 from encoder.learned.model import LearnedBlock
 from encoder.learned.trainer import train_block
+from encoder.left_out import LeftOutIds
 from encoder.preflight import known_actions
 from encoder.retrain import retrain
 from encoder.runtime import METRICS_FILE, Model
@@ -216,14 +217,16 @@ def test_a_started_closed_form_ranks_as_one_from_nothing(start: WarmStart, data:
     assert scorer.score_tower(started) == pytest.approx(scorer.score_tower(whole), rel=0.02)
 
 
-def test_users_left_out_stay_left_out(
+def test_users_and_items_left_out_stay_left_out(
     home: Home, start: WarmStart, parts: tuple[Export, TextEncoder, TextCache], data: Dataset
 ) -> None:
-    out = replace(start, left_out=data.users.take(pa.array([3, 7])))
-    directory = train(home, *parts, TrainOptions(start=out))
-    left_out = pq.read_table(directory / "left_out_users.parquet").column("user_id").to_pylist()
-    assert left_out == out.left_out.to_pylist()
-    assert Model.load(directory).popularity.sum() < data.seen.sum()
+    ids = LeftOutIds(data.users.take(pa.array([3, 7])), data.items.take(pa.array([5])))
+    directory = train(home, *parts, TrainOptions(start=replace(start, left_out=ids)))
+    assert LeftOutIds.load(directory) == ids
+    popularity = Model.load(directory).popularity
+    assert popularity[5] == 0
+    assert data.seen[:, [5]].sum() > 0
+    assert popularity.sum() < data.seen.sum() - data.seen[:, [5]].sum()
 
 
 def test_a_start_that_does_not_fit_is_refused(start: WarmStart, data: Dataset, tmp_path: Path) -> None:

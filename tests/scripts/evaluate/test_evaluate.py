@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 from encoder.config import VIEWS, TowerConfig
 from encoder.dataset import load_dataset
 from encoder.fit import TrainOptions
+from encoder.left_out import LeftOutShares
 from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder, item_text
@@ -364,7 +365,9 @@ def test_without_text_and_without_a_valid_split(variant: Any, capsys: pytest.Cap
 def test_without_friends_and_with_users_left_out_of_training(
     variant: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home = variant("no_social", lambda name, t: None if name == "social" else t, quick(left_out_share=0.3))
+    home = variant(
+        "no_social", lambda name, t: None if name == "social" else t, quick(left_out=LeftOutShares(users=0.3))
+    )
     report = report_of(home, baselines=True)
     write_tables(report, home.path / "report.html")
     assert "users never trained on" in capsys.readouterr().out
@@ -410,7 +413,7 @@ def test_a_report_over_nobody_is_null_not_nan(variant: Any, capsys: pytest.Captu
         test = pc.fill_null(pc.is_in(table["split"], pa.array(["valid", "test"])), False)
         return table.filter(pc.or_(pc.invert(test), pc.equal(table["user_id"], one)))
 
-    home = variant("nobody", change, quick(left_out_share=0.5))
+    home = variant("nobody", change, quick(left_out=LeftOutShares(users=0.5)))
     report = report_of(home)
     assert report["users"] == 0
     assert report["unseen_users"]["users"] == 1
