@@ -19,9 +19,17 @@ from store.database import migrations, quoted
 from store.disk import disk_errors
 from store.home import Home
 from store.ledger import LEDGER, erased_users, erasures_missing_from, read_erasures, read_ledger, write_ledger
-from store.queries import BOUNDED_WEIGHT, USERS, VISIBLE, VISIBLE_TEXT, Reader
+from store.queries import (
+    BOUNDED_WEIGHT,
+    NAMED_USERS,
+    USERS,
+    VISIBLE,
+    VISIBLE_IMPRESSION,
+    VISIBLE_TEXT,
+    Reader,
+)
 from store.store import Store
-from store.tables import MAX_WEIGHT, TABLES, Table
+from store.tables import MAX_WEIGHT, SQL_TYPES, TABLES, Table
 
 _EVENT = "user_id, item_id, action, weight, ts"
 _BY_TIME = "ORDER BY user_id, ts NULLS FIRST, item_id, action"
@@ -32,6 +40,9 @@ _TEXTS = f"""
 _FRIENDS = f"""
     SELECT user_id, friend_id, sum({BOUNDED_WEIGHT}) AS weight FROM data.social WHERE user_id <> friend_id
     GROUP BY ALL ORDER BY user_id, friend_id"""
+_IMPRESSIONS = f"""
+    SELECT user_id, item_id, ts, position, query_id, clicked FROM data.impressions WHERE {VISIBLE_IMPRESSION}
+    ORDER BY user_id, ts NULLS FIRST, item_id, query_id NULLS FIRST"""
 _ACTIONS = f"""
     SELECT action, NOT {VISIBLE} AS held_out, count(*)::BIGINT AS rows, max({BOUNDED_WEIGHT}) AS max_weight
     FROM data.behaviors GROUP BY ALL ORDER BY ALL"""
@@ -40,6 +51,7 @@ _OVERWEIGHT = f"""
         SELECT weight FROM data.behaviors UNION ALL SELECT weight FROM data.social
     ) WHERE weight > {MAX_WEIGHT!r}"""
 _BATCH = 65_536
+_VECTOR_NUMBERS = 1 << 24  # of all vectors of a batch
 _log = logging.getLogger(__name__)
 
 
@@ -71,7 +83,8 @@ class ActionCounts(NamedTuple):
 class Export(Reader):
     """One export, read through DuckDB; threads may share it.
 
-    History, texts and friends are the visible ones; only `held_out` shows rows with split valid or test.
+    History, texts, friends and impressions are the visible ones; only `held_out` shows rows with split valid
+    or test. An export of before schema version 3 has items without vectors, and no impressions.
     Users whose erasure is in the ledger of the home when the export is opened are hidden everywhere.
     """
 
@@ -128,11 +141,18 @@ class Export(Reader):
         return self.path.name
 
     def items(self, *, available_only: bool = False) -> pa.Table:
-        """Return all columns of the items, by item id; `attributes` is JSON text."""
+        """Return all columns of the items, by item id; `attributes` is JSON text, `vector` a float list."""
         return self._table(f"FROM data.items WHERE available OR NOT {available_only} ORDER BY item_id")
 
     def item_batches(self, rows: int = _BATCH) -> Iterator[pa.RecordBatch]:
-        """Yield the columns of `items` for the available items, in their order, at most `rows` at a time."""
+        """Yield the columns of `items` for the available items, in their order, at most `rows` at a time.
+
+        Of items with long vectors fewer come at a time, so that no batch has more than 64 MiB of vectors.
+        """
+        longest = (
+            self._table("SELECT max(len(vector)) AS numbers FROM data.items").column("numbers")[0].as_py()
+        )
+        rows = min(rows, max(1, _VECTOR_NUMBERS // (longest or 1)))
         return self._batches("FROM data.items WHERE available ORDER BY item_id", rows)
 
     def history(self) -> pa.Table:
@@ -169,8 +189,21 @@ class Export(Reader):
         """Return user_id, friend_id, weight summed over relations, by both ids, without oneself."""
         return self._table(_FRIENDS)
 
+    def impressions(self) -> pa.Table:
+        """Return the visible impressions, by user, time (undated first), item and query id.
+
+        Returns:
+            user_id, item_id, ts, position (int32), query_id, clicked; each of ts, position and query_id may
+            be NULL. Those of a pair of user and item that is held out are not visible.
+        """
+        return self._table(_IMPRESSIONS)
+
+    def impressions_batches(self, rows: int = _BATCH) -> Iterator[pa.RecordBatch]:
+        """Yield the visible impressions in the same order, at most `rows` at a time."""
+        return self._batches(_IMPRESSIONS, rows)
+
     def users(self) -> pa.StringArray:
-        """Return the ids of all users that any table names, sorted."""
+        """Return the ids of all users of behaviours, texts and ties, friends included, sorted."""
         ids = self._table(f"SELECT user_id FROM ({USERS}) ORDER BY user_id")
         return cast("pa.StringArray", ids.column("user_id").combine_chunks())
 
@@ -188,7 +221,7 @@ class Export(Reader):
 
     def mentions(self, user_id: str) -> bool:
         """Return whether any row names a user, as its owner or as a friend."""
-        rows = self._table(f"SELECT 1 FROM ({USERS}) WHERE user_id = $1 LIMIT 1", [user_id])
+        rows = self._table(f"SELECT 1 FROM ({NAMED_USERS}) WHERE user_id = $1 LIMIT 1", [user_id])
         return len(rows) > 0
 
 
@@ -243,24 +276,34 @@ def _create_views(
     Raises:
         DamagedArtifactError: a ledger is damaged.
     """
+    version = int(manifest["schema_version"])
     for table in TABLES:
-        _view(db, path, table, "true")
+        _view(db, path, table, "true", version)
     erasures = erasures_missing_from(path, manifest, read_ledger(ledger))
     if not erasures:
         return
-    users = (str(row[0]) for row in db.execute(USERS).fetchall())
+    users = (str(row[0]) for row in db.execute(NAMED_USERS).fetchall())
     erased = sorted(erased_users(users, erasures))
     db.execute("CREATE TABLE data.erased AS SELECT unnest($1::VARCHAR[]) AS user_id", [erased])
     for table in TABLES:
         ids = [name for name in ("user_id", "friend_id") if name in table.names]
         if ids:
-            _view(db, path, table, " AND ".join(f"{name} NOT IN (FROM data.erased)" for name in ids))
+            _view(db, path, table, " AND ".join(f"{name} NOT IN (FROM data.erased)" for name in ids), version)
 
 
-def _view(db: duckdb.DuckDBPyConnection, path: Path, table: Table, condition: str) -> None:
+def _view(db: duckdb.DuckDBPyConnection, path: Path, table: Table, condition: str, version: int) -> None:
+    """Create a view of the rows that a condition selects; what came after the version is NULL, or empty."""
+    if table.since > version:
+        columns = ", ".join(f"NULL::{SQL_TYPES[one.kind]} AS {one.name}" for one in table.columns)
+        db.execute(f"CREATE OR REPLACE VIEW data.{table.name} AS SELECT {columns} WHERE false")
+        return
     # Equal texts are stored in the order of their occurrence.
     number = ", file_row_number AS occurrence" if table.numbered else ""
+    columns = ", ".join(
+        f"NULL::{SQL_TYPES[one.kind]} AS {one.name}" if one.since > version else one.name
+        for one in table.columns
+    )
     file = quoted(glob.escape(str(path / f"{table.name}.parquet")))
     db.execute(f"""
-        CREATE OR REPLACE VIEW data.{table.name} AS SELECT {", ".join(table.names)}{number}
+        CREATE OR REPLACE VIEW data.{table.name} AS SELECT {columns}{number}
         FROM read_parquet({file}, file_row_number = true) WHERE {condition}""")

@@ -1,7 +1,7 @@
-"""Reads that the live store and an export share: both have the four tables in a catalog named `data`.
+"""Reads that the live store and an export share: both have the five tables in a catalog named `data`.
 
 Rows with split valid or test are held out: they are not visible, and neither is a text on a (user, item) pair
-that is held out.
+that is held out. Neither is an impression of such a pair.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,10 +28,15 @@ VISIBLE_TEXT = """NOT EXISTS (
     WHERE held.user_id = texts.user_id AND held.item_id = texts.item_id
       AND held.split IN ('valid', 'test'))"""
 
-# A user exists when any table has the id.
+VISIBLE_IMPRESSION = VISIBLE_TEXT.replace("texts", "impressions")
+
+# A user exists when any table has the id that a view is made from.
 USERS = """
     SELECT user_id FROM data.behaviors UNION SELECT user_id FROM data.texts
     UNION SELECT user_id FROM data.social UNION SELECT friend_id FROM data.social"""
+
+# Impressions make no view, but name people all the same.
+NAMED_USERS = f"{USERS} UNION SELECT user_id FROM data.impressions"
 
 # A sum of hashes needs no order of rows, and no string as long as a history. DuckDB's own hash takes a fifth
 # of the time of md5; should a later DuckDB hash differently, every user is encoded once more.
@@ -67,12 +72,14 @@ _IMPORTED_VECTORS = f"""
 BLANK_ITEM = "trim(coalesce(title, '') || coalesce(text, '')) = ''"
 _ITEM_HASHES = f"""
     SELECT item_id,
-    unhex(md5(to_json([title, text])::VARCHAR)) AS content,
+    unhex(md5(to_json(
+        CASE WHEN vector IS NULL THEN [title, text] ELSE [title, text, hash(vector)::VARCHAR] END
+    )::VARCHAR)) AS content,
     unhex(md5(to_json([kind, attributes::VARCHAR])::VARCHAR)) AS facts,
-    {BLANK_ITEM} AS blank
+    {BLANK_ITEM} AS blank, vector IS NOT NULL AS vectored
     FROM data.items WHERE available ORDER BY item_id"""
 _SOME_ITEMS = """
-    SELECT item_id, title, text, kind, attributes::VARCHAR AS attributes FROM data.items
+    SELECT item_id, title, text, kind, attributes::VARCHAR AS attributes, vector FROM data.items
     WHERE available AND item_id IN (SELECT unnest($1)) ORDER BY item_id"""
 
 
@@ -82,15 +89,19 @@ class Reader:
     _db: duckdb.DuckDBPyConnection
 
     def item_hashes(self) -> pa.Table:
-        """Return item_id, content, facts and blank of the available items, by item id.
+        """Return item_id, content, facts, blank and vectored of the available items, by item id.
 
-        `content` is the md5 of title and text, `facts` of kind and attributes (16 bytes each); `blank` says
-        that there is neither title nor text.
+        `content` is the md5 of title, text and vector, `facts` of kind and attributes (16 bytes each);
+        `blank` says that there is neither title nor text, `vectored` that there is a vector.
         """
         return self._table(_ITEM_HASHES)
 
     def some_items(self, item_ids: Sequence[str]) -> pa.Table:
-        """Return item_id, title, text, kind, attributes (JSON) of the available ones of some items, by id."""
+        """Return the available ones of some items, by id.
+
+        Returns:
+            item_id, title, text, kind, attributes (JSON), vector (list of float32, NULL where it has none).
+        """
         return self._table(_SOME_ITEMS, [list(item_ids)])
 
     def user_hashes(self) -> pa.Table:

@@ -10,7 +10,11 @@ from store.attributes import parse_attributes
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item; `attributes` is the parsed JSON object, `updated_at` UTC without a zone."""
+    """One item; `attributes` is the parsed JSON object, `updated_at` UTC without a zone.
+
+    `vector` is an embedding that the caller brought, of 1 to 8,192 finite numbers that are not all zero, and
+    of any norm, as it was written; the vectors of a store have one length. None where it has none.
+    """
 
     item_id: str
     title: str | None
@@ -19,6 +23,7 @@ class Item:
     attributes: dict[str, Any]
     available: bool
     updated_at: datetime | None
+    vector: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,5 +60,6 @@ def item_of_row(row: Sequence[Any]) -> Item:
     Raises:
         BadAttributesError: its attributes cannot be used.
     """
-    item_id, title, text, kind, attributes, available, updated_at = row
-    return Item(item_id, title, text, kind, parse_attributes(attributes), available, updated_at)
+    item_id, title, text, kind, attributes, available, updated_at, vector = row
+    numbers = None if vector is None else tuple(vector)
+    return Item(item_id, title, text, kind, parse_attributes(attributes), available, updated_at, numbers)

@@ -17,12 +17,13 @@ import pyarrow as pa
 from store.attributes import usable_attributes
 from store.database import Commit, add_commit, attach, connect, read_last_commit, single_value, transaction
 from store.disk import DISK_ERRORS, disk_errors
-from store.queries import BOUNDED_WEIGHT, HELD_OUT_SPLITS, USERS, VISIBLE, VISIBLE_TEXT, Reader
+from store.queries import BOUNDED_WEIGHT, HELD_OUT_SPLITS, NAMED_USERS, VISIBLE, VISIBLE_TEXT, Reader
 from store.records import Event, Friend, Item, UserViews, item_of_row
 from store.tables import TABLES
 
 _ITEM = """
-    SELECT item_id, title, text, kind, attributes, available, updated_at FROM data.items WHERE item_id = $1"""
+    SELECT item_id, title, text, kind, attributes, available, updated_at, vector FROM data.items
+    WHERE item_id = $1"""
 _FRIENDS = f"SELECT user_id, friend_id, {BOUNDED_WEIGHT} FROM data.social"
 _EVENTS = "SELECT user_id, item_id, action, weight, ts, split FROM data.behaviors"
 _TEXTS = "SELECT user_id, item_id, text, ts FROM data.texts"
@@ -184,7 +185,7 @@ class Store(Reader):
 
     def counts(self) -> dict[str, int]:
         """Count the rows of each table, and the distinct users over all tables."""
-        sources = {table.name: f"data.{table.name}" for table in TABLES} | {"users": f"({USERS})"}
+        sources = {table.name: f"data.{table.name}" for table in TABLES} | {"users": f"({NAMED_USERS})"}
         columns = ", ".join(f"(SELECT count(*) FROM {source}) AS {name}" for name, source in sources.items())
         with closing(self._db.cursor()) as cursor:
             row = cursor.execute(f"SELECT {columns}").fetchall()[0]
@@ -193,7 +194,7 @@ class Store(Reader):
     def user_ids(self) -> list[str]:
         """Return the ids of all users that any table has, in no order."""
         with closing(self._db.cursor()) as cursor:
-            return [str(row[0]) for row in cursor.execute(f"SELECT user_id FROM ({USERS})").fetchall()]
+            return [str(row[0]) for row in cursor.execute(f"SELECT user_id FROM ({NAMED_USERS})").fetchall()]
 
     def bad_attributes(self) -> dict[str, str]:
         """Check the attributes of all available items; return the reasons against bad ones, by item id."""

@@ -1,4 +1,4 @@
-"""The four tables: columns that imports read and exports write, identities of rows, bounds of values."""
+"""The five tables: columns that imports read and exports write, identities of rows, bounds of values."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,14 +6,17 @@ from typing import Literal
 MAX_ID_BYTES = 256
 MAX_TEXT_CHARS = 100_000
 MAX_WEIGHT = 1e12  # of one row: larger than any count, price or seconds, and sums stay far below infinity
+MAX_WHOLE = 2**31 - 1
+MAX_VECTOR_LENGTH = 8_192  # of an item
 
-Kind = Literal["id", "text", "word", "number", "time", "flag", "json", "vector"]
+Kind = Literal["id", "text", "word", "number", "whole", "time", "flag", "json", "vector"]
 
 SQL_TYPES: dict[Kind, str] = {
     "id": "VARCHAR",
     "text": "VARCHAR",
     "word": "VARCHAR",
     "number": "DOUBLE",
+    "whole": "INTEGER",
     "time": "TIMESTAMP",
     "flag": "BOOLEAN",
     "json": "JSON",
@@ -23,12 +26,18 @@ SQL_TYPES: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column; `default` is the SQL literal that replaces a missing value."""
+    """One column.
+
+    Attributes:
+        default: the SQL literal that replaces a missing value.
+        since: the schema version that brought it; older exports lack it.
+    """
 
     name: str
     kind: Kind
     required: bool = False
     default: str = "NULL"
+    since: int = 1
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,9 @@ class Table:
         order: ORDER BY of rows that are stored and exported.
         numbered: equal rows are allowed and get an occurrence number; it is not exported, because the order
             of the rows implies it.
+        merged: rows of one identity are merged (store/imports/impressions.py); of other tables that are not
+            numbered, the second one is refused.
+        since: the schema version that brought it; older exports lack it.
     """
 
     name: str
@@ -47,6 +59,8 @@ class Table:
     identity: tuple[str, ...]
     order: str
     numbered: bool = False
+    merged: bool = False
+    since: int = 1
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,7 +78,7 @@ _ITEM = Column("item_id", "id", required=True)
 _WEIGHT = Column("weight", "number", default="1")
 _TIME = Column("ts", "time")
 
-# Items first: behaviors and texts are checked against them.
+# Items first: behaviors, texts and impressions are checked against them.
 TABLES: tuple[Table, ...] = (
     Table(
         "items",
@@ -76,6 +90,7 @@ TABLES: tuple[Table, ...] = (
             Column("attributes", "json", default="'{}'"),
             Column("available", "flag", default="true"),
             Column("updated_at", "time"),
+            Column("vector", "vector", since=3),
         ),
         identity=("item_id",),
         order="item_id",
@@ -118,5 +133,20 @@ TABLES: tuple[Table, ...] = (
         ),
         identity=("user_id", "friend_id", "relation"),
         order="user_id, friend_id, relation",
+    ),
+    Table(
+        "impressions",
+        (
+            _USER,
+            _ITEM,
+            _TIME,
+            Column("position", "whole"),
+            Column("query_id", "id"),
+            Column("clicked", "flag", default="false"),
+        ),
+        identity=("user_id", "item_id", "query_id", "ts"),  # ts only where query_id is NULL
+        order="user_id, ts NULLS FIRST, item_id, query_id NULLS FIRST",
+        merged=True,
+        since=3,
     ),
 )

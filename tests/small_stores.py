@@ -37,7 +37,7 @@ def make_store(path: Path, rows: list[tuple[str, str, int | None]]) -> Home:
 
 
 def table_rows(home: Home) -> dict[str, list[tuple[Any, ...]]]:
-    """Return the rows of the four tables of a store that no process has open, sorted."""
+    """Return the rows of all tables of a store that no process has open, sorted."""
     with duckdb.connect(str(home.database), read_only=True) as db:
-        names = ("items", "behaviors", "texts", "social")
+        names = ("items", "behaviors", "texts", "social", "impressions")
         return {name: sorted(db.execute(f"SELECT * FROM {name}").fetchall(), key=repr) for name in names}

@@ -80,6 +80,8 @@ def test_the_parts_of_a_stored_home_are_read(home: Home, run: Callable[..., tupl
     first = sorted(path.name for path in home.exports.iterdir())[0]
     with Export.open(home.exports / first) as export:
         users = export.users().to_pylist()
+        older = export.items().column("vector")  # of schema version 2
+        assert (len(export.impressions()), older.null_count) == (0, len(older))
     assert "u10" not in users  # erased since
     assert {"u09", "u11"} <= set(users)
     pair = load_index(home, read_pointer(home.current_index, home.indexes).name)

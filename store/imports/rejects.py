@@ -10,7 +10,7 @@ import duckdb
 from store.database import quoted
 from store.disk import replace_file
 from store.imports.readers import PART_ROWS, Source
-from store.imports.validation import DUPLICATE, VECTOR_DIMENSION, checks_of
+from store.imports.validation import DUPLICATE, NO_MOMENT, VECTOR_DIMENSION, checks_of
 
 _MESSAGE_CHARS = 200
 
@@ -31,7 +31,11 @@ def first_reject(
     condition = "_reason IS NOT NULL" if reason is None else f"_reason = {quoted(reason)}"
     row, found = cursor.execute(f"""
         SELECT _row, _reason FROM checked_{name} WHERE {condition} ORDER BY _row LIMIT 1""").fetchall()[0]
-    columns = {DUPLICATE: source.table.identity, VECTOR_DIMENSION: ("vector",)}.get(found)
+    columns = {
+        DUPLICATE: source.table.identity,
+        VECTOR_DIMENSION: ("vector",),
+        NO_MOMENT: source.table.identity,
+    }.get(found)
     if columns is None:
         columns = tuple(column for cause, column, _ in checks_of(source) if cause == found)
     if not columns:  # a fault: its name begins with the column, or it is of the whole row

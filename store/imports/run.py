@@ -90,7 +90,7 @@ class ImportOptions:
         strict: fail at the first row to refuse.
         encoding: of the text files.
         times: what numbers in time columns mean, auto or a key of TIMES.
-        create_items: create the items that behaviors and texts name and the store lacks.
+        create_items: create the items that behaviors, texts and impressions name and the store lacks.
         dims: length of the vectors, by text model.
     """
 
@@ -111,7 +111,7 @@ def import_folder(
     strict: bool = False,
     options: ImportOptions | None = None,
 ) -> ImportReport:
-    """Import a folder's items, behaviors, texts and social, each a file or a folder of them (`files`).
+    """Import a folder's items, behaviors, texts, social, impressions: files or folders of them (`files`).
 
     By the identity of rows (store/tables.py), known rows are updated and new ones inserted, so a second
     import changes nothing. Columns that no file of a table has keep their value in known rows. Refused rows
@@ -222,7 +222,7 @@ def _count_without_text(cursor: duckdb.DuckDBPyConnection) -> int:
 
 def _make_items(cursor: duckdb.DuckDBPyConnection, table: Table) -> int:
     """Insert the items that accepted rows name and the store lacks; return their number."""
-    if table.name not in ("behaviors", "texts"):
+    if table.name not in ("behaviors", "texts", "impressions"):
         return 0
     made = cursor.execute(f"""
         INSERT INTO data.items (item_id) SELECT DISTINCT item_id FROM checked_{table.name} AS named

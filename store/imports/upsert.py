@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import duckdb
 
 from store.database import single_value
+from store.imports.impressions import merge_impressions
 from store.tables import Column, Table
 
 # Every lookup scans the rows behind the sorted ones; below this share that costs less than sorting again.
@@ -16,6 +17,11 @@ def upsert_rows(cursor: duckdb.DuckDBPyConnection, table: Table, given: Sequence
 
     Columns that are not `given` keep their value in known rows and get their default in new ones.
     """
+    if table.merged:
+        before = single_value(cursor, f"SELECT count(*) FROM data.{table.name}")
+        inserted, updated = merge_impressions(cursor, {column.name for column in given})
+        _keep_sorted(cursor, table, before, inserted + updated)
+        return inserted, updated
     target, new = f"data.{table.name}", f"accepted_{table.name}"
     numbers = ""
     if table.numbered:
@@ -40,12 +46,15 @@ def upsert_rows(cursor: duckdb.DuckDBPyConnection, table: Table, given: Sequence
         f"""INSERT INTO {target} BY NAME SELECT * FROM {new} AS new
         WHERE NOT EXISTS (FROM {target} AS old WHERE {same_row}) ORDER BY {table.order}""",
     )
-    if before and inserted + updated > _MAX_UNSORTED_SHARE * before and table.name != "items":
-        _sort(cursor, table)
+    if table.name != "items":
+        _keep_sorted(cursor, table, before, inserted + updated)
     return inserted, updated
 
 
-def _sort(cursor: duckdb.DuckDBPyConnection, table: Table) -> None:
+def _keep_sorted(cursor: duckdb.DuckDBPyConnection, table: Table, before: int, written: int) -> None:
+    """Sort a table anew where too many of its rows lie behind the sorted ones."""
+    if not before or written <= _MAX_UNSORTED_SHARE * before:
+        return
     cursor.execute(f"CREATE TEMP TABLE sorted_{table.name} AS FROM data.{table.name} ORDER BY {table.order}")
     cursor.execute(f"DELETE FROM data.{table.name}")
     cursor.execute(f"INSERT INTO data.{table.name} FROM sorted_{table.name}")

@@ -10,12 +10,13 @@ from store.attributes import MAX_CHARS, usable_attributes
 from store.database import quoted
 from store.imports.readers import Source
 from store.imports.time_columns import TimeReading
-from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT, SQL_TYPES, Column, Kind
+from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT, MAX_WHOLE, SQL_TYPES, Column, Kind
 
 DUPLICATE = "duplicate"
 VECTOR_DIMENSION = "vector_dimension"
 BAD_ATTRIBUTES = "bad_attributes"
 UNKNOWN_ITEM = "unknown_item"
+NO_MOMENT = "no_ts_or_query_id"
 FAULT = "_fault"  # the reason is in this column of the row
 _BATCH = 65_536
 # Attributes that DuckDB alone can accept: short, flat, without escapes, huge numbers or other words for NaN.
@@ -27,6 +28,7 @@ PLAIN_CHECKS = (
 _YEARS = (
     "CASE WHEN {0} BETWEEN TIMESTAMP '0001-01-01' AND TIMESTAMP '9999-12-31 23:59:59.999999' THEN {0} END"
 )
+_WHOLE = f"CASE WHEN {{0}} BETWEEN 0 AND {MAX_WHOLE} AND {{0}} = trunc({{0}}) THEN {{0}}::INTEGER END"
 _TRUE = ("true", "t", "yes", "y", "1", "1.0", "on")
 _FALSE = ("false", "f", "no", "n", "0", "0.0", "off")
 # DuckDB reads most of ISO 8601; the second try is for a blank before the offset, a comma, and no separators.
@@ -60,8 +62,10 @@ CHECKS: tuple[RowCheck, ...] = (
     RowCheck("malformed_row", "_line", "_line IS NOT NULL"),
     RowCheck(FAULT, "_fault", "_fault IS NOT NULL"),
     RowCheck("empty_user_id", "user_id", "user_id IS NULL"),
-    RowCheck("empty_item_id", "item_id", "item_id IS NULL", table="items"),
-    RowCheck("empty_item_id", "item_id", "item_id IS NULL", table="behaviors"),
+    *(
+        RowCheck("empty_item_id", "item_id", "item_id IS NULL", table=table)
+        for table in ("items", "behaviors", "impressions")
+    ),
     RowCheck("empty_friend_id", "friend_id", "friend_id IS NULL"),
     RowCheck("id_too_long", "", f"strlen({{0}}) > {MAX_ID_BYTES}", kind="id"),
     RowCheck("empty_text", "text", "text IS NULL OR trim(text, E' \\t\\r\\n') = ''", table="texts"),
@@ -69,12 +73,15 @@ CHECKS: tuple[RowCheck, ...] = (
     RowCheck(BAD_ATTRIBUTES, "attributes", "raw_attributes IS NOT NULL AND attributes IS NULL"),
     RowCheck(BAD_ATTRIBUTES, "attributes", f"length(attributes::VARCHAR) > {MAX_CHARS}"),
     RowCheck("bad_available", "available", "raw_available IS NOT NULL AND available IS NULL"),
+    RowCheck("bad_clicked", "clicked", "raw_clicked IS NOT NULL AND clicked IS NULL"),
+    RowCheck("bad_position", "position", "raw_position IS NOT NULL AND position IS NULL"),
     RowCheck(
         "weight_not_a_number", "weight", "raw_weight IS NOT NULL AND NOT coalesce(isfinite(weight), false)"
     ),
     RowCheck("negative_weight", "weight", "weight < 0"),
     RowCheck("weight_too_large", "weight", f"weight > {MAX_WEIGHT!r}"),
     RowCheck("unparsable_time", "", "raw_{0} IS NOT NULL AND {0} IS NULL", kind="time"),
+    RowCheck(NO_MOMENT, "user_id", "ts IS NULL AND query_id IS NULL", table="impressions"),
     RowCheck("unknown_split", "split", "split NOT IN ('train', 'valid', 'test')"),
     RowCheck(
         "vector_not_readable",
@@ -95,7 +102,7 @@ CHECKS: tuple[RowCheck, ...] = (
             "item_id IS NOT NULL AND NOT EXISTS (FROM data.items WHERE items.item_id = typed.item_id)",
             table=table,
         )
-        for table in ("behaviors", "texts")
+        for table in ("behaviors", "texts", "impressions")
     ),
 )
 
@@ -115,7 +122,7 @@ def check(
         cursor: of the transaction of the import.
         source: the staged files.
         dims: length of vectors, by text model; for others, the first vector decides.
-        any_item: behaviors and texts may name items that the store lacks.
+        any_item: behaviors, texts and impressions may name items that the store lacks.
     """
     table, name = source.table, f"checked_{source.table.name}"
     inner, outer = ["_row", "_line", "_fault"], []
@@ -139,7 +146,7 @@ def check(
         FROM (SELECT {", ".join(inner)} FROM raw_{table.name}) AS typed""")
     if "attributes" in source.types:
         _refuse_attributes(cursor, name)
-    if not table.numbered:
+    if not table.numbered and not table.merged:
         _refuse_duplicates(cursor, source)
     if {"vector", "text_model_id"} <= source.types.keys():
         _refuse_other_dimensions(cursor, name, dims or {})
@@ -162,8 +169,9 @@ def checks_of(source: Source) -> list[tuple[str, str, str]]:
 def _typed(column: Column, raw: str, source: Source) -> str:
     """Return SQL that casts a raw value to the type of its column, to NULL where that fails."""
     match column.kind:
-        case "number":
-            return f"TRY_CAST({raw} AS DOUBLE)"
+        case "number" | "whole":
+            number = f"TRY_CAST({raw} AS DOUBLE)"
+            return _WHOLE.format(number) if column.kind == "whole" else number
         case "time":
             return _YEARS.format(_time(raw, source.types[column.name], source.times.get(column.name)))
         case "flag":

@@ -15,7 +15,11 @@ _NUMBERS = (
     *("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL"),
     *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"),
 )
-_NATIVE: dict[Kind, tuple[str, ...]] = {"number": _NUMBERS, "time": (*_NUMBERS, "TIMESTAMP", "DATE")}
+_NATIVE: dict[Kind, tuple[str, ...]] = {
+    "number": _NUMBERS,
+    "whole": _NUMBERS,
+    "time": (*_NUMBERS, "TIMESTAMP", "DATE"),
+}
 _OBJECTS = ("STRUCT", "MAP", "UNION", "VARIANT")
 _WHOLE_UP_TO = {"FLOAT": 2**24, "DOUBLE": 2**53}  # larger whole numbers share a float
 _FLOAT_TEXT = r"-?\d+(\.\d*)?([eE]\+?\d+)?"
@@ -113,7 +117,7 @@ def _float_text(name: str, kind: Kind, is_float: str) -> Value:
 
 def _text(sql: str, kind: Kind) -> str:
     """Return SQL of text; "nan" is a missing value in columns of numbers, not in columns of words."""
-    return _without_nan(sql) if kind in ("number", "time", "flag", "vector") else sql
+    return _without_nan(sql) if kind in ("number", "whole", "time", "flag", "vector") else sql
 
 
 def _without_nan(sql: str) -> str:

@@ -27,6 +27,7 @@ _DELETIONS = {
     "behaviors": "DELETE FROM data.behaviors WHERE user_id = $1",
     "texts": "DELETE FROM data.texts WHERE user_id = $1",
     "social": "DELETE FROM data.social WHERE user_id = $1 OR friend_id = $1",
+    "impressions": "DELETE FROM data.impressions WHERE user_id = $1",
 }
 
 

@@ -11,6 +11,8 @@ _ROWS = {
     "behaviors": "SELECT to_json(t) FROM data.behaviors AS t WHERE user_id = $1 ORDER BY ts, item_id, action",
     "texts": "SELECT to_json(t) FROM data.texts AS t WHERE user_id = $1 ORDER BY ts, text, occurrence",
     "social": "SELECT to_json(t) FROM data.social AS t WHERE user_id = $1 ORDER BY friend_id, relation",
+    "impressions": """
+        SELECT to_json(t) FROM data.impressions AS t WHERE user_id = $1 ORDER BY ts, item_id, query_id""",
     "named_by": "SELECT to_json(t) FROM data.social AS t WHERE friend_id = $1 ORDER BY user_id, relation",
 }
 _BATCH = 1_000

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from store.imports import Source, check, upsert_rows
 from store.records import Item, item_of_row
 from store.state import NO_TIME, StateDraft
 from store.tables import MAX_ID_BYTES, TABLES
-from store.writes.request import ItemRow, Rejected, WriteResult
+from store.writes.request import FloatArray, ItemRow, Rejected, WriteResult
 
 _ITEMS = TABLES[0]
 _TYPES = {
@@ -21,10 +22,11 @@ _TYPES = {
     "attributes": "VARCHAR",
     "available": "VARCHAR",
     "updated_at": "TIMESTAMP",
+    "vector": "FLOAT[]",
 }
 _CHANGED = """
     SELECT * EXCLUDE (_row, _reason) FROM checked_items WHERE _reason IS NULL
-    EXCEPT SELECT item_id, title, text, kind, attributes, available, updated_at FROM data.items"""
+    EXCEPT SELECT item_id, title, text, kind, attributes, available, updated_at, vector FROM data.items"""
 _SOURCE = Source(_ITEMS, Path("request"), _ITEMS.columns, (), _TYPES)
 
 
@@ -64,9 +66,10 @@ def delete_items(
     rows = cursor.execute(
         """
         UPDATE data.items SET title = NULL, text = NULL, kind = NULL, attributes = '{}', available = false,
-            updated_at = NULL
+            updated_at = NULL, vector = NULL
         WHERE item_id IN (SELECT unnest($1)) AND (available OR title IS NOT NULL OR text IS NOT NULL
-            OR kind IS NOT NULL OR attributes <> '{}' OR updated_at IS NOT NULL)
+            OR kind IS NOT NULL OR attributes <> '{}' OR updated_at IS NOT NULL
+            OR vector IS NOT NULL)
         RETURNING item_id""",
         [known],
     ).fetchall()
@@ -79,9 +82,20 @@ def _staged(rows: Sequence[ItemRow]) -> pa.Table:
     columns = dict(zip(ItemRow._fields, zip(*rows, strict=True), strict=True))
     times = pa.array([None if ts == NO_TIME else ts for ts in columns.pop("updated_at")], pa.timestamp("us"))
     available = pa.array(["true" if one else "false" for one in columns.pop("available")], pa.string())
+    vectors = columns.pop("vector")
     words = {name: pa.array(column, pa.string()) for name, column in columns.items()}
     numbers = pa.array(range(1, len(rows) + 1), pa.int64())
-    return pa.table({"_row": numbers} | words | {"available": available, "updated_at": times})
+    others = {"available": available, "updated_at": times, "vector": _lists(vectors)}
+    return pa.table({"_row": numbers} | words | others)
+
+
+def _lists(vectors: Sequence[FloatArray | None]) -> pa.Array:
+    """Return vectors as an Arrow array of lists of float32, NULL for None."""
+    present = [vector for vector in vectors if vector is not None]
+    ends = np.cumsum([0 if vector is None else len(vector) for vector in vectors], dtype=np.int32)
+    missing = pa.array([vector is None for vector in vectors])
+    values = np.concatenate(present, dtype=np.float32) if present else np.zeros(0, dtype=np.float32)
+    return pa.ListArray.from_arrays(np.concatenate([[0], ends]).astype(np.int32), values, mask=missing)
 
 
 def _is_blank(item: Item) -> bool:

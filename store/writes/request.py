@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from store.records import Item
 from store.state import NO_TIME
 from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT
@@ -12,6 +15,7 @@ from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT
 FIRST_TIME = -62_135_596_800_000_000  # microseconds: 0001-01-01
 LAST_TIME = 253_402_300_799_999_999  # 9999-12-31
 BAD_TIME = LAST_TIME + 1  # stands for any value that is no time
+FloatArray = npt.NDArray[np.float32]
 _BLANKS = " \t\r\n"
 
 
@@ -45,7 +49,10 @@ class FriendRow(NamedTuple):
 
 
 class ItemRow(NamedTuple):
-    """An item with all its columns; `attributes` is JSON text, `updated_at` in microseconds since 1970."""
+    """An item with all its columns; `attributes` is JSON text, `updated_at` in microseconds since 1970.
+
+    `vector` is of (n,) finite float32, 1 to MAX_VECTOR_LENGTH and not all zero, or None.
+    """
 
     item_id: str
     title: str | None = None
@@ -54,6 +61,7 @@ class ItemRow(NamedTuple):
     attributes: str | None = None
     available: bool = True
     updated_at: int = NO_TIME
+    vector: FloatArray | None = None
 
 
 class Rejected(NamedTuple):

@@ -65,8 +65,8 @@ def test_the_manifest_tells_what_is_inside(export: Export, tmp_path: Path) -> No
     facts = {name: value for name, value in export.manifest.items() if name not in ("files", "created_at")}
     assert facts == {
         "kind": "export",
-        "schema_version": 2,
-        "counts": {"items": 3, "behaviors": 6, "texts": 5, "social": 4},
+        "schema_version": 3,
+        "counts": {"items": 3, "behaviors": 6, "texts": 5, "social": 4, "impressions": 0},
         "held_out": {"valid": 1, "test": 1},
     }
     assert datetime.fromisoformat(export.manifest["created_at"]).utcoffset() is not None
@@ -88,7 +88,8 @@ def test_the_files_carry_every_row_in_order_and_compressed(export: Export) -> No
 
 def test_items(export: Export) -> None:
     items = export.items()
-    assert items.column_names == ["item_id", "title", "text", "kind", "attributes", "available", "updated_at"]
+    names = ["item_id", "title", "text", "kind", "attributes", "available", "updated_at", "vector"]
+    assert items.column_names == names
     assert items.column("item_id").to_pylist() == ["i1", "i2", "书"]
     assert items.column("attributes").to_pylist() == ["{}", "{}", '{"lang": "zh"}']
     assert export.items(available_only=True).column("item_id").to_pylist() == ["i1", "书"]
@@ -190,9 +191,12 @@ IDS = st.text(min_size=1, max_size=8).filter(lambda text: "\x00" not in text) | 
 TEXTS = IDS.filter(lambda text: bool(text.strip(" \t\r\n")))
 TIMES = st.sampled_from([None, MAY, JUNE])
 WEIGHTS = st.floats(0, 1e12)
+VECTORS = st.tuples(WEIGHTS, WEIGHTS)
 STATES = st.fixed_dictionaries(
     {
-        "items": st.lists(st.tuples(IDS, st.none() | TEXTS, st.booleans(), TIMES), max_size=5),
+        "items": st.lists(
+            st.tuples(IDS, st.none() | TEXTS, st.booleans(), TIMES, st.none() | VECTORS), max_size=5
+        ),
         "behaviors": st.lists(
             st.tuples(
                 IDS, st.integers(0, 4), WEIGHTS, TIMES, st.sampled_from([None, "train", "valid", "test"])
@@ -203,6 +207,13 @@ STATES = st.fixed_dictionaries(
         "social": st.lists(
             st.tuples(IDS, IDS, st.sampled_from(["friend", "同事"]), WEIGHTS, TIMES), max_size=6
         ),
+        "impressions": st.lists(
+            st.tuples(
+                *(IDS, st.integers(0, 4), TIMES, st.sampled_from([None, 0, 7, 2**31 - 1])),
+                *(st.sampled_from([None, "q1", "q2"]), st.booleans()),
+            ),
+            max_size=8,
+        ),
     }
 )
 
@@ -210,7 +221,10 @@ STATES = st.fixed_dictionaries(
 def write(folder: Path, state: dict[str, list[tuple[Any, ...]]]) -> None:
     folder.mkdir()
     items = [row[0] for row in state["items"]]
-    behaviors = [(user, items[at % len(items)], *rest) for user, at, *rest in state["behaviors"] if items]
+    behaviors, impressions = (
+        [(user, items[at % len(items)], *rest) for user, at, *rest in state[name] if items]
+        for name in ("behaviors", "impressions")
+    )
     times = pa.timestamp("us")
     layout: dict[str, tuple[list[tuple[Any, ...]], list[tuple[str, pa.DataType]]]] = {
         "items": (
@@ -220,6 +234,7 @@ def write(folder: Path, state: dict[str, list[tuple[Any, ...]]]) -> None:
                 ("title", pa.string()),
                 ("available", pa.bool_()),
                 ("updated_at", times),
+                ("vector", pa.list_(pa.float32())),
             ],
         ),
         "behaviors": (
@@ -243,6 +258,13 @@ def write(folder: Path, state: dict[str, list[tuple[Any, ...]]]) -> None:
             [
                 *(("user_id", pa.string()), ("friend_id", pa.string()), ("relation", pa.string())),
                 *(("weight", pa.float64()), ("ts", times)),
+            ],
+        ),
+        "impressions": (
+            impressions,
+            [
+                *(("user_id", pa.string()), ("item_id", pa.string()), ("ts", times)),
+                *(("position", pa.int64()), ("query_id", pa.string()), ("clicked", pa.bool_())),
             ],
         ),
     }
