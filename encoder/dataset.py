@@ -15,7 +15,7 @@ from scipy import sparse
 
 from encoder.arrays import NO_TIME, Actions, Events, IntArray, TextColumns
 from encoder.config import TowerConfig
-from encoder.content import AttributeEncoder, Described, ItemContent
+from encoder.content import Described, RawContent
 from encoder.text import (
     MAX_PIECES,
     ErasureSafeWriter,
@@ -43,11 +43,9 @@ class Dataset:
         users (U,) and items (N,): sorted string arrays; a row number below is a position in them.
         ties: (U, U) float64 tie strengths, row = user, column = friend.
         texts: the encoded texts, one by one.
-        item_text_vectors: (N, D_T) float32 unit rows, zero where an item has no text.
-        item_vectors: (N, D_X) float32, what users brought; zero where an item has none.
 
     Attributes:
-        described: kinds and attributes of the items.
+        item_content: what was written of the items, text vectors among it.
     """
 
     users: pa.StringArray
@@ -56,17 +54,16 @@ class Dataset:
     held_out: dict[str, Events]
     ties: Matrix
     texts: TextColumns
-    item_text_vectors: FloatArray
-    item_vectors: FloatArray
-    described: Described
+    item_content: RawContent
 
     def events(self, config: TowerConfig) -> Matrix:
         """Return the weighted train histories (U, N) float32."""
         return event_matrix(self.history, self.shape, config)
 
-    def content(self, encoder: AttributeEncoder) -> ItemContent:
-        """Return what is known of the items besides who chose them."""
-        return ItemContent.of(encoder, self.item_text_vectors, self.described, self.item_vectors)
+    @property
+    def item_text_vectors(self) -> FloatArray:
+        """(N, D_T) float32 unit rows, zero where an item has no text."""
+        return self.item_content.text_vectors
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -124,7 +121,7 @@ class Dataset:
             history=self.history.where(~left_out[self.history.items]),
             held_out={name: rows for name, rows in held_out.items() if len(rows.users)},
             texts=self.texts.where(~named),
-            item_text_vectors=np.where(left_out[:, None], np.float32(0.0), self.item_text_vectors),
+            item_content=self.item_content.without(left_out),
         )
 
     def _pairs(self, rows: Events) -> Matrix:
@@ -155,9 +152,12 @@ def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Data
         data = replace(
             data,
             texts=_texts(source, (data.users, data.items), encoder, cache, writer),
-            item_text_vectors=encode_with_cache(encoder, cache, texts, "item texts"),
-            item_vectors=brought_vectors(table),
-            described=described_items(kinds, attributes),
+            item_content=RawContent(
+                texts,
+                encode_with_cache(encoder, cache, texts, "item texts"),
+                described_items(kinds, attributes),
+                brought_vectors(table),
+            ),
         )
     pa.default_memory_pool().release_unused()
     return data
@@ -182,9 +182,7 @@ def _rows(source: Export, items: pa.StringArray) -> Dataset:
         held_out={split: rows for split, rows in held_out.items() if len(rows.users)},
         ties=_ties(source.friends(), users),
         texts=TextColumns(none, none, none, np.zeros((0, 0), np.float32)),
-        item_text_vectors=np.zeros((len(items), 0), np.float32),
-        item_vectors=np.zeros((len(items), 0), np.float32),
-        described=Described([None] * len(items), [None] * len(items)),
+        item_content=RawContent.of_texts([""] * len(items), np.zeros((len(items), 0), np.float32)),
     )
 
 

@@ -128,7 +128,7 @@ def fit(
 
 
 def finished(tower: Tower, data: Dataset, settings: KeptSettings) -> Tower:
-    """Return a mixed tower as it serves: with half-life and trust, compressed, and with maps for new items."""
+    """Return a mixed tower as it serves: with half-life, trust and maps for new items, compressed."""
     whole = with_half_life(tower, settings.half_life).trusting(settings.trust)
     return fit_content(compressed(whole, data, settings.max_dim), data, settings.content)
 

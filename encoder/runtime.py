@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
 from encoder.config import TowerConfig
-from encoder.content import PARTS, AttributeEncoder, ItemContent, patterns_of
+from encoder.content import INPUTS, PARTS, ContentEncoder, ItemContent, patterns_of
 from encoder.views import FloatArray, ViewBatch
 from store.artifact import DamagedArtifactError, read_manifest, verify
 
@@ -68,7 +68,7 @@ class Model:
         dim, text_dim: D and D_T.
         content_parts: which parts of their content encode items that have no id vector.
         content_dim: D_X of the vectors that users bring, 0 where the model knows none.
-        attributes: encodes kinds and attributes of items.
+        content_encoder: turns what was written of items into numbers.
         item_ids: (N,) sorted string array, the rows of `table` and `id_vectors`.
         popularity: (N,) float32, number of users with a visible event on the item.
         table: (N, D_H) float32, what a history is pooled with.
@@ -98,15 +98,14 @@ class Model:
         self._item = _session(directory / ITEM_GRAPH, self.model_id, threads)
         self.text_dim: int = next(one.shape[1] for one in self._user.get_inputs() if one.name == "text")
         inputs = {one.name: one.shape[-1] for one in self._item.get_inputs()}
-        self._content_widths = {part: inputs[part] for part in PARTS if part in inputs}
-        self.content_parts = tuple(self._content_widths)
+        self._content_widths = {name: inputs[name] for name in INPUTS if name in inputs}
+        self.content_parts = tuple(part for part in PARTS if part in inputs)
         self.content_dim: int = inputs.get("vector", 0)
         self._has_patterns = "pattern" in inputs  # not in models of earlier versions
-        self.attributes = AttributeEncoder("one-hot")
+        self.content_encoder = ContentEncoder()
         if (directory / CONTENT_FILE).exists():
-            self.attributes = AttributeEncoder.from_json(
-                json.loads((directory / CONTENT_FILE).read_text("utf-8"))
-            )
+            facts = json.loads((directory / CONTENT_FILE).read_text("utf-8"))
+            self.content_encoder = ContentEncoder.from_json(facts)
 
     @classmethod
     def load(cls, directory: Path, *, threads: int | None = None, check: bool = True) -> "Model":
@@ -154,13 +153,10 @@ class Model:
         patterns[vectors.any(axis=1)] = 0  # the id vector is all that counts
         for pattern in np.unique(patterns[patterns > 0]).tolist():
             rows = np.flatnonzero(patterns == pattern)
-            some = content.take(rows)
-            parts = {"text": some.text, "attributes": some.attributes.toarray(), "vector": some.vector}
+            some = content.take(rows).inputs()
             feeds = {
-                part: parts[part]
-                if pattern >> PARTS.index(part) & 1
-                else np.zeros((len(rows), width), np.float32)
-                for part, width in self._content_widths.items()
+                name: some[name] if some[name].shape[1] == width else np.zeros((len(rows), width), np.float32)
+                for name, width in self._content_widths.items()
             } | {"id_vector": vectors[rows]}
             if self._has_patterns:
                 feeds["pattern"] = np.array([pattern])

@@ -50,11 +50,11 @@ PARITY = 1e-5
 
 
 class ParityError(RuntimeError):
-    """An exported graph disagrees with the float64 reference."""
+    """An exported graph disagrees with its reference."""
 
-    def __init__(self, difference: float) -> None:
+    def __init__(self, tower: str, difference: float) -> None:
         super().__init__(
-            f"the exported user tower differs from its float64 reference by {difference:.2e} > {PARITY}"
+            f"the exported {tower} tower differs from its reference by {difference:.2e} > {PARITY}"
         )
         self.difference = difference
 
@@ -220,8 +220,16 @@ def _tensors(directory: Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:
 
 
 def _check_parity(model: Model, tower: Tower, data: Dataset, users: int = 512) -> None:
-    """Compare the graph with the reference on the first users.  Raises: ParityError."""
+    """Compare the graphs with the reference on the first users and items.  Raises: ParityError."""
     sample = tower.views(data, np.arange(min(users, len(data.users))))
     difference = float(np.abs(model.encode_users(sample).parts - tower.parts(sample)).max(initial=0.0))
     if not difference <= PARITY:
-        raise ParityError(difference)
+        raise ParityError("user", difference)
+    if tower.content is None:
+        return
+    raw = data.item_content.take(np.arange(min(users, len(data.items))))
+    content, none = model.content_encoder.encode(raw), np.zeros((len(raw), model.dim), np.float32)
+    wanted = tower.content.maps.vectors(content)
+    difference = float(np.abs(model.encode_items(none, content) - wanted).max(initial=0.0))
+    if not difference <= PARITY * max(1.0, float(np.abs(wanted).max(initial=0.0))):
+        raise ParityError("item", difference)

@@ -58,7 +58,7 @@ def usable_attributes(
 
 
 def named_values(attributes: Attributes) -> Iterator[tuple[str, Any]]:
-    """Yield the texts, numbers and truth values of attributes with their dotted names; of a list each element."""
+    """Yield texts, numbers and truth values of attributes with dotted names; of a list each element."""
     for name, value in attributes.items():
         yield from _flat(name, value)
 

@@ -176,6 +176,17 @@ class Store(Reader):
         _, title, text, *_ = self._item_row(item_id)
         return title, text
 
+    def item_table(self, item_id: str) -> pa.Table:
+        """Read title, text, kind, attributes (JSON) and vector of one item, whose attributes may be unusable.
+
+        Raises:
+            ItemNotFoundError: the store has no such item.
+        """
+        _, title, text, kind, attributes, _, _, vector = self._item_row(item_id)
+        texts = {"title": title, "text": text, "kind": kind, "attributes": attributes}
+        columns = {name: pa.array([value], pa.string()) for name, value in texts.items()}
+        return pa.table(columns | {"vector": pa.array([vector], pa.list_(pa.float32()))})
+
     def _item_row(self, item_id: str) -> tuple[Any, ...]:
         with closing(self._db.cursor()) as cursor:
             row: tuple[Any, ...] | None = cursor.execute(_ITEM, [item_id]).fetchone()

@@ -6,6 +6,7 @@ from scipy import sparse
 
 from encoder.arrays import NO_TIME, Actions, Events, TextColumns
 from encoder.config import TowerConfig
+from encoder.content import RawContent
 from encoder.dataset import Dataset
 
 CONFIG = TowerConfig(weighting="binary")
@@ -36,5 +37,5 @@ def dataset(*, dated: bool, times: int = 200, seed: int = 0) -> Dataset:
         held_out={},
         ties=sparse.csr_array(ties),
         texts=TextColumns(owner, item if not dated else np.full(len(owner), -1), when, vectors),
-        item_text_vectors=np.zeros((ITEMS, len(owner)), dtype=np.float32),
+        item_content=RawContent.of_texts([""] * ITEMS, np.zeros((ITEMS, len(owner)), dtype=np.float32)),
     )

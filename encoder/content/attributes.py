@@ -58,7 +58,7 @@ class AttributeEncoder:
         Weinberger et al. 2009, "Feature hashing for large scale multitask learning", equation 1 (signs).
     """
 
-    encoding: AttributeEncoding
+    encoding: AttributeEncoding = "one-hot"
     terms: tuple[str, ...] = ()
     knots: dict[str, tuple[float, ...]] | None = None
 
@@ -140,7 +140,7 @@ class AttributeEncoder:
         return cls(values["encoding"], tuple(values["terms"]), knots)
 
     def _between(self, name: str, number: float) -> Iterator[tuple[int, float]]:
-        """Yield the knots around a number, by their place, with the share of each; none for an unknown name."""
+        """Yield the knots around a number, by their place, with the share of each."""
         ends = (self.knots or {}).get(name, ())
         if not ends:
             return

@@ -1,8 +1,8 @@
 """The content of items as arrays: text, attributes, vector."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,52 +10,84 @@ from scipy import sparse
 
 from encoder.arrays import IntArray
 from encoder.content.attributes import AttributeEncoder, Described
+from encoder.content.words import WordEncoder
 from encoder.views import FloatArray, Matrix, unit_rows
 
 PARTS = ("text", "attributes", "vector")
+INPUTS = ("text", "words", "attributes", "vector")  # the coordinates of content, in their order
+INPUTS_OF = {"text": ("text", "words"), "attributes": ("attributes",), "vector": ("vector",)}
+
+Widths = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class RawContent:
+    """What is known of N items as it was written.
+
+    Shapes:
+        text_vectors: (N, D_T) float32 unit rows of the language model, zero for an item without text.
+        vectors: (N, D_X) float32 of any length, which the user brought; zero for an item without one.
+
+    Attributes:
+        texts: title and text of each, "" for none.
+        described: kinds and attributes.
+    """
+
+    texts: Sequence[str]
+    text_vectors: FloatArray
+    described: Described
+    vectors: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @classmethod
+    def of_texts(cls, texts: Sequence[str], text_vectors: FloatArray) -> "RawContent":
+        """Return the content of items that are nothing but texts."""
+        none = Described([None] * len(texts), [None] * len(texts))
+        return cls(texts, text_vectors, none, np.zeros((len(texts), 0), np.float32))
+
+    def without(self, left_out: npt.NDArray[np.bool_]) -> "RawContent":
+        """Return the content with nothing known of the items `left_out` (N,)."""
+        kept = (~left_out)[:, None].astype(np.float32)
+        gone = left_out.tolist()
+        kinds = [None if out else kind for out, kind in zip(gone, self.described.kinds, strict=True)]
+        attributes = [None if out else one for out, one in zip(gone, self.described.attributes, strict=True)]
+        texts = ["" if out else text for out, text in zip(gone, self.texts, strict=True)]
+        return RawContent(texts, self.text_vectors * kept, Described(kinds, attributes), self.vectors * kept)
+
+    def take(self, rows: IntArray) -> "RawContent":
+        """Return the content of the items `rows` (n,)."""
+        texts = [self.texts[row] for row in rows.tolist()]
+        return RawContent(texts, self.text_vectors[rows], self.described.take(rows), self.vectors[rows])
 
 
 @dataclass(frozen=True)
 class ItemContent:
-    """What is known of N items; the row of a part that an item lacks is zero.
+    """What is known of N items, as numbers; the row of a part that an item lacks is zero.
 
     Shapes:
-        text: (N, D_T) float32, unit rows: the vector of title and text.
-        attributes: (N, D_A) sparse float32, as `AttributeEncoder` makes them.
+        text: (N, D_T) float32, unit rows of the language model.
+        words: (N, D_W) sparse float32, of the part `text`, too.
+        attributes: (N, D_A) sparse float32.
         vector: (N, D_X) float32, unit rows: what the user brought.
     """
 
     text: FloatArray
+    words: Matrix
     attributes: Matrix
     vector: FloatArray
 
     def __len__(self) -> int:
         return len(self.text)
 
-    @classmethod
-    def of(
-        cls, encoder: AttributeEncoder, text: FloatArray, described: Described, vector: FloatArray
-    ) -> "ItemContent":
-        """Make the content of N items.
-
-        Args:
-            encoder: of kind and attributes.
-            text: (N, D_T) float32 unit rows.
-            described: their kinds and attributes.
-            vector: (N, D_X) float32 of any length; (N, 0) where no item has one.
-        """
-        return cls(text, encoder.encode(described), unit_rows(vector))
-
-    @classmethod
-    def of_texts(cls, text: FloatArray) -> "ItemContent":
-        """Make the content of items that are nothing but a text (N, D_T)."""
-        none = sparse.csr_array((len(text), 0), dtype=np.float32)
-        return cls(text, none, np.zeros((len(text), 0), np.float32))
-
     @property
-    def widths(self) -> tuple[int, int, int]:
-        """D_T, D_A and D_X."""
-        return self.text.shape[1], self.attributes.shape[1], self.vector.shape[1]
+    def widths(self) -> Widths:
+        """D_T, D_W, D_A and D_X."""
+        text, words, attributes, vector = (
+            one.shape[1] for one in (self.text, self.words, self.attributes, self.vector)
+        )
+        return text, words, attributes, vector
 
     @property
     def present(self) -> npt.NDArray[np.bool_]:
@@ -65,37 +97,63 @@ class ItemContent:
 
     def take(self, rows: IntArray) -> "ItemContent":
         """Return the content of the items `rows` (n,)."""
-        return ItemContent(self.text[rows], self.attributes[rows], self.vector[rows])
+        return ItemContent(self.text[rows], self.words[rows], self.attributes[rows], self.vector[rows])
+
+    def inputs(self) -> dict[str, FloatArray]:
+        """Return the dense coordinates by the names of INPUTS."""
+        parts = self.text, self.words.toarray(), self.attributes.toarray(), self.vector
+        return dict(zip(INPUTS, parts, strict=True))
 
     def dense(self) -> FloatArray:
-        """Return the parts side by side, (N, D_T + D_A + D_X) float32."""
-        return np.concatenate([self.text, self.attributes.toarray(), self.vector], axis=1).astype(
-            np.float32, copy=False
-        )
+        """Return all coordinates side by side, (N, D_T + D_W + D_A + D_X) float32."""
+        return np.concatenate(list(self.inputs().values()), axis=1).astype(np.float32, copy=False)
 
     def only(self, parts: Sequence[str], among: npt.NDArray[np.bool_] | None = None) -> "ItemContent":
         """Return the content without the other parts, of the items `among` (N,) or of all."""
         gone = np.ones(len(self), dtype=bool) if among is None else among
         keep = (~gone).astype(np.float32)
-        shown = {
-            "text": self.text * keep[:, None],
-            "attributes": sparse.csr_array(sparse.diags_array(keep) @ self.attributes),
-            "vector": self.vector * keep[:, None],
-        }
-        shown["attributes"].eliminate_zeros()
-        return replace(self, **{name: value for name, value in shown.items() if name not in parts})
+        shown: dict[str, Any] = {}
+        for name in (name for part in PARTS if part not in parts for name in INPUTS_OF[part]):
+            values = getattr(self, name)
+            if isinstance(values, np.ndarray):
+                shown[name] = values * keep[:, None]
+            else:
+                shown[name] = sparse.csr_array(sparse.diags_array(keep) @ values)
+                shown[name].eliminate_zeros()
+        return replace(self, **shown)
+
+
+@dataclass(frozen=True)
+class ContentEncoder:
+    """Turns what was written of items into numbers: their words, and their kinds and attributes."""
+
+    words: WordEncoder = field(default_factory=WordEncoder)
+    attributes: AttributeEncoder = field(default_factory=AttributeEncoder)
+
+    def encode(self, raw: RawContent) -> ItemContent:
+        """Encode items."""
+        return ItemContent(
+            raw.text_vectors,
+            self.words.encode(raw.texts),
+            self.attributes.encode(raw.described),
+            unit_rows(raw.vectors),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the encoder as JSON values."""
+        return {"words": self.words.as_json(), "attributes": self.attributes.as_json()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "ContentEncoder":
+        """Make an encoder of the values that `as_json` returned."""
+        return cls(WordEncoder.from_json(values["words"]), AttributeEncoder.from_json(values["attributes"]))
 
 
 def patterns_of(present: npt.NDArray[np.bool_]) -> IntArray:
-    """Return which combination of parts each item (n, 3) has, as a number: 1 text + 2 attributes + 4 vector."""
+    """Return which parts each item (n, 3) has, as one number: 1 text + 2 attributes + 4 vector."""
     return np.asarray(present @ np.array([1, 2, 4]), dtype=np.int64)
 
 
 def combinations_of(parts: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the combinations that figures are given for: the first part, then one more each time."""
     return [tuple(parts[: n + 1]) for n in range(len(parts))]
-
-
-def subsets_of(parts: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return every combination of some parts, none left out but the empty one."""
-    return [chosen for n in range(1, len(parts) + 1) for chosen in combinations(parts, n)]

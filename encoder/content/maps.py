@@ -1,4 +1,4 @@
-"""Item vectors from content: a ridge regression for each combination of parts, so that no item lacks its own."""
+"""Item vectors from content: a ridge regression for each combination of parts that an item may have."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,16 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.arrays import IntArray
-from encoder.content.attributes import AttributeEncoder, AttributeEncoding
-from encoder.content.content import PARTS, ItemContent, patterns_of
+from encoder.content.attributes import AttributeEncoding
+from encoder.content.content import (
+    INPUTS,
+    INPUTS_OF,
+    PARTS,
+    ContentEncoder,
+    ItemContent,
+    Widths,
+    patterns_of,
+)
 from encoder.views import FloatArray
 
 Floats = npt.NDArray[np.float64]
@@ -25,13 +33,11 @@ class ContentSettings:
         encoding: of the attributes.
         ridge: λ, in units of the mean square of the content's coordinates summed over items.
         popularity: exponent p of an item's weight n^p, n the users who chose it: its vector is the surer.
-        scale: what vectors from content are multiplied by, beside the mean.
     """
 
     encoding: AttributeEncoding = "one-hot"
     ridge: float = 1.0
     popularity: float = 0.5
-    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,15 +45,15 @@ class ContentMaps:
     """Linear maps from content to item vectors.
 
     Shapes:
-        maps: (P, 1 + D_T + D_A + D_X, D) float32, one for each combination of parts (`patterns_of`), zero for
+        maps: (P, 1 + D_C, D) float32, one for each combination of parts (`patterns_of`), zero for
             the empty one and for rows of parts that it lacks; the first row is the constant.
 
     Attributes:
-        widths: D_T, D_A and D_X.
+        widths: of the coordinates of content, by INPUTS; D_C is their sum.
     """
 
     maps: FloatArray
-    widths: tuple[int, int, int]
+    widths: Widths
 
     def vectors(self, content: ItemContent) -> FloatArray:
         """Encode items from their content: (n, D) float32; zero for an item of which nothing is known."""
@@ -61,9 +67,9 @@ class ContentMaps:
 
 @dataclass(frozen=True)
 class ContentTower:
-    """What encodes an item that nobody has touched: the encoder of its attributes, and the maps."""
+    """What encodes an item that nobody has touched: the encoder of its content, and the maps."""
 
-    encoder: AttributeEncoder
+    encoder: ContentEncoder
     maps: ContentMaps
 
 
@@ -108,9 +114,7 @@ class Moments:
     def __sub__(self, other: "Moments") -> "Moments":
         return Moments(self.gram - other.gram, self.cross - other.cross)
 
-    def solve(
-        self, settings: ContentSettings, widths: tuple[int, int, int], patterns: IntArray
-    ) -> ContentMaps:
+    def solve(self, settings: ContentSettings, widths: Widths, patterns: IntArray) -> ContentMaps:
         """Solve the ridge regression of each wanted combination; the constant is not shrunk."""
         maps = np.zeros(self.cross.shape, dtype=np.float32)
         for pattern in patterns.tolist():
@@ -123,16 +127,17 @@ class Moments:
             centred = gram[1:, 1:] - total * np.outer(mean_x, mean_x)
             towards = cross[1:] - total * np.outer(mean_x, mean_y)
             strength = settings.ridge * np.trace(centred) / max(1, len(centred)) + 1e-9 * total
-            slopes = settings.scale * np.linalg.solve(centred + strength * np.eye(len(centred)), towards)
+            slopes = np.linalg.solve(centred + strength * np.eye(len(centred)), towards)
             maps[pattern][used[1:]] = slopes
             maps[pattern][0] = mean_y - mean_x @ slopes
         return ContentMaps(maps[: int(patterns.max(initial=0)) + 1], widths)
 
 
-def columns_of(pattern: int, widths: tuple[int, int, int]) -> IntArray:
+def columns_of(pattern: int, widths: Widths) -> IntArray:
     """Return the rows of a map that a combination of parts uses, the constant first."""
     ends = np.cumsum((1, *widths))
-    parts = [np.arange(ends[i], ends[i + 1]) for i in range(len(PARTS)) if pattern >> i & 1]
+    used = {name for i, part in enumerate(PARTS) if pattern >> i & 1 for name in INPUTS_OF[part]}
+    parts = [np.arange(ends[i], ends[i + 1]) for i, name in enumerate(INPUTS) if name in used]
     return np.concatenate([np.zeros(1, np.int64), *parts]).astype(np.int64)
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from encoder.content import PARTS
+from encoder.content import INPUTS
 from encoder.runtime import ITEM_GRAPH, USER_GRAPH
 from encoder.tower.fusion import MAX_GATE_SLOPE, Fusion
 from encoder.tower.tower import Tower
@@ -202,9 +202,9 @@ def _credits(fusion: Fusion, b: str) -> tuple[list[onnx.NodeProto], list[onnx.Te
 def item_graph(tower: Tower) -> onnx.ModelProto:
     """Return the graph of the item tower.
 
-    Inputs: id_vector (B, D), zero for an item without one; those of text (B, D_T), attributes (B, D_A) and
-    vector (B, D_X) that the tower knows, zero where an item has none; pattern (1,) int64, the combination of
-    parts that all of these items have (`patterns_of`).
+    Inputs: id_vector (B, D), zero for an item without one; those of text (B, D_T), words (B, D_W), attributes
+    (B, D_A) and vector (B, D_X) that the tower knows, zero where an item has none; pattern (1,) int64, the
+    combination of parts that all of these items have (`patterns_of`).
     Output: vectors (B, D) float32: the id vector, or the one from content where there is none.
 
     Raises:
@@ -213,7 +213,7 @@ def item_graph(tower: Tower) -> onnx.ModelProto:
     if tower.content is None:
         raise ValueError("the tower has no content tower")
     maps = tower.content.maps
-    widths = {part: width for part, width in zip(PARTS, maps.widths, strict=True) if width}
+    widths = {part: width for part, width in zip(INPUTS, maps.widths, strict=True) if width}
     nodes = [
         helper.make_node("ReduceL2", ["id_vector"], ["norm"], axes=[1], keepdims=1),
         helper.make_node("Greater", ["norm", "zero"], ["known"]),

@@ -83,13 +83,14 @@ class Tower:
     @property
     def dim(self) -> int:
         """D."""
-        whole = sum(block.id_vectors.shape[1] for block in self.blocks)
-        return whole if self.compression is None else self.compression.items.shape[1]
+        if self.compression is not None:
+            return int(self.compression.items.shape[1])
+        return sum(int(block.id_vectors.shape[1]) for block in self.blocks)
 
     @property
     def text_dim(self) -> int:
         """D_T."""
-        return self.blocks[0].fusion.matrices[1].shape[0]
+        return int(self.blocks[0].fusion.matrices[1].shape[0])
 
     def gated(self, gates: tuple[float, float, float]) -> "Tower":
         """Return the tower with other gates in every block."""
@@ -124,7 +125,7 @@ class Tower:
         if self.content is None:
             return vectors
         unknown = ~vectors.any(axis=1)
-        content = data.content(self.content.encoder).take(np.flatnonzero(unknown))
+        content = self.content.encoder.encode(data.item_content.take(np.flatnonzero(unknown)))
         vectors[unknown] = self.content.maps.vectors(content)
         return vectors
 

@@ -70,7 +70,7 @@ def choose_trust(tower: Tower, data: Dataset, split: str | None, seed: int = 0) 
         )
         return ChosenTrust(USUAL, USUAL_SCALE, judged)
     batches = [draws.whole, *(draws.next() for _ in range(_DRAWS))]
-    search = _Search(tower, data, scorer, seed)
+    search = _Search(tower, scorer, seed)
     search.run([_Aligned.of(tower, batch) for batch in batches])
     found = ChosenTrust(search.gates.trust(), search.gates.log_scale.exp().item(), judged)
     log.info(
@@ -156,7 +156,7 @@ class _ScaledGates(TrustedGates):
 class _Search:
     """The search for trust by gradient: Adam over steps of random users of a random draw."""
 
-    def __init__(self, tower: Tower, data: Dataset, scorer: HeldOutScorer, seed: int) -> None:
+    def __init__(self, tower: Tower, scorer: HeldOutScorer, seed: int) -> None:
         self.gates = _ScaledGates()
         self._tower = tower
         self._rng = np.random.default_rng(seed)

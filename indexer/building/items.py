@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from encoder.content import ItemContent
+from encoder.content import RawContent
 from encoder.dataset import brought_vectors, described_items, rows_of
 from encoder.runtime import Model
 from encoder.text import TextCache, TextEncoder, encode_with_cache, item_text
@@ -60,12 +60,13 @@ class ItemTower:
             items.column(name).to_pylist() for name in ("title", "text", "kind", "attributes")
         )
         texts = [item_text(title, text) for title, text in zip(titles, texts, strict=True)]
-        content = ItemContent.of(
-            self.model.attributes,
+        raw = RawContent(
+            texts,
             encode_with_cache(self.encoder, self.cache, texts, "item texts"),
             described_items(kinds, attributes),
             brought_vectors(items, self.model.content_dim),
         )
+        content = self.model.content_encoder.encode(raw)
         known = (rows >= 0)[:, None]
         id_vectors = np.where(known, self.model.id_vectors[rows], np.float32(0.0))  # (n, D)
         return self.model.encode_items(id_vectors, content)
@@ -82,7 +83,7 @@ class ItemTower:
         return self.vectors(pa.table(columns), rows)
 
     def encodable(self, hashes: pa.Table) -> npt.NDArray[np.bool_]:
-        """Tell which items (n,) of `item_hashes` may have a vector: by id, text or another part of content."""
+        """Tell which items (n,) of `item_hashes` may have a vector, by id or by what is known of them."""
         if self.model.content_parts != ("text",):
             return np.ones(len(hashes), dtype=bool)
         rows = rows_of(hashes.column("item_id"), self.model.item_ids)

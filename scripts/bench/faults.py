@@ -46,16 +46,16 @@ class Stage:
 
 def prepare_stages(folder: Path, names: Sequence[str]) -> list[Stage]:
     """Return the stages by those names, with homes that are ready for them."""
-    size = {"users": MIN_USERS, "items": MIN_ITEMS}
+    users, items = MIN_USERS, MIN_ITEMS
     log.info("bench faults: making a world in %s", folder)
     if names == ["import"]:
-        make_world(folder / "data", **size)
+        make_world(folder / "data", users=users, items=items)
         home = Home(folder / "home")
         small_home.run("import", str(folder / "data"), "--home", str(home.path))
     else:
-        home = small_home.make_small_home(folder, dim=_DIM, **size)
+        home = small_home.make_small_home(folder, dim=_DIM, users=users, items=items)
         small_home.run("reindex", "--home", str(home.path))  # a second one, to publish by turns
-    make_world(folder / "more", seed=8, **size)
+    make_world(folder / "more", seed=8, users=users, items=items)
     (folder / "import").mkdir()
     shutil.copyfile(home.database, folder / "import" / "before.duckdb")
     into, at = Home(folder / "import" / "home"), ("--home", str(home.path))

@@ -17,6 +17,7 @@ from scipy import sparse
 
 from encoder.arrays import Actions, Events, TextColumns
 from encoder.config import TowerConfig
+from encoder.content import RawContent
 from encoder.dataset import Dataset
 from encoder.fit import TrainOptions, fit
 from encoder.products import threads
@@ -102,7 +103,7 @@ def synthetic_dataset(options: TrainBenchOptions) -> Dataset:
         held_out={"valid": rows.where(valid)},
         ties=sparse.csr_array((users, users)),
         texts=TextColumns(none, none, none, np.zeros((0, 0), np.float32)),
-        item_text_vectors=np.zeros((items, 0), np.float32),
+        item_content=RawContent.of_texts([""] * items, np.zeros((items, 0), np.float32)),
     )
 
 

@@ -26,10 +26,10 @@ def new_item_figures(evaluator: Evaluator, whole: Dataset, left_out: LeftOut) ->
     """Return the figures at 20 of new items: those that the model's training never saw.
 
     The users with a target among them are ranked by brute force, as no index has the items encoded in several
-    ways; vectors are those of the exported graphs. "by_content" has, for each combination of what the model knows
-    of an item, `recall`, `ndcg` and `found` (how many of the first 20 are new) over all items, `recall_of_known`
-    (of the same users' other targets), `recall_among_new` where new items alone are ranked, and the paired
-    `gain` over the combination before. "chance" is the expected recall of a random order.
+    ways; vectors are those of the exported graphs. "by_content" has, for each combination of what the model
+    knows of an item, `recall`, `ndcg` and `found` (how many of the first 20 are new) over all items,
+    `recall_of_known` (of the same users' other targets), `recall_among_new` where new items alone are ranked,
+    and the paired `gain` over the combination before. "chance" is the expected recall of a random order.
 
     Args:
         evaluator: of the known items alone.
@@ -49,7 +49,7 @@ def new_item_figures(evaluator: Evaluator, whole: Dataset, left_out: LeftOut) ->
         return None
     views = evaluator.views_of(users)
     vectors = model.encode_users(views).vectors
-    content = whole.content(model.attributes)
+    content = model.content_encoder.encode(whole.item_content)
     figures: dict[str, Any] = {}
     before: tuple[npt.NDArray[np.float64], ...] | None = None
     for parts in watched(combinations_of(model.content_parts), "new items", "combination"):

@@ -104,7 +104,7 @@ def _head_figures(home: Home, evaluator: Evaluator) -> dict[str, Any]:
     model, data = evaluator.pair.model, evaluator.data
     views = dataset_views(data, data.events(model.config), model.table, model.widths)
     users = model.encode_users(views).vectors
-    items = model.encode_items(model.id_vectors, data.content(model.attributes))
+    items = model.encode_items(model.id_vectors, model.content_encoder.encode(data.item_content))
     with Export.open(home.exports / model.export_id, verify=False) as export:  # it was, when it was loaded
         facts = attributes_and_kinds(export)
     head = load_head(home.models / model.model_id)

@@ -50,8 +50,8 @@ def make_world(
     The same arguments give the same rows; existing files are replaced. Each user likes one to three of
     twelve topics, and some facets of them most; behaviour follows taste × popularity (Zipf), texts are about
     the taste, friends mostly share it. The last tenth of each user's behaviour is test, the tenth before it
-    valid. Takes about 40 bytes of memory × users × items. A rich world has prices, makers, moods and pictures,
-    too, which no text names and behaviour follows.
+    valid. Takes about 40 bytes of memory × users × items. A rich world has prices, makers, moods and
+    pictures, too, which no text names and behaviour follows.
 
     Raises:
         WorldSizeError: fewer than MIN_USERS users or MIN_ITEMS items.

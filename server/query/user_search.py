@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from encoder.content import RawContent
+from indexer.building import ItemTower
 from indexer.files import IntArray
 from indexer.index import Index
 from indexer.search import Exclusions, Searched
@@ -73,8 +75,10 @@ def audience_of(snapshot: Snapshot, store: Store, query: Query) -> Candidates:
         row = snapshot.model_row_of.get(query.subject.item_id, -1)
         vector = ItemTower(model, snapshot.encoder, snapshot.cache).vectors(item, np.array([row]))
     elif isinstance(query.subject, FreeText):
-        text_vector = snapshot.text_vectors((query.subject.text,), keep=False)
-        vector = model.encode_items(np.zeros((1, model.dim), np.float32), ItemContent.of_texts(text_vector))
+        texts = (query.subject.text,)
+        raw = RawContent.of_texts(texts, snapshot.text_vectors(texts, keep=False))
+        content = model.content_encoder.encode(raw)
+        vector = model.encode_items(np.zeros((1, model.dim), np.float32), content)
     try:
         rows, scores = audience(users, vector, query.depth)
     except ZeroVectorError:

@@ -16,6 +16,7 @@ from rich.console import Console
 from scipy import sparse
 
 from encoder.arrays import NO_TIME, Actions, Events, TextColumns
+from encoder.content import RawContent
 from encoder.dataset import Dataset
 from encoder.heads.examples import (
     Examples,
@@ -65,7 +66,7 @@ def dataset(history: Events, held_out: dict[str, Events], n_users: int, n_items:
         held_out=held_out,
         ties=sparse.csr_array((n_users, n_users)),
         texts=TextColumns(none, none, none, np.zeros((0, 2), dtype=np.float32)),
-        item_text_vectors=np.zeros((n_items, 2), dtype=np.float32),
+        item_content=RawContent.of_texts([""] * n_items, np.zeros((n_items, 2), dtype=np.float32)),
     )
 
 

@@ -161,7 +161,7 @@ def test_the_reference_is_the_module(data: Dataset) -> None:
     known = popularity > 0
     for place in range(0, len(step.text), 9):
         row = by_row[step.everything[[place]].toarray().astype(np.float32).tobytes()]
-        ours = (tower.vectors(raw.rows(np.array([row]))) @ tower.item_vectors(data.item_text_vectors).T)[0]
+        ours = (tower.vectors(raw.rows(np.array([row]))) @ tower.item_vectors(data).T)[0]
         theirs = scores[place]
         np.testing.assert_allclose(  # the bias is free up to a constant
             (ours - ours[known].mean())[known], (theirs - theirs[known].mean())[known], atol=1e-3
@@ -219,12 +219,15 @@ def test_an_item_that_is_never_a_target_is_found_by_its_text_alone(tmp_path: Pat
     history = replace(data.history, actions=actions)
     text = unit_rows(np.random.default_rng(0).random(data.item_text_vectors.shape, dtype=np.float32))
     asked = {"valid": history.where(np.arange(len(history.users)) < 9).where(history.items[:9] != item)}
-    data = replace(data, history=history, item_text_vectors=text, held_out=asked)
-    block = train_block(data, CONFIG, replace(SMALL, epochs=2), None, tmp_path).block
+    content = replace(data.item_content, text_vectors=text)
+    data = replace(data, history=history, item_content=content, held_out=asked)
+    run = train_block(data, CONFIG, replace(SMALL, epochs=2), None, tmp_path)
+    block, by_text = run.block, np.exp(run.weights["log_scale"]) * text @ run.weights["of_item_text"]
+    by_text = np.append(by_text, np.zeros((len(text), 1)), axis=1)  # no bias
     assert block.table[item].any()  # it is in histories, and says something of those who have it
-    np.testing.assert_allclose(block.id_vectors[item], text[item] @ block.item_text_map, atol=1e-6)
+    np.testing.assert_allclose(block.id_vectors[item], by_text[item], atol=1e-6)
     others = np.setdiff1d(data.history.items, [item])
-    apart = np.abs(block.id_vectors[others] - text[others] @ block.item_text_map).max(axis=1)
+    apart = np.abs(block.id_vectors[others] - by_text[others]).max(axis=1)
     assert (apart > 1e-2).all()
 
 
@@ -248,10 +251,10 @@ def test_mixing_chooses_on_valid_and_compression_keeps_the_ranking(data: Dataset
     assert chooser.score_tower(tower) == pytest.approx(mix.ndcg_by_weight[f"{mix.weight:g}"], abs=2e-3)
     whole = mixed(closed, [block], 1.0, data)
     small = compressed(whole, data, 24)
-    assert small.id_vectors.shape[1] == small.item_vectors(data.item_text_vectors).shape[1] == 24
+    assert small.id_vectors.shape[1] == small.item_vectors(data).shape[1] == 24
     views = whole.views(data)
-    exact = whole.vectors(views) @ whole.item_vectors(data.item_text_vectors).T
-    near = small.vectors(views) @ small.item_vectors(data.item_text_vectors).T
+    exact = whole.vectors(views) @ whole.item_vectors(data).T
+    near = small.vectors(views) @ small.item_vectors(data).T
     assert np.corrcoef(exact.ravel(), near.ravel())[0, 1] > 0.99
     np.testing.assert_allclose(small.parts(views).sum(axis=1), small.vectors(views), atol=1e-9)
     assert np.linalg.norm(small.vectors(views), axis=1).mean() == pytest.approx(1.0, abs=0.05)

@@ -15,6 +15,7 @@ from scipy import sparse
 from encoder import train as training
 from encoder.arrays import Actions, Events, TextColumns
 from encoder.config import TowerConfig
+from encoder.content import RawContent
 from encoder.dataset import Dataset, hold_out
 from encoder.fit import LEAST_JUDGES, TrainOptions, fit
 from encoder.learned import LearnConfig
@@ -169,7 +170,7 @@ def dataset(pairs: list[tuple[int, int]], items: int = 6) -> Dataset:
         held_out={},
         ties=sparse.csr_array((count, count)),
         texts=TextColumns(none, none, none, np.zeros((0, 4), np.float32)),
-        item_text_vectors=np.zeros((items, 4), np.float32),
+        item_content=RawContent.of_texts([""] * items, np.zeros((items, 4), np.float32)),
     )  # fmt: skip
 
 
@@ -276,5 +277,6 @@ def test_a_vector_that_is_not_finite_counts_as_no_view(
     assert not encoded.parts[0].any()
     assert encoded.vectors[1].any()
     assert "not finite, of 1 of 2 people at first" in caplog.text
-    vectors = model.encode_items(np.full((1, model.dim), np.inf, np.float32), text[:1])
+    content = model.content_encoder.encode(RawContent.of_texts([""], text[:1]))
+    vectors = model.encode_items(np.full((1, model.dim), np.inf, np.float32), content)
     assert not vectors.any()

@@ -9,9 +9,11 @@ from scipy import sparse
 
 from encoder.arrays import NO_TIME, Actions, Events, TextColumns
 from encoder.config import TowerConfig
+from encoder.content import ContentSettings, RawContent
 from encoder.dataset import Dataset
 from encoder.runtime import ITEM_GRAPH, USER_GRAPH
 from encoder.tower.closed_form import fit_closed_form
+from encoder.tower.cold_items import fit_content
 from encoder.tower.onnx import export_towers, item_graph, user_graph
 from encoder.tower.select import HeldOutScorer, choose_config
 from encoder.tower.tower import Tower, dataset_views
@@ -54,7 +56,7 @@ def data() -> Dataset:
         held_out={"valid": rows(users[held], items[held])},
         ties=sparse.csr_array(ties.astype(float)),
         texts=TextColumns(writers, none, np.full(USERS - 1, NO_TIME), unit_rows(text)[writers]),
-        item_text_vectors=(item_text / np.linalg.norm(item_text, axis=1, keepdims=True)).astype(np.float32),
+        item_content=RawContent.of_texts([""] * len(item_text), unit_rows(item_text)),
     )
 
 
@@ -106,21 +108,23 @@ def test_the_user_graph_agrees_with_the_float64_reference(data: Dataset, config:
 @pytest.mark.parametrize("config", [RIDGE, MAXVAR], ids=["ridge", "maxvar"])
 def test_item_scores_split_exactly_into_the_shares_of_the_views(data: Dataset, config: TowerConfig) -> None:
     tower = fit_closed_form(data, config)
-    views, items = all_masks(data, tower), tower.item_vectors(data.item_text_vectors)
+    views, items = all_masks(data, tower), tower.item_vectors(data)
     shares = np.einsum("bvd,nd->bnv", tower.parts(views), items)
     np.testing.assert_allclose(shares.sum(axis=2), tower.vectors(views) @ items.T, atol=1e-9)
 
 
 def test_the_item_graph_takes_the_id_vector_and_else_the_text(data: Dataset, tmp_path: Path) -> None:
-    tower = fit_closed_form(data, RIDGE)
+    tower = fit_content(fit_closed_form(data, RIDGE), data, ContentSettings())
+    assert tower.content is not None
     assert not tower.id_vectors[39].any()
     session = ort.InferenceSession(item_graph(tower).SerializeToString())
-    found = session.run(["vectors"], {"id_vector": tower.id_vectors, "text": data.item_text_vectors})[0]
+    feeds = {"id_vector": tower.id_vectors, "text": data.item_text_vectors, "pattern": np.array([1])}
+    found = session.run(["vectors"], feeds)[0]
     np.testing.assert_array_equal(found[:39], tower.id_vectors[:39])
-    np.testing.assert_allclose(
-        found[39], data.item_text_vectors[39] @ tower.item_text_map, rtol=1e-5, atol=1e-6
-    )
-    np.testing.assert_allclose(found, tower.item_vectors(data.item_text_vectors), rtol=1e-5, atol=1e-6)
+    by_text = tower.content.maps.maps[1]
+    expected = by_text[0] + data.item_text_vectors[39] @ by_text[1:]
+    np.testing.assert_allclose(found[39], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, tower.item_vectors(data), rtol=1e-5, atol=1e-6)
     export_towers(tower, tmp_path, {"model_id": "m"})
     for name in (USER_GRAPH, ITEM_GRAPH):
         meta = ort.InferenceSession(tmp_path / name).get_modelmeta().custom_metadata_map
@@ -128,19 +132,18 @@ def test_the_item_graph_takes_the_id_vector_and_else_the_text(data: Dataset, tmp
 
 
 def test_an_item_nobody_touched_goes_to_those_whose_taste_its_text_meets(data: Dataset) -> None:
-    tower = fit_closed_form(data, RIDGE)  # item 39 is odd
+    tower = fit_content(fit_closed_form(data, RIDGE), data, ContentSettings())  # item 39 is odd
     scores = (
-        tower.vectors(dataset_views(data, data.events(RIDGE), tower.table))
-        @ tower.item_vectors(data.item_text_vectors)[39]
+        tower.vectors(dataset_views(data, data.events(RIDGE), tower.table)) @ tower.item_vectors(data)[39]
     )
-    assert scores[3::2].mean() > 0 > scores[4::2].mean()
+    assert scores[3::2].mean() > scores[4::2].mean() + 0.05
 
 
 def test_every_view_alone_tells_the_two_tastes_apart(data: Dataset) -> None:
     for config in (RIDGE, MAXVAR):
         tower = fit_closed_form(data, config)
         views = dataset_views(data, data.events(config), tower.table)
-        items = tower.item_vectors(data.item_text_vectors)
+        items = tower.item_vectors(data)
         for view in ("H", "T", "S"):
             users = np.flatnonzero(views.only((view,)).present.any(axis=1))
             scores = tower.vectors(views.only((view,)).rows(users)) @ items.T
@@ -161,7 +164,7 @@ def test_choice_ends_with_the_best_gates_and_they_stay_above_zero(data: Dataset)
 def test_people_on_their_first_visit_have_a_share_in_the_choice_of_gates(data: Dataset) -> None:
     *_, chosen = choose_config(data, "valid", TowerConfig(), dims=(4, 8))
     scorer, tower = HeldOutScorer(data, "valid"), fit_closed_form(data, chosen.config)
-    views, items = tower.views(data, scorer.users), tower.item_vectors(data.item_text_vectors)
+    views, items = tower.views(data, scorer.users), tower.item_vectors(data)
     cold = scorer.score(tower.vectors(views.only(("T", "S"))), items)
     assert chosen.ndcg == pytest.approx(scorer.score(tower.vectors(views), items))
     assert chosen.cold == pytest.approx(cold)

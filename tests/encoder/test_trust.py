@@ -11,6 +11,7 @@ from scipy import sparse
 
 from encoder.arrays import NO_TIME, Actions, Events, TextColumns
 from encoder.config import TowerConfig
+from encoder.content import RawContent
 from encoder.dataset import Dataset
 from encoder.tower import Block, ChosenTrust, Fusion, Tower, Trust, fit_closed_form
 from encoder.tower.gates import TrustedGates
@@ -99,7 +100,7 @@ def test_the_graph_computes_what_the_reference_does(trust: Trust, unit: bool, ke
     made = fusion(trust, unit=unit)
     width = made.dim
     table, ids = np.zeros((4, DIM), np.float32), np.ones((4, width), np.float32)
-    block = Block(table, made, ids, np.zeros((DIM, width), np.float32))
+    block = Block(table, made, ids)
     tower = Tower(TowerConfig(dim=DIM), (block,))
     views = batch().only(tuple(kept))
     session = ort.InferenceSession(user_graph(tower).SerializeToString())
@@ -158,7 +159,7 @@ def people() -> Dataset:
         held_out={"valid": rows(held)},
         ties=sparse.csr_array(ties),
         texts=TextColumns(everybody, none, np.full(USERS, NO_TIME), texts),
-        item_text_vectors=np.zeros((ITEMS, TASTES), np.float32),
+        item_content=RawContent.of_texts([""] * ITEMS, np.zeros((ITEMS, TASTES), np.float32)),
     )
 
 
@@ -184,7 +185,7 @@ def test_the_chosen_trust_makes_all_views_better_than_their_parts_for_short_and_
     chosen = choose_trust(tower, people, "valid")
     assert chosen.users == USERS
     trusting = tower.trusting(chosen)
-    scorer, items = HeldOutScorer(people, "valid"), tower.item_vectors(people.item_text_vectors)
+    scorer, items = HeldOutScorer(people, "valid"), tower.id_vectors
     strange = one_random_item(people, tower)
 
     def ndcg(which: Tower, views: ViewBatch) -> float:

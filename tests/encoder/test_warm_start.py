@@ -140,7 +140,7 @@ def test_weights_follow_their_items_by_id(start: WarmStart, data: Dataset) -> No
     some = replace(
         data,
         items=pa.concat_arrays([data.items.take(pa.array(order)), pa.array(["a new one"])]),
-        item_text_vectors=np.concatenate([data.item_text_vectors[order], data.item_text_vectors[:1]]),
+        item_content=data.item_content.take(np.append(order, 0)),
     )
     (block,) = start.blocks(some)
     known = start.known[order]
