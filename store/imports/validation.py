@@ -38,7 +38,9 @@ PLAIN_CHECKS = (
 _YEARS = (
     "CASE WHEN {0} BETWEEN TIMESTAMP '0001-01-01' AND TIMESTAMP '9999-12-31 23:59:59.999999' THEN {0} END"
 )
-_WHOLE = f"CASE WHEN {{0}} BETWEEN 0 AND {MAX_WHOLE} AND {{0}} = trunc({{0}}) THEN {{0}}::INTEGER END"
+_WHOLE = (
+    f"CASE WHEN {{0}} BETWEEN 0 AND {MAX_WHOLE} AND {{0}} = trunc({{0}}) THEN TRY_CAST({{0}} AS INTEGER) END"
+)
 _TRUE = ("true", "t", "yes", "y", "1", "1.0", "on")
 _FALSE = ("false", "f", "no", "n", "0", "0.0", "off")
 # DuckDB reads most of ISO 8601; the second try is for a blank before the offset, a comma, and no separators.
