@@ -28,6 +28,8 @@ def write_tables(report: dict[str, Any], html: Path) -> None:
     for view in BLOCKS:
         if report[BLOCKS[view]] is not None:
             out.print(amounts_table(report, view))
+    if report["new_items"]:
+        out.print(new_items_table(report["new_items"]))
     degrees = ", ".join(f"{v} {d:.3f}" for v, d in report["matching_degree"].items() if d is not None)
     out.print(f"matching degree: {degrees}")
     if "head" in report:
@@ -46,6 +48,32 @@ def write_tables(report: dict[str, Any], html: Path) -> None:
         plot = html.with_name(f"{html.stem}-robustness.png")
         plot_robustness(report, plot)
         print(f"plot: {plot}")
+
+
+def new_items_table(figures: dict[str, Any]) -> Table:
+    """Return the figures of items that training never saw, a row for each combination of what is known."""
+    title = (
+        f"new items: {figures['items']:,} that training never saw, {figures['users']:,} users with a target "
+        "among them; found: how many of the first 20 are new; known: recall of the same users' other targets"
+    )
+    columns = ("R@20", "95 %", "N@20", "found", "among new", "known", "gain")
+    table = Table("known of an item", *columns, title=title, box=SIMPLE_HEAD, collapse_padding=True)
+    for name, by_k in figures["by_content"].items():
+        one = by_k[K]
+        low, high = one["recall_ci95"]
+        table.add_row(
+            escape(name),
+            _cell(one["recall"]),
+            f"{low:.3f}–{high:.3f}",
+            _cell(one["ndcg"]),
+            f"{one['found']:.2f}",
+            _cell(one["recall_among_new"]),
+            _cell(one["recall_of_known"]),
+            _gain(by_k),
+        )
+    chance = figures["chance"][K]
+    table.add_row("chance", _cell(chance["recall"]), "", "", "", _cell(chance["recall_among_new"]), "", "")
+    return table
 
 
 def _models(report: dict[str, Any]) -> Table:
