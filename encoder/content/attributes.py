@@ -15,7 +15,7 @@ from encoder.views import Matrix
 from store.attributes import Attributes, named_values
 
 AttributeEncoding = Literal["one-hot", "hashed"]
-MOST_TERMS = 1_024  # of one-hot: the most frequent ones
+MOST_TERMS = {"one-hot": 1_024, "hashed": 50_000}  # the most frequent ones
 HASHED_DIM = 512
 KNOTS = 8  # of a number: the ends of eighths of its values
 _LEAST = 2  # items that a term must occur in: one says nothing of another item
@@ -45,13 +45,13 @@ class AttributeEncoder:
     """Turns kind and attributes into D_A numbers.
 
     Texts, truth values and elements of lists are terms: each is a coordinate of its own (one-hot, D_A as many
-    as there are, at most MOST_TERMS), or one of HASHED_DIM coordinates that a hash gives it, with a sign. A
-    name with n terms in an item gives each 1 / √n, so that long lists count no more than short ones. A number
+    as there are), or one of HASHED_DIM coordinates that a hash gives it, with a sign (hashed). No more than
+    MOST_TERMS are learned, and a term that was not is nothing. A name with n terms in an item gives each 1 / √n, so that long lists count no more than short ones. A number
     is shared by the two knots around it, linearly, so that "rather cheap" is near "cheap"; a knot is a term.
 
     Attributes:
         encoding: one-hot or hashed.
-        terms: of one-hot, in the order of the coordinates; of hashed, none.
+        terms: sorted; of one-hot in the order of the coordinates.
         knots: of each number by its dotted name, ascending.
 
     Source:
@@ -77,21 +77,19 @@ class AttributeEncoder:
             for name, values in sorted(numbers.items())
         }
         encoder = cls(encoding, (), knots)
-        if encoding == "hashed":
-            return encoder
         counts = Counter(
             term
             for kind, attributes in zip(items.kinds, items.attributes, strict=True)
             for term in encoder.weights(kind, attributes)
         )
-        often = sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:MOST_TERMS]
+        often = sorted(counts.items(), key=lambda one: (-one[1], one[0]))[: MOST_TERMS[encoding]]
         useful = sorted(term for term, count in often if _LEAST <= count < len(items))
         return replace(encoder, terms=tuple(useful))
 
     @property
     def dim(self) -> int:
         """D_A."""
-        return len(self.terms) if self.encoding == "one-hot" else HASHED_DIM
+        return HASHED_DIM if self.terms and self.encoding == "hashed" else len(self.terms)
 
     def encode(self, items: Described) -> Matrix:
         """Encode items: (N, D_A) float32; a term that was not learned is nothing."""
@@ -152,9 +150,9 @@ class AttributeEncoder:
 
     def _coordinate(self, term: str) -> tuple[int, float]:
         """Return where a term counts, −1 for nowhere, and with which sign."""
-        if self.encoding == "one-hot":
-            place: dict[str, int] = self._place  # type: ignore[attr-defined]
-            return place.get(term, -1), 1.0
+        place: int = self._place.get(term, -1)  # type: ignore[attr-defined]
+        if place < 0 or self.encoding == "one-hot":
+            return place, 1.0
         digest = hashlib.blake2b(term.encode(), digest_size=8).digest()
         number = int.from_bytes(digest, "little")
         return number % HASHED_DIM, 1.0 if number >> 63 else -1.0

@@ -131,13 +131,13 @@ class ContentEncoder:
     attributes: AttributeEncoder = field(default_factory=AttributeEncoder)
 
     def encode(self, raw: RawContent) -> ItemContent:
-        """Encode items."""
-        return ItemContent(
-            raw.text_vectors,
-            self.words.encode(raw.texts),
-            self.attributes.encode(raw.described),
-            unit_rows(raw.vectors),
-        )
+        """Encode items; one of which only the kind is known has no content, as all of its kind are alike."""
+        text, vector = raw.text_vectors, unit_rows(raw.vectors)
+        described = np.array([bool(one) for one in raw.described.attributes], dtype=bool)
+        known = (described | text.any(axis=1) | vector.any(axis=1)).astype(np.float32)
+        attributes = sparse.csr_array(sparse.diags_array(known) @ self.attributes.encode(raw.described))
+        attributes.eliminate_zeros()
+        return ItemContent(text, self.words.encode(raw.texts), attributes, vector)
 
     def as_json(self) -> dict[str, Any]:
         """Return the encoder as JSON values."""

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from encoder.content import AttributeEncoder, Described
+from encoder.content import AttributeEncoder, ContentEncoder, Described, RawContent
 from encoder.content.attributes import HASHED_DIM, MOST_TERMS
 
 SHOP = Described(
@@ -56,24 +56,32 @@ def test_an_encoder_read_from_its_json_encodes_alike(encoding: str) -> None:
     np.testing.assert_array_equal(again.encode(SHOP).toarray(), encoder.encode(SHOP).toarray())
 
 
-def test_hashed_terms_need_no_vocabulary_and_keep_inner_products_apart() -> None:
+def test_hashed_terms_share_coordinates_and_one_that_was_not_learned_is_nothing() -> None:
     encoder = AttributeEncoder.fit(SHOP, "hashed")
     assert encoder.dim == HASHED_DIM
-    assert encoder.terms == ()
-    unseen = Described(["film", "poem"], [{"genre": "western"}, {"genre": "western"}])
-    rows = encoder.encode(unseen).toarray()
-    assert np.abs(rows).sum(axis=1).tolist() == [2, 2]
-    assert rows[0] @ rows[1] == pytest.approx(1.0)
+    rows = encoder.encode(
+        Described(["film", None, None], [{"genre": "crime"}, {"genre": "crime"}, {"age": 9}])
+    )
+    assert abs(rows).sum(axis=1).tolist() == [2, 1, 0]
+    assert rows[[0]].multiply(rows[[1]]).sum() == pytest.approx(1.0)
 
 
 def test_no_more_terms_are_kept_than_the_bound_the_most_frequent_first() -> None:
-    rare = MOST_TERMS + 50
+    rare = MOST_TERMS["one-hot"] + 50
     items = [{"tag": [f"t{n}", "often"]} for n in range(rare) for _ in range(2)] + [{}]
     encoder = AttributeEncoder.fit(Described([None] * len(items), items), "one-hot")
-    assert encoder.dim == MOST_TERMS
+    assert encoder.dim == MOST_TERMS["one-hot"]
     assert "tag=often" in encoder.terms
 
 
 def test_items_that_all_say_the_same_say_nothing() -> None:
     alike = Described(["place"] * 9, [{"country": "FR"}] * 9)
     assert AttributeEncoder.fit(alike, "one-hot").dim == 0
+
+
+def test_an_item_of_which_only_the_kind_is_known_has_no_content() -> None:
+    encoder = ContentEncoder(attributes=AttributeEncoder.fit(SHOP, "one-hot"))
+    bare = Described(["film"] * 3, [None, {"genre": "crime"}, {}])
+    text = np.array([[0.0], [0.0], [1.0]], np.float32)
+    content = encoder.encode(RawContent(["", "", "seen"], text, bare, np.zeros((3, 0), np.float32)))
+    assert content.present[:, :2].tolist() == [[False, False], [False, True], [True, True]]
