@@ -46,8 +46,9 @@ class AttributeEncoder:
 
     Texts, truth values and elements of lists are terms: each is a coordinate of its own (one-hot, D_A as many
     as there are), or one of HASHED_DIM coordinates that a hash gives it, with a sign (hashed). No more than
-    MOST_TERMS are learned, and a term that was not is nothing. A name with n terms in an item gives each 1 / √n, so that long lists count no more than short ones. A number
-    is shared by the two knots around it, linearly, so that "rather cheap" is near "cheap"; a knot is a term.
+    MOST_TERMS are learned, and a term that was not is nothing. A name with n terms in an item gives each
+    1 / √n, so that long lists count no more than short ones. A number is shared by the two knots around it,
+    linearly, so that "rather cheap" is near "cheap"; a knot is a term.
 
     Attributes:
         encoding: one-hot or hashed.

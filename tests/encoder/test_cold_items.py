@@ -76,7 +76,8 @@ def test_nothing_of_a_new_item_reaches_training(data: Dataset, new: np.ndarray) 
     assert not seen.relevant("valid")[:, new].nnz
     assert not seen.item_text_vectors[new].any()
     assert not seen.item_content.vectors[new].any()
-    assert {seen.item_content.described.attributes[row] for row in np.flatnonzero(new)} == {None}
+    hidden = seen.item_content.described.take(np.flatnonzero(new))
+    assert set(hidden.attributes) == {None}
     assert seen.seen[:, ~new].nnz == data.seen[:, ~new].nnz
 
 
