@@ -260,3 +260,18 @@ def test_of_two_requests_that_meet_one_sets_the_length(place: Place) -> None:
         assert (state.failing, state.failures) == (False, 0)  # the request was at fault
         with place.store.writing(set()) as cursor:
             cursor.execute("DELETE FROM data.items")
+
+
+def test_items_of_an_export_come_in_the_order_of_their_ids_from_many_row_groups(folder: Folder) -> None:
+    count = 300_000  # three row groups of DuckDB, read by as many threads as there are
+    with folder.store.writing() as cursor:
+        cursor.execute(f"""
+            INSERT INTO data.items (item_id, available, vector)
+            SELECT lpad(((range * 7919) % {count})::VARCHAR, 7, '0'), range % 3 > 0, [range + 1]
+            FROM range({count})""")
+    with Export.open(folder.root / create_export(folder.store, folder.root)) as export:
+        ids = pa.chunked_array([batch.column("item_id") for batch in export.item_batches(10_000)])
+        assert ids.equals(export.items(available_only=True).column("item_id"))
+        assert ids.to_pylist() == sorted(ids.to_pylist())
+        assert len(ids) == count * 2 / 3
+        assert export.item_hashes().column("item_id").equals(ids)
