@@ -140,9 +140,16 @@ class Export(Reader):
         """The id that models and indexes name."""
         return self.path.name
 
-    def items(self, *, available_only: bool = False) -> pa.Table:
-        """Return all columns of the items, by item id; `attributes` is JSON text, `vector` a float list."""
-        return self._table(f"FROM data.items WHERE available OR NOT {available_only} ORDER BY item_id")
+    def items(self, *, available_only: bool = False, columns: Sequence[str] = ("*",)) -> pa.Table:
+        """Return the items by item id; `attributes` is JSON text, `vector` a list of float32.
+
+        Args:
+            available_only: without those that are not available.
+            columns: the names of those to read; all without. Vectors of many items are large.
+        """
+        return self._table(f"""
+            SELECT {", ".join(columns)} FROM data.items
+            WHERE available OR NOT {available_only} ORDER BY item_id""")
 
     def item_batches(self, rows: int = _BATCH) -> Iterator[pa.RecordBatch]:
         """Yield the columns of `items` for the available items, in their order, at most `rows` at a time.

@@ -167,6 +167,7 @@ def test_an_export_has_the_vectors_in_batches_of_bounded_size(
         assert [len(batch) for batch in batches] == [6, 6, 6, 2]
         assert pa.Table.from_batches(batches).equals(export.items())
         assert export.items().schema.field("vector").type == pa.list_(pa.float32())
+        assert export.items(columns=["title", "item_id"]).equals(export.items().select(["title", "item_id"]))
         some = export.some_items(["i03"]).to_pylist()
         assert some[0]["vector"] == [4.0] * 10
         assert export.item_hashes().equals(folder.store.item_hashes())
