@@ -9,6 +9,7 @@ from threading import Event
 import numpy as np
 import pytest
 
+from encoder.content import Described, RawContent
 from encoder.text.cache import TextCache
 from indexer.files import WITHOUT_VECTOR_FILE
 from indexer.filters.filter import Filter
@@ -115,6 +116,40 @@ def test_a_new_item_is_in_filters_and_the_fallback_before_it_is_encoded(
         assert sorted(index.item_ids(index.popular(9, EMPTY_RECORD, wanted))) == sorted(["new", known])
         live.committed([([], ["new"])])
         assert index.item_ids(index.popular(9, EMPTY_RECORD, wanted)) == [known]
+
+
+def test_an_untouched_item_is_encoded_from_its_attributes_and_anew_when_they_change(
+    small_home: Home, tmp_path: Path
+) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    with ExitStack() as stack:
+        store = stack.enter_context(Store.open(home.database))
+        state = stack.enter_context(UserState.open(home.state))
+        cache = stack.enter_context(closing(TextCache.open(home.text_cache)))
+        serving = prepare(
+            home, load_index(home, home.current_index.read_text().strip()), store, state, cache, 1
+        )
+        live = stack.enter_context(LiveItems(store, Retriever(store, state, serving)))
+        index, model = serving.index, serving.model
+
+        def vector_of(topic: str) -> np.ndarray:
+            live.committed([([bare("new", topic=topic)], [])])
+            raw = RawContent(
+                [""],
+                np.zeros((1, model.text_dim), np.float32),
+                Described(["relic"], [{"topic": topic}]),
+                np.zeros((1, 0), np.float32),
+            )
+            none, content = np.zeros((1, model.dim), np.float32), model.content_encoder.encode(raw)
+            wanted = model.encode_items(none, content)
+            soon(lambda: np.allclose(index.vectors_of(index.rows(["new"])), wanted, atol=1e-6))
+            return wanted
+
+        first, second = vector_of("astronomy"), vector_of("cooking")
+        assert first.any()
+        assert np.abs(first - second).max() > 0.01 * np.abs(first).max()
+        assert not vector_of("of another world").any()
+        assert index.without_vector == 1
 
 
 def test_a_batch_that_cannot_be_encoded_does_not_stop_those_behind_it(

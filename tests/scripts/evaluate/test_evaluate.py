@@ -18,12 +18,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from encoder.config import VIEWS, TowerConfig
+from encoder.content import ContentEncoder, Described, RawContent
 from encoder.dataset import load_dataset
 from encoder.fit import TrainOptions
 from encoder.left_out import LeftOutShares
 from encoder.runtime import Model
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder, item_text
+from encoder.tower import dataset_views
 from encoder.train import train
 from indexer.publish import LoadedIndex, current_index, load_index, publish
 from indexer.reindex import reindex
@@ -42,7 +44,9 @@ DESIGN_KEYS = [
     "dataset", "split", "model_id", "index_id", "users", "k", "by_view",
     "cold_users", "matching_degree", "baselines", "seconds",
 ]  # fmt: skip
-OWN_KEYS = ["views", "views_in_data", "unseen_users", "by_history", "by_texts", "by_friends", "cut"]
+OWN_KEYS = [
+    "views", "views_in_data", "unseen_users", "new_items", "by_history", "by_texts", "by_friends", "cut",
+]  # fmt: skip
 FIGURES = {"recall", "recall_ci95", "ndcg", "ndcg_ci95", "mrr", "mrr_ci95", "coverage"}
 SUBSETS = ["H", "T", "S", "HT", "HS", "TS", "HTS"]
 
@@ -191,8 +195,16 @@ def raw_arrays(home: Home) -> dict[str, Any]:
     wrote = np.zeros(len(user_row))
     np.add.at(wrote, [user_row[one["user_id"]] for one in visible], 1)
     amounts = np.log1p(np.stack([(counts > 0).sum(axis=1), wrote, (ties > 0).sum(axis=1)], axis=1))
-    item_feeds = {"id_vector": tables["id_vectors"], "text": about}
-    (vectors,) = onnxruntime.InferenceSession(folder / "item_tower.onnx").run(["vectors"], item_feeds)
+    described = Described([one["kind"] for one in items], [json.loads(one["attributes"]) for one in items])
+    content = ContentEncoder.from_json(json.loads((folder / "content.json").read_text("utf-8")))
+    known = content.encode(RawContent(about_texts, about, described, np.zeros((len(items), 0)))).inputs()
+    session = onnxruntime.InferenceSession(folder / "item_tower.onnx")
+    item_feeds = {one.name: known[one.name] for one in session.get_inputs() if one.name in known}
+    item_feeds |= {
+        "id_vector": tables["id_vectors"],
+        "pattern": np.array([3]),
+    }  # all have text and attributes
+    (vectors,) = session.run(["vectors"], item_feeds)
     return {
         "graph": folder / "user_tower.onnx",
         "raw": {name: array.astype(np.float32) for name, array in raw.items()},
@@ -384,6 +396,51 @@ def test_without_friends_and_with_users_left_out_of_training(
     assert 20 <= unseen["users"] <= 80
     parts = report["users"] * report["k"]["20"]["recall"] + unseen["users"] * unseen["20"]["recall"]
     assert parts / everyone[1] == pytest.approx(everyone[0], abs=1e-9)
+
+
+def test_new_items_are_ranked_among_all_and_told_apart(
+    variant: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shares = LeftOutShares(items=0.2, seed=1)
+    home = variant("new_items", lambda _, table: table, quick(left_out=shares))
+    report = report_of(home)
+    write_tables(report, home.path / "report.html")
+    said, figures = capsys.readouterr().out, report["new_items"]
+    assert f"new items: {figures['items']} that training never saw" in said
+    assert list(figures["by_content"]) == ["text", "text+attributes"]
+    pair = current(home)
+    encoder = TextEncoder.load(home.text_models / pair.model.text_model_id)
+    with (
+        closing(TextCache.open(home.text_cache)) as cache,
+        Export.open(home.exports / pair.model.export_id) as export,
+    ):
+        data = load_dataset(export, encoder, cache)
+    ids = pq.read_table(home.models / pair.model.model_id / "left_out_items.parquet").column("item_id")
+    new = np.isin(np.array(data.items), np.array(ids))
+    assert figures["items"] == new.sum() > 10
+    assert not pair.model.id_vectors[new].any()
+    assert not pair.model.table[new].any()
+    # Recomputed, from what a person did with known items: all items by plain scores, targets of new ones.
+    seen, valid, test = (m.toarray() > 0 for m in (data.seen, data.relevant("valid"), data.relevant("test")))
+    targets = test & ~seen & ~valid & new
+    users = np.flatnonzero(targets.any(axis=1))
+    assert (figures["users"], figures["targets"]) == (len(users), targets.sum())
+    known = data.without_items(new)
+    views = dataset_views(known, known.events(pair.model.config), pair.model.table, pair.model.widths, users)
+    content = pair.model.content_encoder.encode(data.item_content)
+    items = pair.model.encode_items(pair.model.id_vectors, content)
+    scores = pair.model.encode_users(views).vectors @ items.T
+    scores[(seen | valid)[users]] = -np.inf
+    first = np.argsort(-scores, axis=1, kind="stable")[:, :20]
+    hits = np.take_along_axis(targets[users], first, axis=1).sum(axis=1)
+    recall = (hits / targets[users].sum(axis=1)).mean()
+    whole = figures["by_content"]["text+attributes"]["20"]
+    assert whole["recall"] == pytest.approx(recall, abs=1e-9)
+    assert whole["found"] == pytest.approx(new[first].sum(axis=1).mean())
+    assert whole["recall"] > 2 * figures["chance"]["20"]["recall"]
+    # The other figures are of known targets.
+    others = (test & ~seen & ~valid & ~new).any(axis=1)
+    assert report["users"] == others.sum()
 
 
 def test_every_target_seen_already_leaves_nothing_to_find(variant: Any) -> None:
