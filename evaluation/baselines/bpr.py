@@ -16,7 +16,7 @@ from evaluation.ranking import Csr
 Floats32 = NDArray[np.float32]
 
 EPOCHS = 200
-MAX_TRIPLES = 80_000_000  # of one model: where the data is larger there are fewer epochs
+MAX_TRIPLES = 160_000_000  # of one model, a minute or two: where the data is larger there are fewer epochs
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from evaluation.baselines.selection import Ints, Valid, best_setting
 from evaluation.ranking import Csr
 
 SWEEPS = 15
-MAX_WORK = 8e11  # multiplications of the whole choice: about five minutes on two cores
+MAX_WORK = 8e11  # multiplications of the whole choice: about three minutes of one core
 _STEPS = 4  # of the conjugate gradient that solves a row, and the residual it begins with
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ class AlsSettings:
 
 ALS_DIM = 64
 ALS_ALPHAS = (3.0, 10.0, 30.0, 100.0)
-ALS_REGS = (0.25, 0.5, 1.0, 1.75, 2.5, 3.5)  # times alpha: both then grow with the events of a row
-ALS_WIDER = (128, 256)
+ALS_REGS = (0.25, 0.5, 1.0, 1.75, 2.5, 3.5, 5.0, 7.0)  # times alpha: both then grow with the events of a row
+ALS_DIMS = (32, 128, 256)
 _REG = 2.5  # times alpha, while alpha is chosen
 
 
@@ -91,13 +91,13 @@ def choose_als(
     valid_relevant: Csr,
     excluded: Csr,
     dim: int = ALS_DIM,
-    wider: Sequence[int] = ALS_WIDER,
+    dims: Sequence[int] = ALS_DIMS,
     k: int = 20,
 ) -> tuple[AlsSettings, Ials]:
     """Return the settings with the best mean recall@k on valid, and their model; of equal ones the first.
 
     One after the other with vectors of length `dim`: each of ALS_ALPHAS, each of ALS_REGS; then each length
-    of `wider` that the work allows. The other arguments are those of `choose_ease`.
+    of `dims` that the work allows. The other arguments are those of `choose_ease`.
 
     Raises:
         LibraryMissingError: `implicit` is not installed.
@@ -125,12 +125,12 @@ def choose_als(
 
     chosen = stage([AlsSettings(dim, alpha, _REG * alpha) for alpha in ALS_ALPHAS], "alpha")
     chosen = stage([replace(chosen, reg=each * chosen.alpha) for each in ALS_REGS], "reg")
-    longer = [chosen]
-    for each in wider:
+    lengths = [chosen]
+    for each in dims:
         work += work_of(train, each)
         if work <= MAX_WORK:
-            longer.append(replace(chosen, dim=each))
-    chosen = stage(longer, "dim")
+            lengths.append(replace(chosen, dim=each))
+    chosen = stage(lengths, "dim")
     return chosen, fitted[chosen]
 
 

@@ -83,9 +83,9 @@ def test_als_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in (AlsSettings(0, 3.0, 1.0), AlsSettings(4, 0.5, 1.0), AlsSettings(4, 3.0, float("nan"))):
         with pytest.raises(ValueError, match="dim and alpha are at least 1"):
             Ials.fit(TRAIN, wrong)
-    allowed = 9 * ials.work_of(TRAIN, 4)  # four alphas and six regs, of which one was fitted already
+    allowed = 11 * ials.work_of(TRAIN, 4)  # four alphas and eight regs, of which one was fitted already
     monkeypatch.setattr(ials, "MAX_WORK", allowed)
-    setting, _ = choose_als(TRAIN, TRAIN, sparse.csr_array(TRAIN.shape), dim=4, wider=(8,))
+    setting, _ = choose_als(TRAIN, TRAIN, sparse.csr_array(TRAIN.shape), dim=4, dims=(8,))
     assert setting.dim == 4  # 8 would be too much work, and is not tried
     with pytest.raises(TooMuchWorkError, match="iALS of 3 users x 3 items takes") as refused:
         choose_als(TRAIN, TRAIN, TRAIN, dim=5)

@@ -68,7 +68,7 @@ def test_every_baseline_keeps_the_contract(name: str) -> None:
     [
         partial(choose_ease, lams=(5.0, 50.0)),
         partial(choose_knn, neighbours=(3, 40)),
-        partial(choose_als, dim=4, wider=(8,)),
+        partial(choose_als, dim=4, dims=(8,)),
         partial(choose_bpr, settings=QUICK_BPR),
         partial(choose_side_ease, side=nothing(tastes()[0])),
     ],
