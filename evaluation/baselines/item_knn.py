@@ -67,10 +67,12 @@ class ItemKnn:
         }
         if settings.weighting not in kinds:
             raise ValueError(f"weighting is {settings.weighting!r}, not one of {', '.join(kinds)}")
-        with library_at_work() as threads:
+        with library_at_work() as threads, np.errstate(invalid="ignore"):
             model = kinds[settings.weighting](K=min(settings.neighbours, train.shape[1]), num_threads=threads)
             model.fit(library_matrix(train), show_progress=False)
-        return cls(sparse.csr_array(model.similarity.astype(np.float32)))
+        likeness = sparse.csr_array(model.similarity.astype(np.float32))
+        likeness.data[np.isnan(likeness.data)] = 0  # of an item whose users all weigh nothing: 0 / 0
+        return cls(likeness)
 
     def scores(self, history: Csr, _users: Ints | None = None) -> NDArray[np.float32]:
         """Return (B, N) float32 scores from the users' items (B, N); no history gives a row of zeros."""

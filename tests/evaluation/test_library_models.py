@@ -40,13 +40,25 @@ def test_item_knn_by_hand() -> None:
 
 
 def test_item_knn_weighs_users_as_it_is_told() -> None:
-    # idf of a user with d of the 3 items: ln 3 − ln (1 + d); all have two, so TF-IDF is the cosine here
-    cosine, tf_idf = (ItemKnn.fit(TRAIN, KnnSettings(name, 3)).likeness for name in ("cosine", "TF-IDF"))
-    uneven, _ = tastes()
-    np.testing.assert_allclose(tf_idf.toarray()[:2, :2], cosine.toarray()[:2, :2], rtol=1e-6)
-    models = [ItemKnn.fit(uneven, KnnSettings(name, 40)).likeness.toarray() for name in WEIGHTINGS]
+    train = sparse.csr_array(np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 1, 1, 0]], dtype=np.float32))
+    # a user with d of the 4 items weighs ln 4 − ln (1 + d): the second ln 2, the others ln (4 / 3)
+    one, two = np.log(2), np.log(4 / 3)
+    expected = two**2 / (np.hypot(one, two) * np.hypot(two, two))
+    likeness = ItemKnn.fit(train, KnnSettings("TF-IDF", 4)).likeness.toarray()
+    np.testing.assert_allclose(likeness[0], [1, expected, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(likeness[3], 0)  # nobody has it
+    models = [ItemKnn.fit(tastes()[0], KnnSettings(name, 40)).likeness.toarray() for name in WEIGHTINGS]
     for first, second in combinations(models, 2):
         assert np.abs(first - second).max() > 0.01
+
+
+def test_item_knn_of_users_without_weight_is_zero_not_nan() -> None:
+    # Each has one of two items and weighs ln 2 − ln 2 = 0, so that TF-IDF divides by a norm of 0
+    train = sparse.csr_array(np.eye(2, dtype=np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = ItemKnn.fit(train, KnnSettings("TF-IDF", 2))
+    assert not model.scores(train).any()
 
 
 def test_item_knn_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
