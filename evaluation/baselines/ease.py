@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 from tqdm import tqdm
 
-from evaluation.baselines.selection import Valid, best_setting, binary
+from evaluation.baselines.selection import Ints, Valid, best_setting, binary
 from evaluation.ranking import Csr, Floats
 
 MAX_EASE_ITEMS = 20_000
@@ -40,7 +40,7 @@ class Popularity:
         """Return the popularity of each item in `train` (U, N); any nonzero counts once."""
         return cls(np.asarray(binary(train).sum(axis=0), dtype=np.float32).ravel())
 
-    def scores(self, history: Csr) -> NDArray[np.float32]:
+    def scores(self, history: Csr, _users: Ints | None = None) -> NDArray[np.float32]:
         """Return (B, N) float32, the same row for each of the B users of `history`; read-only."""
         return np.broadcast_to(self.counts, (history.shape[0], len(self.counts)))
 
@@ -78,7 +78,7 @@ class Ease:
         lower /= -diagonal  # column j by −P_jj
         return cls(lower)
 
-    def scores(self, history: Csr) -> NDArray[np.float32]:
+    def scores(self, history: Csr, _users: Ints | None = None) -> NDArray[np.float32]:
         """Return (B, N) float32 scores from the users' items (B, N); no history gives a row of zeros."""
         return np.asarray(binary(history) @ self.weights, dtype=np.float32)
 

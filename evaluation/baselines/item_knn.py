@@ -1,53 +1,50 @@
-"""Item neighbours: an item scores by its likeness to the items in the history."""
+"""Item neighbours of `implicit`: an item scores by its likeness to the items in the history."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
-from evaluation.baselines.selection import Valid, best_setting, binary
+from evaluation.baselines.library import (
+    TooMuchWorkError,
+    library_at_work,
+    library_matrix,
+    library_module,
+    require_library,
+)
+from evaluation.baselines.selection import Ints, Valid, best_setting, binary
 from evaluation.ranking import Csr
 
-MAX_PAIRS = 200_000_000  # of items that one user has both of, over all users: up to 1.6 GB
+WEIGHTINGS = ("cosine", "TF-IDF", "BM25")
+NEIGHBOURS = (50, 200, 1_000, 5_000)
+MAX_KEPT = 50_000_000  # items x neighbours of one model: 1.2 GB while the library builds it
+MAX_PAIRS = 500_000_000  # of items that one user has both of, over all users: a minute a model on one core
 
 log = logging.getLogger(__name__)
 
 
-class TooManyPairsError(ValueError):
-    """The likeness of all items to all would take too much memory."""
-
-    def __init__(self, pairs: int) -> None:
-        super().__init__(
-            f"ItemKNN counts {pairs:,} pairs of items that a user has both of; the limit is {MAX_PAIRS:,}"
-        )
-        self.pairs = pairs
-
-
 @dataclass(frozen=True)
 class KnnSettings:
-    """How many neighbours an item keeps (None: all), and what shrinks the likeness of rare items."""
+    """How a user's items are weighted before likeness is measured, and how many neighbours an item keeps."""
 
-    neighbours: int | None
-    shrink: float
-
-
-KNN_SETTINGS = tuple(KnnSettings(n, shrink) for shrink, n in product((0.0, 10.0, 100.0), (50, 200, None)))
+    weighting: str
+    neighbours: int
 
 
 @dataclass(frozen=True)
 class ItemKnn:
-    """Scores x · S, where column j of S holds the likeness of item j to its nearest items.
-
-    S_ij = c_ij / (√(c_ii c_jj) + shrink), c_ij = users who have both; zero diagonal.
+    """Scores x · S, where row i of S holds the likeness of item i to its nearest items, its own among them.
 
     Source:
-        Sarwar et al. 2001, "Item-based collaborative filtering recommendation algorithms", WWW, section 3;
-        Deshpande and Karypis 2004, "Item-based top-N recommendation algorithms", TOIS 22(1), section 4.
+        https://github.com/benfred/implicit, `nearest_neighbours`: CosineRecommender, TFIDFRecommender,
+        BM25Recommender (K1 = 1.2, B = .75); Deshpande and Karypis 2004, "Item-based top-N recommendation
+        algorithms", TOIS 22(1), section 4.
     """
 
     likeness: "sparse.csr_array[np.float32]"  # (N, N)
@@ -57,28 +54,27 @@ class ItemKnn:
         """Fit a model to `train` (U, N), in which any nonzero counts as 1.
 
         Raises:
-            TooManyPairsError: more than MAX_PAIRS pairs of items that a user has both of.
-            ValueError: neighbours < 1, or shrink is negative.
+            LibraryMissingError: `implicit` is not installed.
+            ValueError: neighbours < 1, or a weighting that is not among WEIGHTINGS.
         """
-        return cls._keep(_likeness(_pair_counts(train), settings.shrink), settings.neighbours)
+        library = library_module("nearest_neighbours")
+        if settings.neighbours < 1:
+            raise ValueError(f"neighbours is {settings.neighbours}, not at least 1")
+        kinds: dict[str, Any] = {
+            "cosine": library.CosineRecommender,
+            "TF-IDF": library.TFIDFRecommender,
+            "BM25": library.BM25Recommender,
+        }
+        if settings.weighting not in kinds:
+            raise ValueError(f"weighting is {settings.weighting!r}, not one of {', '.join(kinds)}")
+        with library_at_work() as threads, np.errstate(invalid="ignore"):
+            model = kinds[settings.weighting](K=min(settings.neighbours, train.shape[1]), num_threads=threads)
+            model.fit(library_matrix(train), show_progress=False)
+        likeness = sparse.csr_array(model.similarity.astype(np.float32))
+        likeness.data[np.isnan(likeness.data)] = 0  # of an item whose users all weigh nothing: 0 / 0
+        return cls(likeness)
 
-    @classmethod
-    def _keep(cls, likeness: "sparse.csr_array[np.float32]", neighbours: int | None) -> "ItemKnn":
-        """Return the model of the `neighbours` nearest of each row; the likeness is symmetric."""
-        if neighbours is None:
-            return cls(likeness)
-        if neighbours < 1:
-            raise ValueError(f"neighbours is {neighbours}, not at least 1")
-        kept = np.ones(likeness.nnz, dtype=bool)
-        for start, stop in zip(likeness.indptr[:-1], likeness.indptr[1:], strict=True):
-            if stop - start > neighbours:
-                order = np.argsort(-likeness.data[start:stop], kind="stable")  # of equal ones the lower rows
-                kept[start + order[neighbours:]] = False
-        rows = np.repeat(np.arange(likeness.shape[0]), np.diff(likeness.indptr))[kept]
-        columns = likeness.indices[kept]
-        return cls(sparse.csr_array((likeness.data[kept], (columns, rows)), shape=likeness.shape))
-
-    def scores(self, history: Csr) -> NDArray[np.float32]:
+    def scores(self, history: Csr, _users: Ints | None = None) -> NDArray[np.float32]:
         """Return (B, N) float32 scores from the users' items (B, N); no history gives a row of zeros."""
         return np.asarray((binary(history) @ self.likeness).toarray(), dtype=np.float32)
 
@@ -87,45 +83,37 @@ def choose_knn(
     train: Csr,
     valid_relevant: Csr,
     excluded: Csr,
-    settings: Sequence[KnnSettings] = KNN_SETTINGS,
+    weightings: Sequence[str] = WEIGHTINGS,
+    neighbours: Sequence[int] = NEIGHBOURS,
     k: int = 20,
 ) -> tuple[KnnSettings, ItemKnn]:
     """Return the settings with the best mean recall@k on valid, and their model; of equal ones the first.
 
-    The arguments are those of `choose_ease`.
+    Numbers of neighbours that would keep more than MAX_KEPT are not tried. The other arguments are those of
+    `choose_ease`.
 
     Raises:
-        TooManyPairsError: more than MAX_PAIRS pairs of items that a user has both of.
+        LibraryMissingError: `implicit` is not installed.
         NoTargetsError: valid_relevant is empty.
-        ValueError: no settings, or ones out of range.
+        TooMuchWorkError: users have more than MAX_PAIRS pairs of items, or no number of neighbours is small
+            enough.
+        ValueError: nothing to choose from, or settings out of range.
     """
+    require_library()
     valid = Valid.of(train, valid_relevant, excluded)
-    pair_counts = _pair_counts(train)
-    log.info("choosing ItemKNN: %d pairs of items, %d settings", pair_counts.nnz, len(settings))
-
-    def fit(setting: KnnSettings) -> ItemKnn:
-        return ItemKnn._keep(_likeness(pair_counts, setting.shrink), setting.neighbours)
-
-    return best_setting("ItemKNN", tqdm(settings, desc="ItemKNN", disable=None), fit, valid, k)
-
-
-def _pair_counts(train: Csr) -> "sparse.csr_array[np.float32]":
-    """Return how many users have both items, (N, N)."""
-    x = binary(train)
-    pairs = int((np.diff(x.indptr).astype(np.int64) ** 2).sum())
+    n_items = train.shape[1]
+    pairs = float((np.diff(sparse.csr_array(train).indptr).astype(np.float64) ** 2).sum())
     if pairs > MAX_PAIRS:
-        raise TooManyPairsError(pairs)
-    pair_counts = sparse.csr_array(x.T @ x)
-    pair_counts.sort_indices()  # which of equal neighbours is kept must not depend on the product's order
-    return pair_counts
-
-
-def _likeness(pair_counts: "sparse.csr_array[np.float32]", shrink: float) -> "sparse.csr_array[np.float32]":
-    if not shrink >= 0:
-        raise ValueError(f"shrink is {shrink}, not at least 0")
-    norms = np.sqrt(pair_counts.diagonal())  # (N,)
-    rows = np.repeat(np.arange(pair_counts.shape[0]), np.diff(pair_counts.indptr))
-    values = pair_counts.data / (norms[rows] * norms[pair_counts.indices] + np.float32(shrink))
-    other = rows != pair_counts.indices
-    at = (rows[other], pair_counts.indices[other])
-    return sparse.csr_array((values[other].astype(np.float32), at), shape=pair_counts.shape)
+        raise TooMuchWorkError(
+            "ItemKNN", train.shape, pairs, "pairs of items that a user has both of", MAX_PAIRS
+        )
+    wanted = sorted({min(each, n_items) for each in neighbours})
+    fitting = [each for each in wanted if each * n_items <= MAX_KEPT]
+    if wanted and not fitting:
+        raise TooMuchWorkError(
+            "ItemKNN", train.shape, wanted[0] * n_items, "neighbours of all items", MAX_KEPT
+        )
+    settings = [KnnSettings(*each) for each in product(weightings, fitting)]
+    log.info("choosing ItemKNN: %d x %d, %d settings", *train.shape, len(settings))
+    bar = tqdm(settings, desc="ItemKNN", disable=None)
+    return best_setting("ItemKNN", bar, lambda setting: ItemKnn.fit(train, setting), valid, k)

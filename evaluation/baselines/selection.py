@@ -15,6 +15,8 @@ from evaluation.ranking import Csr, top_k
 MAX_USERS = 3_000  # more users would not change a choice, only make it slow
 _SCORES_AT_ONCE = 20_000_000
 
+Ints = NDArray[np.int64]
+
 log = logging.getLogger(__name__)
 
 
@@ -25,8 +27,13 @@ class NoTargetsError(ValueError):
 class Scorer(Protocol):
     """The interface of every baseline: scores of all items from histories."""
 
-    def scores(self, history: Csr) -> NDArray[np.float32]:
-        """Return (B, N) float32 scores from the users' items (B, N); any nonzero counts once."""
+    def scores(self, history: Csr, users: Ints, /) -> NDArray[np.float32]:
+        """Return (B, N) float32 scores of some users.
+
+        Args:
+            history: (B, N) their items; any nonzero counts once.
+            users: (B,) their rows in what was fitted, for models that hold a vector for each user.
+        """
 
 
 Setting = TypeVar("Setting")
@@ -69,7 +76,8 @@ class Valid:
     def recall(self, model: Scorer, k: int) -> float:
         """Return a model's mean recall@k over the users."""
         ranked = [
-            top_k(model.scores(self.history[block]), self.excluded[block], k) for block in self.blocks()
+            top_k(model.scores(self.history[block], self.users[block]), self.excluded[block], k)
+            for block in self.blocks()
         ]
         return mean_over_users(recall(np.concatenate(ranked), self.relevant, k))
 

@@ -11,7 +11,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from evaluation.baselines.ease import Ease, gram_of
-from evaluation.baselines.selection import Valid, best_setting, binary
+from evaluation.baselines.selection import Ints, Valid, best_setting, binary
 from evaluation.metrics import mean_over_users, recall
 from evaluation.ranking import Csr, top_k
 
@@ -116,7 +116,14 @@ class SideEase:
             gram += settings.item_text * (text @ text.T)
         return cls(Ease.solved(gram, settings.lam), text, settings)
 
-    def scores(self, history: Csr, circle: "Csr | None" = None, text: Floats32 | None = None) -> Floats32:
+    def scores(
+        self,
+        history: Csr,
+        _users: Ints | None = None,
+        *,
+        circle: "Csr | None" = None,
+        text: Floats32 | None = None,
+    ) -> Floats32:
         """Return (B, N) float32 scores; nothing known gives a row of zeros.
 
         Args:

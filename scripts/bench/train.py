@@ -58,7 +58,7 @@ def measure_training(options: TrainBenchOptions, folder: Path) -> dict[str, Any]
     config = TowerConfig(dim=options.dim)
     works: dict[str, Callable[[], object]] = {"one fit": lambda: fit_closed_form(data, config)}
     if find_spec("implicit") is None:
-        log.info("implicit is not installed: pip install implicit, to measure it in the same run")
+        log.info("implicit is not installed (pip install 'triptych[bench]'): left out")
     else:
         works["implicit"] = lambda: _fit_implicit(data, options)
     whole = TrainOptions(base=config, dims=(options.dim,), seed=options.seed)

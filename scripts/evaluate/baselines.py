@@ -17,12 +17,12 @@ from evaluation.baselines import (
     Ease,
     Ials,
     ItemKnn,
+    LibraryMissingError,
     Popularity,
     Scorer,
     Side,
     SideEase,
     TooManyItemsError,
-    TooManyPairsError,
     TooMuchWorkError,
     choose_als,
     choose_bpr,
@@ -62,7 +62,7 @@ def baseline_figures(
             setting, model = choose(*choosing_data)
             if "valid" not in fitted_on.held_out:  # chosen on a part of train, so fitted again on all of it
                 model = fit(fitted_on.seen, setting)
-        except (TooManyItemsError, TooManyPairsError, TooMuchWorkError) as error:
+        except (LibraryMissingError, TooManyItemsError, TooMuchWorkError) as error:
             log.warning("%s is left out: %s", name, error)
             figures[name] = {"left_out": str(error)}
             continue
@@ -111,8 +111,8 @@ def _rank(model: Scorer, evaluator: Evaluator) -> IntArray:
 
     def scores(rows: IntArray) -> FloatArray:
         if isinstance(model, SideEase) and circle is not None:
-            return model.scores(data.seen[rows], circle[rows], data.text[rows])
-        return np.ascontiguousarray(model.scores(data.seen[rows]))
+            return model.scores(data.seen[rows], circle=circle[rows], text=data.text[rows])
+        return np.ascontiguousarray(model.scores(data.seen[rows], rows))
 
     blocks = [users[start : start + _BATCH] for start in range(0, len(users), _BATCH)]
     return np.concatenate([top_k(scores(rows), evaluator.masked[rows], max(KS)) for rows in blocks])

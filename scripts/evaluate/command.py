@@ -1,6 +1,7 @@
 """triptych evaluate: recall, NDCG and other figures on held-out rows, as JSON and tables."""
 
 import json
+import logging
 from enum import StrEnum
 from typing import Annotated
 
@@ -8,6 +9,8 @@ import typer
 
 from scripts.home_access import existing_home
 from scripts.terminal import HomeOption, JsonOption
+
+log = logging.getLogger(__name__)
 
 
 class SplitOption(StrEnum):
@@ -43,6 +46,7 @@ def evaluate_command(
     Example: triptych evaluate --home demo --split test --json report.json --baselines
     """
     from encoder.config import UnknownViewError, parse_views
+    from evaluation.baselines import LibraryMissingError, require_library
     from indexer.publish import current_index, load_index
     from scripts.evaluate.report import evaluate
     from scripts.evaluate.tables import write_tables
@@ -51,6 +55,13 @@ def evaluate_command(
         chosen = parse_views(views)
     except UnknownViewError as error:
         raise typer.BadParameter(str(error), param_hint="--views") from error
+    if baselines:
+        try:
+            require_library()
+        except (
+            LibraryMissingError
+        ) as error:  # said before the long work begins; the other baselines still run
+            log.warning("ItemKNN, iALS and BPR will be left out: %s", error)
     place = existing_home(home)
     pair = load_index(place, index or current_index(place).name)
     report = evaluate(

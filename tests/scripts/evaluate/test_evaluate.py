@@ -2,8 +2,10 @@
 
 import functools
 import json
+import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -256,6 +258,29 @@ def test_the_report_has_the_keys_of_the_design(small_report: dict[str, Any]) -> 
             assert gain["mean"] == pytest.approx(whole["20"][name] - figures["20"][name], abs=1e-9)
             assert gain["ci95"][0] <= gain["mean"] <= gain["ci95"][1]
     assert small_report["cold_users"].items() <= small_report["by_view"]["TS"].items()
+
+
+def test_without_the_library_the_other_baselines_still_run_and_it_is_said_first(
+    small_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    path = tmp_path / "out.json"
+    said = ["triptych", "evaluate", "--home", str(home.path), "--json", str(path), "--baselines"]
+    monkeypatch.setattr("sys.argv", said)
+    monkeypatch.setitem(sys.modules, "implicit", None)  # as if it were not there
+    with pytest.raises(SystemExit) as ended, caplog.at_level(logging.INFO):
+        cli.main()
+    assert ended.value.code == 0
+    lines = [record.getMessage() for record in caplog.records]
+    why = "the library implicit is not installed: pip install 'triptych[bench]'"
+    assert lines[0] == f"ItemKNN, iALS and BPR will be left out: {why}"
+    baselines = json.loads(path.read_text("utf-8"))["baselines"]
+    for name, figures in baselines.items():
+        if name in ("ItemKNN", "iALS", "BPR"):
+            assert figures == {"left_out": why}
+        else:
+            assert figures["20"]["recall"] > 0
+    assert list(baselines) == ["popularity", "ItemKNN", "iALS", "BPR", "EASE", "EASE + T + S"]
 
 
 @pytest.mark.parametrize("views", ["HTS", "H", "T", "S", "TS"])
