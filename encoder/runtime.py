@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
 from encoder.config import TowerConfig
+from encoder.heads import Head, NoHeadError, Task, load_heads
+from encoder.model_files import ITEM_GRAPH, USER_GRAPH
 from encoder.views import FloatArray, ViewBatch
 from store.artifact import DamagedArtifactError, read_manifest, verify
 
 log = logging.getLogger(__name__)
 
-USER_GRAPH = "user_tower.onnx"
-ITEM_GRAPH = "item_tower.onnx"
 CONFIG_FILE = "config.json"
 ITEMS_FILE = "items.parquet"
 LEFT_OUT_FILE = "left_out_users.parquet"
@@ -70,6 +70,7 @@ class Model:
         table: (N, D_H) float32, what a history is pooled with.
         widths: of the table's blocks, each of which the pooled views are unit in.
         id_vectors: (N, D) float32, zero for items without events.
+        heads: by task; each graph has been run once.
     """
 
     def __init__(
@@ -93,6 +94,12 @@ class Model:
         self._user = _session(directory / USER_GRAPH, self.model_id, threads)
         self._item = _session(directory / ITEM_GRAPH, self.model_id, threads)
         self.text_dim: int = self._item.get_inputs()[1].shape[1]
+        self.heads = load_heads(directory)
+        for task, head in self.heads.items():
+            if head.dim != self.dim:
+                raise DamagedArtifactError(
+                    directory, f"has a head of {task} for dim {head.dim}, but its vectors have {self.dim}"
+                )
 
     @classmethod
     def load(cls, directory: Path, *, threads: int | None = None, check: bool = True) -> "Model":
@@ -124,6 +131,12 @@ class Model:
             broken = self._not_finite(vectors, "people")
             vectors, parts = np.where(broken[:, None], 0, vectors), np.where(broken[:, None, None], 0, parts)
         return EncodedUsers(vectors, parts)
+
+    def head(self, task: Task) -> Head:
+        """Return the head for a task.  Raises: NoHeadError."""
+        if task not in self.heads:
+            raise NoHeadError(task, self.model_id)
+        return self.heads[task]
 
     def encode_items(self, id_vectors: FloatArray, text: FloatArray) -> FloatArray:
         """Encode items from id vectors (B, D) and text vectors (B, D_T): (B, D) float32.

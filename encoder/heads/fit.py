@@ -7,54 +7,48 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from scipy import sparse
+from scipy.special import expit, logit
 from torch import Tensor, nn
 from torch.nn import functional
 
+from encoder.arrays import IntArray
 from encoder.heads.examples import TRAIN, Examples, Floats, NoExamplesError, check_labels
-from encoder.heads.graph import CategoryWeights, PairWeights, category_graph, pair_graph
-from encoder.heads.options import HEAD_TASKS, HeadOptions, Task, TaskError
-from encoder.heads.report import predict_examples
+from encoder.heads.graph import CategoryWeights, PairWeights, TasteWeights, category_graph, pair_graph
+from encoder.heads.labels import ItemLabels
+from encoder.heads.options import HEAD_TASKS, HeadOptions, Quantity, Task, TaskError
+from encoder.heads.places import POSITIONS, places_of
+from encoder.heads.report import class_counts, predict_examples
 from encoder.heads.runtime import Head, HeadInputError
-from encoder.heads.statistics import Scaling, fit_line, fit_logistic, item_means, logit, sigmoid
+from encoder.heads.scores import (
+    Batches,
+    ClassScore,
+    PairInputs,
+    PairScore,
+    SubjectInputs,
+    Taste,
+    inner_products,
+)
+from encoder.heads.statistics import (
+    Scaling,
+    fit_line,
+    fit_temperature,
+    item_means,
+    platt_line,
+    rating_biases,
+)
+from encoder.heads.subjects import Asked
 from encoder.progress import LongStage
-from encoder.training_loop import BestWeights, EpochFigures, Progress, Training, adamw, train_epochs
+from encoder.training_loop import BestWeights, EpochFigures, Progress, Training, train_epochs
 from encoder.views import FloatArray
 from evaluation.classification import log_loss, rmse
 
 PARITY = 1e-5
 _CHECKED = 512  # examples on which graph and model are compared
-_PAIRS_AT_ONCE = 65_536
-_USERS_AT_ONCE = 8_192
 
-PairInputs = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+ScoresOf = Callable[[IntArray], Tensor]
+"""Scores all examples of subjects at some positions (s,)."""
 
 log = logging.getLogger(__name__)
-
-
-class PairScore(nn.Module):
-    """Score of a user and an item: scaled inner product, low-rank bilinear and linear terms, item bias.
-
-    Shapes:
-        users, items: (B, D) standardised; matched: (B,) standardised <V_u, x_j>; biases: (B,).
-        returns: (B,) float32.
-    """
-
-    def __init__(self, dim: int, rank: int, inner: float, seed: int) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.left, self.right = (
-            nn.Parameter(torch.randn(dim, rank, generator=generator) * 0.1 / dim**0.5) for _ in range(2)
-        )
-        self.user, self.item = (nn.Parameter(torch.zeros(dim)) for _ in range(2))
-        self.inner, self.gain, self.constant = (
-            nn.Parameter(torch.tensor(value)) for value in (inner, 1.0, 0.0)
-        )
-
-    def forward(self, users: Tensor, items: Tensor, matched: Tensor, biases: Tensor) -> Tensor:
-        """Score pairs."""
-        bilinear = ((users @ self.left) * (items @ self.right)).sum(dim=1)  # (B,)
-        linear = users @ self.user + items @ self.item
-        return self.inner * matched + bilinear + linear + self.gain * biases + self.constant
 
 
 @dataclass(frozen=True)
@@ -66,8 +60,10 @@ class PairFit:
     Attributes:
         score: the trained part.
         user_scaling, item_scaling: of the vectors.
-        matched_scaling: mean and deviation of <V_u, x_j> over the train pairs.
-        biases: (N,) float64, in the units of the score.
+        matched_scaling: mean and deviation of <V_u, x_j> over the train examples.
+        biases: (F + 1, N) float64, in the units of the score: without each fold, and last of all examples.
+        everybody: (N + 1,) float64, the predictions (of click their log-odds) of a person without any view.
+        ratings: mean and deviation of a rating.
         limits: of a rating, None for click.
         slope, intercept: see above.
     """
@@ -77,34 +73,47 @@ class PairFit:
     item_scaling: Scaling
     matched_scaling: tuple[float, float]
     biases: Floats
+    everybody: Floats
+    ratings: tuple[float, float]
     limits: tuple[float, float] | None
     slope: float = 1.0
     intercept: float = 0.0
 
-    def inputs(self, examples: Examples, users: FloatArray, items: FloatArray) -> PairInputs:
-        """Return a function from positions (b,) in the examples to the input of `score`."""
+    def scorer(self, asked: Asked, items: FloatArray) -> ScoresOf:
+        """Return a function from positions (s,) of subjects to the scores of all their examples."""
+        people = SubjectInputs.of(asked.subjects, self.user_scaling, self.ratings, asked.folds)
         mean, deviation = self.matched_scaling
-        matched = torch.from_numpy((inner_products(examples, users, items) - mean) / deviation).float()
-        biases = torch.from_numpy(self.biases[examples.items]).float()
-        user_table = torch.from_numpy(self.user_scaling.apply(users))
-        item_table = torch.from_numpy(self.item_scaling.apply(items))
-        u, j = torch.from_numpy(examples.users), torch.from_numpy(examples.items)
-        return lambda at: (user_table[u[at]], item_table[j[at]], matched[at], biases[at])
+        matched = torch.from_numpy((inner_products(asked, items) - np.float32(mean)) / np.float32(deviation))
+        examples, folds = asked.examples, asked.folds[asked.subject]
+        biases = torch.from_numpy(self.biases[folds, examples.items]).float()
+        tables, table = (
+            torch.from_numpy(self.biases).float(),
+            torch.from_numpy(self.item_scaling.apply(items)),
+        )
+        rows, places = torch.from_numpy(examples.items), torch.from_numpy(places_of(examples.positions))
+        batches = Batches(asked, 1)
 
-    def scores(self, inputs: PairInputs, count: int) -> Floats:
-        """Score all the examples that `inputs` was made of: (count,) float64."""
-        with torch.no_grad():
-            parts = [self.score(*inputs(at)) for at in torch.split(torch.arange(count), _PAIRS_AT_ONCE)]
-        return np.asarray(torch.cat(parts).double().numpy())
+        def score(subjects: IntArray) -> Tensor:
+            at, place = batches.examples_of(subjects)
+            some = asked.subjects.take(subjects)
+            chosen = SubjectInputs(
+                people.vectors[subjects], torch.from_numpy(some.owners), torch.from_numpy(some.rows),
+                (torch.from_numpy(some.ratings) - self.ratings[0]) / self.ratings[1], people.folds[subjects],
+            )  # fmt: skip
+            pairs = PairInputs(torch.from_numpy(place), rows[at], matched[at], biases[at], places[at])
+            scored: Tensor = self.score(chosen, pairs, table, tables)
+            return scored
+
+        return score
 
     def predictions(self, scores: Floats) -> Floats:
         """Turn scores (n,) into predictions (n,)."""
         line = self.slope * scores + self.intercept
-        return sigmoid(line) if self.limits is None else np.clip(line, *self.limits)
+        return np.asarray(expit(line) if self.limits is None else np.clip(line, *self.limits))
 
-    def predict(self, examples: Examples, users: FloatArray, items: FloatArray) -> Floats:
+    def predict(self, asked: Asked, items: FloatArray, batch: int = 65_536) -> Floats:
         """Predict examples with torch: (n,) float64."""
-        return self.predictions(self.scores(self.inputs(examples, users, items), len(examples)))
+        return self.predictions(all_scores(self.scorer(asked, items), asked, batch))
 
     def weights(self) -> PairWeights:
         """Fold scaling, score and calibration into plain arrays."""
@@ -113,6 +122,7 @@ class PairFit:
         of_user, of_item = 1 / self.user_scaling.deviation, 1 / self.item_scaling.deviation
         slope, inner = self.slope, self.slope * float(part["inner"]) / deviation
         low, high = self.limits or (None, None)
+        last = self.biases[-1]
         return PairWeights(
             user_mean=self.user_scaling.mean.astype(np.float32),
             item_mean=self.item_scaling.mean.astype(np.float32),
@@ -120,27 +130,38 @@ class PairFit:
             right=(slope * part["right"] * of_item[:, None]).astype(np.float32),
             user=(slope * part["user"] * of_user).astype(np.float32),
             item=(slope * part["item"] * of_item).astype(np.float32),
-            biases=np.append(slope * float(part["gain"]) * self.biases, 0.0).astype(np.float32),
+            biases=np.append(slope * float(part["gain"]) * last, 0.0).astype(np.float32),
+            everybody=self.everybody.astype(np.float32),
             inner=inner,
             constant=slope * float(part["constant"]) + self.intercept - inner * mean,
+            places=(slope * part["places"]).astype(np.float32) if "places" in part else None,
+            taste=TasteWeights(
+                biases=last.astype(np.float32),
+                history=part["taste.history"].astype(np.float32),
+                asked=np.vstack([slope * part["taste.asked"], np.zeros((1, part["taste.asked"].shape[1]))])
+                .astype(np.float32),
+                mean=self.ratings[0],
+                deviation=self.ratings[1],
+                gain=slope * float(part["taste.gain"]),
+                shrinkage=self.score.taste.shrinkage,
+            )
+            if self.score.taste is not None
+            else None,
             low=low,
             high=high,
-        )
+        )  # fmt: skip
 
 
-def fit_pairs(
-    task: Task, train: Examples, valid: Examples, users: FloatArray, items: FloatArray, options: HeadOptions
-) -> PairFit:
+def fit_pairs(task: Task, train: Asked, valid: Asked, items: FloatArray, options: HeadOptions) -> PairFit:
     """Fit a head of click or rating; the epoch with the best valid loss is kept.
 
-    The vectors were made from the train pairs, which therefore score higher than unseen pairs do. So slope
+    No vector knows the pair that it is asked about, but the item tower learned from the train pairs. So slope
     and intercept are fitted on valid after every epoch, and training stops by the loss after that.
 
     Args:
         task: click (binary cross-entropy) or rating (mean squared error).
         train: both labels must occur.
         valid: for early stopping, slope and intercept.
-        users: (U, D) float32.
         items: (N, D) float32.
         options: of the head.
 
@@ -148,139 +169,174 @@ def fit_pairs(
         Platt 1999, "Probabilistic outputs for support vector machines" (slope and intercept).
     """
     rated = task == "rating"
-    fit, targets = _untrained(train, users, items, options, rated=rated)
-    inputs, valid_inputs = fit.inputs(train, users, items), fit.inputs(valid, users, items)
+    fit, targets = _untrained(train, items, options, rated=rated)
+    scores_of, valid_scores_of = fit.scorer(train, items), fit.scorer(valid, items)
     wanted = torch.from_numpy(targets).float()
     loss = functional.mse_loss if rated else functional.binary_cross_entropy_with_logits
+    batches = Batches(train, options.batch)
+
+    def losses(generator: np.random.Generator) -> Iterator[Tensor]:
+        for subjects in batches.parts(generator.permutation(len(train.subjects))):
+            yield loss(scores_of(subjects), wanted[batches.examples_of(subjects)[0]])
 
     def calibrated() -> tuple[PairFit, float]:
-        scores = fit.scores(valid_inputs, len(valid))
-        slope, intercept = (fit_line if rated else fit_logistic)(scores, valid.labels)
+        scores = all_scores(valid_scores_of, valid, 1 << 16)
+        slope, intercept = (fit_line if rated else platt_line)(scores, valid.examples.labels)
         fitted = replace(fit, slope=slope, intercept=intercept)
-        return fitted, (rmse if rated else log_loss)(valid.labels, fitted.predictions(scores))
+        return fitted, (rmse if rated else log_loss)(valid.examples.labels, fitted.predictions(scores))
 
-    _train(
-        fit.score,
-        len(train),
-        lambda rows: loss(fit.score(*inputs(rows)), wanted[rows]),
-        lambda: calibrated()[1],
-        options,
-        task,
-        options.batch,
-    )
+    _train(fit.score, losses, lambda: calibrated()[1], options, task)
+    _fill_places(fit.score, train.examples)
     return calibrated()[0]
 
 
-def inner_products(examples: Examples, users: FloatArray, items: FloatArray) -> Floats:
-    """Compute <V_u, x_j> of each example, (n,) float64, a bounded number at a time."""
-    products = np.empty(len(examples))
-    for start in range(0, len(examples), _PAIRS_AT_ONCE):
-        at = slice(start, start + _PAIRS_AT_ONCE)
-        products[at] = np.einsum("bd,bd->b", users[examples.users[at]], items[examples.items[at]])
-    return products
+def all_scores(scores_of: ScoresOf, asked: Asked, batch: int) -> Floats:
+    """Score all examples, (n,) float64, in their order, which is that of the subjects."""
+    parts = Batches(asked, batch).parts(np.arange(len(asked.subjects)))
+    with torch.no_grad():
+        return np.concatenate([scores_of(part).double().numpy() for part in parts])
 
 
 def _untrained(
-    train: Examples, users: FloatArray, items: FloatArray, options: HeadOptions, *, rated: bool
+    train: Asked, items: FloatArray, options: HeadOptions, *, rated: bool
 ) -> tuple[PairFit, Floats]:
     """Make the head that training begins with, and the targets (n,) in the units of its score."""
-    mean, means = item_means(train, len(items), options.shrinkage)
-    deviation = float(train.labels.std())
-    matched = inner_products(train, users, items)
+    examples, folds = train.examples, train.folds[train.subject]
+    subjects, n_items = train.subjects, len(items)
+    mean, deviation = float(examples.labels.mean()), float(examples.labels.std())
+    tables = []
+    for fold in [*range(int(train.folds.max()) + 1), None]:
+        some = examples if fold is None else examples.where(folds != fold)
+        if not len(some):
+            some = examples
+        if rated:
+            tables.append(rating_biases(some, n_items, options.rating_shrinkage) / deviation)
+        else:
+            own, means = item_means(some, n_items, options.shrinkage)
+            tables.append(logit(np.clip(means, 1e-9, 1 - 1e-9)) - logit(np.clip(own, 1e-9, 1 - 1e-9)))
+    matched = inner_products(train, items)
+    score = PairScore(items.shape[1], options.rank, 0.0 if rated else 1.0, options.seed)
+    if rated:
+        generator = torch.Generator().manual_seed(options.seed)
+        score.taste = Taste(n_items, options.taste_rank, options.rating_shrinkage, generator)
+    elif (examples.positions >= 0).any():
+        score.places = nn.Parameter(torch.zeros(POSITIONS + 1))
+    base = mean if rated else float(logit(mean))
     fit = PairFit(
-        score=PairScore(users.shape[1], options.rank, 0.0 if rated else 1.0, options.seed),
-        user_scaling=Scaling.of(users[np.unique(train.users)]),
-        item_scaling=Scaling.of(items[np.unique(train.items)]),
+        score=score,
+        user_scaling=Scaling.of(subjects.vectors),
+        item_scaling=Scaling.of(items[np.unique(examples.items)]),
         matched_scaling=(float(matched.mean()), float(matched.std()) or 1.0),
-        biases=(means - mean) / deviation if rated else logit(means) - logit(np.array(mean)),
-        limits=(float(train.labels.min()), float(train.labels.max())) if rated else None,
+        biases=np.stack(tables),
+        everybody=np.append(tables[-1], 0.0) * (deviation if rated else 1.0) + base,
+        ratings=(mean, deviation) if rated else (0.0, 1.0),
+        limits=(float(examples.labels.min()), float(examples.labels.max())) if rated else None,
     )
-    return fit, (train.labels - mean) / deviation if rated else train.labels
+    return fit, (examples.labels - mean) / deviation if rated else examples.labels
 
 
+def _fill_places(score: PairScore, train: Examples) -> None:
+    """Give places where nothing was shown the number of the place before, an unknown one the mean."""
+    if score.places is None:
+        return
+    counts = np.bincount(places_of(train.positions), minlength=POSITIONS + 1)
+    values = score.places.detach().numpy().copy()
+    shown = np.flatnonzero(counts[:POSITIONS])
+    before = np.maximum(np.searchsorted(shown, np.arange(POSITIONS), side="right") - 1, 0)
+    values[:POSITIONS] = values[shown][before]
+    if not counts[POSITIONS]:
+        values[POSITIONS] = np.average(values, weights=counts)
+    with torch.no_grad():
+        score.places.copy_(torch.from_numpy(values))
+
+
+@dataclass(frozen=True)
 class CategoryFit:
-    """A trained linear layer on standardised user vectors.
+    """A trained `ClassScore`; predictions are the softmax of its log-odds times `temperature`."""
 
-    Attributes:
-        layer: D → C.
-        scaling: of the vectors.
-    """
+    score: ClassScore
+    scaling: Scaling
+    labels: ItemLabels
+    temperature: float = 1.0
 
-    def __init__(self, layer: nn.Linear, scaling: Scaling) -> None:
-        self.layer = layer
-        self.scaling = scaling
-
-    def predict(self, users: FloatArray) -> Floats:
-        """Predict the probabilities of the classes with torch: (B, C) float64."""
+    def logits(self, asked: Asked) -> Floats:
+        """Score all subjects: (S, C) float64."""
+        counts = class_counts(asked.subjects, self.labels.shares)
         with torch.no_grad():
-            logits = self.layer(torch.from_numpy(self.scaling.apply(users)))
-        return np.asarray(torch.softmax(logits, dim=1).double().numpy())
+            vectors = torch.from_numpy(self.scaling.apply(asked.subjects.vectors))
+            return np.asarray(self.score(vectors, torch.from_numpy(counts).float()).double().numpy())
+
+    def predict(self, asked: Asked) -> Floats:
+        """Predict the probabilities of the classes of all subjects with torch: (S, C) float64."""
+        logits = torch.from_numpy(self.temperature * self.logits(asked))
+        return np.asarray(torch.softmax(logits, dim=1).numpy())
 
     def weights(self) -> CategoryWeights:
         """Fold scaling, score and calibration into plain arrays."""
-        matrix = self.layer.weight.detach().double().numpy().T / self.scaling.deviation[:, None]  # (D, C)
+        score = self.score
+        matrix = score.matrix.detach().double().numpy() / self.scaling.deviation[:, None]  # (D, C)
+        classes, shares = self.labels.padded()
         return CategoryWeights(
-            self.scaling.mean.astype(np.float32),
-            np.ascontiguousarray(matrix, dtype=np.float32),
-            self.layer.bias.detach().numpy().copy(),
+            mean=self.scaling.mean.astype(np.float32),
+            matrix=np.ascontiguousarray(self.temperature * matrix, dtype=np.float32),
+            constants=(self.temperature * score.constants.detach().double().numpy()).astype(np.float32),
+            everybody=score.everybody.numpy(),
+            classes=classes,
+            shares=shares,
+            own=self.temperature * float(score.own.detach()),
+            amount=float(torch.exp(score.amount.detach())),
         )
 
 
-def fit_categories(
-    train: Examples, valid: Examples, users: FloatArray, n_classes: int, options: HeadOptions
-) -> CategoryFit:
+def fit_categories(train: Asked, valid: Asked, labels: ItemLabels, options: HeadOptions) -> CategoryFit:
     """Fit a multinomial logistic regression; the epoch with the best valid loss is kept.
 
-    The target of a user is the distribution over the classes of the user's events; users weigh by their
+    The target of a subject is the distribution over the classes of the events; subjects weigh by their
     events, so that the loss is the mean cross-entropy of an event, the one that is measured.
 
     Args:
         train: examples of category.
-        valid: for early stopping.
-        users: (U, D) float32.
-        n_classes: C.
+        valid: for early stopping, and for the factor that the log-odds are multiplied by.
+        labels: of the items.
         options: of the head.
     """
-    totals = np.bincount(train.labels.astype(np.int64), weights=train.weights, minlength=n_classes)
-    layer = nn.Linear(users.shape[1], n_classes)
-    with torch.no_grad():  # begins as the most frequent category; a class never seen counts as one event
-        layer.weight.zero_()
-        layer.bias.copy_(torch.from_numpy(np.log((totals + 1) / (totals + 1).sum())))
-    scaling = Scaling.of(users[np.unique(train.users)])
-    standardised = scaling.apply(users)
-    rows, counts = _by_user(train, n_classes, len(users))
-    inputs = torch.from_numpy(standardised[rows])
-    valid_rows, valid_counts = _by_user(valid, n_classes, len(users))
-    mean_total = float(counts.sum()) / len(rows)
+    n_classes = len(labels.classes)
+    totals = np.bincount(train.examples.labels.astype(np.int64), train.examples.weights, n_classes)
+    everybody = torch.from_numpy((totals + 1) / (totals + 1).sum()).float()  # a class never seen counts once
+    score = ClassScore(train.subjects.vectors.shape[1], everybody)
+    fit = CategoryFit(score, Scaling.of(train.subjects.vectors), labels)
+    inputs, wanted = _by_subject(fit, train)
+    valid_inputs, valid_wanted = _by_subject(fit, valid)
+    mean_total = float(wanted.sum()) / len(wanted)
 
-    def loss(vectors: Tensor, targets: Tensor) -> Tensor:
-        return -(functional.log_softmax(layer(vectors), dim=1) * targets).sum()
+    def loss(vectors: Tensor, counts: Tensor, targets: Tensor) -> Tensor:
+        return -(functional.log_softmax(score(vectors, counts), dim=1) * targets).sum()
 
-    def train_loss(at: Tensor) -> Tensor:
-        targets = torch.from_numpy(counts[at.numpy()].toarray()).float()  # (b, C)
-        return loss(inputs[at], targets) / (len(at) * mean_total)
+    def losses(generator: np.random.Generator) -> Iterator[Tensor]:
+        order = torch.from_numpy(generator.permutation(len(wanted)))
+        for at in torch.split(order, options.user_batch):
+            yield loss(inputs[0][at], inputs[1][at], wanted[at]) / (len(at) * mean_total)
 
     def valid_loss() -> float:
-        total = 0.0
-        for start in range(0, len(valid_rows), _USERS_AT_ONCE):
-            part = slice(start, start + _USERS_AT_ONCE)
-            targets = torch.from_numpy(valid_counts[part].toarray()).float()
-            with torch.no_grad():
-                total += float(loss(torch.from_numpy(standardised[valid_rows[part]]), targets))
-        return total / float(valid_counts.sum())
+        with torch.no_grad():
+            return float(loss(*valid_inputs, valid_wanted) / valid_wanted.sum())
 
-    _train(layer, len(rows), train_loss, valid_loss, options, "category", options.user_batch)
-    return CategoryFit(layer, scaling)
+    _train(score, losses, valid_loss, options, "category")
+    examples = valid.examples
+    logits = fit.logits(valid)[valid.subject]
+    return replace(
+        fit, temperature=fit_temperature(logits, examples.labels.astype(np.int64), examples.weights)
+    )
 
 
-def _by_user(
-    examples: Examples, n_classes: int, n_users: int
-) -> tuple["np.ndarray[tuple[int], np.dtype[np.int64]]", "sparse.csr_array[np.float64]"]:
-    """Group examples by user: the users (n,), and their events by class (n, C)."""
-    entries = (examples.weights, (examples.users, examples.labels.astype(np.int64)))
-    counts = sparse.csr_array(entries, shape=(n_users, n_classes))
-    rows = np.unique(examples.users)
-    return rows, counts[rows]
+def _by_subject(fit: CategoryFit, asked: Asked) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Return the vectors (S, D) and counts (S, C) of the subjects, and their events by class (S, C)."""
+    examples, subjects = asked.examples, asked.subjects
+    entries = (examples.weights, (asked.subject, examples.labels.astype(np.int64)))
+    wanted = sparse.csr_array(entries, shape=(len(subjects), len(fit.labels.classes))).toarray()
+    counts = class_counts(subjects, fit.labels.shares)
+    vectors = torch.from_numpy(fit.scaling.apply(subjects.vectors))
+    return (vectors, torch.from_numpy(counts).float()), torch.from_numpy(wanted).float()
 
 
 class HeadParityError(RuntimeError):
@@ -295,24 +351,26 @@ class HeadParityError(RuntimeError):
 
 def fit_head(
     task: Task,
-    train: Examples,
-    valid: Examples,
-    users: FloatArray,
+    train: Asked,
+    valid: Asked,
     items: FloatArray,
     options: HeadOptions,
     *,
-    classes: tuple[str, ...] = (),
+    quantity: Quantity,
+    actions: tuple[str, ...] = (),
+    labels: ItemLabels | None = None,
 ) -> Head:
     """Fit a head on train examples, stopped early by valid ones, and check its graph.
 
     Args:
         task: click, rating or category.
-        train: examples of the task.
+        train: examples of the task, asked of subjects that do not know them.
         valid: further ones, at least one.
-        users: (U, D) float32.
         items: (N, D) float32.
         options: of the head.
-        classes: names of the classes, of category only.
+        quantity: what its numbers are.
+        actions: of the histories.
+        labels: of the items, of category only.
 
     Raises:
         TaskError: the task has no head.
@@ -322,23 +380,28 @@ def fit_head(
     """
     if task not in HEAD_TASKS:
         raise TaskError(task)
-    for split, examples in ((TRAIN, train), ("valid", valid)):
-        if not len(examples):
+    for split, one in ((TRAIN, train), ("valid", valid)):
+        if not len(one):
             raise NoExamplesError(task, split, "there is none")
-    for name, vectors in (("user", users), ("item", items)):
+    for name, vectors in (("user", train.subjects.vectors), ("item", items)):
         if not np.isfinite(vectors).all():
             row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
             raise HeadInputError(f"the {name} vector of row {row} is not finite")
-    check_labels(task, train)
+    check_labels(task, train.examples)
     some = valid.where(np.arange(len(valid)) < _CHECKED)
-    if task == "category":
-        of_category = fit_categories(train, valid, users, len(classes), options)
-        model, wanted = category_graph(of_category.weights()), of_category.predict(users[some.users])
+    if labels is not None:
+        of_category = fit_categories(train, valid, labels, options)
+        model, wanted = category_graph(of_category.weights()), of_category.predict(some)[some.subject]
     else:
-        fitted = fit_pairs(task, train, valid, users, items, options)
-        model, wanted = pair_graph(fitted.weights()), fitted.predict(some, users, items)
-    head = Head(task, model.SerializeToString(), users.shape[1], options, classes)
-    difference = np.abs(predict_examples(head, some, users, items) - wanted).max()
+        fitted = fit_pairs(task, train, valid, items, options)
+        model, wanted = pair_graph(fitted.weights()), fitted.predict(some, items)
+    classes = labels.classes if labels is not None else ()
+    head = Head(task, model.SerializeToString(), items.shape[1], options, quantity, actions, classes)
+    # Of others the graph says what holds of everybody.
+    met = np.any(some.subjects.vectors, axis=1)[some.subject]
+    met &= (task == "category") | np.any(items, axis=1)[some.examples.items]
+    apart = predict_examples(head, some, items) - wanted
+    difference = np.abs(np.compress(met, apart, axis=0)).max(initial=0.0)
     scale = max(1.0, float(np.abs(wanted).max()))
     if not difference <= PARITY * scale:
         raise HeadParityError(task, float(difference / scale))
@@ -347,51 +410,61 @@ def fit_head(
 
 def _train(
     model: nn.Module,
-    n_examples: int,
-    train_loss: Callable[[Tensor], Tensor],
+    train_losses: Callable[[np.random.Generator], Iterator[Tensor]],
     valid_loss: Callable[[], float],
     options: HeadOptions,
     name: str,
-    batch: int,
 ) -> None:
-    """Train a model in place to the epoch with the lowest valid loss; epoch 0 is the model as given.
+    """Train a model in place to the decay and epoch with the lowest valid loss, or leave it as given.
 
-    Weights decay but for scalars. The order of the examples depends on the seed only.
+    Matrices and vectors decay, but for the tables of a taste, which have a decay of their own; scalars and
+    places do not. The order of the examples depends on the seed only.
 
     Args:
         model: changed in place.
-        n_examples: how many rows `train_loss` is given in an epoch.
-        train_loss: gives the mean loss over rows (b,) int64 of the examples.
+        train_losses: gives the mean losses of the steps of an epoch.
         valid_loss: gives the loss of the model as it is.
-        options: epochs, patience, rate, decay and seed are used.
+        options: epochs, patience, rate, decays and seed are used.
         name: of the progress bar and in the log.
-        batch: rows of one step.
     """
     parameters = dict(model.named_parameters())
-    best = BestWeights(parameters)
-    generator = np.random.default_rng([options.seed, 4])
-    progress = Progress(best_loss=valid_loss())
-    log.info("%s: training on %d examples, valid loss %.5f before", name, n_examples, progress.best_loss)
+    start, best = BestWeights(parameters), BestWeights(parameters)
+    lowest, chosen = valid_loss(), "as given"
+    log.info("%s: training, valid loss %.5f before", name, lowest)
+    for decay in options.decays:
+        start.restore()
+        progress, own = Progress(best_loss=valid_loss()), BestWeights(parameters)
+        generator = np.random.default_rng([options.seed, 4])
 
-    def losses(_: int) -> Iterator[Tensor]:
-        order = torch.from_numpy(generator.permutation(n_examples))
-        yield from map(train_loss, torch.split(order, batch))
+        def after_epoch(figures: EpochFigures) -> None:
+            stage.advance(note=f"valid loss {figures.held_out:.5f}")
+            log.info("%s: epoch %d, valid loss %.5f", name, figures.epoch, figures.held_out)
 
-    def after_epoch(figures: EpochFigures) -> None:
-        stage.advance(note=f"valid loss {figures.held_out:.5f}")
-        log.info("%s: epoch %d, valid loss %.5f", name, figures.epoch, figures.held_out)
-
-    with LongStage(name, options.epochs, "epoch") as stage:
-        training = Training(
-            parameters,
-            adamw(parameters, options.rate, options.decay, lambda _, weights: weights.ndim > 0),
-            losses,
-            valid_loss,
-            best.keep,
-            options.epochs,
-            options.patience,
-            after_epoch=after_epoch,
-        )
-        train_epochs(training, progress)
+        with LongStage(f"{name}, decay {decay:g}", options.epochs, "epoch") as stage:
+            training = Training(
+                parameters,
+                _optimizer(parameters, options, decay),
+                lambda _: train_losses(generator),  # noqa: B023
+                valid_loss,
+                own.keep,
+                options.epochs,
+                options.patience,
+                after_epoch=after_epoch,
+            )
+            train_epochs(training, progress)
+        if progress.best_loss < lowest:
+            lowest, chosen = progress.best_loss, f"epoch {progress.best_epoch} with decay {decay:g}"
+            own.restore()
+            best.keep()
     best.restore()
-    log.info("%s: epoch %d kept, valid loss %.5f", name, progress.best_epoch, progress.best_loss)
+    log.info("%s: %s kept, valid loss %.5f", name, chosen, lowest)
+
+
+def _optimizer(parameters: dict[str, nn.Parameter], options: HeadOptions, decay: float) -> torch.optim.AdamW:
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, one in parameters.items():
+        still = one.ndim == 0 or name == "places"
+        fast = name in ("taste.history", "taste.asked")
+        groups.setdefault(0.0 if still else options.taste_decay if fast else decay, []).append(one)
+    settings = [{"params": some, "weight_decay": one} for one, some in groups.items()]
+    return torch.optim.AdamW(settings, lr=options.rate, fused=True)

@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from encoder.arrays import IntArray
 from encoder.config import VIEWS
-from encoder.dataset import load_dataset, rows_of
-from encoder.heads import HEAD_FILE, load_head
-from encoder.heads.model import head_report
+from encoder.dataset import Dataset, load_dataset, rows_of
+from encoder.heads.model import FrozenVectors, head_report
 from encoder.runtime import LEFT_OUT_FILE
 from encoder.text import TextCache, TextEncoder
 from encoder.tower import dataset_views
+from encoder.views import FloatArray
 from indexer.publish import LoadedIndex
 from scripts.evaluate.amounts import amount_figures
 from scripts.evaluate.baselines import baseline_figures
 from scripts.evaluate.diversity import diversity_figures
 from scripts.evaluate.protocol import SUBSETS, Evaluator
 from scripts.evaluate.robustness import robustness_figures
-from scripts.training import attributes_and_kinds
+from scripts.training import head_rows
 from store.export import Export
 from store.home import Home
 
@@ -83,9 +84,9 @@ def evaluate(
             report["baselines"] = baseline_figures(
                 evaluator, data.without_users(left_out_rows), main, ~unseen
             )
-    if (home.models / pair.model.model_id / HEAD_FILE).exists():
-        with timed_stage(seconds, "head"):
-            report["head"] = _head_figures(home, evaluator)
+    if pair.model.heads:
+        with timed_stage(seconds, "heads"):
+            report["heads"] = _head_figures(home, evaluator)
     if robustness:
         with timed_stage(seconds, "robustness"):
             report["robustness"] = robustness_figures(evaluator, views, ~unseen)
@@ -96,15 +97,17 @@ def evaluate(
 
 
 def _head_figures(home: Home, evaluator: Evaluator) -> dict[str, Any]:
-    """Return the figures of the model's task head, on the vectors of the exported graphs."""
+    """Return the figures of the model's heads by task, on the vectors of the exported graphs."""
     model, data = evaluator.pair.model, evaluator.data
-    views = dataset_views(data, data.events(model.config), model.table, model.widths)
-    users = model.encode_users(views).vectors
-    items = model.encode_items(model.id_vectors, data.item_text_vectors)
+
+    def of_users(some: Dataset, users: IntArray) -> FloatArray:
+        views = dataset_views(some, some.events(model.config), model.table, model.widths, users)
+        return model.encode_users(views).vectors
+
+    vectors = FrozenVectors(of_users, model.encode_items(model.id_vectors, data.item_text_vectors))
     with Export.open(home.exports / model.export_id, verify=False) as export:  # it was, when it was loaded
-        facts = attributes_and_kinds(export)
-    head = load_head(home.models / model.model_id)
-    return head_report(head, data, evaluator.split, *facts, users, items)
+        rows = head_rows(export, data)
+    return {task: head_report(head, rows, evaluator.split, vectors) for task, head in model.heads.items()}
 
 
 def matching_degree(evaluator: Evaluator) -> dict[str, float | None]:

@@ -30,8 +30,8 @@ def write_tables(report: dict[str, Any], html: Path) -> None:
             out.print(amounts_table(report, view))
     degrees = ", ".join(f"{v} {d:.3f}" for v, d in report["matching_degree"].items() if d is not None)
     out.print(f"matching degree: {degrees}")
-    if "head" in report:
-        print_task_report(report["head"], out)
+    for one in report.get("heads", {}).values():
+        print_task_report(one, out)
     if "diversity" in report:
         out.print(_diversity(report["diversity"]))
     robustness = report.get("robustness")
