@@ -47,7 +47,9 @@ class TimesOption(StrEnum):
 
 
 def import_command(
-    path: Annotated[Path, typer.Argument(help="Folder with any of items, behaviors, texts, social.")],
+    path: Annotated[
+        Path, typer.Argument(help="Folder with any of items, behaviors, texts, social, impressions.")
+    ],
     home: HomeOption,
     file_format: Annotated[
         FileFormat, typer.Option("--format", help="auto goes by the file endings.")
@@ -61,7 +63,8 @@ def import_command(
         typer.Option(help="What numbers in time columns are: auto decides by their range, column by column."),
     ] = TimesOption.AUTO,
     create_items: Annotated[
-        bool, typer.Option("--create-items", help="Make the items that behaviors and texts name.")
+        bool,
+        typer.Option("--create-items", help="Make the items that behaviors, texts and impressions name."),
     ] = False,
 ) -> None:
     """Import a folder of tables.

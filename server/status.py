@@ -28,7 +28,7 @@ from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
 from store.state import DamagedStateError
 from store.store import ItemNotFoundError
-from store.writes import RequestIdReusedError
+from store.writes import ItemVectorLengthError, RequestIdReusedError
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class TooManyStreamsError(RuntimeError):
 
 _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    (ItemVectorLengthError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
     (VectorDimError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
     (ItemNotFoundError, code_pb2.NOT_FOUND, "ITEM_NOT_FOUND"),
     (ItemNotServedError, code_pb2.NOT_FOUND, "ITEM_NOT_FOUND"),

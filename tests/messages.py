@@ -61,6 +61,7 @@ _NEEDED = frozenset(
         "behaviors",
         "texts",
         "friends",
+        "impressions",
         "requests",
         "path",
     )

@@ -70,6 +70,7 @@ def rows_of_store(home: Home) -> Rows:
                 "test": export.held_out("test"),
                 "texts": export.texts(),
                 "friends": export.friends(),
+                "impressions": export.impressions(),
             }
 
 

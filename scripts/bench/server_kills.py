@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from scripts.bench import small_home
 from scripts.bench.home_checks import FaultCounts
-from server.client import Behavior, CallError, Client, Text, Tie
+from server.client import Behavior, CallError, Client, Impression, Text, Tie
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.home import Home
 
@@ -100,10 +100,17 @@ def _append(client: Client, people: list[str], items: list[str], work: _Work) ->
 
 
 def _add(client: Client, person: str, items: list[str]) -> None:
-    """Give a person rows in three requests, whose ids are theirs."""
+    """Give a person rows in four requests, whose ids are theirs."""
     client.append_behaviors([Behavior(person, item) for item in items], request_id=f"{person}-h")
     client.append_texts([Text(person, f"{person} wrote this")], request_id=f"{person}-t")
     client.put_friends([Tie(person, _HUB), Tie(_HUB, person)], request_id=f"{person}-s")
+    shown = [Impression(person, item, query_id="q", clicked=True) for item in items]
+    client.append_impressions(shown, request_id=f"{person}-i")
+
+
+def _whole(items: list[str]) -> dict[str, int]:
+    """Return the numbers of the rows of a person to whom `_add` gave all of them, by table."""
+    return {"behaviors": len(items), "texts": 1, "social": 1, "impressions": len(items), "named_by": 1}
 
 
 def _erase(client: Client, people: list[str], _: list[str], work: _Work) -> None:
@@ -118,7 +125,7 @@ def _erase(client: Client, people: list[str], _: list[str], work: _Work) -> None
 
 def _check_appended(client: Client, work: _Work, items: list[str]) -> tuple[bool, bool]:
     """Return whether an acknowledged write is lost, and whether a request was written by half, or twice."""
-    whole = {"behaviors": len(items), "texts": 1, "social": 1, "named_by": 1}
+    whole = _whole(items)
     lost = mixed = False
     for person in work.asked:
         rows = _rows(client, person)
@@ -135,7 +142,7 @@ def _check_appended(client: Client, work: _Work, items: list[str]) -> tuple[bool
 
 def _check_erased(client: Client, work: _Work, items: list[str]) -> tuple[bool, bool]:
     """Return whether an erased person came back, and whether one was erased by half."""
-    whole = {"behaviors": len(items), "texts": 1, "social": 1, "named_by": 1}
+    whole = _whole(items)
     friends = {str(row["friend_id"]) for row in client.export_user(_HUB).get("social", [])}
     lost = mixed = False
     for person in work.asked:

@@ -184,3 +184,5 @@ def row_checks(rows: Mapping[str, int]) -> Iterator[Check]:
             yield Check(
                 table, State.WARNING, "none", f"view {view} stays empty; import {table} if you have them"
             )
+    if shown := rows.get("impressions"):  # none is no fault: only the head of clicks learns from them
+        yield Check("impressions", State.OK, f"{shown:,} rows (no view)")

@@ -7,7 +7,17 @@ and `channel.py` connects and decides what is repeated.
 
 from server.client.client import AsyncClient, Client
 from server.client.errors import CallError
-from server.client.messages import Behavior, QueryFields, Text, Tie
+from server.client.messages import Behavior, Impression, QueryFields, Text, Tie
 from store.records import Item
 
-__all__ = ["AsyncClient", "Behavior", "CallError", "Client", "Item", "QueryFields", "Text", "Tie"]
+__all__ = [
+    "AsyncClient",
+    "Behavior",
+    "CallError",
+    "Client",
+    "Impression",
+    "Item",
+    "QueryFields",
+    "Text",
+    "Tie",
+]

@@ -29,12 +29,14 @@ from server.client.channel import IMPORT_TIMEOUT, TIMEOUT, Patience, connect, co
 from server.client.errors import CallError, answer_of, errors_of_calls
 from server.client.messages import (
     Behavior,
+    Impression,
     QueryFields,
     Text,
     Tie,
     behaviors_message,
     deletions_message,
     encode_message,
+    impressions_message,
     items_message,
     predict_message,
     query_message,
@@ -231,6 +233,13 @@ class Calls(ABC, Generic[_Channel]):
     def put_friends(self, ties: Iterable[Tie], request_id: str = "") -> RemoteCall[ingest.WriteResponse]:
         """Write ties, each in the place of the stored tie between the same two users."""
         return unary(self._ingest.PutFriends, ties_message(ties, request_id))
+
+    @call
+    def append_impressions(
+        self, impressions: Iterable[Impression], request_id: str = ""
+    ) -> RemoteCall[ingest.WriteResponse]:
+        """Write what was shown to people, and what of it they clicked; a click may come later."""
+        return unary(self._ingest.AppendImpressions, impressions_message(impressions, request_id))
 
     @call
     def erase_user(self, user_id: str) -> RemoteCall[ingest.EraseUserResponse]:

@@ -46,6 +46,18 @@ class Tie:
     ts: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Impression:
+    """An item that was shown to a user, at a time or for a query, at a position from 0 in a list."""
+
+    user_id: str
+    item_id: str
+    ts: datetime | None = None
+    position: int | None = None
+    query_id: str = ""
+    clicked: bool = False
+
+
 class QueryFields(TypedDict, total=False):
     """The fields of QueryRequest; exactly one of the first five, the subject, is given."""
 
@@ -139,6 +151,22 @@ def ties_message(rows: Iterable[Tie], request_id: str) -> ingest.PutFriendsReque
     return ingest.PutFriendsRequest(friends=friends, request_id=_id_or_new(request_id))
 
 
+def impressions_message(rows: Iterable[Impression], request_id: str) -> ingest.AppendImpressionsRequest:
+    """Return the request to append impressions."""
+    impressions = [
+        ingest.ImpressionRow(
+            user_id=row.user_id,
+            item_id=row.item_id,
+            ts=_timestamp(row.ts),
+            position=row.position,
+            query_id=row.query_id,
+            clicked=row.clicked,
+        )
+        for row in rows
+    ]
+    return ingest.AppendImpressionsRequest(impressions=impressions, request_id=_id_or_new(request_id))
+
+
 def items_message(rows: Iterable[Item], request_id: str) -> ingest.PutItemsRequest:
     """Return the request to put items."""
     items = [
@@ -150,6 +178,7 @@ def items_message(rows: Iterable[Item], request_id: str) -> ingest.PutItemsReque
             attributes=json.dumps(row.attributes),
             available=row.available,
             updated_at=_timestamp(row.updated_at),
+            vector=row.vector,
         )
         for row in rows
     ]

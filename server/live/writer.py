@@ -8,10 +8,18 @@ from typing import TypeVar
 
 from server.cancellation import result_of, watch
 from server.supervisor import Supervisor, Worker
-from store.writes import Request, RequestIdReusedError, Writer, WriteResult, WrittenChange
+from store.writes import (
+    ItemVectorLengthError,
+    Request,
+    RequestIdReusedError,
+    Writer,
+    WriteResult,
+    WrittenChange,
+)
 
 _NICENESS = 5  # queries first, where there are fewer processors than work
 MOST_ROWS = 20_000  # a transaction with so many takes in no more requests: no caller waits long for others
+_FAULTS_OF_REQUESTS = (RequestIdReusedError, ItemVectorLengthError)
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 _Waiting = tuple[Request, Future[WriteResult]]
@@ -183,7 +191,7 @@ class GroupCommit(Worker):
 
     def _examine(self, error: BaseException) -> None:
         """Find out whether a request failed by its own fault, or nothing can be written."""
-        if isinstance(error, RequestIdReusedError) or self._broken:
+        if isinstance(error, _FAULTS_OF_REQUESTS) or self._broken:
             return
         try:
             self._writer.check()

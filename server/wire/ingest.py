@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 
+import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.live import Erased
@@ -12,6 +13,7 @@ from server.status import InvalidRequestError, NotThisMachineError
 from server.wire.query import MAX_ID_BYTES
 from store.imports import AUTO, FORMATS, UTF_8, ImportOptions, ImportReport
 from store.state import NO_TIME
+from store.tables import MAX_VECTOR_LENGTH
 from store.writes import (
     BAD_TIME,
     FIRST_TIME,
@@ -20,8 +22,11 @@ from store.writes import (
     Behaviors,
     Content,
     Deletion,
+    FloatArray,
     FriendRow,
     Friends,
+    ImpressionRow,
+    Impressions,
     ItemRow,
     Items,
     Request,
@@ -44,6 +49,7 @@ Write = (
     | pb.AppendBehaviorsRequest
     | pb.AppendTextsRequest
     | pb.PutFriendsRequest
+    | pb.AppendImpressionsRequest
 )
 
 
@@ -51,7 +57,8 @@ def request_of(message: Write) -> Request:
     """Return the rows of a message as a request to write; each row is checked when it is written.
 
     Raises:
-        InvalidRequestError: it has no rows, or too many, or its request id is too long.
+        InvalidRequestError: it has no rows, or too many, or its request id is too long, or the vector of an
+            item is unusable.
     """
     content = _content(message)
     size = len(message.request_id.encode())
@@ -191,9 +198,12 @@ def _content(message: Write) -> Content:
     if isinstance(message, pb.PutFriendsRequest):
         _bounded("friends", message.friends, MAX_ROWS)
         return Friends([_friend(row) for row in message.friends])
+    if isinstance(message, pb.AppendImpressionsRequest):
+        _bounded("impressions", message.impressions, MAX_ROWS)
+        return Impressions([_impression(row) for row in message.impressions])
     if isinstance(message, pb.PutItemsRequest):
         _bounded("items", message.items, MAX_ROWS)
-        return Items([_item(row) for row in message.items])
+        return Items([_item(row, position) for position, row in enumerate(message.items)])
     _bounded("item_ids", message.item_ids, MAX_ROWS)
     return Deletion(list(message.item_ids))
 
@@ -213,7 +223,12 @@ def _friend(row: pb.FriendRow) -> FriendRow:
     return FriendRow(row.user_id, row.friend_id, row.relation or "friend", weight, _ts(row))
 
 
-def _item(row: pb.ItemRow) -> ItemRow:
+def _impression(row: pb.ImpressionRow) -> ImpressionRow:
+    position = row.position if row.HasField("position") else None
+    return ImpressionRow(row.user_id, row.item_id, _ts(row), position, row.query_id, row.clicked)
+
+
+def _item(row: pb.ItemRow, position: int) -> ItemRow:
     return ItemRow(
         item_id=row.item_id,
         title=row.title if row.HasField("title") else None,
@@ -222,10 +237,30 @@ def _item(row: pb.ItemRow) -> ItemRow:
         attributes=row.attributes if row.HasField("attributes") else None,
         available=row.available if row.HasField("available") else True,
         updated_at=_time(row.updated_at) if row.HasField("updated_at") else NO_TIME,
+        vector=_vector(row, position) if row.vector else None,
     )
 
 
-def _ts(row: pb.BehaviorRow | pb.TextRow | pb.FriendRow) -> int:
+def _vector(row: pb.ItemRow, position: int) -> FloatArray:
+    """Return the vector of an item, (n,) float32; whether others have its length is known when it is written.
+
+    Raises:
+        InvalidRequestError: it is too long, or has a number that is not finite, or zeros alone.
+    """
+    field, whose = f"items[{position}].vector", f"the vector of item {row.item_id!r}"
+    if len(row.vector) > MAX_VECTOR_LENGTH:
+        raise InvalidRequestError(f"{whose} has {len(row.vector)} numbers, not 1..{MAX_VECTOR_LENGTH}", field)
+    vector = np.array(row.vector, dtype=np.float32)
+    unusable = np.flatnonzero(~np.isfinite(vector))
+    if len(unusable):
+        at = unusable[0]
+        raise InvalidRequestError(f"{whose} has {vector[at]} at {at}, which is not finite", field)
+    if not vector.any():
+        raise InvalidRequestError(f"{whose} has {len(vector)} zeros and nothing else", field)
+    return vector
+
+
+def _ts(row: pb.BehaviorRow | pb.TextRow | pb.FriendRow | pb.ImpressionRow) -> int:
     return _time(row.ts) if row.HasField("ts") else NO_TIME
 
 

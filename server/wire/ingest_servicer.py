@@ -55,6 +55,12 @@ class IngestServicer(rpc.IngestServicer):
         """Write ties.  Status: as PutItems."""
         return self._write(request, context)
 
+    def AppendImpressions(
+        self, request: pb.AppendImpressionsRequest, context: grpc.ServicerContext
+    ) -> pb.WriteResponse:
+        """Write impressions.  Status: as PutItems."""
+        return self._write(request, context)
+
     def StreamItems(
         self, request_iterator: Iterator[pb.PutItemsRequest], context: grpc.ServicerContext
     ) -> pb.StreamResponse:
@@ -83,6 +89,12 @@ class IngestServicer(rpc.IngestServicer):
         self, request_iterator: Iterator[pb.PutFriendsRequest], context: grpc.ServicerContext
     ) -> pb.StreamResponse:
         """Write ties.  Status: as StreamItems."""
+        return self._stream(request_iterator, context)
+
+    def StreamImpressions(
+        self, request_iterator: Iterator[pb.AppendImpressionsRequest], context: grpc.ServicerContext
+    ) -> pb.StreamResponse:
+        """Write impressions.  Status: as StreamItems."""
         return self._stream(request_iterator, context)
 
     def EraseUser(self, request: pb.EraseUserRequest, context: grpc.ServicerContext) -> pb.EraseUserResponse:

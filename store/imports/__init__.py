@@ -9,6 +9,7 @@ whole and reports.
 """
 
 from store.imports.files import FORMATS, AmbiguousFilesError, NothingToImportError, UnknownFormatError
+from store.imports.impressions import SAME_IMPRESSION
 from store.imports.readers import MissingColumnError, Source
 from store.imports.rejects import ImportRejectedError, rejects_about, remove_rejects
 from store.imports.run import (
@@ -22,12 +23,14 @@ from store.imports.run import (
 from store.imports.text_files import UTF_8, UnknownEncodingError, UnreadableFileError, check_encoding
 from store.imports.time_columns import AUTO, AmbiguousTimesError, UnknownTimesError
 from store.imports.upsert import upsert_rows
-from store.imports.validation import DUPLICATE, check
+from store.imports.validation import DUPLICATE, ITEM_VECTOR_LENGTH, check, item_vector_length
 
 __all__ = [
     "AUTO",
     "DUPLICATE",
     "FORMATS",
+    "ITEM_VECTOR_LENGTH",
+    "SAME_IMPRESSION",
     "UTF_8",
     "AmbiguousFilesError",
     "AmbiguousTimesError",
@@ -47,6 +50,7 @@ __all__ = [
     "check_encoding",
     "check_not_all_refused",
     "import_folder",
+    "item_vector_length",
     "rejects_about",
     "remove_rejects",
     "upsert_rows",

@@ -10,7 +10,13 @@ import duckdb
 from store.database import quoted
 from store.disk import replace_file
 from store.imports.readers import PART_ROWS, Source
-from store.imports.validation import DUPLICATE, NO_MOMENT, VECTOR_DIMENSION, checks_of
+from store.imports.validation import (
+    DUPLICATE,
+    ITEM_VECTOR_LENGTH,
+    NO_MOMENT,
+    VECTOR_DIMENSION,
+    checks_of,
+)
 
 _MESSAGE_CHARS = 200
 
@@ -34,6 +40,7 @@ def first_reject(
     columns = {
         DUPLICATE: source.table.identity,
         VECTOR_DIMENSION: ("vector",),
+        ITEM_VECTOR_LENGTH: ("vector",),
         NO_MOMENT: source.table.identity,
     }.get(found)
     if columns is None:

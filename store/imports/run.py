@@ -18,7 +18,13 @@ from store.imports.rejects import first_reject, write_rejects
 from store.imports.text_files import UTF_8, check_encoding, undecodable_byte, undecodable_reason
 from store.imports.time_columns import AUTO, check_times
 from store.imports.upsert import upsert_rows
-from store.imports.validation import UNKNOWN_ITEM, VECTOR_DIMENSION, check
+from store.imports.validation import (
+    ITEM_VECTOR_LENGTH,
+    UNKNOWN_ITEM,
+    VECTOR_DIMENSION,
+    check,
+    item_vector_length,
+)
 from store.imports.values import NOT_WHOLE
 from store.queries import BLANK_ITEM
 from store.store import Store
@@ -258,6 +264,9 @@ def _remarks(
     if VECTOR_DIMENSION in rejected:
         first = first_reject(cursor, source, VECTOR_DIMENSION)
         yield f"row {first.row} of {first.file.name}: {_dimension_remark(cursor, source, options.dims)}"
+    if ITEM_VECTOR_LENGTH in rejected:
+        first = first_reject(cursor, source, ITEM_VECTOR_LENGTH)
+        yield f"row {first.row} of {first.file.name}: {_length_remark(cursor)}"
 
 
 def _dimension_remark(cursor: duckdb.DuckDBPyConnection, source: Source, dims: Mapping[str, int]) -> str:
@@ -267,3 +276,14 @@ def _dimension_remark(cursor: duckdb.DuckDBPyConnection, source: Source, dims: M
         WHERE _reason = '{VECTOR_DIMENSION}' ORDER BY _row LIMIT 1""").fetchall()[0]
     expected = f"has {dims[model]}" if model in dims else "has another length in the rows before"
     return f"a vector of {length} numbers, and text model {model} {expected}"
+
+
+def _length_remark(cursor: duckdb.DuckDBPyConnection) -> str:
+    """Return the length of the first refused vector, and that of the others, as a sentence."""
+    (length,) = cursor.execute(f"""
+        SELECT len(vector) FROM checked_items WHERE _reason = '{ITEM_VECTOR_LENGTH}'
+        ORDER BY _row LIMIT 1""").fetchall()[0]
+    return (
+        f"a vector of {length} numbers, and those of the other items have {item_vector_length(cursor)}; "
+        "to change the length, give all vectors anew in one import"
+    )

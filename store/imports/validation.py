@@ -10,10 +10,20 @@ from store.attributes import MAX_CHARS, usable_attributes
 from store.database import quoted
 from store.imports.readers import Source
 from store.imports.time_columns import TimeReading
-from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT, MAX_WHOLE, SQL_TYPES, Column, Kind
+from store.tables import (
+    MAX_ID_BYTES,
+    MAX_TEXT_CHARS,
+    MAX_VECTOR_LENGTH,
+    MAX_WEIGHT,
+    MAX_WHOLE,
+    SQL_TYPES,
+    Column,
+    Kind,
+)
 
 DUPLICATE = "duplicate"
 VECTOR_DIMENSION = "vector_dimension"
+ITEM_VECTOR_LENGTH = "bad_vector_length"
 BAD_ATTRIBUTES = "bad_attributes"
 UNKNOWN_ITEM = "unknown_item"
 NO_MOMENT = "no_ts_or_query_id"
@@ -28,7 +38,9 @@ PLAIN_CHECKS = (
 _YEARS = (
     "CASE WHEN {0} BETWEEN TIMESTAMP '0001-01-01' AND TIMESTAMP '9999-12-31 23:59:59.999999' THEN {0} END"
 )
-_WHOLE = f"CASE WHEN {{0}} BETWEEN 0 AND {MAX_WHOLE} AND {{0}} = trunc({{0}}) THEN {{0}}::INTEGER END"
+_WHOLE = (
+    f"CASE WHEN {{0}} BETWEEN 0 AND {MAX_WHOLE} AND {{0}} = trunc({{0}}) THEN TRY_CAST({{0}} AS INTEGER) END"
+)
 _TRUE = ("true", "t", "yes", "y", "1", "1.0", "on")
 _FALSE = ("false", "f", "no", "n", "0", "0.0", "off")
 # DuckDB reads most of ISO 8601; the second try is for a blank before the offset, a comma, and no separators.
@@ -94,6 +106,8 @@ CHECKS: tuple[RowCheck, ...] = (
         "vector",
         "NOT list_bool_and(list_transform(vector, lambda x: coalesce(isfinite(x), false)))",
     ),
+    RowCheck("vector_too_long", "vector", f"len(vector) > {MAX_VECTOR_LENGTH}", table="items"),
+    RowCheck("vector_all_zero", "vector", "list_min(vector) = 0 AND list_max(vector) = 0", table="items"),
     RowCheck("self_friend", "friend_id", "friend_id = user_id"),
     *(
         RowCheck(
@@ -150,6 +164,15 @@ def check(
         _refuse_duplicates(cursor, source)
     if {"vector", "text_model_id"} <= source.types.keys():
         _refuse_other_dimensions(cursor, name, dims or {})
+    if table.name == "items" and "vector" in source.types:
+        _refuse_other_lengths(cursor, name)
+
+
+def item_vector_length(cursor: duckdb.DuckDBPyConnection) -> int:
+    """Return the length that vectors of `checked_items` must have: of accepted ones, else of stored ones."""
+    accepted = _one_length(cursor, "checked_items", "_reason IS NULL")
+    stored = _one_length(cursor, "data.items", "true") if accepted is None else None
+    return accepted or stored or 0
 
 
 def checks_of(source: Source) -> list[tuple[str, str, str]]:
@@ -250,3 +273,27 @@ def _refuse_other_dimensions(cursor: duckdb.DuckDBPyConnection, name: str, dims:
             ) AS lengths(text_model_id, _row, dim) GROUP BY text_model_id
         ) AS model
         WHERE c.text_model_id = model.text_model_id AND len(c.vector) <> model.dim AND c._reason IS NULL""")
+
+
+def _refuse_other_lengths(cursor: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Refuse vectors of items of another length than those that stay stored, else than the first new one.
+
+    A write that gives every stored vector anew, all of one length, may so give them another one.
+    """
+    lengths, length = cursor.execute(f"""
+        SELECT count(DISTINCT len(vector)), arg_min(len(vector), _row) FROM {name}
+        WHERE vector IS NOT NULL AND _reason IS NULL""").fetchall()[0]
+    if not lengths:
+        return
+    stays = f"NOT EXISTS (FROM {name} AS new WHERE new.item_id = items.item_id AND new._reason IS NULL)"
+    stored = _one_length(cursor, "data.items", stays if lengths == 1 else "true")
+    cursor.execute(f"""
+        UPDATE {name} SET _reason = '{ITEM_VECTOR_LENGTH}'
+        WHERE len(vector) <> {stored or length} AND _reason IS NULL""")
+
+
+def _one_length(cursor: duckdb.DuckDBPyConnection, relation: str, condition: str) -> int | None:
+    """Return the length of any vector of a relation, without reading the others; None where it has none."""
+    row = cursor.execute(f"""
+        SELECT len(vector) FROM {relation} WHERE vector IS NOT NULL AND {condition} LIMIT 1""").fetchone()
+    return int(row[0]) if row else None

@@ -2,11 +2,13 @@
 
 `request` defines the rows, the reasons to refuse one, and the results. `writer` writes a group of requests in
 one transaction: `apply` brings behaviours, texts and friendships into the state and gathers the rows for the
-store, `put_items` puts and deletes items by the statements of an import, and `idempotency` remembers the ids
-of requests so that a repeated one is not written again.
+store, `impressions` merges what was shown with what is known, `put_items` puts and deletes items by the
+statements of an import, and `idempotency` remembers the ids of requests so that a repeated one is not written
+again.
 """
 
 from store.writes.idempotency import RequestIdReusedError
+from store.writes.put_items import ItemVectorLengthError
 from store.writes.request import (
     BAD_TIME,
     FIRST_TIME,
@@ -15,8 +17,11 @@ from store.writes.request import (
     Behaviors,
     Content,
     Deletion,
+    FloatArray,
     FriendRow,
     Friends,
+    ImpressionRow,
+    Impressions,
     ItemRow,
     Items,
     Request,
@@ -35,9 +40,13 @@ __all__ = [
     "Behaviors",
     "Content",
     "Deletion",
+    "FloatArray",
     "FriendRow",
     "Friends",
+    "ImpressionRow",
+    "Impressions",
     "ItemRow",
+    "ItemVectorLengthError",
     "Items",
     "Request",
     "RequestIdReusedError",

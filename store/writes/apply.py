@@ -27,6 +27,7 @@ from store.state import (
     pack_event_identity,
     pack_text_identity,
 )
+from store.writes.impressions import PendingImpressions
 from store.writes.request import (
     BehaviorRow,
     FriendRow,
@@ -59,15 +60,17 @@ class PendingRows:
     """Rows that a group of requests inserts and updates; of several updates of one row, the last counts.
 
     Attributes:
+        impressions: those that the group names.
         new_weights: behaviours with their new weight, by user and packed identity.
         texts: new texts, each with its occurrence number.
         new_friends: friendships with their new weight and time, by user, friend and relation.
-        touched: the users whose rows change.
+        touched: the users whose rows change, of which the state has a copy.
         pause: called every few rows, so that more urgent work goes first.
     """
 
     behaviors: list[BehaviorRow] = field(default_factory=list)
     new_weights: dict[tuple[object, ...], BehaviorRow] = field(default_factory=dict)
+    impressions: PendingImpressions = field(default_factory=PendingImpressions)
     texts: list[tuple[TextRow, int]] = field(default_factory=list)
     friends: list[FriendRow] = field(default_factory=list)
     new_friends: dict[tuple[object, ...], FriendRow] = field(default_factory=dict)
@@ -96,6 +99,7 @@ class PendingRows:
         )
         _run(cursor, "INSERT INTO data.social BY NAME FROM new_rows", _table(FriendRow._fields, self.friends))
         _run(cursor, _UPDATE_FRIENDS, _table(FriendRow._fields, list(self.new_friends.values())))
+        self.impressions.flush(cursor)
 
 
 def append_behaviors(draft: StateDraft, rows: Sequence[BehaviorRow], pending: PendingRows) -> WriteResult:

@@ -7,7 +7,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from store.imports import Source, check, upsert_rows
+from store.imports import ITEM_VECTOR_LENGTH, Source, check, item_vector_length, upsert_rows
 from store.records import Item, item_of_row
 from store.state import NO_TIME, StateDraft
 from store.tables import MAX_ID_BYTES, TABLES
@@ -24,20 +24,44 @@ _TYPES = {
     "updated_at": "TIMESTAMP",
     "vector": "FLOAT[]",
 }
-_CHANGED = """
-    SELECT * EXCLUDE (_row, _reason) FROM checked_items WHERE _reason IS NULL
-    EXCEPT SELECT item_id, title, text, kind, attributes, available, updated_at, vector FROM data.items"""
+# The join reads only the rows of these items; a set operation would read the vectors of all.
+_SAME = " AND ".join(f"old.{name} IS NOT DISTINCT FROM new.{name}" for name in _TYPES)
+_CHANGED = f"""
+    SELECT * EXCLUDE (_row, _reason) FROM checked_items WHERE _reason IS NULL AND item_id NOT IN (
+        SELECT new.item_id FROM checked_items AS new JOIN data.items AS old ON old.item_id = new.item_id
+        WHERE new._reason IS NULL AND {_SAME})"""
+_OTHER_LENGTH = f"""
+    SELECT _row, item_id, len(vector) FROM checked_items WHERE _reason = '{ITEM_VECTOR_LENGTH}'
+    ORDER BY _row LIMIT 1"""
 _SOURCE = Source(_ITEMS, Path("request"), _ITEMS.columns, (), _TYPES)
+
+
+class ItemVectorLengthError(ValueError):
+    """The vector of an item has another length than those of other items; nothing is written."""
+
+    def __init__(self, position: int, item_id: str, length: int, expected: int) -> None:
+        super().__init__(
+            f"items[{position}], {item_id!r}, has a vector of {length} numbers, and the vectors of the other "
+            f"items have {expected}"
+        )
+        self.field = f"items[{position}].vector"
+        self.item_id, self.length, self.expected = item_id, length, expected
 
 
 def put_items(
     cursor: duckdb.DuckDBPyConnection, draft: StateDraft, rows: Sequence[ItemRow]
 ) -> tuple[WriteResult, list[Item]]:
-    """Put items; a known one is replaced whole. Returns the result, and the items that are new or changed."""
+    """Put items; a known one is replaced whole. Returns the result, and the items that are new or changed.
+
+    Raises:
+        ItemVectorLengthError: a vector has another length than those of other items.
+    """
     cursor.register("put_rows", _staged(rows))
     faultless = "NULL::VARCHAR AS _line, NULL::VARCHAR AS _fault"
     cursor.execute(f"CREATE TEMP VIEW raw_items AS SELECT *, {faultless} FROM put_rows")
     check(cursor, _SOURCE)
+    for row, item_id, length in cursor.execute(_OTHER_LENGTH).fetchall():
+        raise ItemVectorLengthError(row - 1, item_id, length, item_vector_length(cursor))
     cursor.execute(f"""
         UPDATE checked_items SET _reason = 'word_too_long'
         WHERE _reason IS NULL AND strlen(kind) > {MAX_ID_BYTES}""")

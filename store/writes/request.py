@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from store.records import Item
 from store.state import NO_TIME
-from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT
+from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT, MAX_WHOLE
 
 FIRST_TIME = -62_135_596_800_000_000  # microseconds: 0001-01-01
 LAST_TIME = 253_402_300_799_999_999  # 9999-12-31
@@ -64,6 +64,17 @@ class ItemRow(NamedTuple):
     vector: FloatArray | None = None
 
 
+class ImpressionRow(NamedTuple):
+    """An item that was shown to a user; `ts` as of a behaviour, `position` from 0, `query_id` "" for none."""
+
+    user_id: str
+    item_id: str
+    ts: int = NO_TIME
+    position: int | None = None
+    query_id: str = ""
+    clicked: bool = False
+
+
 class Rejected(NamedTuple):
     """A refused row: its position in the request, and the reason, in the words of an import."""
 
@@ -110,6 +121,13 @@ class Friends:
 
 
 @dataclass(frozen=True)
+class Impressions:
+    """Impressions to append."""
+
+    rows: Sequence[ImpressionRow]
+
+
+@dataclass(frozen=True)
 class Items:
     """Items to put."""
 
@@ -123,7 +141,7 @@ class Deletion:
     item_ids: Sequence[str]
 
 
-Content = Behaviors | Texts | Friends | Items | Deletion
+Content = Behaviors | Texts | Friends | Impressions | Items | Deletion
 
 
 @dataclass(frozen=True)
@@ -204,6 +222,24 @@ def refusal_of_friend(row: FriendRow) -> str | None:
         _invalid_weight_reason(weight)
         or invalid_time_reason(ts)
         or ("self_friend" if friend_id == user_id else None)
+    )
+
+
+def refusal_of_impression(row: ImpressionRow, items: Container[str]) -> str | None:
+    """Return the reason to refuse an impression, or None."""
+    user_id, item_id, ts, position, query_id, _ = row
+    if not user_id:
+        return "empty_user_id"
+    if not item_id:
+        return "empty_item_id"
+    if _too_long(user_id) or _too_long(item_id) or _too_long(query_id):
+        return "id_too_long"
+    if position is not None and not 0 <= position <= MAX_WHOLE:
+        return "bad_position"
+    return (
+        invalid_time_reason(ts)
+        or ("no_ts_or_query_id" if ts == NO_TIME and not query_id else None)
+        or (None if item_id in items else "unknown_item")
     )
 
 

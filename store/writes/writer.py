@@ -16,6 +16,8 @@ from store.writes.request import (
     Content,
     Deletion,
     Friends,
+    ImpressionRow,
+    Impressions,
     Items,
     Request,
     Texts,
@@ -42,6 +44,7 @@ class Writer:
 
         Raises:
             RequestIdReusedError: a request has the id of another with other content.
+            ItemVectorLengthError: the vector of an item has another length than those of other items.
         """
         bring_up_to_date(self._store, self._state)  # the commit before may have missed it
         pending = PendingRows(pause=self._pause)
@@ -52,6 +55,7 @@ class Writer:
         try:
             with self._state.writing() as draft:
                 with self._store.writing(pending.touched) as cursor:
+                    pending.impressions.read(cursor, _impressions(requests))
                     for request in requests:
                         earlier = self._remembered.find(cursor, request)
                         earlier = earlier or _same_in_group(request, new_digests, new_results)
@@ -91,6 +95,12 @@ class Writer:
             draft.set_commit_id(self._store.last_commit.commit_id)
 
 
+def _impressions(requests: Sequence[Request]) -> list[ImpressionRow]:
+    """Return the impressions of all requests of a group."""
+    contents = (request.content for request in requests)
+    return [row for content in contents if isinstance(content, Impressions) for row in content.rows]
+
+
 def _same_in_group(
     request: Request, digests: Mapping[str, str], results: Mapping[str, WriteResult]
 ) -> WriteResult | None:
@@ -111,6 +121,8 @@ def _apply(
             return append_texts(draft, rows, pending), [], []
         case Friends(rows):
             return put_friends(draft, rows, pending), [], []
+        case Impressions(rows):
+            return pending.impressions.append(pending.with_pauses(rows), draft.items), [], []
         case Items(rows):
             result, put = put_items(cursor, draft, rows)
             return result, put, []

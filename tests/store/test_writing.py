@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -31,6 +33,8 @@ from store.writes.request import (
     Deletion,
     FriendRow,
     Friends,
+    ImpressionRow,
+    Impressions,
     ItemRow,
     Items,
     Rejected,
@@ -297,6 +301,17 @@ TIMES = st.sampled_from([NO_TIME, MAY, MAY + 1, BAD_TIME])
 BEHAVIORS = st.builds(BehaviorRow, USERS, THINGS, st.sampled_from(["view", "like"]), WEIGHTS, TIMES)
 TEXTS = st.builds(TextRow, USERS, st.sampled_from(["hello", "bye", " ", "\u00a0"]), THINGS, TIMES)
 TIES = st.builds(FriendRow, USERS, USERS, st.sampled_from(["friend", "boss"]), WEIGHTS, TIMES)
+SHOWN = st.builds(
+    ImpressionRow,
+    USERS,
+    THINGS,
+    TIMES,
+    st.sampled_from([None, 0, 3, -1, 2**31]),
+    st.sampled_from(["", "q1", "q2"]),
+    st.booleans(),
+)
+# Of one length: another one is a rejected row in an import, and an error of a request.
+VECTORS = st.sampled_from([None, np.array([1, 2], np.float32), np.array([0.5, -1e30], np.float32)])
 ITEMS = st.builds(
     ItemRow,
     THINGS,
@@ -306,10 +321,11 @@ ITEMS = st.builds(
     st.sampled_from([None, "{}", "[]", '{"a": 1}']),
     st.booleans(),
     TIMES,
+    VECTORS,
 )
 
 
-def table_of(rows: list[ItemRow] | list[BehaviorRow] | list[TextRow] | list[FriendRow]) -> pa.Table:
+def table_of(rows: list[NamedTuple]) -> pa.Table:
     """The same rows as a file has them."""
     columns = dict(zip(rows[0]._fields, zip(*rows, strict=True), strict=True))
     for name in {"ts", "updated_at"} & columns.keys():
@@ -325,13 +341,14 @@ def table_of(rows: list[ItemRow] | list[BehaviorRow] | list[TextRow] | list[Frie
             st.lists(BEHAVIORS, min_size=1, max_size=8),
             st.lists(TEXTS, min_size=1, max_size=8),
             st.lists(TIES, min_size=1, max_size=8),
+            st.lists(SHOWN, min_size=1, max_size=8),
         ),
         min_size=1,
         max_size=3,
     )
 )
 def test_writes_are_what_imports_of_the_same_rows_are(
-    tmp_path_factory: pytest.TempPathFactory, batches: list[tuple[list[ItemRow], ...]]
+    tmp_path_factory: pytest.TempPathFactory, batches: list[tuple[list[NamedTuple], ...]]
 ) -> None:
     folder = tmp_path_factory.mktemp("both")
     (folder / "theirs").mkdir()
@@ -339,11 +356,11 @@ def test_writes_are_what_imports_of_the_same_rows_are(
     for number, batch in enumerate(batches):
         data = folder / f"data{number}"
         data.mkdir()
-        for name, rows in zip(("items", "behaviors", "texts", "social"), batch, strict=True):
+        for name, rows in zip(("items", "behaviors", "texts", "social", "impressions"), batch, strict=True):
             pq.write_table(table_of(rows), data / f"{name}.parquet")
         report = import_folder(theirs.store, data, rejects=folder / "rejects")
-        kinds = (Items, Behaviors, Texts, Friends)
-        written = ours.write(*(kind(rows) for kind, rows in zip(kinds, batch, strict=True)))  # type: ignore[operator]
+        kinds = (Items, Behaviors, Texts, Friends, Impressions)
+        written = ours.write(*(kind(rows) for kind, rows in zip(kinds, batch, strict=True)))
         for told_to_us, table in zip(written, report.tables.values(), strict=True):
             assert (told_to_us.inserted, told_to_us.updated, told_to_us.unchanged) == (
                 table.inserted,
@@ -360,7 +377,7 @@ def test_writes_are_what_imports_of_the_same_rows_are(
     rebuild(ours.store, ours.state)
     assert {user: state_of(ours.state, user) for user in ("ann", "bob")} == before
     exports = [Export.open(folder / create_export(place.store, folder)) for place in (ours, theirs)]
-    for name in ("items", "history", "texts", "friends"):
+    for name in ("items", "history", "texts", "friends", "impressions"):
         tables = [getattr(export, name)() for export in exports]
         assert tables[0].equals(tables[1]), name
     ours.close()

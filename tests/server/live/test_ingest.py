@@ -21,7 +21,7 @@ from scripts.home_access import fresh_export
 from scripts.import_data import import_through
 from scripts.restore import ledgers_of, restore
 from server.app import running
-from server.client import AsyncClient, Behavior, CallError, Client, Text, Tie
+from server.client import AsyncClient, Behavior, CallError, Client, Impression, Text, Tie
 from server.config import ServerConfig
 from server.live.commits import CommitListener
 from server.live.writer import GroupCommit, StoppingError
@@ -255,6 +255,9 @@ def test_an_erased_person_is_gone_everywhere(client: Client, home: Home, items: 
     client.append_behaviors([Behavior(person, items[0]), Behavior("friend-of", items[1])])
     client.append_texts([Text(person, shared), Text(person, own), Text("friend-of", shared)])
     client.put_friends([Tie("friend-of", person), Tie(person, "friend-of"), Tie("friend-of", "new-1")])
+    client.append_impressions(
+        [Impression(person, items[2], ts=WHEN), Impression("friend-of", items[2], WHEN)]
+    )
     rejects = home.rejects / "some-import"
     rejects.mkdir(parents=True)
     lines = [
@@ -271,6 +274,7 @@ def test_an_erased_person_is_gone_everywhere(client: Client, home: Home, items: 
         "behaviors": 1,
         "texts": 2,
         "social": 1,
+        "impressions": 1,
         "named_by": 1,
         "rejects": 2,
     }
@@ -278,7 +282,10 @@ def test_an_erased_person_is_gone_everywhere(client: Client, home: Home, items: 
     encoder = next(one for one in artifacts(home.text_models) if one != "cache")
 
     done = client.erase_user(person)
-    assert dict(done.removed) == {"behaviors": 1, "texts": 2, "social": 2, "text_vectors": 1, "rejects": 2}
+    assert dict(done.removed) == {
+        **{"behaviors": 1, "texts": 2, "social": 2, "impressions": 1},
+        **{"text_vectors": 1, "rejects": 2},
+    }
     assert not done.models
     assert client.export_user(person) == {}
     assert client.query(user_id=person).fallback == pb.FALLBACK_POPULARITY
