@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -46,7 +47,7 @@ class Stage:
 
 def prepare_stages(folder: Path, names: Sequence[str]) -> list[Stage]:
     """Return the stages by those names, with homes that are ready for them."""
-    size = {"users": MIN_USERS, "items": MIN_ITEMS}
+    size: dict[str, Any] = {"users": MIN_USERS, "items": MIN_ITEMS}
     log.info("bench faults: making a world in %s", folder)
     if names == ["import"]:
         make_world(folder / "data", **size)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from scripts.world import tables as world_tables
+from scripts.world.impressions import show
 
 MIN_USERS = 200
 MIN_ITEMS = 150
@@ -41,8 +42,12 @@ class WorldSummary:
     unknown: str  # in no table
 
 
-def make_world(folder: Path, *, users: int = 2000, items: int = 1500, seed: int = 7) -> WorldSummary:
+def make_world(
+    folder: Path, *, users: int = 2000, items: int = 1500, seed: int = 7, impressions: bool = False
+) -> WorldSummary:
     """Write items, behaviors, texts and social.parquet to a folder and return what they hold.
+
+    With `impressions` also impressions.parquet, and the clicks on them as behaviours of the same time.
 
     The same arguments give the same rows; existing files are replaced. Each user likes one to three of
     twelve topics, and some facets of them most; behaviour follows taste × popularity (Zipf), texts are about
@@ -69,6 +74,11 @@ def make_world(folder: Path, *, users: int = 2000, items: int = 1500, seed: int 
         "texts": world_tables.texts(generator, taste, chinese, np.isin(view, [_ALL_VIEWS, _TEXT_ONLY])),
         "social": world_tables.social(generator, taste, np.isin(view, [_ALL_VIEWS, _FRIENDS_ONLY])),
     }
+    if impressions:
+        ids = tables["items"].column("item_id").to_pylist()
+        tables["impressions"], tables["behaviors"] = show(
+            np.random.default_rng([seed, 1]), taste, facet, ids, tables["behaviors"]
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet")

@@ -32,9 +32,7 @@ def question_of(request: pb.PredictRequest) -> Question:
     if task == "category":
         for name, count in (("item_ids", n_items), ("positions", n_positions)):
             if count:
-                raise InvalidRequestError(
-                    f"{name} do not go with HEAD_CATEGORY"
-                )
+                raise InvalidRequestError(f"{name} do not go with HEAD_CATEGORY")
     elif not 1 <= n_items <= MAX_PREDICTED:
         raise InvalidRequestError(f"item_ids has {n_items} entries, not 1..{MAX_PREDICTED}")
     elif request.k:
