@@ -29,7 +29,9 @@ from encoder.heads.scores import (
     inner_products,
 )
 from encoder.heads.statistics import (
+    Hinges,
     Scaling,
+    bent_line,
     fit_line,
     fit_temperature,
     item_means,
@@ -55,7 +57,8 @@ log = logging.getLogger(__name__)
 class PairFit:
     """A `PairScore`, the scaling of its input, and the function from its score to a prediction.
 
-    The prediction is σ(slope score + intercept) for click; slope score + intercept, clipped, for rating.
+    The prediction is σ(hinges(slope score + intercept)) for click; slope score + intercept, clipped, for
+    rating.
 
     Attributes:
         score: the trained part.
@@ -65,7 +68,7 @@ class PairFit:
         everybody: (N + 1,) float64, the predictions (of click their log-odds) of a person without any view.
         ratings: mean and deviation of a rating.
         limits: of a rating, None for click.
-        slope, intercept: see above.
+        slope, intercept, hinges: see above.
     """
 
     score: PairScore
@@ -78,6 +81,7 @@ class PairFit:
     limits: tuple[float, float] | None
     slope: float = 1.0
     intercept: float = 0.0
+    hinges: Hinges = Hinges(np.zeros(0), np.zeros(0))  # noqa: RUF009  it is frozen
 
     def scorer(self, asked: Asked, items: FloatArray) -> ScoresOf:
         """Return a function from positions (s,) of subjects to the scores of all their examples."""
@@ -109,7 +113,9 @@ class PairFit:
     def predictions(self, scores: Floats) -> Floats:
         """Turn scores (n,) into predictions (n,)."""
         line = self.slope * scores + self.intercept
-        return np.asarray(expit(line) if self.limits is None else np.clip(line, *self.limits))
+        return np.asarray(
+            expit(self.hinges.apply(line)) if self.limits is None else np.clip(line, *self.limits)
+        )
 
     def predict(self, asked: Asked, items: FloatArray, batch: int = 65_536) -> Floats:
         """Predict examples with torch: (n,) float64."""
@@ -147,6 +153,8 @@ class PairFit:
             )
             if self.score.taste is not None
             else None,
+            knots=self.hinges.knots.astype(np.float32),
+            bends=self.hinges.weights.astype(np.float32),
             low=low,
             high=high,
         )  # fmt: skip
@@ -187,7 +195,13 @@ def fit_pairs(task: Task, train: Asked, valid: Asked, items: FloatArray, options
 
     _train(fit.score, losses, lambda: calibrated()[1], options, task)
     _fill_places(fit.score, train.examples)
-    return calibrated()[0]
+    fitted = calibrated()[0]
+    if rated:
+        return fitted
+    scores = all_scores(valid_scores_of, valid, 1 << 16)
+    slope, intercept, hinges = bent_line(scores, valid.examples.labels)
+    log.info("%s: calibrated with %d hinges", task, len(hinges.knots))
+    return replace(fit, slope=slope, intercept=intercept, hinges=hinges)
 
 
 def all_scores(scores_of: ScoresOf, asked: Asked, batch: int) -> Floats:
@@ -220,7 +234,10 @@ def _untrained(
         generator = torch.Generator().manual_seed(options.seed)
         score.taste = Taste(n_items, options.taste_rank, options.rating_shrinkage, generator)
     elif (examples.positions >= 0).any():
-        score.places = nn.Parameter(torch.zeros(POSITIONS + 1))
+        _, of_places = item_means(replace(examples, items=places_of(examples.positions)), POSITIONS + 1,
+                                  options.shrinkage)  # fmt: skip
+        start = logit(np.clip(of_places, 1e-9, 1 - 1e-9)) - logit(mean)
+        score.places = nn.Parameter(torch.from_numpy(start).float())
     base = mean if rated else float(logit(mean))
     fit = PairFit(
         score=score,

@@ -51,6 +51,7 @@ class PairWeights:
         user_mean, item_mean, user, item: (D,); left, right: (D, r); biases, everybody: (N + 1,), the last
         one for an item that is none of the N; places: (P,), None where nothing was shown. All float32.
         low, high: what a rating is clipped to; a click has None and goes through a sigmoid.
+        knots, bends: (m,) float32; of click, Σ bends_k max(score − knots_k, 0) is added to the score.
     """
 
     user_mean: FloatArray
@@ -67,6 +68,8 @@ class PairWeights:
     taste: TasteWeights | None = None
     low: float | None = None
     high: float | None = None
+    knots: FloatArray | None = None
+    bends: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,10 @@ def pair_graph(weights: PairWeights) -> onnx.ModelProto:
     if weights.taste is not None:
         terms += _taste(graph, weights.taste)
     score = graph("Add", graph("Sum", *terms), "constant")
+    if weights.knots is not None and weights.bends is not None and len(weights.knots):
+        knots, bends = graph.constant("knots", weights.knots), graph.constant("bends", weights.bends)
+        beyond = graph("Relu", graph("Sub", graph.column(score), knots))  # (B, m)
+        score = graph("Add", score, graph("MatMul", beyond, bends))
     known = graph("And", graph("Gather", _known(graph), "subject"), _known(graph, "items"))
     score = graph("Where", known, score, graph("Gather", "everybody", "rows"))
     if rated:

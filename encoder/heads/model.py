@@ -22,7 +22,7 @@ from encoder.heads.examples import (
     folds_of,
     rating_examples,
 )
-from encoder.heads.impressions import Impressions, click_examples
+from encoder.heads.impressions import ShownLists, click_examples
 from encoder.heads.labels import Attributes, ItemLabels, LabelError, item_labels
 from encoder.heads.options import HEAD_TASKS, HeadOptions, Quantity, Task, TaskError
 from encoder.heads.report import evaluate_head
@@ -49,7 +49,7 @@ class HeadRows:
     data: Dataset
     attributes: Attributes
     kinds: Sequence[str | None]
-    shown: Impressions | None = None
+    shown: ShownLists | None = None
 
     def without_users(self, left_out: npt.NDArray[np.bool_]) -> "HeadRows":
         """Return the rows without those of the users `left_out` (U,) bool; row numbers stay."""

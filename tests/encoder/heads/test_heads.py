@@ -33,7 +33,7 @@ from encoder.heads.model import FrozenVectors, HeadRows, head_report, train_head
 from encoder.heads.options import HeadOptions, HeadOptionsError, Task, TaskError
 from encoder.heads.report import evaluate_head
 from encoder.heads.runtime import Head, HeadInputError, Pairs, load_heads, save_head
-from encoder.heads.statistics import fit_line, item_means, platt_line, rating_biases
+from encoder.heads.statistics import bent_line, fit_line, item_means, platt_line, rating_biases
 from encoder.heads.subjects import Asked, Subjects, asked
 from scripts.evaluate.tables import print_task_report
 from store.artifact import DamagedArtifactError, sha256
@@ -280,7 +280,7 @@ def test_serving_a_head_loads_neither_torch_nor_onnx(heads: dict[Task, Head], tm
         f"nobody = Subjects(np.zeros((1, {DIM}), 'f4'), none, none, np.zeros(0, 'f4')); "
         "print(head.predict(nobody).shape, {'torch', 'onnx', 'sklearn'} & set(sys.modules))"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert ended.stdout == f"(1, {GENRES}) set()\n"
 
@@ -323,16 +323,18 @@ def test_what_does_not_fit_a_head_is_refused(world: World, heads: dict[Task, Hea
     users, pairs = people(world.users[:3]), pairs_of(world, [0, 1, 2], [0, 1, 2])
     unknown = replace(users, owners=np.array([0]), rows=np.array([ITEMS]), ratings=np.ones(1, np.float32))
     short = FrozenVectors(world.vectors.of_users, world.items[:5])
+    few, far = replace(pairs, items=world.items[:2]), replace(pairs, rows=np.array([0, 1, ITEMS]))
+    bare = replace(world.rows(), attributes=[])
     for call, message in (
         (lambda: heads["click"].predict(users), "takes subjects and pairs"),
         (lambda: heads["category"].predict(users, pairs), "takes subjects alone"),
-        (lambda: heads["click"].predict(users, replace(pairs, items=world.items[:2])), r"items are float32 \(2, 8\)"),
+        (lambda: heads["click"].predict(users, few), r"items are float32 \(2, 8\), not float32 \(3,"),
         (lambda: heads["category"].predict(people(world.users.astype(np.float64))), "vectors are float64"),
-        (lambda: heads["click"].predict(users, replace(pairs, rows=np.array([0, 1, ITEMS]))), r"not in -1\.\.59"),
+        (lambda: heads["click"].predict(users, far), r"not in -1\.\.59"),
         (lambda: heads["rating"].predict(unknown, pairs), r"rows of histories 60\.\.60 are not in 0\.\.59"),
         (lambda: head_report(heads["click"], world.rows(), "test", short), "item vectors are"),
-        (lambda: head_report(heads["category"], replace(world.rows(), attributes=[]), "test", world.vectors), "0 items"),
-    ):  # fmt: skip
+        (lambda: head_report(heads["category"], bare, "test", world.vectors), "0 items"),
+    ):
         with pytest.raises(HeadInputError, match=message):
             call()
 
@@ -514,6 +516,24 @@ def test_the_logistic_line_is_found_again(slope: float, intercept: float) -> Non
     found = platt_line(scores, (drawn < expit(slope * scores + intercept)).astype(np.float64))
     np.testing.assert_allclose(found, (slope, intercept), atol=0.35)
     np.testing.assert_allclose(fit_line(scores, slope * scores + intercept), (slope, intercept), atol=1e-9)
+
+
+def test_hinges_straighten_what_a_line_cannot() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=20_000)
+    p = np.where(scores > 0.5, 0.6, 0.05)  # a step
+    labels = (rng.random(len(p)) < p).astype(np.float64)
+    slope, intercept, hinges = bent_line(scores, labels)
+    bent, (a, b) = expit(hinges.apply(slope * scores + intercept)), platt_line(scores, labels)
+    assert len(hinges.knots)
+    assert np.abs(bent - p).mean() < 0.5 * np.abs(expit(a * scores + b) - p).mean()
+    order = np.argsort(scores)
+    assert (np.diff(bent[order]) >= 0).all()
+    straight = (rng.random(len(p)) < expit(2 * scores - 1)).astype(np.float64)
+    slope, intercept, hinges = bent_line(scores[:5_000], straight[:5_000])
+    line = hinges.apply(slope * scores + intercept)
+    np.testing.assert_allclose(line[np.abs(scores) < 2], (2 * scores - 1)[np.abs(scores) < 2], atol=0.35)
+    assert not len(bent_line(scores[:300], labels[:300])[2].knots)  # too few to tell
 
 
 def test_separable_and_constant_scores_have_a_line() -> None:
