@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
-from encoder.arrays import IntArray
 from encoder.dataset import Dataset, load_dataset, rows_of
 from encoder.fit import TrainOptions, fit
 from encoder.heads import OLD_FILES, Head, save_head
@@ -35,9 +34,8 @@ from encoder.runtime import (
     NotFiniteModelError,
 )
 from encoder.text import TextCache, TextEncoder
-from encoder.tower import Tower, dataset_views, measure_collapse
+from encoder.tower import Tower, measure_collapse
 from encoder.tower.onnx import export_towers
-from encoder.views import FloatArray
 from encoder.warm_start import CHAIN_KEY, METRICS_KEY, Kept, Origin
 from store.artifact import MANIFEST, build, new_id, set_pointer
 from store.export import Export
@@ -230,13 +228,7 @@ def add_heads(
     left = rows_of(pq.read_table(old / LEFT_OUT_FILE).column("user_id"), data.users)
     left_out = np.isin(np.arange(len(data.users)), left)
     data = data.without_users(left_out)
-
-    def of_users(some: Dataset, users: IntArray) -> FloatArray:
-        views = dataset_views(some, some.events(model.config), model.table, model.widths, users)
-        return model.encode_users(views).vectors
-
-    items = model.encode_items(model.id_vectors, data.item_text_vectors)
-    made = heads(data, FrozenVectors(of_users, items))
+    made = heads(data, FrozenVectors.of_model(model, data))
     with build(home.models, model_id) as draft:
         draft.facts = {name: value for name, value in model.manifest.items() if name != "files"}
         for path in old.iterdir():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from encoder.arrays import IntArray
 from encoder.dataset import Dataset
 from encoder.heads.examples import (
     TRAIN,
@@ -28,6 +29,8 @@ from encoder.heads.options import HEAD_TASKS, HeadOptions, Quantity, Task, TaskE
 from encoder.heads.report import evaluate_head
 from encoder.heads.runtime import Head, HeadInputError
 from encoder.heads.subjects import VectorsOf, asked, asked_by_fold, target_actions
+from encoder.runtime import Model
+from encoder.tower import dataset_views
 from encoder.views import FloatArray
 
 log = logging.getLogger(__name__)
@@ -68,6 +71,16 @@ class FrozenVectors:
 
     of_users: VectorsOf
     items: FloatArray
+
+    @classmethod
+    def of_model(cls, model: Model, data: Dataset) -> "FrozenVectors":
+        """Take the vectors that the graphs of a model make, and those of the items of its data set."""
+
+        def of_users(some: Dataset, users: IntArray) -> FloatArray:
+            views = dataset_views(some, some.events(model.config), model.table, model.widths, users)
+            return model.encode_users(views).vectors
+
+        return cls(of_users, model.encode_items(model.id_vectors, data.item_text_vectors))
 
 
 def train_head(

@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from encoder.arrays import IntArray
 from encoder.config import VIEWS
-from encoder.dataset import Dataset, load_dataset, rows_of
+from encoder.dataset import load_dataset, rows_of
 from encoder.heads.model import FrozenVectors, head_report
 from encoder.runtime import LEFT_OUT_FILE
 from encoder.text import TextCache, TextEncoder
-from encoder.tower import dataset_views
-from encoder.views import FloatArray
 from indexer.publish import LoadedIndex
 from scripts.evaluate.amounts import amount_figures
 from scripts.evaluate.baselines import baseline_figures
@@ -99,12 +96,7 @@ def evaluate(
 def _head_figures(home: Home, evaluator: Evaluator) -> dict[str, Any]:
     """Return the figures of the model's heads by task, on the vectors of the exported graphs."""
     model, data = evaluator.pair.model, evaluator.data
-
-    def of_users(some: Dataset, users: IntArray) -> FloatArray:
-        views = dataset_views(some, some.events(model.config), model.table, model.widths, users)
-        return model.encode_users(views).vectors
-
-    vectors = FrozenVectors(of_users, model.encode_items(model.id_vectors, data.item_text_vectors))
+    vectors = FrozenVectors.of_model(model, data)
     with Export.open(home.exports / model.export_id, verify=False) as export:  # it was, when it was loaded
         rows = head_rows(export, data)
     return {task: head_report(head, rows, evaluator.split, vectors) for task, head in model.heads.items()}

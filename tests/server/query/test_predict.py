@@ -25,7 +25,6 @@ from encoder.heads.labels import item_labels
 from encoder.heads.model import FrozenVectors, HeadRows, head_report
 from encoder.runtime import Model
 from encoder.text import TextCache, TextEncoder
-from encoder.tower import dataset_views
 from encoder.train import add_heads, train
 from evaluation.calibration import brier_scores
 from evaluation.classification import auc, cross_entropy, log_loss, mae, rmse
@@ -92,13 +91,7 @@ def measured(heads_home: Home) -> tuple[HeadRows, FrozenVectors, Model]:
     ):
         data = load_dataset(export, _encoder(heads_home), cache)
         rows = head_rows(export, data)
-
-    def of_users(some: Dataset, users: IntArray) -> Any:
-        views = dataset_views(some, some.events(model.config), model.table, model.widths, users)
-        return model.encode_users(views).vectors
-
-    items = model.encode_items(model.id_vectors, data.item_text_vectors)
-    return rows, FrozenVectors(of_users, items), model
+    return rows, FrozenVectors.of_model(model, data), model
 
 
 def _rate(path: Path) -> None:
