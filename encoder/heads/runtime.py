@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from encoder.arrays import IntArray
 from encoder.heads.options import HEAD_TASKS, HeadOptions, Quantity, Task
@@ -37,6 +38,10 @@ class NoHeadError(LookupError):
 
 class HeadInputError(ValueError):
     """The vectors or rows given to a head do not fit it."""
+
+
+_RUN_ERRORS = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf,
+               errors.NotImplemented, errors.RuntimeException, HeadInputError, ValueError)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -231,7 +236,7 @@ def _load_head(graph: Path) -> Head:
         raise DamagedArtifactError(graph, f"is damaged, or is not the graph that {about.name} names")
     try:
         head.check()
-    except Exception as error:  # ONNX Runtime's errors have no common type of their own
+    except _RUN_ERRORS as error:
         raise DamagedArtifactError(graph, f"cannot be run as a head: {error}") from error
     return head
 

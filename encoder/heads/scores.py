@@ -1,6 +1,5 @@
 """What is trained of a head, in torch: a score of pairs, and a distribution over classes."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -139,34 +138,6 @@ class ClassScore(nn.Module):
         amount = torch.exp(self.amount)
         shares = (counts + amount * self.everybody) / (counts.sum(dim=1, keepdim=True) + amount)
         return vectors @ self.matrix + self.constants + self.own * torch.log(shares)
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Some of the subjects of asked examples at a time, each with all of its examples.
-
-    Attributes:
-        asked: the examples, by subject.
-        size: about so many examples at a time.
-    """
-
-    asked: Asked
-    size: int
-
-    def parts(self, order: IntArray) -> list[IntArray]:
-        """Cut an order of the subjects (S,) into parts of about `size` examples."""
-        counts = np.bincount(self.asked.subject, minlength=len(self.asked.subjects))[order]
-        order, counts = order[counts > 0], counts[counts > 0]
-        part = (np.cumsum(counts) - counts) // self.size
-        return np.split(order, np.flatnonzero(np.diff(part)) + 1)
-
-    def examples_of(self, subjects: IntArray) -> tuple[IntArray, IntArray]:
-        """Return the positions (b,) of the examples of some subjects, and each one's place among these."""
-        starts = np.searchsorted(self.asked.subject, subjects, side="left")
-        counts = np.searchsorted(self.asked.subject, subjects, side="right") - starts
-        place = np.repeat(np.arange(len(subjects)), counts)
-        at = np.arange(len(place)) - (np.cumsum(counts) - counts)[place] + starts[place]
-        return at, place
 
 
 def inner_products(asked: Asked, items: FloatArray) -> FloatArray:

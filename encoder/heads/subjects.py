@@ -42,11 +42,7 @@ class Subjects:
 
     def take(self, chosen: IntArray) -> "Subjects":
         """Return the subjects at some positions (n,)."""
-        starts = np.searchsorted(self.owners, chosen, side="left")
-        counts = np.searchsorted(self.owners, chosen, side="right") - starts
-        owners = np.repeat(np.arange(len(chosen)), counts)
-        ends = np.cumsum(counts)
-        at = np.arange(len(owners)) - (ends - counts)[owners] + starts[owners]
+        at, owners = _rows_of(self.owners, chosen)
         return Subjects(self.vectors[chosen], owners, self.rows[at], self.ratings[at])
 
     @classmethod
@@ -92,6 +88,17 @@ class Asked:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def parts(self, order: IntArray, size: int) -> list[IntArray]:
+        """Cut an order of the subjects (S,) into parts of about `size` examples, without those who have none."""
+        counts = np.bincount(self.subject, minlength=len(self.subjects))[order]
+        order, counts = order[counts > 0], counts[counts > 0]
+        part = (np.cumsum(counts) - counts) // size
+        return np.split(order, np.flatnonzero(np.diff(part)) + 1)
+
+    def examples_of(self, subjects: IntArray) -> tuple[IntArray, IntArray]:
+        """Return the positions (b,) of the examples of some subjects, and each one's place among these."""
+        return _rows_of(self.subject, subjects)
 
     def where(self, keep: npt.NDArray[np.bool_]) -> "Asked":
         """Return the examples for which `keep` (n,) is true, with all subjects."""
@@ -161,3 +168,11 @@ def subjects_of(data: Dataset, users: IntArray, vectors_of: VectorsOf, actions: 
     some = history.where(position[history.users] >= 0)
     events = replace(some, users=position[some.users])
     return Subjects.of_events(vectors_of(data, users), events, data.shape[1])
+
+
+def _rows_of(owners: IntArray, chosen: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the positions (b,) of chosen owners in ascending `owners`, and each one's place in `chosen`."""
+    starts = np.searchsorted(owners, chosen, side="left")
+    counts = np.searchsorted(owners, chosen, side="right") - starts
+    place = np.repeat(np.arange(len(chosen)), counts)
+    return np.arange(len(place)) - (np.cumsum(counts) - counts)[place] + starts[place], place

@@ -18,6 +18,7 @@ from scipy.special import expit
 
 from encoder.arrays import NO_TIME, Actions, Events, TextColumns
 from encoder.dataset import Dataset
+from encoder.heads.class_fit import fit_categories
 from encoder.heads.examples import (
     Examples,
     NoExamplesError,
@@ -26,11 +27,12 @@ from encoder.heads.examples import (
     folds_of,
     rating_examples,
 )
-from encoder.heads.fit import HeadParityError, fit_categories, fit_head, fit_pairs
+from encoder.heads.fit import HeadParityError, fit_head
 from encoder.heads.graph import category_graph, pair_graph
 from encoder.heads.labels import LabelError, item_labels
 from encoder.heads.model import FrozenVectors, HeadRows, head_report, train_head
 from encoder.heads.options import HeadOptions, HeadOptionsError, Task, TaskError
+from encoder.heads.pair_fit import fit_pairs
 from encoder.heads.report import evaluate_head
 from encoder.heads.runtime import Head, HeadInputError, Pairs, load_heads, save_head
 from encoder.heads.statistics import bent_line, fit_line, item_means, platt_line, rating_biases
