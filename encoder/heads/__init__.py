@@ -3,8 +3,8 @@
 `model` is the entry: it makes `examples` from a data set (of clicks from `impressions`), the classes of a
 category from `labels`, asks them of `subjects`, who do not know them, fits a head with `fit` and has `report`
 measure it beside baselines. In torch, `pair_fit` and `class_fit` fit what `scores` computes, by `training`.
-`graph` writes a fitted head as ONNX, `runtime` saves, loads and runs it without torch; `places` are those of a
-list. `statistics` holds what fitting and baselines share, `options` the settings and tasks.
+`graph` writes a fitted head as ONNX, `runtime` saves, loads and runs it without torch; `places` are those of
+a list. `statistics` holds what fitting and baselines share, `options` the settings and tasks.
 """
 
 from encoder.heads.options import HEAD_TASKS, HeadOptions, Quantity, Task
