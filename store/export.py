@@ -141,9 +141,16 @@ class Export(Reader):
         """The id that models and indexes name."""
         return self.path.name
 
-    def items(self, *, available_only: bool = False) -> pa.Table:
-        """Return all columns of the items, by item id; `attributes` is JSON text, `vector` a float list."""
-        return self._table(f"FROM data.items WHERE available OR NOT {available_only} ORDER BY item_id")
+    def items(self, *, available_only: bool = False, columns: Sequence[str] = ("*",)) -> pa.Table:
+        """Return the items by item id; `attributes` is JSON text, `vector` a list of float32.
+
+        Args:
+            available_only: without those that are not available.
+            columns: the names of those to read; all without. Vectors of many items are large.
+        """
+        return self._table(f"""
+            SELECT {", ".join(columns)} FROM data.items
+            WHERE available OR NOT {available_only} ORDER BY item_id""")
 
     def item_batches(self, rows: int = _BATCH) -> Iterator[pa.RecordBatch]:
         """Yield the columns of `items` for the available items, in their order, at most `rows` at a time.
@@ -154,7 +161,8 @@ class Export(Reader):
             self._table("SELECT max(len(vector)) AS numbers FROM data.items").column("numbers")[0].as_py()
         )
         rows = min(rows, max(1, _VECTOR_NUMBERS // (longest or 1)))
-        return self._batches("FROM data.items WHERE available ORDER BY item_id", rows)
+        # The file is in this order, and so is what is read of it; a sort would hold all vectors in memory.
+        return self._batches("FROM data.items WHERE available", rows)
 
     def history(self) -> pa.Table:
         """Return user_id, item_id, action, weight, ts of the history, by user, time (undated first), item."""

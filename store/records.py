@@ -1,5 +1,6 @@
 """Records that the store returns: plain data, importable without DuckDB and protobuf."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +14,8 @@ class Item:
     """One item; `attributes` is the parsed JSON object, `updated_at` UTC without a zone.
 
     `vector` is an embedding that the caller brought, of 1 to 8,192 finite numbers that are not all zero, and
-    of any norm, as it was written; the vectors of a store have one length. None where it has none.
+    of any norm, as it was written; the vectors of a store have one length. None where it has none. The store
+    returns an array of float32, of four bytes a number.
     """
 
     item_id: str
@@ -23,7 +25,7 @@ class Item:
     attributes: dict[str, Any]
     available: bool
     updated_at: datetime | None
-    vector: tuple[float, ...] | None = None
+    vector: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,5 +63,5 @@ def item_of_row(row: Sequence[Any]) -> Item:
         BadAttributesError: its attributes cannot be used.
     """
     item_id, title, text, kind, attributes, available, updated_at, vector = row
-    numbers = None if vector is None else tuple(vector)
+    numbers = None if vector is None else array("f", vector)
     return Item(item_id, title, text, kind, parse_attributes(attributes), available, updated_at, numbers)

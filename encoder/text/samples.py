@@ -57,7 +57,7 @@ def read_texts(export: Export, left_out_users: frozenset[str]) -> Iterator[str]:
     for user_id, rows in rows_by_user(export.texts_batches(TEXT_ROWS), "text"):
         if user_id not in left_out_users:
             yield from (text[:MOST_CHARACTERS] for (text,) in rows if text.strip())
-    for batch in export.items().select(["title", "text"]).to_batches(TEXT_ROWS):
+    for batch in export.items(columns=["title", "text"]).to_batches(TEXT_ROWS):
         texts = (item_text(row["title"], row["text"]) for row in batch.to_pylist())
         yield from (text[:MOST_CHARACTERS] for text in texts if text)
 

@@ -240,7 +240,7 @@ def ingest_bench(
         home = make_small_home(Path(name), users=users, items=items, dim=dim, seed=seed)
         with Export.latest(home.exports) as export:
             people = export.users().to_pylist()
-            things = export.items(available_only=True).column("item_id").to_pylist()
+            things = export.items(available_only=True, columns=["item_id"]).column("item_id").to_pylist()
         with serving(home) as address:
             report = measure_ingest(address, people, things, options)
     print_rows("bench ingest", report["results"])

@@ -1,9 +1,10 @@
 """Stage the files of each table as a relation of raw values, each row with its number in its file."""
 
+import codecs
 import csv
 import glob
 import logging
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow as pa
 from store.database import quoted
 from store.imports.files import TableFile
 from store.imports.text_files import (
-    DELIMITERS,
+    OTHER_DELIMITERS,
     UNDECODABLE,
     UTF_8,
     PlainFile,
@@ -69,6 +70,7 @@ class Source:
         types: SQL type of the raw values, by column: VARCHAR, or what Parquet has.
         files: all files, in order.
         times: the meaning of numbers, by time column.
+        remarks: sentences on how the files were read.
     """
 
     table: Table
@@ -78,6 +80,7 @@ class Source:
     types: dict[str, str]
     files: tuple[Path, ...] = ()
     times: Mapping[str, TimeReading] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,12 @@ def stage(
     """
     stagers = {"parquet": _stage_parquet, "jsonl": _stage_json}
     parts: list[_Part] = []
+    delimiters: dict[str, None] = {}
     for number, file in enumerate(files):
         with readable(file.path, file.form):
             name = f"{table.name}_{number}"
             given = _Given(file, plain_file(file, encoding, scratch / name), name)
+            delimiters |= dict.fromkeys([given.plain.delimiter])
             parts.append(stagers.get(file.form, _stage_csv)(cursor, table, given))
         for column in table.columns:
             if column.required and column.name not in parts[-1].present:
@@ -142,13 +147,24 @@ def stage(
     ignored = tuple(name or "(no name)" for name in present if name not in table.names)
     if ignored:
         _log.warning("%s: unknown columns are not imported: %s", place, ", ".join(ignored))
+    remarks = tuple(_remarks(place, files, delimiters, encoding))
     with readable(place, files[0].form):  # Parquet is read here for the first time
         readings = {
             column.name: reading_of_times(cursor, f"raw_{table.name}", column.name, place, times)
             for column in known
             if column.kind == "time" and not types[column.name].startswith(("TIMESTAMP", "DATE"))
         }
-    return Source(table, place, known, ignored, types, tuple(file.path for file in files), readings)
+    return Source(table, place, known, ignored, types, tuple(file.path for file in files), readings, remarks)
+
+
+def _remarks(
+    place: Path, files: Sequence[TableFile], delimiters: Iterable[str], encoding: str
+) -> Iterator[str]:
+    for delimiter in delimiters:
+        if delimiter in OTHER_DELIMITERS and any(file.form == "csv" for file in files):
+            yield f"{place.name}: values are taken apart at {delimiter!r}, as its header has no comma"
+    if codecs.lookup(encoding).name != UTF_8 and any(file.form == "parquet" for file in files):
+        yield f"{place.name}: the encoding {encoding} is not used, as Parquet says how its text is encoded"
 
 
 @contextmanager
@@ -205,7 +221,7 @@ def _stage_parquet(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Give
 
 
 def _stage_csv(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Given) -> _Part:
-    delimiter = DELIMITERS[given.file.form]
+    delimiter = given.plain.delimiter
     with given.plain.path.open(encoding=UTF_8, errors="replace", newline="") as lines:
         header = next(csv.reader(lines, delimiter=delimiter), [])
     known = {

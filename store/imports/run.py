@@ -247,6 +247,7 @@ def _remarks(
     """Yield sentences on how the files were read, and on what to do about refused rows."""
     if not accepted and not rejected:
         yield f"{source.file.name} holds no rows"
+    yield from source.remarks
     yield from (reading.remark for reading in source.times.values() if reading.remark)
     if UNKNOWN_ITEM in rejected:
         yield (

@@ -32,6 +32,7 @@ _BOMS = (
 _LINE_ENDS = re.compile("[\r\n]+")
 _REST_OF_FIELD = re.compile('(?:[^"]+|"")*')
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+OTHER_DELIMITERS = (";", "\t", "|")  # of a file called .csv whose header has no comma
 
 
 class UnknownEncodingError(ValueError):
@@ -54,10 +55,16 @@ class UnreadableFileError(ValueError):
 
 @dataclass(frozen=True)
 class PlainFile:
-    """A plain file; `undecodable` is the reason to refuse rows with undecodable bytes, None without any."""
+    """A plain file.
+
+    Attributes:
+        undecodable: the reason to refuse rows with undecodable bytes, None without any.
+        delimiter: between the values of a row of CSV or TSV, "" in other files.
+    """
 
     path: Path
     undecodable: str | None = None
+    delimiter: str = ""
 
 
 def check_encoding(encoding: str) -> None:
@@ -96,9 +103,11 @@ def plain_file(file: TableFile, encoding: str, copy: Path) -> PlainFile:
                 while piece := source.read(_PIECE_BYTES):
                     target.write(piece)
             return PlainFile(copy)
+        delimiter = _delimiter(file, encoding)
         if not file.packing and codecs.lookup(encoding).name == UTF_8 and _is_plain(file):
-            return PlainFile(file.path)
-        return PlainFile(copy, undecodable_reason(encoding) if _write_plain(file, encoding, copy) else None)
+            return PlainFile(file.path, None, delimiter)
+        undecodable = _write_plain(file, encoding, copy, delimiter)
+        return PlainFile(copy, undecodable_reason(encoding) if undecodable else None, delimiter)
     except UnicodeError as error:
         raise UnreadableFileError(file.path, f"it is no {encoding} text; say --encoding") from error
     except OSError as error:
@@ -111,6 +120,17 @@ def _stream(file: TableFile) -> IO[bytes]:
     if not file.packing:
         return file.path.open("rb")
     return cast("IO[bytes]", pa.CompressedInputStream(pa.OSFile(str(file.path)), file.packing))
+
+
+def _delimiter(file: TableFile, encoding: str) -> str:
+    """Return what lies between the values of a file: a CSV header without a comma may have another one."""
+    usual = DELIMITERS.get(file.form, "")
+    if file.form != "csv":
+        return usual
+    header = next(_decoded(file, encoding)).lstrip("\r\n").splitlines()[:1]
+    if not header or usual in header[0]:
+        return usual
+    return next((one for one in OTHER_DELIMITERS if one in header[0]), usual)
 
 
 def _is_plain(file: TableFile) -> bool:
@@ -154,11 +174,11 @@ def _has_blank_line(piece: bytes) -> bool:
     return b"\r" in piece and (b"\n\r" in piece or b"\r\r" in piece)
 
 
-def _write_plain(file: TableFile, encoding: str, copy: Path) -> bool:
+def _write_plain(file: TableFile, encoding: str, copy: Path, delimiter: str) -> bool:
     """Write the plain copy; return whether it has undecodable bytes."""
     undecodable = False
     pieces = _decoded(file, encoding)
-    plain = _newlines_alone(pieces) if file.form == "jsonl" else _tidy(pieces, DELIMITERS[file.form])
+    plain = _newlines_alone(pieces) if file.form == "jsonl" else _tidy(pieces, delimiter)
     with copy.open("wb") as target:
         for text in plain:
             try:

@@ -41,10 +41,13 @@ def upsert_rows(cursor: duckdb.DuckDBPyConnection, table: Table, given: Sequence
             FROM {new} AS new WHERE {same_row}
             AND ({" OR ".join(f"old.{name} IS DISTINCT FROM new.{name}" for name in changing)})""",
         )
+    # A sort holds whole rows in memory, and vectors may not fit; nothing needs this order of items.
+    heavy = table.name == "items" and any(column.kind == "vector" for column in given)
+    order = "" if heavy else f"ORDER BY {table.order}"
     inserted = single_value(
         cursor,
         f"""INSERT INTO {target} BY NAME SELECT * FROM {new} AS new
-        WHERE NOT EXISTS (FROM {target} AS old WHERE {same_row}) ORDER BY {table.order}""",
+        WHERE NOT EXISTS (FROM {target} AS old WHERE {same_row}) {order}""",
     )
     if table.name != "items":
         _keep_sorted(cursor, table, before, inserted + updated)

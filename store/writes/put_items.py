@@ -33,6 +33,7 @@ _CHANGED = f"""
 _OTHER_LENGTH = f"""
     SELECT _row, item_id, len(vector) FROM checked_items WHERE _reason = '{ITEM_VECTOR_LENGTH}'
     ORDER BY _row LIMIT 1"""
+_AT_ONCE = 64  # items whose vectors are Python objects at a time
 _SOURCE = Source(_ITEMS, Path("request"), _ITEMS.columns, (), _TYPES)
 
 
@@ -67,7 +68,10 @@ def put_items(
         WHERE _reason IS NULL AND strlen(kind) > {MAX_ID_BYTES}""")
     reasons = "SELECT _row, _reason FROM checked_items WHERE _reason IS NOT NULL ORDER BY _row"
     rejected = tuple(Rejected(row - 1, reason) for row, reason in cursor.execute(reasons).fetchall())
-    items = [item_of_row(row) for row in cursor.execute(_CHANGED).fetchall()]
+    items: list[Item] = []
+    cursor.execute(_CHANGED)
+    while some := cursor.fetchmany(_AT_ONCE):
+        items += map(item_of_row, some)
     inserted, updated = upsert_rows(cursor, _ITEMS, _ITEMS.columns)
     for item in items:
         draft.items.code(item.item_id)

@@ -161,6 +161,10 @@ def test_doctor_on_stores_that_do_not_open(tmp_path: Path, run: Run) -> None:
     found = list(row_checks({"items": 0, "users": 0, "behaviors": 0, "texts": 1, "social": 0}))
     states = [State.FAILED, State.WARNING, State.OK, State.WARNING]
     assert [check.state for check in found] == states
+    *_, shown = row_checks(
+        {"items": 1, "users": 1, "behaviors": 1, "texts": 1, "social": 1, "impressions": 5}
+    )
+    assert (shown.state, shown.found) == (State.OK, "5 rows (no view)")
 
 
 def test_checks_of_the_machine(tmp_path: Path) -> None:

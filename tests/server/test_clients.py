@@ -15,6 +15,7 @@ from server.pb.triptych.v1 import ingest_pb2, triptych_pb2
 WITHOUT_METHOD = {  # commands call the first three; a stream of writes is many calls of a write
     *("CreateExport", "PublishIndex", "RollbackIndex"),
     *("StreamItems", "StreamDeletions", "StreamBehaviors", "StreamTexts", "StreamFriends"),
+    "StreamImpressions",
 }
 
 

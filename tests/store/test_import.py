@@ -88,8 +88,8 @@ def test_defaults_stand_in_for_missing_columns_and_values(folder: Folder) -> Non
     folder.csv("social", "user_id,friend_id", "u,v")
     folder.load(strict=True)
     assert folder.rows("FROM data.items ORDER BY 1") == [
-        ("i1", None, None, None, "{}", True, None),
-        ("i2", None, None, None, "{}", False, None),
+        ("i1", None, None, None, "{}", True, None, None),
+        ("i2", None, None, None, "{}", False, None, None),
     ]
     assert folder.rows("FROM data.behaviors ORDER BY 2") == [
         ("u", "i1", "interact", 1.0, None, None),
@@ -329,7 +329,7 @@ def test_unknown_columns_and_files_are_told(folder: Folder, caplog: pytest.LogCa
 
 
 def test_what_cannot_be_imported_at_all(folder: Folder) -> None:
-    with pytest.raises(NothingToImportError, match=r"items, behaviors, texts, social with \.parquet"):
+    with pytest.raises(NothingToImportError, match=r"texts, social, impressions with \.parquet"):
         folder.load()
     with pytest.raises(UnknownFormatError, match="'xml'"):
         folder.load(file_format="xml")
@@ -372,7 +372,8 @@ def test_rows_with_bytes_that_are_no_utf8_are_refused(folder: Folder) -> None:
     report = folder.load()
     assert rejected(report, "items") == {1: "not_utf8"}
     assert rejected(report, "texts") == {1: "not_utf8"}
-    assert folder.store.counts() == {"items": 1, "behaviors": 0, "texts": 1, "social": 0, "users": 1}
+    counts = {"items": 1, "behaviors": 0, "texts": 1, "social": 0, "impressions": 0, "users": 1}
+    assert folder.store.counts() == counts
 
 
 KILLED = """

@@ -115,6 +115,7 @@ MEANT: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
     "text": (pa.string(), st.sampled_from(["a", "b\n\nc", 'say "x"', "d, e"])),
     "word": (pa.string(), st.sampled_from(["train", "valid", "test", "m"])),
     "number": (pa.float64(), st.sampled_from([0.0, 1.0, 2.5])),
+    "whole": (pa.int64(), st.sampled_from([0, 7, 2**31 - 1])),
     "time": (pa.int64(), st.sampled_from([1609459200, 1609459201])),
     "flag": (pa.bool_(), st.booleans()),
     "json": (pa.string(), st.sampled_from(["{}", '{"a": [1, NaN]}'])),
@@ -308,7 +309,10 @@ def told_in_our_words(error: Exception) -> None:
 
 def tables_of(store: Store, folder: Path) -> list[pa.Table]:
     with Export.open(folder / create_export(store, folder)) as export:
-        return [export.items(), export.history(), export.texts(), export.friends()]
+        return [
+            *(export.items(), export.history(), export.texts(), export.friends()),
+            export.impressions(),
+        ]
 
 
 @few

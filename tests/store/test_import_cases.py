@@ -504,11 +504,8 @@ def test_packed_files_of_every_format(folder: Cases, packing: str, tmp_path: Pat
         packed = gzip.compress(content) if packing == ".gz" else pa.compress(content, "zstd", asbytes=True)
         folder.raw(name + packing, packed)
     folder.load(strict=True)
-    counts = folder.store.counts()
-    assert (counts.pop("impressions"), counts) == (
-        0,
-        {"items": 1, "behaviors": 1, "texts": 1, "social": 1, "users": 3},
-    )
+    counts = {"items": 1, "behaviors": 1, "texts": 1, "social": 1, "impressions": 0, "users": 3}
+    assert folder.store.counts() == counts
     packed = (folder.path / f"items.csv{packing}").read_bytes()
     for broken in (packed[:-5], b"item_id\ni1\n"):
         folder.raw(f"items.csv{packing}", broken)
@@ -663,3 +660,34 @@ def test_a_parquet_file_that_lost_a_byte_is_unreadable(folder: Cases) -> None:
     file.write_bytes(file.read_bytes()[1:])
     with pytest.raises(UnreadableFileError, match=r"items\.parquet"):
         folder.load()
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_a_csv_header_without_a_comma_may_have_another_delimiter(
+    folder: Folder, delimiter: str, ends: str
+) -> None:
+    rows = [["item_id", "title"], ["i1", "one, two"], ["i2", f'"a{delimiter}b"'], ["", ""], ["i3", ""]]
+    lines = [delimiter.join(row) if any(row) else "" for row in rows]  # with a blank line, it is copied
+    (folder.path / "items.csv").write_bytes((ends.join(lines) + ends).encode())
+    report = folder.load(strict=True).tables["items"]
+    assert folder.rows("SELECT item_id, title FROM data.items ORDER BY item_id") == [
+        *(("i1", "one, two"), ("i2", f"a{delimiter}b"), ("i3", None)),
+    ]
+    assert report.remarks == (
+        f"items.csv: values are taken apart at {delimiter!r}, as its header has no comma",
+    )
+    folder.csv("items", "item_id", "i;1")  # one column
+    assert folder.load(strict=True).tables["items"].inserted == 1
+    assert folder.store.item("i;1").item_id == "i;1"
+
+
+def test_an_encoding_beside_parquet_is_said_to_be_unused(folder: Folder) -> None:
+    folder.parquet("items", item_id=["é"])
+    folder.csv("behaviors", "user_id,item_id")
+    report = folder.load_with(encoding="latin-1")
+    assert report.tables["items"].remarks == (
+        "items.parquet: the encoding latin-1 is not used, as Parquet says how its text is encoded",
+    )
+    assert report.tables["behaviors"].remarks == ("behaviors.csv holds no rows",)
+    assert folder.load_with(encoding="utf8").tables["items"].remarks == ()

@@ -130,7 +130,7 @@ def _draw(
 
 
 def _item_texts(export: Export, wanted: set[str]) -> dict[str, str]:
-    items = export.items().select(["item_id", "title", "text"])
+    items = export.items(columns=["item_id", "title", "text"])
     mask = pc.is_in(items.column("item_id"), value_set=pa.array(sorted(wanted), pa.string()))
     return {
         row["item_id"]: item_text(row["title"], row["text"])[:MOST_CHARACTERS]

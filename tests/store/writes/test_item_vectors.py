@@ -1,6 +1,7 @@
 """Vectors that callers bring of items: any list of numbers, all of one length, a part of the content."""
 
 import threading
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_every_list_of_numbers_of_parquet_is_a_vector(folder: Folder, held: pa.D
     folder.load(strict=True)
     wanted = [None if one is None else [float(number) for number in one] for one in numbers]
     assert folder.rows(VECTORS) == list(zip(["a", "b", "c"], wanted, strict=True))
-    assert folder.store.item("a").vector == tuple(wanted[0] or ())
+    assert list(folder.store.item("a").vector or ()) == wanted[0]
     assert folder.store.item("b").vector is None
 
 
@@ -102,7 +103,9 @@ def test_the_longest_vector_is_kept(folder: Folder) -> None:
     vector = np.arange(1, MAX_VECTOR_LENGTH + 1, dtype=np.float32)
     folder.parquet("items", item_id=["a"], vector=pa.array([vector]))
     folder.load(strict=True)
-    assert folder.store.item("a").vector == tuple(vector.tolist())
+    kept = folder.store.item("a").vector
+    assert memoryview(kept).nbytes == 4 * len(vector)  # type: ignore[arg-type]
+    assert np.array_equal(np.asarray(kept), vector)
 
 
 def test_an_import_without_the_column_keeps_vectors(folder: Folder) -> None:
@@ -167,6 +170,7 @@ def test_an_export_has_the_vectors_in_batches_of_bounded_size(
         assert [len(batch) for batch in batches] == [6, 6, 6, 2]
         assert pa.Table.from_batches(batches).equals(export.items())
         assert export.items().schema.field("vector").type == pa.list_(pa.float32())
+        assert export.items(columns=["title", "item_id"]).equals(export.items().select(["title", "item_id"]))
         some = export.some_items(["i03"]).to_pylist()
         assert some[0]["vector"] == [4.0] * 10
         assert export.item_hashes().equals(folder.store.item_hashes())
@@ -206,7 +210,7 @@ def put(place: Place, *rows: ItemRow) -> WriteResult:
 def test_put_items_sets_and_empties_vectors(place: Place) -> None:
     (result,), change = place.writer.write([Request(Items([row("a", 1, 2), row("b")]))])
     assert (result.inserted, place.vectors()) == (2, {"a": [1.0, 2.0], "b": None})
-    assert [item.vector for item in change.items[0][0]] == [(1.0, 2.0), None]
+    assert [item.vector for item in change.items[0][0]] == [array("f", [1, 2]), None]
     assert put(place, row("a", 1, 2), row("b")).unchanged == 2
     assert put(place, row("a", 2, 1), row("b")).updated == 1
     assert put(place, row("a")).updated == 1
@@ -260,3 +264,18 @@ def test_of_two_requests_that_meet_one_sets_the_length(place: Place) -> None:
         assert (state.failing, state.failures) == (False, 0)  # the request was at fault
         with place.store.writing(set()) as cursor:
             cursor.execute("DELETE FROM data.items")
+
+
+def test_items_of_an_export_come_in_the_order_of_their_ids_from_many_row_groups(folder: Folder) -> None:
+    count = 300_000  # three row groups of DuckDB, read by as many threads as there are
+    with folder.store.writing() as cursor:
+        cursor.execute(f"""
+            INSERT INTO data.items (item_id, available, vector)
+            SELECT lpad(((range * 7919) % {count})::VARCHAR, 7, '0'), range % 3 > 0, [range + 1]
+            FROM range({count})""")
+    with Export.open(folder.root / create_export(folder.store, folder.root)) as export:
+        ids = pa.chunked_array([batch.column("item_id") for batch in export.item_batches(10_000)])
+        assert ids.equals(export.items(available_only=True).column("item_id"))
+        assert ids.to_pylist() == sorted(ids.to_pylist())
+        assert len(ids) == count * 2 / 3
+        assert export.item_hashes().column("item_id").equals(ids)
