@@ -90,7 +90,7 @@ class Asked:
         return len(self.examples)
 
     def parts(self, order: IntArray, size: int) -> list[IntArray]:
-        """Cut an order of the subjects (S,), but those without examples, into parts of about `size` examples."""
+        """Cut an order of the subjects (S,) into parts of about `size` examples; others have no example."""
         counts = np.bincount(self.subject, minlength=len(self.subjects))[order]
         order, counts = order[counts > 0], counts[counts > 0]
         part = (np.cumsum(counts) - counts) // size
