@@ -15,13 +15,13 @@ from safetensors.numpy import load_file
 
 from encoder.config import TowerConfig
 from encoder.content import INPUTS, PARTS, ContentEncoder, ItemContent, patterns_of
+from encoder.heads import Head, NoHeadError, Task, load_heads
+from encoder.model_files import ITEM_GRAPH, USER_GRAPH
 from encoder.views import FloatArray, ViewBatch
 from store.artifact import DamagedArtifactError, read_manifest, verify
 
 log = logging.getLogger(__name__)
 
-USER_GRAPH = "user_tower.onnx"
-ITEM_GRAPH = "item_tower.onnx"
 CONFIG_FILE = "config.json"
 ITEMS_FILE = "items.parquet"
 TABLES_FILE = "item_tables.safetensors"
@@ -74,6 +74,7 @@ class Model:
         table: (N, D_H) float32, what a history is pooled with.
         widths: of the table's blocks, each of which the pooled views are unit in.
         id_vectors: (N, D) float32, zero for items without events.
+        heads: by task; each graph has been run once.
     """
 
     def __init__(
@@ -106,6 +107,12 @@ class Model:
         if (directory / CONTENT_FILE).exists():
             facts = json.loads((directory / CONTENT_FILE).read_text("utf-8"))
             self.content_encoder = ContentEncoder.from_json(facts)
+        self.heads = load_heads(directory)
+        for task, head in self.heads.items():
+            if head.dim != self.dim:
+                raise DamagedArtifactError(
+                    directory, f"has a head of {task} for dim {head.dim}, but its vectors have {self.dim}"
+                )
 
     @classmethod
     def load(cls, directory: Path, *, threads: int | None = None, check: bool = True) -> "Model":
@@ -137,6 +144,12 @@ class Model:
             broken = self._not_finite(vectors, "people")
             vectors, parts = np.where(broken[:, None], 0, vectors), np.where(broken[:, None, None], 0, parts)
         return EncodedUsers(vectors, parts)
+
+    def head(self, task: Task) -> Head:
+        """Return the head for a task.  Raises: NoHeadError."""
+        if task not in self.heads:
+            raise NoHeadError(task, self.model_id)
+        return self.heads[task]
 
     def encode_items(self, id_vectors: FloatArray, content: ItemContent) -> FloatArray:
         """Encode items: (B, D) float32, the id vector, or of an item without one the vector from its content.

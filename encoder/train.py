@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -17,9 +18,11 @@ from safetensors.numpy import load_file, save_file
 
 from encoder.dataset import Dataset, load_dataset
 from encoder.fit import TrainOptions, fit
-from encoder.heads import Head, save_head
+from encoder.heads import OLD_FILES, Head, save_head
+from encoder.heads.model import FrozenVectors
 from encoder.learned import CHECKPOINT_FILE
-from encoder.left_out import LeftOut
+from encoder.left_out import LeftOut, LeftOutIds
+from encoder.model_files import ITEM_GRAPH, USER_GRAPH
 from encoder.preflight import check_actions, known_actions, warn_of_weights
 from encoder.retrain import retrain
 from encoder.runtime import (
@@ -34,9 +37,8 @@ from encoder.runtime import (
 from encoder.text import TextCache, TextEncoder
 from encoder.tower import Tower, measure_collapse
 from encoder.tower.onnx import export_towers
-from encoder.views import FloatArray
 from encoder.warm_start import CHAIN_KEY, METRICS_KEY, Kept, Origin
-from store.artifact import build, new_id, set_pointer
+from store.artifact import MANIFEST, build, new_id, set_pointer
 from store.export import Export
 from store.home import Home
 
@@ -45,7 +47,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HeadTrainer = Callable[[Dataset, FloatArray, FloatArray], tuple[Head, dict[str, Any]]]
+HeadTrainer = Callable[[Dataset, FrozenVectors], list[Head]]
+"""Fits heads to a data set without the users that are left out, and to frozen vectors."""
+
 PARITY = 1e-5
 
 
@@ -66,7 +70,7 @@ def train(
     cache: TextCache,
     options: TrainOptions,
     report: "ReportEpoch | None" = None,
-    head: HeadTrainer | None = None,
+    heads: HeadTrainer | None = None,
 ) -> Path:
     """Train a model on an export, name it in models/LATEST, and return its directory.
 
@@ -81,7 +85,7 @@ def train(
         cache: of its vectors.
         options: of training.
         report: takes the figures of each epoch of a learned block.
-        head: fits a task head to the data, the user vectors and the item vectors; None fits none.
+        heads: fits task heads to the data and the vectors; None fits none.
 
     Raises:
         NothingToLearnError: the export has no visible behaviour that counts.
@@ -113,10 +117,14 @@ def train(
     seconds = {"encode": encoded - start, "fit": time.perf_counter() - encoded}
     tower = fitted.tower
     metrics = fitted.facts | {"seconds": seconds}
-    made = None
-    if head is not None:
-        users = tower.vectors(tower.views(data)).astype(np.float32)
-        made, metrics["head"] = head(data, users, tower.item_vectors(data))
+    made: list[Head] = []
+    if heads is not None:
+        vectors = FrozenVectors(
+            lambda some, users: tower.vectors(tower.views(some, users)).astype(np.float32),
+            tower.item_vectors(data),
+        )
+        made = heads(data, vectors)
+        metrics["heads"] = {head.task: head.metrics for head in made}
     chain = () if origin is None else origin.chain
     directory = save_model(
         home.models, tower, data, left_out, export.export_id, encoder, metrics, made, fitted.kept, chain
@@ -135,7 +143,7 @@ def save_model(
     export_id: str,
     encoder: TextEncoder,
     metrics: dict[str, Any],
-    head: Head | None = None,
+    heads: Sequence[Head] = (),
     kept: Kept | None = None,
     chain: Sequence[Origin] = (),
 ) -> Path:
@@ -149,7 +157,7 @@ def save_model(
         export_id: of the data.
         encoder: the language model.
         metrics: what metrics.json says.
-        head: the task head, if one was fitted.
+        heads: the task heads that were fitted.
         kept: the parts that the next training can start from.
         chain: the models that this one was started from, the first training first.
 
@@ -186,7 +194,7 @@ def save_model(
         if tower.content is not None:
             content = json.dumps(tower.content.encoder.as_json(), ensure_ascii=False)
             (draft.path / CONTENT_FILE).write_text(content, "utf-8")
-        if head is not None:
+        for head in heads:
             save_head(head, draft.path)
         if kept is not None:
             kept.save(draft.path)
@@ -196,6 +204,57 @@ def save_model(
         (draft.path / METRICS_FILE).write_text(json.dumps(with_collapse, indent=2), "utf-8")
         _check_parity(Model(draft.path, model_id, draft.facts), tower, data)
     return models / model_id
+
+
+def add_heads(
+    home: Home, model: Model, export: Export, encoder: TextEncoder, cache: TextCache, heads: HeadTrainer
+) -> Path:
+    """Fit heads to the vectors of a model as it is; make it a new model with them, the new LATEST.
+
+    The files are those of the model, with the id of the new one; heads of other tasks go along. The index of
+    the old model does not serve the new one.
+
+    Args:
+        home: of the model.
+        model: whose vectors the heads are fitted on.
+        export: that the model was trained on.
+        encoder: its language model.
+        cache: of its vectors.
+        heads: fits the heads.
+
+    Raises:
+        NotFiniteModelError: a number of a head is not finite; nothing is published.
+    """
+    old, model_id = home.models / model.model_id, new_id()
+    data = load_dataset(export, encoder, cache)
+    data = LeftOutIds.load(old).rows(data).apart_from(data)
+    made = heads(data, FrozenVectors.of_model(model, data))
+    with build(home.models, model_id) as draft:
+        draft.facts = {name: value for name, value in model.manifest.items() if name != "files"}
+        for path in old.iterdir():
+            if path.is_file() and path.name != MANIFEST:
+                shutil.copy2(path, draft.path / path.name)
+        for name in (USER_GRAPH, ITEM_GRAPH):
+            _rename_graph(draft.path / name, model_id)
+        fitted = {head.task: head for head in made}
+        for head in (model.heads | fitted).values():
+            save_head(head, draft.path)
+        for old_name in OLD_FILES:
+            (draft.path / old_name).unlink(missing_ok=True)
+        metrics = json.loads((old / METRICS_FILE).read_text("utf-8"))
+        metrics["heads"] = metrics.get("heads", {}) | {head.task: head.metrics for head in made}
+        (draft.path / METRICS_FILE).write_text(json.dumps(metrics, indent=2), "utf-8")
+        check_finite(draft.path)
+    set_pointer(home.latest_model, model_id)
+    return home.models / model_id
+
+
+def _rename_graph(path: Path, model_id: str) -> None:
+    """Make the graph at a path one of the model `model_id`."""
+    graph = onnx.load(path)
+    facts = {one.key: one.value for one in graph.metadata_props} | {"model_id": model_id}
+    onnx.helper.set_model_props(graph, facts)
+    onnx.save(graph, path)
 
 
 def check_finite(directory: Path) -> None:
@@ -211,10 +270,10 @@ def check_finite(directory: Path) -> None:
 
 def _tensors(directory: Path) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     """Yield every tensor of a model by its name, <file>: <tensor>."""
-    for path in sorted(directory.glob("*.safetensors")):
+    for path in sorted(directory.rglob("*.safetensors")):
         for name, values in load_file(path).items():
             yield f"{path.name}: {name}", values
-    for path in sorted(directory.glob("*.onnx")):
+    for path in sorted(directory.rglob("*.onnx")):
         for tensor in onnx.load(path).graph.initializer:
             yield f"{path.name}: {tensor.name}", onnx.numpy_helper.to_array(tensor)
 

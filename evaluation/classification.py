@@ -110,11 +110,17 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
     Source:
         Good 1952, "Rational decisions", JRSS B 14(1): the logarithmic score.
     """
+    y, p = checked_probabilities(labels, probabilities)
+    return float(metrics.log_loss(y, np.clip(p, _SMALLEST, 1 - _SMALLEST), labels=[0, 1]))
+
+
+def checked_probabilities(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floats]:
+    """Return labels and probabilities (n,) as float64, checked.  Raises: ExamplesError, as `log_loss`."""
     y, p = _binary(labels), _finite("probabilities", probabilities)
     _check_one_table(y, p)
     _check_some(y)
     _check_probabilities(p)
-    return float(metrics.log_loss(y, np.clip(p, _SMALLEST, 1 - _SMALLEST), labels=[0, 1]))
+    return y, p
 
 
 def cross_entropy(classes: Ints, probabilities: ArrayLike, weights: ArrayLike | None = None) -> float:

@@ -22,7 +22,7 @@ from scripts.import_data import import_command
 from scripts.query import reply_table
 from scripts.reindex import reindex_command
 from scripts.terminal import HomeOption
-from scripts.train import train_command
+from scripts.train import TaskName, train_command
 from server.client import Client
 from store.home import Home
 
@@ -48,6 +48,10 @@ def demo_command(
     users: Annotated[int, typer.Option(min=200, help="Size of the generated world.")] = 2000,
     items: Annotated[int, typer.Option(min=150, help="Size of the generated world.")] = 1500,
     seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 7,
+    impressions: Annotated[
+        bool,
+        typer.Option("--impressions", help="Also impressions, and a head of clicks."),
+    ] = False,
     serve: Annotated[bool, typer.Option("--serve", help="Leave the server up.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
 ) -> None:
@@ -61,12 +65,12 @@ def demo_command(
 
     start, console, place = time.perf_counter(), Console(), Home(home)
     _clear(home)
-    world = make_world(home / "world", users=users, items=items, seed=seed)
+    world = make_world(home / "world", users=users, items=items, seed=seed, impressions=impressions)
     (home / _MARKER).write_text(json.dumps({"users": users, "items": items, "seed": seed}) + "\n", "utf-8")
     console.rule("triptych import")
     import_command(home / "world", home)
     console.rule("triptych train")
-    train_command(home)
+    train_command(home, task=[TaskName.CLICK] if impressions else None)
     console.rule("triptych reindex")
     reindex_command(home)
     console.rule("triptych evaluate")

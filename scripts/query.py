@@ -9,11 +9,16 @@ from rich.table import Column, Table
 
 from scripts.filter_options import filter_message
 from scripts.terminal import console
-from server.client import Client, QueryFields
+from server.client import CallError, Client, QueryFields
 from server.pb.triptych.v1 import triptych_pb2 as pb
 
 _VIEWS = {pb.VIEW_HISTORY: "history", pb.VIEW_TEXT: "text", pb.VIEW_SOCIAL: "social"}
 _COLUMNS = ("history", "text", "social", "text query", "popularity")
+_QUANTITIES = {
+    pb.QUANTITY_PROBABILITY: "click, probability if shown first",
+    pb.QUANTITY_SCORE: "click, score",
+    pb.QUANTITY_RATING: "rating",
+}
 _ALWAYS = {"history", "text", "social", "popularity"}
 
 
@@ -38,6 +43,13 @@ def query_command(
         str | None, typer.Option(help="Weights of history, text and social, e.g. 1,0.5,0 (0 leaves one out).")
     ] = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out results with a lower score.")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="The user's interest categories, of the model's head for them.")
+    ] = False,
+    predict: Annotated[
+        list[str] | None,
+        typer.Option(help="Whether the user clicks this item, how they rate it; may be repeated."),
+    ] = None,
     text_query: Annotated[str | None, typer.Option(help="Also search for this text.")] = None,
     text_query_weight: Annotated[
         float | None,
@@ -72,7 +84,23 @@ def query_command(
     Example: triptych query alice --text-query "slow jazz" --diversity 0.7 --explain
 
     Example: triptych query --item i00012 --users -k 100
+
+    Example: triptych query alice --predict i00012 --predict i00007
+
+    Example: triptych query alice --profile
     """
+    if profile or predict:
+        if user is None or item is not None or text is not None or (profile and predict):
+            raise typer.BadParameter("--profile and --predict, one of them, are asked of a USER")
+        with Client(address, tls_ca=tls_ca, timeout=timeout) as client:
+            tables = (
+                [profile_table(client, user, k)]
+                if profile
+                else prediction_tables(client, user, predict or [])
+            )
+        for table in tables:
+            console().print(table)
+        return
     subjects = [subject for subject in (user, item, text) if subject is not None]
     if len(subjects) != 1:
         raise typer.BadParameter("name exactly one of USER, --item and --text")
@@ -109,6 +137,42 @@ def query_command(
     console().print(reply_table(reply, subjects[0], offset))
     if len(reply.scores) == k and offset + 2 * k <= 1000:
         print(f"next page: --offset {offset + k} --index-id {reply.index_id}")
+
+
+def profile_table(client: Client, user: str, k: int) -> Table:
+    """Ask for the interest categories of a user, and return them as a table.  Raises: CallError."""
+    reply = client.predict(user, k=k)
+    return _prediction_table(user, reply, reply.label, "probability")
+
+
+def prediction_tables(client: Client, user: str, item_ids: list[str]) -> list[Table]:
+    """Ask each head that the model has for items; return the answers as tables.
+
+    Raises:
+        CallError: the call fails, or the model has neither head.
+    """
+    tables, missing = list[Table](), list[CallError]()
+    for head in (pb.HEAD_CLICK, pb.HEAD_RATING):
+        try:
+            reply = client.predict(user, item_ids, head)
+        except CallError as error:
+            if error.reason != "HEAD_NOT_FITTED":
+                raise
+            missing.append(error)
+            continue
+        tables.append(_prediction_table(user, reply, "item", _QUANTITIES[reply.quantity]))
+    if not tables:
+        raise missing[0]
+    return tables
+
+
+def _prediction_table(user: str, reply: pb.PredictResponse, *columns: str) -> Table:
+    used = ", ".join(_VIEWS[view] for view in reply.views_used)
+    title = f"{escape(user)}: views used: {used or 'none, so this holds of everybody'}"
+    table = Table(Column(columns[0], overflow="fold"), *columns[1:], title=title, title_justify="left")
+    for name, value in zip(reply.item_ids or reply.categories, reply.values, strict=True):
+        table.add_row(escape(name), f"{value:.4f}")
+    return table
 
 
 def reply_table(reply: pb.QueryResponse, subject: str, offset: int = 0) -> Table:

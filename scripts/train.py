@@ -14,7 +14,9 @@ from scripts.home_access import existing_home, fresh_export, shared_text_models
 from scripts.terminal import HomeOption
 from scripts.training import (
     FusionName,
+    fit_more_heads,
     head_trainer,
+    heads_to_fit,
     parse_actions,
     train_options,
     tuned_text_model,
@@ -101,10 +103,18 @@ def train_command(
         Path | None, typer.Option(help="Settings from `triptych tune`; nothing is searched then.")
     ] = None,
     task: Annotated[
-        TaskName, typer.Option(help="Also fit a head for this on the user vector.")
-    ] = TaskName.RETRIEVAL,
+        list[TaskName] | None,
+        typer.Option(help="Also fit a head for this on the user vector, for Predict; may be repeated."),
+    ] = None,
     label: Annotated[
         str | None, typer.Option(help="For --task category: an item attribute, e.g. attributes.genre.")
+    ] = None,
+    heads_of: Annotated[
+        str | None,
+        typer.Option(
+            help="LATEST, or the id of a model of this home: only fit the heads of --task, to its vectors "
+            "and the data it was trained on. That makes a new model of the same vectors; then reindex."
+        ),
     ] = None,
     holdout_users: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of users kept out of training.")
@@ -125,18 +135,19 @@ def train_command(
     users have any, they are safe ones: a damped closed form of low rank. A run that was killed goes on from
     its last checkpoint when it is started again on the same data.
 
-    Every day, triptych train --home demo --from LATEST trains the last model on, with its settings. Now and
-    then, and where the data has changed much, a training without --from chooses them anew.
+    Every day, triptych train --home demo --from LATEST trains the last model on, with its settings, and fits
+    its heads again. Now and then, and where the data has changed much, a training without --from chooses them
+    anew.
 
     Example: triptych train --home demo
     """
     from encoder.left_out import LeftOutShares
-    from encoder.runtime import METRICS_FILE
     from encoder.text import TextCache, TextEncoder
     from encoder.text.export import export_text_model
     from encoder.train import train
 
     place, console = existing_home(home), Console()
+    tasks = [one.value for one in task or [] if one is not TaskName.RETRIEVAL]
     kept = (text_model != _TEXT_MODEL, precision is not Precision.FP32, pooling, adapt_text, tune_text,
             fusion is not FusionName.LEARNED, dim, max_dim != _MAX_DIM, epochs, members, action, config,
             holdout_users, holdout_items, seed)  # fmt: skip
@@ -148,20 +159,28 @@ def train_command(
         raise typer.BadParameter(
             "--holdout-items cannot be kept with --tune-text or --adapt-text, which read all"
         )
-    if label is not None and task is not TaskName.CATEGORY:
+    if label is not None and "category" not in tasks:
         raise typer.BadParameter("--label is for --task category")
-    if label is None and task is TaskName.CATEGORY:
+    if label is None and "category" in tasks:
         raise typer.BadParameter("--task category needs a --label, such as kind or attributes.genre")
+    if heads_of is not None:
+        if start_from is not None or any(kept):
+            raise typer.BadParameter("--heads-of takes --task and --label only: it trains no tower")
+        if not tasks:
+            raise typer.BadParameter("--heads-of needs a --task: click, rating or category")
+        _print_model(console, fit_more_heads(place, heads_of, tasks, label))
+        return
     options = train_options(fusion.value, parse_actions(action or []), config, epochs, members, seed)
     options = replace(
         options,
         dims=(dim,) if dim else options.dims,
         max_dim=max_dim,
         left_out=LeftOutShares(holdout_users, holdout_items, seed),
-        start=warm_start(place, start_from, with_head=task is not TaskName.RETRIEVAL),
+        start=warm_start(place, start_from),
     )
     with fresh_export(place) as export, wandb_report(options, wandb=wandb) as report:
-        head = head_trainer(export, options, task.value, label)
+        to_fit = heads_to_fit(tasks, label, options.seed, place, options.start)
+        heads = head_trainer(export, options, to_fit)
         if options.start is not None:
             text_directory = place.text_models / options.start.text_model_id
         else:
@@ -179,10 +198,17 @@ def train_command(
             )
         encoder = TextEncoder.load(text_directory)
         with closing(TextCache.open(place.text_cache)) as cache:
-            directory = train(place, export, encoder, cache, options, report, head)
+            directory = train(place, export, encoder, cache, options, report, heads)
+    _print_model(console, directory)
+
+
+def _print_model(console: Console, directory: Path) -> None:
+    from encoder.runtime import METRICS_FILE
+
     metrics = json.loads((directory / METRICS_FILE).read_text("utf-8"))
     views = ", ".join(
         f"{view} {'present' if there else 'absent'}" for view, there in metrics["views"].items()
     )
     chosen = f", NDCG@20 {metrics['ndcg@20']:.4f} on {metrics['chosen_on']}" if metrics["chosen_on"] else ""
-    console.print(f"model {directory.name}: {views}{chosen}")
+    heads = f", heads: {', '.join(metrics['heads'])}" if metrics.get("heads") else ""
+    console.print(f"model {directory.name}: {views}{chosen}{heads}")

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
@@ -22,7 +22,10 @@ from store.tables import MAX_WEIGHT
 if TYPE_CHECKING:
     from encoder.dataset import Dataset
     from encoder.fit import TrainOptions
+    from encoder.heads import Head, HeadOptions, Task
+    from encoder.heads.model import FrozenVectors, HeadRows
     from encoder.learned.trainer import ReportEpoch
+    from encoder.left_out import LeftOut
     from encoder.train import HeadTrainer
     from encoder.warm_start import WarmStart
 
@@ -95,7 +98,24 @@ def train_options(
     return TrainOptions(base=TowerConfig(fusion=closed, actions=actions), learn=learn, seed=seed)
 
 
-def warm_start(home: Home, start_from: str | None, *, with_head: bool) -> "WarmStart | None":
+def model_directory(home: Home, named: str, option: str) -> Path:
+    """Return the directory of the model that an option names: LATEST, or an id.
+
+    Raises:
+        typer.BadParameter: this home has no such model.
+        NotPublishedError: LATEST is asked for, and there is no model yet.
+    """
+    if named == "LATEST":
+        return read_pointer(home.latest_model, home.models)
+    if named not in artifacts(home.models):
+        raise typer.BadParameter(
+            f"{home.models} has no such model as {named!r}: {option} takes LATEST, or the id of a model "
+            "of this home; one of another home knows other items"
+        )
+    return home.models / named
+
+
+def warm_start(home: Home, start_from: str | None) -> "WarmStart | None":
     """Return the model that --from names as the start of a training; None without --from.
 
     Raises:
@@ -106,17 +126,9 @@ def warm_start(home: Home, start_from: str | None, *, with_head: bool) -> "WarmS
     """
     if start_from is None:
         return None
-    from encoder.heads import HEAD_FILE
     from encoder.warm_start import WarmStart
 
-    directory = home.models / start_from
-    if start_from == "LATEST":
-        directory = read_pointer(home.latest_model, home.models)
-    elif start_from not in artifacts(home.models):
-        raise typer.BadParameter(
-            f"{home.models} has no such model as {start_from!r}: --from takes LATEST, or the id of a model "
-            "of this home; one of another home knows other items"
-        )
+    directory = model_directory(home, start_from, "--from")
     start = WarmStart.load(directory)
     text_model = home.text_models / start.text_model_id
     if not text_model.is_dir():
@@ -128,8 +140,6 @@ def warm_start(home: Home, start_from: str | None, *, with_head: bool) -> "WarmS
             "people were erased (%d) whose rows taught the weights to start from: to forget them there, too, "
             "run `triptych train` without --from", erased,
         )  # fmt: skip
-    if (directory / HEAD_FILE).exists() and not with_head:
-        log.warning("model %s has a task head, which is fitted again only with --task", start.model_id)
     return start
 
 
@@ -171,10 +181,24 @@ def tuned_text_model(
     return source
 
 
+def heads_to_fit(
+    tasks: Sequence[str], label: str | None, seed: int, home: Home, start: "WarmStart | None"
+) -> "dict[Task, HeadOptions]":
+    """Return the options of the heads to fit by task: those asked for, and those that the start has."""
+    from encoder.heads import HeadOptions, load_heads
+
+    kept: dict[Task, HeadOptions] = {}
+    if start is not None:
+        kept = {task: head.options for task, head in load_heads(home.models / start.model_id).items()}
+    of_task = {"category": label}
+    asked = {cast("Task", task): HeadOptions(label=of_task.get(task), seed=seed) for task in tasks}
+    return kept | asked
+
+
 def head_trainer(
-    export: Export, options: "TrainOptions", task: str, label: str | None
+    export: Export, options: "TrainOptions", to_fit: "Mapping[Task, HeadOptions]"
 ) -> "HeadTrainer | None":
-    """Check that the data can teach the task, and return the function that fits its head, None for retrieval.
+    """Check that the data can teach the tasks, and return the function that fits their heads, None for none.
 
     Without it the errors would come only after all texts are encoded and the tower is fitted.
 
@@ -183,7 +207,7 @@ def head_trainer(
         NothingToLearnError: no behaviour is there, visible and of a weight above 0.
         LeftOutShareError: a share of users or items to leave out is of no use for this data.
         LabelError: the items do not have the label, or too few or too many classes of it.
-        NoExamplesError: the rows cannot teach the task.
+        NoExamplesError: the rows cannot teach a task.
     """
     from encoder.dataset import load_without_texts
     from encoder.preflight import UnknownActionError, check_actions
@@ -192,26 +216,72 @@ def head_trainer(
         check_actions(export, options.base)
     except UnknownActionError as error:
         raise typer.BadParameter(str(error)) from error
-    if task == "retrieval" and not options.left_out:
+    if not to_fit and not options.left_out:
         return None
     data = load_without_texts(export)
     left_out = options.left_out.draw(data)
     options.left_out.check(data, left_out, options.base)
-    return None if task == "retrieval" else _head(export, left_out.apart_from(data), task, label, options)
+    if not to_fit:
+        return None
+    return _trainer_of_heads(export, data, left_out, to_fit)
 
 
-def _head(
-    export: Export, rows: "Dataset", task: str, label: str | None, trained: "TrainOptions"
+def fit_more_heads(home: Home, model_name: str, tasks: Sequence[str], label: str | None) -> Path:
+    """Fit heads to a model as it is, on the export that it was trained on; return the new model's directory.
+
+    Raises:
+        typer.BadParameter: this home has no such model.
+        NotPublishedError: LATEST is asked for, and there is no model yet.
+        DamagedArtifactError: the model, its export or its text model is damaged or missing.
+        LabelError, NoExamplesError: as `head_trainer`.
+    """
+    from contextlib import closing
+
+    from encoder.dataset import load_without_texts
+    from encoder.left_out import LeftOutIds
+    from encoder.runtime import Model
+    from encoder.text import TextCache, TextEncoder
+    from encoder.train import add_heads
+
+    directory = model_directory(home, model_name, "--heads-of")
+    model = Model.load(directory)
+    encoder = TextEncoder.load(home.text_models / model.text_model_id)
+    with (
+        Export.open(home.exports / model.export_id) as export,
+        closing(TextCache.open(home.text_cache)) as cache,
+    ):
+        data = load_without_texts(export)
+        left_out = LeftOutIds.load(directory).rows(data)
+        trainer = _trainer_of_heads(export, data, left_out, heads_to_fit(tasks, label, 0, home, None))
+        return add_heads(home, model, export, encoder, cache, trainer)
+
+
+def _trainer_of_heads(
+    export: Export,
+    data: "Dataset",
+    left_out: "LeftOut",
+    to_fit: "Mapping[Task, HeadOptions]",
 ) -> "HeadTrainer":
-    from encoder.heads import HeadOptions, Task
+    """Check that rows without their texts can teach the tasks; return what fits the heads."""
     from encoder.heads.model import check_head, train_head
 
-    options = HeadOptions(label=label, seed=trained.seed)
-    attributes, kinds = attributes_and_kinds(export)
-    check_head(cast("Task", task), rows, attributes, kinds, options)
-    return lambda data, users, items: train_head(
-        cast("Task", task), data, attributes, kinds, users, items, options
-    )
+    known = head_rows(export, data).without(left_out)
+    for task, options in to_fit.items():
+        check_head(task, known, options)
+
+    def fit(whole: "Dataset", vectors: "FrozenVectors") -> "list[Head]":
+        rows = replace(known, data=whole)
+        return [train_head(task, rows, vectors, options)[0] for task, options in to_fit.items()]
+
+    return fit
+
+
+def head_rows(export: Export, data: "Dataset") -> "HeadRows":
+    """Return what heads are taught and measured on, from an export that was read into arrays."""
+    from encoder.heads.impressions import read_impressions
+    from encoder.heads.model import HeadRows
+
+    return HeadRows(data, *attributes_and_kinds(export), read_impressions(export, data))
 
 
 def attributes_and_kinds(export: Export) -> tuple[list[dict[str, Any] | None], list[str | None]]:

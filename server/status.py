@@ -16,13 +16,14 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from encoder.heads import NoHeadError
 from encoder.text import DamagedTextCacheError, NotATextModelError
 from indexer.filters import ReindexNeededError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
 from server.cancellation import AbandonedError, NoTurnError
 from server.live import IMPORT_ERRORS, StoppingError
-from server.query import IndexChangedError, NotReadyError, NoUserIndexError
+from server.query import IndexChangedError, ItemNotServedError, NotReadyError, NoUserIndexError
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
 from store.state import DamagedStateError
@@ -80,6 +81,8 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (ItemVectorLengthError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
     (VectorDimError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
     (ItemNotFoundError, code_pb2.NOT_FOUND, "ITEM_NOT_FOUND"),
+    (ItemNotServedError, code_pb2.NOT_FOUND, "ITEM_NOT_FOUND"),
+    (NoHeadError, code_pb2.FAILED_PRECONDITION, "HEAD_NOT_FITTED"),
     (IndexNotFoundError, code_pb2.NOT_FOUND, "INDEX_NOT_FOUND"),
     (NoOlderIndexError, code_pb2.FAILED_PRECONDITION, "NO_OLDER_INDEX"),
     (NotPublishedError, code_pb2.FAILED_PRECONDITION, "NOTHING_PUBLISHED"),

@@ -51,6 +51,7 @@ _OVERWEIGHT = f"""
         SELECT weight FROM data.behaviors UNION ALL SELECT weight FROM data.social
     ) WHERE weight > {MAX_WEIGHT!r}"""
 _BATCH = 65_536
+_ALL_IMPRESSIONS = _IMPRESSIONS.replace(f" WHERE {VISIBLE_IMPRESSION}", "")
 _VECTOR_NUMBERS = 1 << 24  # of all vectors of a batch
 _log = logging.getLogger(__name__)
 
@@ -205,6 +206,10 @@ class Export(Reader):
             be NULL. Those of a pair of user and item that is held out are not visible.
         """
         return self._table(_IMPRESSIONS)
+
+    def all_impressions(self) -> pa.Table:
+        """Return impressions as `impressions` does, and those of held-out pairs beside them."""
+        return self._table(_ALL_IMPRESSIONS)
 
     def impressions_batches(self, rows: int = _BATCH) -> Iterator[pa.RecordBatch]:
         """Yield the visible impressions in the same order, at most `rows` at a time."""

@@ -1,7 +1,7 @@
 """Labelled (user, item) pairs of one split, on which task heads are trained and measured."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ TRAIN = "train"
 POPULARITY_POWER = (
     0.75  # Mikolov et al. 2013, "Distributed representations of words and phrases", section 2.2
 )
+UNKNOWN = -1
 _ROUNDS = 50
 
 Floats = npt.NDArray[np.float64]
@@ -37,21 +38,36 @@ class Examples:
 
     Shapes:
         users, items: (n,) int64 rows.
-        labels: (n,) float64: click 1 observed, 0 not; rating the weight of the event; category the class row.
+        labels: (n,) float64: click 1 yes, 0 no; rating the weight of the event; category the class row.
         weights: (n,) float64: 1; for category the share of the event that the class has.
+        units: (n,) int64; examples of one unit stay together when some are held out. An impression's is the
+            list that was shown, a drawn pair's the observed pair that it was drawn for, else the pair itself.
+        positions: (n,) int64 of an impression in its list, from 0; UNKNOWN where nothing was shown.
     """
 
     users: IntArray
     items: IntArray
     labels: Floats
     weights: Floats
+    units: IntArray
+    positions: IntArray
+
+    @classmethod
+    def of_pairs(
+        cls, users: IntArray, items: IntArray, labels: Floats, n_items: int, weights: Floats | None = None
+    ) -> "Examples":
+        """Make examples of pairs that were not shown in a list, each pair a unit of its own."""
+        given = np.ones(len(users)) if weights is None else weights
+        unknown = np.full(len(users), UNKNOWN)
+        return cls(users, items, labels, given, pair_codes(users, items, n_items), unknown)
 
     def __len__(self) -> int:
         return len(self.users)
 
-    def where(self, keep: npt.NDArray[np.bool_]) -> "Examples":
-        """Return the examples for which `keep` (n,) is true."""
-        return Examples(self.users[keep], self.items[keep], self.labels[keep], self.weights[keep])
+    def where(self, keep: npt.NDArray[np.bool_] | IntArray) -> "Examples":
+        """Return the examples for which `keep` (n,) is true, or at the positions that it names."""
+        numbers = self.labels[keep], self.weights[keep]
+        return Examples(self.users[keep], self.items[keep], *numbers, self.units[keep], self.positions[keep])
 
 
 def target_events(data: Dataset, split: str, task: str) -> Events:
@@ -71,10 +87,7 @@ def target_events(data: Dataset, split: str, task: str) -> Events:
             rows = rows.where(rows.actions.among(targets))
     elif split in held_out:
         rows = held_out[split]
-        masked = [data.history, *([held_out["valid"]] if split == "test" and "valid" in held_out else [])]
-        n_items = data.shape[1]
-        known = np.concatenate([pair_codes(other.users, other.items, n_items) for other in masked])
-        rows = rows.where(~np.isin(pair_codes(rows.users, rows.items, n_items), known))
+        rows = rows.where(~np.isin(pair_codes(rows.users, rows.items, data.shape[1]), masked(data, split)))
     else:
         raise NoExamplesError(task, split, "the data has no such rows")
     if not len(rows.users):
@@ -82,7 +95,13 @@ def target_events(data: Dataset, split: str, task: str) -> Events:
     return rows
 
 
-def click_examples(data: Dataset, split: str, options: HeadOptions) -> Examples:
+def masked(data: Dataset, split: str) -> IntArray:
+    """Return the codes of pairs that are no targets of valid or test: of train, for test of valid, too."""
+    rows = [data.history, *([data.held_out["valid"]] if split == "test" and "valid" in data.held_out else [])]
+    return np.concatenate([pair_codes(one.users, one.items, data.shape[1]) for one in rows])
+
+
+def drawn_examples(data: Dataset, split: str, options: HeadOptions) -> Examples:
     """Make examples of each observed pair, label 1, and of drawn pairs that occur in no split, label 0.
 
     The latter belong to the same users, `options.negatives` for each observed pair, drawn with replacement by
@@ -114,7 +133,9 @@ def click_examples(data: Dataset, split: str, options: HeadOptions) -> Examples:
         log.info("click, %s: %d of %d unobserved pairs could not be drawn", split, len(missing), len(owners))
     codes = np.concatenate([positive, negative])
     labels = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
-    return Examples(codes // n_items, codes % n_items, labels, np.ones(len(codes)))
+    units = np.concatenate([positive, np.repeat(positive, options.negatives)[drawn >= 0]])
+    pairs = Examples.of_pairs(codes // n_items, codes % n_items, labels, n_items)
+    return replace(pairs, units=units)
 
 
 def rating_examples(data: Dataset, split: str) -> Examples:
@@ -124,11 +145,8 @@ def rating_examples(data: Dataset, split: str) -> Examples:
         NoExamplesError: no pair is observed.
     """
     rows = target_events(data, split, "rating")
-    codes = pair_codes(rows.users, rows.items, data.shape[1])
-    order = np.lexsort((rows.ts, codes))  # NO_TIME sorts first
-    last = np.append(codes[order][1:] != codes[order][:-1], True)
-    chosen = order[last]
-    return Examples(rows.users[chosen], rows.items[chosen], rows.weights[chosen], np.ones(len(chosen)))
+    chosen = newest_of_pairs(rows, data.shape[1])
+    return Examples.of_pairs(rows.users[chosen], rows.items[chosen], rows.weights[chosen], data.shape[1])
 
 
 def category_examples(
@@ -151,26 +169,28 @@ def category_examples(
         raise NoExamplesError("category", split, "no event is on an item that has the label")
     unlabelled = len(rows.users) - len(np.unique(event))
     labels = classes.astype(np.float64)
-    return Examples(rows.users[event], rows.items[event], labels, spread.data), unlabelled
+    found = Examples.of_pairs(rows.users[event], rows.items[event], labels, data.shape[1], spread.data)
+    return found, unlabelled
 
 
-def hold_out_pairs(examples: Examples, n_items: int, options: HeadOptions) -> tuple[Examples, Examples]:
-    """Split examples by a random share of the different (user, item) pairs; the drawn pairs come second.
+def newest_of_pairs(rows: Events, n_items: int) -> IntArray:
+    """Return the positions of the newest event of each pair, by user, then item."""
+    codes = pair_codes(rows.users, rows.items, n_items)
+    order = np.lexsort((rows.ts, codes))  # NO_TIME sorts first
+    return order[np.append(codes[order][1:] != codes[order][:-1], True)] if len(order) else order
 
-    Raises:
-        NoExamplesError: there are fewer than two pairs.
-    """
-    codes, position = np.unique(pair_codes(examples.users, examples.items, n_items), return_inverse=True)
-    if len(codes) < 2:
-        raise NoExamplesError("a head", TRAIN, "one pair is too few to hold any out")
-    count = max(1, round(options.holdout * len(codes)))
-    chosen = np.zeros(len(codes), dtype=bool)
-    chosen[np.random.default_rng([options.seed, 3]).permutation(len(codes))[:count]] = True
-    return examples.where(~chosen[position]), examples.where(chosen[position])
+
+def folds_of(examples: Examples, folds: int, seed: int) -> IntArray:
+    """Deal the units of examples to folds at random, equally many to each: the fold of each example (n,)."""
+    units, position = np.unique(examples.units, return_inverse=True)
+    dealt = np.random.default_rng([seed, 3]).permutation(len(units)) % folds
+    return np.asarray(dealt[position])
 
 
 def check_labels(task: str, train: Examples) -> None:
     """Check that the labels of a click or a rating differ.  Raises: NoExamplesError."""
+    if not len(train):
+        raise NoExamplesError(task, TRAIN, "there is none")
     if task != "category" and (train.labels == train.labels[0]).all():
         hint = "; a rating is the weight of a behaviour" if task == "rating" else ""
         reason = f"every label is {train.labels[0]:g}: nothing to tell apart{hint}"

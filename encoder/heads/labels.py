@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from encoder.arrays import IntArray
+from encoder.views import FloatArray
+
 KIND = "kind"
 ATTRIBUTES = "attributes"
 _NAMED = 20
@@ -34,6 +37,19 @@ class ItemLabels:
 
     classes: tuple[str, ...]
     shares: "sparse.csr_array[np.float64]"
+
+    def padded(self) -> tuple[IntArray, FloatArray]:
+        """Return the classes (N, m) int64 of each item and their shares (N, m) float32.
+
+        m is the largest number of classes of an item, 1 at least; where an item has fewer, class 0 fills up
+        with share 0.
+        """
+        counts = np.diff(self.shares.indptr)
+        shape = len(counts), max(1, int(counts.max(initial=0)))
+        there = np.arange(shape[1]) < counts[:, None]  # (N, m)
+        classes, shares = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
+        classes[there], shares[there] = self.shares.indices, self.shares.data
+        return classes, shares
 
 
 def item_labels(

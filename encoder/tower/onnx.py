@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from encoder.content import INPUTS
-from encoder.runtime import ITEM_GRAPH, USER_GRAPH
+from encoder.model_files import ITEM_GRAPH, USER_GRAPH
 from encoder.tower.fusion import MAX_GATE_SLOPE, Fusion
 from encoder.tower.tower import Tower
 

@@ -2,8 +2,9 @@
 
 `command` holds the subcommands. `serve` measures queries beside `bare_grpc`, `ingest` writes, `text` the
 text encoder, `user_state` the derived state beside other stores, `index/` the search beside FAISS and
-others; `load` makes the calls and `output` prints and draws. `faults` kills commands, `server_kills` a
-server, `home_checks` looks at what is left. `small_home` makes the home that they work on.
+others, `ratings` the rating head beside surprise; `load` makes the calls and `output` prints and draws.
+`faults` kills commands, `server_kills` a server, `home_checks` looks at what is left. `small_home` makes the
+home that they work on.
 """
 
 from scripts.bench.command import app

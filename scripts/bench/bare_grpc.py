@@ -43,6 +43,14 @@ class BareServicer(rpc.RetrievalServicer):
         """Return nothing; no benchmark asks for it."""
         return pb.EncodeUserResponse()
 
+    def Predict(  # noqa: N802
+        self,
+        request: pb.PredictRequest,  # noqa: ARG002
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> pb.PredictResponse:
+        """Return nothing; no benchmark asks for it."""
+        return pb.PredictResponse()
+
     def Query(self, request: pb.QueryRequest, context: grpc.ServicerContext) -> pb.QueryResponse:  # noqa: ARG002, N802
         """Return the reply for this kind of subject."""
         return self._query[request.WhichOneof("subject") or ""]

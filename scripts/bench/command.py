@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from scripts.home_access import shared_text_models
-from scripts.terminal import JsonOption, write_json
+from scripts.home_access import existing_home, shared_text_models
+from scripts.terminal import HomeOption, JsonOption, write_json
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -315,5 +315,32 @@ def train_bench(
     print_rows("bench train", report["results"])
     if report["ratios"]:
         print_ratios(report["ratios"])
+    if json_path is not None:
+        write_json(json_path, report)
+
+
+@app.command("ratings")
+def ratings_bench(
+    home: HomeOption,
+    factors: Annotated[
+        list[int] | None, typer.Option(min=1, help="Of the factorisation, to choose from; default: 20, 100.")
+    ] = None,
+    epochs: Annotated[
+        list[int] | None, typer.Option(min=1, help="To choose from; default: 20, 30, 40.")
+    ] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure the rating head of the latest model beside surprise's models on the test ratings.
+
+    Intervals are of the head's error less the other's; below 0 the head is better.
+
+    Example: triptych bench ratings --home demo
+    """
+    from scripts.bench.output import print_rows
+    from scripts.bench.ratings import measure_ratings
+
+    place = existing_home(home)
+    report = measure_ratings(place, tuple(factors or (20, 100)), tuple(epochs or (20, 30, 40)))
+    print_rows("bench ratings", report["results"])
     if json_path is not None:
         write_json(json_path, report)

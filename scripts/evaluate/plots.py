@@ -86,6 +86,26 @@ def plot_robustness(report: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def plot_reliability(heads: dict[str, Any], path: Path) -> None:
+    """Write a PNG of predicted against observed shares: a panel per calibrated head, a point per tenth."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    measured = {task: one for task, one in heads.items() if "calibration" in one}
+    figure = Figure(figsize=(1 + 4 * len(measured), 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(measured), squeeze=False)[0]
+    for axes, (task, one) in zip(panels, measured.items(), strict=True):
+        mean, rate = ([tenth[name] for tenth in one["calibration"]] for name in ("mean", "rate"))
+        most = 1.05 * max([*mean, *rate])
+        axes.plot([0, most], [0, most], color="0.5", linewidth=1, label="calibrated")
+        axes.plot(mean, rate, color="#0072b2", marker="o", label="tenths of the examples")
+        axes.set(xlabel="predicted", ylabel="observed", title=f"{task}, {one['quantity']}")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper left")
+    figure.savefig(path, dpi=110)
+
+
 def _line(
     axes: Any,
     metric: str,

@@ -9,11 +9,9 @@ import numpy as np
 
 from encoder.config import VIEWS
 from encoder.dataset import load_dataset
-from encoder.heads import HEAD_FILE, load_head
-from encoder.heads.model import head_report
+from encoder.heads.model import FrozenVectors, head_report
 from encoder.left_out import LeftOutIds
 from encoder.text import TextCache, TextEncoder
-from encoder.tower import dataset_views
 from indexer.publish import LoadedIndex
 from scripts.evaluate.amounts import amount_figures
 from scripts.evaluate.baselines import baseline_figures
@@ -21,7 +19,7 @@ from scripts.evaluate.diversity import diversity_figures
 from scripts.evaluate.new_items import new_item_figures
 from scripts.evaluate.protocol import SUBSETS, Evaluator
 from scripts.evaluate.robustness import robustness_figures
-from scripts.training import attributes_and_kinds
+from scripts.training import head_rows
 from store.export import Export
 from store.home import Home
 
@@ -87,9 +85,9 @@ def evaluate(
             report["baselines"] = baseline_figures(
                 evaluator, known.without_users(left_out.users), main, ~unseen
             )
-    if (home.models / pair.model.model_id / HEAD_FILE).exists():
-        with timed_stage(seconds, "head"):
-            report["head"] = _head_figures(home, evaluator)
+    if pair.model.heads:
+        with timed_stage(seconds, "heads"):
+            report["heads"] = _head_figures(home, evaluator)
     if robustness:
         with timed_stage(seconds, "robustness"):
             report["robustness"] = robustness_figures(evaluator, views, ~unseen)
@@ -100,15 +98,12 @@ def evaluate(
 
 
 def _head_figures(home: Home, evaluator: Evaluator) -> dict[str, Any]:
-    """Return the figures of the model's task head, on the vectors of the exported graphs."""
+    """Return the figures of the model's heads by task, on the vectors of the exported graphs."""
     model, data = evaluator.pair.model, evaluator.data
-    views = dataset_views(data, data.events(model.config), model.table, model.widths)
-    users = model.encode_users(views).vectors
-    items = model.encode_items(model.id_vectors, model.content_encoder.encode(data.item_content))
+    vectors = FrozenVectors.of_model(model, data)
     with Export.open(home.exports / model.export_id, verify=False) as export:  # it was, when it was loaded
-        facts = attributes_and_kinds(export)
-    head = load_head(home.models / model.model_id)
-    return head_report(head, data, evaluator.split, *facts, users, items)
+        rows = head_rows(export, data)
+    return {task: head_report(head, rows, evaluator.split, vectors) for task, head in model.heads.items()}
 
 
 def matching_degree(evaluator: Evaluator) -> dict[str, float | None]:

@@ -9,7 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from scripts.evaluate.amounts import ALL, BLOCKS, WHOLE, columns_of
-from scripts.evaluate.plots import CUT_ELEMENTS, ELEMENTS, METRICS, plot_amounts, plot_robustness
+from scripts.evaluate.plots import (
+    CUT_ELEMENTS,
+    ELEMENTS,
+    METRICS,
+    plot_amounts,
+    plot_reliability,
+    plot_robustness,
+)
 from scripts.terminal import console
 
 K = "20"
@@ -32,8 +39,9 @@ def write_tables(report: dict[str, Any], html: Path) -> None:
         out.print(new_items_table(report["new_items"]))
     degrees = ", ".join(f"{v} {d:.3f}" for v, d in report["matching_degree"].items() if d is not None)
     out.print(f"matching degree: {degrees}")
-    if "head" in report:
-        print_task_report(report["head"], out)
+    heads = report.get("heads", {})
+    for one in heads.values():
+        print_task_report(one, out)
     if "diversity" in report:
         out.print(_diversity(report["diversity"]))
     robustness = report.get("robustness")
@@ -44,6 +52,10 @@ def write_tables(report: dict[str, Any], html: Path) -> None:
     plot = html.with_name(f"{html.stem}-amounts.png")
     plot_amounts(report, plot)
     print(f"plot: {plot}")
+    if any("calibration" in one for one in heads.values()):
+        plot = html.with_name(f"{html.stem}-reliability.png")
+        plot_reliability(heads, plot)
+        print(f"plot: {plot}")
     if robustness and robustness["by_view"]:  # none where the data has no view asked for
         plot = html.with_name(f"{html.stem}-robustness.png")
         plot_robustness(report, plot)
@@ -175,6 +187,7 @@ _NAMES = {
     "auc": "AUC",
     "user_auc": "user AUC",
     "log_loss": "log loss",
+    "brier": "Brier",
     "rmse": "RMSE",
     "mae": "MAE",
     "accuracy": "top 1",
@@ -189,8 +202,31 @@ def print_task_report(report: dict[str, Any], out: Console) -> None:
     out.print(_metrics(report))
     if report["unlabelled_events"]:
         out.print(f"{report['unlabelled_events']:,} events are on items without {escape(report['label'])}")
+    out.print(_head_gains(report["gains"]))
+    if "calibration" in report:
+        out.print(_reliability(report["calibration"]))
     if "classes" in report:
         out.print(_classes(report["classes"]))
+
+
+def _head_gains(gains: dict[str, Any]) -> Table:
+    """Return by how much the head is better than each baseline, with paired intervals."""
+    metrics = list(dict.fromkeys(metric for one in gains.values() for metric in one))
+    table = Table("gain over", title="mean over users, paired 95 %", box=SIMPLE_HEAD, pad_edge=False)
+    for metric in metrics:
+        table.add_column(_NAMES.get(metric, metric.replace("_", " ")), justify="right")
+    for name, one in gains.items():
+        cells = [f"{one[m]['ci95'][0]:+.4f} to {one[m]['ci95'][1]:+.4f}" for m in metrics]
+        table.add_row(name, *cells)
+    return table
+
+
+def _reliability(bins: list[dict[str, Any]]) -> Table:
+    """Return predictions beside what was observed, in tenths by prediction."""
+    table = Table("predicted", "observed", "examples", title="reliability", box=SIMPLE_HEAD, pad_edge=False)
+    for one in bins:
+        table.add_row(_cell(one["mean"]), _cell(one["rate"]), f"{one['count']:,.0f}")
+    return table
 
 
 def _metrics(report: dict[str, Any]) -> Table:

@@ -68,7 +68,7 @@ def tune_command(
     base = TowerConfig(fusion=closed_fusion, actions=parse_actions(action or []))
     latest = _latest(place)
     with fresh_export(place) as export:
-        head_trainer(export, TrainOptions(base=base), "retrieval", None)
+        head_trainer(export, TrainOptions(base=base), {})
         if not export.held_out(SPLIT).num_rows:
             raise NoValidSplitError
         encoder = TextEncoder.load(_text_directory(place, text_model, latest))

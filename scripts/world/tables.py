@@ -64,7 +64,7 @@ def behaviors(
     count = generator.lognormal(np.log(18), 0.5, size=len(taste)).clip(6, min(60, n_items // 5)).astype(int)
     user, rank = np.nonzero((np.arange(n_items) < count[:, None]) & has[:, None])
     item = order[user, rank]
-    ts = _times(generator, len(user))
+    ts = times(generator, len(user))
     split = np.array(["train", "valid", "test"])[mark("time", user, item, ts, seed=0)]
     action = generator.choice(["view", "like", "share"], size=len(user), p=[0.75, 0.2, 0.05])
     topics = world_text.topics()
@@ -99,7 +99,7 @@ def texts(
             "user_id": [user_id(u) for u in user.tolist()],
             "item_id": pa.nulls(len(user), pa.string()),
             "text": texts,
-            "ts": pa.array(_times(generator, len(user))),
+            "ts": pa.array(times(generator, len(user))),
         }
     )
 
@@ -129,7 +129,7 @@ def social(generator: np.random.Generator, taste: Floats, has: NDArray[np.bool_]
             "friend_id": [user_id(u) for u in rows[:, 1].tolist()],
             "relation": ["friend"] * len(rows),
             "weight": pa.array(np.tile(np.round(1 + 4 * alike, 2), 2)),
-            "ts": pa.array(np.tile(_times(generator, len(pairs)), 2)),
+            "ts": pa.array(np.tile(times(generator, len(pairs)), 2)),
         }
     )
 
@@ -143,6 +143,6 @@ def _item_id(topic: world_text.Topic, number: int) -> str:
     return f"{topic.name}-{number:04d}"
 
 
-def _times(generator: np.random.Generator, count: int) -> NDArray[np.datetime64]:
+def times(generator: np.random.Generator, count: int) -> NDArray[np.datetime64]:
     """Return full hours of two years, so that some users meet the same item at the same time."""
     return np.datetime64("2024-07-01", "us") + generator.integers(_HOURS, size=count).astype("timedelta64[h]")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from scripts.world import tables as world_tables
 from scripts.world.details import details
+from scripts.world.impressions import show
 
 MIN_USERS = 200
 MIN_ITEMS = 150
@@ -43,9 +44,17 @@ class WorldSummary:
 
 
 def make_world(
-    folder: Path, *, users: int = 2000, items: int = 1500, seed: int = 7, rich: bool = False
+    folder: Path,
+    *,
+    users: int = 2000,
+    items: int = 1500,
+    seed: int = 7,
+    rich: bool = False,
+    impressions: bool = False,
 ) -> WorldSummary:
     """Write items, behaviors, texts and social.parquet to a folder and return what they hold.
+
+    With `impressions` also impressions.parquet, and the clicks on them as behaviours of the same time.
 
     The same arguments give the same rows; existing files are replaced. Each user likes one to three of
     twelve topics, and some facets of them most; behaviour follows taste × popularity (Zipf), texts are about
@@ -74,6 +83,11 @@ def make_world(
         "texts": world_tables.texts(generator, taste, chinese, np.isin(view, [_ALL_VIEWS, _TEXT_ONLY])),
         "social": world_tables.social(generator, taste, np.isin(view, [_ALL_VIEWS, _FRIENDS_ONLY])),
     }
+    if impressions:
+        ids = tables["items"].column("item_id").to_pylist()
+        tables["impressions"], tables["behaviors"] = show(
+            np.random.default_rng([seed, 1]), taste, facet, ids, tables["behaviors"]
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet")

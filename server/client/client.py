@@ -38,6 +38,7 @@ from server.client.messages import (
     encode_message,
     impressions_message,
     items_message,
+    predict_message,
     query_message,
     texts_message,
     ties_message,
@@ -188,6 +189,23 @@ class Calls(ABC, Generic[_Channel]):
     def encode_user(self, subject: str | pb.Views) -> RemoteCall[pb.EncodeUserResponse]:
         """Return the vector of a stored user, or of views sent along, and the part of each view in it."""
         return unary(self._retrieval.EncodeUser, encode_message(subject))
+
+    @call
+    def predict(
+        self,
+        subject: str | pb.Views,
+        item_ids: Sequence[str] = (),
+        head: "pb.Head.ValueType" = pb.HEAD_UNSPECIFIED,
+        *,
+        positions: Sequence[int] = (),
+        k: int = 0,
+    ) -> RemoteCall[pb.PredictResponse]:
+        """Return what a head says of a stored user, or of views sent along.
+
+        By default clicks of the items or, without items, the k most probable categories.
+        """
+        request = predict_message(subject, item_ids, head, positions, k)
+        return unary(self._retrieval.Predict, request)
 
     @call
     def put_items(self, items: Iterable[Item], request_id: str = "") -> RemoteCall[ingest.WriteResponse]:

@@ -96,6 +96,22 @@ def encode_message(subject: str | pb.Views) -> pb.EncodeUserRequest:
     return pb.EncodeUserRequest(views=subject)
 
 
+def predict_message(
+    subject: str | pb.Views,
+    item_ids: Sequence[str],
+    head: "pb.Head.ValueType",
+    positions: Sequence[int],
+    k: int,
+) -> pb.PredictRequest:
+    """Return the request to predict of a stored user, or of views."""
+    request = pb.PredictRequest(item_ids=item_ids, head=head, positions=positions, k=k)
+    if isinstance(subject, str):
+        request.user_id = subject
+    else:
+        request.views.CopyFrom(subject)
+    return request
+
+
 def behaviors_message(rows: Iterable[Behavior], request_id: str) -> ingest.AppendBehaviorsRequest:
     """Return the request to append behaviours."""
     behaviors = [

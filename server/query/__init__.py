@@ -4,10 +4,11 @@
 the raw views of a subject from a `snapshot` (the index and models that serve together), the user tower
 encodes them, the index is searched, and the page is chosen, by `diversity` where a query wants that.
 `explain` divides the shares of a score among events, texts and friends; `user_search` finds users instead of
-items.
+items; `predict` asks the heads of the model.
 """
 
 from server.query.diversity import diversified, pool_size
+from server.query.predict import ItemNotServedError, Prediction, Question
 from server.query.query import (
     Candidates,
     EncodedUser,
@@ -38,11 +39,14 @@ __all__ = [
     "FreeText",
     "IndexChangedError",
     "InlineViews",
+    "ItemNotServedError",
     "NoUserIndexError",
     "NotReadyError",
+    "Prediction",
     "Query",
     "QueryOptions",
     "QueryPriority",
+    "Question",
     "RawVector",
     "Retriever",
     "SimilarTo",

@@ -17,6 +17,7 @@ from indexer.search import Exclusions, scores_of
 from server.cancellation import check_wanted
 from server.query.diversity import diversified, pool_size
 from server.query.explain import by_digest, explained
+from server.query.predict import Prediction, Question, predict
 from server.query.query import (
     Candidates,
     EncodedUser,
@@ -147,6 +148,20 @@ class Retriever:
         encoded = snapshot.model.encode_users(raw_views(snapshot, subject_views))
         vector, parts = encoded.vectors[0], encoded.parts[0]
         return EncodedUser(vector, parts, views_used(parts), snapshot.model.model_id)
+
+    def predict(self, question: Question) -> Prediction:
+        """Ask a head of the serving model.
+
+        Raises:
+            NotReadyError: no index is loaded.
+            NoHeadError: the model has no such head.
+            ItemNotServedError: an item is unknown, deleted or unavailable.
+            AbandonedError: the call ended meanwhile.
+        """
+        with self._priority.query():
+            snapshot = self.snapshot
+            (subject_views,) = self._subject_views([question.subject])
+            return predict(snapshot, question, subject_views)
 
     def _find_items(self, snapshot: Snapshot, queries: Sequence[Query]) -> list[Candidates]:
         """Find the items of each query: views, vectors, a search, and a page with shares and explanations."""

@@ -85,6 +85,15 @@ def histories(snapshot: Snapshot, subject_views: SubjectViews) -> Matrix | None:
     return event_matrix(events, shape, snapshot.model.config)
 
 
+def own_events(snapshot: Snapshot, subject_views: SubjectViews, actions: tuple[str, ...]) -> Events:
+    """Return the subject's own events with some actions, all where none is named; the user of each is 0."""
+    stored = _stored_events(snapshot, subject_views.record)
+    own = stored.where(stored.users == 0)
+    if subject_views.history:
+        own = _concatenated(own, _sent_events(snapshot, subject_views.history))
+    return own.where(own.actions.among(actions)) if actions else own
+
+
 def _stored_events(snapshot: Snapshot, record: UserRecord) -> Events:
     rows, action_names = record.events, snapshot.state.words.names
     codes, places = np.unique(rows["action"], return_inverse=True)

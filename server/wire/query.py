@@ -47,7 +47,7 @@ MAX_DIM = 65_536
 MAX_NORM = 1e12
 MAX_VIEW_WEIGHT = 1_000.0
 MAX_MIN_SCORE = 1e30
-_VIEW_OF = {"H": pb.VIEW_HISTORY, "T": pb.VIEW_TEXT, "S": pb.VIEW_SOCIAL}
+VIEW_OF = {"H": pb.VIEW_HISTORY, "T": pb.VIEW_TEXT, "S": pb.VIEW_SOCIAL}
 
 
 def query_of(request: pb.QueryRequest) -> Query:
@@ -103,8 +103,8 @@ def place_of(error: ItemNotFoundError | VectorDimError | IndexChangedError, quer
     raise ValueError(f"none of {len(queries)} queries has to do with: {error}")
 
 
-def user_of(request: pb.EncodeUserRequest) -> StoredUser | InlineViews:
-    """Translate the request to encode a user.  Raises: InvalidRequestError."""
+def user_of(request: pb.EncodeUserRequest | pb.PredictRequest) -> StoredUser | InlineViews:
+    """Translate the person whom a request is about.  Raises: InvalidRequestError."""
     if request.WhichOneof("subject") == "user_id":
         return StoredUser(checked_id("user_id", request.user_id))
     if request.WhichOneof("subject") == "views":
@@ -150,7 +150,7 @@ def query_reply(candidates: Candidates) -> pb.QueryResponse:
         social_shares=shares[2],
         query_shares=shares[3],
         prior_shares=scores if candidates.fallback else [],
-        views_used=[_VIEW_OF[view] for view in candidates.views_used],
+        views_used=[VIEW_OF[view] for view in candidates.views_used],
         fallback=pb.FALLBACK_POPULARITY if candidates.fallback else pb.FALLBACK_NONE,
         exact=candidates.exact,
         query_id=uuid4().hex,
@@ -181,7 +181,7 @@ def encode_reply(user: EncodedUser) -> pb.EncodeUserResponse:
         history_part=parts[0],
         text_part=parts[1],
         social_part=parts[2],
-        views_used=[_VIEW_OF[view] for view in user.views_used],
+        views_used=[VIEW_OF[view] for view in user.views_used],
         model_id=user.model_id,
     )
 

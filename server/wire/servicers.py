@@ -15,6 +15,7 @@ from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query import Candidates, IndexChangedError, NotReadyError, Retriever
 from server.status import outcome, status_of_errors
 from server.supervisor import Supervisor
+from server.wire.predict import predict_reply, question_of
 from server.wire.query import (
     checked_id,
     encode_reply,
@@ -71,6 +72,11 @@ class RetrievalServicer(rpc.RetrievalServicer):
         """The vector of a user and its parts.  Status: INVALID_ARGUMENT, UNAVAILABLE."""
         with status_of_errors(context):
             return encode_reply(self._retriever.encode(user_of(request)))
+
+    def Predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> pb.PredictResponse:
+        """What a head says of a subject.  Status: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION."""
+        with status_of_errors(context):
+            return predict_reply(self._retriever.predict(question_of(request)))
 
     def _answer(self, request: pb.QueryRequest) -> Candidates:
         return self._retriever.retrieve([query_of(request)])[0]

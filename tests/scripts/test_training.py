@@ -54,20 +54,41 @@ def test_every_task_head_is_trained_saved_and_evaluated(small_home: Home, tmp_pa
     label = f"attributes.{name}" if name else "kind"
     assert len(kinds) == len(attributes) == 150
     quick = ("--home", home.path, "--fusion", "ridge", "--dim", 16)
-    for task, words, metric in (
-        ("click", (), "auc"),
-        ("category", ("--label", label), "accuracy"),
+    code, out, err = run("train", *quick, "--task", "click", "--task", "category", "--label", label)
+    assert code == 0, err
+    assert "heads: click, category" in out
+    assert run("reindex", "--home", home.path)[0] == 0
+    code, out, err = run("evaluate", "--home", home.path, "--json", tmp_path / "out.json")
+    assert code == 0, err
+    heads = json.loads((tmp_path / "out.json").read_text("utf-8"))["heads"]
+    assert list(heads) == ["click", "category"]
+    for (task, one), metric in zip(heads.items(), ("auc", "accuracy"), strict=True):
+        assert (one["task"], one["split"]) == (task, "test")
+        assert metric in one["metrics"]
+        assert set(one["metrics"]) >= set(next(iter(one["baselines"].values())))
+        assert task in out
+    assert "reliability" in out
+    plots = {path.name.rpartition("-")[2] for path in home.reports.glob("*.png")}
+    assert plots == {"amounts.png", "reliability.png"}
+    code, out, err = run("train", "--home", home.path, "--from", "LATEST")  # its heads are fitted again
+    assert code == 0, err
+    assert "heads: click, category" in out
+
+
+def test_heads_are_fitted_to_a_model_as_it_is(small_home: Home, tmp_path: Path, run: Run) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    words = ("train", "--home", home.path, "--heads-of")
+    code, out, err = run(*words, "LATEST", "--task", "category", "--label", "kind")
+    assert code == 0, err
+    assert "heads: category" in out
+    for wrong, said in (
+        (("LATEST",), "needs a --task"),
+        (("LATEST", "--task", "click", "--dim", "4"), "takes --task and --label only"),
+        (("nothing", "--task", "click"), "no such model as"),
     ):
-        code, _, err = run("train", *quick, "--task", task, *words)
-        assert code == 0, err
-        assert run("reindex", "--home", home.path)[0] == 0
-        code, out, err = run("evaluate", "--home", home.path, "--json", tmp_path / "out.json")
-        assert code == 0, err
-        head = json.loads((tmp_path / "out.json").read_text("utf-8"))["head"]
-        assert (head["task"], head["split"]) == (task, "test")
-        assert metric in head["metrics"]
-        assert set(head["metrics"]) >= set(next(iter(head["baselines"].values())))
-        assert f"{task}" in out
+        code, out, err = run(*words, *wrong)
+        assert code == 2
+        assert said in out + err
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,26 @@ def test_the_tables_have_the_import_layout(tmp_path: Path) -> None:
     }
 
 
+def test_what_was_shown_is_clicked_by_interest_and_place_and_becomes_behaviour(tmp_path: Path) -> None:
+    make_world(tmp_path / "bare", users=300, items=200)
+    make_world(tmp_path / "shown", users=300, items=200, impressions=True)
+    bare, world = read(tmp_path / "bare"), read(tmp_path / "shown")
+    shown = pq.read_table(tmp_path / "shown" / "impressions.parquet").to_pylist()
+    assert list(shown[0]) == ["user_id", "item_id", "ts", "position", "query_id", "clicked"]
+    for name in ("items", "texts", "social"):
+        assert world[name] == bare[name]
+    clicks = {(row["user_id"], row["item_id"], row["ts"]) for row in shown if row["clicked"]}
+    done = {(row["user_id"], row["item_id"], row["ts"]) for row in world["behaviors"]}
+    before = {(row["user_id"], row["item_id"], row["ts"]) for row in bare["behaviors"]}
+    assert done == before | clicks
+    assert not {row[:2] for row in before} & {(row["user_id"], row["item_id"]) for row in shown}
+    lists = Counter(row["query_id"] for row in shown)
+    assert set(lists.values()) == {10}
+    rates = [np.mean([row["clicked"] for row in shown if row["position"] == place]) for place in (0, 3, 9)]
+    assert rates[0] > 1.5 * rates[1] > 2 * rates[2]
+    assert {row["split"] for row in world["behaviors"]} == {"train", "valid", "test"}
+
+
 def test_the_summary_tells_what_is_there(made: tuple[WorldSummary, Rows]) -> None:
     summary, world = made
     known = users_of(world, "behaviors") | users_of(world, "texts") | users_of(world, "social")

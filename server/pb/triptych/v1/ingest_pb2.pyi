@@ -438,8 +438,8 @@ class WriteResponse(_message.Message):
     repeated_request: _builtins.bool
     """the request was answered before and not written again"""
     without_text: _builtins.int
-    """Available items written with neither title nor text: until a model knows events with them, filters and the
-    popularity fallback find them, and no search does.
+    """Available items written with neither title nor text: unless a model knows events with them, or something of
+    their attributes or vector, filters and the popularity fallback find them, and no search does.
     """
     @_builtins.property
     def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRow]: ...

@@ -954,6 +954,7 @@ class PredictRequest(_message.Message):
     ITEM_IDS_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
     K_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """at most 256 bytes; an unknown one is no error, as in a Query"""
     head: Global___Head.ValueType
@@ -963,7 +964,13 @@ class PredictRequest(_message.Message):
     def views(self) -> Global___Views: ...
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """of click and rating: 1 to 1,000; an unknown one is NOT_FOUND. Of category: none"""
+        """Of click and rating: 1 to 1,000; one that is unknown, deleted or unavailable is NOT_FOUND. Of category: none."""
+
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of click: where in a list each item would be shown, from 0; none means that each is shown first. A head that was
+        learned without impressions says the same at every place.
+        """
 
     def __init__(
         self,
@@ -973,10 +980,11 @@ class PredictRequest(_message.Message):
         item_ids: _abc.Iterable[_builtins.str] | None = ...,
         head: Global___Head.ValueType = ...,
         k: _builtins.int = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "item_ids", b"item_ids", "k", b"k", "subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "item_ids", b"item_ids", "k", b"k", "positions", b"positions", "subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["user_id", "views"]  # noqa: Y015
     _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015

@@ -7,38 +7,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from scipy import sparse
+from scipy.special import expit
 
 from encoder.arrays import NO_TIME, Actions, Events, TextColumns
 from encoder.content import RawContent
 from encoder.dataset import Dataset
+from encoder.heads.class_fit import fit_categories
 from encoder.heads.examples import (
     Examples,
     NoExamplesError,
     category_examples,
-    click_examples,
-    hold_out_pairs,
+    drawn_examples,
+    folds_of,
     rating_examples,
 )
-from encoder.heads.fit import HeadParityError, fit_categories, fit_head, fit_pairs
+from encoder.heads.fit import HeadParityError, fit_head
 from encoder.heads.graph import category_graph, pair_graph
 from encoder.heads.labels import LabelError, item_labels
-from encoder.heads.model import head_report, train_head
+from encoder.heads.model import FrozenVectors, HeadRows, head_report, train_head
 from encoder.heads.options import HeadOptions, HeadOptionsError, Task, TaskError
+from encoder.heads.pair_fit import fit_pairs
 from encoder.heads.report import evaluate_head
-from encoder.heads.runtime import Head, HeadInputError, NoHeadError, load_head, save_head
-from encoder.heads.statistics import fit_line, fit_logistic, item_means, logit, sigmoid
+from encoder.heads.runtime import Head, HeadInputError, Pairs, load_heads, save_head
+from encoder.heads.statistics import bent_line, fit_line, item_means, platt_line, rating_biases
+from encoder.heads.subjects import Asked, Subjects, asked
 from scripts.evaluate.tables import print_task_report
-from store.artifact import DamagedArtifactError
+from store.artifact import DamagedArtifactError, sha256
 
 USERS, ITEMS, DIM, GENRES = 150, 60, 8, 4
-QUICK = HeadOptions(epochs=12, patience=3, batch=256, rate=0.02, seed=1)
+QUICK = HeadOptions(epochs=12, patience=3, batch=256, rate=0.02, decays=(0.3,), taste_rank=4, folds=4, seed=1)
 OPTIONS: dict[Task, HeadOptions] = {
     "click": QUICK,
     "rating": QUICK,
@@ -94,12 +98,32 @@ class World:
         ]
         self.kinds: list[str | None] = ["song"] * ITEMS
 
+    def rows(self, data: Dataset | None = None) -> HeadRows:
+        return HeadRows(data or self.data, self.attributes, self.kinds)
+
+    @property
+    def vectors(self) -> FrozenVectors:
+        return FrozenVectors(lambda _, rows: self.users[rows], self.items)
+
     def train(self, task: Task, data: Dataset | None = None) -> tuple[Head, dict[str, Any]]:
-        arguments = (self.attributes, self.kinds, self.users, self.items, OPTIONS[task])
-        return train_head(task, data or self.data, *arguments)
+        return train_head(task, self.rows(data), self.vectors, OPTIONS[task])
 
     def report(self, head: Head, split: str = "test") -> dict[str, Any]:
-        return head_report(head, self.data, split, self.attributes, self.kinds, self.users, self.items)
+        return head_report(head, self.rows(), split, self.vectors)
+
+    def asked(self, examples: Examples) -> Asked:
+        return asked(examples, self.data, self.vectors.of_users, ())
+
+
+def pairs_of(world: World, users: list[int], items: list[int], rows: list[int] | None = None) -> Pairs:
+    subject, asked_for = np.array(users, dtype=np.int64), np.array(items, dtype=np.int64)
+    known = asked_for if rows is None else np.array(rows, dtype=np.int64)
+    return Pairs(subject, world.items[asked_for], known, np.zeros(len(users), dtype=np.int64))
+
+
+def people(vectors: Any) -> Subjects:
+    none = np.zeros(0, dtype=np.int64)
+    return Subjects(vectors, none, none, np.zeros(0, dtype=np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -156,136 +180,191 @@ def test_two_trainings_are_the_same_and_another_seed_is_not(world: World, heads:
     for task in TASKS:
         assert world.train(task)[0].graph == heads[task].graph
     other = replace(QUICK, seed=2)
-    arguments = (world.attributes, world.kinds, world.users, world.items, other)
-    assert train_head("click", world.data, *arguments)[0].graph != heads["click"].graph
+    assert train_head("click", world.rows(), world.vectors, other)[0].graph != heads["click"].graph
 
 
 @pytest.mark.parametrize("task", ["click", "rating"])
 def test_the_graph_agrees_with_torch_on_pairs(world: World, task: Task) -> None:
-    train = (
-        click_examples(world.data, "train", QUICK)
-        if task == "click"
-        else rating_examples(world.data, "train")
-    )
-    test = (
-        click_examples(world.data, "test", QUICK) if task == "click" else rating_examples(world.data, "test")
-    )
-    fitted = fit_pairs(task, train, test, world.users, world.items, replace(QUICK, epochs=2))
-    session = ort.InferenceSession(pair_graph(fitted.weights()).SerializeToString())
-    feeds = {"users": world.users[test.users], "items": world.items[test.items], "rows": test.items}
-    found = session.run(None, feeds)[0]
-    wanted = fitted.predict(test, world.users, world.items)
+    def examples(split: str) -> Asked:
+        click = task == "click"
+        return world.asked(
+            drawn_examples(world.data, split, QUICK) if click else rating_examples(world.data, split)
+        )
+
+    train, test = examples("train"), examples("test")
+    fitted = fit_pairs(task, train, test, world.items, replace(QUICK, epochs=2))
+    head = Head(task, pair_graph(fitted.weights()).SerializeToString(), DIM, QUICK, "score")
+    shown = test.examples
+    pairs = Pairs(test.subject, world.items[shown.items], shown.items, shown.positions)
+    found, wanted = head.predict(test.subjects, pairs), fitted.predict(test, world.items)
     np.testing.assert_allclose(found, wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
     assert np.std(found) > 0.05
 
 
 def test_the_graph_agrees_with_torch_on_categories(world: World) -> None:
-    shares = item_labels("attributes.style.genre", world.attributes, world.kinds, 9).shares
-    train, _ = category_examples(world.data, "train", shares)
-    fitted = fit_categories(train, train, world.users, GENRES, QUICK)
-    session = ort.InferenceSession(category_graph(fitted.weights()).SerializeToString())
-    found = session.run(None, {"users": world.users})[0]
-    np.testing.assert_allclose(found, fitted.predict(world.users), atol=1e-5)
+    labels = item_labels("attributes.style.genre", world.attributes, world.kinds, 9)
+    train = world.asked(category_examples(world.data, "train", labels.shares)[0])
+    fitted = fit_categories(train, train, labels, QUICK)
+    head = Head("category", category_graph(fitted.weights()).SerializeToString(), DIM, QUICK, "probability")
+    found = head.predict(train.subjects)
+    np.testing.assert_allclose(found, fitted.predict(train), atol=1e-5)
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_saved_head_comes_back_as_it_was(
-    world: World, heads: dict[Task, Head], task: Task, tmp_path: Path
-) -> None:
-    save_head(heads[task], tmp_path)
-    back = load_head(tmp_path)
-    assert back == heads[task]
-    assert world.report(back) == world.report(heads[task])
-    assert {path.name for path in tmp_path.iterdir()} == {"head.onnx", "head.json"}
+def test_saved_heads_come_back_as_they_were(world: World, heads: dict[Task, Head], tmp_path: Path) -> None:
+    for head in heads.values():
+        save_head(head, tmp_path)
+    back = load_heads(tmp_path)
+    assert back == heads
+    assert world.report(back["rating"]) == world.report(heads["rating"])
+    names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert names == {f"heads/{task}.{kind}" for task in TASKS for kind in ("onnx", "json")}
 
 
-def test_a_missing_or_damaged_head_is_named(heads: dict[Task, Head], tmp_path: Path) -> None:
-    with pytest.raises(NoHeadError, match="has no task head"):
-        load_head(tmp_path)
+def test_the_one_head_of_a_model_of_before_still_loads(tmp_path: Path) -> None:
+    inputs = [
+        helper.make_tensor_value_info(name, kind, shape)
+        for name, kind, shape in (
+            ("users", TensorProto.FLOAT, ["B", 2]),
+            ("items", TensorProto.FLOAT, ["B", 2]),
+            ("rows", TensorProto.INT64, ["B"]),
+        )
+    ]
+    last = numpy_helper.from_array(np.array([1]), "last")
+    nodes = [
+        helper.make_node("Mul", ["users", "items"], ["products"]),
+        helper.make_node("ReduceSum", ["products", "last"], ["matched"], keepdims=0),
+        helper.make_node("Cast", ["rows"], ["bias"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["matched", "bias"], ["predictions"]),
+    ]
+    output = helper.make_tensor_value_info("predictions", TensorProto.FLOAT, ["B"])
+    graph = helper.make_graph(nodes, "head", inputs, [output], [last])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "head.onnx").write_bytes(model.SerializeToString())
+    facts = {
+        "task": "rating", "dim": 2, "options": {"label": None, "decay": 0.01, "holdout": 0.1, "rank": 8},
+        "classes": [], "metrics": {}, "sha256": sha256(tmp_path / "head.onnx"),
+    }  # fmt: skip
+    (tmp_path / "head.json").write_text(json.dumps(facts))
+    (head,) = load_heads(tmp_path).values()
+    assert (head.task, head.quantity, head.actions) == ("rating", "rating", ())
+    subject, rows = np.array([0, 1, 1]), np.array([0, 1, 2])
+    pairs = Pairs(subject, np.array([[1, 1], [1, 1], [0, 2]], dtype=np.float32), rows, rows)
+    assert head.predict(people(np.array([[1, 2], [3, 4]], dtype=np.float32)), pairs).tolist() == [3, 8, 10]
+
+
+def test_a_damaged_head_is_named(heads: dict[Task, Head], tmp_path: Path) -> None:
+    assert load_heads(tmp_path) == {}
     save_head(heads["click"], tmp_path)
-    graph, about = tmp_path / "head.onnx", tmp_path / "head.json"
+    graph, about = tmp_path / "heads" / "click.onnx", tmp_path / "heads" / "click.json"
     whole = graph.read_bytes()
     graph.write_bytes(whole[:-1] + b"x")
-    with pytest.raises(DamagedArtifactError, match=r"head\.onnx: is damaged"):
-        load_head(tmp_path)
+    with pytest.raises(DamagedArtifactError, match=r"click\.onnx: is damaged"):
+        load_heads(tmp_path)
     graph.write_bytes(whole)
-    for broken in ("{}", "[]", "not json", about.read_text().replace('"dim"', '"dims"')):
+    told = about.read_text()
+    for broken in ("{}", "[]", "not json", told.replace('"dim"', '"dims"')):
         about.write_text(broken)
-        with pytest.raises(DamagedArtifactError, match=r"head\.json: is damaged"):
-            load_head(tmp_path)
+        with pytest.raises(DamagedArtifactError, match=r"click\.json: is damaged"):
+            load_heads(tmp_path)
+    about.write_text(told.replace(f'"dim": {DIM}', '"dim": 3'))
+    with pytest.raises(DamagedArtifactError, match=r"click\.onnx: cannot be run as a head"):
+        load_heads(tmp_path)
     about.unlink()
-    with pytest.raises(DamagedArtifactError, match=r"head\.json: is missing"):
-        load_head(tmp_path)
+    with pytest.raises(DamagedArtifactError, match=r"click\.json: is missing"):
+        load_heads(tmp_path)
 
 
 def test_serving_a_head_loads_neither_torch_nor_onnx(heads: dict[Task, Head], tmp_path: Path) -> None:
     save_head(heads["category"], tmp_path)
     code = (
-        "import sys, numpy as np; from encoder.heads.runtime import load_head; import encoder.heads.model; "
-        f"head = load_head(__import__('pathlib').Path({str(tmp_path)!r})); "
-        f"print(head.predict(np.zeros((1, {DIM}), 'f4')).shape, {{'torch', 'onnx'}} & set(sys.modules))"
+        "import sys, numpy as np; from pathlib import Path; from encoder.heads import Subjects, load_heads; "
+        f"head = load_heads(Path({str(tmp_path)!r}))['category']; none = np.zeros(0, 'i8'); "
+        f"nobody = Subjects(np.zeros((1, {DIM}), 'f4'), none, none, np.zeros(0, 'f4')); "
+        "print(head.predict(nobody).shape, {'torch', 'onnx', 'sklearn'} & set(sys.modules))"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert ended.stdout == f"(1, {GENRES}) set()\n"
 
 
 def test_a_new_item_has_no_bias_but_a_score(world: World, heads: dict[Task, Head]) -> None:
-    users, items = world.users[:5], world.items[:5]
-    new = heads["rating"].predict(users, items)
-    np.testing.assert_array_equal(new, heads["rating"].predict(users, items, np.full(5, -1)))
-    assert np.abs(new - heads["rating"].predict(users, items, np.arange(5))).max() > 1e-3
-    assert heads["rating"].predict(users[:0], items[:0]).shape == (0,)
+    users, five = people(world.users[:5]), list(range(5))
+    new = heads["rating"].predict(users, pairs_of(world, five, five, [-1] * 5))
+    known = heads["rating"].predict(users, pairs_of(world, five, five))
+    assert np.abs(new - known).max() > 1e-3
+    assert heads["rating"].predict(users, pairs_of(world, [], [])).shape == (0,)
+
+
+def test_many_subjects_and_pairs_are_predicted_in_parts(
+    world: World, heads: dict[Task, Head], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = np.repeat(np.arange(USERS), 3)
+    examples = world.asked(
+        Examples.of_pairs(users, np.tile(np.arange(3), USERS), np.zeros(len(users)), ITEMS)
+    )
+    shown = examples.examples
+    pairs = Pairs(examples.subject, world.items[shown.items], shown.items, shown.positions)
+    at_once = {task: heads[task].predict(examples.subjects, pairs) for task in ("click", "rating")}
+    classes = heads["category"].predict(examples.subjects)
+    monkeypatch.setattr("encoder.heads.runtime._SUBJECTS", 7)
+    monkeypatch.setattr("encoder.heads.runtime._PAIRS", 4)
+    for task, whole in at_once.items():
+        np.testing.assert_allclose(heads[task].predict(examples.subjects, pairs), whole, atol=1e-5)  # type: ignore[index]
+    np.testing.assert_allclose(heads["category"].predict(examples.subjects), classes, atol=1e-6)
 
 
 def test_ratings_stay_within_those_of_train(world: World, heads: dict[Task, Head]) -> None:
-    far = heads["rating"].predict(
-        100 * world.users, np.ascontiguousarray(-100 * world.items[:1].repeat(USERS, 0))
-    )
+    pairs = pairs_of(world, list(range(USERS)), [0] * USERS)
+    far = heads["rating"].predict(people(100 * world.users), replace(pairs, items=-100 * pairs.items))
     given = world.data.history.weights
     assert far.min() == np.float32(given.min())
     assert far.max() <= np.float32(given.max())
 
 
 def test_what_does_not_fit_a_head_is_refused(world: World, heads: dict[Task, Head]) -> None:
-    users, items, everybody = world.users[:3], world.items[:3], (world.users, world.items)
+    users, pairs = people(world.users[:3]), pairs_of(world, [0, 1, 2], [0, 1, 2])
+    unknown = replace(users, owners=np.array([0]), rows=np.array([ITEMS]), ratings=np.ones(1, np.float32))
+    short = FrozenVectors(world.vectors.of_users, world.items[:5])
+    few, far = replace(pairs, items=world.items[:2]), replace(pairs, rows=np.array([0, 1, ITEMS]))
+    bare = replace(world.rows(), attributes=[])
     for call, message in (
-        (lambda: heads["click"].predict(users), "takes user and item vectors"),
-        (lambda: heads["category"].predict(users, items), "takes user vectors alone"),
-        (lambda: heads["click"].predict(users, items[:2]), r"items are float32 \(2, 8\), not float32 \(3,"),
-        (lambda: heads["category"].predict(users.astype(np.float64)), "users are float64"),
-        (lambda: heads["click"].predict(users, items, np.array([0, 1, ITEMS])), r"not in -1\.\.59"),
-        (lambda: head_report(heads["click"], world.data, "test", [], [], users, world.items), "vectors are"),
-        (lambda: head_report(heads["category"], world.data, "test", [], [], *everybody), "0 items"),
-    ):  # fmt: skip
+        (lambda: heads["click"].predict(users), "takes subjects and pairs"),
+        (lambda: heads["category"].predict(users, pairs), "takes subjects alone"),
+        (lambda: heads["click"].predict(users, few), r"items are float32 \(2, 8\), not float32 \(3,"),
+        (lambda: heads["category"].predict(people(world.users.astype(np.float64))), "vectors are float64"),
+        (lambda: heads["click"].predict(users, far), r"not in -1\.\.59"),
+        (lambda: heads["rating"].predict(unknown, pairs), r"rows of histories 60\.\.60 are not in 0\.\.59"),
+        (lambda: head_report(heads["click"], world.rows(), "test", short), "item vectors are"),
+        (lambda: head_report(heads["category"], bare, "test", world.vectors), "0 items"),
+    ):
         with pytest.raises(HeadInputError, match=message):
             call()
 
 
-def test_clicks_are_the_observed_pairs_and_pairs_of_no_split() -> None:
+def test_drawn_clicks_are_the_observed_pairs_and_pairs_of_no_split() -> None:
     history = events([(0, 0), (0, 0), (0, 1), (1, 2), (2, 3), (2, 4)])
     data = dataset(history, {"valid": events([(0, 2)]), "test": events([(1, 3), (0, 0), (0, 2)])}, 3, 6)
-    train = click_examples(data, "train", HeadOptions(negatives=50))
+    train = drawn_examples(data, "train", HeadOptions(negatives=50))
     pairs = list(zip(train.users.tolist(), train.items.tolist(), train.labels.tolist(), strict=True))
     assert sorted(pair[:2] for pair in pairs if pair[2]) == [(0, 0), (0, 1), (1, 2), (2, 3), (2, 4)]
     assert {pair[:2] for pair in pairs if not pair[2]} == {
         (0, 3), (0, 4), (1, 0), (1, 1), (1, 4), (2, 0), (2, 1), (2, 2),
     }  # fmt: skip  # item 5 has no user
-    test = click_examples(data, "test", HeadOptions(negatives=1))
+    test = drawn_examples(data, "test", HeadOptions(negatives=1))
     assert (test.users[test.labels == 1].tolist(), test.items[test.labels == 1].tolist()) == ([1], [3])
 
 
 def test_unobserved_pairs_are_drawn_by_popularity() -> None:
     history = events([(user, 0) for user in range(1, 17)] + [(17, 1), (0, 2)])
-    drawn = click_examples(dataset(history, {}, 18, 3), "train", HeadOptions(negatives=3000))
+    drawn = drawn_examples(dataset(history, {}, 18, 3), "train", HeadOptions(negatives=3000))
     of_first = drawn.items[(drawn.labels == 0) & (drawn.users == 0)]
     assert (of_first == 0).sum() / (of_first == 1).sum() == pytest.approx(16**0.75, rel=0.2)
 
 
 def test_who_has_seen_everything_gives_no_clicks() -> None:
     with pytest.raises(NoExamplesError, match="nobody has an unseen item"):
-        click_examples(dataset(events([(0, 0), (0, 1)]), {}, 1, 2), "train", HeadOptions())
+        drawn_examples(dataset(events([(0, 0), (0, 1)]), {}, 1, 2), "train", HeadOptions())
 
 
 def test_of_several_ratings_the_last_counts() -> None:
@@ -352,103 +431,143 @@ def test_labels_that_cannot_be_predicted_are_refused(
 def test_tasks_options_and_labels_that_make_no_sense_are_refused(
     world: World, heads: dict[Task, Head]
 ) -> None:
-    rest = (world.attributes, world.kinds, world.users, world.items)
     with pytest.raises(TaskError, match="'retrieval' has no head"):
-        train_head("retrieval", world.data, *rest, QUICK)
+        train_head("retrieval", world.rows(), world.vectors, QUICK)
     with pytest.raises(LabelError, match="click takes no label"):
-        train_head("click", world.data, *rest, OPTIONS["category"])
+        train_head("click", world.rows(), world.vectors, OPTIONS["category"])
     other = [{"style": {"genre": f"g {i % 2}"}} for i in range(ITEMS)]
     with pytest.raises(LabelError, match="other than the 4 of the head"):
-        head_report(heads["category"], world.data, "test", other, *rest[1:])
+        head_report(heads["category"], replace(world.rows(), attributes=other), "test", world.vectors)
     for wrong in (
         {"epochs": 0},
         {"rate": 0.0},
-        {"decay": -1.0},
+        {"decays": (-1.0,)},
+        {"decays": ()},
         {"max_classes": 1},
-        {"holdout": 1.0},
+        {"folds": 1},
         {"seed": -1},
     ):
         with pytest.raises(HeadOptionsError, match=f"head option {next(iter(wrong))} is"):
-            HeadOptions(**wrong)
+            HeadOptions(**wrong)  # type: ignore[arg-type]
 
 
 def test_labels_that_do_not_vary_and_empty_splits_are_refused(world: World) -> None:
     same = events([(0, 0), (1, 1), (2, 0)])
     examples = rating_examples(dataset(same, {}, 3, 2), "train")
+    some = world.asked(examples)
+
+    def fit(task: Task, valid: Asked) -> Head:
+        return fit_head(task, some, valid, world.items, QUICK, quantity="rating")
+
     with pytest.raises(NoExamplesError, match="every label is 1"):
-        fit_head("rating", examples, examples, world.users, world.items, QUICK)
+        fit("rating", some)
     with pytest.raises(NoExamplesError, match="'valid': there is none"):
-        fit_head("rating", examples, examples.where(examples.users < 0), world.users, world.items, QUICK)
+        fit("rating", some.where(examples.users < 0))
     with pytest.raises(TaskError):
-        fit_head("retrieval", examples, examples, world.users, world.items, QUICK)
-    with pytest.raises(NoExamplesError, match="one pair is too few"):
-        hold_out_pairs(examples.where(examples.users == 0), 2, QUICK)
+        fit("retrieval", some)
+    alone = dataset(events([(0, 0, 1.0), (0, 0, 2.0)]), {}, 1, ITEMS)
+    with pytest.raises(NoExamplesError):
+        world.train("rating", alone)
 
 
 def test_vectors_that_are_not_finite_are_refused(world: World) -> None:
     broken = world.users.copy()
     broken[7, 0] = np.nan
     examples = rating_examples(world.data, "train")
+    some = asked(examples, world.data, lambda _, rows: broken[rows], ())
     with pytest.raises(HeadInputError, match="the user vector of row 7 is not finite"):
-        fit_head("rating", examples, examples, broken, world.items, QUICK)
+        fit_head("rating", some, some, world.items, QUICK, quantity="rating")
 
 
 def test_a_graph_that_differs_from_torch_is_no_head(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("encoder.heads.fit.PARITY", 0.0)  # the last digits always differ
-    examples = click_examples(world.data, "train", QUICK)
+    some = world.asked(drawn_examples(world.data, "train", QUICK))
     with pytest.raises(HeadParityError, match="the graph of click differs from the trained head by"):
-        fit_head("click", examples, examples, world.users, world.items, replace(QUICK, epochs=1))
+        fit_head("click", some, some, world.items, replace(QUICK, epochs=1), quantity="score")
 
 
-def test_a_pair_is_held_out_with_all_its_examples() -> None:
+def test_a_unit_is_dealt_to_one_fold_with_all_its_examples() -> None:
     codes = np.repeat(np.arange(40), 3)
-    examples = Examples(codes // 8, codes % 8, np.zeros(120), np.ones(120))
-    rest, held = hold_out_pairs(examples, 8, HeadOptions(holdout=0.25))
-    kept, gone = ({*zip(part.users.tolist(), part.items.tolist(), strict=True)} for part in (rest, held))
-    assert (len(kept), len(gone), kept & gone, len(rest) + len(held)) == (30, 10, set(), 120)
+    examples = Examples.of_pairs(codes // 8, codes % 8, np.zeros(120), 8)
+    folds = folds_of(examples, 4, seed=0)
+    assert [len(set(folds[codes == code])) for code in range(40)] == [1] * 40
+    assert np.bincount(folds).tolist() == [30] * 4
+    np.testing.assert_array_equal(folds, folds_of(examples, 4, seed=0))
+    assert (folds != folds_of(examples, 4, seed=1)).any()
 
 
 def test_item_means_by_hand() -> None:
-    examples = Examples(np.zeros(3, dtype=int), np.array([0, 0, 1]), np.array([5.0, 3.0, 1.0]), np.ones(3))
+    examples = Examples.of_pairs(np.zeros(3, dtype=int), np.array([0, 0, 1]), np.array([5.0, 3.0, 1.0]), 3)
     mean, means = item_means(examples, 3, shrinkage=2.0)
     assert mean == 3.0
     np.testing.assert_allclose(means, [3 + 2 / 4, 3 - 2 / 3, 3])
 
 
+def test_rating_biases_are_those_of_items_among_strict_and_kind_users() -> None:
+    users, items = np.repeat(np.arange(40), 5), np.tile(np.arange(5), 40)
+    of_user, of_item = np.linspace(-1, 1, 40), np.array([-0.5, 0, 0, 0.25, 0.25])
+    examples = Examples.of_pairs(users, items, 3 + of_user[users] + of_item[items], 6)
+    found = rating_biases(examples, 6, shrinkage=1e-6)
+    np.testing.assert_allclose(found, np.append(of_item, 0), atol=1e-4)
+    assert np.abs(rating_biases(examples, 6, shrinkage=40.0)).max() < 0.3
+
+
 @given(st.floats(-3, 3), st.floats(-2, 2))
 def test_the_logistic_line_is_found_again(slope: float, intercept: float) -> None:
-    scores = np.linspace(-2, 2, 201)
-    found = fit_logistic(scores, sigmoid(slope * scores + intercept))  # soft labels: no noise
-    np.testing.assert_allclose(found, (slope, intercept), atol=0.1)
+    scores = np.linspace(-2, 2, 4001)
+    drawn = np.random.default_rng(0).random(4001)
+    found = platt_line(scores, (drawn < expit(slope * scores + intercept)).astype(np.float64))
+    np.testing.assert_allclose(found, (slope, intercept), atol=0.35)
     np.testing.assert_allclose(fit_line(scores, slope * scores + intercept), (slope, intercept), atol=1e-9)
 
 
+def test_hinges_straighten_what_a_line_cannot() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=20_000)
+    p = np.where(scores > 0.5, 0.6, 0.05)  # a step
+    labels = (rng.random(len(p)) < p).astype(np.float64)
+    slope, intercept, hinges = bent_line(scores, labels)
+    bent, (a, b) = expit(hinges.apply(slope * scores + intercept)), platt_line(scores, labels)
+    assert len(hinges.knots)
+    assert np.abs(bent - p).mean() < 0.5 * np.abs(expit(a * scores + b) - p).mean()
+    order = np.argsort(scores)
+    assert np.diff(bent[order]).min() > -1e-9
+    straight = (rng.random(len(p)) < expit(2 * scores - 1)).astype(np.float64)
+    slope, intercept, hinges = bent_line(scores[:5_000], straight[:5_000])
+    line = hinges.apply(slope * scores + intercept)
+    np.testing.assert_allclose(line[np.abs(scores) < 2], (2 * scores - 1)[np.abs(scores) < 2], atol=0.35)
+    assert not len(bent_line(scores[:300], labels[:300])[2].knots)  # too few to tell
+
+
 def test_separable_and_constant_scores_have_a_line() -> None:
-    slope, intercept = fit_logistic(np.array([-1.0, -0.5, 0.5, 1.0]), np.array([0.0, 0, 1, 1]))
+    slope, intercept = platt_line(np.array([-1.0, -0.5, 0.5, 1.0]), np.array([0.0, 0, 1, 1]))
     assert 1 < slope < 100
-    assert intercept == pytest.approx(0, abs=1e-6)
-    slope, intercept = fit_logistic(np.ones(4), np.array([1.0, 0, 0, 0]))
+    assert intercept == pytest.approx(0, abs=1e-4)
+    slope, intercept = platt_line(np.ones(4), np.array([1.0, 0, 0, 0]))
     assert slope * 1 + intercept == pytest.approx(np.log(1 / 3), abs=1e-3)
+    assert platt_line(np.array([1.0, 2.0]), np.zeros(2)) == (0.0, pytest.approx(np.log(1 / 3)))
     assert fit_line(np.ones(2), np.array([1.0, 3.0])) == (0.0, 2.0)
-
-
-@given(st.floats(-15, 15))
-def test_logit_turns_sigmoid_round(x: float) -> None:
-    assert logit(sigmoid(np.array(x))) == pytest.approx(x, abs=1e-6)
 
 
 def test_evaluation_by_hand() -> None:
     class Fixed(Head):
-        def predict(self, users: Any, items: Any = None, rows: Any = None) -> Any:
-            return users[:, 0]
+        def predict(self, subjects: Subjects, pairs: Pairs | None = None) -> Any:
+            assert pairs is not None
+            return subjects.vectors[pairs.subject, 0]
 
-    train = Examples(np.array([0, 1]), np.array([0, 1]), np.array([1.0, 3.0]), np.ones(2))
-    test = Examples(np.array([0, 1]), np.array([1, 0]), np.array([2.0, 1.0]), np.ones(2))
+    train = Examples.of_pairs(np.array([0, 1]), np.array([0, 1]), np.array([1.0, 3.0]), 2)
+    test = Examples.of_pairs(np.array([0, 1]), np.array([1, 0]), np.array([2.0, 1.0]), 2)
     users, items = np.array([[2.0], [3.0]], dtype=np.float32), np.zeros((2, 1), dtype=np.float32)
-    found = evaluate_head(Fixed("rating", b"", 1, HeadOptions(shrinkage=1.0)), test, train, users, items)
+    some = Asked(test, people(users), np.arange(2), np.full(2, -1))
+    head = Fixed("rating", b"", 1, HeadOptions(shrinkage=1.0, rating_shrinkage=1.0), "rating")
+    found = evaluate_head(head, some, train, items)
     assert found["metrics"] == {"rmse": pytest.approx(2**0.5), "mae": 1.0}
     assert found["baselines"]["global mean"] == {"rmse": pytest.approx(0.5**0.5), "mae": 0.5}
     assert found["baselines"]["item mean"]["mae"] == pytest.approx(0.5)  # 2.5 and 1.5
+    assert found["baselines"]["user mean"]["mae"] == pytest.approx(1.0)  # 1.5 and 2.5
+    gain = found["gains"]["global mean"]["absolute_error"]
+    assert gain["mean"] == pytest.approx(-0.5)  # (0 − 0 + 1 − 2) / 2
+    assert gain["ci95"] == [pytest.approx(-1), 0]
 
 
 def test_the_tables_show_figures_baselines_and_classes(world: World, heads: dict[Task, Head]) -> None:
