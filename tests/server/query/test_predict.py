@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,21 @@ from encoder.text import TextCache, TextEncoder
 from encoder.train import add_heads, train
 from evaluation.calibration import brier_scores
 from evaluation.classification import auc, cross_entropy, log_loss, mae, rmse
-from indexer.publish import publish
+from indexer.publish import load_index, publish
 from indexer.reindex import reindex
 from scripts.training import head_rows, head_trainer
 from scripts.world.world import make_world
+from server import cancellation
+from server.cancellation import AbandonedError
 from server.client import AsyncClient, CallError, Item
 from server.client import Client as TypedClient
 from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.query import Prediction, Question, Retriever, StoredUser, prepare
 from store.artifact import DamagedArtifactError, read_pointer
 from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
+from store.state import UserState
 from store.store import Store
 from tests.command_line import Run
 from tests.live_server import Client, copy_home, flip, refusal, run_server, server, soon
@@ -408,3 +413,39 @@ def test_the_command_line_shows_predictions_and_a_profile(client: Client, run: R
     assert "attributes.topic" in out
     assert run("query", "--item", ids[0], "--profile")[0] == 2
     assert run(*words, "--predict", "nothing")[0] == 1
+
+
+class GoneCaller:
+    """The context of a call that nobody waits for any more."""
+
+    def add_callback(self, end: Any) -> bool:
+        return False
+
+    def is_active(self) -> bool:
+        return False
+
+    def time_remaining(self) -> float:
+        return 60.0
+
+
+def test_a_prediction_that_nobody_waits_for_is_not_made(heads_home: Home, tmp_path: Path) -> None:
+    home = copy_home(heads_home, tmp_path / "home")
+    question = Question(StoredUser("u00007"), "category", (), np.zeros(0, dtype=np.int64), 3)
+    with (
+        Store.open(home.database) as store,
+        UserState.open(tmp_path / "state") as state,
+        closing(TextCache.open(home.text_cache)) as cache,
+    ):
+        loaded = load_index(home, read_pointer(home.current_index, home.indexes).name)
+        retriever = Retriever(store, state, prepare(home, loaded, store, state, cache, threads=1))
+
+        def ask() -> Prediction:
+            return retriever.predict(question)
+
+        def ask_in_vain() -> Prediction:
+            cancellation.begin(GoneCaller())  # type: ignore[arg-type]
+            return ask()
+
+        assert len(copy_context().run(ask).names) == 3
+        with pytest.raises(AbandonedError):
+            copy_context().run(ask_in_vain)
