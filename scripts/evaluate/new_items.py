@@ -18,6 +18,7 @@ from evaluation.ranking import top_k
 from scripts.evaluate.protocol import KS, Evaluator, IntArray, masked_items, number, unmasked_targets
 
 log = logging.getLogger(__name__)
+Floats = npt.NDArray[np.float64]
 _K = max(KS)
 _BATCH = 1_024
 
@@ -51,29 +52,27 @@ def new_item_figures(evaluator: Evaluator, whole: Dataset, left_out: LeftOut) ->
     vectors = model.encode_users(views).vectors
     content = model.content_encoder.encode(whole.item_content)
     figures: dict[str, Any] = {}
-    before: tuple[npt.NDArray[np.float64], ...] | None = None
+    before: dict[str, Floats] | None = None
     for parts in watched(combinations_of(model.content_parts), "new items", "combination"):
         shown = content.only(parts, new)
         items = model.encode_items(model.id_vectors, shown)
         ranked = _rank(vectors, items, masked[users])
-        among_new = _rank(
-            vectors, np.where(new[:, None], items, np.float32(0.0)), masked[users] + _all(~new, len(users))
-        )
-        values = recall(ranked, of_new[users], _K), ndcg(ranked, of_new[users], _K)
-        figures["+".join(parts)] = {str(_K): {
-            "recall": number(mean_over_users(values[0])),
-            "recall_ci95": [number(end) for end in ci95(values[0], seed=0)],
-            "ndcg": number(mean_over_users(values[1])),
-            "ndcg_ci95": [number(end) for end in ci95(values[1], seed=0)],
+        others = masked[users] + _all(~new, len(users))
+        among_new = _rank(vectors, np.where(new[:, None], items, np.float32(0.0)), others)
+        values = {
+            "recall": recall(ranked, of_new[users], _K),
+            "ndcg": ndcg(ranked, of_new[users], _K),
+            "recall_among_new": recall(among_new, of_new[users], _K),
+        }
+        figures["+".join(parts)] = {str(_K): _means(values) | {
             "found": float(new[ranked].sum(axis=1, where=ranked >= 0).mean()),
-            "recall_among_new": number(mean_over_users(recall(among_new, of_new[users], _K))),
             "recall_of_known": number(mean_over_users(recall(ranked, of_known[users], _K))),
         }}  # fmt: skip
         if before is not None:
             figures["+".join(parts)]["gain"] = {
-                name: {"mean": number(mean_over_users(ours - theirs)),
-                       "ci95": [number(end) for end in paired_ci95(ours, theirs, seed=0)]}
-                for name, ours, theirs in zip(("recall", "ndcg"), values, before, strict=True)
+                name: {"mean": number(mean_over_users(values[name] - before[name])),
+                       "ci95": [number(end) for end in paired_ci95(values[name], before[name], seed=0)]}
+                for name in values
             }  # fmt: skip
         before = values
     return {
@@ -84,6 +83,15 @@ def new_item_figures(evaluator: Evaluator, whole: Dataset, left_out: LeftOut) ->
                              "recall_among_new": _chance(masked[users], new)}},
         "by_content": figures,
     }  # fmt: skip
+
+
+def _means(values: dict[str, Floats]) -> dict[str, object]:
+    """Return the mean of each metric over users, and its 95 % interval beside it."""
+    means: dict[str, object] = {}
+    for name, one in values.items():
+        means[name] = number(mean_over_users(one))
+        means[f"{name}_ci95"] = [number(end) for end in ci95(one, seed=0)]
+    return means
 
 
 def _rank(vectors: FloatArray, items: FloatArray, masked: Matrix) -> IntArray:

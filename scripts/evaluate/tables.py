@@ -68,7 +68,7 @@ def new_items_table(figures: dict[str, Any]) -> Table:
         f"new items: {figures['items']:,} that training never saw, {figures['users']:,} users with a target "
         "among them; found: how many of the first 20 are new; known: recall of the same users' other targets"
     )
-    columns = ("R@20", "95 %", "N@20", "found", "among new", "known", "gain")
+    columns = ("R@20", "95 %", "gain", "N@20", "found", "among new", "gain", "known")
     table = Table("known of an item", *columns, title=title, box=SIMPLE_HEAD, collapse_padding=True)
     for name, by_k in figures["by_content"].items():
         one = by_k[K]
@@ -77,14 +77,15 @@ def new_items_table(figures: dict[str, Any]) -> Table:
             escape(name),
             _cell(one["recall"]),
             f"{low:.3f}–{high:.3f}",
+            _gain(by_k),
             _cell(one["ndcg"]),
             f"{one['found']:.2f}",
             _cell(one["recall_among_new"]),
+            _gain(by_k, "recall_among_new"),
             _cell(one["recall_of_known"]),
-            _gain(by_k),
         )
     chance = figures["chance"][K]
-    table.add_row("chance", _cell(chance["recall"]), "", "", "", _cell(chance["recall_among_new"]), "", "")
+    table.add_row("chance", _cell(chance["recall"]), *[""] * 4, _cell(chance["recall_among_new"]), "", "")
     return table
 
 
@@ -119,9 +120,9 @@ def _models(report: dict[str, Any]) -> Table:
     return table
 
 
-def _gain(figures: dict[str, Any]) -> str:
-    """Return the paired interval of what the first row gains in recall over this one."""
-    low, high = figures["gain"]["recall"]["ci95"] if "gain" in figures else (None, None)
+def _gain(figures: dict[str, Any], metric: str = "recall") -> str:
+    """Return the paired interval of a gain: of the first row over this one, or of this one over the one before."""
+    low, high = figures["gain"][metric]["ci95"] if "gain" in figures else (None, None)
     return "" if low is None else f"{low:+.3f} to {high:+.3f}"
 
 

@@ -13,9 +13,9 @@ Floats = NDArray[np.float64]
 MAKERS, PICTURE_DIM = 24, 48
 MOODS = ("calm", "bold", "dark", "playful", "plain", "lush", "raw", "warm", "cool", "odd", "grand", "shy")
 _STYLES = 6  # hidden numbers behind a picture
-_PRICES_ALIKE = 1.0  # of logarithms: how far a price may be from what somebody pays
-_MAKER_LIKED, _MOOD_LIKED = 6.0, 1.0
-_STYLE_MATTERS = 4.0
+_PRICES_ALIKE = 0.8  # of logarithms: how far a price may be from what somebody pays
+_MAKER_LIKED, _MOOD_LIKED = 6.0, 1.2
+_STYLE_MATTERS = 3.2
 _NOISE = 0.15  # of a picture
 
 
