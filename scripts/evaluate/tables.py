@@ -121,7 +121,7 @@ def _models(report: dict[str, Any]) -> Table:
 
 
 def _gain(figures: dict[str, Any], metric: str = "recall") -> str:
-    """Return the paired interval of a gain: of the first row over this one, or of this over the one before."""
+    """Return the paired interval of a gain, as the report has it of one row."""
     low, high = figures["gain"][metric]["ci95"] if "gain" in figures else (None, None)
     return "" if low is None else f"{low:+.3f} to {high:+.3f}"
 
