@@ -235,21 +235,17 @@ def brought_vectors(items: pa.Table | pa.RecordBatch, dim: int | None = None) ->
 
     Args:
         items: n of them, with a column `vector`.
-        dim: D_X; None takes that of the first vector, 0 without any.
+        dim: D_X of a model, which knows nothing of vectors of another length; None takes the first one's.
     """
-    column = (
-        pa.chunked_array([items.column("vector")])
-        if isinstance(items, pa.RecordBatch)
-        else items.column("vector")
-    )
-    lists = column.combine_chunks() if column.num_chunks else pa.array([], column.type)
-    there = np.flatnonzero(np.asarray(pc.list_value_length(lists).fill_null(0)) > 0)
+    column = items.column("vector")
+    lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0))
     if dim is None:
-        dim = len(lists[int(there[0])]) if len(there) else 0
-    vectors = np.zeros((len(lists), dim), dtype=np.float32)
+        dim = int(lengths[np.flatnonzero(lengths)[:1]].sum())
+    there = np.flatnonzero((lengths == dim) & (lengths > 0))
+    vectors = np.zeros((len(lengths), dim), dtype=np.float32)
     if len(there):
-        values = lists.take(pa.array(there)).flatten()
-        vectors[there] = np.asarray(values, dtype=np.float32).reshape(len(there), dim)
+        vectors[there] = np.asarray(lists.take(pa.array(there)).flatten(), np.float32).reshape(-1, dim)
     return vectors
 
 
