@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from encoder.content import RawContent
 from encoder.dataset import brought_vectors, described_items, rows_of
@@ -115,6 +116,7 @@ def build_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower)
 
 def _write_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower) -> None:
     with_vector: list[npt.NDArray[np.bool_]] = []
+    unknown_vectors = list[int]()  # numbers of items whose vector the model knows nothing of
     attributes, without_vector, reasons = AttributeIndexBuilder(), list[ItemChange](), dict[str, str]()
     rows = rows_of(hashes.column("item_id"), tower.model.item_ids)  # (N,)
 
@@ -123,6 +125,8 @@ def _write_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower
         for batch in export.item_batches(_BATCH):
             part = slice(start, start + len(batch))
             vectors = tower.vectors(batch, rows[part])
+            lengths = np.asarray(pc.fill_null(pc.list_value_length(batch.column("vector")), 0))
+            unknown_vectors.append(int(((lengths > 0) & (lengths != tower.model.content_dim)).sum()))
             ids, kinds, texts = (batch.column(name).to_pylist() for name in ("item_id", "kind", "attributes"))
             parsed, bad = usable_attributes(zip(ids, texts, strict=True))
             reasons.update(bad)
@@ -150,6 +154,11 @@ def _write_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower
     write_without_vector(folder, without_vector)
     if reasons:
         log.warning("reindex: %s", left_out_message(reasons))
+    if unknown := sum(unknown_vectors):
+        log.warning(
+            "reindex: %d items bring vectors of a length that the model knows nothing of, and they count for "
+            "nothing: run `triptych train`", unknown,
+        )  # fmt: skip
 
 
 def as_changes(

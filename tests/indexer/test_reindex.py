@@ -47,12 +47,15 @@ class Written:
     kind: str = "film"
     attributes: str = "{}"
     available: bool = True
+    vector: list[float] | None = None
 
 
 def put(home: Home, *items: Written) -> None:
     folder = home.path / "more"
     folder.mkdir(exist_ok=True)
-    table = pa.table({name: [getattr(i, name) for i in items] for name in Written.__dataclass_fields__})
+    columns = {name: [getattr(i, name) for i in items] for name in Written.__dataclass_fields__}
+    columns["vector"] = pa.array(columns["vector"], pa.list_(pa.float32()))
+    table = pa.table(columns)
     pq.write_table(table, folder / "items.parquet")
     with Store.open(home.database) as store:
         import_folder(store, folder, rejects=home.rejects, strict=True)
@@ -117,6 +120,20 @@ def test_files_are_hashed_when_they_are_written_and_when_they_are_read_back(
     files = [(of_users, name) for name in MAIN_FILES for of_users in (False, True)]
     # Once as written, once as read back by reindex, once as loaded by this test.
     assert {hashed[file] for file in [*files, (False, "items.000.faiss")]} == {3}
+
+
+def test_vectors_that_the_model_knows_nothing_of_are_told_and_count_for_nothing(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(
+        home,
+        Written("told", "Gardens of the north"),
+        Written("seen", "Gardens of the north", vector=[3.0, 4.0]),
+    )
+    index = rebuilt(home, IndexSpec(full=True))
+    told, seen = index.vectors_of(index.rows(["told", "seen"]))
+    np.testing.assert_array_equal(told, seen)
+    assert "1 items bring vectors of a length that the model knows nothing of" in caplog.text
 
 
 def test_nothing_changed_is_no_work(home: Home, caplog: pytest.LogCaptureFixture) -> None:
