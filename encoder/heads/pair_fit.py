@@ -68,26 +68,19 @@ class PairFit:
 
     def scorer(self, asked: Asked, items: FloatArray) -> ScoresOf:
         """Return a function from positions (s,) of subjects to the scores of all their examples."""
-        people = SubjectInputs.of(asked.subjects, self.user_scaling, self.ratings, asked.folds)
         mean, deviation = self.matched_scaling
         matched = torch.from_numpy((inner_products(asked, items) - np.float32(mean)) / np.float32(deviation))
-        examples, folds = asked.examples, asked.folds[asked.subject]
-        biases = torch.from_numpy(self.biases[folds, examples.items]).float()
-        tables, table = (
-            torch.from_numpy(self.biases).float(),
-            torch.from_numpy(self.item_scaling.apply(items)),
-        )
+        examples, tables = asked.examples, torch.from_numpy(self.biases).float()  # (F + 1, N)
+        biases = tables[asked.folds[asked.subject], examples.items]
+        table = torch.from_numpy(self.item_scaling.apply(items))
         rows, places = torch.from_numpy(examples.items), torch.from_numpy(places_of(examples.positions))
 
         def score(subjects: IntArray) -> Tensor:
             at, place = asked.examples_of(subjects)
-            some = asked.subjects.take(subjects)
-            chosen = SubjectInputs(
-                people.vectors[subjects], torch.from_numpy(some.owners), torch.from_numpy(some.rows),
-                (torch.from_numpy(some.ratings) - self.ratings[0]) / self.ratings[1], people.folds[subjects],
-            )  # fmt: skip
+            some, folds = asked.subjects.take(subjects), asked.folds[subjects]
+            people = SubjectInputs.of(some, self.user_scaling, self.ratings, folds)
             pairs = PairInputs(torch.from_numpy(place), rows[at], matched[at], biases[at], places[at])
-            scored: Tensor = self.score(chosen, pairs, table, tables)
+            scored: Tensor = self.score(people, pairs, table, tables)
             return scored
 
         return score
