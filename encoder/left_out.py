@@ -58,15 +58,17 @@ class LeftOutShares:
         Raises:
             LeftOutShareError: a share is too small or too large for this data.
         """
-        facts = ("users", self.users, left_out.users), ("items", self.items, left_out.items)
-        for what, share, rows in facts:
+        facts = (
+            ("users", self.users, left_out.users, "nobody would be unseen"),
+            ("items", self.items, left_out.items, "none would be new"),
+        )
+        for what, share, rows, trouble in facts:
             if share and not rows.any():
-                raise LeftOutShareError(what, share, 0, len(rows), "none would be unseen")
+                raise LeftOutShareError(what, share, 0, len(rows), trouble)
         if self and not left_out.apart_from(data).events(config).nnz:
-            what, share, rows = facts[0] if self.users else facts[1]
-            raise LeftOutShareError(
-                what, share, int(rows.sum()), len(rows), "no behaviour is left to learn from"
-            )
+            what, share, rows, _ = facts[0] if self.users else facts[1]
+            trouble = "nobody who did anything is left to learn from"
+            raise LeftOutShareError(what, share, int(rows.sum()), len(rows), trouble)
 
 
 @dataclass(frozen=True)

@@ -337,8 +337,9 @@ def ratings_bench(
     Example: triptych bench ratings --home demo
     """
     from scripts.bench.output import print_rows
-    from scripts.bench.ratings import measure_ratings
+    from scripts.bench.ratings import check_library, measure_ratings
 
+    check_library()
     place = existing_home(home)
     report = measure_ratings(place, tuple(factors or (20, 100)), tuple(epochs or (20, 30, 40)))
     print_rows("bench ratings", report["results"])

@@ -36,6 +36,12 @@ class SurpriseMissingError(LookupError):
         super().__init__("bench ratings needs scikit-surprise: pip install scikit-surprise")
 
 
+def check_library() -> None:
+    """Check that scikit-surprise is installed.  Raises: SurpriseMissingError."""
+    if find_spec("surprise") is None:
+        raise SurpriseMissingError
+
+
 def measure_ratings(home: Home, factors: tuple[int, ...], epochs: tuple[int, ...]) -> dict[str, Any]:
     """Measure the rating head of the latest model and surprise's models on the test ratings.
 
@@ -47,12 +53,9 @@ def measure_ratings(home: Home, factors: tuple[int, ...], epochs: tuple[int, ...
         epochs: as `factors`.
 
     Raises:
-        SurpriseMissingError: scikit-surprise is not installed.
         NoHeadError: the model has no rating head.
         NoExamplesError: a split has no ratings.
     """
-    if find_spec("surprise") is None:
-        raise SurpriseMissingError
     model = Model.load(read_pointer(home.latest_model, home.models))
     head = model.head("rating")
     encoder = TextEncoder.load(home.text_models / model.text_model_id)

@@ -136,5 +136,5 @@ def test_a_share_that_leaves_nothing_to_learn_from_is_refused(data: Dataset) -> 
     with pytest.raises(LeftOutShareError, match=r"0\.5 of the items .*: take another share"):
         shares.check(few, shares.draw(few), CONFIG)
     none = LeftOutShares(items=1e-9)
-    with pytest.raises(LeftOutShareError, match="is 0 of 120 here, and none would be unseen"):
+    with pytest.raises(LeftOutShareError, match="is 0 of 120 here, and none would be new"):
         none.check(data, none.draw(data), CONFIG)
