@@ -67,7 +67,6 @@ class Model:
         export_id: what it was trained on.
         dim, text_dim: D and D_T.
         content_parts: which parts of their content encode items that have no id vector.
-        content_dim: D_X of the vectors that users bring, 0 where the model knows none.
         content_encoder: turns what was written of items into numbers.
         item_ids: (N,) sorted string array, the rows of `table` and `id_vectors`.
         popularity: (N,) float32, number of users with a visible event on the item.
@@ -101,7 +100,6 @@ class Model:
         inputs = {one.name: one.shape[-1] for one in self._item.get_inputs()}
         self._content_widths = {name: inputs[name] for name in INPUTS if name in inputs}
         self.content_parts = tuple(part for part in PARTS if part in inputs)
-        self.content_dim: int = inputs.get("vector", 0)
         self._has_patterns = "pattern" in inputs  # not in models of earlier versions
         self.content_encoder = ContentEncoder()
         if (directory / CONTENT_FILE).exists():

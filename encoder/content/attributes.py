@@ -15,7 +15,7 @@ from encoder.views import Matrix
 from store.attributes import Attributes, named_values
 
 AttributeEncoding = Literal["one-hot", "hashed"]
-MOST_TERMS = {"one-hot": 1_024, "hashed": 50_000}  # the most frequent ones
+MOST_TERMS = {"one-hot": 512, "hashed": 50_000}  # the most frequent ones
 HASHED_DIM = 512
 KNOTS = 8  # of a number: the ends of eighths of its values
 _LEAST = 2  # items that a term must occur in: one says nothing of another item

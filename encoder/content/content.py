@@ -14,6 +14,7 @@ from encoder.content.words import WordEncoder
 from encoder.views import FloatArray, Matrix, unit_rows
 
 PARTS = ("text", "attributes", "vector")
+MOST_COORDINATES = 512  # of a brought vector
 INPUTS = ("text", "words", "attributes", "vector")  # the coordinates of content, in their order
 INPUTS_OF = {"text": ("text", "words"), "attributes": ("attributes",), "vector": ("vector",)}
 
@@ -70,7 +71,7 @@ class ItemContent:
         text: (N, D_T) float32, unit rows of the language model.
         words: (N, D_W) sparse float32, of the part `text`, too.
         attributes: (N, D_A) sparse float32.
-        vector: (N, D_X) float32, unit rows: what the user brought.
+        vector: (N, D_X) float32, unit rows: what the user brought, `shortened`.
     """
 
     text: FloatArray
@@ -125,14 +126,19 @@ class ItemContent:
 
 @dataclass(frozen=True)
 class ContentEncoder:
-    """Turns what was written of items into numbers: their words, and their kinds and attributes."""
+    """Turns what was written of items into numbers: their words, and their kinds and attributes.
+
+    Attributes:
+        vector_length: D_X of the vectors that it knows; 0 where no item had one.
+    """
 
     words: WordEncoder = field(default_factory=WordEncoder)
     attributes: AttributeEncoder = field(default_factory=AttributeEncoder)
+    vector_length: int = 0
 
     def encode(self, raw: RawContent) -> ItemContent:
         """Encode items; one of which only the kind is known has no content, as all of its kind are alike."""
-        text, vector = raw.text_vectors, unit_rows(raw.vectors)
+        text, vector = raw.text_vectors, unit_rows(shortened(raw.vectors))
         described = np.array([bool(one) for one in raw.described.attributes], dtype=bool)
         known = (described | text.any(axis=1) | vector.any(axis=1)).astype(np.float32)
         attributes = sparse.csr_array(sparse.diags_array(known) @ self.attributes.encode(raw.described))
@@ -141,12 +147,35 @@ class ContentEncoder:
 
     def as_json(self) -> dict[str, Any]:
         """Return the encoder as JSON values."""
-        return {"words": self.words.as_json(), "attributes": self.attributes.as_json()}
+        return {
+            "words": self.words.as_json(),
+            "attributes": self.attributes.as_json(),
+            "vector_length": self.vector_length,
+        }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ContentEncoder":
         """Make an encoder of the values that `as_json` returned."""
-        return cls(WordEncoder.from_json(values["words"]), AttributeEncoder.from_json(values["attributes"]))
+        words, attributes = WordEncoder.from_json(values["words"]), values["attributes"]
+        return cls(words, AttributeEncoder.from_json(attributes), int(values["vector_length"]))
+
+
+def shortened(vectors: FloatArray) -> FloatArray:
+    """Fold vectors (N, D_X) that are longer than MOST_COORDINATES into as many, by a hash and a sign.
+
+    Inner products stay the same but for noise; a regression takes the cube of the coordinates in time.
+
+    Source:
+        Charikar, Chen and Farach-Colton 2002, "Finding frequent items in data streams" (the count sketch).
+    """
+    if vectors.shape[1] <= MOST_COORDINATES:
+        return vectors
+    mixed = (np.arange(vectors.shape[1], dtype=np.uint64) + 1) * np.uint64(0x9E3779B97F4A7C15)  # modulo 2^64
+    places = (mixed >> np.uint64(40)).astype(np.int64) % MOST_COORDINATES
+    signs = np.where(mixed >> np.uint64(39) & np.uint64(1), 1.0, -1.0)
+    shape = (len(places), MOST_COORDINATES)
+    sketch = sparse.csr_array((signs, (np.arange(len(places)), places)), shape=shape)
+    return np.asarray(vectors.astype(np.float64) @ sketch, dtype=np.float32)
 
 
 def patterns_of(present: npt.NDArray[np.bool_]) -> IntArray:

@@ -21,7 +21,7 @@ from encoder.views import FloatArray
 
 Floats = npt.NDArray[np.float64]
 PATTERNS = 1 << len(PARTS)
-MOST_ITEMS = 100_000  # that a regression is made over: the most popular ones
+MOST_ITEMS = 30_000  # that a regression is made over: the most popular ones
 _ROWS = 4_096
 
 
@@ -73,15 +73,20 @@ class ContentTower:
     maps: ContentMaps
 
 
+@dataclass(frozen=True)
 class Moments:
-    """Weighted second moments of content and item vectors of some items, from which every map is solved.
+    """Weighted second moments of content and item vectors of some items, from which maps are solved.
 
-    Shapes, for each combination of parts over the items that have at least these:
-        gram: (8, 1 + D_C, 1 + D_C) float64; cross: (8, 1 + D_C, D) float64.
+    Attributes:
+        widths: of the coordinates of content, by INPUTS.
+        gram: for each combination of parts, over the items that have at least these: (1 + n, 1 + n)
+            float64 of the constant and the n coordinates of these parts.
+        cross: the same with the item vectors, (1 + n, D) float64.
     """
 
-    def __init__(self, gram: Floats, cross: Floats) -> None:
-        self.gram, self.cross = gram, cross
+    widths: Widths
+    gram: dict[int, Floats]
+    cross: dict[int, Floats]
 
     @classmethod
     def of(
@@ -96,33 +101,39 @@ class Moments:
             rows: which items.
             patterns: the combinations that are wanted, numbers as of `patterns_of`.
         """
-        width, dim = 1 + sum(content.widths), vectors.shape[1]
-        gram, cross = np.zeros((PATTERNS, width, width)), np.zeros((PATTERNS, width, dim))
+        used = {pattern: columns_of(pattern, content.widths) for pattern in patterns.tolist()}
+        gram = {pattern: np.zeros((len(columns),) * 2) for pattern, columns in used.items()}
+        cross = {pattern: np.zeros((len(columns), vectors.shape[1])) for pattern, columns in used.items()}
         for start in range(0, len(rows), _ROWS):
             some = rows[start : start + _ROWS]
             part = content.take(some)
             has = patterns_of(part.present)
             x = with_one(part.dense()).astype(np.float64)
             y, w = vectors[some].astype(np.float64), weights[some]
-            for pattern in patterns.tolist():
-                enough = (has & pattern) == pattern
-                weighed = x[enough] * w[enough, None]
-                gram[pattern] += weighed.T @ x[enough]
+            for pattern, columns in used.items():
+                enough = np.flatnonzero((has & pattern) == pattern)
+                known = x[np.ix_(enough, columns)]
+                weighed = known * w[enough, None]
+                gram[pattern] += weighed.T @ known
                 cross[pattern] += weighed.T @ y[enough]
-        return cls(gram, cross)
+        return cls(content.widths, gram, cross)
 
     def __sub__(self, other: "Moments") -> "Moments":
-        return Moments(self.gram - other.gram, self.cross - other.cross)
+        gram = {pattern: one - other.gram[pattern] for pattern, one in self.gram.items()}
+        cross = {pattern: one - other.cross[pattern] for pattern, one in self.cross.items()}
+        return Moments(self.widths, gram, cross)
 
-    def solve(self, settings: ContentSettings, widths: Widths, patterns: IntArray) -> ContentMaps:
-        """Solve the ridge regression of each wanted combination; the constant is not shrunk."""
-        maps = np.zeros(self.cross.shape, dtype=np.float32)
-        for pattern in patterns.tolist():
-            used = columns_of(pattern, widths)
-            gram, cross = self.gram[pattern][np.ix_(used, used)], self.cross[pattern][used]
-            total = gram[0, 0]
-            if not total:
-                continue
+    def solve(self, settings: ContentSettings) -> ContentMaps:
+        """Solve the ridge regression of each combination; the constant is not shrunk.
+
+        A combination that no item has is encoded by the part of it that most items have, or not at all.
+        """
+        dim = next(iter(self.cross.values())).shape[1]
+        maps = np.zeros((most_patterns(self.widths), 1 + sum(self.widths), dim), dtype=np.float32)
+        support = {pattern: float(gram[0, 0]) for pattern, gram in self.gram.items()}
+        for pattern in (one for one, total in support.items() if total):
+            gram, cross, total = self.gram[pattern], self.cross[pattern], support[pattern]
+            used = columns_of(pattern, self.widths)
             mean_x, mean_y = gram[0, 1:] / total, cross[0] / total
             centred = gram[1:, 1:] - total * np.outer(mean_x, mean_x)
             towards = cross[1:] - total * np.outer(mean_x, mean_y)
@@ -130,7 +141,17 @@ class Moments:
             slopes = np.linalg.solve(centred + strength * np.eye(len(centred)), towards)
             maps[pattern][used[1:]] = slopes
             maps[pattern][0] = mean_y - mean_x @ slopes
-        return ContentMaps(maps[: int(patterns.max(initial=0)) + 1], widths)
+        for pattern in (one for one in range(len(maps)) if not support.get(one)):
+            parts = [one for one, total in support.items() if total and one & pattern == one]
+            if parts:
+                maps[pattern] = maps[max(parts, key=lambda one: support[one])]
+        return ContentMaps(maps, self.widths)
+
+
+def most_patterns(widths: Widths) -> int:
+    """Return how many combinations there may be, the empty one among them, of content with some widths."""
+    text, words, attributes, vector = widths
+    return 1 + (text + words > 0) + 2 * (attributes > 0) + 4 * (vector > 0)
 
 
 def columns_of(pattern: int, widths: Widths) -> IntArray:
@@ -148,4 +169,9 @@ def with_one(content: FloatArray) -> FloatArray:
 
 def sum_of(moments: Sequence[Moments]) -> Moments:
     """Add up moments of different items."""
-    return Moments(sum(one.gram for one in moments), sum(one.cross for one in moments))  # type: ignore[arg-type]
+    first = moments[0]
+    return Moments(
+        first.widths,
+        {pattern: np.sum([one.gram[pattern] for one in moments], axis=0) for pattern in first.gram},
+        {pattern: np.sum([one.cross[pattern] for one in moments], axis=0) for pattern in first.cross},
+    )

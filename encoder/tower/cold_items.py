@@ -27,7 +27,7 @@ from encoder.content import (
     WordEncoder,
     patterns_of,
 )
-from encoder.content.maps import MOST_ITEMS, PATTERNS, Moments, sum_of
+from encoder.content.maps import MOST_ITEMS, PATTERNS, Moments, most_patterns, sum_of
 from encoder.dataset import Dataset
 from encoder.progress import LongStage
 from encoder.tower.select import HeldOutScorer
@@ -68,7 +68,7 @@ def fit_encoder(data: Dataset, id_vectors: FloatArray, encoding: AttributeEncodi
     attributes = AttributeEncoder.fit(known.described, "one-hot")
     if encoding == "hashed" and attributes.dim:
         attributes = AttributeEncoder.fit(known.described, encoding)
-    return ContentEncoder(WordEncoder.fit(known.texts), attributes)
+    return ContentEncoder(WordEncoder.fit(known.texts), attributes, data.item_content.vectors.shape[1])
 
 
 def choose_content(tower: Tower, data: Dataset, split: str | None, seed: int) -> ContentSettings:
@@ -89,7 +89,8 @@ def choose_content(tower: Tower, data: Dataset, split: str | None, seed: int) ->
     encoders = [fit_encoder(data, tower.id_vectors, "one-hot")]
     if encoders[0].attributes.dim:
         encoders.append(fit_encoder(data, tower.id_vectors, "hashed"))
-    if split is None or not encoders[0].encode(data.item_content).present.any():
+    known = encoders[0].encode(data.item_content).present.any(axis=1) & tower.id_vectors.any(axis=1)
+    if split is None or known.sum() < FOLDS:
         return default
     judge = _Judge(tower, data, split, seed)
     tried: dict[ContentSettings, _Reached] = {}
@@ -132,8 +133,10 @@ class _Regression:
         if len(rows) > MOST_ITEMS:  # the most popular ones
             rows = np.sort(rows[np.argsort(-popularity[rows], kind="stable")[:MOST_ITEMS]])
         self.folds = np.array_split(np.random.default_rng([seed, 2]).permutation(rows), FOLDS)
-        there = int(patterns_of(np.atleast_2d(content.present[rows].any(axis=0)))[0])
-        self._patterns = np.array([p for p in range(1, PATTERNS) if not p & ~there], np.int64)
+        present = patterns_of(content.present[rows])
+        self._whole = np.unique(present)  # of the items themselves
+        there = int(np.bitwise_or.reduce(present, initial=0))
+        self._any = np.array([p for p in range(1, PATTERNS) if not p & ~there], np.int64)
         self._moments: dict[float, list[Moments]] = {}
 
     @classmethod
@@ -143,26 +146,28 @@ class _Regression:
         return cls(vectors, encoder.encode(data.item_content), popularity, seed)
 
     def maps(self, settings: ContentSettings) -> ContentMaps:
-        """Solve over all items."""
-        return self._solve(sum_of(self._by_fold(settings.popularity)), settings)
+        """Solve over all items, for every combination of the parts that any of them has."""
+        if not len(self._any):
+            widths, dim = self._content.widths, self._vectors.shape[1]
+            return ContentMaps(np.zeros((most_patterns(widths), 1 + sum(widths), dim), np.float32), widths)
+        rows = np.sort(np.concatenate(self.folds))
+        return self._sum(rows, settings.popularity, self._any).solve(settings)
 
     def unseen(self, settings: ContentSettings) -> Iterator[tuple[IntArray, FloatArray]]:
         """Yield the items of each fold and their vectors (n, D) by the regression over all the others."""
         moments = self._by_fold(settings.popularity)
         whole = sum_of(moments)
         for fold, own in zip(self.folds, moments, strict=True):
-            yield fold, self._solve(whole - own, settings).vectors(self._content.take(fold))
-
-    def _solve(self, moments: Moments, settings: ContentSettings) -> ContentMaps:
-        return moments.solve(settings, self._content.widths, self._patterns)
+            yield fold, (whole - own).solve(settings).vectors(self._content.take(fold))
 
     def _by_fold(self, exponent: float) -> list[Moments]:
         if exponent not in self._moments:
-            weights = np.power(np.maximum(self._popularity, 1.0), exponent)
-            self._moments = {exponent: [
-                Moments.of(self._content, self._vectors, weights, fold, self._patterns) for fold in self.folds
-            ]}  # fmt: skip
+            self._moments = {exponent: [self._sum(fold, exponent, self._whole) for fold in self.folds]}
         return self._moments[exponent]
+
+    def _sum(self, rows: IntArray, exponent: float, patterns: IntArray) -> Moments:
+        weights = np.power(np.maximum(self._popularity, 1.0), exponent)
+        return Moments.of(self._content, self._vectors, weights, rows, patterns)
 
 
 class _Judge:

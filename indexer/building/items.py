@@ -65,7 +65,7 @@ class ItemTower:
             texts,
             encode_with_cache(self.encoder, self.cache, texts, "item texts"),
             described_items(kinds, attributes),
-            brought_vectors(items, self.model.content_dim),
+            brought_vectors(items, self.model.content_encoder.vector_length),
         )
         content = self.model.content_encoder.encode(raw)
         known = (rows >= 0)[:, None]
@@ -119,6 +119,7 @@ def _write_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower
     unknown_vectors = list[int]()  # numbers of items whose vector the model knows nothing of
     attributes, without_vector, reasons = AttributeIndexBuilder(), list[ItemChange](), dict[str, str]()
     rows = rows_of(hashes.column("item_id"), tower.model.item_ids)  # (N,)
+    known_length = tower.model.content_encoder.vector_length
 
     def chunks() -> Iterator[FloatArray]:
         start = count = 0
@@ -126,7 +127,7 @@ def _write_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower
             part = slice(start, start + len(batch))
             vectors = tower.vectors(batch, rows[part])
             lengths = np.asarray(pc.fill_null(pc.list_value_length(batch.column("vector")), 0))
-            unknown_vectors.append(int(((lengths > 0) & (lengths != tower.model.content_dim)).sum()))
+            unknown_vectors.append(int(((lengths > 0) & (lengths != known_length)).sum()))
             ids, kinds, texts = (batch.column(name).to_pylist() for name in ("item_id", "kind", "attributes"))
             parsed, bad = usable_attributes(zip(ids, texts, strict=True))
             reasons.update(bad)

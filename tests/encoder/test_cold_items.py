@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import onnxruntime as ort
 import pyarrow as pa
 import pytest
 from scipy import sparse
@@ -16,6 +17,7 @@ from encoder.left_out import LeftOutShareError, LeftOutShares
 from encoder.tower import Tower, cold_items
 from encoder.tower.closed_form import fit_closed_form
 from encoder.tower.cold_items import choose_content, fit_content
+from encoder.tower.onnx import item_graph
 
 USERS, ITEMS, TASTES, TEXT_DIM = 300, 120, 6, 8
 CONFIG = TowerConfig(dim=16, weighting="binary", damping=0.1)
@@ -138,3 +140,13 @@ def test_a_share_that_leaves_nothing_to_learn_from_is_refused(data: Dataset) -> 
     none = LeftOutShares(items=1e-9)
     with pytest.raises(LeftOutShareError, match="is 0 of 120 here, and none would be new"):
         none.check(data, none.draw(data), CONFIG)
+
+
+def test_where_no_item_has_content_a_new_one_with_a_text_has_no_vector(data: Dataset) -> None:
+    bare = replace(data, item_content=data.item_content.without(np.ones(ITEMS, dtype=bool)))
+    tower = fit_content(fit_closed_form(bare, CONFIG), bare, ContentSettings())
+    session = ort.InferenceSession(item_graph(tower).SerializeToString())
+    feeds = {"text": np.ones((1, TEXT_DIM), np.float32), "pattern": np.array([1])}
+    for one in session.get_inputs():
+        feeds.setdefault(one.name, np.zeros((1, one.shape[-1]), np.float32))
+    assert not session.run(["vectors"], feeds)[0].any()
