@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -169,17 +170,21 @@ def test_health_watches_are_bounded_and_hold_no_check(channel: grpc.Channel) -> 
 
 def test_slow_readers_of_exports_hold_nobody_else(channel: grpc.Channel, address: str) -> None:
     heavy = "x" * 90_000
-    with Client(address) as client:
+    asked = pb_ingest.ExportUserRequest(user_id="heavy")
+    with Client(address) as client, ExitStack() as stack:
         for start in range(0, 120, 30):
             client.append_texts([Text("heavy", f"{start + n} {heavy}") for n in range(30)])
-        stub = ingest_rpc.IngestStub(channel)
-        readers = [stub.ExportUser(pb_ingest.ExportUserRequest(user_id="heavy")) for _ in range(8)]
+        # Connections of their own: what is not read of a stream takes up the window of its whole connection.
+        alone = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [stack.enter_context(grpc.insecure_channel(address, alone)) for _ in range(8)]
+        readers = [ingest_rpc.IngestStub(channels[0]).ExportUser(asked)]
         assert next(readers[0]).rows  # and no further
+        readers += [ingest_rpc.IngestStub(own).ExportUser(asked) for own in channels[1:]]
         everything_answers(channel)
         for reader in readers:
             reader.cancel()
         # A client without limits of its own takes 4 MiB.
-        parts = list(stub.ExportUser(pb_ingest.ExportUserRequest(user_id="heavy"), timeout=60))
+        parts = list(ingest_rpc.IngestStub(channel).ExportUser(asked, timeout=60))
         assert max(part.ByteSize() for part in parts) < 4 << 20
         assert len(user_export(parts)["texts"]) == len(client.export_user("heavy")["texts"]) == 120
 
