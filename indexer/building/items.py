@@ -101,7 +101,7 @@ def build_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower)
     """Write the main part of an index into a folder: vectors, ids, lookup and attributes; return the sha256.
 
     Vectors and texts are in memory some items at a time; ids, hashes and attribute terms of all items are.
-    Items without an id vector and without text have no vector and go to a file of their own; those whose
+    Items without an id vector and without content have no vector and go to a file of their own; those whose
     attributes cannot be used are left out, and the log names them.
 
     Args:
