@@ -67,10 +67,10 @@ class ItemTower:
             described_items(kinds, attributes),
             brought_vectors(items, self.model.content_encoder.vector_length),
         )
-        content = self.model.content_encoder.encode(raw)
         known = (rows >= 0)[:, None]
         id_vectors = np.where(known, self.model.id_vectors[rows], np.float32(0.0))  # (n, D)
-        return self.model.encode_items(id_vectors, content)
+        unneeded = np.asarray(id_vectors.any(axis=1))  # nor need their words be counted
+        return self.model.encode_items(id_vectors, self.model.content_encoder.encode(raw.without(unneeded)))
 
     def vectors_of(self, items: Sequence[Item], rows: IntArray) -> FloatArray:
         """Encode items of the store as `vectors` does."""
