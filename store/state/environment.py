@@ -17,7 +17,8 @@ _MAP_BYTES = 1 << 40  # address space, not disk
 _READERS = 1024
 _OPEN = "OPEN"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_TABLES = (b"events", b"texts", b"friends", b"items", b"words")
+_TABLES = (b"events", b"texts", b"friends", b"items", b"words", b"log", b"live")
+_LATER = (b"log", b"live")  # tables that earlier versions did not make
 log = logging.getLogger(__name__)
 
 
@@ -127,6 +128,8 @@ def _check_records(env: Any, transaction: Any) -> None:
         try:
             table = env.open_db(name, txn=transaction, create=False)
         except lmdb.Error as error:
+            if name in _LATER:
+                continue
             raise DamagedRecordError(name.decode()) from error
         for key, raw in transaction.cursor(table):
             without_checksum(name.decode(), key, raw)

@@ -55,6 +55,9 @@ class VocabularyDraft:
         self._table = table
         self.new: dict[str, int] = {}  # codes that this transaction gave out
 
+    def __len__(self) -> int:
+        return len(self._vocabulary.names) + len(self.new)
+
     def __contains__(self, name: object) -> bool:
         return name in self._vocabulary.code_of or name in self.new
 
@@ -64,7 +67,7 @@ class VocabularyDraft:
         if code is None:
             code = self.new.get(name)
         if code is None:
-            code = self.new[name] = len(self._vocabulary.names) + len(self.new)
+            code = self.new[name] = len(self)
             key = _CODE.pack(code)
             self._transaction.put(key, with_checksum(key, name.encode()), db=self._table)
         return code
