@@ -28,6 +28,7 @@ from store.state.state import (
     DamagedStateError,
     StateDraft,
     StateReading,
+    StateReplacedError,
     UserRecord,
     UserState,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "LogHead",
     "StateDraft",
     "StateReading",
+    "StateReplacedError",
     "UserRecord",
     "UserState",
     "Vocabulary",

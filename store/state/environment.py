@@ -8,7 +8,7 @@ from typing import Any
 import lmdb
 
 from store.disk import sync
-from store.lmdb_file import DamagedLmdbFileError, open_checked, page_faults, seal
+from store.lmdb_file import DAMAGE_ERRORS, DamagedLmdbFileError, open_checked, page_faults, seal
 from store.state.packing import DamagedRecordError, with_checksum, without_checksum
 
 _FORMAT = b"2"
@@ -42,6 +42,20 @@ def open_environment(path: Path) -> Any:
     sync(path / _OPEN)
     sync(path)
     return env
+
+
+def open_for_reading(path: Path) -> Any:
+    """Open the environment of a state that another process has open, to follow what it writes.
+
+    Raises:
+        DamagedLmdbFileError: LMDB cannot open it, or nothing is there.
+    """
+    try:
+        return lmdb.open(
+            str(path), map_size=_MAP_BYTES, max_dbs=8, max_readers=_READERS, readonly=True, create=False
+        )
+    except (*DAMAGE_ERRORS, lmdb.Error) as error:
+        raise DamagedLmdbFileError(path, str(error)) from error
 
 
 def stored_commit_id(path: Path) -> str | None:

@@ -19,6 +19,7 @@ MOST_USERS = 5_000  # in one entry; of a transaction that changes more, it says 
 IndexPart = Literal["items", "users"]
 
 _HEAD_KEY = b"log head"  # beside the names of the tables
+_SERVES_KEY = b"serves"
 _HEAD = struct.Struct("<QQII")
 _SEQUENCE = struct.Struct(">Q")  # big-endian, so that LMDB sorts the keys by number
 _PREFIXES: dict[IndexPart, bytes] = {"items": b"\0i\0", "users": b"\0u\0"}
@@ -107,6 +108,12 @@ def read_head(transaction: Any) -> LogHead:
     return LogHead() if raw is None else LogHead(*_HEAD.unpack(without_checksum("log", _HEAD_KEY, raw)))
 
 
+def read_serves(transaction: Any) -> str:
+    """Read which index serves, "" where none does yet.  Raises: DamagedRecordError."""
+    raw = transaction.get(_SERVES_KEY)
+    return "" if raw is None else without_checksum("log", _SERVES_KEY, raw).decode()
+
+
 def read_entries(transaction: Any, table: Any, after: int, head: LogHead) -> list[LogEntry] | None:
     """Read the entries behind a number; None where some of them are not kept any more.
 
@@ -141,6 +148,8 @@ def append_entry(transaction: Any, table: Any, draft: EntryDraft, items: int, wo
         while oldest <= sequence - KEPT_ENTRIES:
             transaction.delete(_SEQUENCE.pack(oldest), db=table)
             oldest += 1
+        if draft.serves:
+            transaction.put(_SERVES_KEY, with_checksum(_SERVES_KEY, draft.serves.encode()))
     after = LogHead(sequence, oldest, items, words)
     if after != before:
         raw = _HEAD.pack(after.sequence, after.oldest, after.items, after.words)

@@ -1,6 +1,8 @@
 """What a query needs of each user, packed in LMDB beside the store: derived from it, and rebuilt in doubt."""
 
 import logging
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from store.disk import disk_errors
-from store.lmdb_file import DAMAGE_ERRORS
-from store.state.environment import close_environment, discard, open_environment
+from store.lmdb_file import DAMAGE_ERRORS, DATA_FILE, DamagedLmdbFileError
+from store.state.environment import (
+    close_environment,
+    discard,
+    open_environment,
+    open_for_reading,
+)
 from store.state.log import (
     EntryDraft,
     IndexPart,
@@ -26,6 +33,7 @@ from store.state.log import (
     read_entries,
     read_head,
     read_live,
+    read_serves,
 )
 from store.state.packing import (
     EVENT,
@@ -204,13 +212,26 @@ class StateReading:
         """
         return read_live(self._transaction, self._state._tables["live"], index_id, part, names)
 
+    @property
+    def serves(self) -> str:
+        """The index that serves, "" where none does yet."""
+        return read_serves(self._transaction)
+
     def live_indexes(self) -> list[str]:
         """Return the ids of the indexes of which `live` has something."""
         return live_indexes(self._transaction, self._state._tables["live"])
 
 
+class StateReplacedError(RuntimeError):
+    """The process that writes the state has made it anew in another file, which this process has not open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"state {path} was made anew: this process reads the old one and must be replaced")
+        self.path = path
+
+
 class UserState:
-    """The packed rows of all users; threads may share it, one process opens it.
+    """The packed rows of all users; threads may share it, one process opens it to write, others to read.
 
     What was written survives the death of the process, not that of the machine: `open` empties a state that
     was open in an earlier boot.
@@ -220,11 +241,16 @@ class UserState:
         words: the vocabulary of actions and relations.
     """
 
-    def __init__(self, path: Path, env: Any) -> None:
+    def __init__(self, path: Path, env: Any, *, reads_only: bool = False) -> None:
         self._path = path
         self._env = env
         self._repair: _Repair | None = None
-        self._tables = {name: env.open_db(name.encode()) for name in (*TABLES, *_VOCABULARIES, *_LOG)}
+        self._reads_only = reads_only
+        self._file = str(path / DATA_FILE)
+        self._inode = os.stat(self._file).st_ino
+        self._catching_up = threading.Lock()
+        names = (*TABLES, *_VOCABULARIES, *_LOG)
+        self._tables = {name: env.open_db(name.encode(), create=not reads_only) for name in names}
         self.items = Vocabulary.load(env, self._tables["items"])
         self.words = Vocabulary.load(env, self._tables["words"])
 
@@ -244,6 +270,20 @@ class UserState:
             discard(path, str(error))
             return cls(path, open_environment(path))
 
+    @classmethod
+    def open_reader(cls, path: Path) -> Self:
+        """Open a state that another process writes; each read sees all that it had committed by then.
+
+        Damaged rows are not repaired here: reading them raises DamagedStateError.
+
+        Raises:
+            DamagedStateError: there is none, or LMDB cannot read it.
+        """
+        try:
+            return cls(path, open_for_reading(path), reads_only=True)
+        except (*DAMAGE_ERRORS, DamagedLmdbFileError, DamagedRecordError, OSError) as error:
+            raise DamagedStateError(path, str(error)) from error
+
     def __enter__(self) -> Self:
         return self
 
@@ -254,7 +294,14 @@ class UserState:
 
     def close(self) -> None:
         """Bring everything to disk and release the files."""
-        close_environment(self._path, self._env)
+        if self._reads_only:
+            self._env.close()
+        else:
+            close_environment(self._path, self._env)
+
+    def free_readers(self) -> None:
+        """Free what killed processes were reading, so that the file need not keep it for them."""
+        self._env.reader_check()
 
     def repair_with(self, repair: _Repair) -> None:
         """Take the function that writes the damaged rows of a table and user again, for all later reads."""
@@ -313,17 +360,33 @@ class UserState:
 
         Raises:
             DamagedStateError: LMDB cannot read the state, or rows are damaged and cannot be repaired.
+            StateReplacedError: another process writes the state, and has made it anew.
             and what the function raises.
         """
         while True:
             try:
                 with self._reading() as transaction:
-                    return read(StateReading(self, transaction, read_head(transaction)))
+                    head = read_head(transaction)
+                    if self._reads_only:
+                        self._follow(transaction, head)
+                    return read(StateReading(self, transaction, head))
             except _DamagedRowsError as error:
+                if self._reads_only:
+                    raise DamagedStateError(self._path, str(error)) from error
                 with self.writing() as draft:
                     draft.get(error.table, error.user_id)
             except DamagedRecordError as error:  # of the log
                 raise DamagedStateError(self._path, str(error)) from error
+
+    def _follow(self, transaction: Any, head: LogHead) -> None:
+        """Learn the codes that rows of a transaction of another process may hold."""
+        if os.stat(self._file).st_ino != self._inode:
+            raise StateReplacedError(self._path)
+        known = ((self.items, head.items, "items"), (self.words, head.words, "words"))
+        for vocabulary, count, table in known:
+            if len(vocabulary.names) < count:
+                with self._catching_up:
+                    vocabulary.catch_up(transaction, self._tables[table], count)
 
     def _repair_rows(self, draft: StateDraft, table: str, user_id: str) -> None:
         if self._repair is None:

@@ -32,6 +32,21 @@ class Vocabulary:
             raise DamagedRecordError("codes")
         return cls([name for _, name in rows])
 
+    def catch_up(self, transaction: Any, table: Any, count: int) -> None:
+        """Read the codes that another process has given out since, of which there are `count` by now.
+
+        Raises:
+            DamagedRecordError: one is not what was written.
+        """
+        for code in range(len(self.names), count):
+            key = _CODE.pack(code)
+            raw = transaction.get(key, db=table)
+            if raw is None:
+                raise DamagedRecordError("codes")
+            name = without_checksum("codes", key, raw).decode()
+            self.names.append(name)
+            self.code_of[name] = code
+
     def add(self, draft: "VocabularyDraft") -> None:
         """Make the new codes of a draft known to readers."""
         for name, code in draft.new.items():
