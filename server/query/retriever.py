@@ -17,6 +17,7 @@ from indexer.search import Exclusions, scores_of
 from server.cancellation import check_wanted
 from server.query.diversity import diversified, pool_size
 from server.query.explain import by_digest, explained
+from server.query.log_follower import LogFollower
 from server.query.predict import Prediction, Question, predict
 from server.query.query import (
     Candidates,
@@ -38,11 +39,11 @@ from server.query.query import (
     views_used,
 )
 from server.query.snapshot import Snapshot
+from server.query.stored_rows import StoredRows
 from server.query.subject_views import SubjectViews, raw_views, stack
 from server.query.user_search import audience_of, similar_users_of
 from store.records import Event
 from store.state import EMPTY_RECORD, UserState
-from store.store import Store
 
 _NO_ROWS: IntArray = np.zeros(0, dtype=np.int64)
 _LONGEST_PAUSE_SECONDS = 0.002  # of one pause, so that writes go on under any load
@@ -91,12 +92,14 @@ class Retriever:
 
     def __init__(
         self,
-        store: Store,
+        store: StoredRows,
         state: UserState,
         snapshot: Snapshot | None = None,
         priority: QueryPriority | None = None,
+        follower: LogFollower | None = None,
     ) -> None:
-        """Keep the store, the state of users, the snapshot that serves and the count of running queries."""
+        """Keep the rows of the store, the state of users, what serves and the count of running queries."""
+        self._follower = follower or LogFollower()
         self._store = store
         self._state = state
         self._priority = priority or QueryPriority()
@@ -130,6 +133,7 @@ class Retriever:
             AbandonedError: the call ended meanwhile.
         """
         with self._priority.query():
+            self._state.read(self._follower.catch_up)
             snapshot = self.snapshot
             for query in queries:
                 if query.index_id not in ("", snapshot.index.index_id):
@@ -143,6 +147,7 @@ class Retriever:
 
     def encode(self, subject: StoredUser | InlineViews) -> EncodedUser:
         """Encode a user as the user tower of the serving model does.  Raises: NotReadyError."""
+        self._state.read(self._follower.catch_up)
         snapshot = self.snapshot
         (subject_views,) = self._subject_views([subject])
         encoded = snapshot.model.encode_users(raw_views(snapshot, subject_views))
@@ -159,6 +164,7 @@ class Retriever:
             AbandonedError: the call ended meanwhile.
         """
         with self._priority.query():
+            self._state.read(self._follower.catch_up)
             snapshot = self.snapshot
             (subject_views,) = self._subject_views([question.subject])
             return predict(snapshot, question, subject_views)

@@ -14,10 +14,12 @@ from server import cancellation as calls
 from server.status import InvalidRequestError, TooManyCallsError, TooManyStreamsError, status_of_errors
 
 _INGEST = "triptych.v1.Ingest"
+_OWNER = "triptych.internal.v1.Owner"
 _KIND_OF_SERVICE = {
     "triptych.v1.Retrieval": "queries",
     _INGEST: "writes",
     "triptych.v1.Admin": "admin calls",
+    _OWNER: "reads for query processes",
     health.SERVICE_NAME: "health checks",
     reflection.SERVICE_NAME: "reflection streams",
 }
@@ -27,8 +29,10 @@ _KIND_OF_METHOD = {  # of methods with another kind than their service
     f"{_INGEST}/EraseUser": "imports and erasures",
     f"{_INGEST}/ImportFolder": "imports and erasures",
     "triptych.v1.Admin/Status": "status calls",
+    f"{_OWNER}/Join": "query processes",
     f"{health.SERVICE_NAME}/Watch": "health watches",
 }
+MOST_PROCESSES = 256
 _LONGEST_SECONDS = 600.0  # of calls that a client can prolong by reading slowly or sending nothing
 
 _Result = TypeVar("_Result")
@@ -138,6 +142,8 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             CallPool("exports of people", 4, 16, _LONGEST_SECONDS),
             CallPool("admin calls", 4, 16),
             CallPool("status calls", 4, 64),
+            CallPool("reads for query processes", workers, queue),
+            CallPool("query processes", MOST_PROCESSES, 0),
             CallPool("health checks", 4, 1024),
             CallPool("health watches", 2, 254),
             CallPool("reflection streams", 8, 0, _LONGEST_SECONDS),
