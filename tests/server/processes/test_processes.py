@@ -312,6 +312,42 @@ def test_queries_go_on_while_the_owner_is_dead_and_nothing_acknowledged_is_lost(
             assert "ice" not in items_of(stub, text=text, k=500)
 
 
+def test_an_owner_that_hangs_holds_up_no_query_and_a_write_only_until_its_deadline(
+    small_home: Home, tmp_path: Path
+) -> None:
+    with several(copy_home(small_home, tmp_path / "home")) as running:
+        stubs, channel = running.to_each(), running.channel()
+        (item_id,) = items_of(stubs[0], user_id=USER, k=1)
+        row = ingest.BehaviorRow(user_id=USER, item_id=item_id, action="view")
+        request = ingest.AppendBehaviorsRequest(behaviors=[row], request_id="once")
+        os.kill(running.owner_pid, signal.SIGSTOP)
+        try:
+            for stub in stubs:
+                assert items_of(stub, user_id=USER, k=5)
+            with pytest.raises(grpc.RpcError) as caught:
+                ingest_rpc.IngestStub(channel).AppendBehaviors(request, timeout=0.5)
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        finally:
+            os.kill(running.owner_pid, signal.SIGCONT)
+        ingest_rpc.IngestStub(channel).AppendBehaviors(request, timeout=SOON)
+        for stub in stubs:
+            assert item_id not in items_of(stub, user_id=USER, k=5)
+
+
+def test_a_folder_is_imported_through_a_query_process(shared: Several, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (item_id,) = items_of(shared.to_each()[0], user_id=USER, k=1)
+    (folder / "behaviors.jsonl").write_text(
+        json.dumps({"user_id": "imported", "item_id": item_id, "action": "view"}) + "\n"
+    )
+    report = shared.client().import_folder(folder)
+    assert report.tables
+    for stub in shared.to_each():
+        reply = stub.Query(pb.QueryRequest(user_id="imported", k=3), timeout=SOON)
+        assert reply.fallback == pb.FALLBACK_NONE
+
+
 def test_a_stop_ends_all_processes(small_home: Home, tmp_path: Path) -> None:
     home = copy_home(small_home, tmp_path / "home")
     with server(home, "--processes", "2") as started:
