@@ -3,10 +3,12 @@
 import ipaddress
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -55,10 +57,7 @@ def running_server(address: str, home: Home) -> ServerUnderTest:
         NotLoopbackError: the address is not on this machine.
     """
     check_loopback(address)
-    try:
-        told = json.loads(home.server_file.read_text("utf-8"))
-    except FileNotFoundError:
-        told = {}
+    told = announced(home)
     return ServerUnderTest(OURS, address, (told["pid"],) if told.get("address") == address else ())
 
 
@@ -69,7 +68,32 @@ def own_server(home: Home, workers: int, processes: int = 1) -> Iterator[ServerU
     if processes > 1:
         arguments += ["--processes", str(processes)]
     with process(command(*arguments), home.server_file) as running:
+        wait_for_query_processes(home, processes)
         yield ServerUnderTest(OURS, address_in(home.server_file), (running.pid,))
+
+
+def wait_for_query_processes(home: Home, processes: int, seconds: float = 60.0) -> None:
+    """Wait until server.json names so many query processes; one process alone has none.
+
+    Raises:
+        TimeoutError: it does not within the time.
+    """
+    deadline = time.monotonic() + seconds
+    while processes > 1 and len(announced(home).get("query_pids", ())) != processes:
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"{home.server_file} does not name {processes} query processes: {announced(home)}"
+            )
+        time.sleep(0.02)
+
+
+def announced(home: Home) -> dict[str, Any]:
+    """Return what server.json says; nothing where there is none."""
+    try:
+        said: dict[str, Any] = json.loads(home.server_file.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    return said
 
 
 @contextmanager
@@ -86,10 +110,10 @@ def empty_server(
     shared, port, pids = "--shared" if processes > 1 else "--no-shared", "0", []
     with ExitStack() as stack:
         for number in range(processes):
-            announced = folder / f"empty-{number}.json"
-            arguments = [*module, str(announced), "--workers", str(workers), shared, "--port", port]
-            pids.append(stack.enter_context(process(arguments, announced)).pid)
-            address = address_in(announced)
+            told = folder / f"empty-{number}.json"
+            arguments = [*module, str(told), "--workers", str(workers), shared, "--port", port]
+            pids.append(stack.enter_context(process(arguments, told)).pid)
+            address = address_in(told)
             port = address.rpartition(":")[2]
         yield ServerUnderTest(EMPTY, address, tuple(pids))
 
