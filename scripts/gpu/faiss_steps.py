@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from indexer.building.shards import build_shard
+from indexer.building import build_shard
 from indexer.files import VECTORS_FILE, FloatArray, IntArray, faiss_file, map_vectors, write_vectors
 from indexer.index import Index
-from indexer.search import gpus, has_cuvs
-from indexer.search.ann import open_shards
+from indexer.search import gpus, has_cuvs, open_shards
 from scripts.bench.index.synthetic import TUNING_USERS, Synthetic, write_chunks
 from scripts.gpu.exact_step import DIM, K, overlap
 

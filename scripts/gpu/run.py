@@ -60,20 +60,20 @@ def run_steps(steps: Sequence[GpuStep], seconds: float) -> dict[str, dict[str, A
             log.info("gpu: %s", step.name)
             try:
                 found[step.name] = _run(step, Path(folder), min(step.seconds, end - began))
-            except StepFailedError as error:
+            except NothingFoundError as error:
                 log.error("gpu: %s: %s", step.name, error)
                 found[step.name] = {"error": str(error)}
             found[step.name]["took"] = time.monotonic() - began
     return found
 
 
-class StepFailedError(RuntimeError):
+class NothingFoundError(RuntimeError):
     """A step found nothing."""
 
 
 def _run(step: GpuStep, folder: Path, seconds: float) -> dict[str, Any]:
     if seconds <= 0:
-        raise StepFailedError("no time was left")
+        raise NothingFoundError("no time was left")
     out, log_path = folder / f"{step.name}.json", folder / f"{step.name}.log"
     environment = os.environ | ({} if step.card else _HIDDEN)
     with log_path.open("w") as said:
@@ -85,9 +85,9 @@ def _run(step: GpuStep, folder: Path, seconds: float) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             os.killpg(running.pid, signal.SIGKILL)
             running.wait()
-            raise StepFailedError(f"it took longer than {seconds:.0f} s") from None
+            raise NothingFoundError(f"it took longer than {seconds:.0f} s") from None
     if code:
         lines = log_path.read_text("utf-8", errors="replace").strip().splitlines()
-        raise StepFailedError(lines[-1] if lines else f"it ended with {code}")
+        raise NothingFoundError(lines[-1] if lines else f"it ended with {code}")
     found: dict[str, Any] = json.loads(out.read_text("utf-8"))
     return found

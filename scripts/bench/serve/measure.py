@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from scripts.bench.serve.callers import Callers, ClosedLoop, Load, OpenLoop, ask
 from scripts.bench.serve.h2load import throughput_by_h2load
-from scripts.bench.serve.ratios import HALF, Rounds, Step, over_empty, serving_ratios
+from scripts.bench.serve.ratios import HALF, LoadStep, Rounds, over_empty, serving_ratios
 from scripts.bench.serve.servers import EMPTY, ServerUnderTest, empty_server
 from scripts.bench.serve.work import KINDS, STORED, Work
 
@@ -82,7 +82,7 @@ def measure_serving(
         CallFailedError: a call got an error.
         CommandFailedError: a server does not start.
     """
-    rounds: dict[tuple[Step, str], list[Load]] = {}
+    rounds: dict[tuple[LoadStep, str], list[Load]] = {}
     sizes: dict[str, int] = {}
     h2load: list[dict[str, Any]] = []
     phases = [1, options.processes] if scaling and options.processes > 1 else [options.processes]
@@ -130,7 +130,7 @@ class _Turns:
         callers: Callers,
         servers: tuple[ServerUnderTest, ServerUnderTest],
         processes: int,
-        rounds: dict[tuple[Step, str], list[Load]],
+        rounds: dict[tuple[LoadStep, str], list[Load]],
     ) -> None:
         self._callers, self._servers, self._processes, self._rounds = callers, servers, processes, rounds
 
@@ -141,7 +141,7 @@ class _Turns:
         ]
         for one, number, turn in tqdm(steps, desc="bench serve, callers", disable=None):
             part = one.part(turn * len(callers) + number, options.rounds * len(callers))
-            step = Step(one.kind, callers[number], processes=self._processes)
+            step = LoadStep(one.kind, callers[number], processes=self._processes)
             for server in self._by_turns(turn):
                 self._measure(server, part, ClosedLoop(callers[number], options.seconds), step)
 
@@ -155,7 +155,7 @@ class _Turns:
                 loop = OpenLoop(
                     rate, options.open_factor * options.seconds, options.even, options.seed + turn
                 )
-                self._measure(server, one, loop, Step(one.kind, share=share, processes=self._processes))
+                self._measure(server, one, loop, LoadStep(one.kind, share=share, processes=self._processes))
 
     def _peak(self, name: str) -> float:
         return max(
@@ -167,7 +167,9 @@ class _Turns:
     def _by_turns(self, turn: int) -> Iterator[ServerUnderTest]:
         return iter(self._servers[:: -1 if turn % 2 else 1])
 
-    def _measure(self, server: ServerUnderTest, work: Work, loop: ClosedLoop | OpenLoop, step: Step) -> None:
+    def _measure(
+        self, server: ServerUnderTest, work: Work, loop: ClosedLoop | OpenLoop, step: LoadStep
+    ) -> None:
         asked = work if server.name != EMPTY else work.at_empty()
         at_rate = isinstance(loop, OpenLoop)  # a machine that others slow down may not keep up
         load = self._callers.measure(server.address, asked, loop, server.cpu, tolerant=at_rate)
@@ -203,7 +205,7 @@ def _by_h2load(
 
 
 def _row(
-    step: Step, name: str, loads: Sequence[Load], queries: Mapping[str, int], sizes: Mapping[str, int]
+    step: LoadStep, name: str, loads: Sequence[Load], queries: Mapping[str, int], sizes: Mapping[str, int]
 ) -> dict[str, Any]:
     """Return the medians of the rounds of one step and server."""
 

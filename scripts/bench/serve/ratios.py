@@ -13,7 +13,7 @@ HALF = 0.5
 
 
 @dataclass(frozen=True)
-class Step:
+class LoadStep:
     """One thing that is measured: a kind, and either callers or a share of the own peak.
 
     Attributes:
@@ -29,11 +29,11 @@ class Step:
     processes: int = 1
 
 
-Rounds = Mapping[tuple[Step, str], Sequence[Load]]
+Rounds = Mapping[tuple[LoadStep, str], Sequence[Load]]
 """The loads of every round of a step, by the name of the server."""
 
 
-def over_empty(rounds: Rounds, step: Step, figure: Callable[[Load], float]) -> float | None:
+def over_empty(rounds: Rounds, step: LoadStep, figure: Callable[[Load], float]) -> float | None:
     """Return a figure of ours over the empty method's, the median of the rounds.
 
     Rounds in which calls failed tell nothing and are left out. None if there is no other.
@@ -53,7 +53,7 @@ def serving_ratios(rounds: Rounds, processes: int = 1) -> dict[str, float | None
     """
 
     def throughput(kind: str, callers: int, processes: int = processes) -> float | None:
-        return over_empty(rounds, Step(kind, callers, processes=processes), lambda load: load.throughput)
+        return over_empty(rounds, LoadStep(kind, callers, processes=processes), lambda load: load.throughput)
 
     one, many = throughput(STORED, 16, 1), throughput(STORED, 16)
     return {
@@ -62,15 +62,15 @@ def serving_ratios(rounds: Rounds, processes: int = 1) -> dict[str, float | None
         "uncached_c16": throughput(UNCACHED, 16),
         "batch16": _batch(rounds, processes),
         "p99_half_load": over_empty(
-            rounds, Step(STORED, share=HALF, processes=processes), lambda load: load.percentile(99)
+            rounds, LoadStep(STORED, share=HALF, processes=processes), lambda load: load.percentile(99)
         ),
         "processes_scaling": many / one if processes > 1 and one and many else None,
     }
 
 
 def _batch(rounds: Rounds, processes: int) -> float | None:
-    batches = rounds.get((Step(BATCH, 1, processes=processes), OURS), ())
-    singles = rounds.get((Step(STORED, 1, processes=processes), OURS), ())
+    batches = rounds.get((LoadStep(BATCH, 1, processes=processes), OURS), ())
+    singles = rounds.get((LoadStep(STORED, 1, processes=processes), OURS), ())
     found = [
         single.throughput / (BATCH_SIZE * batch.throughput)
         for batch, single in zip(batches, singles, strict=False)

@@ -19,7 +19,7 @@ from scripts.bench.command import app
 from scripts.bench.load import CallFailedError
 from scripts.bench.serve.callers import Callers, ClosedLoop, Load, OpenLoop, ask
 from scripts.bench.serve.h2load import PROGRAM, NoH2loadError, throughput_by_h2load
-from scripts.bench.serve.ratios import RATIOS, Step, over_empty, serving_ratios
+from scripts.bench.serve.ratios import RATIOS, LoadStep, over_empty, serving_ratios
 from scripts.bench.serve.servers import (
     EMPTY,
     OURS,
@@ -220,15 +220,15 @@ def load(throughput: float, p99: float = 1.0, failed: int = 0) -> Load:
 
 def test_ratios_by_hand() -> None:
     rounds = {
-        (Step("stored", 1), OURS): [load(40), load(30), load(80)],
-        (Step("stored", 1), EMPTY): [load(80), load(100), load(100)],
-        (Step("stored", 16), OURS): [load(50)],
-        (Step("stored", 16), EMPTY): [load(200)],
-        (Step("uncached", 16), OURS): [load(30)],
-        (Step("uncached", 16), EMPTY): [load(120)],
-        (Step("batch", 1), OURS): [load(5), load(10), load(8)],
-        (Step("stored", share=0.5), OURS): [load(9, 6.0), load(9, 100.0, failed=1), load(9, 8.0)],
-        (Step("stored", share=0.5), EMPTY): [load(9, 2.0), load(9, 1.0), load(9, 2.0)],
+        (LoadStep("stored", 1), OURS): [load(40), load(30), load(80)],
+        (LoadStep("stored", 1), EMPTY): [load(80), load(100), load(100)],
+        (LoadStep("stored", 16), OURS): [load(50)],
+        (LoadStep("stored", 16), EMPTY): [load(200)],
+        (LoadStep("uncached", 16), OURS): [load(30)],
+        (LoadStep("uncached", 16), EMPTY): [load(120)],
+        (LoadStep("batch", 1), OURS): [load(5), load(10), load(8)],
+        (LoadStep("stored", share=0.5), OURS): [load(9, 6.0), load(9, 100.0, failed=1), load(9, 8.0)],
+        (LoadStep("stored", share=0.5), EMPTY): [load(9, 2.0), load(9, 1.0), load(9, 2.0)],
     }
     assert serving_ratios(rounds) == {
         "stored_c1": 0.5,
@@ -240,12 +240,12 @@ def test_ratios_by_hand() -> None:
     }
     assert tuple(serving_ratios({})) == RATIOS
     assert set(serving_ratios({}).values()) == {None}
-    assert over_empty(rounds, Step("views", 1), lambda one: one.throughput) is None
+    assert over_empty(rounds, LoadStep("views", 1), lambda one: one.throughput) is None
 
 
 def test_scaling_is_the_gain_of_ours_over_that_of_the_empty_method() -> None:
     rounds = {
-        (Step("stored", 16, processes=processes), name): [load(throughput)]
+        (LoadStep("stored", 16, processes=processes), name): [load(throughput)]
         for processes, name, throughput in ((1, OURS, 100), (1, EMPTY, 200), (2, OURS, 180), (2, EMPTY, 400))
     }
     ratios = serving_ratios(rounds, processes=2)
