@@ -126,6 +126,48 @@ def serve_command(
         plot_report(report, json_path.with_suffix(".png"))
 
 
+def overload_command(
+    home_cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the synthetic home for the next run.")
+    ] = None,
+    items: Annotated[int, typer.Option(min=150, help="Of the synthetic home.")] = 100_000,
+    users: Annotated[int, typer.Option(min=200, help="Of the synthetic home.")] = 50_000,
+    dim: Annotated[int, typer.Option(min=2, help="Embedding dim of the synthetic home.")] = 128,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=1000, help="Items wanted.")] = 50,
+    processes: Annotated[int, typer.Option(min=1, help="Of the server.")] = 1,
+    callers: Annotated[int, typer.Option(min=1, help="That wait for their answers.")] = 80,
+    factor: Annotated[float, typer.Option(min=1, help="Of the peak, at which calls come.")] = 1.5,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Of each of the two loads.")] = 60.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the home and of whom to ask for.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Ask a server for more than it can answer: what it answers, how soon, and whether health does.
+
+    First many callers that wait for their answers, then calls at a multiple of the peak, whether or not they
+    are answered. What cannot be answered is refused at once, with RESOURCE_EXHAUSTED.
+
+    Example: triptych bench overload --home-cache ~/.cache/bench --seconds 60 --json overload.json
+    """
+    from scripts.bench.large_home import HomeSizes, large_home
+    from scripts.bench.output import print_rows
+    from scripts.bench.serve.overload import OverloadOptions, measure_overload
+    from scripts.bench.serve.servers import own_server
+    from scripts.bench.serve.work import STORED, make_work
+    from store.export import Export
+
+    connections = 4 if processes > 1 else 1
+    options = OverloadOptions(callers, factor, seconds, connections=connections)
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        home = large_home(home_cache or Path(name) / "large", HomeSizes(items, users, dim, seed))
+        with Export.latest(home.exports) as export:
+            (work,) = make_work(export, dim, [STORED], k=k, seed=seed)
+        with own_server(home, 8, processes) as server:
+            report = measure_overload(server, work, options)
+    print_rows(f"beside a peak of {report['peak']:.0f} a second", report["results"])
+    if json_path is not None:
+        write_json(json_path, report)
+
+
 def print_report(report: dict[str, Any]) -> None:
     """Print the tables of a report."""
     from scripts.bench.output import print_ratios, print_rows
