@@ -121,7 +121,8 @@ def _answering(
     health_servicer: health.HealthServicer,
 ) -> Iterator[tuple[str, str]]:
     """Yield the address of a gRPC server that runs these services, and its address for commands."""
-    admission = Admission(config.workers, config.queue)
+    together = {"/triptych.v1.Retrieval/Query": retrieval.answer_together}
+    admission = Admission(config.workers, config.queue, together)
     server = grpc.server(admission.refusals, interceptors=[admission], options=OPTIONS)
     rpc.add_RetrievalServicer_to_server(retrieval, server)
     rpc.add_AdminServicer_to_server(admin, server)
