@@ -45,8 +45,8 @@ proto: $(READY)
 	rm -rf $(STUBS)/triptych
 	$(BIN)/python -m grpc_tools.protoc -Iserver/pb=proto --python_out=. --grpc_python_out=. \
 	  --mypy_out=. --mypy_grpc_out=. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
-	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(sort $(wildcard proto/triptych/v1/*.proto))
-	touch $(STUBS)/__init__.py $(STUBS)/triptych/__init__.py $(STUBS)/triptych/v1/__init__.py
+	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(sort $(wildcard proto/triptych/v1/*.proto proto/triptych/internal/v1/*.proto))
+	touch $(addsuffix /__init__.py,$(STUBS) $(addprefix $(STUBS)/triptych,/. /v1 /internal /internal/v1))
 
 # With each release, and only then: clients of the released API may not break afterwards.
 proto-release: check

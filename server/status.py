@@ -22,11 +22,17 @@ from indexer.filters import ReindexNeededError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
 from server.cancellation import AbandonedError, NoTurnError
-from server.live import IMPORT_ERRORS, StoppingError
-from server.query import IndexChangedError, ItemNotServedError, NotReadyError, NoUserIndexError
+from server.live import IMPORT_ERRORS, NotPreparedError, StoppingError
+from server.query import (
+    IndexChangedError,
+    ItemNotServedError,
+    NotReadyError,
+    NoUserIndexError,
+    OwnerUnreachableError,
+)
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
-from store.state import DamagedStateError
+from store.state import DamagedStateError, StateReplacedError
 from store.store import ItemNotFoundError
 from store.writes import ItemVectorLengthError, RequestIdReusedError
 
@@ -90,6 +96,9 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (NotATextModelError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
     (DamagedTextCacheError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
     (NotReadyError, code_pb2.UNAVAILABLE, "NOT_READY"),
+    (NotPreparedError, code_pb2.FAILED_PRECONDITION, "INDEX_REFUSED"),
+    (OwnerUnreachableError, code_pb2.UNAVAILABLE, "OWNER_UNREACHABLE"),
+    (StateReplacedError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NoUserIndexError, code_pb2.FAILED_PRECONDITION, "NO_USER_INDEX"),
     (IndexChangedError, code_pb2.FAILED_PRECONDITION, "INDEX_CHANGED"),
     (ReindexNeededError, code_pb2.FAILED_PRECONDITION, "REINDEX_NEEDED"),

@@ -67,10 +67,10 @@ class ImportedVectorsError(ValueError):
 class TextCache:
     """Vectors of texts on disk; threads share one, processes each open their own on the same path.
 
-    A reader stores and removes nothing: `put` and what removes damaged vectors leave that to the process
-    that writes. Vectors are on disk when `put` returns. A process may open a path only once. Readers never wait. Each
+    Vectors are on disk when `put` returns. A process may open a path only once. Readers never wait. Each
     vector is stored with a checksum over it and its key; a damaged vector counts as missing, so that its text
-    is encoded again.
+    is encoded again. A cache opened by `open_reader` stores and removes nothing: `put` leaves that to the
+    process that writes.
     """
 
     def __init__(self, path: Path, env: Any, *, reads_only: bool = False) -> None:
@@ -427,8 +427,7 @@ def _environment(path: Path) -> Any:
 
 def _reading_environment(path: Path) -> Any:
     """Open the environment of a cache that another process writes.  Raises: lmdb.Error."""
-    options = {"map_size": _MAP_BYTES, "max_readers": _READERS}
-    return lmdb.open(str(path), readonly=True, create=False, **options)
+    return lmdb.open(str(path), map_size=_MAP_BYTES, max_readers=_READERS, readonly=True, create=False)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

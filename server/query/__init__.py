@@ -10,6 +10,7 @@ users instead of items; `predict` asks the heads of the model.
 """
 
 from server.query.diversity import diversified, pool_size
+from server.query.log_follower import LogFollower
 from server.query.predict import ItemNotServedError, Prediction, Question
 from server.query.query import (
     Candidates,
@@ -30,6 +31,7 @@ from server.query.query import (
 )
 from server.query.retriever import NotReadyError, QueryPriority, Retriever
 from server.query.snapshot import Snapshot, cache_stored_vectors, prepare
+from server.query.stored_rows import OwnerUnreachableError, StoredRows
 from server.query.subject_views import SubjectViews, raw_views, stack
 from server.query.user_search import NoUserIndexError
 
@@ -42,8 +44,10 @@ __all__ = [
     "IndexChangedError",
     "InlineViews",
     "ItemNotServedError",
+    "LogFollower",
     "NoUserIndexError",
     "NotReadyError",
+    "OwnerUnreachableError",
     "Prediction",
     "Query",
     "QueryOptions",
@@ -53,6 +57,7 @@ __all__ = [
     "Retriever",
     "SimilarTo",
     "Snapshot",
+    "StoredRows",
     "StoredUser",
     "Subject",
     "SubjectViews",

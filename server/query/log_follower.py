@@ -2,8 +2,11 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from store.state import LogEntry, StateReading
+from store.state import LogEntry, StateReading, UserState
+
+_Result = TypeVar("_Result")
 
 LogListener = Callable[[Sequence[LogEntry] | None, StateReading], None]
 """Makes up for entries in order, or for everything where it is None: some of them are not kept any more.
@@ -47,12 +50,28 @@ class LogFollower:
             DamagedStateError: an entry cannot be read.
             and what a listener raises.
         """
-        if reading.head.sequence <= self._sequence:
+        if reading.head.sequence > self._sequence:
+            with self._following:
+                self._advance(reading)
+
+    def exclusively(self, state: UserState, action: Callable[[StateReading], _Result]) -> _Result:
+        """Catch up with the present end of the log, and act there before any listener hears of more.
+
+        Raises:
+            as `catch_up`, and what the action raises.
+        """
+
+        def act(reading: StateReading) -> _Result:
+            self._advance(reading)
+            return action(reading)
+
+        with self._following:  # first: so no listener is further than the transaction
+            return state.read(act)
+
+    def _advance(self, reading: StateReading) -> None:
+        if reading.head.sequence <= self._sequence:  # another thread has done it
             return
-        with self._following:
-            if reading.head.sequence <= self._sequence:  # another thread has done it
-                return
-            entries = reading.entries(self._sequence)
-            for listener in self._listeners:
-                listener(entries, reading)
-            self._sequence = reading.head.sequence
+        entries = reading.entries(self._sequence)
+        for listener in self._listeners:
+            listener(entries, reading)
+        self._sequence = reading.head.sequence

@@ -34,11 +34,11 @@ from server.query.query import (
     query_vector_of,
 )
 from server.query.snapshot import Snapshot
+from server.query.stored_rows import StoredRows
 from server.query.subject_vectors import EncodedSubjects, KnownSubjects, SubjectVectors
 from server.query.user_search import audience_of, similar_users_of
 from server.query.user_vectors import DEFAULT_BYTES, UserVector, UserVectors
 from store.state import UserState
-from store.store import Store
 
 _LONGEST_PAUSE_SECONDS = 0.002  # of one pause, so that writes go on under any load
 
@@ -90,7 +90,7 @@ class Retriever:
 
     def __init__(
         self,
-        store: Store,
+        store: StoredRows,
         state: UserState,
         snapshot: Snapshot | None = None,
         priority: QueryPriority | None = None,

@@ -19,11 +19,11 @@ from server.query.query import (
     Subject,
 )
 from server.query.snapshot import Snapshot
+from server.query.stored_rows import StoredRows
 from server.query.subject_views import SubjectViews, all_raw_views
 from server.query.user_vectors import UserVector, UserVectors
 from store.records import Event
 from store.state import EMPTY_RECORD, StateReading, UserState
-from store.store import Store
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class EncodedSubjects:
 class SubjectVectors:
     """Makes the vectors of subjects, and keeps those of stored users; threads may share it."""
 
-    def __init__(self, store: Store, state: UserState, follower: LogFollower, kept: UserVectors) -> None:
+    def __init__(self, store: StoredRows, state: UserState, follower: LogFollower, kept: UserVectors) -> None:
         """Keep what is read.
 
         Args:

@@ -1,7 +1,7 @@
 """Admission of calls: threads of its own for each kind of call, so that no kind takes those of another."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar
 
@@ -12,13 +12,15 @@ from grpc_reflection.v1alpha import reflection
 
 from server import cancellation as calls
 from server.status import InvalidRequestError, TooManyCallsError, TooManyStreamsError, status_of_errors
-from server.wire.micro_batches import AnswerTogether, CallBatcher
+from server.wire.micro_batches import CallBatcher, together_of
 
 _INGEST = "triptych.v1.Ingest"
+_OWNER = "triptych.internal.v1.Owner"
 _KIND_OF_SERVICE = {
     "triptych.v1.Retrieval": "queries",
     _INGEST: "writes",
     "triptych.v1.Admin": "admin calls",
+    _OWNER: "reads for query processes",
     health.SERVICE_NAME: "health checks",
     reflection.SERVICE_NAME: "reflection streams",
 }
@@ -28,8 +30,10 @@ _KIND_OF_METHOD = {  # of methods with another kind than their service
     f"{_INGEST}/EraseUser": "imports and erasures",
     f"{_INGEST}/ImportFolder": "imports and erasures",
     "triptych.v1.Admin/Status": "status calls",
+    f"{_OWNER}/Join": "query processes",
     f"{health.SERVICE_NAME}/Watch": "health watches",
 }
+MOST_PROCESSES = 256
 _LONGEST_SECONDS = 600.0  # of calls that a client can prolong by reading slowly or sending nothing
 
 _Result = TypeVar("_Result")
@@ -75,10 +79,10 @@ class CallPool(ThreadPoolExecutor):
         """Run a call that is counted already on a thread of this pool."""
         return super().submit(call)
 
-    def admitting(self, handler: "_Handler", together: AnswerTogether | None = None) -> "_Handler":
+    def admitting(self, handler: "_Handler") -> "_Handler":
         """Wrap the handler of a method so that it runs on the threads of this pool.
 
-        Calls of a unary method that `together` answers run in micro-batches.
+        Calls of a method that is `answered_together_by` another run in micro-batches.
         """
         shape = _shape(handler)
         behavior = getattr(handler, shape)
@@ -102,6 +106,7 @@ class CallPool(ThreadPoolExecutor):
 
         call.experimental_thread_pool = self  # type: ignore[attr-defined]  # where gRPC looks for it
         call.experimental_non_blocking = outlives_thread  # type: ignore[attr-defined]
+        together = together_of(behavior)
         if together is not None:
             self._batchers[call] = CallBatcher(together, self.run_apart, f"{self.kind} together")
         return _handler(shape, call, handler)
@@ -145,17 +150,8 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
     which is not full here has a place when the call is submitted.
     """
 
-    def __init__(
-        self, workers: int, queue: int, together: "Mapping[str, AnswerTogether] | None" = None
-    ) -> None:
-        """Make the pools.
-
-        Args:
-            workers: calls of most kinds that run at once.
-            queue: how many more may wait.
-            together: what answers calls of a unary method in micro-batches, by method.
-        """
-        self._together = together or {}
+    def __init__(self, workers: int, queue: int) -> None:
+        """Make the pools; of most kinds, `workers` calls run at once and `queue` more may wait."""
         pools = (
             CallPool("queries", workers, queue),
             CallPool("query streams", workers, 0),
@@ -165,6 +161,8 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             CallPool("exports of people", 4, 16, _LONGEST_SECONDS),
             CallPool("admin calls", 4, 16),
             CallPool("status calls", 4, 64),
+            CallPool("reads for query processes", workers, queue),
+            CallPool("query processes", MOST_PROCESSES, 0),
             CallPool("health checks", 4, 1024),
             CallPool("health watches", 2, 254),
             CallPool("reflection streams", 8, 0, _LONGEST_SECONDS),
@@ -187,7 +185,7 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             pool = self._pools[kind_of(method, handler)]
             self._handlers[method] = (
                 pool,
-                pool.admitting(handler, self._together.get(method)),
+                pool.admitting(handler),
                 pool.refusing(handler),
             )
         pool, admitting, refusing = self._handlers[method]

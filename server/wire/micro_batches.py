@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from grpc import _server as inside
 
@@ -26,8 +26,25 @@ log = logging.getLogger(__name__)
 
 MOST_TOGETHER = 16  # below 20, FAISS compares with centroids by the same arithmetic as for one query
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 AnswerTogether: TypeAlias = Callable[[Sequence[Any]], "list[bytes | Failure | None]"]
 """Answers requests, each as alone: a serialized reply, a failure, or None for one to be answered apart."""
+
+
+def answered_together_by(name: str) -> Callable[[_Method], _Method]:
+    """Say which method of a servicer, an `AnswerTogether`, answers calls of the decorated one together."""
+
+    def mark(method: _Method) -> _Method:
+        method.answered_together_by = name  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+def together_of(behavior: Any) -> AnswerTogether | None:
+    """Return what answers calls of a servicer's method together; None where nothing does."""
+    name = getattr(behavior, "answered_together_by", None)
+    return None if name is None else getattr(behavior.__self__, name)
 
 
 class UnaryCall:

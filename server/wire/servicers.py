@@ -16,6 +16,7 @@ from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query import Candidates, IndexChangedError, NotReadyError, Query, Retriever
 from server.status import Failure, InvalidRequestError, outcome, status_of_errors
 from server.supervisor import Supervisor
+from server.wire.micro_batches import answered_together_by
 from server.wire.packed import packed_batch, packed_reply
 from server.wire.predict import predict_reply, question_of
 from server.wire.query import (
@@ -39,6 +40,7 @@ class RetrievalServicer(rpc.RetrievalServicer):
     def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
 
+    @answered_together_by("answer_together")
     def Query(self, request: pb.QueryRequest, context: grpc.ServicerContext) -> pb.QueryResponse:
         """Top-k candidates of one subject.  Status: as `status.py` says."""
         with status_of_errors(context):

@@ -245,6 +245,7 @@ class UserState:
         self._path = path
         self._env = env
         self._repair: _Repair | None = None
+        self._ask_to_repair: Callable[[str], None] | None = None
         self._reads_only = reads_only
         self._file = str(path / DATA_FILE)
         self._inode = os.stat(self._file).st_ino
@@ -273,8 +274,6 @@ class UserState:
     @classmethod
     def open_reader(cls, path: Path) -> Self:
         """Open a state that another process writes; each read sees all that it had committed by then.
-
-        Damaged rows are not repaired here: reading them raises DamagedStateError.
 
         Raises:
             DamagedStateError: there is none, or LMDB cannot read it.
@@ -306,6 +305,10 @@ class UserState:
     def repair_with(self, repair: _Repair) -> None:
         """Take the function that writes the damaged rows of a table and user again, for all later reads."""
         self._repair = repair
+
+    def repair_by(self, ask: Callable[[str], None]) -> None:
+        """Take the function that has the process which writes repair the rows of a user, for a reader."""
+        self._ask_to_repair = ask
 
     @property
     def commit_id(self) -> str:
@@ -363,6 +366,7 @@ class UserState:
             StateReplacedError: another process writes the state, and has made it anew.
             and what the function raises.
         """
+        asked: set[str] = set()
         while True:
             try:
                 with self._reading() as transaction:
@@ -372,7 +376,11 @@ class UserState:
                     return read(StateReading(self, transaction, head))
             except _DamagedRowsError as error:
                 if self._reads_only:
-                    raise DamagedStateError(self._path, str(error)) from error
+                    if self._ask_to_repair is None or error.user_id in asked:
+                        raise DamagedStateError(self._path, str(error)) from error
+                    asked.add(error.user_id)
+                    self._ask_to_repair(error.user_id)
+                    continue
                 with self.writing() as draft:
                     draft.get(error.table, error.user_id)
             except DamagedRecordError as error:  # of the log

@@ -362,9 +362,9 @@ def test_a_call_that_ends_while_it_waits_is_never_begun(
     monkeypatch.setattr(retriever.Retriever, "retrieve", held)
     stub = rpc.RetrievalStub(channel)
     # Those that would hold others run on the threads of their kind, the others together on one.
-    explained = [pb.QueryRequest(user_id=f"held{n}", explain=True) for n in range(WORKERS)]
+    explained = [pb.QueryRequest(user_id=f"held{n}", explain=True) for n in range(WORKERS - 1)]
     holding = [stub.Query.future(one) for one in [*explained, pb.QueryRequest(user_id="held")]]
-    soon(lambda: running_now == WORKERS + 1)
+    soon(lambda: running_now == WORKERS)
     expired = stub.Query.future(pb.QueryRequest(user_id="expired"), timeout=0.2)
     cancelled = stub.Query.future(pb.QueryRequest(user_id="cancelled"))
     with ThreadPoolExecutor(1) as pool:

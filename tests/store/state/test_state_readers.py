@@ -10,19 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from store.state import EVENT, DamagedStateError, UserState
+from store.state import EVENT, DamagedStateError, StateDraft, UserState
 
 _READER = """
 import json, sys
 from pathlib import Path
-from store.state import StateReplacedError, UserState
+from store.state import DamagedStateError, StateReplacedError, UserState
 with UserState.open_reader(Path(sys.argv[1])) as state:
+    def ask(user_id):
+        print(json.dumps(["repair", user_id]), flush=True)
+        sys.stdin.readline()
+    state.repair_by(ask)
     print("ready", flush=True)
-    for user_id in map(str.strip, sys.stdin):
+    while user_id := sys.stdin.readline().strip():
         try:
             (record,) = state.users([user_id])
-        except StateReplacedError as error:
-            print(json.dumps(["replaced", str(error)]), flush=True)
+        except (DamagedStateError, StateReplacedError) as error:
+            print(json.dumps([type(error).__name__]), flush=True)
             continue
         print(json.dumps([state.items.names[code] for code in record.events["item"]]), flush=True)
 """
@@ -64,8 +68,28 @@ def test_a_reader_is_told_that_the_state_was_made_anew(tmp_path: Path) -> None:
     with UserState.open(path), reading(path) as process:
         (path / "data.mdb").rename(path / "old.mdb")
         (path / "data.mdb").touch()
-        assert ask(process, "ann")[0] == "replaced"
+        assert ask(process, "ann") == ["StateReplacedError"]
         (path / "old.mdb").rename(path / "data.mdb")
+
+
+def test_a_damaged_record_is_read_again_after_the_writer_has_repaired_it(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+
+    def put_right(draft: StateDraft, table: str, user_id: str) -> None:
+        draft.put(table, user_id, np.zeros(1, EVENT).tobytes())
+
+    with UserState.open(path) as state, reading(path) as process:
+        with state.writing() as draft:
+            draft.items.code("item-0")
+            draft.put("events", "ann", np.zeros(1, EVENT).tobytes())
+        state.repair_with(put_right)
+        for repaired, answer in ((True, ["item-0"]), (False, ["DamagedStateError"])):
+            with state._env.begin(write=True) as transaction:
+                transaction.put(b"ann", b"no checksum", db=state._tables["events"])
+            assert ask(process, "ann") == ["repair", "ann"]
+            if repaired:
+                assert len(state.users(["ann"])[0].events) == 1
+            assert ask(process, "go on") == answer
 
 
 def test_there_is_nothing_to_read_where_no_state_is(tmp_path: Path) -> None:
