@@ -30,6 +30,9 @@ def serve_command(
         ),
     ] = "1",
     workers: Annotated[int, typer.Option(min=1, max=256, help="Calls of a kind answered at once.")] = 8,
+    user_cache_mb: Annotated[
+        int, typer.Option(min=0, max=1_000_000, help="Megabytes of user vectors kept by a process.")
+    ] = 128,
     grace: Annotated[
         float, typer.Option(min=0, max=MAX_GRACE, help="Seconds for running calls at shutdown.")
     ] = 10.0,
@@ -61,6 +64,7 @@ def serve_command(
         grace_seconds=grace,
         tls_cert=tls_cert,
         tls_key=tls_key,
+        user_cache_mb=user_cache_mb,
         processes=usable_processors() if processes == "auto" else int(processes),
     )
     if config.processes > 1:

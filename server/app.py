@@ -127,7 +127,7 @@ def running(config: ServerConfig, following: Following | None = None) -> Iterato
         closing(TextCache.open(home.text_cache)) as cache,
     ):
         bring_up_to_date(store, state)
-        retriever = Retriever(store, state, priority=priority)
+        retriever = Retriever(store, state, priority=priority, user_cache_bytes=config.user_cache_bytes)
         writer = Writer(store, state, priority.pause)
         index_writer = IndexWriter() if following is None else RecordingIndexWriter(state)
         with (

@@ -21,6 +21,7 @@ class ServerConfig:
         encode_threads: threads of the language model per call.
         grace_seconds: how long running calls may take to finish at shutdown.
         tls_cert, tls_key: PEM files; both or neither.
+        user_cache_mb: megabytes of user vectors that a process keeps, at most.
         processes: query processes beside the one that owns the home; 1 for one process that does all.
     """
 
@@ -33,7 +34,13 @@ class ServerConfig:
     grace_seconds: float = 10.0
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    user_cache_mb: int = 128
     processes: int = 1
+
+    @property
+    def user_cache_bytes(self) -> int:
+        """Bytes of user vectors that a process keeps, at most."""
+        return self.user_cache_mb << 20
 
     def as_owner(self, address: str) -> "ServerConfig":
         """Return the settings of the process that owns the home, which listens on a unix socket alone."""

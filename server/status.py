@@ -148,7 +148,7 @@ def status_of_errors(context: grpc.ServicerContext) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # here and below: every call ends with a status
-        _abort(context, _failure(error))
+        abort_with(context, _failure(error))
 
 
 def outcome(call: Callable[[], _Result]) -> _Result | Failure:
@@ -169,7 +169,8 @@ def _failure(error: Exception) -> Failure:
     return Failure(code_pb2.INTERNAL, "INTERNAL", "an unexpected error; the server's log has it")
 
 
-def _abort(context: grpc.ServicerContext, failure: Failure) -> NoReturn:
+def abort_with(context: grpc.ServicerContext, failure: Failure) -> NoReturn:
+    """Abort a call with the status of a failure."""
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN)]
     if failure.field:
         violation = error_details_pb2.BadRequest.FieldViolation(

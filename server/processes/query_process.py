@@ -55,7 +55,7 @@ def running_query_process(config: ServerConfig, owner: str) -> Iterator[str]:
         set_health(health_servicer, {"": False, _RETRIEVAL: False})
         follower = LogFollower(sequence=state.read(lambda reading: reading.head.sequence))
         link = OwnerLink(owner)
-        retriever = Retriever(link, state, follower=follower)
+        retriever = Retriever(link, state, follower=follower, user_cache_bytes=config.user_cache_bytes)
         replica = Replica(config, state, cache, retriever, follower, ready)
         state.repair_by(link.repair)
         replica.resume()

@@ -1,10 +1,12 @@
 """Queries: from a subject to its candidates, without protobuf.
 
-`retriever` tells the flow: `query` has the records of a query and its answer, `subject_views` puts together
-the raw views of a subject from a `snapshot` (the index and models that serve together), the user tower
-encodes them, the index is searched, and the page is chosen, by `diversity` where a query wants that.
-`explain` divides the shares of a score among events, texts and friends; `user_search` finds users instead of
-items; `predict` asks the heads of the model.
+`retriever` tells the flow: `query` has the records of a query and its answer, `subject_vectors` makes the
+vectors of subjects from a `snapshot` (the index and models that serve together), by the user tower from the
+raw views that `subject_views` puts together, and `pages` searches the index and chooses the page, by
+`diversity` where a query wants that.
+Finished vectors of stored users are kept in `user_vectors` until the log, which `log_follower` reads, tells
+of a change. `explain` divides the shares of a score among events, texts and friends; `user_search` finds
+users instead of items; `predict` asks the heads of the model.
 """
 
 from server.query.diversity import diversified, pool_size
