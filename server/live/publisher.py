@@ -71,6 +71,7 @@ class Publisher:
         self._preparing: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
         self._publishing = threading.RLock()  # a rollback looks for an index and publishes it
         self._index_id = ""
+        self._snapshot: Snapshot | None = None
 
     def prepare_in(self, processes: QueryProcesses) -> None:
         """Have query processes prepare each index before it serves, from now on."""
@@ -122,14 +123,16 @@ class Publisher:
         self._writer.begin(index_id)
         threads = self._config.encode_threads
         with self._listener.texts.publishing():
-            snapshot = prepare(self._config.home, loaded, self._store, self._state, self._cache, threads)
+            snapshot = prepare(
+                self._config.home, loaded, self._store, self._state, self._cache, threads, self._snapshot
+            )
             self._writer.restore(snapshot)
             with self._listener.following(snapshot), self._preparing(index_id):
                 make_current()
                 self._retriever.serve(snapshot)
                 self._writer.serve(index_id)
         self._supervisor.ready()
-        self._index_id = index_id
+        self._index_id, self._snapshot = index_id, snapshot
         # What was loaded stays: else all threads stand for 45 ms each time the collector looks through it.
         gc.freeze()
         return snapshot

@@ -8,11 +8,11 @@ from itertools import chain
 
 import numpy as np
 
-from encoder.text import TextCache, TextEncoder
+from encoder.text import TextCache
 from indexer.publish import load_index
 from server.config import ServerConfig
 from server.live import put_live
-from server.query import LogFollower, Retriever, Snapshot
+from server.query import LogFollower, Retriever, Snapshot, text_encoder
 from store.state import LogEntry, StateReading, UserState
 
 log = logging.getLogger(__name__)
@@ -114,9 +114,8 @@ class Replica:
     def _load(self, index_id: str) -> Snapshot:
         home = self._config.home
         loaded = load_index(home, index_id, threads=1, check=False)
-        encoder = TextEncoder.load(
-            home.text_models / loaded.model.text_model_id, threads=self._config.encode_threads, verify=False
-        )
+        threads, text_model_id = self._config.encode_threads, loaded.model.text_model_id
+        encoder = text_encoder(home, text_model_id, threads, self._current, check=False)
         snapshot = Snapshot(loaded.index, loaded.model, encoder, self._cache, self._state, loaded.users)
         for rows_of_codes in (snapshot.model_rows, snapshot.main_rows):
             rows_of_codes(np.zeros(0, dtype=np.int64))  # for all codes now, not by the first query

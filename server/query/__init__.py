@@ -30,7 +30,7 @@ from server.query.query import (
     TextQuery,
 )
 from server.query.retriever import NotReadyError, QueryPriority, Retriever
-from server.query.snapshot import Snapshot, cache_stored_vectors, prepare
+from server.query.snapshot import Snapshot, cache_stored_vectors, prepare, text_encoder
 from server.query.stored_rows import OwnerUnreachableError, StoredRows
 from server.query.subject_views import SubjectViews, raw_views, stack
 from server.query.user_search import NoUserIndexError
@@ -69,4 +69,5 @@ __all__ = [
     "prepare",
     "raw_views",
     "stack",
+    "text_encoder",
 ]

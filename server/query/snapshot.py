@@ -134,8 +134,34 @@ class Snapshot:
         return vectors
 
 
+def text_encoder(
+    home: Home, text_model_id: str, threads: int, serving: Snapshot | None, *, check: bool = True
+) -> TextEncoder:
+    """Load a language model, or take the one that serves where it is the same: it never changes.
+
+    Args:
+        home: where it is.
+        text_model_id: of the model.
+        threads: of one call.
+        serving: the snapshot that serves, None before the first one does.
+        check: compare checksums first.
+
+    Raises:
+        DamagedArtifactError: it is missing or damaged.
+    """
+    if serving is not None and serving.encoder.text_model_id == text_model_id:
+        return serving.encoder
+    return TextEncoder.load(home.text_models / text_model_id, threads=threads, verify=check)
+
+
 def prepare(
-    home: Home, loaded: LoadedIndex, store: Store, state: UserState, cache: TextCache, threads: int
+    home: Home,
+    loaded: LoadedIndex,
+    store: Store,
+    state: UserState,
+    cache: TextCache,
+    threads: int,
+    serving: Snapshot | None = None,
 ) -> Snapshot:
     """Make a snapshot that is ready to serve: load the language model, and encode every stored text.
 
@@ -146,12 +172,13 @@ def prepare(
         state: of users.
         cache: where vectors of texts are kept.
         threads: of the language model.
+        serving: the snapshot that serves; None before the first one does.
 
     Raises:
         DamagedArtifactError: the language model is missing or damaged.
         AbandonedError: the call that publishes the index ended.
     """
-    encoder = TextEncoder.load(home.text_models / loaded.model.text_model_id, threads=threads)
+    encoder = text_encoder(home, loaded.model.text_model_id, threads, serving)
     written = ErasureSafeWriter(cache, store.texts_among)
     cache_stored_vectors(store, encoder, written)
     for batch in store.distinct_texts():
