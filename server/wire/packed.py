@@ -6,7 +6,7 @@ from secrets import token_hex
 import numpy as np
 
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.query import Candidates, Explanation, FloatArray, Target
+from server.query import Candidates, Explanation, Target
 
 _FIELDS = pb.QueryResponse.DESCRIPTOR.fields_by_name
 _LENGTH_DELIMITED = 2  # the wire type of packed numbers and of messages
@@ -54,27 +54,24 @@ def packed_reply(candidates: Candidates) -> bytes:
         ),
         explanations=[_explanation(one) for one in candidates.explanations],
     )
-    parts = [rest.SerializeToString(), *_packed(_SCORES, candidates.scores)]
+    count = len(candidates.scores)
+    if not count:
+        return rest.SerializeToString()
+    length, scores = _varint(4 * count), candidates.scores.astype("<f4", copy=False).tobytes()
+    parts = [rest.SerializeToString(), _SCORES, length, scores]
     if candidates.shares is not None:
-        columns = np.ascontiguousarray(candidates.shares.T)  # (P, n)
-        used = np.flatnonzero(columns.any(axis=1)).tolist()
-        for view in used:
-            parts += _packed(_SHARES[view], columns[view])
+        columns = candidates.shares.T.astype("<f4")  # (P, n)
+        raw = columns.tobytes()
+        for view in np.flatnonzero(columns.any(axis=1)).tolist():
+            parts += (_SHARES[view], length, raw[4 * count * view : 4 * count * (view + 1)])
     if candidates.fallback:
-        parts += _packed(_PRIOR, candidates.scores)
+        parts += (_PRIOR, length, scores)
     return b"".join(parts)
 
 
 def packed_batch(replies: list[bytes]) -> bytes:
     """Return a serialized QueryBatchResponse of serialized replies."""
     return b"".join(part for reply in replies for part in (_RESPONSE, _varint(len(reply)), reply))
-
-
-def _packed(tag: bytes, column: FloatArray) -> tuple[bytes, ...]:
-    if not len(column):
-        return ()
-    raw = column.astype("<f4", copy=False).tobytes()
-    return tag, _varint(len(raw)), raw
 
 
 def _explanation(explanation: Explanation) -> pb.Explanation:

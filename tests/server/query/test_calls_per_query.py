@@ -19,7 +19,7 @@ from store.state.state import UserState
 from store.store import Store
 from tests.live_server import copy_home
 
-KEPT, NEW, OF_16, NEW_OF_16 = 400, 750, 75, 220  # calls of a query: measured, and a tenth
+KEPT, NEW, OF_16, NEW_OF_16 = 400, 900, 145, 500  # calls of a query: measured, and a tenth
 
 
 @pytest.fixture
