@@ -1,13 +1,14 @@
-# make demo · test · check · nightly · results · proto: each does its own set-up in .venv.  GPU=1 installs the GPU builds.
+# make demo · test · check · nightly · results · gpu · proto: each does its own set-up in .venv.  GPU=1 installs the GPU builds.
 PYTHON ?= python3
 GPU ?=
+EXTRA ?= cuvs
 DEVICE := $(if $(GPU),gpu,cpu)
 BIN := .venv/bin
 READY := .venv/ready-$(DEVICE)
 STUBS := server/pb
 RELEASED := proto/released.txtpb
 
-.PHONY: demo test check nightly results proto proto-release clean
+.PHONY: demo test check nightly results proto proto-release gpu clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Triptych needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
@@ -45,12 +46,25 @@ proto: $(READY)
 	rm -rf $(STUBS)/triptych
 	$(BIN)/python -m grpc_tools.protoc -Iserver/pb=proto --python_out=. --grpc_python_out=. \
 	  --mypy_out=. --mypy_grpc_out=. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
-	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(sort $(wildcard proto/triptych/v1/*.proto))
-	touch $(STUBS)/__init__.py $(STUBS)/triptych/__init__.py $(STUBS)/triptych/v1/__init__.py
+	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(sort $(wildcard proto/triptych/v1/*.proto proto/triptych/internal/v1/*.proto))
+	touch $(addsuffix /__init__.py,$(STUBS) $(addprefix $(STUBS)/triptych,/. /v1 /internal /internal/v1))
+
+# What needs a graphics card, in one go, on a machine that has one: gpu.json, and gpu.md for docs/benchmarks.md.  EXTRA=gpu leaves
+# RAPIDS out, and CAGRA graphs with it.  Without a card nothing is installed, and the exit code is 3 (make shows it as Error 3).
+gpu:
+	@$(PYTHON) -m scripts.gpu.card
+	@$(MAKE) --no-print-directory .venv-gpu/ready-$(EXTRA)
+	.venv-gpu/bin/python -m scripts.gpu --json gpu.json --markdown gpu.md
+
+.venv-gpu/ready-%: pyproject.toml constraints.txt
+	rm -rf .venv-gpu
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*,train,dev]'
+	touch $@
 
 # With each release, and only then: clients of the released API may not break afterwards.
 proto-release: check
 	$(BIN)/buf build proto --exclude-source-info -o $(RELEASED)
 
 clean:
-	rm -rf .venv demo-home .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-gpu demo-home .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

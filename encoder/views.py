@@ -10,6 +10,7 @@ from encoder.arrays import Events
 from encoder.config import VIEW_NAMES, VIEWS, TowerConfig
 from store.tables import MAX_WEIGHT
 
+_INT32 = int(np.iinfo(np.int32).max)
 _LEAST_WEIGHT = float(np.finfo(np.float32).tiny)  # a smaller one is 0 as float32
 
 FloatArray = npt.NDArray[np.float32]
@@ -81,7 +82,12 @@ def event_matrix(events: Events, shape: tuple[int, int], config: TowerConfig) ->
     if config.half_life:
         decay = 0.5 ** (count_newer(users, events.ts[used]) / config.half_life)
         values = values * np.maximum.reduceat(decay[order], first)
-    return sparse.csr_array((values.astype(np.float32), np.divmod(pairs, shape[1])), shape=shape)
+    rows, columns = np.divmod(pairs, shape[1])
+    # Built from its parts, which are in order: scipy would sort and check pairs once more.
+    kind = np.int32 if max(shape[1], len(pairs)) <= _INT32 else np.int64
+    ends = np.zeros(shape[0] + 1, dtype=kind)
+    np.cumsum(np.bincount(rows, minlength=shape[0]), out=ends[1:])
+    return sparse.csr_array((values.astype(np.float32), columns.astype(kind), ends), shape=shape)
 
 
 def count_newer(users: npt.NDArray[np.int64], ts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

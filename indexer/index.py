@@ -30,6 +30,7 @@ from indexer.search import (
     Searched,
     best_by_id,
     open_ann,
+    scores_of,
 )
 from store.artifact import DamagedArtifactError, read_manifest, verify
 from store.attributes import BadAttributesError, left_out_message, usable_attributes
@@ -217,6 +218,18 @@ class Index:
         found[in_main] = self.main.vectors[rows[in_main]]
         found[~in_main] = self.delta.state.vectors_of(rows[~in_main] - main)
         return found
+
+    def scores_of(self, queries: FloatArray, rows: IntArray) -> FloatArray:
+        """Score rows (B, n) for queries (B, D) as `search` does: inner products (B, n) float32.
+
+        Args:
+            queries: float32, C-contiguous.
+            rows: of items, none of them −1.
+        """
+        if not rows.size or rows.max() < len(self.main):
+            return scores_of(self.main.vectors, queries, rows)
+        vectors = self.vectors_of(rows.ravel())
+        return scores_of(vectors, queries, np.arange(rows.size).reshape(rows.shape))
 
     def popularity_of(self, rows: IntArray) -> FloatArray:
         """Return the popularity (n,) float32 of rows (n,)."""

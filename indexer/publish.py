@@ -35,8 +35,14 @@ class LoadedIndex:
     users: Index | None = None
 
 
-def load_index(home: Home, index_id: str, *, threads: int | None = None) -> LoadedIndex:
-    """Load an index, its model and its user index, after comparing the checksums of all their files.
+def load_index(home: Home, index_id: str, *, threads: int | None = None, check: bool = True) -> LoadedIndex:
+    """Load an index, its model and its user index.
+
+    Args:
+        home: where they are.
+        index_id: of the index.
+        threads: of the model per call; None lets ONNX Runtime choose.
+        check: compare the checksums of all their files first.
 
     Raises:
         IndexNotFoundError: no index has that id.
@@ -44,10 +50,10 @@ def load_index(home: Home, index_id: str, *, threads: int | None = None) -> Load
     """
     if index_id not in artifacts(home.indexes):
         raise IndexNotFoundError(home, index_id)
-    index = Index.load(home.indexes / index_id)
+    index = Index.load(home.indexes / index_id, check=check)
     if index.model_id not in artifacts(home.models):
         raise DamagedArtifactError(home.models / index.model_id, f"is missing and index {index_id} needs it")
-    model = Model.load(home.models / index.model_id, threads=threads)
+    model = Model.load(home.models / index.model_id, threads=threads, check=check)
     if model.dim != index.dim:
         raise DamagedArtifactError(
             home.indexes / index_id, f"has dim {index.dim}, but its model {model.model_id} has {model.dim}"

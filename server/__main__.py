@@ -9,6 +9,7 @@ from typing import Annotated
 import duckdb
 import typer
 
+MOST_PROCESSES = 256
 MAX_GRACE = 3_600.0  # seconds; beyond them no service manager waits
 
 
@@ -20,7 +21,18 @@ def serve_command(
     host: Annotated[
         str, typer.Option(help="Name, IPv4 or IPv6 address, or unix:/path; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
+    processes: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="Query processes on the port, beside one that owns the home; auto: as many as processors; "
+            "1: one process does all.",
+        ),
+    ] = "1",
     workers: Annotated[int, typer.Option(min=1, max=256, help="Calls of a kind answered at once.")] = 8,
+    user_cache_mb: Annotated[
+        int, typer.Option(min=0, max=1_000_000, help="Megabytes of user vectors kept by a process.")
+    ] = 128,
     grace: Annotated[
         float, typer.Option(min=0, max=MAX_GRACE, help="Seconds for running calls at shutdown.")
     ] = 10.0,
@@ -36,23 +48,31 @@ def serve_command(
     """
     # One thread a call: calls run side by side, and FAISS reads this only from the environment.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from server.app import serve  # noqa: PLC0415
     from server.config import ServerConfig  # noqa: PLC0415
+    from server.processes import serve_with_processes, usable_processors  # noqa: PLC0415
     from store.home import Home  # noqa: PLC0415
 
+    if processes != "auto" and not (processes.isdecimal() and 1 <= int(processes) <= MOST_PROCESSES):
+        raise ValueError(f"--processes is {processes!r}, not auto or a number in 1..{MOST_PROCESSES}")
     if not home.is_dir():
         raise FileNotFoundError(f"there is no directory {home} to serve: run `triptych import` first")
-    serve(
-        ServerConfig(
-            Home(home),
-            host=host,
-            port=port,
-            workers=workers,
-            grace_seconds=grace,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-        )
+    config = ServerConfig(
+        Home(home),
+        host=host,
+        port=port,
+        workers=workers,
+        grace_seconds=grace,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        user_cache_mb=user_cache_mb,
+        processes=usable_processors() if processes == "auto" else int(processes),
     )
+    if config.processes > 1:
+        serve_with_processes(config)
+        return
+    from server.app import serve  # noqa: PLC0415  # the parent of several processes need not load it
+
+    serve(config)
 
 
 def main() -> None:

@@ -3,8 +3,9 @@
 import gc
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import grpc
@@ -14,15 +15,24 @@ from grpc_reflection.v1alpha import reflection
 from encoder.text import TextCache
 from server.addresses import CannotListenError, Listening
 from server.config import MAX_MESSAGE_BYTES, ServerConfig
-from server.identity import Identity
-from server.live import CommitListener, GroupCommit, Ingest, Publisher
+from server.identity import Identity, Reached
+from server.live import (
+    CommitListener,
+    GroupCommit,
+    IndexWriter,
+    Ingest,
+    Publisher,
+    QueryProcesses,
+    RecordingIndexWriter,
+)
+from server.pb.triptych.internal.v1 import owner_pb2_grpc as owner_rpc
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query import QueryPriority, Retriever
 from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor
 from server.tls import TlsFilesError, server_credentials
-from server.wire import AdminServicer, Admission, IngestServicer, RetrievalServicer
+from server.wire import AdminServicer, Admission, IngestServicer, OwnerServicer, RetrievalServicer
 from store.disk import disk_errors
 from store.state import UserState, bring_up_to_date
 from store.store import Store
@@ -57,24 +67,56 @@ def serve(config: ServerConfig) -> None:
         BadAddressError, CannotListenError: nothing can listen on the address.
         TlsFilesError: certificate and key cannot be used, or only one of them was given.
     """
+    until_stopped(config, running(config))
+
+
+def until_stopped(
+    config: ServerConfig, block: AbstractContextManager[str], ready: Callable[[], None] = lambda: None
+) -> None:
+    """Keep a server running until SIGTERM or SIGINT, as `serve` says.
+
+    Args:
+        config: of the server.
+        block: in which it answers, as `running` returns it.
+        ready: called once it answers.
+
+    Raises:
+        what the block raises.
+    """
     sys.setswitchinterval(_SWITCH_SECONDS)
     with (
         StopSignals(lambda: config.home.server_file.unlink(missing_ok=True)) as signals,
-        running(config) as address,
+        block as address,
     ):
         signals.serving(config.grace_seconds)
         log.info("listening on %s", address)
+        ready()
         signals.wait()
         log.info("stopping: running calls have %.0f s to finish", config.grace_seconds)
 
 
+@dataclass(frozen=True)
+class Following:
+    """The query processes that follow a server, and how callers reach these."""
+
+    processes: QueryProcesses
+    reached: Reached
+
+
 @contextmanager
-def running(config: ServerConfig) -> Iterator[str]:
-    """Yield the address of a server that answers while the block runs.  Raises: as `serve`.
+def running(config: ServerConfig, following: Following | None = None) -> Iterator[str]:
+    """Yield the address of a server that answers while the block runs.
 
     The start goes from the disk upwards: what is stored is opened and brought to one state, the background
     workers start, erasures that a crash interrupted are finished, calls are answered (queries not yet), the
     index is loaded, and server.json is written, by which commands find the server. The end goes back.
+
+    Args:
+        config: of the server.
+        following: the query processes that follow this one, where there are any.
+
+    Raises:
+        as `serve`.
     """
     home, health_servicer = config.home, health.HealthServicer()
     supervisor, priority = Supervisor(health_servicer), QueryPriority()
@@ -85,50 +127,74 @@ def running(config: ServerConfig) -> Iterator[str]:
         closing(TextCache.open(home.text_cache)) as cache,
     ):
         bring_up_to_date(store, state)
-        retriever = Retriever(store, state, priority=priority)
+        retriever = Retriever(store, state, priority=priority, user_cache_bytes=config.user_cache_bytes)
         writer = Writer(store, state, priority.pause)
+        index_writer = IndexWriter() if following is None else RecordingIndexWriter(state)
         with (
-            CommitListener(store, state, retriever, supervisor) as listener,
+            CommitListener(store, state, retriever, supervisor, index_writer) as listener,
             GroupCommit(writer, listener.committed, listener.catch_up, supervisor) as commit,
         ):
             cache.on_vectors_removed(listener.texts.sweep)
             ingest = Ingest(home, store, state, cache, commit, listener)
             ingest.resume()
-            publisher = Publisher(config, store, state, cache, retriever, listener, supervisor)
+            publisher = Publisher(config, store, state, cache, retriever, listener, supervisor, index_writer)
             identity = Identity.of(home, store)
-            servicers = (
-                RetrievalServicer(retriever),
-                AdminServicer(home, store, retriever, publisher, identity, supervisor),
-                IngestServicer(ingest),
-                health_servicer,
-            )
+            admin = AdminServicer(home, store, retriever, publisher, identity, supervisor)
+            services = [
+                partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever)),
+                partial(rpc.add_AdminServicer_to_server, admin),
+                partial(ingest_rpc.add_IngestServicer_to_server, IngestServicer(ingest)),
+            ]
+            if following is not None:
+                publisher.prepare_in(following.processes)
+                supervisor.listen(following.processes.tell_health)
+                owner = OwnerServicer(store, state, cache, following.processes)
+                services.append(partial(owner_rpc.add_OwnerServicer_to_server, owner))
             try:
-                with _answering(config, *servicers) as (address, local):
-                    tls = config.tls_cert is not None
-                    publisher.resume(partial(identity.announce, home, address, local, tls=tls))
+                with answering(config, health_servicer, services) as (address, local):
+                    if following is None:
+                        reached = Reached(address, local, config.tls_cert is not None)
+                        publisher.resume(partial(identity.announce, home, reached))
+                    else:
+                        announce = partial(identity.announce, home, following.reached)
+                        publisher.resume(partial(following.processes.announce_by, announce))
                     yield address
             finally:
+                if following is not None:
+                    following.processes.close()
                 home.server_file.unlink(missing_ok=True)
                 gc.unfreeze()  # what the publisher froze is else not freed at the end, and DuckDB complains
 
 
 @contextmanager
-def _answering(
+def answering(
     config: ServerConfig,
-    retrieval: RetrievalServicer,
-    admin: AdminServicer,
-    ingest: IngestServicer,
     health_servicer: health.HealthServicer,
+    services: Sequence[Callable[[grpc.Server], None]],
+    options: Sequence[tuple[str, int]] = (),
+    *,
+    for_commands: bool = True,
 ) -> Iterator[tuple[str, str]]:
-    """Yield the address of a gRPC server that runs these services, and its address for commands."""
+    """Yield the address of a gRPC server while it runs some services, and its address for commands.
+
+    Args:
+        config: where to listen, and how many calls run at once.
+        health_servicer: is told when the server ends.
+        services: each is added to the server.
+        options: of gRPC, beside and in the place of the usual ones.
+        for_commands: whether commands on this machine get a port without TLS where the other one wants TLS.
+
+    Raises:
+        BadAddressError, CannotListenError, TlsFilesError: as `serve`.
+    """
     admission = Admission(config.workers, config.queue)
-    server = grpc.server(admission.refusals, interceptors=[admission], options=OPTIONS)
-    rpc.add_RetrievalServicer_to_server(retrieval, server)
-    rpc.add_AdminServicer_to_server(admin, server)
-    ingest_rpc.add_IngestServicer_to_server(ingest, server)
+    usual = dict(OPTIONS) | dict(options)
+    server = grpc.server(admission.refusals, interceptors=[admission], options=list(usual.items()))
+    for add in services:
+        add(server)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    addresses = _listen(server, config)
+    addresses = _listen(server, config, for_commands=for_commands)
     server.start()
     try:
         yield addresses
@@ -138,7 +204,7 @@ def _answering(
         admission.shutdown()  # a call nobody waits for any more still holds the store and the cache
 
 
-def _listen(server: grpc.Server, config: ServerConfig) -> tuple[str, str]:
+def _listen(server: grpc.Server, config: ServerConfig, *, for_commands: bool) -> tuple[str, str]:
     """Open the port; return the address of the server, and the one for commands on this machine.
 
     Raises:
@@ -158,7 +224,7 @@ def _listen(server: grpc.Server, config: ServerConfig) -> tuple[str, str]:
     except RuntimeError as error:
         raise wanted.error() or CannotListenError(wanted.bound, str(error)) from error
     reached = Listening(wanted.host, port).reached
-    if tls is None:
+    if tls is None or not for_commands:
         return reached, reached
     # Commands beside the server cannot know which name and root its certificate is good for.
     return reached, f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

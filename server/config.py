@@ -1,6 +1,7 @@
 """Settings of a server; read once, in `main`."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from store.home import Home
@@ -20,6 +21,8 @@ class ServerConfig:
         encode_threads: threads of the language model per call.
         grace_seconds: how long running calls may take to finish at shutdown.
         tls_cert, tls_key: PEM files; both or neither.
+        user_cache_mb: megabytes of user vectors that a process keeps, at most.
+        processes: query processes beside the one that owns the home; 1 for one process that does all.
     """
 
     home: Home
@@ -31,3 +34,33 @@ class ServerConfig:
     grace_seconds: float = 10.0
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    user_cache_mb: int = 128
+    processes: int = 1
+
+    @property
+    def user_cache_bytes(self) -> int:
+        """Bytes of user vectors that a process keeps, at most."""
+        return self.user_cache_mb << 20
+
+    def as_owner(self, address: str) -> "ServerConfig":
+        """Return the settings of the process that owns the home, which listens on a unix socket alone."""
+        return replace(self, host=address, tls_cert=None, tls_key=None)
+
+    def on_port(self, port: int) -> "ServerConfig":
+        """Return the settings with another port."""
+        return replace(self, port=port)
+
+    def to_json(self) -> str:
+        """Return the text that `from_json` reads."""
+        content = asdict(self) | {"home": str(self.home.path)}
+        for name in ("tls_cert", "tls_key"):
+            content[name] = None if content[name] is None else str(content[name])
+        return json.dumps(content)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ServerConfig":
+        """Read what `to_json` wrote."""
+        content = json.loads(text)
+        for name in ("tls_cert", "tls_key"):
+            content[name] = None if content[name] is None else Path(content[name])
+        return cls(**(content | {"home": Home(Path(content["home"]))}))

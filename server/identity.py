@@ -2,13 +2,32 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 from uuid import uuid4
 
 from server.pb.triptych.v1 import triptych_pb2 as pb
+from store.disk import replace_file
 from store.home import Home
 from store.store import Store
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How a server is reached.
+
+    Attributes:
+        address: of the server.
+        local: for commands on this machine; without TLS.
+        tls: whether `address` wants it.
+        pid: of the process that is told to stop; by default this one.
+    """
+
+    address: str
+    local: str
+    tls: bool
+    pid: int = field(default_factory=os.getpid)
 
 
 @dataclass(frozen=True)
@@ -37,26 +56,25 @@ class Identity:
         file = os.stat(home.database)
         return cls(store.home_id, file.st_dev, file.st_ino)
 
-    def announce(self, home: Home, address: str, local: str, *, tls: bool) -> None:
+    def announce(self, home: Home, reached: Reached, query_pids: Sequence[int] | None = None) -> None:
         """Write server.json, whole at once.
 
         Args:
             home: where to.
-            address: of the server.
-            local: for commands on this machine; without TLS.
-            tls: whether `address` wants it.
+            reached: how the server is.
+            query_pids: of its query processes; None where it has none.
         """
-        draft = home.server_file.with_suffix(".tmp")
-        content = {
-            "address": address,
-            "local": local,
-            "pid": os.getpid(),
-            "tls": tls,
+        content: dict[str, object] = {
+            "address": reached.address,
+            "local": reached.local,
+            "pid": reached.pid,
+            "tls": reached.tls,
             "home_id": self.home_id,
             "server_id": self.server_id,
         }
-        draft.write_text(json.dumps(content) + "\n", "utf-8")
-        draft.replace(home.server_file)
+        if query_pids is not None:
+            content |= {"owner_pid": os.getpid(), "query_pids": list(query_pids)}
+        replace_file(home.server_file, json.dumps(content) + "\n")
 
     def message(self) -> pb.ServedHome:
         """Return the message in Status."""

@@ -22,11 +22,17 @@ from indexer.filters import ReindexNeededError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
 from server.cancellation import AbandonedError, NoTurnError
-from server.live import IMPORT_ERRORS, StoppingError
-from server.query import IndexChangedError, ItemNotServedError, NotReadyError, NoUserIndexError
+from server.live import IMPORT_ERRORS, NotPreparedError, StoppingError
+from server.query import (
+    IndexChangedError,
+    ItemNotServedError,
+    NotReadyError,
+    NoUserIndexError,
+    OwnerUnreachableError,
+)
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
-from store.state import DamagedStateError
+from store.state import DamagedStateError, StateReplacedError
 from store.store import ItemNotFoundError
 from store.writes import ItemVectorLengthError, RequestIdReusedError
 
@@ -90,6 +96,9 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (NotATextModelError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
     (DamagedTextCacheError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
     (NotReadyError, code_pb2.UNAVAILABLE, "NOT_READY"),
+    (NotPreparedError, code_pb2.FAILED_PRECONDITION, "INDEX_REFUSED"),
+    (OwnerUnreachableError, code_pb2.UNAVAILABLE, "OWNER_UNREACHABLE"),
+    (StateReplacedError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NoUserIndexError, code_pb2.FAILED_PRECONDITION, "NO_USER_INDEX"),
     (IndexChangedError, code_pb2.FAILED_PRECONDITION, "INDEX_CHANGED"),
     (ReindexNeededError, code_pb2.FAILED_PRECONDITION, "REINDEX_NEEDED"),
@@ -139,7 +148,7 @@ def status_of_errors(context: grpc.ServicerContext) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # here and below: every call ends with a status
-        _abort(context, _failure(error))
+        abort_with(context, _failure(error))
 
 
 def outcome(call: Callable[[], _Result]) -> _Result | Failure:
@@ -160,7 +169,8 @@ def _failure(error: Exception) -> Failure:
     return Failure(code_pb2.INTERNAL, "INTERNAL", "an unexpected error; the server's log has it")
 
 
-def _abort(context: grpc.ServicerContext, failure: Failure) -> NoReturn:
+def abort_with(context: grpc.ServicerContext, failure: Failure) -> NoReturn:
+    """Abort a call with the status of a failure."""
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN)]
     if failure.field:
         violation = error_details_pb2.BadRequest.FieldViolation(

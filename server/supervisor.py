@@ -32,12 +32,18 @@ class Supervisor:
         self._lock = threading.Lock()
         self._workers: dict[str, Worker] = {}
         self._ready = False
+        self._listeners: list[Callable[[dict[str, bool]], None]] = []
         self.update_health()
 
     def add(self, worker: "Worker") -> None:
         """Watch a worker from now on."""
         with self._lock:
             self._workers[worker.name] = worker
+        self.update_health()
+
+    def listen(self, listener: Callable[[dict[str, bool]], None]) -> None:
+        """Call a function whenever health is updated, with whether each service and worker serves."""
+        self._listeners.append(listener)
         self.update_health()
 
     def ready(self) -> None:
@@ -52,7 +58,7 @@ class Supervisor:
 
     def update_health(self) -> None:
         """Set the status of every service and worker to the present one."""
-        if self._health is None:
+        if self._health is None and not self._listeners:
             return
         with self._lock:  # one thread at a time, so that the last statuses set are the newest
             failing = {name for name, worker in self._workers.items() if worker.state().failing}
@@ -60,9 +66,17 @@ class Supervisor:
                 service: self._ready and _NEEDS.get(service) not in failing for service in ("", *SERVICES)
             }
             serves |= {WORKER_SERVICE + name: name not in failing for name in self._workers}
-            statuses = health_pb2.HealthCheckResponse
-            for service, serving in serves.items():
-                self._health.set(service, statuses.SERVING if serving else statuses.NOT_SERVING)
+            if self._health is not None:
+                set_health(self._health, serves)
+            for listener in self._listeners:
+                listener(serves)
+
+
+def set_health(servicer: health.HealthServicer, serves: dict[str, bool]) -> None:
+    """Set the status of services and workers, SERVING or NOT_SERVING."""
+    statuses = health_pb2.HealthCheckResponse
+    for service, serving in serves.items():
+        servicer.set(service, statuses.SERVING if serving else statuses.NOT_SERVING)
 
 
 class Worker(ABC):

@@ -106,8 +106,8 @@ def test_the_stubs_are_what_protoc_makes(tmp_path: Path) -> None:
         timeout=200,
     )
     made = {p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()}
-    stubs = Path("server/pb/triptych/v1")
-    names = ("triptych", "ingest")
+    stubs = Path("server/pb/triptych")
+    names = ("v1/triptych", "v1/ingest", "internal/v1/owner")
     assert made == {stubs / f"{name}{ending}" for name in names for ending in STUBS}
     for name in made:
         assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes(), f"{name}: run `make proto`"

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -68,12 +69,14 @@ class TextCache:
 
     Vectors are on disk when `put` returns. A process may open a path only once. Readers never wait. Each
     vector is stored with a checksum over it and its key; a damaged vector counts as missing, so that its text
-    is encoded again.
+    is encoded again. A cache opened by `open_reader` stores and removes nothing: `put` leaves that to the
+    process that writes.
     """
 
-    def __init__(self, path: Path, env: Any) -> None:
+    def __init__(self, path: Path, env: Any, *, reads_only: bool = False) -> None:
         self._path = path
         self._env = env
+        self._reads_only = reads_only
         self._file = _identity(path)
         self._retired: list[Any] = []  # threads may still read in them
         self._reopening = threading.Lock()
@@ -89,10 +92,28 @@ class TextCache:
         """
         return cls(path, _environment(path))
 
+    @classmethod
+    def open_reader(cls, path: Path) -> Self:
+        """Open a cache that another process writes, and has opened before.
+
+        Raises:
+            DamagedTextCacheError: there is none, or LMDB cannot read it.
+        """
+        try:
+            return cls(path, _reading_environment(path), reads_only=True)
+        except (*DAMAGE_ERRORS, lmdb.Error, OSError) as error:
+            raise DamagedTextCacheError(path, str(error)) from error
+
+    def free_readers(self) -> None:
+        """Free what killed processes were reading, so that the file need not keep it for them."""
+        self._env.reader_check()
+
     def close(self) -> None:
         """Seal and release the files; the cache cannot be used afterwards."""
         self._background.shutdown()
-        if self._file == _identity(self._path):  # otherwise another process has replaced the files
+        if not self._reads_only and self._file == _identity(
+            self._path
+        ):  # otherwise another process has replaced the files
             seal(self._path, self._env)
         for env in (self._env, *self._retired):
             env.close()
@@ -138,7 +159,9 @@ class TextCache:
                     continue
                 vectors[row] = vector
                 found[row] = True
-        if damaged:
+        if self._reads_only and not found.all() and self._file != _identity(self._path):
+            self._reopen()  # the process that writes goes on in a new file
+        if damaged and not self._reads_only:
             log.warning("%s: %d vectors are damaged, and encoded again", self._path, len(damaged))
             self._in_background(partial(self._drop, damaged, dim))
         return vectors, found
@@ -162,6 +185,8 @@ class TextCache:
                 earlier vectors, or a value is not finite.
             DiskFullError, ReadOnlyDiskError: the disk is full or read-only.
         """
+        if self._reads_only:
+            return True
         if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(texts):
             shape = f"{vectors.dtype} {vectors.shape}"
             raise BadVectorsError(text_model_id, f"{shape} for {len(texts)} texts")
@@ -240,12 +265,14 @@ class TextCache:
             if self._file == _identity(self._path):
                 if not damage:
                     return
+                if self._reads_only:  # the process that writes finds the damage, too, and makes it anew
+                    return
                 remove_files(self._path)
             log.warning(
                 "text cache %s goes on in a new file: %s", self._path, damage or "its own was replaced"
             )
             self._retired.append(self._env)
-            self._env = _environment(self._path)
+            self._env = (_reading_environment if self._reads_only else _environment)(self._path)
             self._file = _identity(self._path)
         self._in_background(self._on_vectors_removed)
 
@@ -396,6 +423,11 @@ def _environment(path: Path) -> Any:
                     transaction.put(_FENCE, os.urandom(8))
         env.reader_check()  # slots of processes that were killed
     return env
+
+
+def _reading_environment(path: Path) -> Any:
+    """Open the environment of a cache that another process writes.  Raises: lmdb.Error."""
+    return lmdb.open(str(path), map_size=_MAP_BYTES, max_readers=_READERS, readonly=True, create=False)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -21,6 +21,7 @@ from indexer.building.incremental import (
 )
 from indexer.building.items import ItemTower, build_main, write_rows
 from indexer.building.sample import QUERIES, sample_users, tuning_queries
+from indexer.building.shards import build_shard
 from indexer.building.users import (
     ExportedUsers,
     build_users,
@@ -39,6 +40,7 @@ __all__ = [
     "ItemTower",
     "assemble_index",
     "build_main",
+    "build_shard",
     "build_users",
     "changes_of",
     "choose",

@@ -212,8 +212,8 @@ def scores_of(vectors: FloatArray, queries: FloatArray, rows: IntArray) -> Float
     scores = np.empty(rows.shape, dtype=np.float32)
     if not rows.size:
         return scores
-    threads = faiss.omp_get_max_threads()
-    if len(queries) == 1:
+    threads = faiss.omp_get_max_threads() if len(queries) == 1 else 1
+    if threads > 1:
         faiss.omp_set_num_threads(1)  # for this thread alone; otherwise idle threads are started
     faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]  # gives −inf for row −1
         faiss.swig_ptr(scores),
@@ -224,7 +224,7 @@ def scores_of(vectors: FloatArray, queries: FloatArray, rows: IntArray) -> Float
         len(queries),
         rows.shape[1],
     )
-    if len(queries) == 1:
+    if threads > 1:
         faiss.omp_set_num_threads(threads)
     return scores
 

@@ -25,7 +25,7 @@ from indexer.search.exact import (
 from indexer.search.lists import Bits
 
 BoolArray = npt.NDArray[np.bool_]
-_SPARE_EXCLUDED = 64  # excluded rows beyond k that a first search makes up for
+_SPARE_EXCLUDED = 64  # rows beyond k that a first search makes up for where any is excluded
 _SPARE_REMOVED = 4  # removed rows it makes up for, beside twice as many as k random rows would hold
 _WIDER = 8  # times the candidates and the lists probed, of a second search
 _TABLE_VALUES = 2_048  # values from which on a table pays
@@ -108,6 +108,13 @@ class SearchMask:
         denied = np.sort(allowed.denied) if len(allowed.denied) else allowed.denied
         return cls(main, state, batch, queries, rows, denied, most + len(denied), appended)
 
+    def of_one(self, query: int) -> "SearchMask":
+        """Return the mask of one query of the batch, as a batch of one."""
+        rows = self.rows[self.queries == query]
+        queries, own = np.zeros(len(rows), dtype=np.int64), len(rows) + len(self.denied)
+        appended = bool(len(rows)) and int(rows.max()) >= self.main
+        return SearchMask(self.main, self.state, 1, queries, rows, self.denied, own, appended)
+
     @cached_property
     def codes(self) -> IntArray:
         """Query number · total + row of each excluded pair, sorted."""
@@ -126,10 +133,14 @@ class SearchMask:
         return self.own + self.state.main_removed
 
     def spare(self, k: int) -> int:
-        """Return how many candidates beyond k a first search takes; if too few, another follows."""
+        """Return how many candidates beyond k a first search takes; if too few, another follows.
+
+        However many rows are excluded or denied for a query, it is the same number, so that FAISS looks at
+        the same candidates in every batch.
+        """
         removed = self.state.main_removed
         likely = min(removed, _SPARE_REMOVED + 2 * k * removed // max(1, self.main)) if removed else 0
-        return min(self.own, k + _SPARE_EXCLUDED) + likely
+        return (k + _SPARE_EXCLUDED if self.own else 0) + likely
 
     def open_appended(self, query: IntArray, appended: IntArray, allowed: Allowed) -> BoolArray:
         """Tell which pairs (n,) of a query number and an appended row, counted from 0, may be found."""
@@ -231,6 +242,13 @@ class Searchable:
         if rows.shape[1] == k and rows[:, -1].min() >= 0:
             return rows, scores
         available = mask.available(k, passing, allowed)  # (B,) or one number for all
+        if mask.batch > 1:  # one by one, so that each has the answer that it has alone
+            short = np.flatnonzero((rows >= 0).sum(axis=1) < available)
+            rows, scores = _widened(rows, k, -1), _widened(scores, k, -np.inf)
+            for query in short.tolist():
+                found = self._search_main(queries[query : query + 1], k, mask.of_one(query), allowed)
+                rows[query], scores[query] = _widened(found[0], k, -1)[0], _widened(found[1], k, -np.inf)[0]
+            return rows, scores
         # With every vector compared and as many spare candidates as rows are masked, none falls short.
         for wider, exact in ((min(_WIDER * (k + spare), mask.most), False), (mask.most, True)):
             short = np.flatnonzero((rows >= 0).sum(axis=1) < available)

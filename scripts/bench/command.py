@@ -1,4 +1,4 @@
-"""triptych bench: ours beside bare gRPC, bare FAISS and bare ONNX Runtime, and what kill -9 leaves."""
+"""triptych bench: ours beside an empty gRPC method, bare FAISS and ONNX Runtime; what kill -9 leaves."""
 
 import tempfile
 from enum import StrEnum
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from scripts.bench.serve.command import overload_command, serve_command
 from scripts.home_access import existing_home, shared_text_models
 from scripts.terminal import HomeOption, JsonOption, write_json
 
@@ -25,61 +26,8 @@ class StageName(StrEnum):
     ERASE = "erase"
 
 
-@app.command("serve")
-def serve_bench(
-    address: Annotated[
-        str | None, typer.Option(help="A running server on this machine; default: its own one.")
-    ] = None,
-    users_from: Annotated[
-        Path | None, typer.Option(help="The server's home: its newest export says whom to ask for.")
-    ] = None,
-    users: Annotated[int, typer.Option(min=200, help="Of the synthetic world.")] = 500,
-    items: Annotated[int, typer.Option(min=150, help="Of the synthetic world.")] = 400,
-    dim: Annotated[int, typer.Option(min=2, help="Embedding dim on the synthetic world.")] = 64,
-    concurrency: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0.05, help="At most, per measurement.")] = 1.0,
-    calls: Annotated[int, typer.Option(min=1, help="At most, per measurement.")] = 5000,
-    seed: Annotated[int, typer.Option(help="Of the world and of whom to ask for.")] = 0,
-    json_path: JsonOption = None,
-) -> None:
-    """Measure queries per second and latency beside a bare gRPC server in the same run.
-
-    Kinds: a stored user, inline views, a raw vector, a batch of 16 stored users. The bare server has the same
-    settings and sends replies of the same size that were made once. A PNG goes beside the JSON.
-
-    Example: triptych bench serve --json serve.json
-    """
-    from scripts.bench.load import Bounds
-    from scripts.bench.serve import ServeOptions, check_loopback, make_work, measure_serving
-    from scripts.bench.small_home import make_small_home, serving
-    from scripts.home_access import admin, existing_home
-    from server.pb.triptych.v1 import triptych_pb2 as pb
-    from store.export import Export
-
-    if (address is None) != (users_from is None):
-        raise typer.BadParameter("--address and --users-from go together")
-    if address is not None:
-        check_loopback(address)
-    options = ServeOptions(
-        concurrencies=tuple(concurrency or (1, 4, 16)),
-        rounds=rounds,
-        bounds=Bounds(seconds, calls),
-        seed=seed,
-    )
-    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
-        folder = Path(name)
-        if address is not None and users_from is not None:
-            with admin(address) as stub, Export.latest(existing_home(users_from).exports) as export:
-                width = stub.Status(pb.StatusRequest(), timeout=30).dim
-                report = measure_serving(address, make_work(export, width, options), folder, options)
-        else:
-            home = make_small_home(folder, users=users, items=items, dim=dim, seed=seed)
-            with Export.latest(home.exports) as export, serving(home, options.workers) as own:
-                report = measure_serving(own, make_work(export, dim, options), folder, options)
-    from scripts.bench.output import print_and_save
-
-    print_and_save("bench serve", report, json_path, "concurrency", ("kind", "server"))
+app.command("serve")(serve_command)
+app.command("overload")(overload_command)
 
 
 @app.command("index")

@@ -15,6 +15,7 @@ from server.tls import channel_credentials
 
 TIMEOUT = 10.0  # seconds
 IMPORT_TIMEOUT = 3600.0
+CONNECTIONS = 4
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between repetitions
 
@@ -37,6 +38,7 @@ _OPTIONS: list[tuple[str, str | int]] = [
     ("grpc.service_config", json.dumps(_CONFIG)),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.use_local_subchannel_pool", 1),  # else all channels to an address share one connection
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),

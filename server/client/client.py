@@ -13,6 +13,7 @@ request id, so it is written once.
 """
 
 import asyncio
+import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, 
 import grpc
 import grpc.aio
 
-from server.client.channel import IMPORT_TIMEOUT, TIMEOUT, Patience, connect, connect_async
+from server.client.channel import CONNECTIONS, IMPORT_TIMEOUT, TIMEOUT, Patience, connect, connect_async
 from server.client.errors import CallError, answer_of, errors_of_calls
 from server.client.messages import (
     Behavior,
@@ -64,14 +65,14 @@ class RemoteCall(Generic[_Result]):
     """A call that is described, not made yet.
 
     Attributes:
-        method: of a stub.
+        method: of the stubs of a connection.
         request: its argument.
         result: makes what the client returns of the reply or, where `streams`, of the list of all replies.
         streams: whether the method replies with a stream.
         timeout: seconds that the call has, repetitions included; None for the client's timeout.
     """
 
-    method: Callable[..., Any]
+    method: Callable[["Connection[Any]"], Callable[..., Any]]
     request: Any
     result: Callable[[Any], _Result]
     streams: bool = False
@@ -82,7 +83,7 @@ class RemoteCall(Generic[_Result]):
 class RemoteStream(Generic[_Result]):
     """A call whose replies the caller iterates over, not made yet; `result` makes what each reply becomes."""
 
-    method: Callable[..., Any]
+    method: Callable[["Connection[Any]"], Callable[..., Any]]
     requests: Iterable[Any]
     result: Callable[[Any], _Result]
 
@@ -131,34 +132,81 @@ def stream(
 
 
 def unary(
-    method: "grpc.UnaryUnaryMultiCallable[_Request, _Reply]", request: _Request, timeout: float | None = None
+    method: "Callable[[Connection[Any]], grpc.UnaryUnaryMultiCallable[_Request, _Reply]]",
+    request: _Request,
+    timeout: float | None = None,
 ) -> RemoteCall[_Reply]:
     """Describe a call with one reply, which the client returns as it is."""
     return RemoteCall(method, request, lambda reply: reply, timeout=timeout)
 
 
+class Connection(Generic[_Channel]):
+    """One connection, and the stubs of the services over it.
+
+    Attributes:
+        channel: made at once, connected by its first call.
+        retrieval, admin, ingest: stubs.
+    """
+
+    channel: _Channel
+
+    def __init__(self, channel: _Channel) -> None:
+        self.channel = channel
+        self.retrieval: rpc.RetrievalStub = rpc.RetrievalStub(channel)
+        self.admin: rpc.AdminStub = rpc.AdminStub(channel)
+        self.ingest: ingest_rpc.IngestStub = ingest_rpc.IngestStub(channel)
+
+
 class Calls(ABC, Generic[_Channel]):
     """The calls of the API, which both clients have.  Each raises CallError where the server refuses it.
 
+    Calls go over several connections by turns: where a server runs several processes, each connection
+    reaches one of them. A call is repeated over the next connection, so that it finds another process where
+    its own has died.
+
     Attributes:
         address: as given.
-        channel: the connection.
+        connections: in the order of their turns.
     """
 
-    def __init__(self, address: str, *, tls_ca: Path | None = None, timeout: float = TIMEOUT) -> None:
-        """Connect to host:port, with TLS where a PEM root certificate is given.
+    def __init__(
+        self,
+        address: str,
+        *,
+        tls_ca: Path | None = None,
+        timeout: float = TIMEOUT,
+        connections: int = CONNECTIONS,
+    ) -> None:
+        """Prepare to call host:port, with TLS where a PEM root certificate is given.
 
         Args:
             address: host:port, [IPv6]:port or unix:/path.
             tls_ca: file of the root certificate.
             timeout: seconds that a call has, repetitions included.
+            connections: at most so many are opened, each by its first call.
+
+        Raises:
+            ValueError: fewer than one connection.
+            BadAddressError, TlsFilesError, OSError: as `connect`.
         """
+        if connections < 1:
+            raise ValueError(f"connections is {connections}, not 1 or more")
         self.address = address
-        self.channel: _Channel = self._connect(address, tls_ca)
+        self.connections: list[Connection[_Channel]] = [
+            Connection(self._connect(address, tls_ca)) for _ in range(connections)
+        ]
+        self._turns = itertools.count()
         self._timeout = timeout
-        self._retrieval: rpc.RetrievalStub = rpc.RetrievalStub(self.channel)
-        self._admin: rpc.AdminStub = rpc.AdminStub(self.channel)
-        self._ingest: ingest_rpc.IngestStub = ingest_rpc.IngestStub(self.channel)
+
+    @property
+    def channel(self) -> _Channel:
+        """The first connection, for stubs of one's own."""
+        first: _Channel = self.connections[0].channel
+        return first
+
+    def _connection(self) -> Connection[_Channel]:
+        """Return the connection whose turn it is."""
+        return self.connections[next(self._turns) % len(self.connections)]
 
     @staticmethod
     @abstractmethod
@@ -168,13 +216,13 @@ class Calls(ABC, Generic[_Channel]):
     @call
     def query(self, **fields: Unpack[QueryFields]) -> RemoteCall[pb.QueryResponse]:
         """Return the candidates of one subject; the fields are those of QueryRequest."""
-        return unary(self._retrieval.Query, query_message(fields))
+        return unary(lambda on: on.retrieval.Query, query_message(fields))
 
     @call
     def query_batch(self, queries: Sequence[QueryFields]) -> RemoteCall[list[pb.QueryResponse]]:
         """Return the candidates of several subjects, in order."""
         request = pb.QueryBatchRequest(requests=[query_message(fields) for fields in queries])
-        return RemoteCall(self._retrieval.QueryBatch, request, lambda reply: list(reply.responses))
+        return RemoteCall(lambda on: on.retrieval.QueryBatch, request, lambda reply: list(reply.responses))
 
     @stream
     def query_stream(self, queries: Iterable[QueryFields]) -> RemoteStream[pb.QueryResponse | CallError]:
@@ -183,12 +231,12 @@ class Calls(ABC, Generic[_Channel]):
         Queries are drawn as fast as the connection takes them, so a reader who pauses holds the stream up.
         There is no timeout, and a stream that breaks after its first reply is not repeated.
         """
-        return RemoteStream(self._retrieval.QueryStream, map(query_message, queries), answer_of)
+        return RemoteStream(lambda on: on.retrieval.QueryStream, map(query_message, queries), answer_of)
 
     @call
     def encode_user(self, subject: str | pb.Views) -> RemoteCall[pb.EncodeUserResponse]:
         """Return the vector of a stored user, or of views sent along, and the part of each view in it."""
-        return unary(self._retrieval.EncodeUser, encode_message(subject))
+        return unary(lambda on: on.retrieval.EncodeUser, encode_message(subject))
 
     @call
     def predict(
@@ -205,52 +253,52 @@ class Calls(ABC, Generic[_Channel]):
         By default clicks of the items or, without items, the k most probable categories.
         """
         request = predict_message(subject, item_ids, head, positions, k)
-        return unary(self._retrieval.Predict, request)
+        return unary(lambda on: on.retrieval.Predict, request)
 
     @call
     def put_items(self, items: Iterable[Item], request_id: str = "") -> RemoteCall[ingest.WriteResponse]:
         """Write items, each in the place of the stored item of its id."""
-        return unary(self._ingest.PutItems, items_message(items, request_id))
+        return unary(lambda on: on.ingest.PutItems, items_message(items, request_id))
 
     @call
     def delete_items(self, item_ids: Iterable[str], request_id: str = "") -> RemoteCall[ingest.WriteResponse]:
         """Empty items and make them unavailable."""
-        return unary(self._ingest.DeleteItems, deletions_message(item_ids, request_id))
+        return unary(lambda on: on.ingest.DeleteItems, deletions_message(item_ids, request_id))
 
     @call
     def append_behaviors(
         self, behaviors: Iterable[Behavior], request_id: str = ""
     ) -> RemoteCall[ingest.WriteResponse]:
         """Write behaviours."""
-        return unary(self._ingest.AppendBehaviors, behaviors_message(behaviors, request_id))
+        return unary(lambda on: on.ingest.AppendBehaviors, behaviors_message(behaviors, request_id))
 
     @call
     def append_texts(self, texts: Iterable[Text], request_id: str = "") -> RemoteCall[ingest.WriteResponse]:
         """Write texts; queries use each as soon as the server has encoded it."""
-        return unary(self._ingest.AppendTexts, texts_message(texts, request_id))
+        return unary(lambda on: on.ingest.AppendTexts, texts_message(texts, request_id))
 
     @call
     def put_friends(self, ties: Iterable[Tie], request_id: str = "") -> RemoteCall[ingest.WriteResponse]:
         """Write ties, each in the place of the stored tie between the same two users."""
-        return unary(self._ingest.PutFriends, ties_message(ties, request_id))
+        return unary(lambda on: on.ingest.PutFriends, ties_message(ties, request_id))
 
     @call
     def append_impressions(
         self, impressions: Iterable[Impression], request_id: str = ""
     ) -> RemoteCall[ingest.WriteResponse]:
         """Write what was shown to people, and what of it they clicked; a click may come later."""
-        return unary(self._ingest.AppendImpressions, impressions_message(impressions, request_id))
+        return unary(lambda on: on.ingest.AppendImpressions, impressions_message(impressions, request_id))
 
     @call
     def erase_user(self, user_id: str) -> RemoteCall[ingest.EraseUserResponse]:
         """Erase all that is stored about a user; return what was removed, by kind."""
-        return unary(self._ingest.EraseUser, ingest.EraseUserRequest(user_id=user_id))
+        return unary(lambda on: on.ingest.EraseUser, ingest.EraseUserRequest(user_id=user_id))
 
     @call
     def export_user(self, user_id: str) -> RemoteCall[dict[str, list[Mapping[str, object]]]]:
         """Return all that is stored about a user, rows by table."""
         request = ingest.ExportUserRequest(user_id=user_id)
-        return RemoteCall(self._ingest.ExportUser, request, user_export, streams=True)
+        return RemoteCall(lambda on: on.ingest.ExportUser, request, user_export, streams=True)
 
     @call
     def import_folder(
@@ -272,16 +320,16 @@ class Calls(ABC, Generic[_Channel]):
             times=times,
             create_items=create_items,
         )
-        return unary(self._ingest.ImportFolder, request, IMPORT_TIMEOUT)
+        return unary(lambda on: on.ingest.ImportFolder, request, IMPORT_TIMEOUT)
 
     @call
     def status(self) -> RemoteCall[pb.StatusResponse]:
         """Return which index and model serve, how the background workers do, and how much is stored."""
-        return unary(self._admin.Status, pb.StatusRequest())
+        return unary(lambda on: on.admin.Status, pb.StatusRequest())
 
 
 class Client(Calls[grpc.Channel]):
-    """Makes calls and waits for them; threads may share one.  `with` closes its connection."""
+    """Makes calls and waits for them; threads may share one.  `with` closes its connections."""
 
     _connect = staticmethod(connect)
 
@@ -294,22 +342,24 @@ class Client(Calls[grpc.Channel]):
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
-        self.channel.close()
+        """Close the connections."""
+        for connection in self.connections:
+            connection.channel.close()
 
     def _make(self, described: RemoteCall[_Result]) -> _Result:
         patience = Patience(described.timeout or self._timeout)
         while True:
             try:
                 with errors_of_calls():
-                    reply = described.method(described.request, timeout=patience.left)
+                    method = described.method(self._connection())
+                    reply = method(described.request, timeout=patience.left)
                     return described.result(list(reply) if described.streams else reply)
             except CallError as error:
                 time.sleep(patience.pause(error))
 
     def _stream(self, described: RemoteStream[_Result]) -> Iterator[_Result]:
         with errors_of_calls():
-            for reply in described.method(described.requests):
+            for reply in described.method(self._connection())(described.requests):
                 yield described.result(reply)
 
 
@@ -327,15 +377,17 @@ class AsyncClient(Calls[grpc.aio.Channel]):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection."""
-        await self.channel.close(None)
+        """Close the connections."""
+        for connection in self.connections:
+            await connection.channel.close(None)
 
     async def _make(self, described: RemoteCall[_Result]) -> _Result:
         patience = Patience(described.timeout or self._timeout)
         while True:
             try:
                 with errors_of_calls():
-                    reply = described.method(described.request, timeout=patience.left)
+                    method = described.method(self._connection())
+                    reply = method(described.request, timeout=patience.left)
                     return described.result(
                         [part async for part in reply] if described.streams else await reply
                     )
@@ -344,5 +396,5 @@ class AsyncClient(Calls[grpc.aio.Channel]):
 
     async def _stream(self, described: RemoteStream[_Result]) -> AsyncIterator[_Result]:
         with errors_of_calls():
-            async for reply in described.method(described.requests):
+            async for reply in described.method(self._connection())(described.requests):
                 yield described.result(reply)

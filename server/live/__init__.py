@@ -3,12 +3,15 @@
 `writer.py` has the one thread that writes requests; `ingest.py` runs erasures, exports and imports. After
 each commit, `commits.py` passes the change on to three background workers: `items.py` and `users.py` keep the
 two indexes in step with the store (`index_follower.py` is what they share), and `texts.py` encodes new texts.
+`index_writer.py` changes an index and tells the query processes, which `query_processes.py` knows.
 `publisher.py` makes another index the one that serves, while these go on.
 """
 
 from server.live.commits import CommitListener
+from server.live.index_writer import IndexWriter, RecordingIndexWriter, put_live
 from server.live.ingest import IMPORT_ERRORS, Erased, Ingest
 from server.live.publisher import Published, Publisher
+from server.live.query_processes import NotPreparedError, QueryProcesses
 from server.live.writer import GroupCommit, StoppingError
 
 __all__ = [
@@ -16,8 +19,13 @@ __all__ = [
     "CommitListener",
     "Erased",
     "GroupCommit",
+    "IndexWriter",
     "Ingest",
+    "NotPreparedError",
     "Published",
     "Publisher",
+    "QueryProcesses",
+    "RecordingIndexWriter",
     "StoppingError",
+    "put_live",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Self
 
+from server.live.index_writer import IndexWriter
 from server.live.items import LiveItems
 from server.live.texts import LiveTexts
 from server.live.users import LiveUsers
@@ -18,12 +19,17 @@ class CommitListener:
     """Passes commits on to the workers of items, users and texts, which run while the `with` block does."""
 
     def __init__(
-        self, store: Store, state: UserState, retriever: Retriever, supervisor: Supervisor | None = None
+        self,
+        store: Store,
+        state: UserState,
+        retriever: Retriever,
+        supervisor: Supervisor | None = None,
+        writer: IndexWriter | None = None,
     ) -> None:
         self._store = store
         self._state = state
-        self.items = LiveItems(store, retriever, supervisor)
-        self.users = LiveUsers(store, retriever, supervisor)
+        self.items = LiveItems(store, retriever, supervisor, writer)
+        self.users = LiveUsers(store, retriever, supervisor, writer)
         self.texts = LiveTexts(store, retriever, supervisor)
         self._running = ExitStack()
 

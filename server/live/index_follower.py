@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from server.live.index_writer import IndexWriter
 from server.query import NotReadyError, Retriever, Snapshot
 from server.supervisor import Supervisor, Worker
 from store.store import Store
@@ -17,9 +18,15 @@ class IndexFollower(Worker):
     """
 
     def __init__(
-        self, name: str, store: Store, retriever: Retriever, supervisor: Supervisor | None = None
+        self,
+        name: str,
+        store: Store,
+        retriever: Retriever,
+        supervisor: Supervisor | None = None,
+        writer: IndexWriter | None = None,
     ) -> None:
         super().__init__(name, supervisor)
+        self._writer = writer or IndexWriter()
         self._store = store
         self._retriever = retriever
         self._next: Snapshot | None = None  # the one that is being published

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from indexer.building import DELTA_SHARE, ItemTower, changes_of, difference, without_bad
 from indexer.files import FloatArray, IntArray, ItemChange
 from server.live.index_follower import IndexFollower
+from server.live.index_writer import IndexWriter
 from server.query import Retriever, Snapshot
 from server.supervisor import Supervisor, attempt_each
 from store.attributes import left_out_message
@@ -40,8 +41,14 @@ class LiveItems(IndexFollower):
         left_out: why stored items are not served, by item id: their attributes cannot be used.
     """
 
-    def __init__(self, store: Store, retriever: Retriever, supervisor: Supervisor | None = None) -> None:
-        super().__init__("items", store, retriever, supervisor)
+    def __init__(
+        self,
+        store: Store,
+        retriever: Retriever,
+        supervisor: Supervisor | None = None,
+        writer: IndexWriter | None = None,
+    ) -> None:
+        super().__init__("items", store, retriever, supervisor, writer)
         self._comparing = threading.Lock()
         self._numbers = itertools.count()
         self._pending: dict[str, int] = {}  # items to encode, with the number of the latest commit of each
@@ -72,7 +79,7 @@ class LiveItems(IndexFollower):
             for item_id in latest:
                 self.left_out.pop(item_id, None)  # its attributes may be usable now
             for snapshot in self._snapshots():
-                snapshot.index.put(_new(snapshot, available), sorted(removed))
+                self._writer.put_items(snapshot, _new(snapshot, available), sorted(removed))
         if available:
             self._submit(partial(self._encode, available, number))
 
@@ -101,6 +108,7 @@ class LiveItems(IndexFollower):
 
     def _catch_up(self) -> bool:
         """Put the items that could not be put: they are in the store, and differ from those of the index."""
+        self._writer.flush()
         snapshot = self._serving()
         if snapshot is not None:  # otherwise the first one to serve is compared with the store
             self._bring_up_wholly(snapshot)
@@ -142,7 +150,8 @@ class LiveItems(IndexFollower):
             newer = self._committed_since or set()  # `committed` has put them, or removed them
             self.left_out |= {item_id: why for item_id, why in reasons.items() if item_id not in newer}
             removed = [*found.removed, *self.left_out]
-            snapshot.index.put(
+            self._writer.put_items(
+                snapshot,
                 [change for change in changes if change.item_id not in newer],
                 [item_id for item_id in removed if item_id not in newer],
             )
@@ -178,7 +187,7 @@ class LiveItems(IndexFollower):
         with self.wake:
             latest = [change for change in changes if self._pending.get(change.item_id) == number]
             if self._serving() is snapshot:  # otherwise the one that serves now is compared with the store
-                snapshot.index.put(latest)
+                self._writer.put_items(snapshot, latest)
         changed = len(snapshot.index.delta.state.vectors)
         if changed > max(_BEFORE_SERVING, DELTA_SHARE * len(snapshot.index.main)):
             if self._warned_of != snapshot.index.index_id:  # once for each index

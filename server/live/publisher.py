@@ -4,6 +4,7 @@ import gc
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,6 +12,8 @@ from encoder.text import TextCache
 from indexer.publish import changing_current, load_index, previous_index
 from server.config import ServerConfig
 from server.live.commits import CommitListener
+from server.live.index_writer import IndexWriter
+from server.live.query_processes import QueryProcesses
 from server.query import Retriever, Snapshot, prepare
 from server.supervisor import Supervisor
 from store.artifact import read_pointer, set_pointer
@@ -43,7 +46,20 @@ class Publisher:
         retriever: Retriever,
         listener: CommitListener,
         supervisor: Supervisor,
+        writer: IndexWriter | None = None,
     ) -> None:
+        """Take what snapshots are made of, and who has to hear of them.
+
+        Args:
+            config: of the server.
+            store: of the home.
+            state: of users.
+            cache: of text vectors.
+            retriever: answers from the snapshot that serves.
+            listener: keeps snapshots in step with the store.
+            supervisor: of health.
+            writer: tells which index serves.
+        """
         self._config = config
         self._store = store
         self._state = state
@@ -51,8 +67,15 @@ class Publisher:
         self._retriever = retriever
         self._supervisor = supervisor
         self._listener = listener
+        self._writer = writer or IndexWriter()
+        self._preparing: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
         self._publishing = threading.RLock()  # a rollback looks for an index and publishes it
         self._index_id = ""
+        self._snapshot: Snapshot | None = None
+
+    def prepare_in(self, processes: QueryProcesses) -> None:
+        """Have query processes prepare each index before it serves, from now on."""
+        self._preparing = processes.preparing
 
     def resume(self, announce: Callable[[], None] = lambda: None) -> None:
         """Serve what CURRENT names; without it the server is NOT_SERVING until an index is published.
@@ -78,7 +101,7 @@ class Publisher:
         """Make an index CURRENT and serve it.
 
         Raises:
-            IndexNotFoundError, DamagedArtifactError: the one before goes on serving.
+            IndexNotFoundError, DamagedArtifactError, NotPreparedError: the one before goes on serving.
         """
         with self._publishing:
             before = self._index_id
@@ -97,14 +120,19 @@ class Publisher:
 
     def _serve(self, index_id: str, make_current: Callable[[], None]) -> Snapshot:
         loaded = load_index(self._config.home, index_id, threads=1)
+        self._writer.begin(index_id)
         threads = self._config.encode_threads
         with self._listener.texts.publishing():
-            snapshot = prepare(self._config.home, loaded, self._store, self._state, self._cache, threads)
-            with self._listener.following(snapshot):
+            snapshot = prepare(
+                self._config.home, loaded, self._store, self._state, self._cache, threads, self._snapshot
+            )
+            self._writer.restore(snapshot)
+            with self._listener.following(snapshot), self._preparing(index_id):
                 make_current()
                 self._retriever.serve(snapshot)
+                self._writer.serve(index_id)
         self._supervisor.ready()
-        self._index_id = index_id
+        self._index_id, self._snapshot = index_id, snapshot
         # What was loaded stays: else all threads stand for 45 ms each time the collector looks through it.
         gc.freeze()
         return snapshot

@@ -9,6 +9,7 @@ import pyarrow as pa
 from indexer.building import difference, row_hashes
 from indexer.users import user_change
 from server.live.index_follower import IndexFollower
+from server.live.index_writer import IndexWriter
 from server.query import NotReadyError, Retriever, Snapshot, SubjectViews, raw_views, stack
 from server.supervisor import Supervisor, attempt_each
 from store.store import Store
@@ -25,8 +26,14 @@ class LiveUsers(IndexFollower):
     whose friends' history changed are encoded by the next reindex.
     """
 
-    def __init__(self, store: Store, retriever: Retriever, supervisor: Supervisor | None = None) -> None:
-        super().__init__("users", store, retriever, supervisor)
+    def __init__(
+        self,
+        store: Store,
+        retriever: Retriever,
+        supervisor: Supervisor | None = None,
+        writer: IndexWriter | None = None,
+    ) -> None:
+        super().__init__("users", store, retriever, supervisor, writer)
         self._pending: dict[str, None] = {}  # users to encode: a set that keeps its order
         self._failed: dict[str, None] = {}  # users to encode one by one
         self._erased: set[str] = set()  # since the batch that is being encoded was begun
@@ -52,8 +59,7 @@ class LiveUsers(IndexFollower):
             self._failed.pop(user_id, None)
             self._erased.add(user_id)
             for snapshot in self._snapshots():
-                if snapshot.users is not None:
-                    snapshot.users.put([], [user_id])
+                self._writer.put_users(snapshot, [], [user_id])
 
     def _before_serving(self, snapshot: Snapshot) -> None:
         self._bring_up(snapshot)
@@ -67,7 +73,7 @@ class LiveUsers(IndexFollower):
             return
         hashes = row_hashes(self._store.user_hashes())
         found = difference(snapshot.users, hashes)
-        snapshot.users.put([], found.removed)
+        self._writer.put_users(snapshot, [], found.removed)
         self.changed(hashes.column("item_id").take(pa.array(found.changed)).to_pylist())
 
     def _has_work(self) -> bool:
@@ -99,6 +105,7 @@ class LiveUsers(IndexFollower):
 
     def _catch_up(self) -> bool:
         """Encode one by one the users who could not be encoded, and compare again where that failed."""
+        self._writer.flush()
         attempt_each(self._encode_failed, list(self._failed))
         if self._compare_failed:
             snapshot = self._serving()
@@ -126,4 +133,5 @@ class LiveUsers(IndexFollower):
             for user_id, record, vector in zip(user_ids, records, vectors, strict=True)
         ]
         with self.wake:
-            snapshot.users.put([change for change in changes if change.item_id not in self._erased])
+            current = [change for change in changes if change.item_id not in self._erased]
+            self._writer.put_users(snapshot, current)

@@ -1,13 +1,16 @@
 """Queries: from a subject to its candidates, without protobuf.
 
-`retriever` tells the flow: `query` has the records of a query and its answer, `subject_views` puts together
-the raw views of a subject from a `snapshot` (the index and models that serve together), the user tower
-encodes them, the index is searched, and the page is chosen, by `diversity` where a query wants that.
-`explain` divides the shares of a score among events, texts and friends; `user_search` finds users instead of
-items; `predict` asks the heads of the model.
+`retriever` tells the flow: `query` has the records of a query and its answer, `subject_vectors` makes the
+vectors of subjects from a `snapshot` (the index and models that serve together), by the user tower from the
+raw views that `subject_views` puts together, and `pages` searches the index and chooses the page, by
+`diversity` where a query wants that.
+Finished vectors of stored users are kept in `user_vectors` until the log, which `log_follower` reads, tells
+of a change. `explain` divides the shares of a score among events, texts and friends; `user_search` finds
+users instead of items; `predict` asks the heads of the model.
 """
 
 from server.query.diversity import diversified, pool_size
+from server.query.log_follower import LogFollower
 from server.query.predict import ItemNotServedError, Prediction, Question
 from server.query.query import (
     Candidates,
@@ -27,7 +30,8 @@ from server.query.query import (
     TextQuery,
 )
 from server.query.retriever import NotReadyError, QueryPriority, Retriever
-from server.query.snapshot import Snapshot, cache_stored_vectors, prepare
+from server.query.snapshot import Snapshot, cache_stored_vectors, prepare, text_encoder
+from server.query.stored_rows import OwnerUnreachableError, StoredRows
 from server.query.subject_views import SubjectViews, raw_views, stack
 from server.query.user_search import NoUserIndexError
 
@@ -40,8 +44,10 @@ __all__ = [
     "IndexChangedError",
     "InlineViews",
     "ItemNotServedError",
+    "LogFollower",
     "NoUserIndexError",
     "NotReadyError",
+    "OwnerUnreachableError",
     "Prediction",
     "Query",
     "QueryOptions",
@@ -51,6 +57,7 @@ __all__ = [
     "Retriever",
     "SimilarTo",
     "Snapshot",
+    "StoredRows",
     "StoredUser",
     "Subject",
     "SubjectViews",
@@ -62,4 +69,5 @@ __all__ = [
     "prepare",
     "raw_views",
     "stack",
+    "text_encoder",
 ]

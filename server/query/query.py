@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ from indexer.index import VectorDimError
 from store.records import UserViews
 
 FloatArray = npt.NDArray[np.float32]
+
+_SMALL_DEPTH = 200  # candidates
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,20 @@ class Query:
         """The number of candidates to rank: those of this page and of earlier ones."""
         return self.offset + self.k
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it takes no longer than most, so that it may be answered together with others."""
+        options = self.options
+        return (
+            isinstance(self.subject, StoredUser | RawVector)
+            and self.target is Target.ITEMS
+            and self.filter is None
+            and self.depth <= _SMALL_DEPTH
+            and options.text_query is None
+            and options.diversity >= 1.0
+            and not (options.explain or options.exact)
+        )
+
 
 class IndexChangedError(RuntimeError):
     """A query is for another index than the one that serves."""
@@ -137,23 +154,21 @@ class QueryVector:
     parts: FloatArray | None
     scale: FloatArray
 
-    @property
+    @cached_property
     def views_used(self) -> tuple[str, ...]:
         """The views with a part in the vector."""
         return () if self.parts is None else views_used(self.parts)
 
-    @property
+    @cached_property
     def is_empty(self) -> bool:
         """Whether no part has a direction to search in, so that the most popular items are the answer."""
         return self.parts is not None and not self.parts.any()
 
 
-_UNSCALED = np.ones(len(VIEWS), dtype=np.float32)
+UNSCALED = np.ones(len(VIEWS), dtype=np.float32)
 
 
-def query_vector_of(
-    query: Query, vector: FloatArray, parts: FloatArray, text: FloatArray | None
-) -> QueryVector:
+def query_vector_of(query: Query, subject: QueryVector, text: FloatArray | None) -> QueryVector:
     """Weight the parts of a subject's vector and blend in the vector of the text query.
 
     Each part is multiplied by its view's weight. With a text query of weight w the sum is multiplied by
@@ -162,21 +177,24 @@ def query_vector_of(
 
     Args:
         query: its options, and its subject where that is a raw vector.
-        vector: (D,) the subject's user vector; not used for a raw vector.
-        parts: (3, D) which sum to the user vector; not used for a raw vector.
+        subject: the subject's user vector (D,) and its parts (3, D), unweighted; of a raw vector those of
+            nobody. Returned itself where the query weights and blends nothing.
         text: (D,) the vector of the text query, None where there is none.
 
     Raises:
         VectorDimError: a raw vector is not of the model's embedding dim.
     """
+    options, vector, parts = query.options, subject.vector, subject.parts
+    weighs = options.view_weights != QueryOptions.view_weights or text is not None
     raw = isinstance(query.subject, RawVector)
     if isinstance(query.subject, RawVector):
         if query.subject.vector.shape != vector.shape:
             raise VectorDimError(len(query.subject.vector), len(vector))
         vector = query.subject.vector
-    options = query.options
-    if options.view_weights == QueryOptions.view_weights and text is None:
-        return QueryVector(vector, None if raw else parts, _UNSCALED)
+        if not weighs:
+            return QueryVector(vector, None, UNSCALED)
+    if not weighs or parts is None:
+        return subject
     scale = np.array(options.view_weights, dtype=np.float32)
     weighted = parts * scale[:, None]
     if text is None or options.text_query is None:

@@ -5,46 +5,41 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
-from encoder.text import item_text
+from encoder.views import FloatArray
 from indexer.delta import IndexState
 from indexer.files import IntArray
-from indexer.filters import Filter
-from indexer.index import Index
-from indexer.search import Exclusions, scores_of
 from server.cancellation import check_wanted
-from server.query.diversity import diversified, pool_size
 from server.query.explain import by_digest, explained
+from server.query.log_follower import LogFollower
+from server.query.pages import NO_ROWS, Ranked, page_of, parts_of, search, shares_of
 from server.query.predict import Prediction, Question, predict
 from server.query.query import (
     Candidates,
     EncodedUser,
     Explanation,
-    FloatArray,
     FreeText,
     IndexChangedError,
     InlineViews,
     Query,
     QueryVector,
-    RawVector,
     SimilarTo,
     StoredUser,
     Subject,
     Target,
     Timings,
     query_vector_of,
-    views_used,
 )
 from server.query.snapshot import Snapshot
-from server.query.subject_views import SubjectViews, raw_views, stack
+from server.query.stored_rows import StoredRows
+from server.query.subject_vectors import EncodedSubjects, KnownSubjects, SubjectVectors
 from server.query.user_search import audience_of, similar_users_of
-from store.records import Event
-from store.state import EMPTY_RECORD, UserState
-from store.store import Store
+from server.query.user_vectors import DEFAULT_BYTES, UserVector, UserVectors
+from store.state import UserState
 
-_NO_ROWS: IntArray = np.zeros(0, dtype=np.int64)
 _LONGEST_PAUSE_SECONDS = 0.002  # of one pause, so that writes go on under any load
 
 
@@ -87,20 +82,40 @@ class QueryPriority:
 
 
 class Retriever:
-    """Answers queries; threads may share it, and the snapshot that serves may be replaced while they run."""
+    """Answers queries; threads may share it, and the snapshot that serves may be replaced while they run.
+
+    Attributes:
+        user_vectors: of stored users, kept in memory.
+    """
 
     def __init__(
         self,
-        store: Store,
+        store: StoredRows,
         state: UserState,
         snapshot: Snapshot | None = None,
         priority: QueryPriority | None = None,
+        follower: LogFollower | None = None,
+        user_cache_bytes: int = DEFAULT_BYTES,
     ) -> None:
-        """Keep the store, the state of users, the snapshot that serves and the count of running queries."""
+        """Keep what queries read.
+
+        Args:
+            store: asked for texts, by which explanations name them, and for items.
+            state: of users.
+            snapshot: the first that serves; None for none yet.
+            priority: counts the running queries.
+            follower: of the log of the state; None makes one.
+            user_cache_bytes: of user vectors that are kept in memory, at most.
+        """
         self._store = store
-        self._state = state
         self._priority = priority or QueryPriority()
-        self._snapshot = snapshot
+        self._snapshot: Snapshot | None = None
+        self.user_vectors = UserVectors(user_cache_bytes)
+        follower = follower or LogFollower()
+        follower.listen(self.user_vectors.follow)
+        self._subjects = SubjectVectors(store, state, follower, self.user_vectors)
+        if snapshot is not None:
+            self.serve(snapshot)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -116,9 +131,12 @@ class Retriever:
     def serve(self, snapshot: Snapshot) -> None:
         """Answer from this snapshot from the next query on; running ones end with the one they began with."""
         self._snapshot = snapshot
+        self.user_vectors.serve(snapshot)
 
     def retrieve(self, queries: Sequence[Query]) -> list[Candidates]:
         """Find the candidates of each query, in order; all of them from one snapshot.
+
+        The candidates of a query are the same to the last bit alone and among others.
 
         Raises:
             NotReadyError: no index is loaded.
@@ -130,24 +148,30 @@ class Retriever:
             AbandonedError: the call ended meanwhile.
         """
         with self._priority.query():
-            snapshot = self.snapshot
-            for query in queries:
-                if query.index_id not in ("", snapshot.index.index_id):
-                    raise IndexChangedError(query.index_id, snapshot.index.index_id)
+            start = time.perf_counter()
             for_items = [query for query in queries if query.target is Target.ITEMS]
-            of_items = iter(self._find_items(snapshot, for_items) if for_items else [])
+            texts = [FreeText(q.options.text_query.text) for q in for_items if q.options.text_query]
+            subjects = [*(query.subject for query in for_items), *texts]
+            explain = frozenset(i for i, query in enumerate(for_items) if query.options.explain)
+            known = self._read(subjects, explain)
+            for query in queries:
+                if query.index_id not in ("", known.snapshot.index.index_id):
+                    raise IndexChangedError(query.index_id, known.snapshot.index.index_id)
+            of_items: Iterator[Candidates] = iter(())
+            if for_items:
+                encoded = self._subjects.encode(known, subjects)
+                of_items = iter(self._find_items(known, encoded, for_items, start))
             return [
-                next(of_items) if query.target is Target.ITEMS else self._find_users(snapshot, query)
+                next(of_items) if query.target is Target.ITEMS else self._find_users(known.snapshot, query)
                 for query in queries
             ]
 
     def encode(self, subject: StoredUser | InlineViews) -> EncodedUser:
         """Encode a user as the user tower of the serving model does.  Raises: NotReadyError."""
-        snapshot = self.snapshot
-        (subject_views,) = self._subject_views([subject])
-        encoded = snapshot.model.encode_users(raw_views(snapshot, subject_views))
-        vector, parts = encoded.vectors[0], encoded.parts[0]
-        return EncodedUser(vector, parts, views_used(parts), snapshot.model.model_id)
+        known = self._read([subject])
+        (vector,) = self._subjects.encode(known, [subject]).vectors
+        query_vector, model_id = vector.query_vector, known.snapshot.model.model_id
+        return EncodedUser(query_vector.vector, parts_of(query_vector), query_vector.views_used, model_id)
 
     def predict(self, question: Question) -> Prediction:
         """Ask a head of the serving model.
@@ -159,62 +183,79 @@ class Retriever:
             AbandonedError: the call ended meanwhile.
         """
         with self._priority.query():
-            snapshot = self.snapshot
-            (subject_views,) = self._subject_views([question.subject])
-            return predict(snapshot, question, subject_views)
+            known = self._read([question.subject], frozenset([0]))
+            return predict(known.snapshot, question, known.views_of(0))
 
-    def _find_items(self, snapshot: Snapshot, queries: Sequence[Query]) -> list[Candidates]:
-        """Find the items of each query: views, vectors, a search, and a page with shares and explanations."""
-        start, index = time.perf_counter(), snapshot.index
-        text_queries = {i: q.options.text_query for i, q in enumerate(queries) if q.options.text_query}
-        texts = [FreeText(text_query.text) for text_query in text_queries.values()]
-        subject_views = self._subject_views([*(query.subject for query in queries), *texts])
-        views = stack([raw_views(snapshot, one) for one in subject_views])
-        views_end = time.perf_counter()
+    def _read(self, subjects: Sequence[Subject], whole: frozenset[int] = frozenset()) -> KnownSubjects:
+        _ = self.snapshot  # before anything is read: without one there is no answer
+        return self._subjects.read(subjects, lambda: self.snapshot, whole)
 
-        encoded = snapshot.model.encode_users(views)
-        text_vectors = dict(zip(text_queries, encoded.vectors[len(queries) :], strict=True))
+    def _find_items(
+        self, known: KnownSubjects, encoded: EncodedSubjects, queries: Sequence[Query], start: float
+    ) -> list[Candidates]:
+        """Find the items of each query by its vector: a search, and a page with shares and explanations."""
+        snapshot, index, vectors = known.snapshot, known.snapshot.index, encoded.vectors
+        texts = iter(vectors[len(queries) :])
         query_vectors = [
-            query_vector_of(query, encoded.vectors[i], encoded.parts[i], text_vectors.get(i))
+            query_vector_of(
+                query,
+                vectors[i].query_vector,
+                next(texts).query_vector.vector if query.options.text_query else None,
+            )
             for i, query in enumerate(queries)
         ]
         encode_end = time.perf_counter()
 
         state = index.delta.state  # every row is looked up and searched in this one state
-        excluded = [
-            self._excluded(snapshot, q, v, state) for q, v in zip(queries, subject_views, strict=False)
-        ]
+        excluded = [excluded_of(snapshot, query, vectors[i], state) for i, query in enumerate(queries)]
         pools = search(index, queries, query_vectors, excluded, state)
-        answers = []
-        for i, query in enumerate(queries):
-            check_wanted()
-            query_vector = query_vectors[i]
-            rows, scores, vectors = page_of(index, query, *pools[i])
-            shares: FloatArray | None = None
-            explanations: tuple[Explanation, ...] = ()
-            if query_vector.parts is not None and not query_vector.is_empty:
-                shares = shares_of(query_vector.parts, vectors, scores)
-                if query.options.explain:
-                    stored_texts = self._stored_texts(query.subject, subject_views[i])
-                    own_views = views.rows(np.array([i]))
-                    explanations = explained(
-                        snapshot, subject_views[i], own_views, query_vector, vectors, shares, stored_texts
-                    )
-            answers.append(
-                Candidates(
-                    index.item_ids(rows),
-                    scores,
-                    shares,
-                    query_vector.views_used,
-                    index.exact or query.options.exact,
-                    snapshot.model.model_id,
-                    index.index_id,
-                    fallback=query_vector.is_empty,
-                    explanations=explanations,
-                )
+        check_wanted()
+        pages = [page_of(index, query, *pools[i]) for i, query in enumerate(queries)]
+        shares = shares_of(index, query_vectors, pages)
+        ids = iter(index.item_ids(np.concatenate([rows for rows, _ in pages])))
+        explanations = [
+            self._explanations(known, encoded, i, query, query_vectors[i], pages[i], shares[i])
+            for i, query in enumerate(queries)
+        ]
+        timings = _timings(start, encoded.views_end, encode_end)
+        return [
+            Candidates(
+                list(islice(ids, len(pages[i][0]))),
+                pages[i][1],
+                shares[i],
+                query_vectors[i].views_used,
+                index.exact or query.options.exact,
+                snapshot.model.model_id,
+                index.index_id,
+                fallback=query_vectors[i].is_empty,
+                explanations=explanations[i],
+                timings=timings,
             )
-        timings = _timings(start, views_end, encode_end)
-        return [replace(answer, timings=timings) for answer in answers]
+            for i, query in enumerate(queries)
+        ]
+
+    def _explanations(
+        self,
+        known: KnownSubjects,
+        encoded: EncodedSubjects,
+        place: int,
+        query: Query,
+        query_vector: QueryVector,
+        page: Ranked,
+        shares: FloatArray | None,
+    ) -> tuple[Explanation, ...]:
+        """Name the sources of the scores of one page, where its query wants that and there are shares."""
+        if shares is None or not query.options.explain or encoded.raw is None:
+            return ()
+        check_wanted()
+        snapshot, subject_views = known.snapshot, known.views_of(place)
+        stored_texts: dict[bytes, str] = {}
+        if isinstance(query.subject, StoredUser) and subject_views.record.texts:
+            # Of texts the state of users has only digests.
+            stored_texts = by_digest(self._store.texts_of(query.subject.user_id))
+        own_views = encoded.raw.rows(np.array([encoded.row_of[place]]))
+        vectors = snapshot.index.vectors_of(page[0])
+        return explained(snapshot, subject_views, own_views, query_vector, vectors, shares, stored_texts)
 
     def _find_users(self, snapshot: Snapshot, query: Query) -> Candidates:
         """Find the users most like a subject, or whom an item or a text suits best."""
@@ -222,144 +263,27 @@ class Retriever:
         if isinstance(query.subject, SimilarTo | FreeText):
             answer = audience_of(snapshot, self._store, query)
         else:
-            (subject_views,) = self._subject_views([query.subject])
-            views = raw_views(snapshot, subject_views)
-            views_end = time.perf_counter()
-            encoded = snapshot.model.encode_users(views)
-            query_vector = query_vector_of(query, encoded.vectors[0], encoded.parts[0], None)
+            known = self._subjects.read([query.subject], lambda: snapshot)
+            encoded = self._subjects.encode(known, [query.subject])
+            views_end = encoded.views_end
+            query_vector = query_vector_of(query, encoded.vectors[0].query_vector, None)
             encode_end = time.perf_counter()
             answer = similar_users_of(snapshot, query, query_vector)
         return replace(answer, timings=_timings(start, views_end, encode_end))
 
-    def _subject_views(self, subjects: Sequence[Subject]) -> list[SubjectViews]:
-        """Read what each subject's raw views are made of; all stored users from one state of users."""
-        stored = [subject.user_id for subject in subjects if isinstance(subject, StoredUser)]
-        records = iter(self._state.users(stored) if stored else [])
-        all_views = []
-        for subject in subjects:
-            match subject:
-                case StoredUser():
-                    views = SubjectViews(next(records))
-                case InlineViews(inline):
-                    friends = {friend.friend_id: friend.weight for friend in inline.friends}
-                    views = SubjectViews(self._state.record_of_friends(friends), inline.history, inline.texts)
-                case SimilarTo(item_id):
-                    text = item_text(*self._store.title_and_text(item_id))
-                    views = SubjectViews(EMPTY_RECORD, (Event(item_id),), (text,) if text else (), keep=True)
-                case FreeText(text):
-                    views = SubjectViews(EMPTY_RECORD, texts=(text,))
-                case RawVector():
-                    views = SubjectViews(EMPTY_RECORD)
-            all_views.append(views)
-        return all_views
 
-    def _excluded(
-        self, snapshot: Snapshot, query: Query, subject_views: SubjectViews, state: IndexState
-    ) -> IntArray:
-        """Look up the rows (n,) that an answer leaves out: of the item searched for, or of seen items."""
-        match query.subject:
-            case SimilarTo(item_id):  # also where seen items are not left out
-                rows = snapshot.index.rows([item_id], state)
-            case StoredUser() if query.exclude_seen:
-                rows = snapshot.index_rows(subject_views.record.history["item"], state)
-            case InlineViews(views) if query.exclude_seen:
-                rows = snapshot.index.rows([event.item_id for event in views.history], state)
-            case _:
-                return _NO_ROWS
-        return rows[rows >= 0]
-
-    def _stored_texts(self, subject: Subject, subject_views: SubjectViews) -> dict[bytes, str]:
-        """Read the texts of a stored user, of which the state of users has only digests."""
-        if not isinstance(subject, StoredUser) or not subject_views.record.texts:
-            return {}
-        return by_digest(self._store.texts_of(subject.user_id))
-
-
-def search(
-    index: Index,
-    queries: Sequence[Query],
-    query_vectors: Sequence[QueryVector],
-    excluded: Sequence[IntArray],
-    state: IndexState,
-) -> list[tuple[IntArray, FloatArray]]:
-    """Find the pool of each query: rows (n,) and scores (n,) of the best items in one state, best first.
-
-    An empty query vector has the most popular items for a pool, scored by popularity. Scores that are not
-    finite, as from a damaged model, are left out.
-
-    Args:
-        index: what to search.
-        queries: B of them; those with the same filter are searched together.
-        query_vectors: of each.
-        excluded: rows (n,) that each of them leaves out, looked up in `state`.
-        state: of the index.
-
-    Raises:
-        ReindexNeededError: a filter needs what the files of an older index do not hold.
-        AbandonedError: the call ended meanwhile.
-    """
-    pools = [(_NO_ROWS, np.zeros(0, dtype=np.float32))] * len(queries)
-    groups: dict[tuple[Filter | None, bool], list[int]] = {}
-    for i, query in enumerate(queries):
-        if query_vectors[i].is_empty:
-            check_wanted()
-            rows = index.popular(_pool_size(query), excluded[i], query.filter, state)
-            pools[i] = rows, index.popularity_of(rows)
-        else:
-            groups.setdefault((query.filter, query.options.exact), []).append(i)
-    for (item_filter, exact), group in groups.items():
-        check_wanted()
-        numbers = np.repeat(np.arange(len(group)), [len(excluded[i]) for i in group])
-        exclusions = Exclusions(numbers, np.concatenate([excluded[i] for i in group]))
-        vectors = np.stack([query_vectors[i].vector for i in group])  # (b, D)
-        # All with the largest k; each query takes the head of its own row.
-        k = max(_pool_size(queries[i]) for i in group)
-        find = index.brute_force if exact else index.search
-        all_rows, all_scores = find(vectors, k, exclusions, item_filter, state)
-        for i, rows, scores in zip(group, all_rows, all_scores, strict=True):
-            size = _pool_size(queries[i])
-            finite = np.isfinite(scores[:size])  # −inf where fewer are left
-            pools[i] = rows[:size][finite], scores[:size][finite]
-    return pools
-
-
-def page_of(
-    index: Index, query: Query, rows: IntArray, scores: FloatArray
-) -> tuple[IntArray, FloatArray, FloatArray]:
-    """Choose the page of a query from its pool: rows (n,), scores (n,) and vectors (n, D), in its order.
-
-    Args:
-        index: where the vectors are.
-        query: its page, least score and diversity.
-        rows: (m,) of the pool, best first.
-        scores: (m,) of them.
-    """
-    options, page = query.options, slice(query.offset, query.depth)
-    if options.min_score is not None:
-        enough = scores.astype(np.float64) >= options.min_score
-        rows, scores = rows[enough], scores[enough]
-    if options.diversity >= 1.0:
-        return rows[page], scores[page], index.vectors_of(rows[page])
-    vectors = index.vectors_of(rows)
-    chosen = diversified(scores, vectors, query.depth, options.diversity)[page]
-    return rows[chosen], scores[chosen], vectors[chosen]
-
-
-def shares_of(parts: FloatArray, vectors: FloatArray, scores: FloatArray) -> FloatArray:
-    """Divide scores (n,) of vectors (n, D) among parts (P, D): shares (n, P) which sum to the scores.
-
-    A share is the inner product with the part; the rounding error is added to the largest of each score.
-    """
-    every = np.broadcast_to(np.arange(len(vectors)), (len(parts), len(vectors)))
-    shares = np.ascontiguousarray(scores_of(vectors, np.ascontiguousarray(parts), every).T)
-    largest = np.arange(len(vectors)), np.abs(shares).argmax(axis=1)
-    shares[largest] += (scores - shares.sum(axis=1, dtype=np.float64)).astype(np.float32)
-    return shares
-
-
-def _pool_size(query: Query) -> int:
-    """Return how many candidates the page of a query is chosen from."""
-    return query.depth if query.options.diversity >= 1.0 else pool_size(query.depth)
+def excluded_of(snapshot: Snapshot, query: Query, vector: UserVector, state: IndexState) -> IntArray:
+    """Look up the rows (n,) that an answer leaves out: of the item searched for, or of seen items."""
+    match query.subject:
+        case StoredUser() if query.exclude_seen:
+            rows = snapshot.index_rows(vector.seen, vector.main_rows, state)
+        case SimilarTo(item_id):  # also where seen items are not left out
+            rows = snapshot.index.rows([item_id], state)
+        case InlineViews(views) if query.exclude_seen:
+            rows = snapshot.index.rows([event.item_id for event in views.history], state)
+        case _:
+            return NO_ROWS
+    return rows[rows >= 0]
 
 
 def _timings(start: float, views_end: float, encode_end: float) -> Timings:

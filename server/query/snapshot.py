@@ -94,15 +94,23 @@ class Snapshot:
         """The row in the index's main part, int64, of each item code of the state; −1 where it has none."""
         return ValuesByCode(self.state.items, self.index.main_rows)
 
-    def index_rows(self, codes: npt.NDArray[np.uint32], state: IndexState) -> IntArray:
-        """Return the rows (n,) of item codes (n,) in a state of the index, −1 where the item is not live."""
-        main_rows, names = self.main_rows(codes), self.state.items.names
+    def index_rows(self, codes: npt.NDArray[np.uint32], main_rows: IntArray, state: IndexState) -> IntArray:
+        """Return the rows (n,) of items in a state of the index, −1 where the item is not live.
+
+        Args:
+            codes: (n,) of the items.
+            main_rows: (n,) as `main_rows` gives them for these codes.
+            state: of the index.
+        """
+        names = self.state.items.names
         return self.index.current_rows(main_rows, lambda position: names[codes[position]], state)
 
-    def stored_text_vectors(self, digests: tuple[bytes, ...]) -> FloatArray:
-        """Return unit vectors (m, D_T) of the cached texts; the others are encoded in the background."""
-        vectors, cached = self.cache.get(self.encoder.text_model_id, digests, self.encoder.dim)
-        return vectors[cached]
+    def stored_text_vectors(self, digests: tuple[bytes, ...]) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+        """Return unit vectors (m, D_T), and which texts (m,) are cached; the others have zero rows.
+
+        Those are encoded in the background.
+        """
+        return self.cache.get(self.encoder.text_model_id, digests, self.encoder.dim)
 
     def text_vectors(self, texts: tuple[str, ...], *, keep: bool) -> FloatArray:
         """Read unit vectors (n, D_T) from the cache, and encode the texts that it lacks.
@@ -126,8 +134,34 @@ class Snapshot:
         return vectors
 
 
+def text_encoder(
+    home: Home, text_model_id: str, threads: int, serving: Snapshot | None, *, check: bool = True
+) -> TextEncoder:
+    """Load a language model, or take the one that serves where it is the same: it never changes.
+
+    Args:
+        home: where it is.
+        text_model_id: of the model.
+        threads: of one call.
+        serving: the snapshot that serves, None before the first one does.
+        check: compare checksums first.
+
+    Raises:
+        DamagedArtifactError: it is missing or damaged.
+    """
+    if serving is not None and serving.encoder.text_model_id == text_model_id:
+        return serving.encoder
+    return TextEncoder.load(home.text_models / text_model_id, threads=threads, verify=check)
+
+
 def prepare(
-    home: Home, loaded: LoadedIndex, store: Store, state: UserState, cache: TextCache, threads: int
+    home: Home,
+    loaded: LoadedIndex,
+    store: Store,
+    state: UserState,
+    cache: TextCache,
+    threads: int,
+    serving: Snapshot | None = None,
 ) -> Snapshot:
     """Make a snapshot that is ready to serve: load the language model, and encode every stored text.
 
@@ -138,12 +172,13 @@ def prepare(
         state: of users.
         cache: where vectors of texts are kept.
         threads: of the language model.
+        serving: the snapshot that serves; None before the first one does.
 
     Raises:
         DamagedArtifactError: the language model is missing or damaged.
         AbandonedError: the call that publishes the index ended.
     """
-    encoder = TextEncoder.load(home.text_models / loaded.model.text_model_id, threads=threads)
+    encoder = text_encoder(home, loaded.model.text_model_id, threads, serving)
     written = ErasureSafeWriter(cache, store.texts_among)
     cache_stored_vectors(store, encoder, written)
     for batch in store.distinct_texts():

@@ -1,10 +1,12 @@
-"""The raw views of one subject, as a batch of one, by the same arithmetic as in training (encoder.views)."""
+"""The raw views of subjects, by the same arithmetic as in training (encoder.views)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from encoder.arrays import NO_TIME, Actions, Events
@@ -14,6 +16,7 @@ from server.query.snapshot import Snapshot
 from store.records import Event
 from store.state import UserRecord
 
+_MOST_PEOPLE = 2_048  # subjects and friends whose histories are pooled at once: a megabyte or a few
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -35,34 +38,90 @@ class SubjectViews:
 
 
 def raw_views(snapshot: Snapshot, subject_views: SubjectViews) -> ViewBatch:
-    """Make the raw views of one subject, a batch of one.
+    """Make the raw views of one subject, a batch of one.  As `all_raw_views`."""
+    return all_raw_views(snapshot, [subject_views])[0]
 
-    Texts that are stored but not encoded yet are left out.
+
+def all_raw_views(
+    snapshot: Snapshot, subjects: Sequence[SubjectViews]
+) -> tuple[ViewBatch, npt.NDArray[np.bool_]]:
+    """Make the raw views of B subjects, at least one; each has the views that it has alone, to the last bit.
+
+    Texts that are stored but not encoded yet are left out; the second result, (B,) bool, tells who has none
+    of these, so that the views stay the same until rows of theirs, or of their friends, change.
 
     Raises:
-        AbandonedError: nobody waits for the answer any more.
+        AbandonedError: nobody waits for the answer any more; checked before each few subjects.
     """
-    check_wanted()
-    record = subject_views.record
-    vectors = [snapshot.stored_text_vectors(record.texts)] if record.texts else []
-    if subject_views.texts:
-        vectors.append(snapshot.text_vectors(subject_views.texts, keep=subject_views.keep))
-    text = np.zeros((1, snapshot.encoder.dim), dtype=np.float32)
-    for some in vectors:
-        text += some.sum(axis=0, keepdims=True)  # as `text_view` of one user, to the last bit
-    ties, friends = None, len(record.friends)
-    if friends:
-        # Built from its parts: a matrix this small costs less to multiply than to convert.
-        ties = sparse.csr_array((record.weights, np.arange(1, 1 + friends), [0, friends]), (1, 1 + friends))
-    return assemble_views(
-        histories(snapshot, subject_views),
-        np.zeros(1, dtype=np.int64),
-        ties,
-        unit_rows(text),
-        np.array([sum(map(len, vectors))]),
-        snapshot.model.table,
-        snapshot.model.widths,
-    )
+    batches: list[ViewBatch] = []
+    complete: list[npt.NDArray[np.bool_]] = []
+    for some in _portions(subjects):
+        check_wanted()
+        text, counts, all_encoded = _texts(snapshot, some)
+        people = np.array([1 + len(one.record.friends) for one in some])
+        own = np.cumsum(people) - people
+        batches.append(
+            assemble_views(
+                _weighted(snapshot, some, own, int(people.sum())),
+                own,
+                _ties(some, own, int(people.sum())),
+                unit_rows(text),
+                counts,
+                snapshot.model.table,
+                snapshot.model.widths,
+            )
+        )
+        complete.append(all_encoded)
+    return (batches[0], complete[0]) if len(batches) == 1 else (stack(batches), np.concatenate(complete))
+
+
+def _portions(subjects: Sequence[SubjectViews]) -> Iterator[Sequence[SubjectViews]]:
+    """Split subjects so that those of a portion have `_MOST_PEOPLE` friends at most, or are one."""
+    start = people = 0
+    for i, one in enumerate(subjects):
+        people += 1 + len(one.record.friends)
+        if people > _MOST_PEOPLE and i > start:
+            yield subjects[start:i]
+            start, people = i, 1 + len(one.record.friends)
+    yield subjects[start:]
+
+
+def _texts(
+    snapshot: Snapshot, subjects: Sequence[SubjectViews]
+) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Sum the vectors of each subject's texts (B, D_T); count them (B,), and tell who has none without."""
+    text = np.zeros((len(subjects), snapshot.encoder.dim), dtype=np.float32)
+    counts, complete = np.zeros(len(subjects), dtype=np.int64), np.ones(len(subjects), dtype=bool)
+    digests = tuple(chain.from_iterable(one.record.texts for one in subjects))
+    if digests:
+        vectors, cached = snapshot.stored_text_vectors(digests)
+    start = 0
+    for i, one in enumerate(subjects):
+        end = start + len(one.record.texts)
+        some = []
+        if end > start:
+            known = cached[start:end]
+            complete[i] = known.all()
+            some.append(vectors[start:end] if complete[i] else vectors[start:end][known])
+            start = end
+        if one.texts:
+            some.append(snapshot.text_vectors(one.texts, keep=one.keep))
+        for each in some:
+            text[i] += each.sum(axis=0)  # as `text_view`, to the last bit
+            counts[i] += len(each)
+    return text, counts, complete
+
+
+def _ties(subjects: Sequence[SubjectViews], own: npt.NDArray[np.int64], people: int) -> Matrix | None:
+    """Return the tie strengths (B, P) of subjects, whose friends follow them; None where nobody has any."""
+    friends = people - len(subjects)
+    if not friends:
+        return None
+    # Built from its parts: a matrix this small costs less to multiply than to convert.
+    columns = np.delete(np.arange(people), own)
+    ends = np.append(own, people) - np.arange(len(own) + 1)  # friends before each subject
+    weights = np.concatenate([one.record.weights for one in subjects])
+    return sparse.csr_array((weights, columns, ends), (len(subjects), people))
 
 
 def pooled_histories(snapshot: Snapshot, subject_views: SubjectViews) -> FloatArray:
@@ -76,29 +135,48 @@ def pooled_histories(snapshot: Snapshot, subject_views: SubjectViews) -> FloatAr
 
 def histories(snapshot: Snapshot, subject_views: SubjectViews) -> Matrix | None:
     """Weight the events of the subject, row 0, and of its friends: (1 + F, N); None where all are empty."""
-    events = _stored_events(snapshot, subject_views.record)
-    if subject_views.history:
-        events = _concatenated(_sent_events(snapshot, subject_views.history), events)
+    own = np.zeros(1, dtype=np.int64)
+    return _weighted(snapshot, [subject_views], own, 1 + len(subject_views.record.friends))
+
+
+def _weighted(
+    snapshot: Snapshot, subjects: Sequence[SubjectViews], own: npt.NDArray[np.int64], people: int
+) -> Matrix | None:
+    """Weight the events of subjects and their friends: (P, N), the subjects in the rows `own` (B,)."""
+    events = _stored_events(snapshot, [one.record for one in subjects], own)
+    sent = [
+        _sent_events(snapshot, one.history, row)
+        for one, row in zip(subjects, own.tolist(), strict=True)
+        if one.history
+    ]
+    for each in reversed(sent):
+        events = _concatenated(each, events)
     if not len(events.items):
         return None
-    shape = 1 + len(subject_views.record.friends), len(snapshot.model.table)
-    return event_matrix(events, shape, snapshot.model.config)
+    return event_matrix(events, (people, len(snapshot.model.table)), snapshot.model.config)
 
 
 def own_events(snapshot: Snapshot, subject_views: SubjectViews, actions: tuple[str, ...]) -> Events:
     """Return the subject's own events with some actions, all where none is named; the user of each is 0."""
-    stored = _stored_events(snapshot, subject_views.record)
+    stored = _stored_events(snapshot, [subject_views.record], np.zeros(1, dtype=np.int64))
     own = stored.where(stored.users == 0)
     if subject_views.history:
-        own = _concatenated(own, _sent_events(snapshot, subject_views.history))
+        own = _concatenated(own, _sent_events(snapshot, subject_views.history, 0))
     return own.where(own.actions.among(actions)) if actions else own
 
 
-def _stored_events(snapshot: Snapshot, record: UserRecord) -> Events:
-    rows, action_names = record.events, snapshot.state.words.names
+def _stored_events(snapshot: Snapshot, records: Sequence[UserRecord], own: npt.NDArray[np.int64]) -> Events:
+    """Return the events in B records; the user of each is a row, from that of the record's subject on."""
+    if len(records) == 1:
+        rows, owners = records[0].events, records[0].owners
+    else:
+        rows = np.concatenate([record.events for record in records])
+        owners = np.concatenate([record.owners for record in records])
+        owners += np.repeat(own, [len(record.events) for record in records])
     codes, places = np.unique(rows["action"], return_inverse=True)
+    action_names = snapshot.state.words.names
     return Events(
-        record.owners,
+        owners,
         snapshot.model_rows(rows["item"]),
         Actions(places.astype(np.int32), tuple(action_names[code] for code in codes.tolist())),
         rows["weight"].astype(np.float64),
@@ -106,9 +184,9 @@ def _stored_events(snapshot: Snapshot, record: UserRecord) -> Events:
     )
 
 
-def _sent_events(snapshot: Snapshot, history: Sequence[Event]) -> Events:
+def _sent_events(snapshot: Snapshot, history: Sequence[Event], user: int) -> Events:
     return Events(
-        np.zeros(len(history), dtype=np.int64),
+        np.full(len(history), user, dtype=np.int64),
         np.array([snapshot.model_row_of.get(event.item_id, -1) for event in history], dtype=np.int64),
         Actions.of(event.action for event in history),
         np.array([event.weight for event in history], dtype=np.float64),

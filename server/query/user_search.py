@@ -19,7 +19,7 @@ from server.query.query import (
     Target,
 )
 from server.query.snapshot import Snapshot
-from store.store import Store
+from server.query.stored_rows import StoredRows
 
 
 class NoUserIndexError(RuntimeError):
@@ -60,7 +60,7 @@ def similar_users_of(snapshot: Snapshot, query: Query, query_vector: QueryVector
     return _candidates(snapshot, query, rows, scores, query_vector.views_used, exact=users.exact or exact)
 
 
-def audience_of(snapshot: Snapshot, store: Store, query: Query) -> Candidates:
+def audience_of(snapshot: Snapshot, store: StoredRows, query: Query) -> Candidates:
     """Find the users whose vectors have the highest inner product with an item or a text.
 
     A zero vector, as of an item without text and events, has no audience.

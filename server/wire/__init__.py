@@ -1,18 +1,21 @@
 """The wire: gRPC calls from their admission to their reply; `server.query` and `server.live` know none of it.
 
 `admission` runs a call on the threads of its kind or refuses it. The servicers (`servicers` of Retrieval and
-Admin, `ingest_servicer` of Ingest) translate the request, call what answers it, and translate the result.
+Admin, `ingest_servicer` of Ingest, `owner_servicer` of what query processes ask) translate the request, call
+what answers it, and translate the result.
 `query`, `filters` and `ingest` have the translations, with every bound that a client could overstep; `bounds`
 has those that they share.
 """
 
 from server.wire.admission import Admission
 from server.wire.ingest_servicer import IngestServicer
+from server.wire.owner_servicer import OwnerServicer
 from server.wire.servicers import AdminServicer, RetrievalServicer
 
 __all__ = [
     "AdminServicer",
     "Admission",
     "IngestServicer",
+    "OwnerServicer",
     "RetrievalServicer",
 ]

@@ -12,12 +12,15 @@ from grpc_reflection.v1alpha import reflection
 
 from server import cancellation as calls
 from server.status import InvalidRequestError, TooManyCallsError, TooManyStreamsError, status_of_errors
+from server.wire.micro_batches import CallBatcher, together_of
 
 _INGEST = "triptych.v1.Ingest"
+_OWNER = "triptych.internal.v1.Owner"
 _KIND_OF_SERVICE = {
     "triptych.v1.Retrieval": "queries",
     _INGEST: "writes",
     "triptych.v1.Admin": "admin calls",
+    _OWNER: "reads for query processes",
     health.SERVICE_NAME: "health checks",
     reflection.SERVICE_NAME: "reflection streams",
 }
@@ -27,8 +30,10 @@ _KIND_OF_METHOD = {  # of methods with another kind than their service
     f"{_INGEST}/EraseUser": "imports and erasures",
     f"{_INGEST}/ImportFolder": "imports and erasures",
     "triptych.v1.Admin/Status": "status calls",
+    f"{_OWNER}/Join": "query processes",
     f"{health.SERVICE_NAME}/Watch": "health watches",
 }
+MOST_PROCESSES = 256
 _LONGEST_SECONDS = 600.0  # of calls that a client can prolong by reading slowly or sending nothing
 
 _Result = TypeVar("_Result")
@@ -53,6 +58,7 @@ class CallPool(ThreadPoolExecutor):
         self._longest = longest
         self._admitted = 0
         self._lock = threading.Lock()
+        self._batchers: dict[Any, CallBatcher] = {}  # by the behavior that gRPC would run
 
     @property
     def full(self) -> bool:
@@ -62,14 +68,22 @@ class CallPool(ThreadPoolExecutor):
     def submit(
         self, fn: Callable[_Parameters, _Result], /, *args: _Parameters.args, **kwargs: _Parameters.kwargs
     ) -> "Future[_Result]":
-        """Run a call on a thread of this pool, which counts it until it has ended."""
+        """Run a call on a thread of this pool, or with others; it is counted until it has ended."""
         self._enter()
-        result = super().submit(fn, *args, **kwargs)
+        batcher = self._batchers.get(args[3]) if CallBatcher.takes(args) else None
+        result: Any = super().submit(fn, *args, **kwargs) if batcher is None else batcher.submit(fn, args)
         result.add_done_callback(lambda _: self._leave())
-        return result
+        return result  # type: ignore[no-any-return]
+
+    def run_apart(self, call: Callable[[], None]) -> "Future[None]":
+        """Run a call that is counted already on a thread of this pool."""
+        return super().submit(call)
 
     def admitting(self, handler: "_Handler") -> "_Handler":
-        """Wrap the handler of a method so that it runs on the threads of this pool."""
+        """Wrap the handler of a method so that it runs on the threads of this pool.
+
+        Calls of a method that is `answered_together_by` another run in micro-batches.
+        """
         shape = _shape(handler)
         behavior = getattr(handler, shape)
         # A health watch of gRPC's goes on after its thread has returned.
@@ -92,6 +106,9 @@ class CallPool(ThreadPoolExecutor):
 
         call.experimental_thread_pool = self  # type: ignore[attr-defined]  # where gRPC looks for it
         call.experimental_non_blocking = outlives_thread  # type: ignore[attr-defined]
+        together = together_of(behavior)
+        if together is not None:
+            self._batchers[call] = CallBatcher(together, self.run_apart, f"{self.kind} together")
         return _handler(shape, call, handler)
 
     def refusing(self, handler: "_Handler") -> "_Handler":
@@ -103,6 +120,12 @@ class CallPool(ThreadPoolExecutor):
             raise AssertionError  # `status_of_errors` has raised
 
         return _handler("stream_stream", refuse, handler)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the threads when all calls have been answered."""
+        for batcher in self._batchers.values():
+            batcher.shutdown()
+        super().shutdown(wait, cancel_futures=cancel_futures)
 
     def _end_in_time(self, context: grpc.ServicerContext, seconds: float) -> None:
         timer = threading.Timer(seconds, context.cancel)
@@ -138,6 +161,8 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             CallPool("exports of people", 4, 16, _LONGEST_SECONDS),
             CallPool("admin calls", 4, 16),
             CallPool("status calls", 4, 64),
+            CallPool("reads for query processes", workers, queue),
+            CallPool("query processes", MOST_PROCESSES, 0),
             CallPool("health checks", 4, 1024),
             CallPool("health watches", 2, 254),
             CallPool("reflection streams", 8, 0, _LONGEST_SECONDS),
@@ -158,7 +183,11 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             if handler is None:
                 return None
             pool = self._pools[kind_of(method, handler)]
-            self._handlers[method] = pool, pool.admitting(handler), pool.refusing(handler)
+            self._handlers[method] = (
+                pool,
+                pool.admitting(handler),
+                pool.refusing(handler),
+            )
         pool, admitting, refusing = self._handlers[method]
         return refusing if pool.full else admitting
 

@@ -10,6 +10,7 @@ from server.cancellation import result_of
 from server.live import Ingest
 from server.pb.triptych.v1 import ingest_pb2 as pb
 from server.pb.triptych.v1 import ingest_pb2_grpc as rpc
+from server.peer import peer_of
 from server.status import status_of_errors
 from server.wire.ingest import (
     Write,
@@ -100,14 +101,14 @@ class IngestServicer(rpc.IngestServicer):
     def EraseUser(self, request: pb.EraseUserRequest, context: grpc.ServicerContext) -> pb.EraseUserResponse:
         """Erase a user.  Status: INVALID_ARGUMENT; an unknown user is no error."""
         with status_of_errors(context):
-            return erase_reply(self._ingest.erase(user_of(request), context.peer()))
+            return erase_reply(self._ingest.erase(user_of(request), peer_of(context)))
 
     def ExportUser(
         self, request: pb.ExportUserRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ExportUserResponse]:
         """Send all that is stored about a user, in messages below 4 MB.  Status: INVALID_ARGUMENT."""
         with status_of_errors(context):
-            for table, rows in self._ingest.export(user_of(request), context.peer()):
+            for table, rows in self._ingest.export(user_of(request), peer_of(context)):
                 yield from export_replies(table, rows)
 
     def ImportFolder(
@@ -115,7 +116,7 @@ class IngestServicer(rpc.IngestServicer):
     ) -> pb.ImportFolderResponse:
         """Import a folder of this machine.  Status: PERMISSION_DENIED, INVALID_ARGUMENT."""
         with status_of_errors(context):
-            path, options = folder_of(request, context.peer())
+            path, options = folder_of(request, peer_of(context))
             return import_reply(self._ingest.import_folder(path, options))
 
     def _write(self, request: Write, context: grpc.ServicerContext) -> pb.WriteResponse:

@@ -7,7 +7,8 @@ from encoder.heads.places import FIRST
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query import Prediction, Question
 from server.status import InvalidRequestError
-from server.wire.query import DEFAULT_K, MAX_K, VIEW_OF, checked_id, user_of
+from server.wire.packed import VIEW_OF
+from server.wire.query import DEFAULT_K, MAX_K, checked_id, user_of
 
 MAX_PREDICTED = 1_000
 _TASK_OF: dict[int, Task] = {pb.HEAD_CLICK: "click", pb.HEAD_RATING: "rating", pb.HEAD_CATEGORY: "category"}

@@ -4,20 +4,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import uuid4
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from encoder.config import VIEWS
 from indexer.filters import Filter, FilterError, Moment, Number, Value, above, below
 from indexer.index import VectorDimError
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query import (
     Candidates,
     EncodedUser,
-    Explanation,
-    FloatArray,
     FreeText,
     IndexChangedError,
     InlineViews,
@@ -31,6 +27,7 @@ from server.query import (
     TextQuery,
 )
 from server.status import Failure, InvalidRequestError
+from server.wire.packed import VIEW_OF, packed_reply
 from store.records import Event, Friend, UserViews
 from store.store import ItemNotFoundError
 from store.tables import MAX_WEIGHT
@@ -47,7 +44,7 @@ MAX_DIM = 65_536
 MAX_NORM = 1e12
 MAX_VIEW_WEIGHT = 1_000.0
 MAX_MIN_SCORE = 1e30
-VIEW_OF = {"H": pb.VIEW_HISTORY, "T": pb.VIEW_TEXT, "S": pb.VIEW_SOCIAL}
+_TARGETS = frozenset(pb.Target.values())
 
 
 def query_of(request: pb.QueryRequest) -> Query:
@@ -138,31 +135,7 @@ def options_of(request: pb.QueryRequest) -> QueryOptions:
 
 def query_reply(candidates: Candidates) -> pb.QueryResponse:
     """Translate candidates to packed parallel arrays."""
-    shares = [_packed(candidates.shares, i) for i in range(len(VIEWS) + 1)]
-    scores = candidates.scores.tolist()
-    for_users = candidates.target is Target.USERS
-    return pb.QueryResponse(
-        item_ids=[] if for_users else candidates.ids,
-        user_ids=candidates.ids if for_users else [],
-        scores=scores,
-        history_shares=shares[0],
-        text_shares=shares[1],
-        social_shares=shares[2],
-        query_shares=shares[3],
-        prior_shares=scores if candidates.fallback else [],
-        views_used=[VIEW_OF[view] for view in candidates.views_used],
-        fallback=pb.FALLBACK_POPULARITY if candidates.fallback else pb.FALLBACK_NONE,
-        exact=candidates.exact,
-        query_id=uuid4().hex,
-        model_id=candidates.model_id,
-        index_id=candidates.index_id,
-        timings=pb.Timings(
-            views_ms=candidates.timings.views_ms,
-            encode_ms=candidates.timings.encode_ms,
-            search_ms=candidates.timings.search_ms,
-        ),
-        explanations=[_explanation(one) for one in candidates.explanations],
-    )
+    return pb.QueryResponse.FromString(packed_reply(candidates))
 
 
 def stream_reply(outcome: Candidates | Failure) -> pb.QueryStreamResponse:
@@ -188,7 +161,7 @@ def encode_reply(user: EncodedUser) -> pb.EncodeUserResponse:
 
 def _target(request: pb.QueryRequest) -> Target:
     """Return whether items or users are searched, and refuse the options that do not go with users."""
-    if request.target not in pb.Target.values():
+    if request.target not in _TARGETS:
         raise InvalidRequestError(f"target is {request.target}, which is none of TARGET_ITEMS, TARGET_USERS")
     if request.target != pb.TARGET_USERS:
         return Target.ITEMS
@@ -295,21 +268,6 @@ def _within(name: str, value: float, least: float, most: float) -> float:
     if not least <= value <= most:  # also refuses NaN
         raise InvalidRequestError(f"{name} is {value}, not in {least:g}..{most:g}")
     return value
-
-
-def _packed(shares: FloatArray | None, view: int) -> list[float]:
-    if shares is None or view >= shares.shape[1] or not np.any(shares[:, view]):
-        return []
-    column: list[float] = shares[:, view].tolist()
-    return column
-
-
-def _explanation(explanation: Explanation) -> pb.Explanation:
-    events, texts, friends = (
-        [pb.Contribution(name=source.name, value=source.value) for source in sources]
-        for sources in explanation
-    )
-    return pb.Explanation(events=events, texts=texts, friends=friends)
 
 
 MAX_ID_BYTES = 256

@@ -1,9 +1,10 @@
 """The RPCs of Retrieval and Admin: translate the request, call, translate the result."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 import grpc
 
@@ -12,9 +13,11 @@ from server.identity import Identity
 from server.live import Published, Publisher
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.query import Candidates, IndexChangedError, NotReadyError, Retriever
-from server.status import outcome, status_of_errors
+from server.query import Candidates, IndexChangedError, NotReadyError, Query, Retriever
+from server.status import Failure, InvalidRequestError, outcome, status_of_errors
 from server.supervisor import Supervisor
+from server.wire.micro_batches import answered_together_by
+from server.wire.packed import packed_batch, packed_reply
 from server.wire.predict import predict_reply, question_of
 from server.wire.query import (
     checked_id,
@@ -37,10 +40,21 @@ class RetrievalServicer(rpc.RetrievalServicer):
     def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
 
+    @answered_together_by("answer_together")
     def Query(self, request: pb.QueryRequest, context: grpc.ServicerContext) -> pb.QueryResponse:
         """Top-k candidates of one subject.  Status: as `status.py` says."""
         with status_of_errors(context):
             return query_reply(self._answer(request))
+
+    def answer_together(self, requests: Sequence[Any]) -> list[bytes | Failure | None]:
+        """Answer the requests of calls of Query that wait; None for one that would hold up the others.
+
+        Each has the answer, or the failure, that it has alone.
+
+        Args:
+            requests: QueryRequest, or what is wrong with one that could not be parsed.
+        """
+        return _answer_small(self._retriever, requests)
 
     def QueryBatch(
         self, request: pb.QueryBatchRequest, context: grpc.ServicerContext
@@ -53,7 +67,8 @@ class RetrievalServicer(rpc.RetrievalServicer):
             except (ItemNotFoundError, VectorDimError, IndexChangedError) as error:
                 error.add_note(place_of(error, queries))
                 raise
-            return pb.QueryBatchResponse(responses=[query_reply(candidates) for candidates in answers])
+            replies = [packed_reply(candidates) for candidates in answers]
+            return pb.QueryBatchResponse.FromString(packed_batch(replies))
 
     def QueryStream(
         self, request_iterator: Iterator[pb.QueryRequest], context: grpc.ServicerContext
@@ -79,7 +94,46 @@ class RetrievalServicer(rpc.RetrievalServicer):
             return predict_reply(self._retriever.predict(question_of(request)))
 
     def _answer(self, request: pb.QueryRequest) -> Candidates:
-        return self._retriever.retrieve([query_of(request)])[0]
+        return _first(self._retriever, query_of(request))
+
+
+def _answer_small(retriever: Retriever, requests: Sequence[Any]) -> list[bytes | Failure | None]:
+    """Answer those requests that are small; as `RetrievalServicer.answer_together`."""
+    parsed = [outcome(partial(_parsed, request)) for request in requests]
+    small = [query for query in parsed if isinstance(query, Query) and query.is_small]
+    found = iter(_found(retriever, small))
+    outcomes: list[bytes | Failure | None] = []
+    for query in parsed:
+        if isinstance(query, Failure):
+            outcomes.append(query)
+        elif query.is_small:
+            candidates = next(found)
+            if isinstance(candidates, Failure):
+                outcomes.append(candidates)
+            else:
+                outcomes.append(packed_reply(candidates))
+        else:
+            outcomes.append(None)
+    return outcomes
+
+
+def _found(retriever: Retriever, queries: Sequence[Query]) -> Sequence[Candidates | Failure]:
+    """Find the candidates of each query; one that fails does not fail the others."""
+    if len(queries) > 1:
+        together = outcome(partial(retriever.retrieve, queries))
+        if not isinstance(together, Failure):
+            return together
+    return [outcome(partial(_first, retriever, query)) for query in queries]
+
+
+def _first(retriever: Retriever, query: Query) -> Candidates:
+    return retriever.retrieve([query])[0]
+
+
+def _parsed(request: pb.QueryRequest | InvalidRequestError) -> Query:
+    if isinstance(request, InvalidRequestError):
+        raise request
+    return query_of(request)
 
 
 class AdminServicer(rpc.AdminServicer):

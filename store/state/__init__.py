@@ -4,10 +4,11 @@
 `vocabulary` the codes that stand for item ids, actions and relations in them. `environment` opens the LMDB
 files and discards those that cannot be trusted. `rebuild` derives rows from the store again: of all users
 after an import, of the touched ones after a crash, of one where a record is damaged. The state names the
-commit of the store that it reflects.
+commit of the store that it reflects. `log` tells readers what each transaction changed.
 """
 
 from store.state.environment import stored_commit_id
+from store.state.log import IndexPart, LogEntry, LogHead
 from store.state.packing import (
     EVENT,
     NO_ITEM,
@@ -21,7 +22,16 @@ from store.state.packing import (
     pack_text_identity,
 )
 from store.state.rebuild import bring_up_to_date
-from store.state.state import EMPTY_RECORD, TABLES, DamagedStateError, StateDraft, UserRecord, UserState
+from store.state.state import (
+    EMPTY_RECORD,
+    TABLES,
+    DamagedStateError,
+    StateDraft,
+    StateReading,
+    StateReplacedError,
+    UserRecord,
+    UserState,
+)
 from store.state.vocabulary import Vocabulary
 
 __all__ = [
@@ -35,7 +45,12 @@ __all__ = [
     "DamagedStateError",
     "EventRows",
     "Friendships",
+    "IndexPart",
+    "LogEntry",
+    "LogHead",
     "StateDraft",
+    "StateReading",
+    "StateReplacedError",
     "UserRecord",
     "UserState",
     "Vocabulary",

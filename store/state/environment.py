@@ -8,7 +8,7 @@ from typing import Any
 import lmdb
 
 from store.disk import sync
-from store.lmdb_file import DamagedLmdbFileError, open_checked, page_faults, seal
+from store.lmdb_file import DAMAGE_ERRORS, DamagedLmdbFileError, open_checked, page_faults, seal
 from store.state.packing import DamagedRecordError, with_checksum, without_checksum
 
 _FORMAT = b"2"
@@ -17,7 +17,8 @@ _MAP_BYTES = 1 << 40  # address space, not disk
 _READERS = 1024
 _OPEN = "OPEN"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_TABLES = (b"events", b"texts", b"friends", b"items", b"words")
+_TABLES = (b"events", b"texts", b"friends", b"items", b"words", b"log", b"live")
+_LATER = (b"log", b"live")  # tables that earlier versions did not make
 log = logging.getLogger(__name__)
 
 
@@ -41,6 +42,20 @@ def open_environment(path: Path) -> Any:
     sync(path / _OPEN)
     sync(path)
     return env
+
+
+def open_for_reading(path: Path) -> Any:
+    """Open the environment of a state that another process has open, to follow what it writes.
+
+    Raises:
+        DamagedLmdbFileError: LMDB cannot open it, or nothing is there.
+    """
+    try:
+        return lmdb.open(
+            str(path), map_size=_MAP_BYTES, max_dbs=8, max_readers=_READERS, readonly=True, create=False
+        )
+    except (*DAMAGE_ERRORS, lmdb.Error) as error:
+        raise DamagedLmdbFileError(path, str(error)) from error
 
 
 def stored_commit_id(path: Path) -> str | None:
@@ -127,6 +142,8 @@ def _check_records(env: Any, transaction: Any) -> None:
         try:
             table = env.open_db(name, txn=transaction, create=False)
         except lmdb.Error as error:
+            if name in _LATER:
+                continue
             raise DamagedRecordError(name.decode()) from error
         for key, raw in transaction.cursor(table):
             without_checksum(name.decode(), key, raw)

@@ -1,6 +1,8 @@
 """What a query needs of each user, packed in LMDB beside the store: derived from it, and rebuilt in doubt."""
 
 import logging
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +14,27 @@ import numpy as np
 import numpy.typing as npt
 
 from store.disk import disk_errors
-from store.lmdb_file import DAMAGE_ERRORS
-from store.state.environment import close_environment, discard, open_environment
+from store.lmdb_file import DAMAGE_ERRORS, DATA_FILE, DamagedLmdbFileError
+from store.state.environment import (
+    close_environment,
+    discard,
+    open_environment,
+    open_for_reading,
+)
+from store.state.log import (
+    EntryDraft,
+    IndexPart,
+    LogEntry,
+    LogHead,
+    append_entry,
+    clear_live,
+    live_indexes,
+    put_live,
+    read_entries,
+    read_head,
+    read_live,
+    read_serves,
+)
 from store.state.packing import (
     EVENT,
     TEXT,
@@ -27,6 +48,7 @@ from store.state.vocabulary import Vocabulary, VocabularyDraft
 
 TABLES = ("events", "texts", "friends")  # packed rows by user id
 _VOCABULARIES = ("items", "words")
+_LOG = ("log", "live")
 _COMMIT_ID = b"head"  # key of the commit that the state reflects
 _Result = TypeVar("_Result")
 _Repair = Callable[["StateDraft", str, str], None]
@@ -97,6 +119,8 @@ class StateDraft:
         self._transaction = transaction
         self._tables = tables
         self._repair = repair
+        self._entry = EntryDraft()
+        self._live: dict[IndexPart, Mapping[str, bytes]] = {}
         self.items = VocabularyDraft(items, transaction, tables["items"])
         self.words = VocabularyDraft(words, transaction, tables["words"])
 
@@ -114,6 +138,7 @@ class StateDraft:
 
     def put(self, table: str, user_id: str, packed: bytes) -> None:
         """Replace the packed rows of a user; no bytes remove the key."""
+        self._entry.changed(user_id)
         key, db = user_id.encode(), self._tables[table]
         # Deleted first: a shorter value in its place would keep pages that `lmdb.verify` takes for damage.
         self._transaction.delete(key, db=db)
@@ -122,12 +147,91 @@ class StateDraft:
 
     def clear(self) -> None:
         """Remove the rows of all users; item ids and words keep their codes."""
+        self._entry.users = None
         for name in TABLES:
             self._transaction.drop(self._tables[name], delete=False)
 
+    def put_live(
+        self, index_id: str, items: Mapping[str, bytes], members: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Note what became of items of an index, and of users in its user index, b"" for a removed one.
+
+        To be called once in a transaction.
+        """
+        self._entry.index_id = index_id
+        self._live = {"items": items, "users": members or {}}
+        self._entry.items, self._entry.members = tuple(items), tuple(members or ())
+
+    def clear_live(self, *index_ids: str) -> None:
+        """Forget what became of the items and users of some indexes."""
+        for index_id in index_ids:
+            clear_live(self._transaction, self._tables["live"], index_id)
+
+    def serve(self, index_id: str) -> None:
+        """Note that an index serves from this transaction on."""
+        self._entry.serves = index_id
+
+    def append_to_log(self) -> None:
+        """Append what this transaction changed to the log; the last step before it is committed."""
+        counts = len(self.items), len(self.words)
+        sequence = append_entry(self._transaction, self._tables["log"], self._entry, *counts)
+        for part, changes in self._live.items():
+            put_live(self._transaction, self._tables["live"], sequence, self._entry.index_id, part, changes)
+
+
+class StateReading:
+    """One read transaction of the state.
+
+    Attributes:
+        head: how far the log has come.
+    """
+
+    def __init__(self, state: "UserState", transaction: Any, head: LogHead) -> None:
+        self._state = state
+        self._transaction = transaction
+        self.head = head
+
+    def users(self, user_ids: Sequence[str]) -> list[UserRecord]:
+        """Read the records of some users; an unknown user has an empty one."""
+        return [self._state._record(self._transaction, one) for one in user_ids]
+
+    def record_of_friends(self, weights: Mapping[str, float]) -> UserRecord:
+        """Read the record of a user who has nothing but friends, given with weights."""
+        return self._state._with_friends(self._transaction, b"", b"", dict(sorted(weights.items())))
+
+    def entries(self, after: int) -> list[LogEntry] | None:
+        """Read the log entries behind a number; None where some of them are not kept any more."""
+        return read_entries(self._transaction, self._state._tables["log"], after, self.head)
+
+    def live(
+        self, index_id: str, part: IndexPart, names: Sequence[str] | None = None
+    ) -> dict[str, tuple[int, bytes]]:
+        """Read what became of all or some items, or users, of an index: the entry that told, and the bytes.
+
+        The bytes are those given to `StateDraft.put_live`.
+        """
+        return read_live(self._transaction, self._state._tables["live"], index_id, part, names)
+
+    @property
+    def serves(self) -> str:
+        """The index that serves, "" where none does yet."""
+        return read_serves(self._transaction)
+
+    def live_indexes(self) -> list[str]:
+        """Return the ids of the indexes of which `live` has something."""
+        return live_indexes(self._transaction, self._state._tables["live"])
+
+
+class StateReplacedError(RuntimeError):
+    """The process that writes the state has made it anew in another file, which this process has not open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"state {path} was made anew: this process reads the old one and must be replaced")
+        self.path = path
+
 
 class UserState:
-    """The packed rows of all users; threads may share it, one process opens it.
+    """The packed rows of all users; threads may share it, one process opens it to write, others to read.
 
     What was written survives the death of the process, not that of the machine: `open` empties a state that
     was open in an earlier boot.
@@ -137,11 +241,17 @@ class UserState:
         words: the vocabulary of actions and relations.
     """
 
-    def __init__(self, path: Path, env: Any) -> None:
+    def __init__(self, path: Path, env: Any, *, reads_only: bool = False) -> None:
         self._path = path
         self._env = env
         self._repair: _Repair | None = None
-        self._tables = {name: env.open_db(name.encode()) for name in (*TABLES, *_VOCABULARIES)}
+        self._ask_to_repair: Callable[[str], None] | None = None
+        self._reads_only = reads_only
+        self._file = str(path / DATA_FILE)
+        self._inode = os.stat(self._file).st_ino
+        self._catching_up = threading.Lock()
+        names = (*TABLES, *_VOCABULARIES, *_LOG)
+        self._tables = {name: env.open_db(name.encode(), create=not reads_only) for name in names}
         self.items = Vocabulary.load(env, self._tables["items"])
         self.words = Vocabulary.load(env, self._tables["words"])
 
@@ -161,6 +271,18 @@ class UserState:
             discard(path, str(error))
             return cls(path, open_environment(path))
 
+    @classmethod
+    def open_reader(cls, path: Path) -> Self:
+        """Open a state that another process writes; each read sees all that it had committed by then.
+
+        Raises:
+            DamagedStateError: there is none, or LMDB cannot read it.
+        """
+        try:
+            return cls(path, open_for_reading(path), reads_only=True)
+        except (*DAMAGE_ERRORS, DamagedLmdbFileError, DamagedRecordError, OSError) as error:
+            raise DamagedStateError(path, str(error)) from error
+
     def __enter__(self) -> Self:
         return self
 
@@ -171,11 +293,22 @@ class UserState:
 
     def close(self) -> None:
         """Bring everything to disk and release the files."""
-        close_environment(self._path, self._env)
+        if self._reads_only:
+            self._env.close()
+        else:
+            close_environment(self._path, self._env)
+
+    def free_readers(self) -> None:
+        """Free what killed processes were reading, so that the file need not keep it for them."""
+        self._env.reader_check()
 
     def repair_with(self, repair: _Repair) -> None:
         """Take the function that writes the damaged rows of a table and user again, for all later reads."""
         self._repair = repair
+
+    def repair_by(self, ask: Callable[[str], None]) -> None:
+        """Take the function that has the process which writes repair the rows of a user, for a reader."""
+        self._ask_to_repair = ask
 
     @property
     def commit_id(self) -> str:
@@ -189,12 +322,11 @@ class UserState:
         Raises:
             DamagedStateError: LMDB cannot read the state, or rows are damaged and cannot be repaired.
         """
-        return self._read(lambda transaction: [self._record(transaction, one) for one in user_ids])
+        return self.read(lambda reading: reading.users(user_ids))
 
     def record_of_friends(self, weights: Mapping[str, float]) -> UserRecord:
         """Read the record of a user who has nothing but friends, given with weights.  Raises: as `users`."""
-        friends = dict(sorted(weights.items()))
-        return self._read(lambda transaction: self._with_friends(transaction, b"", b"", friends))
+        return self.read(lambda reading: reading.record_of_friends(weights))
 
     @contextmanager
     def writing(self) -> Iterator[StateDraft]:
@@ -208,6 +340,7 @@ class UserState:
             with disk_errors(self._path), self._env.begin(write=True) as transaction:
                 draft = StateDraft(transaction, self._tables, self.items, self.words, self._repair_rows)
                 yield draft
+                draft.append_to_log()
                 # Before the commit: readers must know a code as soon as a row may hold it.
                 self.items.add(draft.items)
                 self.words.add(draft.words)
@@ -225,15 +358,43 @@ class UserState:
         except DAMAGE_ERRORS as error:
             raise DamagedStateError(self._path, str(error)) from error
 
-    def _read(self, read: Callable[[Any], _Result]) -> _Result:
-        """Call `read` with a transaction, again after each damaged record that it met was repaired."""
+    def read(self, read: Callable[[StateReading], _Result]) -> _Result:
+        """Call a function with a read transaction, again after each damaged record that it met was repaired.
+
+        Raises:
+            DamagedStateError: LMDB cannot read the state, or rows are damaged and cannot be repaired.
+            StateReplacedError: another process writes the state, and has made it anew.
+            and what the function raises.
+        """
+        asked: set[str] = set()
         while True:
             try:
                 with self._reading() as transaction:
-                    return read(transaction)
+                    head = read_head(transaction)
+                    if self._reads_only:
+                        self._follow(transaction, head)
+                    return read(StateReading(self, transaction, head))
             except _DamagedRowsError as error:
+                if self._reads_only:
+                    if self._ask_to_repair is None or error.user_id in asked:
+                        raise DamagedStateError(self._path, str(error)) from error
+                    asked.add(error.user_id)
+                    self._ask_to_repair(error.user_id)
+                    continue
                 with self.writing() as draft:
                     draft.get(error.table, error.user_id)
+            except DamagedRecordError as error:  # of the log
+                raise DamagedStateError(self._path, str(error)) from error
+
+    def _follow(self, transaction: Any, head: LogHead) -> None:
+        """Learn the codes that rows of a transaction of another process may hold."""
+        if os.stat(self._file).st_ino != self._inode:
+            raise StateReplacedError(self._path)
+        known = ((self.items, head.items, "items"), (self.words, head.words, "words"))
+        for vocabulary, count, table in known:
+            if len(vocabulary.names) < count:
+                with self._catching_up:
+                    vocabulary.catch_up(transaction, self._tables[table], count)
 
     def _repair_rows(self, draft: StateDraft, table: str, user_id: str) -> None:
         if self._repair is None:

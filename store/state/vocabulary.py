@@ -32,6 +32,21 @@ class Vocabulary:
             raise DamagedRecordError("codes")
         return cls([name for _, name in rows])
 
+    def catch_up(self, transaction: Any, table: Any, count: int) -> None:
+        """Read the codes that another process has given out since, of which there are `count` by now.
+
+        Raises:
+            DamagedRecordError: one is not what was written.
+        """
+        for code in range(len(self.names), count):
+            key = _CODE.pack(code)
+            raw = transaction.get(key, db=table)
+            if raw is None:
+                raise DamagedRecordError("codes")
+            name = without_checksum("codes", key, raw).decode()
+            self.names.append(name)
+            self.code_of[name] = code
+
     def add(self, draft: "VocabularyDraft") -> None:
         """Make the new codes of a draft known to readers."""
         for name, code in draft.new.items():
@@ -55,6 +70,9 @@ class VocabularyDraft:
         self._table = table
         self.new: dict[str, int] = {}  # codes that this transaction gave out
 
+    def __len__(self) -> int:
+        return len(self._vocabulary.names) + len(self.new)
+
     def __contains__(self, name: object) -> bool:
         return name in self._vocabulary.code_of or name in self.new
 
@@ -64,7 +82,7 @@ class VocabularyDraft:
         if code is None:
             code = self.new.get(name)
         if code is None:
-            code = self.new[name] = len(self._vocabulary.names) + len(self.new)
+            code = self.new[name] = len(self)
             key = _CODE.pack(code)
             self._transaction.put(key, with_checksum(key, name.encode()), db=self._table)
         return code

@@ -13,8 +13,6 @@ from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.search import Exclusions, bits_of
 from scripts.bench import faults as page_faults
-from scripts.bench import serve as bench_serve
-from scripts.bench.bare_grpc import BATCH, BareServicer
 from scripts.bench.command import app
 from scripts.bench.faults import NotEmptyError, Stage, TooFastError
 from scripts.bench.home_checks import Listing, harm_after_kill, rows_of_store
@@ -22,15 +20,12 @@ from scripts.bench.index.bare import BareFaiss, graph_libraries
 from scripts.bench.index.searches import BESIDE, SearchComparison, search_ours
 from scripts.bench.index.synthetic import Synthetic, build_index, build_index_apart, write_index
 from scripts.bench.index.timing import Times, ann_recall, beside, figures, time_by_turns
-from scripts.bench.load import Bounds, CallFailedError, Clients, Load, Work
 from scripts.bench.output import plot
-from scripts.bench.serve import NobodyToAskForError, NotLoopbackError, ServeOptions, check_loopback, make_work
 from scripts.bench.small_home import CommandFailedError, process, run
 from scripts.terminal import write_json
 from scripts.world.world import make_world
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import set_pointer
-from store.export import Export, create_export
+from store.export import create_export
 from store.home import Home
 from store.store import Store
 
@@ -211,92 +206,6 @@ def test_bench_index_reports_every_setting_and_its_ratios(tmp_path: Path) -> Non
 def test_bench_index_refuses_a_bad_factory_before_it_works() -> None:
     done = CliRunner().invoke(app, ["index", "--factory", "Flatt"])
     assert isinstance(done.exception, FactoryError)
-
-
-def test_ratios_are_ours_over_bare_with_short_names_of_the_extremes() -> None:
-    results = [
-        {"kind": "user_id", "concurrency": c, "server": who, "throughput": rate, "p50_ms": p50}
-        for c, who, rate, p50 in (
-            (1, "triptych", 100.0, 9.0),
-            (1, "bare", 400.0, 2.0),
-            (16, "triptych", 300.0, 50.0),
-            (16, "bare", 1200.0, 10.0),
-        )
-    ]
-    assert bench_serve.serving_ratios(results) == {
-        "throughput": 0.25,
-        "p50_added_ms": 7.0,
-        "user_id/c1/throughput": 0.25,
-        "user_id/c1/p50_added_ms": 7.0,
-        "user_id/c16/throughput": 0.25,
-        "user_id/c16/p50_added_ms": 40.0,
-    }
-
-
-def test_load_counts_by_hand() -> None:
-    load = Load(2.0, np.array([1.0, 2.0, 3.0, 4.0]))
-    assert load.throughput == 2.0
-    assert load.percentile(50) == 2.5
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:50051", "[::1]:50051", "127.8.8.8:1"])
-def test_loopback_addresses_may_be_loaded(address: str) -> None:
-    check_loopback(address)
-
-
-@pytest.mark.parametrize("address", ["192.0.2.1:50051", "example.org:50051", "0.0.0.0:50051", "50051"])
-def test_other_addresses_are_refused(address: str) -> None:
-    with pytest.raises(NotLoopbackError, match="loopback"):
-        check_loopback(address)
-
-
-def test_work_asks_each_kind_about_users_of_the_export(home: Home) -> None:
-    with Export.latest(home.exports) as export:
-        users = set(export.users().to_pylist())
-        work = {one.kind: one for one in make_work(export, 4, ServeOptions(k=7))}
-    stored = [pb.QueryRequest.FromString(request) for request in work["user_id"].requests]
-    assert {request.user_id for request in stored} <= users
-    batches = [pb.QueryBatchRequest.FromString(request) for request in work[BATCH].requests]
-    assert [one.user_id for batch in batches for one in batch.requests] == [one.user_id for one in stored]
-    assert {len(batch.requests) for batch in batches} == {16}
-    inline = [pb.QueryRequest.FromString(request) for request in work["views"].requests]
-    assert any(one.views.events and one.views.texts and one.views.friends for one in inline)
-    assert max(len(one.views.events) for one in inline) <= 50
-    vectors = [pb.QueryRequest.FromString(request) for request in work["vector"].requests]
-    assert {(len(one.vector.values), one.k) for one in vectors} == {(4, 7)}
-
-
-def test_an_export_without_users_gives_nobody_to_ask_for(tmp_path: Path) -> None:
-    with Store.open(tmp_path / "views.duckdb") as store:
-        create_export(store, tmp_path / "exports")
-    with Export.latest(tmp_path / "exports") as export, pytest.raises(NobodyToAskForError, match="no user"):
-        make_work(export, 4, ServeOptions())
-
-
-def test_clients_measure_a_bare_server_and_stop_at_the_bound(tmp_path: Path) -> None:
-    replies = {"user_id": pb.QueryResponse(item_ids=["a"]), BATCH: pb.QueryBatchResponse()}
-    asked = Work("user_id", (pb.QueryRequest(user_id="u").SerializeToString(),))
-    batch = Work(BATCH, (pb.QueryBatchRequest().SerializeToString(),), batched=True)
-    made = {kind: reply.SerializeToString() for kind, reply in replies.items()}
-    with bench_serve.bare_server(tmp_path, made, workers=2) as address, Clients() as clients:
-        load = clients.measure(address, asked, 3, Bounds(30.0, 60))
-        assert len(load.latencies) == 60  # 3 lanes, 20 each
-        assert 0 < load.latencies.max() <= 1e3 * load.seconds
-        assert len(clients.measure(address, batch, 1, Bounds(30.0, 7)).latencies) == 7
-        unknown = Work("text", (pb.QueryRequest(text="x").SerializeToString(),))
-        with pytest.raises(CallFailedError, match=address):
-            clients.measure(address, unknown, 1, Bounds(1.0, 5))
-
-
-def test_the_bare_server_answers_each_kind_with_its_reply(tmp_path: Path) -> None:
-    (tmp_path / "vector.bin").write_bytes(pb.QueryResponse(query_id="v").SerializeToString())
-    bare = BareServicer(tmp_path)
-    asked = pb.QueryRequest(vector=pb.Vector(values=[1.0]))
-    assert bare.Query(asked, None).query_id == "v"  # type: ignore[arg-type]
-
-
-def test_an_address_needs_a_home_to_take_users_from() -> None:
-    assert CliRunner().invoke(app, ["serve", "--address", "127.0.0.1:1"]).exit_code == 2
 
 
 def test_a_failing_command_says_why(tmp_path: Path) -> None:

@@ -59,3 +59,12 @@ def test_what_is_returned_is_for_threads_or_for_an_event_loop() -> None:
         assert isinstance(client.channel, grpc.Channel)
         assert isinstance(client.query_stream([]), Iterator)
     asyncio.run(kinds())
+
+
+def test_calls_go_over_the_connections_by_turns() -> None:
+    with Client("127.0.0.1:9", connections=3) as client:
+        turns = [client._connection() for _ in range(6)]
+        assert turns == client.connections * 2
+        assert client.channel is client.connections[0].channel
+    with pytest.raises(ValueError, match="connections is 0, not 1 or more"):
+        Client("127.0.0.1:9", connections=0)

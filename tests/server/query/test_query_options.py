@@ -16,7 +16,9 @@ from indexer.filters.filter import Filter
 from indexer.index import VectorDimError
 from indexer.publish import current_index, load_index
 from server.query.explain import Sources, explained, sources_of
+from server.query.pages import search
 from server.query.query import (
+    UNSCALED,
     Candidates,
     FreeText,
     InlineViews,
@@ -30,9 +32,9 @@ from server.query.query import (
     TextQuery,
     query_vector_of,
 )
-from server.query.retriever import Retriever, search
+from server.query.retriever import Retriever
 from server.query.snapshot import Snapshot, prepare
-from server.query.subject_views import raw_views
+from server.query.subject_views import SubjectViews, raw_views
 from store.home import Home
 from store.records import Event, Friend, UserViews
 from store.state.rebuild import bring_up_to_date
@@ -62,8 +64,12 @@ class World:
 
     def parts(self, subject: Subject) -> np.ndarray:
         """p_ui (3, D) of a subject, as the model made them."""
-        subject_views = self.retriever._subject_views([subject])[0]
+        subject_views = views_of(self, subject)
         return self.serving.model.encode_users(raw_views(self.serving, subject_views)).parts[0]
+
+
+def views_of(world: World, subject: Subject) -> SubjectViews:
+    return world.retriever._read([subject], frozenset([0])).views_of(0)
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +375,7 @@ def test_an_exact_query_says_so(world: World) -> None:
 @pytest.mark.parametrize("kind", ["HTS", "H", "T", "S"])
 def test_all_contributions_of_a_view_sum_to_its_share(world: World, kind: str) -> None:
     subject = StoredUser(user_with(world, *kind))
-    (subject_views,) = world.retriever._subject_views([subject])
+    subject_views = views_of(world, subject)
     texts = world.store.user_views(subject.user_id).texts
     found = world.ask(subject, view_weights=(1.0, 2.0, 0.5), text_query=TextQuery(TEXT), explain=True)
     assert found.shares is not None
@@ -485,13 +491,13 @@ def test_sources_by_hand() -> None:
 def test_a_stored_text_that_was_deleted_meanwhile_is_not_named(world: World) -> None:
     subject = StoredUser(user_with(world, "H", "T", "S"))
     query = Query(subject, 3)
-    (subject_views,) = world.retriever._subject_views([subject])
+    subject_views = views_of(world, subject)
     (found,) = world.retriever.retrieve([query])
     (with_all,) = world.retriever.retrieve([replace(query, options=QueryOptions(explain=True))])
     assert any(one[1] for one in with_all.explanations)
     views = raw_views(world.serving, subject_views)
     parts = world.serving.model.encode_users(views)
-    query_vector = query_vector_of(query, parts.vectors[0], parts.parts[0], None)
+    query_vector = query_vector_of(query, QueryVector(parts.vectors[0], parts.parts[0], UNSCALED), None)
     vectors = world.serving.index.vectors_of(world.serving.index.rows(found.ids))
     assert found.shares is not None
     said = explained(world.serving, subject_views, views, query_vector, vectors, found.shares, {})

@@ -1,0 +1,19 @@
+"""Who makes a call, also where a query process passes it on."""
+
+import grpc
+
+PEER_KEY = "triptych-peer"  # of metadata, on the owner's unix socket
+
+
+def peer_of(context: grpc.ServicerContext) -> str:
+    """Return the address of the caller as gRPC writes it, such as ipv4:127.0.0.1:40000.
+
+    Of a call that a query process passes on it is that of the process's caller; only this machine reaches a
+    unix socket.
+    """
+    peer: str = context.peer()
+    if peer.startswith("unix:"):
+        for key, value in context.invocation_metadata() or ():
+            if key == PEER_KEY:
+                return str(value)
+    return peer

@@ -1,0 +1,59 @@
+"""python -m server.processes.child ROLE CONFIG FACTS: what the parent starts, the owner or a query process.
+
+It writes "ready" to standard output once it answers, and ends when its standard input does: the parent holds
+the other end, so that no process outlives it.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from contextlib import AbstractContextManager
+
+from server.config import ServerConfig
+from server.processes.roles import OWNER
+
+
+def main() -> None:
+    """Run a process until SIGTERM or the end of standard input; exit code 1 with a reason on stderr."""
+    role, config_json, facts_json = sys.argv[1:]
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s {role} {os.getpid()}: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
+    from server.app import until_stopped  # noqa: PLC0415  # loads what a process serves with
+
+    config, facts = ServerConfig.from_json(config_json), json.loads(facts_json)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    try:
+        until_stopped(config, _running(role, config, facts), lambda: print("ready", flush=True))
+    except (ValueError, LookupError, OSError, RuntimeError) as error:
+        print(f"server: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _running(role: str, config: ServerConfig, facts: dict[str, str]) -> AbstractContextManager[str]:
+    """Return the block in which a process of a role answers."""
+    if role == OWNER:
+        from server.app import Following, running  # noqa: PLC0415
+        from server.identity import Reached  # noqa: PLC0415
+        from server.live import QueryProcesses  # noqa: PLC0415
+
+        tls = config.tls_cert is not None
+        reached = Reached(facts["address"], facts["owner"], tls, int(facts["parent"]))
+        return running(config.as_owner(facts["owner"]), Following(QueryProcesses(), reached))
+    from server.processes.query_process import running_query_process  # noqa: PLC0415
+
+    return running_query_process(config, facts["owner"])
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):  # not sys.stdin: its lock would be held when the interpreter ends
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Calls that a query process passes on to the owner, as bytes."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn
+
+import grpc
+
+from server.pb.triptych.v1 import ingest_pb2, triptych_pb2
+from server.peer import PEER_KEY
+from server.query import OwnerUnreachableError
+from server.status import status_of_errors
+
+_SERVICES = (
+    ingest_pb2.DESCRIPTOR.services_by_name["Ingest"],
+    triptych_pb2.DESCRIPTOR.services_by_name["Admin"],
+)
+_DROPPED = ("grpc-", "user-agent", "content-type", "te", ":")  # metadata that each connection has of its own
+_NO_DEADLINE_SECONDS = 1e9  # gRPC gives more than this as the remaining time without a deadline
+_Handler = Any  # grpc.RpcMethodHandler of bytes
+
+
+def add_forwarding(server: grpc.Server, channel: grpc.Channel) -> None:
+    """Pass every call of Ingest and Admin on to the owner.
+
+    Deadline, metadata, the caller's address and cancellation go along; status and details come back as the
+    owner sets them. Where the owner is gone, a call ends with UNAVAILABLE; it may have been carried out, and
+    clients repeat it under the same request id.
+    """
+    for service in _SERVICES:
+        handlers = {}
+        for method in service.methods:
+            shape = "_".join(
+                "stream" if streams else "unary"
+                for streams in (method.client_streaming, method.server_streaming)
+            )
+            call = getattr(channel, shape)(f"/{service.full_name}/{method.name}")
+            make: Callable[..., _Handler] = getattr(grpc, f"{shape}_rpc_method_handler")
+            forward = _stream if method.server_streaming else _unary
+            handlers[method.name] = make(forward(call))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
+
+
+def _unary(call: Any) -> Callable[[Any, grpc.ServicerContext], bytes]:
+    def forward(request: bytes | Iterable[bytes], context: grpc.ServicerContext) -> bytes:
+        passed = call.future(request, timeout=_seconds(context), metadata=_metadata(context))
+        if not context.add_callback(passed.cancel):
+            passed.cancel()
+        try:
+            reply: bytes = passed.result()
+        except grpc.FutureCancelledError:
+            context.abort(grpc.StatusCode.CANCELLED, "the caller has cancelled")
+        except grpc.RpcError as error:
+            _abort(context, error)
+        return reply
+
+    return forward
+
+
+def _stream(call: Any) -> Callable[[Any, grpc.ServicerContext], Iterator[bytes]]:
+    def forward(request: bytes | Iterable[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        passed = call(request, timeout=_seconds(context), metadata=_metadata(context))
+        if not context.add_callback(passed.cancel):
+            passed.cancel()
+        try:
+            yield from passed
+        except grpc.RpcError as error:
+            _abort(context, error)
+
+    return forward
+
+
+def _abort(context: grpc.ServicerContext, error: grpc.RpcError) -> NoReturn:
+    """End a call with the status of the owner's, details included."""
+    if isinstance(error, grpc.Call):
+        trailing = tuple(error.trailing_metadata() or ())
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or trailing:
+            context.set_trailing_metadata(trailing)
+            context.abort(error.code(), error.details() or "")
+    with status_of_errors(context):
+        raise OwnerUnreachableError("this call") from error
+    raise AssertionError  # `status_of_errors` has raised
+
+
+def _seconds(context: grpc.ServicerContext) -> float | None:
+    """Return the time that a call has left."""
+    left = context.time_remaining()
+    return left if left is not None and left < _NO_DEADLINE_SECONDS else None
+
+
+def _metadata(context: grpc.ServicerContext) -> list[tuple[str, str | bytes]]:
+    """Return the caller's metadata and address."""
+    passed = [
+        (key, value)
+        for key, value in context.invocation_metadata() or ()
+        if not key.startswith(_DROPPED) and key != PEER_KEY
+    ]
+    return [*passed, (PEER_KEY, context.peer())]

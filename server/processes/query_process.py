@@ -1,0 +1,101 @@
+"""A query process: answers queries from what the owner writes, and passes everything else on to it."""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+
+from grpc_health.v1 import health
+
+from encoder.text import TextCache
+from server.app import answering
+from server.config import ServerConfig
+from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
+from server.processes.forwarding import add_forwarding
+from server.processes.owner_link import OwnerLink
+from server.processes.replica import Replica
+from server.query import LogFollower, Retriever
+from server.supervisor import set_health
+from server.wire import RetrievalServicer
+from store.state import UserState
+
+_OPTIONS = [
+    ("grpc.so_reuseport", 1),
+    # Callers come again and find the processes that were started since.
+    ("grpc.max_connection_age_ms", 600_000),
+]
+_LOOK_SECONDS = 0.1  # how often an idle process looks at the log
+_MUST_BE_REPLACED = 75  # exit code
+_RETRIEVAL = "triptych.v1.Retrieval"
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def running_query_process(config: ServerConfig, owner: str) -> Iterator[str]:
+    """Yield the address of a query process that answers while the block runs.
+
+    Args:
+        config: of the server; its port is shared with the other query processes.
+        owner: address of the owner, unix:/path, which has opened the home.
+
+    Raises:
+        DamagedStateError, DamagedTextCacheError: the owner has not opened the home, or a file is damaged.
+        IndexNotFoundError, DamagedArtifactError: the index that serves cannot be loaded.
+        CannotListenError, TlsFilesError: as `serve`.
+    """
+    health_servicer = health.HealthServicer()
+    with (
+        UserState.open_reader(config.home.state) as state,
+        closing(TextCache.open_reader(config.home.text_cache)) as cache,
+    ):
+        ready = partial(set_health, health_servicer, {"": True, _RETRIEVAL: True})
+        set_health(health_servicer, {"": False, _RETRIEVAL: False})
+        follower = LogFollower(sequence=state.read(lambda reading: reading.head.sequence))
+        link = OwnerLink(owner)
+        retriever = Retriever(link, state, follower=follower, user_cache_bytes=config.user_cache_bytes)
+        replica = Replica(config, state, cache, retriever, follower, ready)
+        state.repair_by(link.repair)
+        replica.resume()
+        services = [
+            partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever)),
+            partial(add_forwarding, channel=link.channel),
+        ]
+        with (
+            _following(state, follower),
+            answering(config, health_servicer, services, _OPTIONS, for_commands=False) as (address, _),
+            # Last: who has joined answers.
+            link.joined(replica.prepare, replica.drop, partial(_pass_on, health_servicer)),
+        ):
+            yield address
+
+
+def _pass_on(health_servicer: health.HealthServicer, serves: dict[str, bool]) -> None:
+    """Tell of the owner's services and workers what it says; queries have a health of their own here."""
+    of_owner = {name: serving for name, serving in serves.items() if name not in ("", _RETRIEVAL)}
+    set_health(health_servicer, of_owner)
+
+
+@contextmanager
+def _following(state: UserState, follower: LogFollower) -> Iterator[None]:
+    """Look at the log every now and then while the block runs, for the time when no query does."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            try:
+                state.read(follower.catch_up)
+            except Exception:  # whatever it is, this process cannot follow, and another one has to
+                log.exception("this process cannot follow the owner and ends: another one takes its place")
+                sys.stderr.flush()
+                os._exit(_MUST_BE_REPLACED)
+
+    thread = threading.Thread(target=look, name="follower", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -1,0 +1,229 @@
+"""Micro-batches: unary calls that wait are answered together, on one thread that hands nothing over.
+
+gRPC runs a unary call on a thread of a pool, which first waits for the message: two hand-overs of Python's
+lock for each call, and as many threads that then wait for the lock as there are callers. Here the message is
+asked for on gRPC's own thread. A call goes on when it has come, on one thread that takes all calls that wait,
+answers them together and sends their replies, while the next ones gather. There is no timer: a call that
+comes alone is answered alone, at once.
+
+This leans on the inside of `grpc._server` where the names below say so; `CallPool.submit` is the place where
+gRPC hands a call over. A submission that looks otherwise is run as before.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, TypeAlias, TypeVar
+
+from grpc import _server as inside
+
+from server.status import Failure, abort_with
+
+cygrpc: Any = vars(inside)["cygrpc"]
+log = logging.getLogger(__name__)
+
+MOST_TOGETHER = 16  # below 20, FAISS compares with centroids by the same arithmetic as for one query
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+AnswerTogether: TypeAlias = Callable[[Sequence[Any]], "list[bytes | Failure | None]"]
+"""Answers requests, each as alone: a serialized reply, a failure, or None for one to be answered apart."""
+
+
+def answered_together_by(name: str) -> Callable[[_Method], _Method]:
+    """Say which method of a servicer, an `AnswerTogether`, answers calls of the decorated one together."""
+
+    def mark(method: _Method) -> _Method:
+        method.answered_together_by = name  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+def together_of(behavior: Any) -> AnswerTogether | None:
+    """Return what answers calls of a servicer's method together; None where nothing does."""
+    name = getattr(behavior, "answered_together_by", None)
+    return None if name is None else getattr(behavior.__self__, name)
+
+
+class UnaryCall:
+    """A call that was handed over by gRPC, from its admission to its end; `Future` as far as gRPC looks.
+
+    Args:
+        run: runs its arguments in the context variables of the call.
+        arguments: of `_unary_response_in_pool`.
+    """
+
+    def __init__(self, run: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self._run = run
+        self._event, self._state, self._behavior, _, self._parse, self._serialize = arguments
+        self._callbacks: list[Callable[[Any], object]] = []
+        self._done = False
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
+        """Call a function when the call has ended, from any thread; at once where it has."""
+        self._callbacks.append(callback)
+        if self._done:
+            self.end()
+
+    def end(self) -> None:
+        """Tell whoever asked that the call has ended."""
+        self._done = True
+        while self._callbacks:
+            self._callbacks.pop(0)(self)
+
+    def receive(self, arrived: "Callable[[UnaryCall], None]") -> None:
+        """Ask for the message; `arrived` is called on gRPC's thread when it has come, or when none will."""
+        state, call = self._state, self._event.call
+        parsed = inside._receive_message(state, call, self._parse)
+
+        def received(event: Any) -> Any:
+            finished = parsed(event)
+            arrived(self)
+            return finished
+
+        call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), received)
+        state.due.add(inside._RECEIVE_MESSAGE_TOKEN)
+
+    @property
+    def request(self) -> Any:
+        """The parsed message; None where none has come."""
+        return self._state.request
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the caller still waits for the answer."""
+        return bool(inside._is_rpc_state_active(self._state))
+
+    def answer(self) -> None:
+        """Run the call's own behavior, send what it returns or raises, and end the call."""
+        try:
+            self._respond(self._behavior, self._serialize)
+        finally:
+            self.end()
+
+    def send(self, reply: bytes) -> None:
+        """Send a serialized reply and the status OK; the call ends when they are on their way.
+
+        What `inside._status` does, but the batch is started when the lock of the call is free again:
+        gRPC's thread, which wants that lock as soon as they are sent, would meet it taken each time.
+        """
+        state = self._state
+        with state.condition:
+            state.request = None
+            if not self.wanted:
+                reply_wanted = False
+            else:
+                reply_wanted = state.statused = True
+                state.due.add(inside._SEND_STATUS_FROM_SERVER_TOKEN)
+        if not reply_wanted:
+            self.end()
+            return
+        finish = inside._send_status_from_server(state, inside._SEND_STATUS_FROM_SERVER_TOKEN)
+
+        def sent(event: Any) -> Any:
+            self.end()
+            return finish(event)
+
+        operations = (
+            cygrpc.SendStatusFromServerOperation(None, cygrpc.StatusCode.ok, b"", 0),
+            cygrpc.SendInitialMetadataOperation(None, 0),
+            cygrpc.SendMessageOperation(reply, 0),
+        )
+        self._event.call.start_server_batch(operations, sent)
+
+    def fail(self, failure: Failure) -> None:
+        """End the call with the status of a failure."""
+        self._respond(lambda _, context: abort_with(context, failure), None)
+        self.end()
+
+    def refuse_without_message(self) -> None:
+        """End a call whose caller has sent no message, as gRPC does."""
+        state = self._state
+        with state.condition:
+            if self.wanted:
+                details = b"the method requires exactly one request message"
+                inside._abort(state, self._event.call, cygrpc.StatusCode.unimplemented, details)
+        self.end()
+
+    def _respond(self, behavior: Callable[..., Any], serialize: Callable[[Any], bytes] | None) -> None:
+        request, self._state.request = self._state.request, None
+        self._run(
+            inside._unary_response_in_pool,
+            self._event,
+            self._state,
+            behavior,
+            lambda: request,
+            self._parse,
+            serialize,
+        )
+
+
+class CallBatcher:
+    """Answers calls together; those that are answered apart run on threads of a pool."""
+
+    def __init__(
+        self, answer: AnswerTogether, run_apart: "Callable[[Callable[[], None]], Future[None]]", name: str
+    ) -> None:
+        """Start the thread of the micro-batches.
+
+        Args:
+            answer: answers the requests of at most MOST_TOGETHER calls.
+            run_apart: runs another one on a thread of its own.
+            name: of the thread.
+        """
+        self._answer = answer
+        self._run_apart = run_apart
+        self._arrived: SimpleQueue[UnaryCall | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def takes(arguments: tuple[Any, ...]) -> bool:
+        """Tell whether what gRPC submits is a unary call in the form known here."""
+        return len(arguments) == 7 and arguments[0] is inside._unary_response_in_pool
+
+    def submit(self, fn: Callable[..., Any], arguments: tuple[Any, ...]) -> UnaryCall:
+        """Take over a call that gRPC submits, with its lock held; return it."""
+        call = UnaryCall(fn, arguments[1:])
+        call.receive(self._arrived.put)
+        return call
+
+    def shutdown(self) -> None:
+        """Answer the calls that wait, and end the thread; no call may come any more."""
+        self._arrived.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            calls = [self._arrived.get()]
+            while len(calls) < MOST_TOGETHER and not self._arrived.empty():
+                calls.append(self._arrived.get())
+            self._answer_all([call for call in calls if call is not None])
+            if None in calls:
+                return
+
+    def _answer_all(self, calls: Sequence[UnaryCall]) -> None:
+        waiting = []
+        for call in calls:
+            if call.request is None:
+                call.refuse_without_message()
+            elif call.wanted:
+                waiting.append(call)
+            else:  # nobody would read an answer
+                call.end()
+        if not waiting:
+            return
+        try:
+            outcomes = self._answer([call.request for call in waiting])
+        except Exception:  # a supervisor: without this thread no query would be answered any more
+            log.exception("a micro-batch failed; its calls are answered one by one")
+            outcomes = [None] * len(waiting)
+        for call, outcome in zip(waiting, outcomes, strict=True):
+            if outcome is None:
+                self._run_apart(call.answer)
+            elif isinstance(outcome, Failure):
+                call.fail(outcome)
+            else:
+                call.send(outcome)

@@ -1,0 +1,211 @@
+"""Calls that wait are answered together: each as alone, none held up by another that fails or is slow."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from server.app import running
+from server.config import ServerConfig
+from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
+from server.query import retriever
+from server.query.query import Candidates, Query
+from server.status import Failure
+from server.wire import micro_batches, servicers
+from store.home import Home
+from tests.live_server import copy_home, soon
+
+SECONDS = 20.0
+QUERY = "/triptych.v1.Retrieval/Query"
+Retrieve = Callable[[Any, Sequence[Query]], list[Candidates]]
+
+
+@pytest.fixture(scope="module")
+def address(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    home = copy_home(small_home, tmp_path_factory.mktemp("together") / "home")
+    with running(ServerConfig(home, port=0, workers=2, queue=64, grace_seconds=1)) as address:
+        yield address
+
+
+@pytest.fixture
+def channel(address: str) -> Iterator[grpc.Channel]:
+    with grpc.insecure_channel(address) as channel:
+        yield channel
+
+
+class Held:
+    """Holds the first retrieval until it is let go, and notes the sizes of all."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.retrieve: Retrieve = retriever.Retriever.retrieve
+        self.go_on, self.began, self.sizes = threading.Event(), threading.Event(), list[int]()
+
+        def retrieve(one: Any, queries: Sequence[Query]) -> list[Candidates]:
+            return self(one, queries)
+
+        monkeypatch.setattr(retriever.Retriever, "retrieve", retrieve)
+
+    def __call__(self, one: Any, queries: Sequence[Query]) -> list[Candidates]:
+        self.sizes.append(len(queries))
+        if len(self.sizes) == 1:
+            self.began.set()
+            assert self.go_on.wait(SECONDS)
+        return self.retrieve(one, queries)
+
+
+def facts(reply: pb.QueryResponse) -> bytes:
+    """A reply without what differs each time."""
+    reply.ClearField("query_id")
+    reply.ClearField("timings")
+    return reply.SerializeToString(deterministic=True)
+
+
+def requests() -> list[pb.QueryRequest]:
+    """Of every kind: small ones, and those that are answered apart."""
+    user = "u00001"
+    return [
+        *(pb.QueryRequest(user_id=f"u{number:05d}", k=number + 1) for number in range(12)),
+        pb.QueryRequest(user_id="nobody"),
+        pb.QueryRequest(user_id=user, exclude_seen=False),
+        pb.QueryRequest(user_id=user, view_weights=pb.ViewWeights(text=2.0)),
+        pb.QueryRequest(user_id=user, explain=True),
+        pb.QueryRequest(user_id=user, exact=True),
+        pb.QueryRequest(user_id=user, diversity=0.5),
+        pb.QueryRequest(user_id=user, target=pb.TARGET_USERS),
+        pb.QueryRequest(text="a garden"),
+    ]
+
+
+def test_each_of_many_at_once_has_the_answer_that_it_has_alone(channel: grpc.Channel) -> None:
+    stub = rpc.RetrievalStub(channel)
+    alone = [facts(stub.Query(one, timeout=SECONDS)) for one in requests()]
+    for _ in range(5):
+        calls = [stub.Query.future(one, timeout=SECONDS) for one in requests()]
+        assert [facts(call.result()) for call in calls] == alone
+
+
+def test_those_that_wait_are_answered_together_and_no_more_than_the_bound(
+    channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, stub = Held(monkeypatch), rpc.RetrievalStub(channel)
+    first = stub.Query.future(pb.QueryRequest(user_id="u00001"), timeout=SECONDS)
+    assert held.began.wait(SECONDS)
+    arrived = count_arrivals(monkeypatch)
+    waiting = [stub.Query.future(pb.QueryRequest(user_id=f"u{n:05d}"), timeout=SECONDS) for n in range(20)]
+    soon(lambda: len(arrived) == 20)
+    held.go_on.set()
+    assert all(call.result().item_ids for call in [first, *waiting])
+    assert held.sizes == [1, micro_batches.MOST_TOGETHER, 20 - micro_batches.MOST_TOGETHER]
+
+
+def count_arrivals(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The calls whose message has come from here on."""
+    arrived, receive = list[object](), micro_batches.UnaryCall.receive
+
+    def counted(self: micro_batches.UnaryCall, put: Callable[[micro_batches.UnaryCall], None]) -> None:
+        def both(call: micro_batches.UnaryCall) -> None:
+            put(call)
+            arrived.append(call)
+
+        receive(self, both)
+
+    monkeypatch.setattr(micro_batches.UnaryCall, "receive", counted)
+    return arrived
+
+
+def test_one_that_fails_does_not_fail_the_others(
+    channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, stub = Held(monkeypatch), rpc.RetrievalStub(channel)
+    first = stub.Query.future(pb.QueryRequest(user_id="u00001"), timeout=SECONDS)
+    assert held.began.wait(SECONDS)
+    arrived = count_arrivals(monkeypatch)
+    user = pb.QueryRequest(user_id="u00002")
+    good = [stub.Query.future(user, timeout=SECONDS) for _ in range(2)]
+    moved = stub.Query.future(pb.QueryRequest(user_id="u00003", index_id="another"), timeout=SECONDS)
+    wrong = stub.Query.future(pb.QueryRequest(user_id="u00003", k=5_000), timeout=SECONDS)
+    short = stub.Query.future(pb.QueryRequest(vector=pb.Vector(values=[1.0])), timeout=SECONDS)
+    raw = channel.unary_unary(QUERY).future(b"\xff\xff", timeout=SECONDS)
+    soon(lambda: len(arrived) == 6)
+    held.go_on.set()
+    assert first.result().item_ids
+    assert len({facts(call.result()) for call in good}) == 1
+    codes = [call.code() for call in (moved, wrong, short, raw)]
+    assert codes == [grpc.StatusCode.FAILED_PRECONDITION, *[grpc.StatusCode.INVALID_ARGUMENT] * 3]
+    assert "another" in moved.details()
+
+
+def test_slow_ones_hold_nobody(channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, stub = Held(monkeypatch), rpc.RetrievalStub(channel)
+    slow = stub.Query.future(pb.QueryRequest(text="a garden"), timeout=SECONDS)
+    assert held.began.wait(SECONDS)
+    assert stub.Query(pb.QueryRequest(user_id="u00001"), timeout=SECONDS).item_ids
+    assert not slow.done()
+    held.go_on.set()
+    assert slow.result().item_ids
+
+
+def test_a_micro_batch_that_breaks_is_answered_one_by_one(
+    channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> list[bytes | Failure | None]:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(servicers, "_answer_small", broken)
+    stub = rpc.RetrievalStub(channel)
+    assert stub.Query(pb.QueryRequest(user_id="u00001"), timeout=SECONDS).item_ids
+    assert "answered one by one" in caplog.text
+    monkeypatch.undo()
+    assert stub.Query(pb.QueryRequest(user_id="u00001"), timeout=SECONDS).item_ids
+
+
+def test_a_call_without_a_message_is_refused(channel: grpc.Channel) -> None:
+    call = channel.stream_unary(QUERY)
+    with pytest.raises(grpc.RpcError) as caught:
+        call(iter(()), timeout=SECONDS)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED  # type: ignore[attr-defined]
+
+
+def test_a_call_that_is_cancelled_before_its_message_comes_holds_no_place(channel: grpc.Channel) -> None:
+    never = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        never.wait(SECONDS)
+        yield b""
+
+    calls = [channel.stream_unary(QUERY).future(nothing()) for _ in range(66)]  # as many as may wait and run
+    stub = rpc.RetrievalStub(channel)
+    full = lambda: code_of(lambda: stub.Query(pb.QueryRequest(user_id="u00001"), timeout=SECONDS))  # noqa: E731
+    soon(lambda: full() is grpc.StatusCode.RESOURCE_EXHAUSTED)
+    for call in calls:
+        call.cancel()
+    never.set()
+    soon(lambda: full() is grpc.StatusCode.OK)
+
+
+def code_of(call: Callable[[], object]) -> grpc.StatusCode:
+    try:
+        call()
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]
+        return code
+    return grpc.StatusCode.OK
+
+
+def test_a_server_that_stops_answers_whom_it_let_in_and_ends(small_home: Home, tmp_path: Path) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    with ThreadPoolExecutor(8) as pool, ExitStack() as server:
+        address = server.enter_context(running(ServerConfig(home, port=0, grace_seconds=5)))
+        stub, request = rpc.RetrievalStub(grpc.insecure_channel(address)), pb.QueryRequest(user_id="u00001")
+        assert stub.Query(request, timeout=SECONDS).item_ids
+        asked = [pool.submit(code_of, lambda: stub.Query(request, timeout=SECONDS)) for _ in range(256)]
+        asked[0].result(SECONDS)
+        server.close()
+        codes = [one.result(SECONDS) for one in asked]
+    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
