@@ -172,6 +172,8 @@ def answering(
     health_servicer: health.HealthServicer,
     services: Sequence[Callable[[grpc.Server], None]],
     options: Sequence[tuple[str, int]] = (),
+    *,
+    for_commands: bool = True,
 ) -> Iterator[tuple[str, str]]:
     """Yield the address of a gRPC server while it runs some services, and its address for commands.
 
@@ -180,6 +182,7 @@ def answering(
         health_servicer: is told when the server ends.
         services: each is added to the server.
         options: of gRPC, beside and in the place of the usual ones.
+        for_commands: whether commands on this machine get a port without TLS where the other one wants TLS.
 
     Raises:
         BadAddressError, CannotListenError, TlsFilesError: as `serve`.
@@ -191,7 +194,7 @@ def answering(
         add(server)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    addresses = _listen(server, config)
+    addresses = _listen(server, config, for_commands=for_commands)
     server.start()
     try:
         yield addresses
@@ -201,7 +204,7 @@ def answering(
         admission.shutdown()  # a call nobody waits for any more still holds the store and the cache
 
 
-def _listen(server: grpc.Server, config: ServerConfig) -> tuple[str, str]:
+def _listen(server: grpc.Server, config: ServerConfig, *, for_commands: bool) -> tuple[str, str]:
     """Open the port; return the address of the server, and the one for commands on this machine.
 
     Raises:
@@ -221,7 +224,7 @@ def _listen(server: grpc.Server, config: ServerConfig) -> tuple[str, str]:
     except RuntimeError as error:
         raise wanted.error() or CannotListenError(wanted.bound, str(error)) from error
     reached = Listening(wanted.host, port).reached
-    if tls is None:
+    if tls is None or not for_commands:
         return reached, reached
     # Commands beside the server cannot know which name and root its certificate is good for.
     return reached, f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

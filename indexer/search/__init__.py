@@ -3,13 +3,13 @@
 `search.Searchable` takes candidates of the main part, drops what the filter and the exclusions mask, and
 merges the appended rows. Candidates come from `exact`, which compares vectors, or from `ann`, FAISS with
 tuned search parameters; `exact.scores_of` computes every score that is returned. `gpu` puts FAISS on graphics
-cards, and `filter_cache` remembers which rows a filter allows.
+cards. `filter_cache` remembers which rows a filter allows, and `lists` chooses what is compared of them in
+an IVF.
 """
 
 from indexer.search.ann import (
     EXACT,
     AnnIndex,
-    Bits,
     FilterPolicy,
     SearchParams,
     code_width,
@@ -19,6 +19,7 @@ from indexer.search.ann import (
 from indexer.search.exact import Searched, best_of_all, best_of_masked, best_of_some, scores_of
 from indexer.search.filter_cache import FilterCache
 from indexer.search.gpu import cagra_graph, gpus, has_cuvs, inner_of, to_cpu, to_gpu
+from indexer.search.lists import Bits, Portions
 from indexer.search.search import ALL_ALLOWED, Exclusions, Searchable, best_by_id, bits_of
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Exclusions",
     "FilterCache",
     "FilterPolicy",
+    "Portions",
     "SearchParams",
     "Searchable",
     "Searched",

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
 from indexer.files import FloatArray, IntArray, faiss_file
 from indexer.search.exact import Searched, scores_of
@@ -25,11 +24,11 @@ from indexer.search.gpu import (
     is_on_gpu,
     to_gpu,
 )
+from indexer.search.lists import Bits, FilteredSearch, Lists, Portions
 
 _FAISS: Any = faiss  # its stubs lack what SWIG adds
 _FIRST_LEAST = 30
 _CACHED_PARAMETERS = 64
-Bits = npt.NDArray[np.uint8]
 _UNCOMPRESSED = (
     "IndexIVFFlat",
     "IndexHNSWFlat",
@@ -50,11 +49,13 @@ class SearchParams:
         nprobe: lists of an IVF that are probed. An index has lists or a graph: for a graph it is `ef_search`.
         refine: candidates per result; the best of them by exact score are the results.
         least: candidates, however few results are wanted: compressed codes lose most for a short list.
+        portions: of a search with a filter in lists, which probes as many as hold them instead of `nprobe`.
     """
 
     nprobe: int = 1
     refine: int = 1
     least: int = 0
+    portions: Portions | None = None
 
     @property
     def ef_search(self) -> int:
@@ -66,8 +67,11 @@ class SearchParams:
         return max(count * self.refine, self.least)
 
     def times(self, factor: int) -> "SearchParams":
-        """Return parameters with `factor` times the nprobe or efSearch."""
-        return self if factor == 1 else replace(self, nprobe=self.nprobe * factor)
+        """Return parameters with `factor` times the nprobe or efSearch, or the portions."""
+        if factor == 1:
+            return self
+        portions = None if self.portions is None else self.portions.times(factor)
+        return replace(self, nprobe=self.nprobe * factor, portions=portions)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "SearchParams":
@@ -77,11 +81,13 @@ class SearchParams:
         """
         refine = values["refine"]
         least = values.get("least", _FIRST_LEAST * refine if refine > 1 else 0)
-        return cls(values["probes"], refine, least)
+        portions = values.get("portions")
+        return cls(values["probes"], refine, least, None if portions is None else Portions(**portions))
 
-    def as_json(self) -> dict[str, int]:
+    def as_json(self) -> dict[str, Any]:
         """Return plain JSON values; manifests call nprobe and efSearch `probes`."""
-        return {"probes": self.nprobe, "refine": self.refine, "least": self.least}
+        values = {"probes": self.nprobe, "refine": self.refine, "least": self.least}
+        return values if self.portions is None else {**values, "portions": asdict(self.portions)}
 
 
 def faiss_parameters(index: Any, search_params: SearchParams, selector: Any) -> Any:
@@ -183,6 +189,17 @@ class AnnIndex:
         return min(len(self), 8192) if isinstance(inner, faiss.IndexHNSW) else 1
 
     @cached_property
+    def filtered_lists(self) -> FilteredSearch | None:
+        """The filtered search of its lists; None for a kind without, on a card, or with packed codes."""
+        lists = [Lists.of(shard) for shard in self._shards]
+        known = [each for each in lists if each is not None]
+        return FilteredSearch(known, self._starts) if len(known) == len(lists) else None
+
+    def takes(self, search_params: SearchParams) -> bool:
+        """Tell whether a search with a filter can be given these parameters."""
+        return self.filters if search_params.portions is None else self.filtered_lists is not None
+
+    @cached_property
     def filters(self) -> bool:
         """Whether the kind takes a filter."""
         try:
@@ -206,15 +223,26 @@ class AnnIndex:
         Args:
             queries: C-contiguous.
             count: candidates of each shard, at most; `refine` and `least` are not applied to it.
-            search_params: nprobe or efSearch.
+            search_params: nprobe, efSearch or portions.
             allowed: little-endian bitmap of the rows that may be found.
+
+        Raises:
+            RuntimeError: portions are given with a filter, and `takes` says no.
         """
 
         def one(i: int) -> IntArray:
             return self._of_shard(i, queries, count, search_params, allowed)
 
-        numbers = range(len(self._shards))
-        parts = [*map(one, numbers)] if self._threads is None else [*self._threads.map(one, numbers)]
+        numbers, portions = range(len(self._shards)), search_params.portions
+        if portions is not None and allowed is not None:
+            if self.filtered_lists is None:
+                raise RuntimeError("this kind of index has no lists to choose among")
+            found = self.filtered_lists.search(queries, max(1, min(count, len(self))), portions, allowed)
+            parts = [self._of_all(i, rows) for i, rows in enumerate(found)]
+        elif self._threads is None:
+            parts = [*map(one, numbers)]
+        else:
+            parts = [*self._threads.map(one, numbers)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def scored(
@@ -239,12 +267,17 @@ class AnnIndex:
     def _of_shard(
         self, i: int, queries: FloatArray, count: int, search_params: SearchParams, allowed: Bits | None
     ) -> IntArray:
-        shard, start, batcher = self._shards[i], self._starts[i], self._batchers[i]
+        shard, batcher = self._shards[i], self._batchers[i]
         given, count = self._parameters_of(i, search_params, allowed), max(1, min(count, shard.ntotal))
         if batcher is None:
             rows: IntArray = shard.search(queries, count, params=given)[1]
         else:
             rows = batcher(queries, count, given)[1]
+        return self._of_all(i, rows)
+
+    def _of_all(self, i: int, rows: IntArray) -> IntArray:
+        """Return rows of a shard as rows of the index."""
+        start = self._starts[i]
         return rows if not start else np.where(rows >= 0, rows + start, -1)
 
     def _parameters_of(self, i: int, search_params: SearchParams, allowed: Bits | None) -> Any:

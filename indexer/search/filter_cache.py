@@ -13,7 +13,7 @@ from indexer.search.search import Allowed, bits_of
 _CACHED_ROWS = 8_000_000  # of all filters together: 64 MB
 _CACHED_FILTERS = 256
 _NO_ROWS = np.zeros(0, dtype=np.int64)
-_ROW_BITS = 64  # of a row number
+_BITMAP_SHARE = 1 / 256  # of the rows that pass, from which on FAISS may be asked: it is tuned for no less
 
 
 class FilterCache:
@@ -38,7 +38,7 @@ class FilterCache:
         if allowed is None:
             total = len(self._main)
             rows = allowed_rows(wanted, self._attributes, self._main.ids.rows, total)
-            many = len(rows) * _ROW_BITS >= total  # then a bitmap is smaller than the rows
+            many = len(rows) >= _BITMAP_SHARE * total
             if len(rows) == total:
                 allowed = Allowed()
             else:
@@ -68,4 +68,6 @@ class FilterCache:
 
 
 def _size(allowed: Allowed) -> int:
-    return 0 if allowed.main is None else len(allowed.main)
+    """Return the memory of a filter in row numbers, bitmap included."""
+    bits = 0 if allowed.bits is None else allowed.bits.nbytes // 8
+    return 0 if allowed.main is None else len(allowed.main) + bits

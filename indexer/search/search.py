@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from indexer.delta import IndexState
 from indexer.files import FloatArray, IntArray, MainPart
-from indexer.search.ann import AnnIndex, Bits, FilterPolicy
+from indexer.search.ann import AnnIndex, FilterPolicy
 from indexer.search.exact import (
     Searched,
     as_matrix,
@@ -22,6 +22,7 @@ from indexer.search.exact import (
     slack_of,
     take_columns,
 )
+from indexer.search.lists import Bits
 
 BoolArray = npt.NDArray[np.bool_]
 _SPARE_EXCLUDED = 64  # rows beyond k that a first search makes up for where any is excluded
@@ -287,7 +288,7 @@ class Searchable:
             params = approximate.search_params.times(times)
             return best_of(*approximate.scored(self.main.vectors, queries, k, params, spare=spare), count)
         filtered = self.policy.search_params(len(main), total)
-        if approximate is not None and filtered is not None and approximate.filters:
+        if approximate is not None and filtered is not None and approximate.takes(filtered):
             bits = bits_of(main, total) if allowed.bits is None else allowed.bits
             found = approximate.scored(
                 self.main.vectors, queries, k, filtered.times(times), bits, spare=spare

@@ -42,7 +42,7 @@ def index_bench(
     excluded: Annotated[int, typer.Option(min=0, help="Items left out per query.")] = 20,
     changes: Annotated[int, typer.Option(min=0, help="Items put since the index was built.")] = 1000,
     filters: Annotated[bool, typer.Option(help="Also try filters of 0.01 % to 100 % of the items.")] = False,
-    libraries: Annotated[bool, typer.Option(help="Also measure hnswlib and usearch.")] = True,
+    libraries: Annotated[bool, typer.Option(help="Also measure other libraries and engines.")] = True,
     ann_recall: Annotated[float, typer.Option(min=0.01, max=1, help="That indexes are tuned to.")] = 0.99,
     queries: Annotated[int, typer.Option(min=64, help="That are measured.")] = 256,
     seconds: Annotated[float, typer.Option(min=0.001, help="Per search and setting.")] = 0.5,
@@ -55,7 +55,8 @@ def index_bench(
     """Measure our search beside bare FAISS with the same effort, hnswlib and usearch.
 
     plain: ids and exact scores; usual: left-out items and changes too; everything: a filter too, beside bare
-    FAISS with the same filter. ANN recall@k is against brute force, on queries that nothing was tuned with.
+    FAISS with the same filter. --filters also measures Qdrant's engine and LanceDB. ANN recall@k is against
+    brute force, on queries that nothing was tuned with.
 
     Example: triptych bench index --items 100000 --filters --json index.json --plot index.png
     """
@@ -78,7 +79,7 @@ def index_bench(
     )
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         report = measure_index(Path(name), options)
-    for part in ("builds", "results", "curves", "filters"):
+    for part in ("builds", "results", "curves", "filters", "engines"):
         if report[part]:
             print_rows(f"bench index: {part}", report[part])
     print_ratios(report["ratios"])

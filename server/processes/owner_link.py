@@ -163,6 +163,8 @@ class _Membership:
                     log.warning("the owner is gone (%s): queries go on, writes wait for it", _code(error))
             if known:
                 self._health(dict.fromkeys(known, False))
+                # The next owner knows nothing of what this one told of an index that did not serve.
+                self._told(pb.JoinResponse(drop=True))
                 known = {}
             self._over.wait(_PAUSE_SECONDS)
 

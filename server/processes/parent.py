@@ -33,11 +33,12 @@ class ProcessesNeedAPortError(ValueError):
         self.host = host
 
 
-class OwnerEndedError(RuntimeError):
-    """The owner ended before it answered; it has said why."""
+class ProcessEndedError(RuntimeError):
+    """A process ended before it answered; it has said why."""
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"the process that owns the home ended with code {code} before it answered")
+    def __init__(self, role: str, code: int) -> None:
+        super().__init__(f"the {role} process ended with code {code} before it answered; it says why above")
+        self.role = role
         self.code = code
 
 
@@ -51,7 +52,7 @@ def serve_with_processes(config: ServerConfig) -> None:
     Raises:
         ProcessesNeedAPortError: the address is a unix socket.
         BadAddressError, CannotListenError: nothing can listen on the address.
-        OwnerEndedError: the owner cannot start.
+        ProcessEndedError: the owner or a query process cannot start.
     """
     wanted = Listening.on(config.host, config.port)
     if wanted.unix_path is not None:
@@ -70,10 +71,10 @@ def serve_with_processes(config: ServerConfig) -> None:
         owner = _Child(OWNER, config, facts, stop)
         queries = [_Child(QUERY, config, facts, stop) for _ in range(config.processes)]
         try:
-            if not owner.start():
-                raise OwnerEndedError(owner.code)
+            owner.start()
+            owner.wait_until_ready()
             for child in queries:
-                child.start(wait=False)
+                child.start()
             for child in queries:
                 child.wait_until_ready()
             log.info("listening on %s with %d query processes", listening.reached, len(queries))
@@ -155,16 +156,16 @@ class _Child:
         self._thread = threading.Thread(target=self._keep, name=role, daemon=True)
         self.code = 0
 
-    def start(self, *, wait: bool = True) -> bool:
-        """Start the process; where wanted, wait until it answers, and return whether it does."""
+    def start(self) -> None:
+        """Start the process."""
         self._thread.start()
-        return not wait or self.wait_until_ready()
 
-    def wait_until_ready(self) -> bool:
-        """Wait until the first process answers or has died; return whether it answers."""
+    def wait_until_ready(self) -> None:
+        """Wait until the first process answers, or a signal.  Raises: ProcessEndedError."""
         while not self._ready.wait(0.1) and not self._stop.event.is_set():
             pass
-        return self._answered or self._stop.event.is_set()
+        if not self._answered and not self._stop.event.is_set():
+            raise ProcessEndedError(self._role, self.code)
 
     def ask_to_end(self) -> None:
         """Tell the process to end, and start no other one."""
@@ -204,7 +205,7 @@ class _Child:
                 if pipe is not None:
                     pipe.close()
             self._ready.set()
-            if self._ending or (self._role == OWNER and not self._answered):
+            if self._ending or not self._answered:
                 return
             long_lived = time.monotonic() - began > _LONG_LIFE
             pause = 0.0 if long_lived else min(_LONGEST_PAUSE, 2 * pause + _FIRST_PAUSE)

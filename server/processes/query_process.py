@@ -65,7 +65,7 @@ def running_query_process(config: ServerConfig, owner: str) -> Iterator[str]:
         ]
         with (
             _following(state, follower),
-            answering(config, health_servicer, services, _OPTIONS) as (address, _),
+            answering(config, health_servicer, services, _OPTIONS, for_commands=False) as (address, _),
             # Last: who has joined answers.
             link.joined(replica.prepare, replica.drop, partial(_pass_on, health_servicer)),
         ):

@@ -73,8 +73,11 @@ class Replica:
             snapshot = self._load(index_id)
 
             def take(reading: StateReading) -> None:
-                put_live(snapshot, reading)
-                self._prepared = snapshot
+                if (
+                    index_id not in self._ids()
+                ):  # it may serve by now
+                    put_live(snapshot, reading)
+                    self._prepared = snapshot
 
             self._follower.exclusively(self._state, take)
 

@@ -7,14 +7,26 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from indexer.building import choose, empty_faiss, lists_for
 from indexer.files import FloatArray
 from indexer.index import Index
 from indexer.search import EXACT, Searched
 from scripts.bench.index.bare import Bare, graph_libraries
+from scripts.bench.index.engines import filtering_engines
+from scripts.bench.index.filtered import OURS, engine_figures, filter_figures, near_of
 from scripts.bench.index.searches import BARE, BESIDE, EVERYTHING, SearchComparison
-from scripts.bench.index.sweeps import curve_of_library, curve_of_ours, filter_figures, least_effort
-from scripts.bench.index.synthetic import Built, Synthetic, build_index_apart, centre_of
+from scripts.bench.index.sweeps import curve_of_library, curve_of_ours, least_effort
+from scripts.bench.index.synthetic import (
+    NEAR,
+    RANDOM,
+    Built,
+    Synthetic,
+    build_index_apart,
+    centre_of,
+    random_of,
+)
 from scripts.bench.index.timing import ann_recall, beside, figures, threads, time_by_turns
 
 log = logging.getLogger(__name__)
@@ -33,7 +45,7 @@ class IndexOptions:
         ann_recall: at k = 100, which every index is tuned to on other queries than are measured.
         queries: that are measured.
         seconds: per search and setting.
-        libraries: also measure_index hnswlib and usearch.
+        libraries: also measure hnswlib and usearch, and engines that filter where there are shares.
     """
 
     items: int = 100_000
@@ -64,9 +76,12 @@ def measure_index(folder: Path, options: IndexOptions) -> dict[str, Any]:
     world = Synthetic(options.items, options.dim, options.seed)
     queries = world.users(options.queries, draw=1)  # the indexes are tuned with draw 0
     report: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("results", "curves", "filters", "builds")
+        name: [] for name in ("results", "curves", "filters", "engines", "builds")
     }
     some: Index | None = None
+    indexes: dict[str, Index] = {}
+    headline = choose(options.items, options.dim).factory
+    first = headline if headline in factories else factories[0]
     for factory in factories:
         log.info("bench index: building %s over %d × %d", factory, options.items, options.dim)
         built = build_index_apart(folder / str(len(report["builds"])), world, factory, options.ann_recall)
@@ -75,6 +90,7 @@ def measure_index(folder: Path, options: IndexOptions) -> dict[str, Any]:
         if index.manifest["factory"] != factory:
             log.info("bench index: %s misses the ANN recall and is left out", factory)
             continue
+        indexes[factory] = index
         contest = SearchComparison(
             built.directory, world, queries, options.k, options.excluded, options.changes
         )
@@ -90,10 +106,15 @@ def measure_index(folder: Path, options: IndexOptions) -> dict[str, Any]:
         for library in graph_libraries(some.main.vectors):
             report["curves"] += curve_of_library(library, queries, exact, options.k, options.seconds)
             report["results"] += _of_library(library, queries, exact, options)
+    if first in indexes and options.shares and options.libraries:
+        index = indexes[first]
+        numbers = {RANDOM: random_of(world), NEAR: near_of(index, centre_of(world)).astype(np.float64)}
+        engines = filtering_engines(folder / "engines", index.main.vectors, numbers)
+        report["engines"] += engine_figures(
+            index, engines, numbers, queries, options.k, options.ann_recall, options.seconds
+        )
     log.info("bench index: done")
-    headline = choose(options.items, options.dim).factory
-    first = headline if headline in factories else factories[0]
-    return {**report, "ratios": index_ratios(report["results"], first)}
+    return {**report, "ratios": index_ratios(report["results"], first) | engine_ratios(report["engines"])}
 
 
 def default_factories(items: int, dim: int) -> list[str]:
@@ -121,6 +142,15 @@ def index_ratios(results: Sequence[dict[str, Any]], headline: str) -> dict[str, 
         found[f"{row['factory']}/ann_recall_{row['search']}"] = row["ann_recall"]
     first = f"{headline}/t1/"
     return {name.removeprefix(first): found[name] for name in found if name.startswith(first)} | found
+
+
+def engine_ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return the time of our search over that of each engine, by share and by the items that pass."""
+    return {
+        f"filters/{row['share']:g}/{row['items']}/over_{row['engine'].split()[0]}": row["ours_over"]
+        for row in rows
+        if row["engine"] != OURS
+    }
 
 
 def _of_build(factory: str, built: Built, index: Index) -> dict[str, Any]:

@@ -51,11 +51,13 @@ class SearchComparison:
         total = len(self.index.main)
         half = np.arange(0, total, 2)
         of_half = self.index.policy.search_params(len(half), total) or search_params_of(self.index)
+        lists = self.index.approximate.max_nprobe if self.index.approximate else 1
+        of_half_probes = round(of_half.portions.even * lists) if of_half.portions else of_half.nprobe
         more, bits, probes = k + excluded, bits_of(half, total), search_params_of(self.index).nprobe
         self._bare_calls: dict[str, tuple[int, int, Bits | None]] = {
             BARE: (k, probes, None),
             BARE_MORE: (more, probes, None),
-            BARE_FILTERED: (more, of_half.nprobe, bits),
+            BARE_FILTERED: (more, max(1, of_half_probes), bits),
         }
         # The rows of a bitmap are those of the whole index, which FAISS's own shards do not know.
         several = self.index.manifest["shards"] > 1

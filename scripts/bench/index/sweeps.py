@@ -1,20 +1,16 @@
 """Recall and throughput over the effort of a search: of ours, of bare FAISS, of other libraries."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from indexer.files import FloatArray, IntArray
-from indexer.filters import Filter
 from indexer.index import Index
 from indexer.search import Searched
 from scripts.bench.index.bare import Bare
 from scripts.bench.index.searches import SearchComparison, search_ours
-from scripts.bench.index.synthetic import NEAR, RANDOM
 from scripts.bench.index.timing import Search, Times, ann_recall, figures, threads, time_by_turns
 
 EFFORTS = (10, 20, 40, 80, 160, 320, 640, 1280, 2560)  # of graphs
@@ -113,60 +109,3 @@ def _found(
 
 def _ours(index: Index, queries: FloatArray, size: int, k: int, number: int) -> object:
     return search_ours(index, queries[number * size : (number + 1) * size], k)
-
-
-SHARES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-
-
-def filter_figures(
-    index: Index,
-    factory: str,
-    queries: FloatArray,
-    centre: FloatArray,
-    shares: Sequence[float],
-    k: int,
-    seconds: float,
-) -> Iterator[dict[str, Any]]:
-    """Yield what a search finds with filters, beside brute force over what they let pass.
-
-    Each share is tried with items drawn at random and with those nearest to one user, which is what a kind
-    or a category is like. `scan` says whether every allowed item was compared.
-
-    Args:
-        index: built by `synthetic.build_index`.
-        factory: what to call it.
-        queries: (Q, D) that it was not tuned with.
-        centre: (D,) that `near` is measured from.
-        shares: of the items, that pass.
-        k: results per query.
-        seconds: of timing each.
-    """
-    near = np.concatenate([index.main.vectors[i : i + 65_536] @ centre for i in range(0, len(index), 65_536)])
-    for share in shares:
-        least = float(np.quantile(near, 1 - share)) if share < 1 else -np.inf
-        for subset, wanted in (
-            ("random", Filter(ranges=((RANDOM, 0.0, share),))),
-            ("near", Filter(ranges=((NEAR, least, np.inf),))),
-        ):
-            exact = index.brute_force(queries, k, None, wanted)
-            rows = index.search(queries, k, None, wanted)[0]
-            passing = int((near >= least).sum()) if subset == "near" else int(share * len(index))
-            search_params = index.policy.search_params(passing, len(index.main))
-            one = partial(_one, index, queries, k, wanted)
-            with threads(1):
-                taken = time_by_turns({"ours": one}, len(queries), seconds)["ours"]
-            yield {
-                "factory": factory,
-                "share": share,
-                "items": subset,
-                "passing": passing,
-                "ann_recall": ann_recall(rows, exact),
-                "fewest": int((rows >= 0).sum(axis=1).min()),
-                "there_are": int((exact[0] >= 0).sum(axis=1).min()),
-                "p50_ms": figures(taken, 1)["p50_ms"],
-                "scan": search_params is None,
-            }
-
-
-def _one(index: Index, queries: FloatArray, k: int, wanted: Filter, number: int) -> Searched:
-    return index.search(queries[number : number + 1], k, None, wanted)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from indexer.building import Choice, assemble_index, fit, write_rows
@@ -177,7 +178,7 @@ def build_index(folder: Path, world: Synthetic, factory: str, ann_recall: float)
         FactoryError: FAISS does not understand the factory.
     """
     began = time.perf_counter()
-    random = np.random.default_rng([world.seed, 3]).random(world.items)
+    random = random_of(world)
     centre = centre_of(world)
     near: list[FloatArray] = []
 
@@ -203,6 +204,11 @@ def build_index(folder: Path, world: Synthetic, factory: str, ann_recall: float)
     built = Built(directory, time.perf_counter() - began, peak_mib(), size)
     log.info("bench index: %s built in %.0f s, %.0f MiB at most", factory, built.seconds, built.peak_mib)
     return built
+
+
+def random_of(world: Synthetic) -> npt.NDArray[np.float64]:
+    """Return the attribute `random` (N,) of the items of a world."""
+    return np.random.default_rng([world.seed, 3]).random(world.items)
 
 
 def centre_of(world: Synthetic) -> FloatArray:

@@ -395,6 +395,23 @@ def test_what_several_processes_cannot_do_is_said(
     assert said in ended.stderr
 
 
+def test_a_process_that_cannot_start_ends_the_server(small_home: Home, tmp_path: Path) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_text("no certificate")
+    ended = run_server(
+        home, "--processes", "2", "--port", "0", "--tls-cert", str(certificate), "--tls-key", str(certificate)
+    )
+    assert ended.returncode == 1
+    assert "the query process ended with code 1 before it answered" in ended.stderr
+    assert str(certificate) in ended.stderr
+    home.current_index.write_text("no-such-index\n")
+    ended = run_server(home, "--processes", "2", "--port", "0")
+    assert ended.returncode == 1
+    assert "the owner process ended with code 1" in ended.stderr
+    assert "no-such-index" in ended.stderr
+
+
 def test_a_port_that_is_taken_is_refused(small_home: Home) -> None:
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as a server of processes does
