@@ -1,5 +1,6 @@
 """Kept user vectors give the answers that new ones give, to the last bit, whatever is written meanwhile."""
 
+import gc
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -278,14 +279,36 @@ def test_another_snapshot_has_vectors_of_its_own() -> None:
     assert not kept(cache, "ann")
 
 
+def test_somebody_whom_many_know_is_forgotten_with_all_of_them() -> None:
+    cache, followers = serving(), [f"u{number}" for number in range(30)]
+    for user in followers:
+        assert put(cache, user, "star", "other")
+    put(cache, "u3", "star")  # again, with other friends
+    tell(cache, LogEntry(1, frozenset({"other"})))
+    assert [kept(cache, user) for user in followers] == [user == "u3" for user in followers]
+    tell(cache, LogEntry(2, frozenset({"star"})))
+    assert cache.counts().users == cache.counts().nbytes == 0
+
+
+def test_the_collector_does_not_look_through_what_is_kept() -> None:
+    cache = serving()
+    for number in range(1_000):
+        put(cache, f"u{number}", f"f{number}", f"f{number + 1}")
+    for _ in range(4):  # each takes one level of tuples out of its sight
+        gc.collect()
+    tracked = sum(gc.is_tracked(entry) for entry in cache._entries.values())
+    assert tracked == 0
+    assert not any(gc.is_tracked(followers) for followers in cache._followers.values())
+
+
 def test_memory_is_bounded_and_the_least_recently_used_leave_first() -> None:
-    cache = serving(8_000)
+    cache = serving(4_500)
     for number in range(3):
         put(cache, f"u{number}")
     assert kept(cache, "u0")
     for number in range(3, 6):
         put(cache, f"u{number}")
-        assert cache.counts().nbytes <= 8_000
+        assert cache.counts().nbytes <= 4_500
     assert kept(cache, "u5")
     assert kept(cache, "u0")
     assert not kept(cache, "u1")
