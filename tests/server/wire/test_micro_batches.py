@@ -208,4 +208,5 @@ def test_a_server_that_stops_answers_whom_it_let_in_and_ends(small_home: Home, t
         asked[0].result(SECONDS)
         server.close()
         codes = [one.result(SECONDS) for one in asked]
-    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    # CANCELLED is what gRPC says of calls that come while it shuts down.
+    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
