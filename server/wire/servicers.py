@@ -100,30 +100,29 @@ class RetrievalServicer(rpc.RetrievalServicer):
 def _answer_small(retriever: Retriever, requests: Sequence[Any]) -> list[bytes | Failure | None]:
     """Answer those requests that are small; as `RetrievalServicer.answer_together`."""
     parsed = [outcome(partial(_parsed, request)) for request in requests]
-    small = [query for query in parsed if isinstance(query, Query) and query.is_small]
-    found = iter(_found(retriever, small))
+    found = iter(_found(retriever, [one for one in parsed if isinstance(one, Query) and one.is_small]))
     outcomes: list[bytes | Failure | None] = []
     for query in parsed:
         if isinstance(query, Failure):
             outcomes.append(query)
         elif query.is_small:
             candidates = next(found)
-            if isinstance(candidates, Failure):
-                outcomes.append(candidates)
-            else:
-                outcomes.append(packed_reply(candidates))
+            outcomes.append(packed_reply(candidates) if isinstance(candidates, Candidates) else candidates)
         else:
             outcomes.append(None)
     return outcomes
 
 
-def _found(retriever: Retriever, queries: Sequence[Query]) -> Sequence[Candidates | Failure]:
+def _found(retriever: Retriever, queries: Sequence[Query]) -> Sequence[Candidates | Failure | None]:
     """Find the candidates of each query; one that fails does not fail the others."""
-    if len(queries) > 1:
-        together = outcome(partial(retriever.retrieve, queries))
-        if not isinstance(together, Failure):
-            return together
-    return [outcome(partial(_first, retriever, query)) for query in queries]
+    if not queries:
+        return []
+    together = outcome(partial(retriever.retrieve_together, queries))
+    if not isinstance(together, Failure):
+        return together
+    if len(queries) == 1:
+        return [together]
+    return [one for query in queries for one in _found(retriever, [query])]
 
 
 def _first(retriever: Retriever, query: Query) -> Candidates:
