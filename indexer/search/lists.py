@@ -3,7 +3,7 @@
 A fixed number of lists suits no filter: one that allows some of everything finds rows in all of the nearest
 lists, one that allows what is far from a query finds none there. So the lists of each query are as many as
 hold a portion of the allowed rows together, and lists without any cost nothing. The codes of allowed rows
-are copied, list by list, when a filter is used again: a search of them tests no row.
+are copied, list by list, when a filter is used often: a search of them tests no row.
 """
 
 import threading
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from indexer.files import FloatArray, IntArray
 
 _FAISS: Any = faiss  # its stubs lack what SWIG adds
-_COPIED_FROM = 2  # the use of a filter from which on codes are copied
+_COPIED_AFTER = 8  # queries with a filter: those of one that is hardly used pay for no copies
 _EVEN = 1.1  # times the rows of a filter that random ones would have beside them in a list
 _ROW_BYTES = 12  # of an allowed row beside its code: its number, here and in the copy
 COPIED_BYTES = 256 << 20  # of the copies for all filters of an index
@@ -258,12 +258,12 @@ class Copies:
 
 @dataclass
 class _Known:
-    """A filter that was searched with: its bitmap, its part in each shard, and its uses."""
+    """A filter that was searched with: its bitmap, its part in each shard, and its use."""
 
     allowed: Bits  # kept, because its id is the key
     parts: Sequence[FilteredLists]
-    uses: int = 0
-    last: int = 0  # use of any filter
+    queries: int = 0
+    last: int = 0  # number of the last search with it, of all searches with filters
     copied: bool = False
 
     @property
@@ -300,11 +300,16 @@ class FilteredSearch:
             portions: of the allowed rows.
             allowed: little-endian bitmap; the same array again is the same filter.
         """
-        known = self._used(allowed)
-        return [
-            part.search(queries, count, portions.even if part.even else portions.uneven, copy=known.copied)
+        known = self._used(allowed, len(queries))
+        copy = known.copied
+        found = [
+            part.search(queries, count, portions.even if part.even else portions.uneven, copy=copy)
             for part in known.parts
         ]
+        if copy and not known.copied:  # others took the room meanwhile
+            for part in known.parts:
+                part.drop_copies()
+        return found
 
     def forget(self, allowed: Bits) -> None:
         """Drop what was made of a filter that is not searched with again."""
@@ -317,7 +322,7 @@ class FilteredSearch:
         with self._lock:
             return sum(known.bytes for known in self._known.values() if known.copied)
 
-    def _used(self, allowed: Bits) -> _Known:
+    def _used(self, allowed: Bits, queries: int) -> _Known:
         with self._lock:
             known = self._known.get(id(allowed))
         if known is None:
@@ -331,11 +336,11 @@ class FilteredSearch:
             known = self._known.setdefault(id(allowed), known)
             self._known.move_to_end(id(allowed))
             self._uses += 1
-            known.uses, known.last = known.uses + 1, self._uses
             if len(self._known) > _FILTERS:
                 self._known.popitem(last=False)
-            if not known.copied and known.uses >= _COPIED_FROM:
+            if not known.copied and known.queries >= _COPIED_AFTER:
                 known.copied = self._has_room(known.bytes)
+            known.queries, known.last = known.queries + queries, self._uses
         return known
 
     def _has_room(self, wanted: int) -> bool:
@@ -349,7 +354,7 @@ class FilteredSearch:
             if room >= wanted:
                 break
             room += known.bytes
-            known.copied, known.uses = False, 0
+            known.copied, known.queries = False, 0
             for part in known.parts:
                 part.drop_copies()
         return True

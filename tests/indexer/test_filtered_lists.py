@@ -73,7 +73,7 @@ def test_all_lists_give_what_faiss_gives_with_a_selector(factory: str, allowed: 
     wanted = by_faiss(index, QUERIES, 20, allowed)
     for copied in (False, True):
         assert (search.search(QUERIES, 20, EVERYTHING, bits)[0] == wanted).all()
-        assert (search.copied_bytes > 0) == copied, "the first search with a filter copies nothing"
+        assert (search.copied_bytes > 0) == copied, "the first queries with a filter copy nothing"
 
 
 @pytest.mark.parametrize("allowed", [RANDOM, NEAR], ids=["random", "near"])
