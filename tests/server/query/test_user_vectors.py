@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from encoder.text.cache import TextCache
 from indexer.publish import current_index, load_index
+from server.live.commits import CommitListener
 from server.query.query import UNSCALED, Candidates, Query, QueryOptions, QueryVector, StoredUser
 from server.query.retriever import Retriever
 from server.query.snapshot import Snapshot, prepare
@@ -25,7 +26,7 @@ from store.state.state import StateReading, UserState
 from store.store import Store
 from store.writes.request import BehaviorRow, Behaviors, FriendRow, Friends, Request, TextRow, Texts
 from store.writes.writer import Writer
-from tests.live_server import copy_home
+from tests.live_server import copy_home, soon
 
 USERS = [f"u{number:05d}" for number in range(6)]
 ROUNDS = 150
@@ -129,6 +130,24 @@ def test_a_text_counts_as_soon_as_it_has_a_vector(world: World) -> None:
     encoder = world.snapshot.encoder
     world.snapshot.cache.put(encoder.text_model_id, [text], encoder.encode([text]))
     assert facts(world.ask(world.keeping, [ann])[0]) != facts(without)
+    world.check([ann])
+
+
+def test_a_vector_that_was_imported_with_a_text_takes_the_place_of_the_old_one(world: World) -> None:
+    ann, text, encoder = USERS[2], "words with a vector of their own", world.snapshot.encoder
+    world.write(Texts([TextRow(ann, text)]))
+    world.snapshot.cache.put(encoder.text_model_id, [text], encoder.encode([text]))
+    world.check([ann])
+    (before,) = world.ask(world.keeping, [ann])
+    vector = np.eye(1, encoder.dim, dtype=np.float32)[0]
+    with world.store.writing() as cursor:
+        cursor.execute(
+            "UPDATE data.texts SET vector = $1, text_model_id = $2 WHERE text = $3",
+            [vector.tolist(), encoder.text_model_id, text],
+        )
+    with CommitListener(world.store, world.state, world.keeping) as listener:
+        listener.texts.sweep()
+        soon(lambda: facts(world.ask(world.keeping, [ann])[0]) != facts(before))
     world.check([ann])
 
 
