@@ -59,19 +59,19 @@ class UnaryCall:
         self._run = run
         self._event, self._state, self._behavior, _, self._parse, self._serialize = arguments
         self._callbacks: list[Callable[[Any], object]] = []
-        self._done = False
 
     def add_done_callback(self, callback: Callable[[Any], object]) -> None:
-        """Call a function when the call has ended, from any thread; at once where it has."""
+        """Call a function when the call has ended, from any thread.
+
+        gRPC's thread adds callbacks as it hands the call over, before it can hear of the message, so that the
+        call cannot end meanwhile.
+        """
         self._callbacks.append(callback)
-        if self._done:
-            self.end()
 
     def end(self) -> None:
         """Tell whoever asked that the call has ended."""
-        self._done = True
-        while self._callbacks:
-            self._callbacks.pop(0)(self)
+        for callback in self._callbacks:
+            callback(self)
 
     def receive(self, arrived: "Callable[[UnaryCall], None]") -> None:
         """Ask for the message; `arrived` is called on gRPC's thread when it has come, or when none will."""
