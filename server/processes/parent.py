@@ -73,11 +73,12 @@ def serve_with_processes(config: ServerConfig) -> None:
         try:
             owner.start()
             owner.wait_until_ready()
-            for child in queries:
+            for child in queries if not stop.event.is_set() else ():
                 child.start()
             for child in queries:
                 child.wait_until_ready()
-            log.info("listening on %s with %d query processes", listening.reached, len(queries))
+            if not stop.event.is_set():
+                log.info("listening on %s with %d query processes", listening.reached, len(queries))
             stop.event.wait()
         finally:
             _end(queries, config.grace_seconds, stop)
@@ -102,15 +103,15 @@ def _reserved(wanted: Listening) -> Iterator[Listening]:
     """
     if error := wanted.error():
         raise error
-    try:
-        found = socket.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        with socket.socket(family, kind, protocol) as reserved:  # bound, not listening: it gets no calls
-            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    found = socket.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = found[0]
+    with socket.socket(family, kind, protocol) as reserved:  # bound, not listening: it gets no calls
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
             reserved.bind(address)
-            yield Listening(wanted.host, reserved.getsockname()[1])
-    except OSError as error:
-        raise CannotListenError(wanted.bound, error.strerror or str(error)) from error
+        except OSError as error:
+            raise CannotListenError(wanted.bound, error.strerror or str(error)) from error
+        yield Listening(wanted.host, reserved.getsockname()[1])
 
 
 class _Stop:

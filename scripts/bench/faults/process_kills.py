@@ -17,7 +17,7 @@ import grpc
 from tqdm import tqdm
 
 from scripts.bench.faults.server_kills import Written, append_rows, check_appended
-from scripts.bench.faults.watchers import Failure, Watched, ask_for, watching
+from scripts.bench.faults.watchers import FailedCall, Watched, ask_for, watching
 from scripts.bench.serve.servers import announced, own_server
 from server.client import CallError, Client
 from store.export import Export
@@ -141,13 +141,15 @@ def owner_rounds(
     }
 
 
-def in_flight(failures: Sequence[Failure], kills: Sequence[Kill]) -> tuple[list[Failure], list[Failure]]:
+def in_flight(
+    failures: Sequence[FailedCall], kills: Sequence[Kill]
+) -> tuple[list[FailedCall], list[FailedCall]]:
     """Part the failures into those of calls that a kill met in flight, UNAVAILABLE, and the others.
 
     A call that a client sends before it knows that the connection is gone counts as in flight.
     """
-    allowed: list[Failure] = []
-    others: list[Failure] = []
+    allowed: list[FailedCall] = []
+    others: list[FailedCall] = []
     for failure in failures:
         met = any(failure.began - _IN_FLIGHT_SECONDS <= kill.at <= failure.ended for kill in kills)
         (allowed if met and failure.code == "UNAVAILABLE" else others).append(failure)
@@ -187,6 +189,6 @@ def _new_owner(home: Home, processes: int, without: int) -> bool:
     return said.get("owner_pid", without) != without and len(said.get("query_pids", ())) == processes
 
 
-def _tell(stage: str, wrong: Sequence[str], failures: Sequence[Failure], more: Sequence[str]) -> None:
+def _tell(stage: str, wrong: Sequence[str], failures: Sequence[FailedCall], more: Sequence[str]) -> None:
     for found in (*wrong[:5], *failures[:5], *more[:5]):
         log.error("%s: %s", stage, found)

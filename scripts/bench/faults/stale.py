@@ -48,7 +48,7 @@ def stale_rounds(home: Home, pairs: int, processes: int, chance: random.Random) 
         channels = [
             stack.enter_context(grpc.insecure_channel(server.address, options)) for _ in range(_CONNECTIONS)
         ]
-        pair = Pairs(channels, channels, users, items, chance)
+        pair = WriteThenQuery(channels, channels, users, items, chance)
         for number in tqdm(range(pairs), desc="stale", disable=None):
             kind = kinds[number % len(kinds)]
             done[kind] += 1
@@ -66,7 +66,7 @@ def stale_rounds(home: Home, pairs: int, processes: int, chance: random.Random) 
     }
 
 
-class Pairs:
+class WriteThenQuery:
     """One write and one query each; a method returns whether the query knew of the write.
 
     Args:

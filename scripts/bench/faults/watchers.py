@@ -22,7 +22,7 @@ _CHANNEL = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedCall:
     """A call that failed: when it began and ended (time.monotonic, the same for all processes), and how."""
 
     began: float
@@ -43,7 +43,7 @@ class Watched:
 
     answers: int = 0
     wrong: list[str] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[FailedCall] = field(default_factory=list)
 
     def join(self, other: "Watched") -> None:
         """Add what another one saw."""
@@ -145,7 +145,9 @@ def _watch(address: str, expected: Expected, stop: Path, started: Path, connecti
         try:
             reply = calls[number % connections](requests[user], timeout=_CALL_SECONDS)
         except grpc.RpcError as error:
-            seen.failures.append(Failure(began, time.monotonic(), error.code().name, error.details() or ""))
+            seen.failures.append(
+                FailedCall(began, time.monotonic(), error.code().name, error.details() or "")
+            )
         else:
             wrong = wrong_with(pb.QueryResponse.FromString(reply), users[user], right)
             seen.answers += not wrong

@@ -19,9 +19,9 @@ from scripts.bench.faults.process_kills import (
     process_rounds,
 )
 from scripts.bench.faults.run import FaultOptions, run_faults
-from scripts.bench.faults.stale import KINDS, Pairs, stale_rounds
+from scripts.bench.faults.stale import KINDS, WriteThenQuery, stale_rounds
 from scripts.bench.faults.swap import newest_two, swap_rounds
-from scripts.bench.faults.watchers import Failure, ask_for, watching, wrong_with
+from scripts.bench.faults.watchers import FailedCall, ask_for, watching, wrong_with
 from server.app import running
 from server.config import ServerConfig
 from server.pb.triptych.v1 import triptych_pb2 as pb
@@ -71,11 +71,11 @@ def test_an_answer_is_right_for_its_index_alone(changed: dict[str, object], said
 
 def test_only_calls_that_a_kill_met_may_fail_and_only_unavailable() -> None:
     kills = [Kill(10.0, 1.0), Kill(20.0, 1.0)]
-    met = Failure(9.9, 10.1, "UNAVAILABLE", "")
-    sent_before_it_was_known = Failure(20.1, 20.2, "UNAVAILABLE", "")
-    later = Failure(11.0, 11.1, "UNAVAILABLE", "")
-    otherwise = Failure(9.9, 10.1, "INTERNAL", "")
-    earlier = Failure(9.0, 9.9, "UNAVAILABLE", "")
+    met = FailedCall(9.9, 10.1, "UNAVAILABLE", "")
+    sent_before_it_was_known = FailedCall(20.1, 20.2, "UNAVAILABLE", "")
+    later = FailedCall(11.0, 11.1, "UNAVAILABLE", "")
+    otherwise = FailedCall(9.9, 10.1, "INTERNAL", "")
+    earlier = FailedCall(9.0, 9.9, "UNAVAILABLE", "")
     found = in_flight([met, sent_before_it_was_known, later, otherwise, earlier], kills)
     assert found == ([met, sent_before_it_was_known], [later, otherwise, earlier])
 
@@ -160,7 +160,7 @@ def test_a_query_that_does_not_know_of_a_write_is_stale(
         users = export.users().to_pylist()
         items = export.items(columns=["item_id", "title", "text", "kind"]).to_pylist()
     first, second = two_servers
-    knowing = Pairs([first], [first], users, items, random.Random(0))
+    knowing = WriteThenQuery([first], [first], users, items, random.Random(0))
     assert getattr(knowing, kind)()
-    unknowing = Pairs([first], [second], users, items, random.Random(1))
+    unknowing = WriteThenQuery([first], [second], users, items, random.Random(1))
     assert not getattr(unknowing, kind)()

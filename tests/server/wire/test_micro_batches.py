@@ -225,3 +225,46 @@ def test_a_server_that_stops_under_load_ends(small_home: Home, tmp_path: Path) -
         codes = [one.result(SECONDS) for one in asked]
     # CANCELLED is what gRPC answers those whom it had not handed over yet.
     assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+class Waiting:
+    """A call that waits, with so many seconds until its deadline."""
+
+    request, wanted = "question", True
+
+    def __init__(self, seconds_left: float) -> None:
+        self.seconds_left = seconds_left
+        self.outcome: bytes | Failure | None = None
+
+    def send(self, reply: bytes) -> None:
+        self.outcome = reply
+
+    fail = send
+
+
+def test_a_call_that_cannot_be_answered_in_time_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, computed = [0.0], list[int]()
+    monkeypatch.setattr(micro_batches.time, "perf_counter", lambda: now[0])
+
+    def answer(requests: Sequence[Any]) -> list[bytes | Failure | None]:
+        computed.append(len(requests))
+        now[0] += 1.0
+        return [b"answer"] * len(requests)
+
+    batcher = micro_batches.CallBatcher(answer, lambda _: pytest.fail("apart"), "test")
+    ample = [Waiting(60.0) for _ in range(100)]
+    for call in ample:
+        batcher._answer_all([call])  # type: ignore[list-item]
+    assert {call.outcome for call in ample} == {b"answer"}
+
+    hopeless, hopeful = Waiting(0.9), Waiting(1.1)
+    batcher._answer_all([hopeless, hopeful])  # type: ignore[list-item]
+    assert hopeful.outcome == b"answer"
+    assert isinstance(hopeless.outcome, Failure)
+    assert (hopeless.outcome.reason, computed[-1]) == ("TOO_LATE", 1)
+
+    again = [Waiting(0.5) for _ in range(20)]  # refusals are doubted, so that one of them is tried
+    for call in again:
+        batcher._answer_all([call])  # type: ignore[list-item]
+    assert b"answer" in {call.outcome for call in again}
+    batcher.shutdown()
