@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -24,6 +25,7 @@ from server.live.items import LiveItems
 from server.live.texts import LiveTexts
 from server.live.users import LiveUsers
 from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query.retriever import Retriever
 from server.query.snapshot import Snapshot, prepare
 from server.supervisor import attempt_each
@@ -183,8 +185,8 @@ class Publishing:
         self._address = address
 
     def publish(self, index_id: str) -> None:
-        with Client(self._address) as client:
-            client._admin.PublishIndex(pb.PublishIndexRequest(index_id=index_id), timeout=SOON)
+        with grpc.insecure_channel(self._address) as channel:
+            rpc.AdminStub(channel).PublishIndex(pb.PublishIndexRequest(index_id=index_id), timeout=SOON)
 
 
 class FakeEncoder:
