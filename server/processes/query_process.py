@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 
@@ -34,12 +34,16 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def running_query_process(config: ServerConfig, owner: str) -> Iterator[str]:
+def running_query_process(
+    config: ServerConfig, owner: str, wait_for_turn: Callable[[], None] = lambda: None
+) -> Iterator[str]:
     """Yield the address of a query process that answers while the block runs.
 
     Args:
         config: of the server; its port is shared with the other query processes.
         owner: address of the owner, unix:/path, which has opened the home.
+        wait_for_turn: called when everything is loaded; this process follows the owner meanwhile, and answers
+            when it returns.
 
     Raises:
         DamagedStateError, DamagedTextCacheError: the owner has not opened the home, or a file is damaged.
@@ -63,13 +67,14 @@ def running_query_process(config: ServerConfig, owner: str) -> Iterator[str]:
             partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever)),
             partial(add_forwarding, channel=link.channel),
         ]
-        with (
-            _following(state, follower),
-            answering(config, health_servicer, services, _OPTIONS, for_commands=False) as (address, _),
-            # Last: who has joined answers.
-            link.joined(replica.prepare, replica.drop, partial(_pass_on, health_servicer)),
-        ):
-            yield address
+        with _following(state, follower):
+            wait_for_turn()
+            with (
+                answering(config, health_servicer, services, _OPTIONS, for_commands=False) as (address, _),
+                # Last: who has joined answers.
+                link.joined(replica.prepare, replica.drop, partial(_pass_on, health_servicer)),
+            ):
+                yield address
 
 
 def _pass_on(health_servicer: health.HealthServicer, serves: dict[str, bool]) -> None:

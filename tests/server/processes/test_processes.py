@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -281,10 +282,13 @@ def test_a_query_process_that_dies_is_replaced_and_the_other_goes_on(
     with several(copy_home(small_home, tmp_path / "home")) as running:
         client = running.client()
         client.append_behaviors([Behavior(USER, "item-1", "view")])
-        killed = running.pids[0]
+        soon(lambda: len(_children(running.parent)) == 4)  # the owner, two that answer, one to spare
+        loaded, killed = _children(running.parent), running.pids[0]
         os.kill(killed, signal.SIGKILL)
         assert client.query(user_id=USER, k=1).item_ids  # repeated where the connection broke
         soon(lambda: killed not in running.pids and len(running.pids) == 2)
+        assert set(running.pids) <= loaded
+        soon(lambda: len(_children(running.parent)) == 4)
         best = client.query(user_id=USER, k=1).item_ids[0]
         client.append_behaviors([Behavior(USER, best, "view")])
         for stub in running.to_each():
@@ -369,6 +373,21 @@ def test_no_process_outlives_a_parent_that_was_killed(small_home: Home, tmp_path
         started.process.kill()
         for pid in (said["owner_pid"], *said["query_pids"]):
             soon(lambda pid=pid: not _alive(pid))  # type: ignore[misc]
+
+
+def _children(pid: int) -> set[int]:
+    return {child.pid for child in psutil.Process(pid).children()}
+
+
+def test_without_a_spare_one_a_new_process_takes_the_place(small_home: Home, tmp_path: Path) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    with server(home, "--processes", "2", "--no-spare") as started, ExitStack() as stack:
+        running = Several(home, started.process.pid, stack)
+        soon(lambda: len(running.pids) == 2)
+        loaded, killed = _children(running.parent), running.pids[0]
+        assert loaded == {running.owner_pid, *running.pids}
+        os.kill(killed, signal.SIGKILL)
+        soon(lambda: len(set(running.pids) - loaded) == 1)
 
 
 def _alive(pid: int) -> bool:
