@@ -4,7 +4,7 @@ The errors of server.wire are here, too: it imports this module, not the other w
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
@@ -32,6 +32,7 @@ from server.query import (
 )
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
+from store.imports import AmbiguousTimesError, UnknownEncodingError, UnknownFormatError, UnknownTimesError
 from store.state import DamagedStateError, StateReplacedError
 from store.store import ItemNotFoundError
 from store.writes import ItemVectorLengthError, RequestIdReusedError
@@ -42,16 +43,16 @@ DOMAIN = "triptych"
 
 _Result = TypeVar("_Result")
 
-_MAX_MESSAGE = 1_000  # gRPC drops trailers beyond 8 KiB, and the reason with them
+_MAX_MESSAGE = 1_000  # bytes; gRPC drops trailers beyond 8 KiB, and the reason with them
 
 
 class InvalidRequestError(ValueError):
     """A request breaks a rule of the API; the message names the field and the value.
 
-    Where `field` is given, the client gets it apart, as google.rpc.BadRequest.
+    The client gets the path of the field apart, as google.rpc.BadRequest; "" where none is at fault alone.
     """
 
-    def __init__(self, message: str, field: str = "") -> None:
+    def __init__(self, message: str, field: str) -> None:
         super().__init__(message)
         self.field = field
 
@@ -116,6 +117,14 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
 )
 
 
+_FIELDS: tuple[tuple[type[Exception], str], ...] = (  # at fault, of errors that cannot name it
+    (VectorDimError, "vector.values"),
+    (UnknownEncodingError, "encoding"),
+    (UnknownFormatError, "format"),
+    (UnknownTimesError, "times"),
+    (AmbiguousTimesError, "times"),
+    *((kind, "path") for kind in IMPORT_ERRORS),
+)
 _RETRY_AFTER = Duration(seconds=1)
 _TRANSIENT = (TooManyCallsError, TooManyStreamsError, NoTurnError)  # a repeated call may well succeed
 
@@ -127,7 +136,7 @@ class Failure:
     Attributes:
         code: of gRPC.
         reason: of google.rpc.ErrorInfo, for programs.
-        message: for people, at most 1,000 characters.
+        message: for people, at most 1,000 bytes as UTF-8.
         field: of the request, which is invalid; "" where none is named.
         transient: whether a repeated call may succeed.
     """
@@ -163,10 +172,19 @@ def _failure(error: Exception) -> Failure:
     error = disk_error(error, "the server") or error
     for kind, code, reason in _CODES:
         if isinstance(error, kind):
-            message = ": ".join([*getattr(error, "__notes__", ()), str(error)])[:_MAX_MESSAGE]
-            return Failure(code, reason, message, getattr(error, "field", ""), isinstance(error, _TRANSIENT))
+            notes = getattr(error, "__notes__", ())
+            said = ": ".join([*notes, str(error)]).encode(errors="replace")
+            message = said[:_MAX_MESSAGE].decode(errors="ignore")
+            return Failure(code, reason, message, _field(error, notes), isinstance(error, _TRANSIENT))
     log.exception("unexpected error in a call")
     return Failure(code_pb2.INTERNAL, "INTERNAL", "an unexpected error; the server's log has it")
+
+
+def _field(error: Exception, places: Sequence[str]) -> str:
+    """Return the path of the field at fault, within the places that were noted; "" where none is named."""
+    named = next((field for kind, field in _FIELDS if isinstance(error, kind)), "")
+    field: str = getattr(error, "field", named)
+    return ".".join([*places, field]) if field else ""
 
 
 def abort_with(context: grpc.ServicerContext, failure: Failure) -> NoReturn:

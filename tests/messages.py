@@ -49,6 +49,18 @@ _NUMBERS = (
     2.0**53,
 )
 _WHOLE = (0, 1, -1, 2**31 - 1, -(2**31), 2**53 + 1, 2**63 - 1, -(2**63), 2**64 - 1)
+_FRAGMENTS = (  # of the wire format: a lone tag, lengths that are too great, groups, text that is not UTF-8
+    b"\x0a",
+    b"\x0a\xff\xff\xff\xff\x0f",
+    b"\x0a\x02\xff\xfe",
+    b"\xff" * 10,
+    b"\x0b\x0c",
+    b"\x0b" * 150,
+    b"\x0b" * 60 + b"\x0c" * 60,
+    b"\x00",
+    b"\x07\x00",
+    b"\x9d\x7f\x00\x00\xc0\x7f",  # a float that is NaN, in a field that nobody knows
+)
 # Without these a row or a request is empty.
 _NEEDED = frozenset(
     (
@@ -182,6 +194,49 @@ def numbers_of(message: Message) -> Iterator[float]:
                 yield from numbers_of(one)
             elif isinstance(one, float):
                 yield one
+
+
+def mutated(request: Message) -> st.SearchStrategy[bytes]:
+    """Return the bytes of a request with some changed, cut out, doubled, or put in."""
+    raw = request.SerializeToString()
+
+    @st.composite
+    def draw(pick: st.DrawFn) -> bytes:
+        changed = bytearray(raw)
+        for _ in range(pick(st.integers(1, 3))):
+            at, end = sorted(pick(st.tuples(*[st.integers(0, len(changed))] * 2)))
+            part = bytes(changed[at:end])
+            match pick(st.sampled_from(("set", "cut", "double", "put", "end"))):
+                case "set":
+                    changed[at:end] = pick(st.binary(min_size=len(part), max_size=len(part)))
+                case "cut":
+                    del changed[at:end]
+                case "double":
+                    changed[end:end] = part
+                case "put":
+                    changed[at:at] = pick(st.one_of(st.sampled_from(_FRAGMENTS), st.binary(max_size=12)))
+                case "end":
+                    del changed[at:]
+        return bytes(changed)
+
+    return draw()
+
+
+def names_field(descriptor: Descriptor, path: str) -> bool:
+    """Tell whether a path such as views.events[3].weight names a field, or a oneof, of a message."""
+    at: Descriptor | None = descriptor
+    for part in path.split("."):
+        name, bracket, position = part.partition("[")
+        if at is None:
+            return False
+        if name in at.oneofs_by_name:
+            at = None
+            continue
+        field = at.fields_by_name.get(name)
+        if field is None or (bracket and not (field.is_repeated and position.removesuffix("]").isdecimal())):
+            return False
+        at = field.message_type
+    return True
 
 
 def methods() -> list[MethodDescriptor]:

@@ -84,7 +84,8 @@ def answer_of(reply: pb.QueryStreamResponse) -> pb.QueryResponse | CallError:
     if reply.WhichOneof("outcome") == "response":
         return reply.response
     error = reply.error
-    return CallError(_CODES[error.code], error.reason, error.message, {})
+    fields = {error.field: error.message} if error.field else {}
+    return CallError(_CODES[error.code], error.reason, error.message, fields)
 
 
 def _call_error(error: grpc.RpcError) -> CallError:

@@ -3,15 +3,16 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from server import cancellation as calls
 from server.status import InvalidRequestError, TooManyCallsError, TooManyStreamsError, status_of_errors
+from server.wire.decoding import decode
 from server.wire.micro_batches import CallBatcher, together_of
 
 _INGEST = "triptych.v1.Ingest"
@@ -219,18 +220,8 @@ def _shape(handler: "_Handler") -> str:
 
 def _handler(shape: str, behavior: Callable[..., Any], like: "_Handler") -> "_Handler":
     parse = like.request_deserializer
-
-    def read(raw: bytes) -> Any:
-        """Parse a message; return the error of malformed bytes, which gRPC would call INTERNAL."""
-        try:
-            return parse(raw) if parse else raw
-        except DecodeError:
-            return InvalidRequestError(
-                "the request is no message of this method, or a text in it is not UTF-8"
-            )
-
     make: Callable[..., _Handler] = getattr(grpc, f"{shape}_rpc_method_handler")
-    return make(behavior, read, like.response_serializer)
+    return make(behavior, partial(decode, parse), like.response_serializer)
 
 
 def _messages(requests: Iterator[Any]) -> Iterator[Any]:

@@ -28,20 +28,20 @@ def question_of(request: pb.PredictRequest) -> Question:
     """
     subject, task = user_of(request), _task(request)
     if request.k > MAX_K:
-        raise InvalidRequestError(f"k is {request.k}, not in 1..{MAX_K}")
+        raise InvalidRequestError(f"k is {request.k}, not in 1..{MAX_K}", "k")
     n_items, n_positions = len(request.item_ids), len(request.positions)
     if task == "category":
         for name, count in (("item_ids", n_items), ("positions", n_positions)):
             if count:
-                raise InvalidRequestError(f"{name} do not go with HEAD_CATEGORY")
+                raise InvalidRequestError(f"{name} do not go with HEAD_CATEGORY", name)
     elif not 1 <= n_items <= MAX_PREDICTED:
-        raise InvalidRequestError(f"item_ids has {n_items} entries, not 1..{MAX_PREDICTED}")
+        raise InvalidRequestError(f"item_ids has {n_items} entries, not 1..{MAX_PREDICTED}", "item_ids")
     elif request.k:
-        raise InvalidRequestError(f"k is {request.k}, but goes with HEAD_CATEGORY only")
+        raise InvalidRequestError(f"k is {request.k}, but goes with HEAD_CATEGORY only", "k")
     if n_positions and task != "click":
-        raise InvalidRequestError("positions go with HEAD_CLICK only")
+        raise InvalidRequestError("positions go with HEAD_CLICK only", "positions")
     if n_positions not in (0, n_items):
-        raise InvalidRequestError(f"positions has {n_positions} entries for {n_items} item_ids")
+        raise InvalidRequestError(f"positions has {n_positions} entries for {n_items} item_ids", "positions")
     ids = tuple(checked_id(f"item_ids[{i}]", item_id) for i, item_id in enumerate(request.item_ids))
     positions = np.array(request.positions or [FIRST] * n_items, dtype=np.int64)
     return Question(subject, task, ids, positions, request.k or DEFAULT_K)
@@ -67,5 +67,7 @@ def _task(request: pb.PredictRequest) -> Task:
     if request.head == pb.HEAD_UNSPECIFIED:
         return "click" if request.item_ids else "category"
     if request.head not in _TASK_OF:
-        raise InvalidRequestError(f"head is {request.head}, which is none of HEAD_CLICK, _RATING, _CATEGORY")
+        raise InvalidRequestError(
+            f"head is {request.head}, which is none of HEAD_CLICK, _RATING, _CATEGORY", "head"
+        )
     return _TASK_OF[request.head]

@@ -55,9 +55,9 @@ def query_of(request: pb.QueryRequest) -> Query:
     """
     k = request.k or DEFAULT_K
     if k > MAX_K:
-        raise InvalidRequestError(f"k is {k}, not in 1..{MAX_K}")
+        raise InvalidRequestError(f"k is {k}, not in 1..{MAX_K}", "k")
     if request.offset + k > MAX_K:
-        raise InvalidRequestError(f"offset {request.offset} and k {k} add up to more than {MAX_K}")
+        raise InvalidRequestError(f"offset {request.offset} and k {k} add up to more than {MAX_K}", "offset")
     index_id = checked_id("index_id", request.index_id) if request.index_id else ""
     exclude_seen = request.exclude_seen if request.HasField("exclude_seen") else True
     item_filter = filter_of(request.filter) if request.HasField("filter") else None
@@ -69,20 +69,25 @@ def query_of(request: pb.QueryRequest) -> Query:
 def queries_of(request: pb.QueryBatchRequest) -> list[Query]:
     """Translate the requests of a batch; an error names the position.  Raises: InvalidRequestError."""
     if not 1 <= len(request.requests) <= MAX_BATCH:
-        raise InvalidRequestError(f"a batch has 1..{MAX_BATCH} requests, not {len(request.requests)}")
+        raise InvalidRequestError(
+            f"a batch has 1..{MAX_BATCH} requests, not {len(request.requests)}", "requests"
+        )
     queries = []
     for position, one in enumerate(request.requests):
         try:
             queries.append(query_of(one))
         except InvalidRequestError as error:
-            raise InvalidRequestError(f"requests[{position}]: {error}") from error
+            place = f"requests[{position}]"
+            field = f"{place}.{error.field}" if error.field else place
+            raise InvalidRequestError(f"{place}: {error}", field) from error
     total = sum(query.k for query in queries)
     if total > MAX_BATCH_K:
-        raise InvalidRequestError(f"the k of a batch add up to {total}, more than {MAX_BATCH_K}")
+        raise InvalidRequestError(f"the k of a batch add up to {total}, more than {MAX_BATCH_K}", "requests")
     explained = sum(query.k for query in queries if query.options.explain)
     if explained > MAX_EXPLAINED:
         raise InvalidRequestError(
-            f"the k of a batch's explained requests add up to {explained}, more than {MAX_EXPLAINED}"
+            f"the k of a batch's explained requests add up to {explained}, more than {MAX_EXPLAINED}",
+            "requests",
         )
     return queries
 
@@ -106,7 +111,7 @@ def user_of(request: pb.EncodeUserRequest | pb.PredictRequest) -> StoredUser | I
         return StoredUser(checked_id("user_id", request.user_id))
     if request.WhichOneof("subject") == "views":
         return InlineViews(_views(request.views))
-    raise InvalidRequestError("no subject: set user_id or views")
+    raise InvalidRequestError("no subject: set user_id or views", "subject")
 
 
 def options_of(request: pb.QueryRequest) -> QueryOptions:
@@ -120,7 +125,9 @@ def options_of(request: pb.QueryRequest) -> QueryOptions:
         weighted = view_weights != QueryOptions.view_weights
         for name, is_set in (("view_weights", weighted), ("explain", request.explain)):
             if is_set:
-                raise InvalidRequestError(f"{name} does not go with vector: nothing is known of its views")
+                raise InvalidRequestError(
+                    f"{name} does not go with vector: nothing is known of its views", name
+                )
     return QueryOptions(
         view_weights,
         _within("min_score", request.min_score, -MAX_MIN_SCORE, MAX_MIN_SCORE)
@@ -141,7 +148,9 @@ def query_reply(candidates: Candidates) -> pb.QueryResponse:
 def stream_reply(outcome: Candidates | Failure) -> pb.QueryStreamResponse:
     """Translate candidates, or the failure to find them, to the reply to one request of a stream."""
     if isinstance(outcome, Failure):
-        error = pb.QueryError(code=outcome.code, reason=outcome.reason, message=outcome.message)
+        error = pb.QueryError(
+            code=outcome.code, reason=outcome.reason, message=outcome.message, field=outcome.field
+        )
         return pb.QueryStreamResponse(error=error)
     return pb.QueryStreamResponse(response=query_reply(outcome))
 
@@ -162,14 +171,16 @@ def encode_reply(user: EncodedUser) -> pb.EncodeUserResponse:
 def _target(request: pb.QueryRequest) -> Target:
     """Return whether items or users are searched, and refuse the options that do not go with users."""
     if request.target not in _TARGETS:
-        raise InvalidRequestError(f"target is {request.target}, which is none of TARGET_ITEMS, TARGET_USERS")
+        raise InvalidRequestError(
+            f"target is {request.target}, which is none of TARGET_ITEMS, TARGET_USERS", "target"
+        )
     if request.target != pb.TARGET_USERS:
         return Target.ITEMS
     for name in ("filter", "view_weights", "min_score", "text_query", "text_query_weight", "diversity"):
         if request.HasField(name):
-            raise InvalidRequestError(f"{name} does not go with TARGET_USERS")
+            raise InvalidRequestError(f"{name} does not go with TARGET_USERS", name)
     if request.explain:
-        raise InvalidRequestError("explain does not go with TARGET_USERS")
+        raise InvalidRequestError("explain does not go with TARGET_USERS", "explain")
     return Target.USERS
 
 
@@ -185,7 +196,7 @@ def _subject(request: pb.QueryRequest) -> Subject:
             return FreeText(checked_text("text", request.text))
         case "vector":
             return _vector(request.vector)
-    raise InvalidRequestError("no subject: set one of user_id, views, item_id, text, vector")
+    raise InvalidRequestError("no subject: set one of user_id, views, item_id, text, vector", "subject")
 
 
 def _views(views: pb.Views) -> UserViews:
@@ -195,7 +206,9 @@ def _views(views: pb.Views) -> UserViews:
         ("friends", views.friends, MAX_FRIENDS),
     ):
         if len(values) > most:
-            raise InvalidRequestError(f"views.{name} has {len(values)} entries, more than {most}")
+            raise InvalidRequestError(
+                f"views.{name} has {len(values)} entries, more than {most}", f"views.{name}"
+            )
     friends: dict[str, float] = {}  # several ties to one friend add up, as they do in the store
     for i, friend in enumerate(views.friends):
         friend_id = checked_id(f"views.friends[{i}].friend_id", friend.friend_id)
@@ -225,17 +238,19 @@ def _time(place: str, ts: Timestamp) -> datetime:
 def _weight(place: str, message: pb.Event | pb.Friend) -> float:
     weight = message.weight if message.HasField("weight") else 1.0
     if not 0.0 <= weight <= MAX_WEIGHT:  # also refuses NaN
-        raise InvalidRequestError(f"{place}.weight is {weight}, not in 0..{MAX_WEIGHT:g}")
+        raise InvalidRequestError(f"{place}.weight is {weight}, not in 0..{MAX_WEIGHT:g}", f"{place}.weight")
     return weight
 
 
 def _vector(vector: pb.Vector) -> RawVector:
     if not 1 <= len(vector.values) <= MAX_DIM:
-        raise InvalidRequestError(f"vector has {len(vector.values)} values, not 1..{MAX_DIM}")
+        raise InvalidRequestError(
+            f"vector has {len(vector.values)} values, not 1..{MAX_DIM}", "vector.values"
+        )
     values = np.array(vector.values, dtype=np.float32)
     norm = float(np.linalg.norm(values.astype(np.float64)))
     if not norm <= MAX_NORM:  # also refuses NaN; inner products must not overflow
-        raise InvalidRequestError(f"vector has length {norm:g}, not within 0..{MAX_NORM:g}")
+        raise InvalidRequestError(f"vector has length {norm:g}, not within 0..{MAX_NORM:g}", "vector.values")
     return RawVector(values)
 
 
@@ -255,7 +270,8 @@ def _text_query(request: pb.QueryRequest) -> TextQuery | None:
     if not request.HasField("text_query"):
         if request.HasField("text_query_weight"):
             raise InvalidRequestError(
-                f"text_query_weight is {request.text_query_weight}, but there is no text_query"
+                f"text_query_weight is {request.text_query_weight}, but there is no text_query",
+                "text_query_weight",
             )
         return None
     text = checked_text("text_query", request.text_query)
@@ -266,7 +282,7 @@ def _text_query(request: pb.QueryRequest) -> TextQuery | None:
 
 def _within(name: str, value: float, least: float, most: float) -> float:
     if not least <= value <= most:  # also refuses NaN
-        raise InvalidRequestError(f"{name} is {value}, not in {least:g}..{most:g}")
+        raise InvalidRequestError(f"{name} is {value}, not in {least:g}..{most:g}", name)
     return value
 
 
@@ -281,7 +297,7 @@ def checked_id(place: str, value: str) -> str:
     """Check the bytes of an id, and return it.  Raises: InvalidRequestError."""
     size = len(value.encode())
     if not 1 <= size <= MAX_ID_BYTES:
-        raise InvalidRequestError(f"{place} has {size} bytes, not 1..{MAX_ID_BYTES}")
+        raise InvalidRequestError(f"{place} has {size} bytes, not 1..{MAX_ID_BYTES}", place)
     return value
 
 
@@ -289,16 +305,18 @@ def checked_text(place: str, value: str) -> str:
     """Check the bytes of a text, and that it is not blank; return it.  Raises: InvalidRequestError."""
     size = len(value.encode())
     if size > MAX_TEXT_BYTES:
-        raise InvalidRequestError(f"{place} has {size} bytes, more than {MAX_TEXT_BYTES}")
+        raise InvalidRequestError(f"{place} has {size} bytes, more than {MAX_TEXT_BYTES}", place)
     if not value.strip():
-        raise InvalidRequestError(f"{place} is blank")
+        raise InvalidRequestError(f"{place} is blank", place)
     return value
 
 
 def checked_time(place: str, ts: Timestamp) -> None:
     """Check that a time is within its bounds.  Raises: InvalidRequestError."""
     if not (_FIRST_SECOND <= ts.seconds <= _LAST_SECOND and 0 <= ts.nanos < 1_000_000_000):
-        raise InvalidRequestError(f"{place} is not within the years 1 to 9999: {ts.seconds} s, {ts.nanos} ns")
+        raise InvalidRequestError(
+            f"{place} is not within the years 1 to 9999: {ts.seconds} s, {ts.nanos} ns", place
+        )
 
 
 MAX_KINDS = 100
@@ -331,7 +349,7 @@ def filter_of(message: pb.Filter) -> Filter | None:
             unequal=tuple((one.name, one.none_of) for one in conditions if one.none_of),
         )
     except FilterError as error:
-        raise InvalidRequestError(f"filter: {error}") from error
+        raise InvalidRequestError(f"filter: {error}", "filter.attributes") from error
     return item_filter if item_filter != Filter() else None
 
 
@@ -352,7 +370,8 @@ def _condition(place: str, one: pb.AttributeCondition) -> _Condition:
     bounded = condition.numbers != _ANY_NUMBER or condition.times != _ANY_TIME
     if not condition.any_of and not condition.none_of and not bounded:
         raise InvalidRequestError(
-            f"{place} asks nothing of {name!r}: set any_of, none_of, at_least, at_most, lower or upper"
+            f"{place} asks nothing of {name!r}: set any_of, none_of, at_least, at_most, lower or upper",
+            place,
         )
     return condition
 
@@ -383,7 +402,8 @@ def _ends(place: str, one: pb.AttributeCondition) -> tuple[tuple[Number, Number]
     for end in least + greatest:
         if math.isnan(end):
             raise InvalidRequestError(
-                f"{place}: the range of attribute {one.name!r} is empty: NaN is no number"
+                f"{place}: the range of attribute {one.name!r} is empty: NaN is no number",
+                place,
             )
     return (max(least, default=-math.inf), min(greatest, default=math.inf)), (first, last)
 
@@ -391,7 +411,9 @@ def _ends(place: str, one: pb.AttributeCondition) -> tuple[tuple[Number, Number]
 def _end(place: str, bound: pb.Bound) -> Number | Moment:
     value = _value(f"{place}.value", bound.value)
     if isinstance(value, str | bool):
-        raise InvalidRequestError(f"{place}.value has no order: set number, integer, unsigned or time")
+        raise InvalidRequestError(
+            f"{place}.value has no order: set number, integer, unsigned or time", f"{place}.value"
+        )
     return value
 
 
@@ -401,7 +423,7 @@ def _value(place: str, value: pb.AttributeValue) -> Value:
             return _text(place, value.text, least=0)
         case "number":
             if math.isnan(value.number):
-                raise InvalidRequestError(f"{place} is no number")
+                raise InvalidRequestError(f"{place} is no number", place)
             return value.number
         case "truth":
             return value.truth
@@ -412,7 +434,7 @@ def _value(place: str, value: pb.AttributeValue) -> Value:
         case "time":
             checked_time(place, value.time)
             return Moment(value.time.seconds * 1_000_000 + value.time.nanos // 1_000)
-    raise InvalidRequestError(f"{place} is empty: set text, number, truth, integer, unsigned or time")
+    raise InvalidRequestError(f"{place} is empty: set text, number, truth, integer, unsigned or time", place)
 
 
 def _ids(place: str, ids: pb.ItemIds) -> Iterator[str]:
@@ -424,10 +446,10 @@ def _ids(place: str, ids: pb.ItemIds) -> Iterator[str]:
 def _text(place: str, value: str, least: int = 1) -> str:
     size = len(value.encode())
     if not least <= size <= MAX_VALUE_BYTES:
-        raise InvalidRequestError(f"{place} has {size} bytes, not {least}..{MAX_VALUE_BYTES}")
+        raise InvalidRequestError(f"{place} has {size} bytes, not {least}..{MAX_VALUE_BYTES}", place)
     return value
 
 
 def _bounded(place: str, count: int, most: int) -> None:
     if count > most:
-        raise InvalidRequestError(f"{place} has {count} entries, more than {most}")
+        raise InvalidRequestError(f"{place} has {count} entries, more than {most}", place)

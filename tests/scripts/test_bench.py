@@ -18,8 +18,20 @@ from scripts.bench.faults.commands import Stage, TooFastError
 from scripts.bench.faults.home_checks import Listing, harm_after_kill, rows_of_store
 from scripts.bench.faults.run import FaultOptions, NotEmptyError, run_faults
 from scripts.bench.index.bare import BareFaiss, graph_libraries
+from scripts.bench.index.compare import engine_ratios
+from scripts.bench.index.engines import LanceEngine, QdrantEngine
+from scripts.bench.index.filtered import ENGINE_SHARES, OURS, engine_figures, near_of
 from scripts.bench.index.searches import BESIDE, SearchComparison, search_ours
-from scripts.bench.index.synthetic import Synthetic, build_index, build_index_apart, write_index
+from scripts.bench.index.synthetic import (
+    NEAR,
+    RANDOM,
+    Synthetic,
+    build_index,
+    build_index_apart,
+    centre_of,
+    random_of,
+    write_index,
+)
 from scripts.bench.index.timing import Times, ann_recall, beside, figures, time_by_turns
 from scripts.bench.output import plot
 from scripts.bench.small_home import CommandFailedError, process, run
@@ -135,6 +147,31 @@ def test_other_libraries_find_what_brute_force_finds(package: str) -> None:
     found = library.find(vectors[:5], 4, 200)
     exact = np.argsort(-(vectors[:5] @ vectors.T), axis=1)[:, :4]
     assert np.mean([len(np.intersect1d(f, e)) / 4 for f, e in zip(found, exact, strict=True)]) > 0.9
+
+
+@pytest.mark.parametrize(("package", "kind"), [("qdrant_edge", QdrantEngine), ("lancedb", LanceEngine)])
+def test_other_engines_find_what_brute_force_finds_with_and_without_a_filter(
+    tmp_path: Path, built: tuple[Path, Synthetic], package: str, kind: type[QdrantEngine | LanceEngine]
+) -> None:
+    pytest.importorskip(package)
+    directory, world = built
+    index = Index.load(directory, check=False)
+    numbers = {RANDOM: random_of(world), NEAR: near_of(index, centre_of(world)).astype(np.float64)}
+    engine = kind(tmp_path / package, index.main.vectors, numbers)
+    rows = list(engine_figures(index, [engine], numbers, world.users(64, draw=1), 10, 0.95, 0.01))
+    ours, theirs = rows[::2], rows[1::2]
+    assert {row["engine"] for row in ours} == {OURS}
+    assert {row["engine"] for row in theirs} == {engine.name}
+    assert [(row["share"], row["items"]) for row in theirs] == [
+        *((share, items) for share in ENGINE_SHARES[:-1] for items in (RANDOM, NEAR)),
+        (1.0, "all"),
+    ]
+    assert min(row["ann_recall"] for row in rows) >= 0.95
+    for mine, other in zip(ours, theirs, strict=True):
+        assert 0.2 < other["ours_over"] / (mine["p50_ms"] / other["p50_ms"]) < 5
+    assert engine_ratios(rows).keys() == {
+        f"filters/{row['share']:g}/{row['items']}/over_{engine.name.split()[0]}" for row in theirs
+    }
 
 
 def test_searches_are_timed_by_turns() -> None:

@@ -153,7 +153,7 @@ class LanceEngine:
         if wanted is not None:
             name, least, greatest = wanted
             search = search.where(f"{name} >= {least!r} and {name} <= {greatest!r}", prefilter=True)
-        return _row(search.limit(k).select(["id"]).to_arrow()["id"].to_pylist(), k)
+        return _row(search.limit(k).select(["id", "_distance"]).to_arrow()["id"].to_pylist(), k)
 
 
 def filtering_engines(folder: Path, vectors: FloatArray, numbers: Numbers) -> Sequence[FilteringEngine]:

@@ -86,6 +86,7 @@ def engine_figures(
 
     Ours is as it was tuned; each engine has the least of its efforts that reaches a recall with the filter,
     or its last. Each share is tried with items drawn at random and with those nearest to one user.
+    `ours_over` is the time of ours over that of the engine, the median of turns.
 
     Args:
         index: built by `synthetic.build_index`.
@@ -120,7 +121,7 @@ def engine_figures(
                     "ann_recall": found[engine_name][1],
                     "p50_ms": figures(taken, 1)["p50_ms"],
                     "p99_ms": figures(taken, 1)["p99_ms"],
-                    "ours_over": 1 / beside(taken, times[OURS])["over_bare"],
+                    "ours_over": beside(taken, times[OURS])["over_bare"],
                 }
 
 
