@@ -13,13 +13,14 @@ from grpc_health.v1 import health
 from encoder.text import TextCache
 from server.app import answering
 from server.config import ServerConfig
+from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.processes.forwarding import add_forwarding
 from server.processes.owner_link import OwnerLink
 from server.processes.replica import Replica
 from server.query import LogFollower, Retriever
 from server.supervisor import set_health
-from server.wire import RetrievalServicer
+from server.wire import RetrievalServicer, answering_process
 from store.state import UserState
 
 _OPTIONS = [
@@ -65,7 +66,7 @@ def running_query_process(
         replica.resume()
         services = [
             partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever)),
-            partial(add_forwarding, channel=link.channel),
+            partial(add_forwarding, channel=link.channel, amend={"Status": partial(_told_here, retriever)}),
         ]
         with _following(state, follower):
             wait_for_turn()
@@ -75,6 +76,13 @@ def running_query_process(
                 link.joined(replica.prepare, replica.drop, partial(_pass_on, health_servicer)),
             ):
                 yield address
+
+
+def _told_here(retriever: Retriever, reply: bytes) -> bytes:
+    """Tell of this process in the owner's answer to Status."""
+    status = pb.StatusResponse.FromString(reply)
+    status.process.CopyFrom(answering_process(retriever))
+    return status.SerializeToString()
 
 
 def _pass_on(health_servicer: health.HealthServicer, serves: dict[str, bool]) -> None:

@@ -1,5 +1,6 @@
 """The RPCs of Retrieval and Admin: translate the request, call, translate the result."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -164,6 +165,7 @@ class AdminServicer(rpc.AdminServicer):
                 version=version("triptych"),
                 home=self._identity.message(),
                 workers=self._supervisor.workers(),
+                process=answering_process(self._retriever),
             )
             try:
                 snapshot = self._retriever.snapshot
@@ -203,6 +205,18 @@ class AdminServicer(rpc.AdminServicer):
         """Serve the index before this one.  Status: FAILED_PRECONDITION where there is none."""
         with status_of_errors(context):
             return _publish_reply(self._publisher.roll_back())
+
+
+def answering_process(retriever: Retriever) -> pb.AnsweringProcess:
+    """Return what this process has kept of users, and how often that was asked for."""
+    counts = retriever.user_vectors.counts()
+    return pb.AnsweringProcess(
+        pid=os.getpid(),
+        user_vectors=counts.users,
+        user_vector_bytes=counts.nbytes,
+        user_vector_hits=counts.hits,
+        user_vector_misses=counts.misses,
+    )
 
 
 def _publish_reply(published: Published) -> pb.PublishIndexResponse:

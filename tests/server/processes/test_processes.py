@@ -56,7 +56,7 @@ class Several:
         options = [("grpc.use_local_subchannel_pool", 1)]
         return self._stack.enter_context(grpc.insecure_channel(str(self.announced["address"]), options))
 
-    def to_each(self) -> list[rpc.RetrievalStub]:
+    def channels(self) -> list[grpc.Channel]:
         """Return a connection to each process."""
         found: dict[int, grpc.Channel] = {}
         deadline = time.monotonic() + SOON
@@ -66,7 +66,11 @@ class Several:
             pid = _process_of(channel, self.pids, found)
             if pid is not None:
                 found[pid] = channel
-        return [rpc.RetrievalStub(channel) for channel in found.values()]
+        return list(found.values())
+
+    def to_each(self) -> list[rpc.RetrievalStub]:
+        """Return a stub for each process."""
+        return [rpc.RetrievalStub(channel) for channel in self.channels()]
 
 
 def _process_of(channel: grpc.Channel, pids: list[int], found: dict[int, grpc.Channel]) -> int | None:
@@ -204,6 +208,24 @@ def test_errors_of_the_owner_come_through_whole(shared: Several) -> None:
     unknown = pb.QueryRequest(item_id="unknown", k=1)
     found = refusal(lambda: rpc.RetrievalStub(channel).Query(unknown, timeout=SOON))
     assert (found.code, found.reason) == (grpc.StatusCode.NOT_FOUND, "ITEM_NOT_FOUND")
+
+
+def test_status_tells_of_the_process_that_answers(shared: Several) -> None:
+    told = {}
+    for channel in shared.channels():
+        stub, admin = rpc.RetrievalStub(channel), rpc.AdminStub(channel)
+        for _ in range(3):
+            stub.Query(pb.QueryRequest(user_id=OTHER, k=1), timeout=SOON)
+        status = admin.Status(pb.StatusRequest(), timeout=SOON)
+        told[status.process.pid] = status.process
+        assert status.serving
+        assert status.rows["items"] > 0  # the owner's
+    assert sorted(told) == sorted(shared.pids)
+    for process in told.values():
+        assert process.user_vector_hits >= 2
+        assert process.user_vector_misses >= 1
+        assert process.user_vectors >= 1
+        assert process.user_vector_bytes > 0
 
 
 def test_streams_are_passed_on(shared: Several) -> None:
