@@ -29,6 +29,10 @@ def serve_command(
             "1: one process does all.",
         ),
     ] = "1",
+    spare: Annotated[
+        bool,
+        typer.Option(help="With --processes: keep one more loaded, that takes the place of one that dies."),
+    ] = True,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Calls of a kind answered at once.")] = 8,
     user_cache_mb: Annotated[
         int, typer.Option(min=0, max=1_000_000, help="Megabytes of user vectors kept by a process.")
@@ -65,6 +69,7 @@ def serve_command(
         tls_cert=tls_cert,
         tls_key=tls_key,
         user_cache_mb=user_cache_mb,
+        spare=int(spare),
         processes=usable_processors() if processes == "auto" else int(processes),
     )
     if config.processes > 1:

@@ -23,6 +23,7 @@ class ServerConfig:
         tls_cert, tls_key: PEM files; both or neither.
         user_cache_mb: megabytes of user vectors that a process keeps, at most.
         processes: query processes beside the one that owns the home; 1 for one process that does all.
+        spare: query processes beyond these that have loaded everything, to take the place of one that dies.
     """
 
     home: Home
@@ -36,6 +37,7 @@ class ServerConfig:
     tls_key: Path | None = None
     user_cache_mb: int = 128
     processes: int = 1
+    spare: int = 1
 
     @property
     def user_cache_bytes(self) -> int:

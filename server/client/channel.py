@@ -70,7 +70,7 @@ class Patience:
             CallError: the given one, where the time is over or a repetition cannot help.
         """
         pause = error.retry_after
-        if pause is None and error.code is grpc.StatusCode.UNAVAILABLE and not error.about_tls:
+        if pause is None and error.not_reached:
             pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
         if pause is None:
             raise error

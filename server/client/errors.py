@@ -39,6 +39,15 @@ class CallError(RuntimeError):
         self.retry_after = retry_after
 
     @property
+    def not_reached(self) -> bool:
+        """Whether no server has answered, or not yet one that serves, so that a repetition may help.
+
+        gRPC itself says CANCELLED of a call that reaches a server while it ends; our servers give a reason.
+        """
+        ended = self.code is grpc.StatusCode.CANCELLED and not self.reason
+        return (self.code is grpc.StatusCode.UNAVAILABLE or ended) and not self.about_tls
+
+    @property
     def about_tls(self) -> bool:
         """Whether the TLS handshake failed, which a repetition does not mend."""
         return _about_tls(self.message)

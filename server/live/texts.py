@@ -126,6 +126,8 @@ class LiveTexts(Worker):
         fence = snapshot.cache.fence()
         written = ErasureSafeWriter(snapshot.cache, self._store.texts_among, fence)
         cache_stored_vectors(self._store, snapshot.encoder, written)
+        with snapshot.state.writing() as draft:  # some may take the place of others, of the same texts
+            draft.change_all()
         for texts in self._store.distinct_texts():
             yield dict.fromkeys(texts, fence)
 

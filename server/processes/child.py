@@ -1,7 +1,7 @@
 """python -m server.processes.child ROLE CONFIG FACTS: what the parent starts, the owner or a query process.
 
-It writes "ready" to standard output once it answers, and ends when its standard input does: the parent holds
-the other end, so that no process outlives it.
+On standard output it says when it could answer and, once it was told to on standard input, that it does. It
+ends when its standard input does: the parent holds the other end, so that no process outlives it.
 """
 
 import json
@@ -10,10 +10,12 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 from server.config import ServerConfig
-from server.processes.roles import OWNER
+from server.processes.roles import GO, OWNER, READY, WARM
 
 
 def main() -> None:
@@ -26,17 +28,26 @@ def main() -> None:
     from server.app import until_stopped  # noqa: PLC0415  # loads what a process serves with
 
     config, facts = ServerConfig.from_json(config_json), json.loads(facts_json)
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    told = threading.Event()
+    threading.Thread(target=_listen, args=(told,), name="parent", daemon=True).start()
+
+    def wait_for_turn() -> None:
+        _say(WARM)
+        told.wait()
+
     try:
-        until_stopped(config, _running(role, config, facts), lambda: print("ready", flush=True))
+        until_stopped(config, _running(role, config, facts, wait_for_turn), partial(_say, READY))
     except (ValueError, LookupError, OSError, RuntimeError) as error:
         print(f"server: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         sys.exit(1)
 
 
-def _running(role: str, config: ServerConfig, facts: dict[str, str]) -> AbstractContextManager[str]:
+def _running(
+    role: str, config: ServerConfig, facts: dict[str, str], wait_for_turn: Callable[[], None]
+) -> AbstractContextManager[str]:
     """Return the block in which a process of a role answers."""
     if role == OWNER:
+        wait_for_turn()
         from server.app import Following, running  # noqa: PLC0415
         from server.identity import Reached  # noqa: PLC0415
         from server.live import QueryProcesses  # noqa: PLC0415
@@ -46,12 +57,17 @@ def _running(role: str, config: ServerConfig, facts: dict[str, str]) -> Abstract
         return running(config.as_owner(facts["owner"]), Following(QueryProcesses(), reached))
     from server.processes.query_process import running_query_process  # noqa: PLC0415
 
-    return running_query_process(config, facts["owner"])
+    return running_query_process(config, facts["owner"], wait_for_turn)
 
 
-def _end_with_parent() -> None:
-    while os.read(0, 1):  # not sys.stdin: its lock would be held when the interpreter ends
-        pass
+def _say(word: bytes) -> None:
+    sys.stdout.buffer.write(word)
+    sys.stdout.buffer.flush()
+
+
+def _listen(told: threading.Event) -> None:
+    while os.read(0, len(GO)):  # not sys.stdin: its lock would be held when the interpreter ends
+        told.set()
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -1,6 +1,6 @@
 """Calls that a query process passes on to the owner, as bytes."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import grpc
@@ -19,12 +19,19 @@ _NO_DEADLINE_SECONDS = 1e9  # gRPC gives more than this as the remaining time wi
 _Handler = Any  # grpc.RpcMethodHandler of bytes
 
 
-def add_forwarding(server: grpc.Server, channel: grpc.Channel) -> None:
+def add_forwarding(
+    server: grpc.Server, channel: grpc.Channel, amend: Mapping[str, Callable[[bytes], bytes]] | None = None
+) -> None:
     """Pass every call of Ingest and Admin on to the owner.
 
     Deadline, metadata, the caller's address and cancellation go along; status and details come back as the
     owner sets them. Where the owner is gone, a call ends with UNAVAILABLE; it may have been carried out, and
     clients repeat it under the same request id.
+
+    Args:
+        server: that takes the calls.
+        channel: to the owner.
+        amend: what is done to the reply of a unary method, by its name, before it is sent.
     """
     for service in _SERVICES:
         handlers = {}
@@ -35,12 +42,14 @@ def add_forwarding(server: grpc.Server, channel: grpc.Channel) -> None:
             )
             call = getattr(channel, shape)(f"/{service.full_name}/{method.name}")
             make: Callable[..., _Handler] = getattr(grpc, f"{shape}_rpc_method_handler")
-            forward = _stream if method.server_streaming else _unary
-            handlers[method.name] = make(forward(call))
+            if method.server_streaming:
+                handlers[method.name] = make(_stream(call))
+            else:
+                handlers[method.name] = make(_unary(call, (amend or {}).get(method.name)))
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
 
 
-def _unary(call: Any) -> Callable[[Any, grpc.ServicerContext], bytes]:
+def _unary(call: Any, amend: Callable[[bytes], bytes] | None) -> Callable[[Any, grpc.ServicerContext], bytes]:
     def forward(request: bytes | Iterable[bytes], context: grpc.ServicerContext) -> bytes:
         passed = call.future(request, timeout=_seconds(context), metadata=_metadata(context))
         if not context.add_callback(passed.cancel):
@@ -51,7 +60,7 @@ def _unary(call: Any) -> Callable[[Any, grpc.ServicerContext], bytes]:
             context.abort(grpc.StatusCode.CANCELLED, "the caller has cancelled")
         except grpc.RpcError as error:
             _abort(context, error)
-        return reply
+        return amend(reply) if amend is not None else reply
 
     return forward
 

@@ -11,15 +11,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from enum import Enum
 from pathlib import Path
-from typing import IO
 
 from server.addresses import CannotListenError, Listening
 from server.config import ServerConfig
-from server.processes.roles import OWNER, QUERY
+from server.processes.roles import GO, OWNER, QUERY, READY, WARM
 
-_SPARE_SECONDS = 5.0  # beyond the grace of calls: for threads to end and files to close
+_MORE_SECONDS = 5.0  # beyond the grace of calls: for threads to end and files to close
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before a process that died is replaced
 _LONG_LIFE = 10.0  # seconds after which a death counts as the first
 log = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ class ProcessEndedError(RuntimeError):
 def serve_with_processes(config: ServerConfig) -> None:
     """Run an owner and `config.processes` query processes until SIGTERM or SIGINT.
 
-    A process that dies is replaced; one that dies again and again, after a pause of up to five seconds. At
+    A query process that dies is replaced by one that has loaded everything and waits (`config.spare`), else
+    by a new one, as the owner is; one that dies again and again, after a pause of up to five seconds. At
     the end the query processes end first, and running calls with them, then the owner. A second signal kills
     all of them.
 
@@ -68,29 +69,21 @@ def serve_with_processes(config: ServerConfig) -> None:
             "owner": f"unix:{Path(folder) / 'owner.sock'}",
             "parent": str(os.getpid()),
         }
-        owner = _Child(OWNER, config, facts, stop)
-        queries = [_Child(QUERY, config, facts, stop) for _ in range(config.processes)]
+        groups = [
+            _Group(QUERY, config, facts, stop, wanted=config.processes, spare=config.spare),
+            _Group(OWNER, config, facts, stop, wanted=1, spare=0),
+        ]
         try:
-            owner.start()
-            owner.wait_until_ready()
-            for child in queries:
-                child.start()
-            for child in queries:
-                child.wait_until_ready()
-            log.info("listening on %s with %d query processes", listening.reached, len(queries))
+            for group in reversed(groups):
+                group.start()
+                group.wait_until_all_answer()
+                if stop.event.is_set():
+                    return
+            log.info("listening on %s with %d query processes", listening.reached, config.processes)
             stop.event.wait()
         finally:
-            _end(queries, config.grace_seconds, stop)
-            _end([owner], config.grace_seconds, stop)
-
-
-def _end(children: "list[_Child]", grace: float, stop: "_Stop") -> None:
-    """Ask processes to end, and kill those that do not within the grace, or at a second signal."""
-    for child in children:
-        child.ask_to_end()
-    deadline = time.monotonic() + grace + _SPARE_SECONDS
-    for child in children:
-        child.join(deadline, stop)
+            for group in groups:
+                group.end(config.grace_seconds + _MORE_SECONDS)
 
 
 @contextmanager
@@ -102,15 +95,15 @@ def _reserved(wanted: Listening) -> Iterator[Listening]:
     """
     if error := wanted.error():
         raise error
-    try:
-        found = socket.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        with socket.socket(family, kind, protocol) as reserved:  # bound, not listening: it gets no calls
-            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    found = socket.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = found[0]
+    with socket.socket(family, kind, protocol) as reserved:  # bound, not listening: it gets no calls
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
             reserved.bind(address)
-            yield Listening(wanted.host, reserved.getsockname()[1])
-    except OSError as error:
-        raise CannotListenError(wanted.bound, error.strerror or str(error)) from error
+        except OSError as error:
+            raise CannotListenError(wanted.bound, error.strerror or str(error)) from error
+        yield Listening(wanted.host, reserved.getsockname()[1])
 
 
 class _Stop:
@@ -134,87 +127,164 @@ class _Stop:
         (self.now if self.event.is_set() else self.event).set()
 
 
-class _Child:
-    """A place for one process: a thread starts a process, waits for its death, and starts another."""
+class _Group:
+    """The processes of one role: so many that answer, and so many that have loaded everything and wait.
 
-    def __init__(self, role: str, config: ServerConfig, facts: dict[str, str], stop: _Stop) -> None:
-        self._role = role
-        self._command = [
-            sys.executable,
-            "-m",
-            "server.processes.child",
-            role,
-            config.to_json(),
-            json.dumps(facts),
-        ]
-        self._stop = stop
-        self._process: subprocess.Popen[bytes] | None = None
-        self._ready = threading.Event()  # or the first process has died
-        self._answered = False
-        self._ending = False
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._keep, name=role, daemon=True)
-        self.code = 0
+    Each has a place, whose thread starts it and, after its death, another one. A process says WARM when it
+    could answer and READY when it does. The first that are warm are told to go, and so is the next one when
+    one of these dies.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        config: ServerConfig,
+        facts: dict[str, str],
+        stop: "_Stop",
+        *,
+        wanted: int,
+        spare: int,
+    ) -> None:
+        self.role = role
+        settings = config.to_json(), json.dumps(facts)
+        self.command = [sys.executable, "-m", "server.processes.child", role, *settings]
+        self.stop = stop
+        self.ending = False
+        self.changed = threading.Condition()
+        self.failed: int | None = None  # exit code of one that ended before all answered
+        self._wanted = wanted
+        self._places = [_Place(self) for _ in range(wanted + spare)]
+        self._answered = False  # all that are wanted, at least once
 
     def start(self) -> None:
-        """Start the process."""
-        self._thread.start()
+        """Start all processes."""
+        for place in self._places:
+            place.thread.start()
 
-    def wait_until_ready(self) -> None:
-        """Wait until the first process answers, or a signal.  Raises: ProcessEndedError."""
-        while not self._ready.wait(0.1) and not self._stop.event.is_set():
-            pass
-        if not self._answered and not self._stop.event.is_set():
-            raise ProcessEndedError(self._role, self.code)
+    def wait_until_all_answer(self) -> None:
+        """Wait until all that are wanted answer, or for a signal.
+
+        Raises:
+            ProcessEndedError: one has ended before; it has said why.
+        """
+        with self.changed:
+            while not self._answered and self.failed is None and not self.stop.event.is_set():
+                self.changed.wait(0.1)  # signals are heard between two waits
+            if not self._answered and self.failed is not None:
+                raise ProcessEndedError(self.role, self.failed)
+
+    def end(self, seconds: float) -> None:
+        """Ask all processes to end; kill those that have not after so many seconds, or at a second signal."""
+        deadline = time.monotonic() + seconds
+        with self.changed:
+            self.ending = True
+            for place in self._places:
+                place.ask_to_end()
+        for place in self._places:
+            while place.thread.is_alive() and time.monotonic() < deadline and not self.stop.now.is_set():
+                place.thread.join(0.05)
+            place.kill()
+            if place.thread.ident is not None:  # it was started
+                place.thread.join()
+
+    def balance(self) -> None:
+        """Tell warm processes to go while fewer than wanted answer or were told to; `changed` is held."""
+        told = sum(place.state in (_State.TOLD, _State.ANSWERS) for place in self._places)
+        for place in self._places:
+            if told < self._wanted and place.state is _State.WARM:
+                told += place.go()
+        answering = sum(place.state is _State.ANSWERS for place in self._places)
+        self._answered = self._answered or answering == self._wanted
+        self.changed.notify_all()
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether a process that dies is not replaced: at the end, and where a start fails."""
+        return self.ending or not self._answered
+
+
+class _State(Enum):
+    """How far the process of a place is."""
+
+    STARTS, WARM, TOLD, ANSWERS, DOWN = range(5)
+
+
+class _Place:
+    """A place for one process at a time."""
+
+    def __init__(self, group: _Group) -> None:
+        self._group = group
+        self._process: subprocess.Popen[bytes] | None = None
+        self.state = _State.DOWN
+        self.thread = threading.Thread(target=self._keep, name=group.role, daemon=True)
+
+    def go(self) -> bool:
+        """Tell the process to answer; return whether it could be told."""
+        stdin = self._process.stdin if self._process is not None else None
+        try:
+            if stdin is not None:
+                stdin.write(GO)
+                stdin.flush()
+        except OSError:  # it has just died
+            self.state = _State.DOWN
+            return False
+        self.state = _State.TOLD
+        return True
 
     def ask_to_end(self) -> None:
-        """Tell the process to end, and start no other one."""
-        with self._lock:
-            self._ending = True
-            if self._process is not None:
-                self._process.terminate()
+        """Send SIGTERM, where there is a process."""
+        if self._process is not None:
+            self._process.terminate()
 
-    def join(self, deadline: float, stop: _Stop) -> None:
-        """Wait for the end of the process until a monotonic time or a second signal, then kill it."""
-        if not self._thread.is_alive():
-            return
-        while self._thread.is_alive() and time.monotonic() < deadline and not stop.now.is_set():
-            self._thread.join(0.05)
-        with self._lock:
-            if self._process is not None and self._process.poll() is None:
-                log.warning("%s %d does not end: killing it", self._role, self._process.pid)
-                self._process.kill()
-        self._thread.join()
+    def kill(self) -> None:
+        """Send SIGKILL to a process that still runs."""
+        if self._process is not None and self._process.poll() is None:
+            log.warning("%s %d does not end: killing it", self._group.role, self._process.pid)
+            self._process.kill()
 
     def _keep(self) -> None:
-        pause = 0.0
-        while True:
+        group, pause, process = self._group, 0.0, self._start()
+        while process is not None:
             began = time.monotonic()
-            with self._lock:
-                if self._ending:
-                    return
-                self._process = process = subprocess.Popen(  # noqa: S603  # our own command
-                    self._command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    start_new_session=True,  # signals of a terminal reach the parent alone
-                )
-            self._wait_for_word(process.stdout)
-            self.code = process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
-            self._ready.set()
-            if self._ending or not self._answered:
+            for word, state in ((WARM, _State.WARM), (READY, _State.ANSWERS)):
+                if process.stdout is not None and process.stdout.readline() == word:
+                    self._becomes(state)
+            code = process.wait()
+            self._becomes(_State.DOWN)
+            _close(process)
+            if group.gives_up:
+                with group.changed:
+                    group.failed = code
+                    group.changed.notify_all()
                 return
             long_lived = time.monotonic() - began > _LONG_LIFE
             pause = 0.0 if long_lived else min(_LONGEST_PAUSE, 2 * pause + _FIRST_PAUSE)
-            log.warning(
-                "%s %d ended with code %d: another one takes its place", self._role, process.pid, self.code
-            )
-            self._stop.event.wait(pause)
+            log.warning("%s %d ended with code %d: it is replaced", group.role, process.pid, code)
+            group.stop.event.wait(pause)
+            process = self._start()
 
-    def _wait_for_word(self, stdout: IO[bytes] | None) -> None:
-        if stdout is not None and stdout.readline().strip() == b"ready":
-            self._answered = True
-            self._ready.set()
+    def _start(self) -> "subprocess.Popen[bytes] | None":
+        """Start a process; None at the end."""
+        with self._group.changed:
+            if self._group.ending:
+                return None
+            self.state = _State.STARTS
+            self._process = subprocess.Popen(  # noqa: S603  # our own command
+                self._group.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # signals of a terminal reach the parent alone
+            )
+            return self._process
+
+    def _becomes(self, state: _State) -> None:
+        with self._group.changed:
+            self.state = state
+            self._group.balance()
+
+
+def _close(process: "subprocess.Popen[bytes]") -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):  # what was not written any more
+                pipe.close()

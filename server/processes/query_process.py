@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 
@@ -13,13 +13,14 @@ from grpc_health.v1 import health
 from encoder.text import TextCache
 from server.app import answering
 from server.config import ServerConfig
+from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.processes.forwarding import add_forwarding
 from server.processes.owner_link import OwnerLink
 from server.processes.replica import Replica
 from server.query import LogFollower, Retriever
 from server.supervisor import set_health
-from server.wire import RetrievalServicer
+from server.wire import RetrievalServicer, answering_process
 from store.state import UserState
 
 _OPTIONS = [
@@ -34,12 +35,16 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def running_query_process(config: ServerConfig, owner: str) -> Iterator[str]:
+def running_query_process(
+    config: ServerConfig, owner: str, wait_for_turn: Callable[[], None] = lambda: None
+) -> Iterator[str]:
     """Yield the address of a query process that answers while the block runs.
 
     Args:
         config: of the server; its port is shared with the other query processes.
         owner: address of the owner, unix:/path, which has opened the home.
+        wait_for_turn: called when everything is loaded; this process follows the owner meanwhile, and answers
+            when it returns.
 
     Raises:
         DamagedStateError, DamagedTextCacheError: the owner has not opened the home, or a file is damaged.
@@ -61,15 +66,23 @@ def running_query_process(config: ServerConfig, owner: str) -> Iterator[str]:
         replica.resume()
         services = [
             partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever)),
-            partial(add_forwarding, channel=link.channel),
+            partial(add_forwarding, channel=link.channel, amend={"Status": partial(_told_here, retriever)}),
         ]
-        with (
-            _following(state, follower),
-            answering(config, health_servicer, services, _OPTIONS, for_commands=False) as (address, _),
-            # Last: who has joined answers.
-            link.joined(replica.prepare, replica.drop, partial(_pass_on, health_servicer)),
-        ):
-            yield address
+        with _following(state, follower):
+            wait_for_turn()
+            with (
+                answering(config, health_servicer, services, _OPTIONS, for_commands=False) as (address, _),
+                # Last: who has joined answers.
+                link.joined(replica.prepare, replica.drop, partial(_pass_on, health_servicer)),
+            ):
+                yield address
+
+
+def _told_here(retriever: Retriever, reply: bytes) -> bytes:
+    """Tell of this process in the owner's answer to Status."""
+    status = pb.StatusResponse.FromString(reply)
+    status.process.CopyFrom(answering_process(retriever))
+    return status.SerializeToString()
 
 
 def _pass_on(health_servicer: health.HealthServicer, serves: dict[str, bool]) -> None:

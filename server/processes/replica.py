@@ -73,9 +73,7 @@ class Replica:
             snapshot = self._load(index_id)
 
             def take(reading: StateReading) -> None:
-                if (
-                    index_id not in self._ids()
-                ):  # it may serve by now
+                if index_id not in self._ids():  # it may serve by now
                     put_live(snapshot, reading)
                     self._prepared = snapshot
 

@@ -154,6 +154,15 @@ class QueryVector:
     parts: FloatArray | None
     scale: FloatArray
 
+    @classmethod
+    def unweighted(
+        cls, vector: FloatArray, parts: FloatArray, views_used: tuple[str, ...], is_empty: bool
+    ) -> "QueryVector":
+        """Make the vector of a user again, of which the properties are known."""
+        made = cls(vector, parts, UNSCALED)
+        made.__dict__.update(views_used=views_used, is_empty=is_empty)  # where `cached_property` keeps them
+        return made
+
     @cached_property
     def views_used(self) -> tuple[str, ...]:
         """The views with a part in the vector."""

@@ -154,9 +154,7 @@ class Retriever:
             subjects = [*(query.subject for query in for_items), *texts]
             explain = frozenset(i for i, query in enumerate(for_items) if query.options.explain)
             known = self._read(subjects, explain)
-            for query in queries:
-                if query.index_id not in ("", known.snapshot.index.index_id):
-                    raise IndexChangedError(query.index_id, known.snapshot.index.index_id)
+            _check_index(known.snapshot, queries)
             of_items: Iterator[Candidates] = iter(())
             if for_items:
                 encoded = self._subjects.encode(known, subjects)
@@ -165,6 +163,27 @@ class Retriever:
                 next(of_items) if query.target is Target.ITEMS else self._find_users(known.snapshot, query)
                 for query in queries
             ]
+
+    def retrieve_together(self, queries: Sequence[Query]) -> list[Candidates | None]:
+        """Find the candidates of small queries, in order; None for one that would hold up the others.
+
+        That is one of a user who has no finished vector and so many events, with those of friends, that
+        making it takes long.
+
+        Raises:
+            as `retrieve`.
+        """
+        with self._priority.query():
+            start = time.perf_counter()
+            known = self._read([query.subject for query in queries])
+            _check_index(known.snapshot, queries)
+            quick = known.quick()
+            if not quick:
+                return [None] * len(queries)
+            some = [queries[i] for i in quick]
+            encoded = self._subjects.encode(known.only(quick), [query.subject for query in some])
+            found = dict(zip(quick, self._find_items(known.only(quick), encoded, some, start), strict=True))
+            return [found.get(i) for i in range(len(queries))]
 
     def encode(self, subject: StoredUser | InlineViews) -> EncodedUser:
         """Encode a user as the user tower of the serving model does.  Raises: NotReadyError."""
@@ -187,7 +206,6 @@ class Retriever:
             return predict(known.snapshot, question, known.views_of(0))
 
     def _read(self, subjects: Sequence[Subject], whole: frozenset[int] = frozenset()) -> KnownSubjects:
-        _ = self.snapshot  # before anything is read: without one there is no answer
         return self._subjects.read(subjects, lambda: self.snapshot, whole)
 
     def _find_items(
@@ -270,6 +288,13 @@ class Retriever:
             encode_end = time.perf_counter()
             answer = similar_users_of(snapshot, query, query_vector)
         return replace(answer, timings=_timings(start, views_end, encode_end))
+
+
+def _check_index(snapshot: Snapshot, queries: Sequence[Query]) -> None:
+    """Check that all queries are for the index that serves, or for any.  Raises: IndexChangedError."""
+    for query in queries:
+        if query.index_id not in ("", snapshot.index.index_id):
+            raise IndexChangedError(query.index_id, snapshot.index.index_id)
 
 
 def excluded_of(snapshot: Snapshot, query: Query, vector: UserVector, state: IndexState) -> IntArray:

@@ -24,6 +24,7 @@ from indexer.files import IntArray
 from indexer.index import Index
 from indexer.publish import LoadedIndex
 from server.cancellation import check_wanted
+from store.artifact import verify
 from store.home import Home
 from store.state import UserState, Vocabulary
 from store.store import Store
@@ -137,7 +138,7 @@ class Snapshot:
 def text_encoder(
     home: Home, text_model_id: str, threads: int, serving: Snapshot | None, *, check: bool = True
 ) -> TextEncoder:
-    """Load a language model, or take the one that serves where it is the same: it never changes.
+    """Load a language model, or take the one that serves where it is the same: in memory it never changes.
 
     Args:
         home: where it is.
@@ -149,9 +150,12 @@ def text_encoder(
     Raises:
         DamagedArtifactError: it is missing or damaged.
     """
-    if serving is not None and serving.encoder.text_model_id == text_model_id:
-        return serving.encoder
-    return TextEncoder.load(home.text_models / text_model_id, threads=threads, verify=check)
+    directory = home.text_models / text_model_id
+    if serving is None or serving.encoder.text_model_id != text_model_id:
+        return TextEncoder.load(directory, threads=threads, verify=check)
+    if check:  # the next start would load the files
+        verify(directory)
+    return serving.encoder
 
 
 def prepare(

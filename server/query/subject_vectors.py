@@ -25,6 +25,8 @@ from server.query.user_vectors import UserVector, UserVectors
 from store.records import Event
 from store.state import EMPTY_RECORD, StateReading, UserState
 
+_MOST_EVENTS = 5_000  # which take a millisecond or two
+
 
 @dataclass(frozen=True)
 class KnownSubjects:
@@ -41,6 +43,19 @@ class KnownSubjects:
     sequence: int
     finished: list[UserVector | None]
     views: list[SubjectViews | None]
+
+    def quick(self) -> list[int]:
+        """Return the places of subjects that are finished, or made of no more than `_MOST_EVENTS` events."""
+        return [
+            i for i, one in enumerate(self.views) if one is None or len(one.record.events) <= _MOST_EVENTS
+        ]
+
+    def only(self, places: Sequence[int]) -> "KnownSubjects":
+        """Return what is known of some of the subjects."""
+        if len(places) == len(self.views):
+            return self
+        finished, views = [self.finished[i] for i in places], [self.views[i] for i in places]
+        return KnownSubjects(self.snapshot, self.sequence, finished, views)
 
     def views_of(self, place: int) -> SubjectViews:
         """Return what the vector of a subject is made of, read because it was wanted."""

@@ -10,14 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.files import IntArray
-from server.query.query import QueryVector
+from server.query.query import FloatArray, QueryVector
 from server.query.snapshot import Snapshot
 from store.state import LogEntry, StateReading, UserRecord
 
 DEFAULT_BYTES = 128 << 20
 _MOST_CHANGES = 65_536  # users of the newest entries that are remembered, some 10 MB
-_ENTRY_BYTES = 1_500  # of Python's objects for one user, measured
-_FRIEND_BYTES = 260  # for each friend, in both directions, without the id
+_ENTRY_BYTES = 1_000  # of Python's objects for one user, measured
+_FRIEND_BYTES = 70  # for each friend, in both directions, without the id
+_MOST_IN_TUPLE = 8  # followers of one person
+
+# What is kept lies in plain tuples of arrays, strings and numbers, because Python's collector does not look
+# through these: with an object of ours for each user it would hold up all threads for 40 ms of 16,000 users.
+# Vector, parts, views used, whether it is empty, seen codes, and their main rows:
+_Packed = tuple[FloatArray, FloatArray, tuple[str, ...], bool, npt.NDArray[np.uint32], IntArray]
+_Entry = tuple[_Packed, int, tuple[str, ...], int]  # with the sequence, the friends, and the bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +49,19 @@ class UserVector:
         seen = record.history["item"].copy()
         return cls(query_vector, seen, snapshot.main_rows(seen))
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory, without those of friends."""
-        vector, parts = self.query_vector.vector, self.query_vector.parts
-        arrays = (
-            (vector, self.seen, self.main_rows)
-            if parts is None
-            else (vector, parts, self.seen, self.main_rows)
-        )
-        return _ENTRY_BYTES + sum(array.nbytes for array in arrays)
+    def pack(self) -> _Packed:
+        """Return what `unpack` reads."""
+        query_vector = self.query_vector
+        if query_vector.parts is None:
+            raise ValueError("a user vector has parts")
+        vector, parts, used = query_vector.vector, query_vector.parts, query_vector.views_used
+        return vector, parts, used, query_vector.is_empty, self.seen, self.main_rows
+
+    @classmethod
+    def unpack(cls, packed: _Packed) -> "UserVector":
+        """Make the vector again that was packed."""
+        vector, parts, used, is_empty, seen, main_rows = packed
+        return cls(QueryVector.unweighted(vector, parts, used, is_empty), seen, main_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +71,6 @@ class CacheCounts:
     hits: int
     misses: int
     users: int
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    vector: UserVector
-    sequence: int
-    friends: tuple[str, ...]
     nbytes: int
 
 
@@ -86,7 +88,7 @@ class UserVectors:
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # the least recently used one first
-        self._followers: dict[str, set[str]] = {}  # of a friend: users in `_entries`
+        self._followers: dict[str, tuple[str, ...] | set[str]] = {}  # of a friend: users in `_entries`
         self._nbytes = self._hits = self._misses = 0
         self._changed: dict[str, int] = {}  # the newest entry of the log that names each user
         self._changes: deque[tuple[int, frozenset[str]]] = deque()  # entries behind `_known_from`
@@ -115,13 +117,13 @@ class UserVectors:
             found: list[UserVector | None] = []
             for user_id in user_ids:
                 entry = self._entries.get(user_id)
-                if entry is None or entry.sequence > sequence:
+                if entry is None or entry[1] > sequence:
                     self._misses += 1
                     found.append(None)
                 else:
                     self._hits += 1
                     self._entries.move_to_end(user_id)
-                    found.append(entry.vector)
+                    found.append(UserVector.unpack(entry[0]))
             return found
 
     def put(
@@ -141,16 +143,18 @@ class UserVectors:
             friends: of the user, whose rows it was made from, too.
             vector: made of all that was stored, texts without a vector excepted: then it must not come here.
         """
-        nbytes = vector.nbytes + len(user_id) + sum(_FRIEND_BYTES + sys.getsizeof(one) for one in friends)
+        packed = vector.pack()
+        nbytes = _ENTRY_BYTES + len(user_id) + packed[0].nbytes + packed[1].nbytes + packed[4].nbytes
+        nbytes += packed[5].nbytes + sum(_FRIEND_BYTES + sys.getsizeof(one) for one in friends)
         with self._lock:
             if snapshot is not self._snapshot or nbytes > self._most_bytes or sequence < self._known_from:
                 return False
             if any(self._changed.get(one, 0) > sequence for one in (user_id, *friends)):
                 return False
             self._drop(user_id)
-            self._entries[user_id] = _Entry(vector, sequence, friends, nbytes)
+            self._entries[user_id] = packed, sequence, friends, nbytes
             for friend in friends:
-                self._followers.setdefault(friend, set()).add(user_id)
+                self._follow_friend(friend, user_id)
             self._nbytes += nbytes
             while self._nbytes > self._most_bytes:
                 self._drop(next(iter(self._entries)))
@@ -206,9 +210,22 @@ class UserVectors:
         entry = self._entries.pop(user_id, None)
         if entry is None:
             return
-        self._nbytes -= entry.nbytes
-        for friend in entry.friends:
+        _, _, friends, nbytes = entry
+        self._nbytes -= nbytes
+        for friend in friends:
             followers = self._followers[friend]
-            followers.discard(user_id)
+            if isinstance(followers, set):
+                followers.discard(user_id)
+            else:
+                followers = self._followers[friend] = tuple(one for one in followers if one != user_id)
             if not followers:
                 del self._followers[friend]
+
+    def _follow_friend(self, friend: str, user_id: str) -> None:
+        followers = self._followers.get(friend, ())
+        if isinstance(followers, set):
+            followers.add(user_id)
+        elif len(followers) < _MOST_IN_TUPLE:
+            self._followers[friend] = (*followers, user_id)
+        else:
+            self._followers[friend] = {*followers, user_id}

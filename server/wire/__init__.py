@@ -10,7 +10,7 @@ has those that they share.
 from server.wire.admission import Admission
 from server.wire.ingest_servicer import IngestServicer
 from server.wire.owner_servicer import OwnerServicer
-from server.wire.servicers import AdminServicer, RetrievalServicer
+from server.wire.servicers import AdminServicer, RetrievalServicer, answering_process
 
 __all__ = [
     "AdminServicer",
@@ -18,4 +18,5 @@ __all__ = [
     "IngestServicer",
     "OwnerServicer",
     "RetrievalServicer",
+    "answering_process",
 ]

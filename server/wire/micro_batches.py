@@ -4,7 +4,7 @@ gRPC runs a unary call on a thread of a pool, which first waits for the message:
 lock for each call, and as many threads that then wait for the lock as there are callers. Here the message is
 asked for on gRPC's own thread. A call goes on when it has come, on one thread that takes all calls that wait,
 answers them together and sends their replies, while the next ones gather. There is no timer: a call that
-comes alone is answered alone, at once.
+comes alone is answered alone, at once. One whose deadline is nearer than an answer usually takes is refused.
 
 This leans on the inside of `grpc._server` where the names below say so; `CallPool.submit` is the place where
 gRPC hands a call over. A submission that looks otherwise is run as before.
@@ -12,11 +12,13 @@ gRPC hands a call over. A submission that looks otherwise is run as before.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
+from google.rpc import code_pb2
 from grpc import _server as inside
 
 from server.status import Failure, abort_with
@@ -47,6 +49,15 @@ def together_of(behavior: Any) -> AnswerTogether | None:
     return None if name is None else getattr(behavior.__self__, name)
 
 
+_TOO_LATE = Failure(
+    code_pb2.DEADLINE_EXCEEDED,
+    "TOO_LATE",
+    "the answer would come after the deadline of the call, so it was not computed",
+)
+_NEWEST = 0.1  # share of the newest micro-batch in the time that one usually takes
+_DOUBT = 0.9  # what is left of that time with each call that it refuses: it is soon measured again
+
+
 class UnaryCall:
     """A call that was handed over by gRPC, from its admission to its end; `Future` as far as gRPC looks.
 
@@ -59,19 +70,19 @@ class UnaryCall:
         self._run = run
         self._event, self._state, self._behavior, _, self._parse, self._serialize = arguments
         self._callbacks: list[Callable[[Any], object]] = []
-        self._done = False
 
     def add_done_callback(self, callback: Callable[[Any], object]) -> None:
-        """Call a function when the call has ended, from any thread; at once where it has."""
+        """Call a function when the call has ended, from any thread.
+
+        gRPC's thread adds callbacks as it hands the call over, before it can hear of the message, so that the
+        call cannot end meanwhile.
+        """
         self._callbacks.append(callback)
-        if self._done:
-            self.end()
 
     def end(self) -> None:
         """Tell whoever asked that the call has ended."""
-        self._done = True
-        while self._callbacks:
-            self._callbacks.pop(0)(self)
+        for callback in self._callbacks:
+            callback(self)
 
     def receive(self, arrived: "Callable[[UnaryCall], None]") -> None:
         """Ask for the message; `arrived` is called on gRPC's thread when it has come, or when none will."""
@@ -95,6 +106,11 @@ class UnaryCall:
     def wanted(self) -> bool:
         """Whether the caller still waits for the answer."""
         return bool(inside._is_rpc_state_active(self._state))
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the call's deadline; very many where it has none."""
+        return float(self._event.call_details.deadline) - time.time()
 
     def answer(self) -> None:
         """Run the call's own behavior, send what it returns or raises, and end the call."""
@@ -176,6 +192,7 @@ class CallBatcher:
         self._answer = answer
         self._run_apart = run_apart
         self._arrived: SimpleQueue[UnaryCall | None] = SimpleQueue()
+        self._usual_seconds = 0.0  # of a micro-batch
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -209,12 +226,16 @@ class CallBatcher:
         for call in calls:
             if call.request is None:
                 call.refuse_without_message()
-            elif call.wanted:
-                waiting.append(call)
-            else:  # nobody would read an answer
+            elif not call.wanted:  # nobody would read an answer
                 call.end()
+            elif call.seconds_left < self._usual_seconds:
+                call.fail(_TOO_LATE)
+                self._usual_seconds *= _DOUBT
+            else:
+                waiting.append(call)
         if not waiting:
             return
+        began = time.perf_counter()
         try:
             outcomes = self._answer([call.request for call in waiting])
         except Exception:  # a supervisor: without this thread no query would be answered any more
@@ -227,3 +248,4 @@ class CallBatcher:
                 call.fail(outcome)
             else:
                 call.send(outcome)
+        self._usual_seconds += _NEWEST * (time.perf_counter() - began - self._usual_seconds)

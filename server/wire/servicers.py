@@ -1,5 +1,6 @@
 """The RPCs of Retrieval and Admin: translate the request, call, translate the result."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -100,30 +101,29 @@ class RetrievalServicer(rpc.RetrievalServicer):
 def _answer_small(retriever: Retriever, requests: Sequence[Any]) -> list[bytes | Failure | None]:
     """Answer those requests that are small; as `RetrievalServicer.answer_together`."""
     parsed = [outcome(partial(_parsed, request)) for request in requests]
-    small = [query for query in parsed if isinstance(query, Query) and query.is_small]
-    found = iter(_found(retriever, small))
+    found = iter(_found(retriever, [one for one in parsed if isinstance(one, Query) and one.is_small]))
     outcomes: list[bytes | Failure | None] = []
     for query in parsed:
         if isinstance(query, Failure):
             outcomes.append(query)
         elif query.is_small:
             candidates = next(found)
-            if isinstance(candidates, Failure):
-                outcomes.append(candidates)
-            else:
-                outcomes.append(packed_reply(candidates))
+            outcomes.append(packed_reply(candidates) if isinstance(candidates, Candidates) else candidates)
         else:
             outcomes.append(None)
     return outcomes
 
 
-def _found(retriever: Retriever, queries: Sequence[Query]) -> Sequence[Candidates | Failure]:
+def _found(retriever: Retriever, queries: Sequence[Query]) -> Sequence[Candidates | Failure | None]:
     """Find the candidates of each query; one that fails does not fail the others."""
-    if len(queries) > 1:
-        together = outcome(partial(retriever.retrieve, queries))
-        if not isinstance(together, Failure):
-            return together
-    return [outcome(partial(_first, retriever, query)) for query in queries]
+    if not queries:
+        return []
+    together = outcome(partial(retriever.retrieve_together, queries))
+    if not isinstance(together, Failure):
+        return together
+    if len(queries) == 1:
+        return [together]
+    return [one for query in queries for one in _found(retriever, [query])]
 
 
 def _first(retriever: Retriever, query: Query) -> Candidates:
@@ -165,6 +165,7 @@ class AdminServicer(rpc.AdminServicer):
                 version=version("triptych"),
                 home=self._identity.message(),
                 workers=self._supervisor.workers(),
+                process=answering_process(self._retriever),
             )
             try:
                 snapshot = self._retriever.snapshot
@@ -204,6 +205,18 @@ class AdminServicer(rpc.AdminServicer):
         """Serve the index before this one.  Status: FAILED_PRECONDITION where there is none."""
         with status_of_errors(context):
             return _publish_reply(self._publisher.roll_back())
+
+
+def answering_process(retriever: Retriever) -> pb.AnsweringProcess:
+    """Return what this process has kept of users, and how often that was asked for."""
+    counts = retriever.user_vectors.counts()
+    return pb.AnsweringProcess(
+        pid=os.getpid(),
+        user_vectors=counts.users,
+        user_vector_bytes=counts.nbytes,
+        user_vector_hits=counts.hits,
+        user_vector_misses=counts.misses,
+    )
 
 
 def _publish_reply(published: Published) -> pb.PublishIndexResponse:

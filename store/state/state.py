@@ -151,6 +151,10 @@ class StateDraft:
         for name in TABLES:
             self._transaction.drop(self._tables[name], delete=False)
 
+    def change_all(self) -> None:
+        """Note that what is made of the rows of all users may have changed, though no row does."""
+        self._entry.users = None
+
     def put_live(
         self, index_id: str, items: Mapping[str, bytes], members: Mapping[str, bytes] | None = None
     ) -> None:

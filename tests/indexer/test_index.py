@@ -362,3 +362,21 @@ def test_an_index_whose_parts_disagree_is_refused(tmp_path: Path) -> None:
     manifest = whole.manifest | {"main_items": 31}
     with pytest.raises(DamagedArtifactError, match="disagree with the manifest"):
         Index(tmp_path / whole.index_id, manifest)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF16,SQ8", "HNSW16"])
+def test_a_query_finds_in_a_batch_what_it_finds_alone(tmp_path: Path, factory: str) -> None:
+    """Whatever the others exclude: candidates are as many, and who falls short is searched for alone."""
+    rng, index = np.random.default_rng(3), make_index(tmp_path, 600, factory)
+    index.put([], [index.main.ids[row] for row in range(0, 600, 7)])
+    queries = queries_of(12)
+    for counts in ([1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233], [590] + [1] * 11, [1] * 12):
+        rows = [rng.choice(600, count, replace=False) for count in counts]
+        together = index.search(
+            queries, 10, Exclusions(np.repeat(np.arange(12), counts), np.concatenate(rows))
+        )
+        for place, query in enumerate(queries):
+            own = Exclusions(np.zeros(counts[place], np.int64), rows[place])
+            alone = index.search(query[None], 10, own)
+            for one, other in zip(together, alone, strict=True):
+                assert one[place].tobytes() == other[0].tobytes(), (factory, counts[place])

@@ -12,10 +12,11 @@ from indexer.building.factory import FactoryError
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.search.search import Exclusions, bits_of
-from scripts.bench import faults as page_faults
 from scripts.bench.command import app
-from scripts.bench.faults import NotEmptyError, Stage, TooFastError
-from scripts.bench.home_checks import Listing, harm_after_kill, rows_of_store
+from scripts.bench.faults import commands as bench_kills
+from scripts.bench.faults.commands import Stage, TooFastError
+from scripts.bench.faults.home_checks import Listing, harm_after_kill, rows_of_store
+from scripts.bench.faults.run import FaultOptions, NotEmptyError, run_faults
 from scripts.bench.index.bare import BareFaiss, graph_libraries
 from scripts.bench.index.compare import engine_ratios
 from scripts.bench.index.engines import LanceEngine, QdrantEngine
@@ -275,7 +276,7 @@ def test_import_rounds_find_all_or_nothing(tmp_path: Path) -> None:
         json.loads((tmp_path / "f/home/reports/faults.json").read_text("utf-8"))["stages"]["import"] == counts
     )
     with pytest.raises(NotEmptyError, match="new folder"):
-        page_faults.run_faults(tmp_path / "f", 1, 0)
+        run_faults(tmp_path / "f", FaultOptions(1))
 
 
 def test_damage_is_found(home: Home) -> None:
@@ -303,19 +304,19 @@ def test_damage_is_found(home: Home) -> None:
 def test_a_command_that_writes_nothing_has_no_moment_to_kill_it_at(tmp_path: Path) -> None:
     stage = Stage("export", Home(tmp_path), ["true"], ["true"], (tmp_path / "exports",))
     with pytest.raises(TooFastError, match="exports"):
-        page_faults._moments(stage)
+        bench_kills._moments(stage)
 
 
 def test_a_kill_hits_what_still_runs_and_nothing_else(tmp_path: Path) -> None:
     sleeping = Stage("train", Home(tmp_path), ["sleep", "60"], ["true"], (tmp_path,))
-    assert page_faults._kill(sleeping, random.Random(0).uniform(0.0, 0.1), aimed=False)
+    assert bench_kills._kill(sleeping, random.Random(0).uniform(0.0, 0.1), aimed=False)
     writing = Stage(
         "train", Home(tmp_path), ["sh", "-c", f"touch {tmp_path}/x; sleep 60"], ["true"], (tmp_path,)
     )
-    assert page_faults._kill(writing, 0.0, aimed=True)
+    assert bench_kills._kill(writing, 0.0, aimed=True)
     assert (tmp_path / "x").exists()
     ended = Stage("train", Home(tmp_path), ["true"], ["true"], (tmp_path,))
-    assert not page_faults._kill(ended, 5.0, aimed=False)
+    assert not bench_kills._kill(ended, 5.0, aimed=False)
 
 
 def test_json_and_plot_are_written(tmp_path: Path) -> None:

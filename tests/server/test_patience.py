@@ -117,7 +117,9 @@ def test_pauses_grow_to_a_second_and_never_outlast_the_time(monkeypatch: pytest.
     patience, gone = Patience(60.0), error(grpc.StatusCode.UNAVAILABLE)
     assert [patience.pause(gone) for _ in range(7)] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
     assert patience.pause(error(grpc.StatusCode.RESOURCE_EXHAUSTED, after=7.0)) == 7.0
+    assert patience.pause(error(grpc.StatusCode.CANCELLED)) == 1.0  # it reached a server that was ending
     for final in (
+        CallError(grpc.StatusCode.CANCELLED, "ABANDONED", "nobody waits", {}),
         error(grpc.StatusCode.RESOURCE_EXHAUSTED),
         error(grpc.StatusCode.INTERNAL),
         error(grpc.StatusCode.DEADLINE_EXCEEDED),

@@ -101,12 +101,6 @@ class Load:
         """Answered calls per second."""
         return len(self.latencies) / self.seconds
 
-    @property
-    def failed_share(self) -> float:
-        """Share of the calls that failed."""
-        failed = sum(self.failed.values())
-        return failed / max(1, failed + len(self.latencies))
-
     def percentile(self, percent: float) -> float:
         """Return a percentile of the latency in milliseconds."""
         return float(np.percentile(self.latencies, percent))

@@ -74,6 +74,7 @@ def serve_command(
     Example: triptych bench serve --home-cache ~/.cache/bench --json serve.json
     """
     from scripts.bench.large_home import HomeSizes, large_home
+    from scripts.bench.serve.bare_search import SEARCHED, bare_search_ms, query_vectors
     from scripts.bench.serve.h2load import check_h2load
     from scripts.bench.serve.measure import ServeOptions, measure_serving
     from scripts.bench.serve.servers import check_loopback, own_server, running_server
@@ -111,6 +112,7 @@ def serve_command(
             home = large_home(home_cache or folder / "large", sizes)
         with Export.latest(home.exports) as export:
             width = read_manifest(read_pointer(home.current_index, home.indexes))["dim"]
+            people = export.users()[:SEARCHED].to_pylist()
             work = make_work(export, width, options.kinds, k=k, seed=seed)
 
         def server(count: int) -> AbstractContextManager[Any]:
@@ -119,7 +121,14 @@ def serve_command(
             return own_server(home, options.workers, count)
 
         (folder / "empty").mkdir()
-        report = measure_serving(server, work, folder / "empty", options, scaling=address is None)
+        report = measure_serving(
+            server,
+            work,
+            folder / "empty",
+            options,
+            scaling=address is None,
+            search_ms=lambda where: bare_search_ms(home, query_vectors(where, people), k, rounds),
+        )
     print_report(report)
     if json_path is not None:
         write_json(json_path, report)
@@ -168,22 +177,83 @@ def overload_command(
         write_json(json_path, report)
 
 
+def soak_command(
+    home_cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the synthetic home; a copy is written to.")
+    ] = None,
+    items: Annotated[int, typer.Option(min=150, help="Of the synthetic home.")] = 100_000,
+    users: Annotated[int, typer.Option(min=200, help="Of the synthetic home.")] = 50_000,
+    dim: Annotated[int, typer.Option(min=2, help="Embedding dim of the synthetic home.")] = 128,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=1000, help="Items wanted.")] = 50,
+    processes: Annotated[int, typer.Option(min=1, help="Of the server.")] = 1,
+    share: Annotated[float, typer.Option(min=0.01, max=1, help="Of the peak, at which queries come.")] = 0.5,
+    seconds: Annotated[float, typer.Option(min=5, help="In all.")] = 1_800.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the home and of whom to ask for.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Ask and write for long: errors, latencies, and what becomes of the memory of the server's processes.
+
+    Queries come at half of the peak; behaviours, texts and items are written five times a second. Memory is
+    what no other process shares; its growth is from the end of the first fifth of the time.
+
+    Example: triptych bench soak --home-cache ~/.cache/bench --seconds 1800 --json soak.json
+    """
+    import shutil
+
+    from scripts.bench.large_home import HomeSizes, large_home
+    from scripts.bench.output import print_rows
+    from scripts.bench.serve.servers import own_server
+    from scripts.bench.serve.soak import SoakOptions, measure_soak
+    from scripts.bench.serve.work import STORED, make_work
+    from store.export import Export
+    from store.home import Home
+
+    options = SoakOptions(seconds, share, connections=4 if processes > 1 else 1)
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        kept = large_home(home_cache or Path(name) / "large", HomeSizes(items, users, dim, seed))
+        home = Home(Path(name) / "home")
+        shutil.copytree(kept.path, home.path)
+        with Export.latest(home.exports) as export:
+            (work,) = make_work(export, dim, [STORED], k=k, seed=seed)
+            item_ids = export.items(columns=["item_id"]).column("item_id").to_pylist()
+        with own_server(home, 8, processes) as server:
+            report = measure_soak(server, work, item_ids, options)
+    shown = {name: value for name, value in report.items() if name != "memory_mib"}
+    print_rows("soak", [{"what": name, "value": value} for name, value in shown.items()])
+    if json_path is not None:
+        write_json(json_path, report)
+
+
 def print_report(report: dict[str, Any]) -> None:
     """Print the tables of a report."""
     from scripts.bench.output import print_ratios, print_rows
 
     closed = [row for row in report["results"] if row["callers"]]
-    hidden = ("share_of_peak", "client_behind_p99_ms")
-    print_rows(
-        "callers that wait for their answers",
-        [{k: v for k, v in row.items() if k not in hidden} for row in closed],
-    )
+    print_rows("callers that wait for their answers", [_short(row, "callers") for row in closed])
     opened = [row for row in report["results"] if row["share_of_peak"]]
-    print_rows("calls at a rate", [{k: v for k, v in row.items() if k != "callers"} for row in opened])
+    print_rows("calls at a rate", [_short(row, "share_of_peak") for row in opened])
     print_rows("ours over the empty method", report["beside"])
+    if report["cost"]:
+        print_rows("a query and its parts, p50 of one caller", [report["cost"]])
     if report["h2load"]:
         print_rows("by h2load", report["h2load"])
     print_ratios(report["ratios"])
+
+
+def _short(row: dict[str, Any], load: str) -> dict[str, Any]:
+    """Return the columns of a row that a terminal has room for."""
+    return {
+        "kind": row["kind"],
+        "server": row["server"],
+        "processes": row["processes"],
+        load: row[load],
+        "per s": row["throughput"],
+        "p50 ms": row["p50_ms"],
+        "p99 ms": row["p99_ms"],
+        "server CPU ms": row["server_cpu_ms_per_query"],
+        "client CPU ms": row["client_cpu_ms_per_query"],
+        "failed": row["failed"],
+    }
 
 
 def plot_report(report: dict[str, Any], path: Path) -> None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from scripts.bench.serve.callers import Callers, ClosedLoop, Load, OpenLoop, ask
 from scripts.bench.serve.h2load import throughput_by_h2load
 from scripts.bench.serve.ratios import HALF, LoadStep, Rounds, over_empty, serving_ratios
-from scripts.bench.serve.servers import EMPTY, ServerUnderTest, empty_server
+from scripts.bench.serve.servers import EMPTY, OURS, ServerUnderTest, empty_server
 from scripts.bench.serve.work import KINDS, STORED, Work
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,13 @@ Server = Callable[[int], AbstractContextManager[ServerUnderTest]]
 
 
 def measure_serving(
-    server: Server, work: Sequence[Work], folder: Path, options: ServeOptions, *, scaling: bool = False
+    server: Server,
+    work: Sequence[Work],
+    folder: Path,
+    options: ServeOptions,
+    *,
+    scaling: bool = False,
+    search_ms: Callable[[str], float] | None = None,
 ) -> dict[str, Any]:
     """Return results and ratios of a server of ours; files of the empty method go to a folder.
 
@@ -77,6 +83,7 @@ def measure_serving(
         folder: for files.
         options: what to measure.
         scaling: also measure one process alone, before, where there are to be several.
+        search_ms: measures a bare search behind a query to the server at an address.
 
     Raises:
         CallFailedError: a call got an error.
@@ -85,6 +92,7 @@ def measure_serving(
     rounds: dict[tuple[LoadStep, str], list[Load]] = {}
     sizes: dict[str, int] = {}
     h2load: list[dict[str, Any]] = []
+    search: float | None = None
     phases = [1, options.processes] if scaling and options.processes > 1 else [options.processes]
     for processes in phases:
         alone = processes != options.processes
@@ -100,6 +108,7 @@ def measure_serving(
                 turns = _Turns(callers, (ours, empty), processes, rounds)
                 turns.closed(some, [max(options.callers)] if alone else options.callers, options)
                 if not alone:
+                    search = search_ms(ours.address) if search_ms else None
                     turns.open(some, options)
                     h2load = _by_h2load((ours, empty), some, options) if options.h2load else []
     log.info("bench serve: done")
@@ -108,6 +117,7 @@ def measure_serving(
         "results": [_row(step, name, loads, queries, sizes) for (step, name), loads in rounds.items()],
         "beside": _beside(rounds),
         "h2load": h2load,
+        "cost": _cost(rounds, options.processes, search),
         "ratios": serving_ratios(rounds, options.processes),
         "machine": {"cpus": os.cpu_count(), "load_average": os.getloadavg()[0]},
     }
@@ -230,6 +240,18 @@ def _row(
         "calls": sum(len(load.latencies) for load in loads),
         "reply_bytes": sizes[step.kind],
     }
+
+
+def _cost(rounds: Rounds, processes: int, search: float | None) -> dict[str, float] | None:
+    """Return what a stored user's query of one caller takes, p50, beside its parts, in milliseconds."""
+    step = LoadStep(STORED, 1, processes=processes)
+    if search is None or (step, OURS) not in rounds:
+        return None
+    ours, empty = (
+        statistics.median(load.percentile(50) for load in rounds[step, name]) for name in (OURS, EMPTY)
+    )
+    beyond = ours - empty - 1.15 * search
+    return {"query_ms": ours, "empty_ms": empty, "faiss_ms": search, "beyond_empty_and_1.15_faiss_ms": beyond}
 
 
 def _p99(values: Any) -> float:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench import server_kills as bench_kills
+from scripts.bench.faults import server_kills as bench_kills
+from scripts.bench.faults.server_kills import write_rounds
 from scripts.bench.ingest import IngestOptions, NeverSeenError, measure_ingest, visibility
 from scripts.bench.load import APPEND, QUERY, CallFailedError, Pace, append_requests, call_at_pace
-from scripts.bench.server_kills import write_rounds
 from server.app import running
 from server.client import Behavior, Client
 from server.config import ServerConfig
@@ -87,9 +87,9 @@ def test_kills_amid_writes_leave_nothing_wrong(home: Home, name: str) -> None:
 def test_what_is_wrong_is_found(address: str, home: Home) -> None:
     with Client(address) as client:
         items = list(client.query(user_id="nobody", k=5).item_ids)
-        work = bench_kills._Work(done=["half"], asked=["half"])
+        work = bench_kills.Written(done=["half"], asked=["half"])
         client.append_behaviors([Behavior("half", items[0])])
-        assert bench_kills._check_appended(client, work, items) == (True, True)
+        assert bench_kills.check_appended(client, work, items) == (True, True)
         assert bench_kills._check_erased(client, work, items) == (True, True)
 
 

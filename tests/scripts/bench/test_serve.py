@@ -163,7 +163,6 @@ def test_failed_calls_are_counted_or_raised() -> None:
     with server_of(refuse) as address, Callers(2) as callers:
         load = callers.measure(address, work, ClosedLoop(2, 30.0, calls=10), tolerant=True)
         assert (len(load.latencies), load.failed, load.reason) == (2, Counter(RESOURCE_EXHAUSTED=8), "enough")
-        assert load.failed_share == 0.8
         for _ in range(22):
             turn.release()
         with pytest.raises(CallFailedError, match=r"RESOURCE_EXHAUSTED.*enough"):
@@ -302,4 +301,10 @@ def test_bench_serve_measures_a_real_server_beside_the_empty_method(small_home: 
     one, empty = (rows["stored", 1, None, name] for name in (OURS, EMPTY))
     assert report["ratios"]["stored_c1"] == one["throughput"] / empty["throughput"]
     assert len(report["beside"]) == len(rows) / 2
+    cost = report["cost"]
+    assert cost["query_ms"] == one["p50_ms"]
+    assert cost["faiss_ms"] > 0
+    assert cost["beyond_empty_and_1.15_faiss_ms"] == pytest.approx(
+        one["p50_ms"] - empty["p50_ms"] - 1.15 * cost["faiss_ms"]
+    )
     assert (tmp_path / "serve.png").read_bytes().startswith(b"\x89PNG")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -24,6 +25,7 @@ from server.live.items import LiveItems
 from server.live.texts import LiveTexts
 from server.live.users import LiveUsers
 from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query.retriever import Retriever
 from server.query.snapshot import Snapshot, prepare
 from server.supervisor import attempt_each
@@ -183,8 +185,8 @@ class Publishing:
         self._address = address
 
     def publish(self, index_id: str) -> None:
-        with Client(self._address) as client:
-            client._admin.PublishIndex(pb.PublishIndexRequest(index_id=index_id), timeout=SOON)
+        with grpc.insecure_channel(self._address) as channel:
+            rpc.AdminStub(channel).PublishIndex(pb.PublishIndexRequest(index_id=index_id), timeout=SOON)
 
 
 class FakeEncoder:
@@ -222,20 +224,26 @@ class FakeStore:
 
 
 @pytest.fixture
+def state(tmp_path: Path) -> Iterator[UserState]:
+    with UserState.open(tmp_path / "state") as state:
+        yield state
+
+
+@pytest.fixture
 def cache(tmp_path: Path) -> Iterator[TextCache]:
     with closing(TextCache.open(tmp_path / "cache")) as cache:
         yield cache
 
 
 def test_a_text_that_fails_does_not_keep_a_sweep_from_the_others(
-    cache: TextCache, monkeypatch: pytest.MonkeyPatch
+    cache: TextCache, state: UserState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the worker catches up after each failure without a pause, before the sweep is through."""
     monkeypatch.setattr(supervisor_module, "_FIRST_PAUSE_S", 0.0)
     monkeypatch.setattr(supervisor_module, "_LONGEST_PAUSE_S", 0.0)
     encoder, others = FakeEncoder(), [f"text {n}" for n in range(20)]
     store: Any = FakeStore(["poison", *others])
-    retriever: Any = SimpleNamespace(snapshot=SimpleNamespace(encoder=encoder, cache=cache))
+    retriever: Any = SimpleNamespace(snapshot=SimpleNamespace(encoder=encoder, cache=cache, state=state))
 
     def cached(texts: list[str]) -> bool:
         return bool(cache.get("m", texts, 4)[1].all())
@@ -251,7 +259,7 @@ def test_a_text_that_fails_does_not_keep_a_sweep_from_the_others(
         soon(lambda: not texts.state().failing)
 
 
-def test_new_texts_go_before_a_sweep(cache: TextCache) -> None:
+def test_new_texts_go_before_a_sweep(cache: TextCache, state: UserState) -> None:
     encoded: list[str] = []
     begun, go_on = threading.Event(), threading.Event()
 
@@ -263,7 +271,7 @@ def test_new_texts_go_before_a_sweep(cache: TextCache) -> None:
             return super().encode(texts)
 
     store: Any = FakeStore([f"stored {n}" for n in range(3)])
-    retriever: Any = SimpleNamespace(snapshot=SimpleNamespace(encoder=Recording(), cache=cache))
+    retriever: Any = SimpleNamespace(snapshot=SimpleNamespace(encoder=Recording(), cache=cache, state=state))
     with LiveTexts(store, retriever) as texts:
         texts.sweep()
         assert begun.wait(SOON)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -55,7 +56,7 @@ class Several:
         options = [("grpc.use_local_subchannel_pool", 1)]
         return self._stack.enter_context(grpc.insecure_channel(str(self.announced["address"]), options))
 
-    def to_each(self) -> list[rpc.RetrievalStub]:
+    def channels(self) -> list[grpc.Channel]:
         """Return a connection to each process."""
         found: dict[int, grpc.Channel] = {}
         deadline = time.monotonic() + SOON
@@ -65,7 +66,11 @@ class Several:
             pid = _process_of(channel, self.pids, found)
             if pid is not None:
                 found[pid] = channel
-        return [rpc.RetrievalStub(channel) for channel in found.values()]
+        return list(found.values())
+
+    def to_each(self) -> list[rpc.RetrievalStub]:
+        """Return a stub for each process."""
+        return [rpc.RetrievalStub(channel) for channel in self.channels()]
 
 
 def _process_of(channel: grpc.Channel, pids: list[int], found: dict[int, grpc.Channel]) -> int | None:
@@ -205,6 +210,24 @@ def test_errors_of_the_owner_come_through_whole(shared: Several) -> None:
     assert (found.code, found.reason) == (grpc.StatusCode.NOT_FOUND, "ITEM_NOT_FOUND")
 
 
+def test_status_tells_of_the_process_that_answers(shared: Several) -> None:
+    told = {}
+    for channel in shared.channels():
+        stub, admin = rpc.RetrievalStub(channel), rpc.AdminStub(channel)
+        for _ in range(3):
+            stub.Query(pb.QueryRequest(user_id=OTHER, k=1), timeout=SOON)
+        status = admin.Status(pb.StatusRequest(), timeout=SOON)
+        told[status.process.pid] = status.process
+        assert status.serving
+        assert status.rows["items"] > 0  # the owner's
+    assert sorted(told) == sorted(shared.pids)
+    for process in told.values():
+        assert process.user_vector_hits >= 2
+        assert process.user_vector_misses >= 1
+        assert process.user_vectors >= 1
+        assert process.user_vector_bytes > 0
+
+
 def test_streams_are_passed_on(shared: Several) -> None:
     stub = ingest_rpc.IngestStub(shared.channel())
     (item_id,) = items_of(shared.to_each()[0], user_id=USER, k=1)
@@ -281,10 +304,13 @@ def test_a_query_process_that_dies_is_replaced_and_the_other_goes_on(
     with several(copy_home(small_home, tmp_path / "home")) as running:
         client = running.client()
         client.append_behaviors([Behavior(USER, "item-1", "view")])
-        killed = running.pids[0]
+        soon(lambda: len(_children(running.parent)) == 4)  # the owner, two that answer, one to spare
+        loaded, killed = _children(running.parent), running.pids[0]
         os.kill(killed, signal.SIGKILL)
         assert client.query(user_id=USER, k=1).item_ids  # repeated where the connection broke
         soon(lambda: killed not in running.pids and len(running.pids) == 2)
+        assert set(running.pids) <= loaded
+        soon(lambda: len(_children(running.parent)) == 4)
         best = client.query(user_id=USER, k=1).item_ids[0]
         client.append_behaviors([Behavior(USER, best, "view")])
         for stub in running.to_each():
@@ -369,6 +395,21 @@ def test_no_process_outlives_a_parent_that_was_killed(small_home: Home, tmp_path
         started.process.kill()
         for pid in (said["owner_pid"], *said["query_pids"]):
             soon(lambda pid=pid: not _alive(pid))  # type: ignore[misc]
+
+
+def _children(pid: int) -> set[int]:
+    return {child.pid for child in psutil.Process(pid).children()}
+
+
+def test_without_a_spare_one_a_new_process_takes_the_place(small_home: Home, tmp_path: Path) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    with server(home, "--processes", "2", "--no-spare") as started, ExitStack() as stack:
+        running = Several(home, started.process.pid, stack)
+        soon(lambda: len(running.pids) == 2)
+        loaded, killed = _children(running.parent), running.pids[0]
+        assert loaded == {running.owner_pid, *running.pids}
+        os.kill(killed, signal.SIGKILL)
+        soon(lambda: len(set(running.pids) - loaded) == 1)
 
 
 def _alive(pid: int) -> bool:

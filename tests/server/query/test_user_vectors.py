@@ -1,5 +1,6 @@
 """Kept user vectors give the answers that new ones give, to the last bit, whatever is written meanwhile."""
 
+import gc
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from encoder.text.cache import TextCache
 from indexer.publish import current_index, load_index
+from server.live.commits import CommitListener
 from server.query.query import UNSCALED, Candidates, Query, QueryOptions, QueryVector, StoredUser
 from server.query.retriever import Retriever
 from server.query.snapshot import Snapshot, prepare
@@ -24,7 +26,7 @@ from store.state.state import StateReading, UserState
 from store.store import Store
 from store.writes.request import BehaviorRow, Behaviors, FriendRow, Friends, Request, TextRow, Texts
 from store.writes.writer import Writer
-from tests.live_server import copy_home
+from tests.live_server import copy_home, soon
 
 USERS = [f"u{number:05d}" for number in range(6)]
 ROUNDS = 150
@@ -128,6 +130,24 @@ def test_a_text_counts_as_soon_as_it_has_a_vector(world: World) -> None:
     encoder = world.snapshot.encoder
     world.snapshot.cache.put(encoder.text_model_id, [text], encoder.encode([text]))
     assert facts(world.ask(world.keeping, [ann])[0]) != facts(without)
+    world.check([ann])
+
+
+def test_a_vector_that_was_imported_with_a_text_takes_the_place_of_the_old_one(world: World) -> None:
+    ann, text, encoder = USERS[2], "words with a vector of their own", world.snapshot.encoder
+    world.write(Texts([TextRow(ann, text)]))
+    world.snapshot.cache.put(encoder.text_model_id, [text], encoder.encode([text]))
+    world.check([ann])
+    (before,) = world.ask(world.keeping, [ann])
+    vector = np.eye(1, encoder.dim, dtype=np.float32)[0]
+    with world.store.writing() as cursor:
+        cursor.execute(
+            "UPDATE data.texts SET vector = $1, text_model_id = $2 WHERE text = $3",
+            [vector.tolist(), encoder.text_model_id, text],
+        )
+    with CommitListener(world.store, world.state, world.keeping) as listener:
+        listener.texts.sweep()
+        soon(lambda: facts(world.ask(world.keeping, [ann])[0]) != facts(before))
     world.check([ann])
 
 
@@ -278,14 +298,36 @@ def test_another_snapshot_has_vectors_of_its_own() -> None:
     assert not kept(cache, "ann")
 
 
+def test_somebody_whom_many_know_is_forgotten_with_all_of_them() -> None:
+    cache, followers = serving(), [f"u{number}" for number in range(30)]
+    for user in followers:
+        assert put(cache, user, "star", "other")
+    put(cache, "u3", "star")  # again, with other friends
+    tell(cache, LogEntry(1, frozenset({"other"})))
+    assert [kept(cache, user) for user in followers] == [user == "u3" for user in followers]
+    tell(cache, LogEntry(2, frozenset({"star"})))
+    assert cache.counts().users == cache.counts().nbytes == 0
+
+
+def test_the_collector_does_not_look_through_what_is_kept() -> None:
+    cache = serving()
+    for number in range(1_000):
+        put(cache, f"u{number}", f"f{number}", f"f{number + 1}")
+    for _ in range(4):  # each takes one level of tuples out of its sight
+        gc.collect()
+    tracked = sum(gc.is_tracked(entry) for entry in cache._entries.values())
+    assert tracked == 0
+    assert not any(gc.is_tracked(followers) for followers in cache._followers.values())
+
+
 def test_memory_is_bounded_and_the_least_recently_used_leave_first() -> None:
-    cache = serving(8_000)
+    cache = serving(4_500)
     for number in range(3):
         put(cache, f"u{number}")
     assert kept(cache, "u0")
     for number in range(3, 6):
         put(cache, f"u{number}")
-        assert cache.counts().nbytes <= 8_000
+        assert cache.counts().nbytes <= 4_500
     assert kept(cache, "u5")
     assert kept(cache, "u0")
     assert not kept(cache, "u1")

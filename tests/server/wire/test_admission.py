@@ -360,6 +360,7 @@ def test_a_call_that_ends_while_it_waits_is_never_begun(
         return retrieve(self, queries)
 
     monkeypatch.setattr(retriever.Retriever, "retrieve", held)
+    monkeypatch.setattr(retriever.Retriever, "retrieve_together", held)
     stub = rpc.RetrievalStub(channel)
     # Those that would hold others run on the threads of their kind, the others together on one.
     explained = [pb.QueryRequest(user_id=f"held{n}", explain=True) for n in range(WORKERS - 1)]
@@ -381,13 +382,13 @@ def test_a_call_that_ends_while_it_waits_is_never_begun(
 def test_four_hundred_queries_do_not_keep_health_from_answering(
     channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on, retrieve = threading.Event(), retriever.Retriever.retrieve
+    go_on, retrieve = threading.Event(), retriever.Retriever.retrieve_together
 
     def held(self: retriever.Retriever, queries: Any) -> Any:
         assert go_on.wait(SECONDS)
         return retrieve(self, queries)
 
-    monkeypatch.setattr(retriever.Retriever, "retrieve", held)
+    monkeypatch.setattr(retriever.Retriever, "retrieve_together", held)
     stub = rpc.RetrievalStub(channel)
     asked = [stub.Query.future(pb.QueryRequest(user_id=USER)) for _ in range(400)]
     soon(lambda: sum(call.done() for call in asked) == 400 - WORKERS - QUEUE)

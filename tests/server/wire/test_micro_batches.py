@@ -14,7 +14,7 @@ from server.app import running
 from server.config import ServerConfig
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.query import retriever
+from server.query import retriever, subject_vectors
 from server.query.query import Candidates, Query
 from server.status import Failure
 from server.wire import micro_batches, servicers
@@ -43,20 +43,19 @@ class Held:
     """Holds the first retrieval until it is let go, and notes the sizes of all."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.retrieve: Retrieve = retriever.Retriever.retrieve
         self.go_on, self.began, self.sizes = threading.Event(), threading.Event(), list[int]()
+        for name in ("retrieve", "retrieve_together"):
+            monkeypatch.setattr(retriever.Retriever, name, self._holding(getattr(retriever.Retriever, name)))
 
-        def retrieve(one: Any, queries: Sequence[Query]) -> list[Candidates]:
-            return self(one, queries)
+    def _holding(self, retrieve: Retrieve) -> Retrieve:
+        def held(one: Any, queries: Sequence[Query]) -> list[Candidates]:
+            self.sizes.append(len(queries))
+            if len(self.sizes) == 1:
+                self.began.set()
+                assert self.go_on.wait(SECONDS)
+            return retrieve(one, queries)
 
-        monkeypatch.setattr(retriever.Retriever, "retrieve", retrieve)
-
-    def __call__(self, one: Any, queries: Sequence[Query]) -> list[Candidates]:
-        self.sizes.append(len(queries))
-        if len(self.sizes) == 1:
-            self.began.set()
-            assert self.go_on.wait(SECONDS)
-        return self.retrieve(one, queries)
+        return held
 
 
 def facts(reply: pb.QueryResponse) -> bytes:
@@ -151,6 +150,22 @@ def test_slow_ones_hold_nobody(channel: grpc.Channel, monkeypatch: pytest.Monkey
     assert slow.result().item_ids
 
 
+def test_who_has_too_many_events_holds_nobody(channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub, many = rpc.RetrievalStub(channel), pb.QueryRequest(user_id="u00150")
+    on, make = list[str](), subject_vectors.all_raw_views
+
+    def noted(*arguments: Any) -> Any:
+        on.append(threading.current_thread().name)
+        return make(*arguments)
+
+    monkeypatch.setattr(subject_vectors, "all_raw_views", noted)
+    monkeypatch.setattr(subject_vectors, "_MOST_EVENTS", 2)
+    new = facts(stub.Query(many, timeout=SECONDS))
+    assert [name.rpartition("_")[0] for name in on] == ["queries"]  # a thread of the pool
+    assert facts(stub.Query(many, timeout=SECONDS)) == new
+    assert len(on) == 1  # kept since
+
+
 def test_a_micro_batch_that_breaks_is_answered_one_by_one(
     channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -198,7 +213,7 @@ def code_of(call: Callable[[], object]) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-def test_a_server_that_stops_answers_whom_it_let_in_and_ends(small_home: Home, tmp_path: Path) -> None:
+def test_a_server_that_stops_under_load_ends(small_home: Home, tmp_path: Path) -> None:
     home = copy_home(small_home, tmp_path / "home")
     with ThreadPoolExecutor(8) as pool, ExitStack() as server:
         address = server.enter_context(running(ServerConfig(home, port=0, grace_seconds=5)))
@@ -208,4 +223,48 @@ def test_a_server_that_stops_answers_whom_it_let_in_and_ends(small_home: Home, t
         asked[0].result(SECONDS)
         server.close()
         codes = [one.result(SECONDS) for one in asked]
-    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+    # CANCELLED is what gRPC answers those whom it had not handed over yet.
+    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+class Waiting:
+    """A call that waits, with so many seconds until its deadline."""
+
+    request, wanted = "question", True
+
+    def __init__(self, seconds_left: float) -> None:
+        self.seconds_left = seconds_left
+        self.outcome: bytes | Failure | None = None
+
+    def send(self, reply: bytes) -> None:
+        self.outcome = reply
+
+    fail = send
+
+
+def test_a_call_that_cannot_be_answered_in_time_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, computed = [0.0], list[int]()
+    monkeypatch.setattr(micro_batches.time, "perf_counter", lambda: now[0])
+
+    def answer(requests: Sequence[Any]) -> list[bytes | Failure | None]:
+        computed.append(len(requests))
+        now[0] += 1.0
+        return [b"answer"] * len(requests)
+
+    batcher = micro_batches.CallBatcher(answer, lambda _: pytest.fail("apart"), "test")
+    ample = [Waiting(60.0) for _ in range(100)]
+    for call in ample:
+        batcher._answer_all([call])  # type: ignore[list-item]
+    assert {call.outcome for call in ample} == {b"answer"}
+
+    hopeless, hopeful = Waiting(0.9), Waiting(1.1)
+    batcher._answer_all([hopeless, hopeful])  # type: ignore[list-item]
+    assert hopeful.outcome == b"answer"
+    assert isinstance(hopeless.outcome, Failure)
+    assert (hopeless.outcome.reason, computed[-1]) == ("TOO_LATE", 1)
+
+    again = [Waiting(0.5) for _ in range(20)]  # refusals are doubted, so that one of them is tried
+    for call in again:
+        batcher._answer_all([call])  # type: ignore[list-item]
+    assert b"answer" in {call.outcome for call in again}
+    batcher.shutdown()

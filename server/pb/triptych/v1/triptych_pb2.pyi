@@ -1104,6 +1104,7 @@ class StatusResponse(_message.Message):
     ITEMS_LEFT_OUT_FIELD_NUMBER: _builtins.int
     HOME_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
     serving: _builtins.bool
     model_id: _builtins.str
     index_id: _builtins.str
@@ -1124,6 +1125,8 @@ class StatusResponse(_message.Message):
     def home(self) -> Global___ServedHome: ...
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]: ...
+    @_builtins.property
+    def process(self) -> Global___AnsweringProcess: ...
     def __init__(
         self,
         *,
@@ -1140,14 +1143,51 @@ class StatusResponse(_message.Message):
         items_left_out: _builtins.int = ...,
         home: Global___ServedHome | None = ...,
         workers: _abc.Iterable[Global___Worker] | None = ...,
+        process: Global___AnsweringProcess | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["home", b"home"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["home", b"home", "process", b"process"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "home", b"home", "index_id", b"index_id", "indexed_items", b"indexed_items", "items_left_out", b"items_left_out", "items_without_vector", b"items_without_vector", "model_id", b"model_id", "rows", b"rows", "serving", b"serving", "text_model_id", b"text_model_id", "uptime_seconds", b"uptime_seconds", "version", b"version", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "home", b"home", "index_id", b"index_id", "indexed_items", b"indexed_items", "items_left_out", b"items_left_out", "items_without_vector", b"items_without_vector", "model_id", b"model_id", "process", b"process", "rows", b"rows", "serving", b"serving", "text_model_id", b"text_model_id", "uptime_seconds", b"uptime_seconds", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class AnsweringProcess(_message.Message):
+    """The process that has answered; with `--processes` each connection reaches one of several."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PID_FIELD_NUMBER: _builtins.int
+    USER_VECTORS_FIELD_NUMBER: _builtins.int
+    USER_VECTOR_BYTES_FIELD_NUMBER: _builtins.int
+    USER_VECTOR_HITS_FIELD_NUMBER: _builtins.int
+    USER_VECTOR_MISSES_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    user_vectors: _builtins.int
+    """kept in memory"""
+    user_vector_bytes: _builtins.int
+    user_vector_hits: _builtins.int
+    """queries of stored users since the start whose vector was kept"""
+    user_vector_misses: _builtins.int
+    """and those whose vector had to be made"""
+    def __init__(
+        self,
+        *,
+        pid: _builtins.int = ...,
+        user_vectors: _builtins.int = ...,
+        user_vector_bytes: _builtins.int = ...,
+        user_vector_hits: _builtins.int = ...,
+        user_vector_misses: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pid", b"pid", "user_vector_bytes", b"user_vector_bytes", "user_vector_hits", b"user_vector_hits", "user_vector_misses", b"user_vector_misses", "user_vectors", b"user_vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnsweringProcess: _TypeAlias = AnsweringProcess  # noqa: Y015
 
 @_typing.final
 class ServedHome(_message.Message):

@@ -16,8 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from scripts.bench import small_home
-from scripts.bench.home_checks import FaultCounts, Listing, answers, harm_after_kill, rows_of_store
-from scripts.bench.server_kills import WRITES, write_rounds
+from scripts.bench.faults.home_checks import FaultCounts, Listing, answers, harm_after_kill, rows_of_store
 from scripts.world import MIN_ITEMS, MIN_USERS, make_world
 from store.artifact import artifacts
 from store.home import Home
@@ -29,7 +28,8 @@ _DIM = 16
 _TURNS = 20  # of a run that ends; one that is to be killed goes on
 _ENDLESS = 1_000_000
 _PUBLISH = (
-    "import sys; from scripts.bench.faults import publish_by_turns as p; p(sys.argv[1], int(sys.argv[2]))"
+    "import sys; from scripts.bench.faults.commands import publish_by_turns;"
+    "publish_by_turns(sys.argv[1], int(sys.argv[2]))"
 )
 
 
@@ -95,43 +95,19 @@ def reset_stage(stage: Stage, folder: Path) -> None:
 _POLL_SECONDS = 0.001
 
 
-class NotEmptyError(FileExistsError):
-    """Fault rounds were asked for in a folder that holds something already."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(
-            f"{path} is not empty; fault rounds kill what works there, so they want a new folder"
-        )
-        self.path = path
-
-
 class TooFastError(RuntimeError):
     """A command changed nothing that was watched, so there is no moment to kill it at."""
 
 
-def run_faults(
-    folder: Path, rounds: int, seed: int, names: Sequence[str] = (*STAGES, *WRITES)
-) -> dict[str, dict[str, int]]:
-    """Return the counts of each stage, from `rounds` kills of each in a small world below an empty folder.
+def command_rounds(stage: Stage, folder: Path, rounds: int, chance: random.Random) -> FaultCounts:
+    """Return the counts of `rounds` kills of a command.
 
     Every other kill is aimed at the time after the first write; the others fall anywhere in the run.
 
     Raises:
-        NotEmptyError: the folder holds something.
-        CommandFailedError: a command fails even without being killed.
+        CommandFailedError: the command fails even without being killed.
+        TooFastError: it changes nothing that is watched.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise NotEmptyError(folder)
-    stages = prepare_stages(folder, [name for name in names if name in STAGES])
-    chance = random.Random(seed)  # noqa: S311  # moments, not secrets
-    counts = {stage.name: _rounds(stage, folder, rounds, chance) for stage in stages}
-    counts |= {
-        name: write_rounds(name, Home(folder / "home"), rounds, chance) for name in names if name in WRITES
-    }
-    return {name: asdict(found) for name, found in counts.items()}
-
-
-def _rounds(stage: Stage, folder: Path, rounds: int, chance: random.Random) -> FaultCounts:
     counts = FaultCounts()
     log.info("bench faults: %d rounds of %s", rounds, stage.name)
     reset_stage(stage, folder)

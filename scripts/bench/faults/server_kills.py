@@ -2,6 +2,7 @@
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ from subprocess import Popen
 from tqdm import tqdm
 
 from scripts.bench import small_home
-from scripts.bench.home_checks import FaultCounts
+from scripts.bench.faults.home_checks import FaultCounts
 from server.client import Behavior, CallError, Client, Impression, Text, Tie
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.home import Home
@@ -28,11 +29,20 @@ _HUB = "faults-hub"
 
 
 @dataclass
-class _Work:
-    """The calls of a client until the server died: the users of all calls, and of those acknowledged."""
+class Written:
+    """The calls of a client until one failed or it was told to end.
+
+    Attributes:
+        done: the users whose calls were all acknowledged.
+        asked: those, and the one whose call failed.
+        code: of the failure; "" where none was.
+        ended: set to end the writing.
+    """
 
     done: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    code: str = ""
+    ended: threading.Event = field(default_factory=threading.Event)
 
 
 def write_rounds(name: str, home: Home, rounds: int, chance: random.Random) -> FaultCounts:
@@ -43,10 +53,10 @@ def write_rounds(name: str, home: Home, rounds: int, chance: random.Random) -> F
     """
     counts = FaultCounts()
     log.info("bench faults: %d rounds of %s", rounds, name)
-    work, check = (_append, _check_appended) if name == "ingest" else (_erase, _check_erased)
+    work, check = (append_rows, check_appended) if name == "ingest" else (_erase, _check_erased)
     for number in tqdm(range(rounds), desc=name, disable=None):
         counts.tried += 1
-        done = _Work()
+        done = Written()
         with _server(home) as (process, client):
             items = list(client.query(user_id="nobody", k=_ROWS).item_ids)
             people = [f"{name}-{number}-{i}" for i in range(_PEOPLE if name == "erase" else 10_000)]
@@ -89,12 +99,16 @@ def _kill(process: "Popen[bytes]", work: "Future[None]", delay: float) -> bool:
     return amid
 
 
-def _append(client: Client, people: list[str], items: list[str], work: _Work) -> None:
+def append_rows(client: Client, people: list[str], items: list[str], work: Written) -> None:
+    """Give people rows one after another, until a call fails."""
     for person in people:
+        if work.ended.is_set():
+            return
         work.asked.append(person)
         try:
             _add(client, person, items)
-        except CallError:
+        except CallError as error:
+            work.code = error.code.name
             return
         work.done.append(person)
 
@@ -113,7 +127,7 @@ def _whole(items: list[str]) -> dict[str, int]:
     return {"behaviors": len(items), "texts": 1, "social": 1, "impressions": len(items), "named_by": 1}
 
 
-def _erase(client: Client, people: list[str], _: list[str], work: _Work) -> None:
+def _erase(client: Client, people: list[str], _: list[str], work: Written) -> None:
     for person in people:
         work.asked.append(person)
         try:
@@ -123,7 +137,7 @@ def _erase(client: Client, people: list[str], _: list[str], work: _Work) -> None
         work.done.append(person)
 
 
-def _check_appended(client: Client, work: _Work, items: list[str]) -> tuple[bool, bool]:
+def check_appended(client: Client, work: Written, items: list[str]) -> tuple[bool, bool]:
     """Return whether an acknowledged write is lost, and whether a request was written by half, or twice."""
     whole = _whole(items)
     lost = mixed = False
@@ -140,7 +154,7 @@ def _check_appended(client: Client, work: _Work, items: list[str]) -> tuple[bool
     return _said(lost, "an acknowledged write"), _said(mixed, "half a request")
 
 
-def _check_erased(client: Client, work: _Work, items: list[str]) -> tuple[bool, bool]:
+def _check_erased(client: Client, work: Written, items: list[str]) -> tuple[bool, bool]:
     """Return whether an erased person came back, and whether one was erased by half."""
     whole = _whole(items)
     friends = {str(row["friend_id"]) for row in client.export_user(_HUB).get("social", [])}
