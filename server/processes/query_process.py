@@ -18,10 +18,10 @@ from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.processes.forwarding import add_forwarding
 from server.processes.owner_link import OwnerLink
 from server.processes.replica import Replica
-from server.query import LogFollower, Retriever
+from server.query import Retriever
 from server.supervisor import set_health
 from server.wire import RetrievalServicer, answering_process
-from store.state import UserState
+from store.state import LogFollower, UserState
 
 _OPTIONS = [
     ("grpc.so_reuseport", 1),

@@ -12,8 +12,8 @@ from encoder.text import TextCache
 from indexer.publish import load_index
 from server.config import ServerConfig
 from server.live import put_live
-from server.query import LogFollower, Retriever, Snapshot, text_encoder
-from store.state import LogEntry, StateReading, UserState
+from server.query import Retriever, Snapshot, text_encoder
+from store.state import LogEntry, LogFollower, StateReading, UserState
 
 log = logging.getLogger(__name__)
 

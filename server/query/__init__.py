@@ -4,13 +4,12 @@
 vectors of subjects from a `snapshot` (the index and models that serve together), by the user tower from the
 raw views that `subject_views` puts together, and `pages` searches the index and chooses the page, by
 `diversity` where a query wants that.
-Finished vectors of stored users are kept in `user_vectors` until the log, which `log_follower` reads, tells
-of a change. `explain` divides the shares of a score among events, texts and friends; `user_search` finds
-users instead of items; `predict` asks the heads of the model.
+Finished vectors of stored users are kept in `user_vectors` until the log of the state tells of a change.
+`explain` divides the shares of a score among events, texts and friends; `user_search` finds users instead of
+items; `predict` asks the heads of the model.
 """
 
 from server.query.diversity import diversified, pool_size
-from server.query.log_follower import LogFollower
 from server.query.predict import ItemNotServedError, Prediction, Question
 from server.query.query import (
     Candidates,
@@ -44,7 +43,6 @@ __all__ = [
     "IndexChangedError",
     "InlineViews",
     "ItemNotServedError",
-    "LogFollower",
     "NoUserIndexError",
     "NotReadyError",
     "OwnerUnreachableError",

@@ -14,7 +14,6 @@ from indexer.delta import IndexState
 from indexer.files import IntArray
 from server.cancellation import check_wanted
 from server.query.explain import by_digest, explained
-from server.query.log_follower import LogFollower
 from server.query.pages import NO_ROWS, Ranked, page_of, parts_of, search, shares_of
 from server.query.predict import Prediction, Question, predict
 from server.query.query import (
@@ -38,7 +37,7 @@ from server.query.stored_rows import StoredRows
 from server.query.subject_vectors import EncodedSubjects, KnownSubjects, SubjectVectors
 from server.query.user_search import audience_of, similar_users_of
 from server.query.user_vectors import DEFAULT_BYTES, UserVector, UserVectors
-from store.state import UserState
+from store.state import LogFollower, UserState
 
 _LONGEST_PAUSE_SECONDS = 0.002  # of one pause, so that writes go on under any load
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from encoder.text import item_text
 from encoder.views import ViewBatch
-from server.query.log_follower import LogFollower
 from server.query.query import (
     UNSCALED,
     FreeText,
@@ -23,7 +22,7 @@ from server.query.stored_rows import StoredRows
 from server.query.subject_views import SubjectViews, all_raw_views
 from server.query.user_vectors import UserVector, UserVectors
 from store.records import Event
-from store.state import EMPTY_RECORD, StateReading, UserState
+from store.state import EMPTY_RECORD, LogFollower, StateReading, UserState
 
 _MOST_EVENTS = 5_000  # which take a millisecond or two
 

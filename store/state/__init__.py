@@ -8,7 +8,7 @@ commit of the store that it reflects. `log` tells readers what each transaction 
 """
 
 from store.state.environment import stored_commit_id
-from store.state.log import IndexPart, LogEntry, LogHead
+from store.state.log import IndexPart, LogEntry, LogFollower, LogHead
 from store.state.packing import (
     EVENT,
     NO_ITEM,
@@ -47,6 +47,7 @@ __all__ = [
     "Friendships",
     "IndexPart",
     "LogEntry",
+    "LogFollower",
     "LogHead",
     "StateDraft",
     "StateReading",

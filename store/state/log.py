@@ -7,11 +7,17 @@ one process is seen by the next call to any.
 
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from store.state.packing import with_checksum, without_checksum
+
+if TYPE_CHECKING:
+    from store.state.state import StateReading, UserState
+
+_Result = TypeVar("_Result")
 
 KEPT_ENTRIES = 1_024
 MOST_USERS = 5_000  # in one entry; of a transaction that changes more, it says that all users changed
@@ -220,3 +226,72 @@ def _behind(transaction: Any, table: Any, prefix: bytes) -> Iterator[tuple[bytes
     while at and cursor.key().startswith(prefix):
         yield cursor.item()
         at = cursor.next()
+
+
+LogListener = Callable[[Sequence[LogEntry] | None, "StateReading"], None]
+"""Makes up for entries in order, or for everything where it is None: some of them are not kept any more.
+It reads what they are about from the transaction of the reading, which is at the end of the log."""
+
+
+class LogFollower:
+    """Passes each entry of the log to its listeners once and in order; threads may share it.
+
+    A query catches up with the transaction that it reads from, so that it finds all that was acknowledged
+    before it began, whichever process wrote it.
+    """
+
+    def __init__(self, *listeners: LogListener, sequence: int = 0) -> None:
+        """Take the listeners, which are called one after another.
+
+        Args:
+            listeners: bring up what they keep.
+            sequence: of the last entry that they know of already.
+        """
+        self._listeners = list(listeners)
+        self._sequence = sequence
+        self._following = threading.Lock()
+
+    @property
+    def sequence(self) -> int:
+        """The number of the last entry that all listeners know of."""
+        return self._sequence
+
+    def listen(self, listener: LogListener) -> None:
+        """Pass entries to a further listener, from the next one on."""
+        with self._following:
+            self._listeners.append(listener)
+
+    def catch_up(self, reading: "StateReading") -> None:
+        """Bring all listeners up to a read transaction, or further.
+
+        Where one fails, the next call begins with the same entries again.
+
+        Raises:
+            DamagedStateError: an entry cannot be read.
+            and what a listener raises.
+        """
+        if reading.head.sequence > self._sequence:
+            with self._following:
+                self._advance(reading)
+
+    def exclusively(self, state: "UserState", action: "Callable[[StateReading], _Result]") -> _Result:
+        """Catch up with the present end of the log, and act there before any listener hears of more.
+
+        Raises:
+            as `catch_up`, and what the action raises.
+        """
+
+        def act(reading: "StateReading") -> _Result:
+            self._advance(reading)
+            return action(reading)
+
+        with self._following:  # first: so no listener is further than the transaction
+            return state.read(act)
+
+    def _advance(self, reading: "StateReading") -> None:
+        if reading.head.sequence <= self._sequence:  # another thread has done it
+            return
+        entries = reading.entries(self._sequence)
+        for listener in self._listeners:
+            listener(entries, reading)
+        self._sequence = reading.head.sequence

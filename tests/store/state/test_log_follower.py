@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.query.log_follower import LogFollower
-from store.state import LogEntry, StateReading, UserState
+from store.state import LogEntry, LogFollower, StateReading, UserState
 from store.state.log import KEPT_ENTRIES
 
 
