@@ -151,7 +151,10 @@ def running(config: ServerConfig, following: Following | None = None) -> Iterato
                 owner = OwnerServicer(store, state, cache, following.processes)
                 services.append(partial(owner_rpc.add_OwnerServicer_to_server, owner))
             try:
-                with answering(config, health_servicer, services) as (address, local):
+                with answering(config, health_servicer, services, priority=priority) as (
+                    address,
+                    local,
+                ):
                     if following is None:
                         reached = Reached(address, local, config.tls_cert is not None)
                         publisher.resume(partial(identity.announce, home, reached))
@@ -174,6 +177,7 @@ def answering(
     options: Sequence[tuple[str, int]] = (),
     *,
     for_commands: bool = True,
+    priority: QueryPriority | None = None,
 ) -> Iterator[tuple[str, str]]:
     """Yield the address of a gRPC server while it runs some services, and its address for commands.
 
@@ -183,11 +187,12 @@ def answering(
         services: each is added to the server.
         options: of gRPC, beside and in the place of the usual ones.
         for_commands: whether commands on this machine get a port without TLS where the other one wants TLS.
+        priority: counts the queries that wait to be answered together.
 
     Raises:
         BadAddressError, CannotListenError, TlsFilesError: as `serve`.
     """
-    admission = Admission(config.workers, config.queue)
+    admission = Admission(config.workers, config.queue, priority)
     usual = dict(OPTIONS) | dict(options)
     server = grpc.server(admission.refusals, interceptors=[admission], options=list(usual.items()))
     for add in services:
