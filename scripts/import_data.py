@@ -48,7 +48,8 @@ class TimesOption(StrEnum):
 
 def import_command(
     path: Annotated[
-        Path, typer.Argument(help="Folder with any of items, behaviors, texts, social, impressions.")
+        Path,
+        typer.Argument(help="Folder of items, behaviors, texts, social, impressions, consents."),
     ],
     home: HomeOption,
     file_format: Annotated[

@@ -30,11 +30,13 @@ from server.client.channel import CONNECTIONS, IMPORT_TIMEOUT, TIMEOUT, Patience
 from server.client.errors import CallError, answer_of, errors_of_calls
 from server.client.messages import (
     Behavior,
+    Consent,
     Impression,
     QueryFields,
     Text,
     Tie,
     behaviors_message,
+    consents_message,
     deletions_message,
     encode_message,
     impressions_message,
@@ -288,6 +290,13 @@ class Calls(ABC, Generic[_Channel]):
     ) -> RemoteCall[ingest.WriteResponse]:
         """Write what was shown to people, and what of it they clicked; a click may come later."""
         return unary(lambda on: on.ingest.AppendImpressions, impressions_message(impressions, request_id))
+
+    @call
+    def set_consent(
+        self, consents: Iterable[Consent], request_id: str = ""
+    ) -> RemoteCall[ingest.WriteResponse]:
+        """Write what people allow to be done with their views; the next query follows it."""
+        return unary(lambda on: on.ingest.SetConsent, consents_message(consents, request_id))
 
     @call
     def erase_user(self, user_id: str) -> RemoteCall[ingest.EraseUserResponse]:

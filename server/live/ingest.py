@@ -121,8 +121,9 @@ class Ingest:
         models, unknown = trained_on(self._home, user_id)
 
         def run() -> Erased:
+            followers = self._store.followers([user_id])
             rest = erase_user(self._store, self._state, user_id, models, unknown)
-            self._listener.erased(user_id)
+            self._listener.erased(user_id, followers)
             return self._finish(rest, peer, resumed=False)
 
         return self.commit.alone(run)

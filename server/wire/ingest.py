@@ -20,6 +20,8 @@ from store.writes import (
     LAST_TIME,
     BehaviorRow,
     Behaviors,
+    ConsentChanges,
+    ConsentRow,
     Content,
     Deletion,
     FloatArray,
@@ -50,6 +52,7 @@ Write = (
     | pb.AppendTextsRequest
     | pb.PutFriendsRequest
     | pb.AppendImpressionsRequest
+    | pb.SetConsentRequest
 )
 
 
@@ -189,23 +192,30 @@ def export_replies(table: str, rows: Sequence[str]) -> Iterator[pb.ExportUserRes
 
 
 def _content(message: Write) -> Content:
-    if isinstance(message, pb.AppendBehaviorsRequest):
-        _bounded("behaviors", message.behaviors, MAX_ROWS)
-        return Behaviors([_behavior(row) for row in message.behaviors])
-    if isinstance(message, pb.AppendTextsRequest):
-        _bounded("texts", message.texts, MAX_TEXT_ROWS)
-        return Texts([TextRow(row.user_id, row.text, row.item_id, _ts(row)) for row in message.texts])
-    if isinstance(message, pb.PutFriendsRequest):
-        _bounded("friends", message.friends, MAX_ROWS)
-        return Friends([_friend(row) for row in message.friends])
-    if isinstance(message, pb.AppendImpressionsRequest):
-        _bounded("impressions", message.impressions, MAX_ROWS)
-        return Impressions([_impression(row) for row in message.impressions])
-    if isinstance(message, pb.PutItemsRequest):
-        _bounded("items", message.items, MAX_ROWS)
-        return Items([_item(row, position) for position, row in enumerate(message.items)])
-    _bounded("item_ids", message.item_ids, MAX_ROWS)
-    return Deletion(list(message.item_ids))
+    content: Content
+    match message:
+        case pb.AppendBehaviorsRequest():
+            _bounded("behaviors", message.behaviors, MAX_ROWS)
+            content = Behaviors([_behavior(row) for row in message.behaviors])
+        case pb.AppendTextsRequest():
+            _bounded("texts", message.texts, MAX_TEXT_ROWS)
+            content = Texts([TextRow(row.user_id, row.text, row.item_id, _ts(row)) for row in message.texts])
+        case pb.PutFriendsRequest():
+            _bounded("friends", message.friends, MAX_ROWS)
+            content = Friends([_friend(row) for row in message.friends])
+        case pb.AppendImpressionsRequest():
+            _bounded("impressions", message.impressions, MAX_ROWS)
+            content = Impressions([_impression(row) for row in message.impressions])
+        case pb.SetConsentRequest():
+            _bounded("consents", message.consents, MAX_ROWS)
+            content = ConsentChanges([_consent(row) for row in message.consents])
+        case pb.PutItemsRequest():
+            _bounded("items", message.items, MAX_ROWS)
+            content = Items([_item(row, position) for position, row in enumerate(message.items)])
+        case pb.DeleteItemsRequest():
+            _bounded("item_ids", message.item_ids, MAX_ROWS)
+            content = Deletion(list(message.item_ids))
+    return content
 
 
 def _bounded(field: str, rows: Sized, most: int) -> None:
@@ -226,6 +236,11 @@ def _friend(row: pb.FriendRow) -> FriendRow:
 def _impression(row: pb.ImpressionRow) -> ImpressionRow:
     position = row.position if row.HasField("position") else None
     return ImpressionRow(row.user_id, row.item_id, _ts(row), position, row.query_id, row.clicked)
+
+
+def _consent(row: pb.ConsentRow) -> ConsentRow:
+    use, share = (getattr(row, name) if row.HasField(name) else None for name in ("use", "share"))
+    return ConsentRow(row.user_id, row.view, use, share)
 
 
 def _item(row: pb.ItemRow, position: int) -> ItemRow:

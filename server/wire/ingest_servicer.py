@@ -62,6 +62,10 @@ class IngestServicer(rpc.IngestServicer):
         """Write impressions.  Status: as PutItems."""
         return self._write(request, context)
 
+    def SetConsent(self, request: pb.SetConsentRequest, context: grpc.ServicerContext) -> pb.WriteResponse:
+        """Write consents.  Status: as PutItems."""
+        return self._write(request, context)
+
     def StreamItems(
         self, request_iterator: Iterator[pb.PutItemsRequest], context: grpc.ServicerContext
     ) -> pb.StreamResponse:

@@ -117,7 +117,7 @@ def import_folder(
     strict: bool = False,
     options: ImportOptions | None = None,
 ) -> ImportReport:
-    """Import a folder's items, behaviors, texts, social, impressions: files or folders of them (`files`).
+    """Import the tables of a folder (store/tables.py): files, or folders of them (`files`).
 
     By the identity of rows (store/tables.py), known rows are updated and new ones inserted, so a second
     import changes nothing. Columns that no file of a table has keep their value in known rows. Refused rows

@@ -17,6 +17,7 @@ from store.tables import (
     MAX_WEIGHT,
     MAX_WHOLE,
     SQL_TYPES,
+    VIEWS,
     Column,
     Kind,
 )
@@ -26,6 +27,7 @@ VECTOR_DIMENSION = "vector_dimension"
 ITEM_VECTOR_LENGTH = "bad_vector_length"
 BAD_ATTRIBUTES = "bad_attributes"
 UNKNOWN_ITEM = "unknown_item"
+UNKNOWN_VIEW = "unknown_view"
 NO_MOMENT = "no_ts_or_query_id"
 FAULT = "_fault"  # the reason is in this column of the row
 _BATCH = 65_536
@@ -85,6 +87,9 @@ CHECKS: tuple[RowCheck, ...] = (
     RowCheck(BAD_ATTRIBUTES, "attributes", "raw_attributes IS NOT NULL AND attributes IS NULL"),
     RowCheck(BAD_ATTRIBUTES, "attributes", f"length(attributes::VARCHAR) > {MAX_CHARS}"),
     RowCheck("bad_available", "available", "raw_available IS NOT NULL AND available IS NULL"),
+    RowCheck("bad_use", "use", "raw_use IS NOT NULL AND use IS NULL"),
+    RowCheck("bad_share", "share", "raw_share IS NOT NULL AND share IS NULL"),
+    RowCheck(UNKNOWN_VIEW, "view", f"view IS NULL OR view NOT IN {VIEWS}"),
     RowCheck("bad_clicked", "clicked", "raw_clicked IS NOT NULL AND clicked IS NULL"),
     RowCheck("bad_position", "position", "raw_position IS NOT NULL AND position IS NULL"),
     RowCheck(

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from store.imports import UNKNOWN_VIEW
 from store.records import Item
 from store.state import NO_TIME
-from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT, MAX_WHOLE
+from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT, MAX_WHOLE, VIEWS
 
 FIRST_TIME = -62_135_596_800_000_000  # microseconds: 0001-01-01
 LAST_TIME = 253_402_300_799_999_999  # 9999-12-31
@@ -75,6 +76,15 @@ class ImpressionRow(NamedTuple):
     clicked: bool = False
 
 
+class ConsentRow(NamedTuple):
+    """What a user allows to be done with a view, H, T or S; None leaves it as it is."""
+
+    user_id: str
+    view: str
+    use: bool | None = None
+    share: bool | None = None
+
+
 class Rejected(NamedTuple):
     """A refused row: its position in the request, and the reason, in the words of an import."""
 
@@ -128,6 +138,13 @@ class Impressions:
 
 
 @dataclass(frozen=True)
+class ConsentChanges:
+    """Consents to set."""
+
+    rows: Sequence[ConsentRow]
+
+
+@dataclass(frozen=True)
 class Items:
     """Items to put."""
 
@@ -141,7 +158,7 @@ class Deletion:
     item_ids: Sequence[str]
 
 
-Content = Behaviors | Texts | Friends | Impressions | Items | Deletion
+Content = Behaviors | Texts | Friends | Impressions | ConsentChanges | Items | Deletion
 
 
 @dataclass(frozen=True)
@@ -165,12 +182,14 @@ class WrittenChange:
     Attributes:
         texts: new texts, which may lack a vector.
         users: users with a new or changed row.
+        consents: those of them whose consents changed.
         items: for each request that changed items, those that were put and the ids that were deleted.
         failed: the error because of which the state does not reflect the transaction yet.
     """
 
     texts: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
+    consents: tuple[str, ...] = ()
     items: tuple[tuple[tuple[Item, ...], tuple[str, ...]], ...] = ()
     failed: Exception | None = None
 
@@ -241,6 +260,15 @@ def refusal_of_impression(row: ImpressionRow, items: Container[str]) -> str | No
         or ("no_ts_or_query_id" if ts == NO_TIME and not query_id else None)
         or (None if item_id in items else "unknown_item")
     )
+
+
+def refusal_of_consent(row: ConsentRow) -> str | None:
+    """Return the reason to refuse a consent, or None."""
+    if not row.user_id:
+        return "empty_user_id"
+    if _too_long(row.user_id):
+        return "id_too_long"
+    return None if row.view in VIEWS else UNKNOWN_VIEW
 
 
 def _too_long(name: str) -> bool:

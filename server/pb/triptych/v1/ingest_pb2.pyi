@@ -245,6 +245,49 @@ class ImpressionRow(_message.Message):
 Global___ImpressionRow: _TypeAlias = ImpressionRow  # noqa: Y015
 
 @_typing.final
+class ConsentRow(_message.Message):
+    """What a person allows to be done with one view. Without one, everything is allowed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    USE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """1 to 256 bytes"""
+    view: _builtins.str
+    """H (what the person did), T (wrote) or S (whom they know); else rejected as unknown_view"""
+    use: _builtins.bool
+    """Whether it is used for the person's own results, and for training; not set: as it is."""
+    share: _builtins.bool
+    """Whether it shows in results of others: as a friend's history, in similar users, audiences and explanations; not set: as
+    it is. What is not used is not shared either.
+    """
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        view: _builtins.str = ...,
+        use: _builtins.bool | None = ...,
+        share: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_share", b"_share", "_use", b"_use", "share", b"share", "use", b"use"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_share", b"_share", "_use", b"_use", "share", b"share", "use", b"use", "user_id", b"user_id", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__share: _TypeAlias = _typing.Literal["share"]  # noqa: Y015
+    _WhichOneofArgType__share: _TypeAlias = _typing.Literal["_share", b"_share"]  # noqa: Y015
+    _WhichOneofReturnType__use: _TypeAlias = _typing.Literal["use"]  # noqa: Y015
+    _WhichOneofArgType__use: _TypeAlias = _typing.Literal["_use", b"_use"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share) -> _WhichOneofReturnType__share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__use) -> _WhichOneofReturnType__use | None: ...
+
+Global___ConsentRow: _TypeAlias = ConsentRow  # noqa: Y015
+
+@_typing.final
 class PutItemsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -393,6 +436,31 @@ class AppendImpressionsRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AppendImpressionsRequest: _TypeAlias = AppendImpressionsRequest  # noqa: Y015
+
+@_typing.final
+class SetConsentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSENTS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    @_builtins.property
+    def consents(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsentRow]:
+        """1 to 10,000; of several to one view of a person, the last one counts"""
+
+    def __init__(
+        self,
+        *,
+        consents: _abc.Iterable[Global___ConsentRow] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consents", b"consents", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetConsentRequest: _TypeAlias = SetConsentRequest  # noqa: Y015
 
 @_typing.final
 class RejectedRow(_message.Message):
@@ -613,7 +681,7 @@ class ExportUserResponse(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     UNFINISHED_FIELD_NUMBER: _builtins.int
     table: _builtins.str
-    """behaviors, texts, social, impressions, named_by, rejects, models, indexes"""
+    """behaviors, texts, social, impressions, consents, named_by, rejects, models, indexes"""
     unfinished: _builtins.bool
     """the last of rows goes on as the first row of the next message"""
     @_builtins.property
