@@ -319,6 +319,7 @@ class Calls(ABC, Generic[_Channel]):
         encoding: str = "utf-8",
         times: str = "auto",
         create_items: bool = False,
+        mask: Sequence[str] = (),
     ) -> RemoteCall[ingest.ImportFolderResponse]:
         """Import a folder of the server's own machine; return a report by table."""
         request = ingest.ImportFolderRequest(
@@ -328,6 +329,7 @@ class Calls(ABC, Generic[_Channel]):
             encoding=encoding,
             times=times,
             create_items=create_items,
+            mask=mask,
         )
         return unary(lambda on: on.ingest.ImportFolder, request, IMPORT_TIMEOUT)
 

@@ -12,6 +12,7 @@ from server.pb.triptych.v1 import ingest_pb2 as pb
 from server.status import InvalidRequestError, NotThisMachineError
 from server.wire.query import MAX_ID_BYTES
 from store.imports import AUTO, FORMATS, UTF_8, ImportOptions, ImportReport
+from store.masking import Masking, UnknownMaskingError
 from store.state import NO_TIME
 from store.tables import MAX_VECTOR_LENGTH
 from store.writes import (
@@ -93,7 +94,7 @@ def folder_of(message: pb.ImportFolderRequest, peer: str) -> tuple[Path, ImportO
 
     Raises:
         NotThisMachineError: the caller is on another machine.
-        InvalidRequestError: the path is not absolute, or the format is unknown.
+        InvalidRequestError: the path is not absolute, or the format or a kind to mask is unknown.
     """
     if not peer.startswith(_LOOPBACK):
         raise NotThisMachineError(peer)
@@ -104,6 +105,7 @@ def folder_of(message: pb.ImportFolderRequest, peer: str) -> tuple[Path, ImportO
         encoding=message.encoding or UTF_8,
         times=message.times or AUTO,
         create_items=message.create_items,
+        masking=_masking(message),
     )
     if not path.is_absolute():
         raise InvalidRequestError(f"path {message.path!r} is not absolute", "path")
@@ -112,6 +114,13 @@ def folder_of(message: pb.ImportFolderRequest, peer: str) -> tuple[Path, ImportO
             f"format {message.format!r} is none of {AUTO}, {', '.join(FORMATS)}", "format"
         )
     return path, options
+
+
+def _masking(message: pb.ImportFolderRequest) -> Masking:
+    try:
+        return Masking(tuple(message.mask))
+    except UnknownMaskingError as error:
+        raise InvalidRequestError(str(error), "mask") from error
 
 
 def write_reply(done: WriteResult) -> pb.WriteResponse:
@@ -123,6 +132,7 @@ def write_reply(done: WriteResult) -> pb.WriteResponse:
         rejected=[pb.RejectedRow(position=i, reason=reason) for i, reason in done.rejected],
         repeated_request=done.repeated,
         without_text=done.without_text,
+        masked=done.masked,
     )
 
 
@@ -134,6 +144,8 @@ def add_to(total: pb.StreamResponse, done: WriteResult) -> None:
     total.rejected_rows += len(done.rejected)
     total.repeated_requests += done.repeated
     total.without_text += done.without_text
+    for kind, count in done.masked.items():
+        total.masked[kind] += count
     room = MAX_ROWS - len(total.rejected)
     total.rejected.extend(
         pb.RejectedRow(position=i, reason=reason, request=total.requests)
@@ -165,6 +177,7 @@ def import_reply(report: ImportReport) -> pb.ImportFolderResponse:
             without_text=one.without_text,
             items_made=one.items_made,
             remarks=one.remarks,
+            masked=one.masked,
         )
         for name, one in report.tables.items()
     ]

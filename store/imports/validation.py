@@ -8,8 +8,10 @@ import pyarrow as pa
 
 from store.attributes import MAX_CHARS, usable_attributes
 from store.database import quoted
+from store.imports.masked_texts import masked
 from store.imports.readers import Source
 from store.imports.time_columns import TimeReading
+from store.masking import UNMASKED, Masking
 from store.tables import (
     MAX_ID_BYTES,
     MAX_TEXT_CHARS,
@@ -132,6 +134,7 @@ def check(
     *,
     dims: Mapping[str, int] | None = None,
     any_item: bool = False,
+    masking: Masking = UNMASKED,
 ) -> None:
     """Create the temporary table `checked_<table>`: `_row`, `_reason` (NULL where accepted) and typed values.
 
@@ -142,13 +145,15 @@ def check(
         source: the staged files.
         dims: length of vectors, by text model; for others, the first vector decides.
         any_item: behaviors, texts and impressions may name items that the store lacks.
+        masking: of texts of people; where it has kinds, within `masking_function`.
     """
     table, name = source.table, f"checked_{source.table.name}"
     inner, outer = ["_row", "_line", "_fault"], []
     for column in table.columns:
         if column in source.columns:
             raw = f"nullif({column.name}, '')" if source.types[column.name] == "VARCHAR" else column.name
-            inner += [f"{raw} AS raw_{column.name}", f"{_typed(column, raw, source)} AS {column.name}"]
+            typed = masked(table, column.name, _typed(column, raw, source), masking)
+            inner += [f"{raw} AS raw_{column.name}", f"{typed} AS {column.name}"]
         elif column.name in table.identity:
             inner.append(f"NULL::{SQL_TYPES[column.kind]} AS {column.name}")
         else:

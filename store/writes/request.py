@@ -1,7 +1,8 @@
 """Requests that write: their rows, reasons to refuse a row, results, and what a transaction changed."""
 
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.imports import UNKNOWN_VIEW
+from store.masking import Masker
 from store.records import Item
 from store.state import NO_TIME
 from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT, MAX_WHOLE, VIEWS
@@ -99,6 +101,7 @@ class WriteResult:
     Attributes:
         repeated: the request was written earlier, with this result.
         without_text: items that are available and have neither title nor text.
+        masked: how much was masked in the texts of the request, by kind.
     """
 
     inserted: int = 0
@@ -107,6 +110,7 @@ class WriteResult:
     rejected: tuple[Rejected, ...] = ()
     repeated: bool = False
     without_text: int = 0
+    masked: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -163,16 +167,29 @@ Content = Behaviors | Texts | Friends | Impressions | ConsentChanges | Items | D
 
 @dataclass(frozen=True)
 class Request:
-    """One request; with a `request_id` ("" for none) it is written once; equal contents have one `digest`."""
+    """One request; with a `request_id` ("" for none) it is written once; equal contents have one `digest`.
+
+    `masked` tells how much was masked in its texts, by kind.
+    """
 
     content: Content
     request_id: str = ""
     digest: str = ""
+    masked: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
         """Number of rows."""
         return len(self.content.item_ids if isinstance(self.content, Deletion) else self.content.rows)
+
+    def masked_by(self, masker: Masker) -> "Request":
+        """Return the request with its texts masked; nothing else of it is text of a person."""
+        if not masker or not isinstance(self.content, Texts):
+            return self
+        texts = [masker.mask(row.text) for row in self.content.rows]
+        rows = [row._replace(text=one.text) for row, one in zip(self.content.rows, texts, strict=True)]
+        masked = sum((Counter(one.counts) for one in texts), Counter[str]())
+        return replace(self, content=Texts(rows), masked=masked)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ class Writer:
                             results.append(replace(earlier, repeated=True))
                             continue
                         result, put, deleted = _apply(cursor, draft, request.content, pending)
+                        if request.masked:
+                            result = replace(result, masked=dict(request.masked))
                         results.append(result)
                         if put or deleted:
                             items.append((tuple(put), tuple(deleted)))

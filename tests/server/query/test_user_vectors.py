@@ -122,7 +122,7 @@ def test_a_batch_answers_as_its_queries_do_alone(world: World, users: list[str],
 
 
 def test_what_is_written_is_in_the_next_answer_and_so_is_what_a_friend_did(world: World) -> None:
-    ann, bob = USERS[0], USERS[1]
+    ann, bob = "a newcomer", "a friend"
     world.write(Friends([FriendRow(ann, bob)]))
     world.check([ann])
     hits = world.keeping.user_vectors.counts().hits
@@ -134,6 +134,20 @@ def test_what_is_written_is_in_the_next_answer_and_so_is_what_a_friend_did(world
         (after,) = world.ask(world.keeping, [ann])
         assert facts(after) != facts(before)
         world.check([ann])
+
+
+def test_a_vector_is_kept_and_follows_the_consents_of_friends_who_share_nothing(world: World) -> None:
+    ann, bob = "somebody", "somebody's friend"
+    world.write(Behaviors([BehaviorRow(bob, items(world)[0])]), Friends([FriendRow(ann, bob)]))
+    before = facts(world.ask(world.fresh, [ann])[0])
+    for share in (False, True, False):
+        world.write(ConsentChanges([ConsentRow(bob, "H", share=share)]))
+        world.check([ann])
+        hits = world.keeping.user_vectors.counts().hits
+        world.check([ann])
+        assert world.keeping.user_vectors.counts().hits == hits + 1
+        assert (facts(world.ask(world.keeping, [ann])[0]) == before) == share
+    world.write(ConsentChanges([ConsentRow(bob, "H", share=True)]))
 
 
 def test_a_text_counts_as_soon_as_it_has_a_vector(world: World) -> None:

@@ -494,12 +494,33 @@ Global___RejectedRow: _TypeAlias = RejectedRow  # noqa: Y015
 class WriteResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MaskedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     INSERTED_FIELD_NUMBER: _builtins.int
     UPDATED_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
     REPEATED_REQUEST_FIELD_NUMBER: _builtins.int
     WITHOUT_TEXT_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
     inserted: _builtins.int
     updated: _builtins.int
     unchanged: _builtins.int
@@ -511,6 +532,10 @@ class WriteResponse(_message.Message):
     """
     @_builtins.property
     def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRow]: ...
+    @_builtins.property
+    def masked(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """how much was masked in the texts, by kind (option mask of the server)"""
+
     def __init__(
         self,
         *,
@@ -520,10 +545,11 @@ class WriteResponse(_message.Message):
         rejected: _abc.Iterable[Global___RejectedRow] | None = ...,
         repeated_request: _builtins.bool = ...,
         without_text: _builtins.int = ...,
+        masked: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "rejected", b"rejected", "repeated_request", b"repeated_request", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "masked", b"masked", "rejected", b"rejected", "repeated_request", b"repeated_request", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -533,6 +559,26 @@ Global___WriteResponse: _TypeAlias = WriteResponse  # noqa: Y015
 class StreamResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MaskedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUESTS_FIELD_NUMBER: _builtins.int
     INSERTED_FIELD_NUMBER: _builtins.int
     UPDATED_FIELD_NUMBER: _builtins.int
@@ -541,6 +587,7 @@ class StreamResponse(_message.Message):
     REJECTED_FIELD_NUMBER: _builtins.int
     REPEATED_REQUESTS_FIELD_NUMBER: _builtins.int
     WITHOUT_TEXT_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
     requests: _builtins.int
     inserted: _builtins.int
     updated: _builtins.int
@@ -553,6 +600,10 @@ class StreamResponse(_message.Message):
     def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRow]:
         """the first 10,000"""
 
+    @_builtins.property
+    def masked(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """likewise"""
+
     def __init__(
         self,
         *,
@@ -564,10 +615,11 @@ class StreamResponse(_message.Message):
         rejected: _abc.Iterable[Global___RejectedRow] | None = ...,
         repeated_requests: _builtins.int = ...,
         without_text: _builtins.int = ...,
+        masked: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "rejected", b"rejected", "rejected_rows", b"rejected_rows", "repeated_requests", b"repeated_requests", "requests", b"requests", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "masked", b"masked", "rejected", b"rejected", "rejected_rows", b"rejected_rows", "repeated_requests", b"repeated_requests", "requests", b"requests", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -713,6 +765,7 @@ class ImportFolderRequest(_message.Message):
     ENCODING_FIELD_NUMBER: _builtins.int
     TIMES_FIELD_NUMBER: _builtins.int
     CREATE_ITEMS_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """absolute, as the server sees it"""
     format: _builtins.str
@@ -724,6 +777,10 @@ class ImportFolderRequest(_message.Message):
     """what numbers in time columns are: auto, years, dates, s, ms, us, ns; empty means auto"""
     create_items: _builtins.bool
     """make the items that behaviors and texts name"""
+    @_builtins.property
+    def mask(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to mask in texts, beside what the server is set to mask: email, iban, card, identity, ip, phone."""
+
     def __init__(
         self,
         *,
@@ -733,10 +790,11 @@ class ImportFolderRequest(_message.Message):
         encoding: _builtins.str = ...,
         times: _builtins.str = ...,
         create_items: _builtins.bool = ...,
+        mask: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_items", b"create_items", "encoding", b"encoding", "format", b"format", "path", b"path", "strict", b"strict", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_items", b"create_items", "encoding", b"encoding", "format", b"format", "mask", b"mask", "path", b"path", "strict", b"strict", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -792,6 +850,26 @@ class TableReport(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class MaskedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TABLE_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
     READ_FIELD_NUMBER: _builtins.int
@@ -804,6 +882,7 @@ class TableReport(_message.Message):
     WITHOUT_TEXT_FIELD_NUMBER: _builtins.int
     ITEMS_MADE_FIELD_NUMBER: _builtins.int
     REMARKS_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
     table: _builtins.str
     file: _builtins.str
     read: _builtins.int
@@ -825,6 +904,10 @@ class TableReport(_message.Message):
     def remarks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """how the files were understood, and what to do about rejects"""
 
+    @_builtins.property
+    def masked(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """as in WriteResponse"""
+
     def __init__(
         self,
         *,
@@ -840,10 +923,11 @@ class TableReport(_message.Message):
         without_text: _builtins.int = ...,
         items_made: _builtins.int = ...,
         remarks: _abc.Iterable[_builtins.str] | None = ...,
+        masked: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "ignored_columns", b"ignored_columns", "inserted", b"inserted", "items_made", b"items_made", "read", b"read", "rejected", b"rejected", "rejects_file", b"rejects_file", "remarks", b"remarks", "table", b"table", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "ignored_columns", b"ignored_columns", "inserted", b"inserted", "items_made", b"items_made", "masked", b"masked", "read", b"read", "rejected", b"rejected", "rejects_file", b"rejects_file", "remarks", b"remarks", "table", b"table", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
