@@ -12,13 +12,13 @@ from grpc_health.v1 import health
 
 from encoder.text import TextCache
 from server.app import answering
-from server.config import ServerConfig
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.processes.forwarding import add_forwarding
 from server.processes.owner_link import OwnerLink
 from server.processes.replica import Replica
 from server.query import Retriever
+from server.rereading import Rereading
 from server.supervisor import set_health
 from server.wire import RetrievalServicer, answering_process
 from store.state import LogFollower, UserState
@@ -36,12 +36,12 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def running_query_process(
-    config: ServerConfig, owner: str, wait_for_turn: Callable[[], None] = lambda: None
+    settings: Rereading, owner: str, wait_for_turn: Callable[[], None] = lambda: None
 ) -> Iterator[str]:
     """Yield the address of a query process that answers while the block runs.
 
     Args:
-        config: of the server; its port is shared with the other query processes.
+        settings: of the server; its port is shared with the other query processes.
         owner: address of the owner, unix:/path, which has opened the home.
         wait_for_turn: called when everything is loaded; this process follows the owner meanwhile, and answers
             when it returns.
@@ -51,7 +51,7 @@ def running_query_process(
         IndexNotFoundError, DamagedArtifactError: the index that serves cannot be loaded.
         CannotListenError, TlsFilesError: as `serve`.
     """
-    health_servicer = health.HealthServicer()
+    config, health_servicer = settings.config, health.HealthServicer()
     with (
         UserState.open_reader(config.home.state) as state,
         closing(TextCache.open_reader(config.home.text_cache)) as cache,
@@ -71,7 +71,10 @@ def running_query_process(
         with _following(state, follower):
             wait_for_turn()
             with (
-                answering(config, health_servicer, services, _OPTIONS, for_commands=False) as (address, _),
+                answering(config, settings, health_servicer, services, _OPTIONS, for_commands=False) as (
+                    address,
+                    _,
+                ),
                 # Last: who has joined answers.
                 link.joined(replica.prepare, replica.drop, partial(_pass_on, health_servicer)),
             ):
