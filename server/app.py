@@ -143,7 +143,7 @@ def running(
             GroupCommit(writer, listener.committed, listener.catch_up, supervisor) as commit,
         ):
             cache.on_vectors_removed(listener.texts.sweep)
-            ingest = Ingest(home, store, state, cache, commit, listener)
+            ingest = Ingest(home, store, state, cache, commit, listener, config.masking)
             ingest.resume()
             publisher = Publisher(config, store, state, cache, retriever, listener, supervisor, index_writer)
             identity = Identity.of(home, store)

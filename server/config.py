@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 from store.home import Home
+from store.masking import KINDS, Masking
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 MOST_PROCESSES = 256
@@ -123,6 +124,17 @@ class ServerConfig:
     )
     tls_cert: Path | None = option("tls", "PEM certificate chain; needs a key")
     tls_key: Path | None = option("tls", "PEM private key; needs a certificate")
+    mask: str = option(
+        "privacy",
+        f"what is masked in texts of people before it is written: all, or some of {', '.join(KINDS)}, "
+        "with commas",
+        "",
+    )
+    mask_regions: str = option(
+        "privacy",
+        "countries whose telephone numbers are found without their code",
+        "CN,US,GB",
+    )
     log_level: str = option(
         "log",
         "what is logged: this and what is worse",
@@ -135,6 +147,11 @@ class ServerConfig:
     def user_cache_bytes(self) -> int:
         """Bytes of user vectors that a process keeps, at most."""
         return self.user_cache_mb << 20
+
+    @property
+    def masking(self) -> Masking:
+        """What is masked in texts of people.  Raises: UnknownMaskingError."""
+        return Masking.named(self.mask, self.mask_regions)
 
     def as_owner(self, address: str) -> "ServerConfig":
         """Return the settings of the process that owns the home, which listens on a unix socket alone."""

@@ -56,6 +56,14 @@ class Masking:
                 if region not in REGIONS:
                     raise UnknownMaskingError("region", region, REGIONS)
 
+    @classmethod
+    def named(cls, kinds: str, regions: str = "CN,US,GB") -> "Masking":
+        """Read kinds, or all, and regions, with commas.  Raises: UnknownMaskingError."""
+        some, countries = (
+            tuple(word for part in words.split(",") if (word := part.strip())) for words in (kinds, regions)
+        )
+        return cls(KINDS if some == ("all",) else some, countries)
+
     def joined(self, other: "Masking") -> "Masking":
         """Return what is masked by either of two, by the regions of the other one."""
         kinds = tuple(kind for kind in KINDS if kind in self.kinds + other.kinds)
