@@ -1,5 +1,6 @@
 """triptych import: a folder of Parquet, CSV or JSON Lines into the store."""
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ from store.imports import (
     check_not_all_refused,
     import_folder,
 )
+from store.masking import KINDS, UNMASKED, Masking, UnknownMaskingError
 
 
 class FileFormat(StrEnum):
@@ -48,7 +50,8 @@ class TimesOption(StrEnum):
 
 def import_command(
     path: Annotated[
-        Path, typer.Argument(help="Folder with any of items, behaviors, texts, social, impressions.")
+        Path,
+        typer.Argument(help="Folder of items, behaviors, texts, social, impressions, consents."),
     ],
     home: HomeOption,
     file_format: Annotated[
@@ -66,6 +69,12 @@ def import_command(
         bool,
         typer.Option("--create-items", help="Make the items that behaviors, texts and impressions name."),
     ] = False,
+    mask: Annotated[
+        str,
+        typer.Option(
+            metavar="KINDS", help=f"Mask in texts of people: all, or some of {', '.join(KINDS)}, with commas."
+        ),
+    ] = "",
 ) -> None:
     """Import a folder of tables.
 
@@ -80,6 +89,10 @@ def import_command(
         check_encoding(encoding)
     except UnknownEncodingError as error:
         raise typer.BadParameter(str(error), param_hint="--encoding") from error
+    try:
+        masking = Masking.named(mask)
+    except UnknownMaskingError as error:
+        raise typer.BadParameter(str(error), param_hint="--mask") from error
     place = Home(home)
     options = ImportOptions(
         file_format=file_format.value,
@@ -88,15 +101,24 @@ def import_command(
         times=times.value,
         create_items=create_items,
         dims=text_model_dims(place.text_models),
+        masking=masking,
     )
     address = server_of(place)
     if address is not None:
         report = import_through(address, path, options)
     else:
+        options = replace(options, masking=masking.joined(masking_of(place)))
         with writable_store(place) as store:
             report = import_folder(store, path, rejects=place.rejects, options=options)
     print_report(report)
     check_not_all_refused(report)
+
+
+def masking_of(home: Home) -> Masking:
+    """Return what a server of a home would mask.  Raises: WrongSettingError, UnknownMaskingError."""
+    from server.settings import SettingsSource
+
+    return SettingsSource(home.path).load().masking if home.path.is_dir() else UNMASKED
 
 
 def import_through(address: str, path: Path, options: ImportOptions) -> ImportReport:
@@ -109,6 +131,7 @@ def import_through(address: str, path: Path, options: ImportOptions) -> ImportRe
             encoding=options.encoding,
             times=options.times,
             create_items=options.create_items,
+            mask=options.masking.kinds,
         )
     tables = {
         one.table: TableReport(
@@ -123,6 +146,7 @@ def import_through(address: str, path: Path, options: ImportOptions) -> ImportRe
             without_text=one.without_text,
             items_made=one.items_made,
             remarks=tuple(one.remarks),
+            masked=dict(one.masked),
         )
         for one in reply.tables
     }
@@ -143,6 +167,8 @@ def print_report(report: ImportReport) -> None:
             print(f"{name}: {count:,} rejected, {reason}: see {one.rejects_file}")
         for remark in one.remarks:
             print(f"{name}: {remark}")
+        if one.masked:
+            print(f"{name}: masked {', '.join(f'{n:,} {kind}' for kind, n in sorted(one.masked.items()))}")
         if one.items_made:
             print(f"{name}: {one.items_made:,} items made that only these rows name")
         if one.without_text:

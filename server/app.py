@@ -227,7 +227,7 @@ def _opened(config: ServerConfig, following: Following | None = None) -> Iterato
             GroupCommit(writer, listener.committed, listener.catch_up, supervisor) as commit,
         ):
             cache.on_vectors_removed(listener.texts.sweep)
-            ingest = Ingest(home, store, state, cache, commit, listener)
+            ingest = Ingest(home, store, state, cache, commit, listener, config.masking)
             ingest.resume()
             publisher = Publisher(config, store, state, cache, retriever, listener, supervisor, index_writer)
             identity = Identity.of(home, store)
@@ -249,7 +249,7 @@ def _opened(config: ServerConfig, following: Following | None = None) -> Iterato
                     announce = partial(following.processes.announce_by, announce)
                 publisher.resume(announce)
 
-            admission = Admission(config.workers, config.queue)
+            admission = Admission(config.workers, config.queue, priority)
             try:
                 yield _OpenHome(HomeServices(config.tenant, admission, health_servicer, services), begin)
             finally:

@@ -15,6 +15,7 @@ from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 from store.home import Home
+from store.masking import KINDS, Masking
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 COUNTERS_BYTES = 16_384 * 24  # of rate limits: slots that processes share
@@ -191,6 +192,17 @@ class ServerConfig:
         check=checked_rates,
         reread=True,
     )
+    mask: str = option(
+        "privacy",
+        f"what is masked in texts of people before it is written: all, or some of {', '.join(KINDS)}, "
+        "with commas",
+        "",
+    )
+    mask_regions: str = option(
+        "privacy",
+        "countries whose telephone numbers are found without their code",
+        "CN,US,GB",
+    )
     log_level: str = option(
         "log",
         "what is logged: this and what is worse",
@@ -203,6 +215,11 @@ class ServerConfig:
     def user_cache_bytes(self) -> int:
         """Bytes of user vectors that a process keeps, at most."""
         return self.user_cache_mb << 20
+
+    @property
+    def masking(self) -> Masking:
+        """What is masked in texts of people.  Raises: UnknownMaskingError."""
+        return Masking.named(self.mask, self.mask_regions)
 
     @property
     def tokens(self) -> Path:

@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from server import cancellation as calls
 from server.access import Grant, granted
+from server.query import QueryPriority
 from server.status import InvalidRequestError, TooManyCallsError, TooManyStreamsError, status_of_errors
 from server.wire.decoding import decode
 from server.wire.micro_batches import CallBatcher, together_of
@@ -51,13 +52,24 @@ class CallPool(ThreadPoolExecutor):
         most: the number of calls that may run and wait.
     """
 
-    def __init__(self, kind: str, threads: int, waiting: int, longest: float | None = None) -> None:
-        """Start a pool for so many running and waiting calls; each is cancelled after `longest` seconds."""
+    def __init__(
+        self,
+        kind: str,
+        threads: int,
+        waiting: int,
+        longest: float | None = None,
+        priority: QueryPriority | None = None,
+    ) -> None:
+        """Start a pool for so many running and waiting calls; each is cancelled after `longest` seconds.
+
+        `priority` counts those that are answered together.
+        """
         super().__init__(threads, thread_name_prefix=kind)
         self.kind = kind
         self.most = threads + waiting
         self._may_wait = waiting > 0
         self._longest = longest
+        self._priority = priority or QueryPriority()
         self._admitted = 0
         self._lock = threading.Lock()
         self._batchers: dict[Any, CallBatcher] = {}  # by the behavior that gRPC would run
@@ -114,7 +126,9 @@ class CallPool(ThreadPoolExecutor):
         call.experimental_non_blocking = outlives_thread  # type: ignore[attr-defined]
         answer_together = together_of(behavior) if together else None
         if answer_together is not None:
-            self._batchers[call] = CallBatcher(answer_together, self.run_apart, f"{self.kind} together")
+            self._batchers[call] = CallBatcher(
+                answer_together, self.run_apart, f"{self.kind} together", self._priority
+            )
         return _handler(shape, call, handler)
 
     def refusing(self, handler: "_Handler") -> "_Handler":
@@ -156,10 +170,13 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
     which is not full here has a place when the call is submitted.
     """
 
-    def __init__(self, workers: int, queue: int) -> None:
-        """Make the pools; of most kinds, `workers` calls run at once and `queue` more may wait."""
+    def __init__(self, workers: int, queue: int, priority: QueryPriority | None = None) -> None:
+        """Make the pools; of most kinds, `workers` calls run at once and `queue` more may wait.
+
+        Queries that are answered together are counted by `priority`.
+        """
         pools = (
-            CallPool("queries", workers, queue),
+            CallPool("queries", workers, queue, priority=priority),
             CallPool("query streams", workers, 0),
             CallPool("writes", workers, queue),
             CallPool("write streams", workers, 0),

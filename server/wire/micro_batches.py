@@ -21,6 +21,7 @@ from typing import Any, TypeAlias, TypeVar
 from google.rpc import code_pb2
 from grpc import _server as inside
 
+from server.query import QueryPriority
 from server.status import Failure, abort_with
 
 cygrpc: Any = vars(inside)["cygrpc"]
@@ -180,7 +181,11 @@ class CallBatcher:
     """Answers calls together; those that are answered apart run on threads of a pool."""
 
     def __init__(
-        self, answer: AnswerTogether, run_apart: "Callable[[Callable[[], None]], Future[None]]", name: str
+        self,
+        answer: AnswerTogether,
+        run_apart: "Callable[[Callable[[], None]], Future[None]]",
+        name: str,
+        priority: QueryPriority,
     ) -> None:
         """Start the thread of the micro-batches.
 
@@ -188,8 +193,10 @@ class CallBatcher:
             answer: answers the requests of at most MOST_TOGETHER calls.
             run_apart: runs another one on a thread of its own.
             name: of the thread.
+            priority: counts a call from the moment at which its message has come.
         """
         self._answer = answer
+        self._priority = priority
         self._run_apart = run_apart
         self._arrived: SimpleQueue[UnaryCall | None] = SimpleQueue()
         self._usual_seconds = 0.0  # of a micro-batch
@@ -204,8 +211,12 @@ class CallBatcher:
     def submit(self, fn: Callable[..., Any], arguments: tuple[Any, ...]) -> UnaryCall:
         """Take over a call that gRPC submits, with its lock held; return it."""
         call = UnaryCall(fn, arguments[1:])
-        call.receive(self._arrived.put)
+        call.receive(self._take)
         return call
+
+    def _take(self, call: UnaryCall) -> None:
+        self._priority.begin()  # here, for a writer may have the lock until this thread gets it again
+        self._arrived.put(call)
 
     def shutdown(self) -> None:
         """Answer the calls that wait, and end the thread; no call may come any more."""
@@ -217,7 +228,11 @@ class CallBatcher:
             calls = [self._arrived.get()]
             while len(calls) < MOST_TOGETHER and not self._arrived.empty():
                 calls.append(self._arrived.get())
-            self._answer_all([call for call in calls if call is not None])
+            wanted = [call for call in calls if call is not None]
+            try:
+                self._answer_all(wanted)
+            finally:
+                self._priority.end(len(wanted))
             if None in calls:
                 return
 

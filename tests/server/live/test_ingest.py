@@ -16,10 +16,9 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from encoder.text.cache import TextCache
-from scripts.backup import back_up
+from scripts.backups import back_up, ledgers_of, restore
 from scripts.home_access import fresh_export
 from scripts.import_data import import_through
-from scripts.restore import ledgers_of, restore
 from server.app import running
 from server.client import AsyncClient, Behavior, CallError, Client, Impression, Text, Tie
 from server.config import ServerConfig
@@ -275,6 +274,7 @@ def test_an_erased_person_is_gone_everywhere(client: Client, home: Home, items: 
         "texts": 2,
         "social": 1,
         "impressions": 1,
+        "consents": 0,
         "named_by": 1,
         "rejects": 2,
     }
@@ -283,7 +283,7 @@ def test_an_erased_person_is_gone_everywhere(client: Client, home: Home, items: 
 
     done = client.erase_user(person)
     assert dict(done.removed) == {
-        **{"behaviors": 1, "texts": 2, "social": 2, "impressions": 1},
+        **{"behaviors": 1, "texts": 2, "social": 2, "impressions": 1, "consents": 0},
         **{"text_vectors": 1, "rejects": 2},
     }
     assert not done.models
