@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 import grpc
@@ -18,6 +19,7 @@ from server.config import MAX_MESSAGE_BYTES, ServerConfig
 from server.identity import Identity, Reached
 from server.live import (
     CommitListener,
+    Forgetting,
     GroupCommit,
     IndexWriter,
     Ingest,
@@ -167,7 +169,9 @@ def running(
                     else:
                         announce = partial(identity.announce, home, following.reached)
                         publisher.resume(partial(following.processes.announce_by, announce))
-                    yield address
+                    within = timedelta(hours=config.forget_hours)
+                    with Forgetting(home, store, publisher, within, supervisor):
+                        yield address
             finally:
                 if following is not None:
                     following.processes.close()

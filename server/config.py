@@ -135,6 +135,14 @@ class ServerConfig:
         "countries whose telephone numbers are found without their code",
         "CN,US,GB",
     )
+    forget_hours: float = option(
+        "privacy",
+        "hours from an erasure until no file of an index holds the person's vector; 0: whenever a command "
+        "makes a new index and prunes the old ones",
+        24.0,
+        least=0,
+        most=8_760,
+    )
     log_level: str = option(
         "log",
         "what is logged: this and what is worse",
