@@ -137,7 +137,13 @@ def running(
         closing(TextCache.open(home.text_cache)) as cache,
     ):
         bring_up_to_date(store, state)
-        retriever = Retriever(store, state, priority=priority, user_cache_bytes=config.user_cache_bytes)
+        retriever = Retriever(
+            store,
+            state,
+            priority=priority,
+            user_cache_bytes=config.user_cache_bytes,
+            audience_floor=config.audience_floor,
+        )
         writer = Writer(store, state, priority.pause)
         index_writer = IndexWriter() if following is None else RecordingIndexWriter(state)
         with (
