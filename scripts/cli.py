@@ -28,6 +28,7 @@ from scripts.reindex import reindex_command
 from scripts.restore import restore_command
 from scripts.split import split_command
 from scripts.terminal import set_up_logging
+from scripts.tokens import token_app
 from scripts.train import train_command
 from scripts.tune import tune_command
 from server.__main__ import serve_command
@@ -55,6 +56,7 @@ app.command("doctor")(doctor_command)
 app.command("backup")(backup_command)
 app.command("restore")(restore_command)
 app.add_typer(index_app, name="index")
+app.add_typer(token_app, name="token")
 app.command("demo")(demo_command)
 
 

@@ -3,19 +3,23 @@
 import gc
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoder.text import TextCache
-from server.addresses import CannotListenError, Listening
+from server.access import Access, TokenFile
+from server.addresses import CannotListenError, Listening, commands_socket
 from server.config import MAX_MESSAGE_BYTES, ServerConfig
+from server.exposure import check_exposure
 from server.identity import Identity, Reached
 from server.live import (
     CommitListener,
@@ -33,9 +37,18 @@ from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query import QueryPriority, Retriever
 from server.rereading import Rereading, set_log_level
 from server.stopping import StopSignals
-from server.supervisor import SERVICES, Supervisor
-from server.tls import TlsFilesError, server_credentials
-from server.wire import AdminServicer, Admission, IngestServicer, OwnerServicer, RetrievalServicer
+from server.supervisor import SERVICES, Supervisor, set_health
+from server.tls import ServerCertificates, TlsFiles
+from server.wire import (
+    AdminServicer,
+    Admission,
+    Gate,
+    HomeCalls,
+    IngestServicer,
+    MethodHandlers,
+    OwnerServicer,
+    RetrievalServicer,
+)
 from store.disk import disk_errors
 from store.state import UserState, bring_up_to_date
 from store.store import Store
@@ -68,9 +81,11 @@ def serve(settings: Rereading) -> None:
         DamagedArtifactError: what CURRENT names is damaged.
         DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
         BadAddressError, CannotListenError: nothing can listen on the address.
+        ExposedError: other machines would get in without TLS and tokens.
+        DamagedTokensError: the file of tokens is damaged.
         TlsFilesError: certificate and key cannot be used, or only one of them was given.
     """
-    until_stopped(settings, running(settings.config, settings=settings))
+    until_stopped(settings, running(settings.config, settings))
 
 
 def until_stopped(
@@ -103,17 +118,40 @@ def until_stopped(
 
 @dataclass(frozen=True)
 class Following:
-    """The query processes that follow a server, and how callers reach these."""
+    """The query processes that follow the server of a home, and how callers reach these."""
 
     processes: QueryProcesses
     reached: Reached
 
 
+@dataclass(frozen=True)
+class HomeServices:
+    """What answers calls about one home.
+
+    Attributes:
+        tenant: whose home it is, "" where there is one.
+        admission: the threads that calls run on.
+        health: of the home.
+        services: each adds one to a server.
+    """
+
+    tenant: str
+    admission: Admission
+    health: health.HealthServicer
+    services: Sequence[Callable[[grpc.Server], None]]
+
+
+@dataclass(frozen=True)
+class _OpenHome:
+    """A home whose store is open, its services, and what begins to serve its index and announces it."""
+
+    services: HomeServices
+    begin: Callable[[Reached], None]
+
+
 @contextmanager
-def running(
-    config: ServerConfig, following: Following | None = None, settings: Rereading | None = None
-) -> Iterator[str]:
-    """Yield the address of a server that answers while the block runs.
+def running(config: ServerConfig, settings: Rereading | None = None) -> Iterator[str]:
+    """Yield the address of a server that answers while the block runs, all in this process.
 
     The start goes from the disk upwards: what is stored is opened and brought to one state, the background
     workers start, erasures that a crash interrupted are finished, calls are answered (queries not yet), the
@@ -121,13 +159,59 @@ def running(
 
     Args:
         config: of the server.
-        following: the query processes that follow this one, where there are any.
         settings: those that may change while it runs; None where none may.
 
     Raises:
         as `serve`.
     """
-    settings = settings or Rereading(config)
+    check_exposure(config)
+    settings, front_health = settings or Rereading(config), health.HealthServicer()
+    with (
+        tempfile.TemporaryDirectory(prefix="triptych-") as folder,  # only this user may enter it
+        ExitStack() as stack,
+    ):
+        homes = [stack.enter_context(_opened(one)) for one in config.each_home()]
+        services = [one.services for one in homes]
+        sockets = {one.tenant: commands_socket(Path(folder), one.tenant) for one in services}
+        if config.tenants:
+            set_health(front_health, dict.fromkeys(("", *SERVICES), False))
+        else:
+            front_health = services[0].health
+        with answering(config, settings, services, front_health, sockets) as address:
+            for one in homes:
+                one.begin(Reached(address, sockets[one.services.tenant], config.tls))
+            if config.tenants:
+                set_health(front_health, dict.fromkeys(("", *SERVICES), True))
+            yield address
+
+
+@contextmanager
+def running_owner(
+    config: ServerConfig, following: Mapping[str, Following], settings: Rereading
+) -> Iterator[str]:
+    """Yield while this process owns homes, whose queries other processes answer; otherwise as `running`.
+
+    Args:
+        config: of the server.
+        following: the query processes that follow, by tenant.
+        settings: those that may change.
+
+    Raises:
+        as `serve`.
+    """
+    with ExitStack() as stack:
+        homes = [stack.enter_context(_opened(one, following[one.tenant])) for one in config.each_home()]
+        sockets = {tenant: one.reached.local for tenant, one in following.items()}
+        services = [one.services for one in homes]
+        stack.enter_context(answering(config, settings, services, None, sockets))
+        for one in homes:
+            one.begin(following[one.services.tenant].reached)
+        yield ", ".join(sockets.values())
+
+
+@contextmanager
+def _opened(config: ServerConfig, following: Following | None = None) -> Iterator[_OpenHome]:
+    """Yield a home that is open while the block runs, which nobody calls any more when it ends."""
     home, health_servicer = config.home, health.HealthServicer()
     supervisor, priority = Supervisor(health_servicer), QueryPriority()
     with (
@@ -166,18 +250,20 @@ def running(
                 supervisor.listen(following.processes.tell_health)
                 owner = OwnerServicer(store, state, cache, following.processes)
                 services.append(partial(owner_rpc.add_OwnerServicer_to_server, owner))
+
+            def begin(reached: Reached) -> None:
+                announce = partial(identity.announce, home, reached)
+                if following is not None:
+                    announce = partial(following.processes.announce_by, announce)
+                publisher.resume(announce)
+                within = timedelta(hours=config.forget_hours)
+                forgetting.enter_context(Forgetting(home, store, publisher, within, supervisor))
+
+            forgetting = ExitStack()
+            admission = Admission(config.workers, config.queue, priority)
             try:
-                answers = answering(config, settings, health_servicer, services, priority=priority)
-                with answers as (address, local):
-                    if following is None:
-                        reached = Reached(address, local, config.tls_cert is not None)
-                        publisher.resume(partial(identity.announce, home, reached))
-                    else:
-                        announce = partial(identity.announce, home, following.reached)
-                        publisher.resume(partial(following.processes.announce_by, announce))
-                    within = timedelta(hours=config.forget_hours)
-                    with Forgetting(home, store, publisher, within, supervisor):
-                        yield address
+                with forgetting:
+                    yield _OpenHome(HomeServices(config.tenant, admission, health_servicer, services), begin)
             finally:
                 if following is not None:
                     following.processes.close()
@@ -189,56 +275,109 @@ def running(
 def answering(
     config: ServerConfig,
     settings: Rereading,
-    health_servicer: health.HealthServicer,
-    services: Sequence[Callable[[grpc.Server], None]],
+    homes: Sequence[HomeServices],
+    front_health: health.HealthServicer | None,
+    sockets: Mapping[str, str],
     options: Sequence[tuple[str, int]] = (),
-    *,
-    for_commands: bool = True,
-    priority: QueryPriority | None = None,
-) -> Iterator[tuple[str, str]]:
-    """Yield the address of a gRPC server while it runs some services, and its address for commands.
+    counters: Path | None = None,
+) -> Iterator[str]:
+    """Yield the address of the gRPC servers of some homes while they run.
+
+    One is reached at the configured address, asks for tokens and answers about all homes. Each home has
+    another one for commands on this machine, at a unix socket that only this user may open: who may open it
+    may open the home.
 
     Args:
-        config: where to listen, and how many calls run at once.
+        config: where to listen.
         settings: those that may change meanwhile.
-        health_servicer: is told when the server ends.
-        services: each is added to the server.
+        homes: what answers.
+        front_health: what the server at the address says of its health; None for no such server.
+        sockets: unix:/path for commands, by tenant; none where another process has them.
         options: of gRPC, beside and in the place of the usual ones.
-        for_commands: whether commands on this machine get a port without TLS where the other one wants TLS.
-        priority: counts the queries that wait to be answered together.
+        counters: of rate limits, as `Access` has it.
 
     Raises:
         BadAddressError, CannotListenError, TlsFilesError: as `serve`.
     """
-    admission = Admission(config.workers, config.queue, priority)
-    usual = dict(OPTIONS) | dict(options)
-    server = grpc.server(admission.refusals, interceptors=[admission], options=list(usual.items()))
-    for add in services:
+    usual = list((dict(OPTIONS) | dict(options)).items())
+    servers = [_for_commands(home, sockets[home.tenant], usual) for home in homes if sockets]
+    admissions, address = [home.admission for home in homes], ""
+    if front_health is not None:
+        access = Access(
+            TokenFile(config.tokens),
+            frozenset(home.tenant for home in homes),
+            lambda: settings.config.rate_limit,
+            counters,
+        )
+        if config.tenants:
+            admissions.append(Admission(config.workers, config.queue))
+        front = _front(homes, front_health, access, admissions[-1], usual)
+        address = _listen(front, config)
+        servers.append(front)
+    for server in servers:
+        server.start()
+    try:
+        yield address
+    finally:
+        for one in (front_health, *(home.health for home in homes)):
+            if one is not None:
+                one.enter_graceful_shutdown()
+        for ended in [server.stop(settings.config.grace_seconds) for server in servers]:
+            ended.wait()
+        for admission in admissions:
+            admission.shutdown()  # a call nobody waits for any more still holds the store and the cache
+
+
+def _front(
+    homes: Sequence[HomeServices],
+    health_servicer: health.HealthServicer,
+    access: Access,
+    others: Admission,
+    options: list[tuple[str, int]],
+) -> grpc.Server:
+    """Make the server that asks for tokens; each home's methods are found by the tenant of the token."""
+    calls = {}
+    for home in homes:
+        handlers = MethodHandlers()
+        for add in home.services:
+            add(handlers)  # type: ignore[arg-type]  # it takes handlers as a server does
+        calls[home.tenant] = HomeCalls(home.admission, handlers.find)
+    gate = Gate(access, calls, others)
+    server = grpc.server(others.refusals, interceptors=[gate], options=options)
+    _add_health(server, health_servicer)
+    return server
+
+
+def _for_commands(home: HomeServices, socket: str, options: list[tuple[str, int]]) -> grpc.Server:
+    """Make the server of a home that commands reach, without tokens."""
+    server = grpc.server(home.admission.refusals, interceptors=[home.admission], options=options)
+    for add in home.services:
         add(server)
+    _add_health(server, home.health)
+    listening = Listening.on(socket, 0)
+    try:
+        server.add_insecure_port(listening.bound)
+    except RuntimeError as error:
+        raise listening.error() or CannotListenError(listening.bound, str(error)) from error
+    if listening.unix_path is not None:
+        listening.unix_path.chmod(0o600)
+    return server
+
+
+def _add_health(server: grpc.Server, health_servicer: health.HealthServicer) -> None:
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    addresses = _listen(server, config, for_commands=for_commands)
-    server.start()
-    try:
-        yield addresses
-    finally:
-        health_servicer.enter_graceful_shutdown()
-        server.stop(settings.config.grace_seconds).wait()
-        admission.shutdown()  # a call nobody waits for any more still holds the store and the cache
 
 
-def _listen(server: grpc.Server, config: ServerConfig, *, for_commands: bool) -> tuple[str, str]:
-    """Open the port; return the address of the server, and the one for commands on this machine.
+def _listen(server: grpc.Server, config: ServerConfig) -> str:
+    """Open the port; return the address by which this machine reaches it.
 
     Raises:
         BadAddressError, CannotListenError, TlsFilesError: as `serve`.
     """
     wanted = Listening.on(config.host, config.port)
-    if (config.tls_cert is None) != (config.tls_key is None):
-        raise TlsFilesError("TLS needs both a certificate and a key")
-    tls = None
-    if config.tls_cert is not None and config.tls_key is not None:
-        tls = server_credentials(config.tls_cert, config.tls_key)
+    files = TlsFiles.of(config.tls_cert, config.tls_key, config.tls_client_ca)
+    tls = None if files is None else ServerCertificates(files).credentials()
     # gRPC would take a socket away from the server that listens on it.
     if wanted.unix_path is not None and (error := wanted.error()):
         raise error
@@ -246,8 +385,4 @@ def _listen(server: grpc.Server, config: ServerConfig, *, for_commands: bool) ->
         port = server.add_secure_port(wanted.bound, tls) if tls else server.add_insecure_port(wanted.bound)
     except RuntimeError as error:
         raise wanted.error() or CannotListenError(wanted.bound, str(error)) from error
-    reached = Listening(wanted.host, port).reached
-    if tls is None or not for_commands:
-        return reached, reached
-    # Commands beside the server cannot know which name and root its certificate is good for.
-    return reached, f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    return Listening(wanted.host, port).reached

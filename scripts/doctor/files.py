@@ -119,7 +119,7 @@ def current_check(home: Home) -> Check:
 
 
 def model_check(home: Home) -> Iterator[Check]:
-    """Check that the latest model, if any, holds finite numbers and ranks items differently by user."""
+    """Check that the latest model, if any, loads, is finite, and ranks items differently by user."""
     try:
         from encoder.runtime import METRICS_FILE, Model, NotFiniteModelError
 
@@ -128,8 +128,13 @@ def model_check(home: Home) -> Iterator[Check]:
         people = json.loads((model / METRICS_FILE).read_text("utf-8")).get("people")
     except NotFiniteModelError as error:
         yield Check("model", State.FAILED, str(error), "triptych train --home HOME, then triptych reindex")
-    except (ImportError, NotPublishedError, DamagedArtifactError, OSError):
-        return  # said by the checks of the machine, of the models and of LATEST
+    except (ImportError, NotPublishedError):
+        return  # said by the checks of the machine and of LATEST
+    except (DamagedArtifactError, OSError) as error:
+        if _is_sound(home):  # else said by the checks of the models or of LATEST
+            yield Check(
+                "model", State.FAILED, str(error), "triptych train --home HOME, then triptych reindex"
+            )
     else:
         alike, checked = (people["alike"], people["checked"]) if people else (0, 0)
         found = f"it tells nothing apart for {alike} of {checked} people looked at" if people else "finite"
@@ -138,6 +143,15 @@ def model_check(home: Home) -> Iterator[Check]:
             yield Check("model", State.WARNING, found, hint)
         else:
             yield Check("model", State.OK, found)
+
+
+def _is_sound(home: Home) -> bool:
+    """Return whether every byte of the latest model is as it was written."""
+    try:
+        verify(read_pointer(home.latest_model, home.models))
+    except DamagedArtifactError:
+        return False
+    return True
 
 
 def text_checks(home: Home) -> Iterator[Check]:

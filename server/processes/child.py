@@ -14,7 +14,9 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 
+from server.addresses import commands_socket
 from server.config import ServerConfig
 from server.processes.roles import GO, OWNER, READY, WARM
 from server.rereading import Rereading
@@ -50,20 +52,25 @@ def _running(
     role: str, settings: Rereading, facts: dict[str, str], wait_for_turn: Callable[[], None]
 ) -> AbstractContextManager[str]:
     """Return the block in which a process of a role answers."""
+    folder = Path(facts["folder"])
+    sockets = {one.tenant: commands_socket(folder, one.tenant) for one in settings.config.each_home()}
     if role == OWNER:
         wait_for_turn()
-        from server.app import Following, running  # noqa: PLC0415
+        from server.app import Following, running_owner  # noqa: PLC0415
         from server.identity import Reached  # noqa: PLC0415
         from server.live import QueryProcesses  # noqa: PLC0415
 
         config = settings.config
-        tls = config.tls_cert is not None
-        reached = Reached(facts["address"], facts["owner"], tls, int(facts["parent"]))
-        following = Following(QueryProcesses(), reached)
-        return running(config.as_owner(facts["owner"]), following, settings)
+        following = {
+            tenant: Following(
+                QueryProcesses(), Reached(facts["address"], socket, config.tls, int(facts["parent"]))
+            )
+            for tenant, socket in sockets.items()
+        }
+        return running_owner(config, following, settings)
     from server.processes.query_process import running_query_process  # noqa: PLC0415
 
-    return running_query_process(settings, facts["owner"], wait_for_turn)
+    return running_query_process(settings, sockets, Path(facts["counters"]), wait_for_turn)
 
 
 def _say(word: bytes) -> None:

@@ -6,7 +6,7 @@ raw views that `subject_views` puts together, and `pages` searches the index and
 `diversity` where a query wants that.
 Finished vectors of stored users are kept in `user_vectors` until the log of the state tells of a change.
 `explain` divides the shares of a score among events, texts and friends; `user_search` finds users instead of
-items; `predict` asks the heads of the model.
+items; `predict` asks the heads of the model. `visible` keeps to what a caller may see.
 """
 
 from server.query.diversity import diversified, pool_size

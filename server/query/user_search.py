@@ -36,9 +36,7 @@ class AudienceGroupError(ValueError):
     """A page of people is not made of whole groups, as the floor on audiences wants it."""
 
     def __init__(self, field: str, value: int, floor: int) -> None:
-        super().__init__(
-            f"{field} is {value}, and people are named in groups of {floor}: give a multiple"
-        )
+        super().__init__(f"{field} is {value}, and people are named in groups of {floor}: give a multiple")
         self.field, self.value, self.floor = field, value, floor
 
 
