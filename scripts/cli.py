@@ -14,7 +14,7 @@ import grpc
 import lmdb
 import typer
 
-from scripts.backup import backup_command
+from scripts.backups import backup_command, restore_command
 from scripts.bench import app as bench_app
 from scripts.compress_text import compress_text_command
 from scripts.demo import demo_command
@@ -25,7 +25,6 @@ from scripts.import_data import import_command
 from scripts.index import index_app
 from scripts.query import query_command
 from scripts.reindex import reindex_command
-from scripts.restore import restore_command
 from scripts.split import split_command
 from scripts.terminal import set_up_logging
 from scripts.tokens import token_app
