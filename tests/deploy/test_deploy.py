@@ -92,7 +92,7 @@ def test_compose_and_images_name_options_that_exist() -> None:
     flags = {word.strip('",') for word in shlex.split(" ".join(words)) if word.strip('",').startswith("--")}
     assert flags <= {flag_of(one) for one in options()} | {"--config", "--home"}
     variables = {f"TRIPTYCH_{one.name.upper()}" for one in options()}
-    assert {name for name in service["environment"]} <= variables
+    assert set(service["environment"]) <= variables
     assert service["read_only"] is True
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
     for name, one in compose["services"].items():
