@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from server.exposure import check_exposure
 from server.identity import Identity, Reached
 from server.live import (
     CommitListener,
+    Forgetting,
     GroupCommit,
     IndexWriter,
     Ingest,
@@ -219,7 +221,13 @@ def _opened(config: ServerConfig, following: Following | None = None) -> Iterato
         closing(TextCache.open(home.text_cache)) as cache,
     ):
         bring_up_to_date(store, state)
-        retriever = Retriever(store, state, priority=priority, user_cache_bytes=config.user_cache_bytes)
+        retriever = Retriever(
+            store,
+            state,
+            priority=priority,
+            user_cache_bytes=config.user_cache_bytes,
+            audience_floor=config.audience_floor,
+        )
         writer = Writer(store, state, priority.pause)
         index_writer = IndexWriter() if following is None else RecordingIndexWriter(state)
         with (
@@ -248,10 +256,14 @@ def _opened(config: ServerConfig, following: Following | None = None) -> Iterato
                 if following is not None:
                     announce = partial(following.processes.announce_by, announce)
                 publisher.resume(announce)
+                within = timedelta(hours=config.forget_hours)
+                forgetting.enter_context(Forgetting(home, store, publisher, within, supervisor))
 
+            forgetting = ExitStack()
             admission = Admission(config.workers, config.queue, priority)
             try:
-                yield _OpenHome(HomeServices(config.tenant, admission, health_servicer, services), begin)
+                with forgetting:
+                    yield _OpenHome(HomeServices(config.tenant, admission, health_servicer, services), begin)
             finally:
                 if following is not None:
                     following.processes.close()

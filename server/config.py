@@ -203,6 +203,22 @@ class ServerConfig:
         "countries whose telephone numbers are found without their code",
         "CN,US,GB",
     )
+    audience_floor: int = option(
+        "privacy",
+        "answers that name people (similar users, audiences) name them in groups of so many, without scores; "
+        "0: one by one, with scores",
+        0,
+        least=0,
+        most=1_000,
+    )
+    forget_hours: float = option(
+        "privacy",
+        "hours from an erasure until no file of an index holds the person's vector; 0: whenever a command "
+        "makes a new index and prunes the old ones",
+        24.0,
+        least=0,
+        most=8_760,
+    )
     log_level: str = option(
         "log",
         "what is logged: this and what is worse",

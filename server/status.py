@@ -33,6 +33,8 @@ from server.access import (
 from server.cancellation import AbandonedError, NoTurnError
 from server.live import IMPORT_ERRORS, NotPreparedError, StoppingError
 from server.query import (
+    AudienceGroupError,
+    AudienceTooSmallError,
     IndexChangedError,
     ItemNotServedError,
     NotReadyError,
@@ -96,6 +98,8 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
     (ItemVectorLengthError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
     (VectorDimError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    (AudienceGroupError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    (AudienceTooSmallError, code_pb2.FAILED_PRECONDITION, "AUDIENCE_TOO_SMALL"),
     (ItemNotFoundError, code_pb2.NOT_FOUND, "ITEM_NOT_FOUND"),
     (ItemNotServedError, code_pb2.NOT_FOUND, "ITEM_NOT_FOUND"),
     (NoHeadError, code_pb2.FAILED_PRECONDITION, "HEAD_NOT_FITTED"),

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from store.artifact import (
     verify,
 )
 from store.home import Home
-from store.ledger import Erasure, erased_users, erasures_missing_from, erasures_since, read_ledger
+from store.ledger import read_ledger
 from store.lmdb_file import DATA_FILE
 from store.locks import abandoned
 
@@ -208,7 +208,7 @@ def text_models_in_use(home: Home) -> list[str]:
 
 def erased_check(home: Home) -> Iterator[Check]:
     """Yield a warning where an index holds vectors of users erased since; no search finds them."""
-    from indexer.building import stored_users
+    from indexer.without_erased import erased_in
 
     try:
         erasures = read_ledger(home.erasures)
@@ -217,27 +217,14 @@ def erased_check(home: Home) -> Iterator[Check]:
     found = []
     for index_id in artifacts(home.indexes) if erasures else ():
         try:
-            unknown = _unknown_to(home, read_manifest(home.indexes / index_id)["export_id"], erasures)
-            users = stored_users(home.indexes / index_id)
+            count = len(erased_in(home, index_id, erasures))
         except (DamagedArtifactError, OSError, ValueError):
             continue  # said by the check of the indexes
-        count = len(erased_users(users, unknown))
         found += [f"index {index_id}: {count}"] if count else []
     if found:
         hint = "triptych reindex --home HOME, then triptych index prune --keep 1 --home HOME"
         warning = f"vectors of erased people lie in files that nobody searches: {', '.join(found)}"
         yield Check("erased people", State.WARNING, warning, hint)
-
-
-def _unknown_to(home: Home, export_id: str, erasures: Sequence[Erasure]) -> list[Erasure]:
-    """Return the erasures that an export, which may be pruned by now, did not know."""
-    from scripts.index import made_at
-
-    if export_id in artifacts(home.exports):
-        return erasures_missing_from(
-            home.exports / export_id, read_manifest(home.exports / export_id), erasures
-        )
-    return erasures_since(made_at(export_id), erasures)
 
 
 def leftover_check(home: Home, parents: Any) -> Check:

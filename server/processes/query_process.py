@@ -95,7 +95,13 @@ def _followed(config: ServerConfig, owner: str) -> Iterator[_FollowedHome]:
         set_health(health_servicer, {"": False, _RETRIEVAL: False})
         follower = LogFollower(sequence=state.read(lambda reading: reading.head.sequence))
         link = OwnerLink(owner)
-        retriever = Retriever(link, state, follower=follower, user_cache_bytes=config.user_cache_bytes)
+        retriever = Retriever(
+            link,
+            state,
+            follower=follower,
+            user_cache_bytes=config.user_cache_bytes,
+            audience_floor=config.audience_floor,
+        )
         replica = Replica(config, state, cache, retriever, follower, ready)
         state.repair_by(link.repair)
         replica.resume()

@@ -32,9 +32,11 @@ from server.query.retriever import NotReadyError, QueryPriority, Retriever
 from server.query.snapshot import Snapshot, cache_stored_vectors, prepare, text_encoder
 from server.query.stored_rows import OwnerUnreachableError, StoredRows
 from server.query.subject_views import SubjectViews, raw_views, stack
-from server.query.user_search import NoUserIndexError
+from server.query.user_search import AudienceGroupError, AudienceTooSmallError, NoUserIndexError
 
 __all__ = [
+    "AudienceGroupError",
+    "AudienceTooSmallError",
     "Candidates",
     "EncodedUser",
     "Explanation",

@@ -36,7 +36,7 @@ from server.query.query import (
 from server.query.snapshot import Snapshot
 from server.query.stored_rows import StoredRows
 from server.query.subject_vectors import EncodedSubjects, KnownSubjects, SubjectVectors
-from server.query.user_search import audience_of, similar_users_of
+from server.query.user_search import audience_of, check_groups, in_groups, similar_users_of
 from server.query.user_vectors import DEFAULT_BYTES, UserVector, UserVectors
 from server.query.visible import visible_explanations, visible_subject
 from store.state import LogFollower, UserState
@@ -105,6 +105,7 @@ class Retriever:
         priority: QueryPriority | None = None,
         follower: LogFollower | None = None,
         user_cache_bytes: int = DEFAULT_BYTES,
+        audience_floor: int = 0,
     ) -> None:
         """Keep what queries read.
 
@@ -115,10 +116,12 @@ class Retriever:
             priority: counts the running queries.
             follower: of the log of the state; None makes one.
             user_cache_bytes: of user vectors that are kept in memory, at most.
+            audience_floor: people in a group, in which alone answers name people; 0 for none.
         """
         self._store = store
         self._priority = priority or QueryPriority()
         self._snapshot: Snapshot | None = None
+        self._audience_floor = audience_floor
         self.user_vectors = UserVectors(user_cache_bytes)
         follower = follower or LogFollower()
         follower.listen(self.user_vectors.follow)
@@ -150,6 +153,7 @@ class Retriever:
         Raises:
             NotReadyError: no index is loaded.
             NoUserIndexError: a query is for users, and the index has none.
+            AudienceGroupError, AudienceTooSmallError: it does not keep to the floor on audiences.
             IndexChangedError: a query is for another index.
             ReindexNeededError: a filter needs what the files of an older index do not hold.
             ItemNotFoundError: a subject is an item that the store does not have.
@@ -305,6 +309,7 @@ class Retriever:
     def _find_users(self, snapshot: Snapshot, query: Query) -> Candidates:
         """Find the users most like a subject, or whom an item or a text suits best."""
         start = views_end = encode_end = time.perf_counter()
+        check_groups(query, self._audience_floor)
         if isinstance(query.subject, SimilarTo | FreeText):
             answer = audience_of(snapshot, self._store, query)
         else:
@@ -314,7 +319,8 @@ class Retriever:
             query_vector = query_vector_of(query, encoded.vectors[0].query_vector, None)
             encode_end = time.perf_counter()
             answer = similar_users_of(snapshot, query, query_vector)
-        return replace(answer, timings=_timings(start, views_end, encode_end))
+        named = in_groups(answer, self._audience_floor)
+        return replace(named, timings=_timings(start, views_end, encode_end))
 
 
 def _check_index(snapshot: Snapshot, queries: Sequence[Query]) -> None:

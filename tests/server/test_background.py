@@ -423,7 +423,7 @@ def treatises(client: Client) -> list[str]:
 
 def test_every_worker_is_told_of(client: Client) -> None:
     workers = client.status().workers
-    assert {worker.name for worker in workers} == {"writer", "texts", "items", "users"}
+    assert {worker.name for worker in workers} == {"writer", "texts", "items", "users", "forgetting"}
     assert not any(worker.failing or worker.failures or worker.error for worker in workers)
     for worker in workers:
         wait_for(client, f"triptych.worker.{worker.name}", SERVING)

@@ -688,8 +688,8 @@ class EraseUserResponse(_message.Message):
 
     @_builtins.property
     def indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Indexes on disk whose files still hold the person's vector, which no search finds; gone with the next reindex
-        and `triptych index prune`.
+        """Indexes on disk whose files still hold the person's vector, which no search finds; gone within a day (option
+        privacy.forget_hours of the server).
         """
 
     def __init__(
