@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,14 @@ from tqdm import tqdm
 from scripts.home_access import admin, existing_home, publish_index, server_of
 from scripts.terminal import HomeOption, console
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, read_manifest, verify
+from store.artifact import (
+    DamagedArtifactError,
+    NotPublishedError,
+    artifacts,
+    made_at,
+    read_manifest,
+    verify,
+)
 from store.home import Home
 
 IdArgument = Annotated[str, typer.Argument(help="An index id, as `triptych index list` prints it.")]
@@ -160,11 +166,6 @@ def check_index(home: Home, index_id: str) -> IndexOnDisk:
         name = error.path.relative_to(directory) if inside else error.path.name
         damage = f"damaged: {name} {error.reason}"
     return IndexOnDisk(index_id, facts, _size(directory), damage)
-
-
-def made_at(artifact_id: str) -> datetime:
-    """Return the time, UTC, at which an artifact got its id.  Raises: ValueError, where it holds none."""
-    return datetime.strptime(artifact_id.partition("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
 
 
 def creation_time(artifact_id: str) -> str:

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import duckdb
 import typer
@@ -40,6 +40,21 @@ def serve_command(
     grace: Annotated[
         float, typer.Option(min=0, max=MAX_GRACE, help="Seconds for running calls at shutdown.")
     ] = 10.0,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Where Prometheus finds metrics by HTTP; 0 takes a free port."),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="Name or IP address that --metrics-port listens on.")
+    ] = "127.0.0.1",
+    otlp_endpoint: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="OpenTelemetry collector that takes traces (OTLP, gRPC)."),
+    ] = "",
+    trace_ratio: Annotated[
+        float, typer.Option(min=0, max=1, help="Calls that are traced, where the caller does not say.")
+    ] = 0.01,
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="What a line of the log is.")] = "text",
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate chain; needs --tls-key.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key; needs --tls-cert.")] = None,
 ) -> None:
@@ -54,6 +69,7 @@ def serve_command(
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from server.config import ServerConfig  # noqa: PLC0415
     from server.processes import serve_with_processes, usable_processors  # noqa: PLC0415
+    from server.telemetry import log_as  # noqa: PLC0415
     from store.home import Home  # noqa: PLC0415
 
     if processes != "auto" and not (processes.isdecimal() and 1 <= int(processes) <= MOST_PROCESSES):
@@ -70,8 +86,14 @@ def serve_command(
         tls_key=tls_key,
         user_cache_mb=user_cache_mb,
         spare=int(spare),
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
+        otlp_endpoint=otlp_endpoint,
+        trace_ratio=trace_ratio,
+        log_format=log_format,
         processes=usable_processors() if processes == "auto" else int(processes),
     )
+    log_as(config.log_format)
     if config.processes > 1:
         serve_with_processes(config)
         return

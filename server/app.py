@@ -4,7 +4,7 @@ import gc
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,15 @@ from grpc_reflection.v1alpha import reflection
 from encoder.text import TextCache
 from server.addresses import CannotListenError, Listening
 from server.config import MAX_MESSAGE_BYTES, ServerConfig
+from server.gauges import (
+    watch_calls,
+    watch_index,
+    watch_log,
+    watch_process,
+    watch_queries,
+    watch_worker,
+    watch_writes,
+)
 from server.identity import Identity, Reached
 from server.live import (
     CommitListener,
@@ -31,8 +40,16 @@ from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query import QueryPriority, Retriever
 from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor
+from server.telemetry import Figures, FiguresSource, Telemetry, exposed, noting
 from server.tls import TlsFilesError, server_credentials
-from server.wire import AdminServicer, Admission, IngestServicer, OwnerServicer, RetrievalServicer
+from server.wire import (
+    AdminServicer,
+    Admission,
+    IngestServicer,
+    OwnerServicer,
+    RetrievalServicer,
+    answer_observer_of,
+)
 from store.disk import disk_errors
 from store.state import UserState, bring_up_to_date
 from store.store import Store
@@ -66,6 +83,7 @@ def serve(config: ServerConfig) -> None:
         DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
         BadAddressError, CannotListenError: nothing can listen on the address.
         TlsFilesError: certificate and key cannot be used, or only one of them was given.
+        TracesNotInstalledError: traces are wanted, and OpenTelemetry is not installed.
     """
     until_stopped(config, running(config))
 
@@ -97,10 +115,11 @@ def until_stopped(
 
 @dataclass(frozen=True)
 class Following:
-    """The query processes that follow a server, and how callers reach these."""
+    """The query processes that follow a server, how callers reach these, and this process' own numbers."""
 
     processes: QueryProcesses
     reached: Reached
+    figures: Figures | None = None
 
 
 @contextmanager
@@ -121,6 +140,7 @@ def running(config: ServerConfig, following: Following | None = None) -> Iterato
     home, health_servicer = config.home, health.HealthServicer()
     supervisor, priority = Supervisor(health_servicer), QueryPriority()
     with (
+        _noting(config, following) as (telemetry, metrics),
         disk_errors(home.path),
         Store.open(home.database) as store,
         UserState.open(home.state) as state,
@@ -140,20 +160,28 @@ def running(config: ServerConfig, following: Following | None = None) -> Iterato
             publisher = Publisher(config, store, state, cache, retriever, listener, supervisor, index_writer)
             identity = Identity.of(home, store)
             admin = AdminServicer(home, store, retriever, publisher, identity, supervisor)
+            observer = answer_observer_of(telemetry, home.models, retriever)
             services = [
-                partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever)),
+                partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever, observer)),
                 partial(rpc.add_AdminServicer_to_server, admin),
                 partial(ingest_rpc.add_IngestServicer_to_server, IngestServicer(ingest)),
             ]
+            if telemetry.figures is not None:
+                watch_queries(telemetry.figures, retriever)
+                watch_index(telemetry.figures, home, retriever, publisher)
+                watch_writes(telemetry.figures, commit)
+                for worker in (commit, listener.texts, listener.items, listener.users):
+                    watch_worker(telemetry.figures, worker)
+                watch_log(telemetry.figures, lambda: state.read(lambda reading: reading.head.sequence))
             if following is not None:
                 publisher.prepare_in(following.processes)
                 supervisor.listen(following.processes.tell_health)
                 owner = OwnerServicer(store, state, cache, following.processes)
                 services.append(partial(owner_rpc.add_OwnerServicer_to_server, owner))
             try:
-                with answering(config, health_servicer, services) as (address, local):
+                with answering(config, health_servicer, services, telemetry) as (address, local):
                     if following is None:
-                        reached = Reached(address, local, config.tls_cert is not None)
+                        reached = Reached(address, local, config.tls_cert is not None, metrics=metrics)
                         publisher.resume(partial(identity.announce, home, reached))
                     else:
                         announce = partial(identity.announce, home, following.reached)
@@ -167,10 +195,38 @@ def running(config: ServerConfig, following: Following | None = None) -> Iterato
 
 
 @contextmanager
+def _noting(config: ServerConfig, following: Following | None) -> Iterator[tuple[Telemetry, str]]:
+    """Yield what this process notes of itself, and the URL of the metrics, "" where they are not its own.
+
+    Raises:
+        TracesNotInstalledError, BadAddressError, CannotListenError: as `serve`.
+    """
+    with ExitStack() as stack:
+        if following is not None:
+            figures, url = following.figures, ""
+        elif config.metrics_port is None:
+            figures, url = None, ""
+        else:
+            figures = own = Figures()
+            stack.enter_context(own.refreshed())
+
+            def sources() -> list[FiguresSource]:
+                own.refresh()
+                return [FiguresSource("server", own.read())]
+
+            url = stack.enter_context(exposed(sources, config.metrics_host, config.metrics_port))
+        if figures is not None:
+            watch_process(figures)
+        telemetry = stack.enter_context(noting(config, figures, counts_passed_on=following is None))
+        yield telemetry, url
+
+
+@contextmanager
 def answering(
     config: ServerConfig,
     health_servicer: health.HealthServicer,
     services: Sequence[Callable[[grpc.Server], None]],
+    telemetry: Telemetry,
     options: Sequence[tuple[str, int]] = (),
     *,
     for_commands: bool = True,
@@ -181,13 +237,16 @@ def answering(
         config: where to listen, and how many calls run at once.
         health_servicer: is told when the server ends.
         services: each is added to the server.
+        telemetry: what is noted of calls.
         options: of gRPC, beside and in the place of the usual ones.
         for_commands: whether commands on this machine get a port without TLS where the other one wants TLS.
 
     Raises:
         BadAddressError, CannotListenError, TlsFilesError: as `serve`.
     """
-    admission = Admission(config.workers, config.queue)
+    admission = Admission(config.workers, config.queue, telemetry)
+    if telemetry.figures is not None:
+        watch_calls(telemetry.figures, admission)
     usual = dict(OPTIONS) | dict(options)
     server = grpc.server(admission.refusals, interceptors=[admission], options=list(usual.items()))
     for add in services:

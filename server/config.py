@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from store.home import Home
 
@@ -24,6 +25,11 @@ class ServerConfig:
         user_cache_mb: megabytes of user vectors that a process keeps, at most.
         processes: query processes beside the one that owns the home; 1 for one process that does all.
         spare: query processes beyond these that have loaded everything, to take the place of one that dies.
+        metrics_port: where Prometheus finds metrics by HTTP; None for nowhere, 0 for a free port.
+        metrics_host: name or IP address that it listens on.
+        otlp_endpoint: host:port or URL of an OpenTelemetry collector that takes traces; "" for none.
+        trace_ratio: of calls that are traced, among those whose caller does not say.
+        log_format: text or json.
     """
 
     home: Home
@@ -38,6 +44,11 @@ class ServerConfig:
     user_cache_mb: int = 128
     processes: int = 1
     spare: int = 1
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    otlp_endpoint: str = ""
+    trace_ratio: float = 0.01
+    log_format: Literal["text", "json"] = "text"
 
     @property
     def user_cache_bytes(self) -> int:

@@ -58,6 +58,11 @@ def new_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
 
 
+def made_at(artifact_id: str) -> datetime:
+    """Return the time, UTC, at which an artifact got its id.  Raises: ValueError, where it holds none."""
+    return datetime.strptime(artifact_id.partition("-")[0], "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
+
+
 @contextmanager
 def build(parent: Path, artifact_id: str) -> Iterator[Draft]:
     """Build an artifact: yield a draft, and when the block ends, write its manifest and rename it into place.

@@ -14,6 +14,7 @@ from store.artifact import (
     DamagedArtifactError,
     NotPublishedError,
     artifacts,
+    made_at,
     read_manifest,
     read_pointer,
     verify,
@@ -217,8 +218,6 @@ def erased_check(home: Home) -> Iterator[Check]:
 
 def _unknown_to(home: Home, export_id: str, erasures: Sequence[Erasure]) -> list[Erasure]:
     """Return the erasures that an export, which may be pruned by now, did not know."""
-    from scripts.index import made_at
-
     if export_id in artifacts(home.exports):
         return erasures_missing_from(
             home.exports / export_id, read_manifest(home.exports / export_id), erasures

@@ -18,6 +18,7 @@ from pathlib import Path
 from server.addresses import CannotListenError, Listening
 from server.config import ServerConfig
 from server.processes.roles import GO, OWNER, QUERY, READY, WARM
+from server.telemetry import Figures, ProcessFiles, exposed
 
 _MORE_SECONDS = 5.0  # beyond the grace of calls: for threads to end and files to close
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before a process that died is replaced
@@ -61,6 +62,7 @@ def serve_with_processes(config: ServerConfig) -> None:
     with (
         _reserved(wanted) as listening,
         tempfile.TemporaryDirectory(prefix="triptych-") as folder,  # only this user may enter it
+        _metrics(config, Path(folder)) as (figures, metrics),
         _Stop() as stop,
     ):
         config = config.on_port(listening.port)
@@ -68,10 +70,12 @@ def serve_with_processes(config: ServerConfig) -> None:
             "address": listening.reached,
             "owner": f"unix:{Path(folder) / 'owner.sock'}",
             "parent": str(os.getpid()),
+            "metrics": metrics,
+            "figures": folder if metrics else "",
         }
         groups = [
-            _Group(QUERY, config, facts, stop, wanted=config.processes, spare=config.spare),
-            _Group(OWNER, config, facts, stop, wanted=1, spare=0),
+            _Group(QUERY, config, facts, stop, figures, wanted=config.processes, spare=config.spare),
+            _Group(OWNER, config, facts, stop, figures, wanted=1, spare=0),
         ]
         try:
             for group in reversed(groups):
@@ -104,6 +108,36 @@ def _reserved(wanted: Listening) -> Iterator[Listening]:
         except OSError as error:
             raise CannotListenError(wanted.bound, error.strerror or str(error)) from error
         yield Listening(wanted.host, reserved.getsockname()[1])
+
+
+@contextmanager
+def _metrics(config: ServerConfig, folder: Path) -> Iterator[tuple["_Counted", str]]:
+    """Yield what counts processes, and the URL of the metrics of all of them; "" where nobody wants them.
+
+    Raises:
+        BadAddressError, CannotListenError: nothing can listen there.
+    """
+    own = Figures()
+    files = ProcessFiles(folder, own)
+    if config.metrics_port is None:
+        yield _Counted(files, own), ""
+        return
+    with exposed(files.sources, config.metrics_host, config.metrics_port) as url:
+        yield _Counted(files, own), url
+
+
+class _Counted:
+    """Tells the metrics of processes that start and end."""
+
+    def __init__(self, files: ProcessFiles, own: Figures) -> None:
+        self._files = files
+        self.started = files.started
+        self._replaced = {role: own.counter("process_restarts", role) for role in (OWNER, QUERY)}
+
+    def ended(self, pid: int, role: str, *, replaced: bool) -> None:
+        self._files.ended(pid)
+        if replaced:
+            self._replaced[role](1.0)
 
 
 class _Stop:
@@ -141,11 +175,13 @@ class _Group:
         config: ServerConfig,
         facts: dict[str, str],
         stop: "_Stop",
+        counted: _Counted,
         *,
         wanted: int,
         spare: int,
     ) -> None:
         self.role = role
+        self.counted = counted
         settings = config.to_json(), json.dumps(facts)
         self.command = [sys.executable, "-m", "server.processes.child", role, *settings]
         self.stop = stop
@@ -153,7 +189,8 @@ class _Group:
         self.changed = threading.Condition()
         self.failed: int | None = None  # exit code of one that ended before all answered
         self._wanted = wanted
-        self._places = [_Place(self) for _ in range(wanted + spare)]
+        names = [role] if wanted + spare == 1 else [f"{role}-{place}" for place in range(wanted + spare)]
+        self._places = [_Place(self, name) for name in names]
         self._answered = False  # all that are wanted, at least once
 
     def start(self) -> None:
@@ -212,8 +249,9 @@ class _State(Enum):
 class _Place:
     """A place for one process at a time."""
 
-    def __init__(self, group: _Group) -> None:
+    def __init__(self, group: _Group, name: str) -> None:
         self._group = group
+        self._name = name
         self._process: subprocess.Popen[bytes] | None = None
         self.state = _State.DOWN
         self.thread = threading.Thread(target=self._keep, name=group.role, daemon=True)
@@ -252,6 +290,7 @@ class _Place:
             code = process.wait()
             self._becomes(_State.DOWN)
             _close(process)
+            group.counted.ended(process.pid, group.role, replaced=not group.gives_up)
             if group.gives_up:
                 with group.changed:
                     group.failed = code
@@ -275,6 +314,7 @@ class _Place:
                 stdout=subprocess.PIPE,
                 start_new_session=True,  # signals of a terminal reach the parent alone
             )
+            self._group.counted.started(self._process.pid, self._name)
             return self._process
 
     def _becomes(self, state: _State) -> None:

@@ -13,6 +13,7 @@ from grpc_health.v1 import health
 from encoder.text import TextCache
 from server.app import answering
 from server.config import ServerConfig
+from server.gauges import watch_log, watch_process, watch_queries
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.processes.forwarding import add_forwarding
@@ -20,7 +21,8 @@ from server.processes.owner_link import OwnerLink
 from server.processes.replica import Replica
 from server.query import Retriever
 from server.supervisor import set_health
-from server.wire import RetrievalServicer, answering_process
+from server.telemetry import Figures, noting
+from server.wire import RetrievalServicer, answer_observer_of, answering_process
 from store.state import LogFollower, UserState
 
 _OPTIONS = [
@@ -36,7 +38,10 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def running_query_process(
-    config: ServerConfig, owner: str, wait_for_turn: Callable[[], None] = lambda: None
+    config: ServerConfig,
+    owner: str,
+    wait_for_turn: Callable[[], None] = lambda: None,
+    figures: Figures | None = None,
 ) -> Iterator[str]:
     """Yield the address of a query process that answers while the block runs.
 
@@ -45,14 +50,16 @@ def running_query_process(
         owner: address of the owner, unix:/path, which has opened the home.
         wait_for_turn: called when everything is loaded; this process follows the owner meanwhile, and answers
             when it returns.
+        figures: numbers of this process; None for none.
 
     Raises:
         DamagedStateError, DamagedTextCacheError: the owner has not opened the home, or a file is damaged.
         IndexNotFoundError, DamagedArtifactError: the index that serves cannot be loaded.
-        CannotListenError, TlsFilesError: as `serve`.
+        CannotListenError, TlsFilesError, TracesNotInstalledError: as `serve`.
     """
     health_servicer = health.HealthServicer()
     with (
+        noting(config, figures) as telemetry,
         UserState.open_reader(config.home.state) as state,
         closing(TextCache.open_reader(config.home.text_cache)) as cache,
     ):
@@ -64,14 +71,22 @@ def running_query_process(
         replica = Replica(config, state, cache, retriever, follower, ready)
         state.repair_by(link.repair)
         replica.resume()
+        observer = answer_observer_of(telemetry, config.home.models, retriever)
         services = [
-            partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever)),
+            partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever, observer)),
             partial(add_forwarding, channel=link.channel, amend={"Status": partial(_told_here, retriever)}),
         ]
+        if figures is not None:
+            watch_process(figures)
+            watch_queries(figures, retriever)
+            watch_log(figures, lambda: follower.sequence)
         with _following(state, follower):
             wait_for_turn()
             with (
-                answering(config, health_servicer, services, _OPTIONS, for_commands=False) as (address, _),
+                answering(config, health_servicer, services, telemetry, _OPTIONS, for_commands=False) as (
+                    address,
+                    _,
+                ),
                 # Last: who has joined answers.
                 link.joined(replica.prepare, replica.drop, partial(_pass_on, health_servicer)),
             ):

@@ -4,11 +4,12 @@
 Admin, `ingest_servicer` of Ingest, `owner_servicer` of what query processes ask) translate the request, call
 what answers it, and translate the result.
 `query`, `filters` and `ingest` have the translations, with every bound that a client could overstep; `bounds`
-has those that they share.
+has those that they share. `observed` counts and traces calls and answers.
 """
 
 from server.wire.admission import Admission
 from server.wire.ingest_servicer import IngestServicer
+from server.wire.observed import answer_observer_of
 from server.wire.owner_servicer import OwnerServicer
 from server.wire.servicers import AdminServicer, RetrievalServicer, answering_process
 
@@ -18,5 +19,6 @@ __all__ = [
     "IngestServicer",
     "OwnerServicer",
     "RetrievalServicer",
+    "answer_observer_of",
     "answering_process",
 ]

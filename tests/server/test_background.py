@@ -316,6 +316,9 @@ def test_a_worker_repeats_what_failed_ever_more_rarely(
     tried, done = [], threading.Event()
 
     class Failing(Worker):
+        def backlog(self) -> tuple[int, float]:
+            return 0, 0.0
+
         def _has_work(self) -> bool:
             return False
 
