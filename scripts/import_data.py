@@ -22,6 +22,7 @@ from store.imports import (
     check_not_all_refused,
     import_folder,
 )
+from store.masking import KINDS, Masking, UnknownMaskingError
 
 
 class FileFormat(StrEnum):
@@ -48,7 +49,8 @@ class TimesOption(StrEnum):
 
 def import_command(
     path: Annotated[
-        Path, typer.Argument(help="Folder with any of items, behaviors, texts, social, impressions.")
+        Path,
+        typer.Argument(help="Folder of items, behaviors, texts, social, impressions, consents."),
     ],
     home: HomeOption,
     file_format: Annotated[
@@ -66,6 +68,12 @@ def import_command(
         bool,
         typer.Option("--create-items", help="Make the items that behaviors, texts and impressions name."),
     ] = False,
+    mask: Annotated[
+        str,
+        typer.Option(
+            metavar="KINDS", help=f"Mask in texts of people: all, or some of {', '.join(KINDS)}, with commas."
+        ),
+    ] = "",
 ) -> None:
     """Import a folder of tables.
 
@@ -80,6 +88,10 @@ def import_command(
         check_encoding(encoding)
     except UnknownEncodingError as error:
         raise typer.BadParameter(str(error), param_hint="--encoding") from error
+    try:
+        masking = Masking(KINDS if mask == "all" else tuple(filter(None, mask.split(","))))
+    except UnknownMaskingError as error:
+        raise typer.BadParameter(str(error), param_hint="--mask") from error
     place = Home(home)
     options = ImportOptions(
         file_format=file_format.value,
@@ -88,6 +100,7 @@ def import_command(
         times=times.value,
         create_items=create_items,
         dims=text_model_dims(place.text_models),
+        masking=masking,
     )
     address = server_of(place)
     if address is not None:
@@ -109,6 +122,7 @@ def import_through(address: str, path: Path, options: ImportOptions) -> ImportRe
             encoding=options.encoding,
             times=options.times,
             create_items=options.create_items,
+            mask=options.masking.kinds,
         )
     tables = {
         one.table: TableReport(
@@ -123,6 +137,7 @@ def import_through(address: str, path: Path, options: ImportOptions) -> ImportRe
             without_text=one.without_text,
             items_made=one.items_made,
             remarks=tuple(one.remarks),
+            masked=dict(one.masked),
         )
         for one in reply.tables
     }
@@ -143,6 +158,8 @@ def print_report(report: ImportReport) -> None:
             print(f"{name}: {count:,} rejected, {reason}: see {one.rejects_file}")
         for remark in one.remarks:
             print(f"{name}: {remark}")
+        if one.masked:
+            print(f"{name}: masked {', '.join(f'{n:,} {kind}' for kind, n in sorted(one.masked.items()))}")
         if one.items_made:
             print(f"{name}: {one.items_made:,} items made that only these rows name")
         if one.without_text:

@@ -19,7 +19,6 @@ from server.gauges import (
     watch_calls,
     watch_index,
     watch_log,
-    watch_process,
     watch_queries,
     watch_worker,
     watch_writes,
@@ -38,9 +37,10 @@ from server.pb.triptych.internal.v1 import owner_pb2_grpc as owner_rpc
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query import QueryPriority, Retriever
+from server.rereading import Rereading, set_log_level
 from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor
-from server.telemetry import Figures, FiguresSource, Telemetry, exposed, noting
+from server.telemetry import Figures, FiguresSource, Telemetry, exposed, noting, watch_process
 from server.tls import TlsFilesError, server_credentials
 from server.wire import (
     AdminServicer,
@@ -71,8 +71,8 @@ _SWITCH_SECONDS = 0.0005
 log = logging.getLogger(__name__)
 
 
-def serve(config: ServerConfig) -> None:
-    """Run a server until SIGTERM or SIGINT; running calls finish first.
+def serve(settings: Rereading) -> None:
+    """Run a server until SIGTERM or SIGINT; running calls finish first, and SIGHUP reads settings again.
 
     A signal during the start ends it within two seconds; a second signal, or calls that do not end within the
     grace, end the process at once.
@@ -85,16 +85,16 @@ def serve(config: ServerConfig) -> None:
         TlsFilesError: certificate and key cannot be used, or only one of them was given.
         TracesNotInstalledError: traces are wanted, and OpenTelemetry is not installed.
     """
-    until_stopped(config, running(config))
+    until_stopped(settings, running(settings.config, settings=settings))
 
 
 def until_stopped(
-    config: ServerConfig, block: AbstractContextManager[str], ready: Callable[[], None] = lambda: None
+    settings: Rereading, block: AbstractContextManager[str], ready: Callable[[], None] = lambda: None
 ) -> None:
     """Keep a server running until SIGTERM or SIGINT, as `serve` says.
 
     Args:
-        config: of the server.
+        settings: of the server.
         block: in which it answers, as `running` returns it.
         ready: called once it answers.
 
@@ -102,15 +102,18 @@ def until_stopped(
         what the block raises.
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
+    settings.listen(set_log_level)
     with (
-        StopSignals(lambda: config.home.server_file.unlink(missing_ok=True)) as signals,
+        StopSignals(
+            lambda: settings.config.home.server_file.unlink(missing_ok=True), settings.reread
+        ) as signals,
         block as address,
     ):
-        signals.serving(config.grace_seconds)
+        settings.listen(lambda config: signals.serving(config.grace_seconds))
         log.info("listening on %s", address)
         ready()
         signals.wait()
-        log.info("stopping: running calls have %.0f s to finish", config.grace_seconds)
+        log.info("stopping: running calls have %.0f s to finish", settings.config.grace_seconds)
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,9 @@ class Following:
 
 
 @contextmanager
-def running(config: ServerConfig, following: Following | None = None) -> Iterator[str]:
+def running(
+    config: ServerConfig, following: Following | None = None, settings: Rereading | None = None
+) -> Iterator[str]:
     """Yield the address of a server that answers while the block runs.
 
     The start goes from the disk upwards: what is stored is opened and brought to one state, the background
@@ -133,10 +138,12 @@ def running(config: ServerConfig, following: Following | None = None) -> Iterato
     Args:
         config: of the server.
         following: the query processes that follow this one, where there are any.
+        settings: those that may change while it runs; None where none may.
 
     Raises:
         as `serve`.
     """
+    settings = settings or Rereading(config)
     home, health_servicer = config.home, health.HealthServicer()
     supervisor, priority = Supervisor(health_servicer), QueryPriority()
     with (
@@ -179,7 +186,8 @@ def running(config: ServerConfig, following: Following | None = None) -> Iterato
                 owner = OwnerServicer(store, state, cache, following.processes)
                 services.append(partial(owner_rpc.add_OwnerServicer_to_server, owner))
             try:
-                with answering(config, health_servicer, services, telemetry) as (address, local):
+                answers = answering(config, settings, health_servicer, services, telemetry, priority=priority)
+                with answers as (address, local):
                     if following is None:
                         reached = Reached(address, local, config.tls_cert is not None, metrics=metrics)
                         publisher.resume(partial(identity.announce, home, reached))
@@ -224,27 +232,31 @@ def _noting(config: ServerConfig, following: Following | None) -> Iterator[tuple
 @contextmanager
 def answering(
     config: ServerConfig,
+    settings: Rereading,
     health_servicer: health.HealthServicer,
     services: Sequence[Callable[[grpc.Server], None]],
     telemetry: Telemetry,
     options: Sequence[tuple[str, int]] = (),
     *,
     for_commands: bool = True,
+    priority: QueryPriority | None = None,
 ) -> Iterator[tuple[str, str]]:
     """Yield the address of a gRPC server while it runs some services, and its address for commands.
 
     Args:
         config: where to listen, and how many calls run at once.
+        settings: those that may change meanwhile.
         health_servicer: is told when the server ends.
         services: each is added to the server.
         telemetry: what is noted of calls.
         options: of gRPC, beside and in the place of the usual ones.
         for_commands: whether commands on this machine get a port without TLS where the other one wants TLS.
+        priority: counts the queries that wait to be answered together.
 
     Raises:
         BadAddressError, CannotListenError, TlsFilesError: as `serve`.
     """
-    admission = Admission(config.workers, config.queue, telemetry)
+    admission = Admission(config.workers, config.queue, priority, telemetry)
     if telemetry.figures is not None:
         watch_calls(telemetry.figures, admission)
     usual = dict(OPTIONS) | dict(options)
@@ -259,7 +271,7 @@ def answering(
         yield addresses
     finally:
         health_servicer.enter_graceful_shutdown()
-        server.stop(config.grace_seconds).wait()
+        server.stop(settings.config.grace_seconds).wait()
         admission.shutdown()  # a call nobody waits for any more still holds the store and the cache
 
 

@@ -1,54 +1,146 @@
-"""Settings of a server; read once, in `main`."""
+"""Settings of a server; read once, in `main`.
+
+`ServerConfig` is the one place of an option: its line there says what it means, its bounds and its default.
+`settings.py` reads it from triptych.toml and the environment, `__main__.py` makes its flag, and
+docs/configuration.md lists it.
+"""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
 from store.home import Home
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+MOST_PROCESSES = 256
+MAX_GRACE = 3_600.0  # seconds; beyond them no service manager waits
+
+
+@dataclass(frozen=True)
+class Option:
+    """What people are told of a setting, and which values it may have.
+
+    Attributes:
+        attribute: of ServerConfig.
+        name: of the flag, with hyphens, and of the environment variable, in capitals behind TRIPTYCH_.
+        table: of triptych.toml.
+        key: in that table.
+        kind: int, float, bool, str or Path.
+        default: where nothing sets it; None for nothing.
+        meaning: for people, a phrase.
+        least, most: of a number.
+        words: all that a text may be, or what a number may be besides.
+        reread: whether SIGHUP changes it in a running server.
+    """
+
+    attribute: str
+    name: str
+    table: str
+    key: str
+    kind: type
+    default: Any
+    meaning: str
+    least: float | None
+    most: float | None
+    words: tuple[str, ...]
+    reread: bool
+
+
+def option(
+    table: str,
+    meaning: str,
+    default: Any = None,
+    *,
+    name: str = "",
+    least: float | None = None,
+    most: float | None = None,
+    words: tuple[str, ...] = (),
+    reread: bool = False,
+) -> Any:
+    """Declare an option; its name is that of the attribute, its key the same without the table's name."""
+    said = {
+        "table": table,
+        "meaning": meaning,
+        "name": name,
+        "least": least,
+        "most": most,
+        "words": words,
+        "reread": reread,
+    }
+    return field(default=default, metadata=said)
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Settings of one server process.
+    """Settings of one server process; each with a `table` is an option of `triptych serve`.
 
     Attributes:
         home: the home directory; the process owns its store.
-        host, port: where it listens; port 0 takes a free one; host unix:/path has none.
-        workers: calls answered at once, of each kind.
-        queue: calls of a kind that wait beyond these; further ones get RESOURCE_EXHAUSTED.
-        encode_threads: threads of the language model per call.
-        grace_seconds: how long running calls may take to finish at shutdown.
-        tls_cert, tls_key: PEM files; both or neither.
-        user_cache_mb: megabytes of user vectors that a process keeps, at most.
-        processes: query processes beside the one that owns the home; 1 for one process that does all.
-        spare: query processes beyond these that have loaded everything, to take the place of one that dies.
-        metrics_port: where Prometheus finds metrics by HTTP; None for nowhere, 0 for a free port.
-        metrics_host: name or IP address that it listens on.
-        otlp_endpoint: host:port or URL of an OpenTelemetry collector that takes traces; "" for none.
-        trace_ratio: of calls that are traced, among those whose caller does not say.
-        log_format: text or json.
     """
 
     home: Home
-    host: str = "127.0.0.1"
-    port: int = 50051
-    workers: int = 8
-    queue: int = 256
-    encode_threads: int = 1
-    grace_seconds: float = 10.0
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    user_cache_mb: int = 128
-    processes: int = 1
-    spare: int = 1
-    metrics_port: int | None = None
-    metrics_host: str = "127.0.0.1"
-    otlp_endpoint: str = ""
-    trace_ratio: float = 0.01
-    log_format: Literal["text", "json"] = "text"
+    host: str = option(
+        "server",
+        "name, IPv4 or IPv6 address, or unix:/path; 0.0.0.0 lets other machines in",
+        "127.0.0.1",
+    )
+    port: int = option("server", "port; 0 takes a free one", 50051, least=0, most=65_535)
+    processes: int = option(
+        "server",
+        "query processes on the port, beside one that owns the home; auto: as many as processors; "
+        "1: one process does all",
+        1,
+        least=1,
+        most=MOST_PROCESSES,
+        words=("auto",),
+    )
+    spare: bool = option(
+        "server", "with several processes: keep one more loaded, that takes the place of one that dies", True
+    )
+    workers: int = option("server", "calls of a kind answered at once", 8, least=1, most=256)
+    queue: int = option(
+        "server",
+        "calls of a kind that wait beyond these; further ones get RESOURCE_EXHAUSTED",
+        256,
+        least=0,
+        most=100_000,
+    )
+    encode_threads: int = option("server", "threads of the language model per call", 1, least=1, most=64)
+    user_cache_mb: int = option(
+        "server", "megabytes of user vectors kept by a process", 128, least=0, most=1_000_000
+    )
+    grace_seconds: float = option(
+        "server",
+        "seconds for running calls at shutdown",
+        10.0,
+        name="grace",
+        least=0,
+        most=MAX_GRACE,
+        reread=True,
+    )
+    tls_cert: Path | None = option("tls", "PEM certificate chain; needs a key")
+    tls_key: Path | None = option("tls", "PEM private key; needs a certificate")
+    log_level: str = option(
+        "log",
+        "what is logged: this and what is worse",
+        "info",
+        words=("debug", "info", "warning", "error"),
+        reread=True,
+    )
+    log_format: str = option("log", "what a line of the log is", "text", words=("text", "json"))
+    metrics_port: int | None = option(
+        "metrics", "port where Prometheus finds metrics by HTTP; 0 takes a free one", least=0, most=65_535
+    )
+    metrics_host: str = option("metrics", "name or IP address that the metrics port listens on", "127.0.0.1")
+    traces_endpoint: str = option(
+        "traces", "host:port or URL of an OpenTelemetry collector that takes traces (OTLP, gRPC)", ""
+    )
+    traces_ratio: float = option(
+        "traces", "share of the calls that are traced, where the caller does not say", 0.01, least=0, most=1
+    )
 
     @property
     def user_cache_bytes(self) -> int:
@@ -64,16 +156,36 @@ class ServerConfig:
         return replace(self, port=port)
 
     def to_json(self) -> str:
-        """Return the text that `from_json` reads."""
+        """Return the text that `from_json` reads, in one line."""
         content = asdict(self) | {"home": str(self.home.path)}
-        for name in ("tls_cert", "tls_key"):
-            content[name] = None if content[name] is None else str(content[name])
-        return json.dumps(content)
+        return json.dumps({name: _plain(value) for name, value in content.items()})
 
     @classmethod
     def from_json(cls, text: str) -> "ServerConfig":
         """Read what `to_json` wrote."""
         content = json.loads(text)
-        for name in ("tls_cert", "tls_key"):
-            content[name] = None if content[name] is None else Path(content[name])
+        for one in options():
+            if one.kind is Path and content[one.attribute] is not None:
+                content[one.attribute] = Path(content[one.attribute])
         return cls(**(content | {"home": Home(Path(content["home"]))}))
+
+
+@cache
+def options() -> tuple[Option, ...]:
+    """Return all options, in their order in ServerConfig."""
+    hints = get_type_hints(ServerConfig)
+    return tuple(
+        _option(one.name, hints[one.name], one.default, **one.metadata)
+        for one in fields(ServerConfig)
+        if one.metadata
+    )
+
+
+def _option(attribute: str, hint: Any, default: Any, table: str, name: str, **said: Any) -> Option:
+    name = name or attribute
+    kind: type = get_args(hint)[0] if isinstance(hint, UnionType) else hint
+    return Option(attribute, name, table, name.removeprefix(f"{table}_"), kind, default, **said)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

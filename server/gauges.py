@@ -1,11 +1,9 @@
-"""What the numbers of a process are read from that change without a call: queues, indexes, memory."""
+"""What the numbers of a process are read from that change without a call: queues, indexes, workers."""
 
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import version as _version
 from pathlib import Path
-
-import psutil
 
 from server.live import GroupCommit, Publisher
 from server.query import NotReadyError, Retriever, Snapshot
@@ -14,23 +12,6 @@ from server.telemetry import Figures
 from server.wire import Admission
 from store.artifact import made_at
 from store.home import Home
-
-
-def watch_process(figures: Figures) -> None:
-    """Tell of the memory, the processor time and the open files of this process."""
-    process = psutil.Process()
-    memory, seconds = figures.cells("process_resident_memory_bytes"), figures.cells("process_cpu_seconds")
-    files = figures.cells("process_open_files")
-    figures.cells("process_start_timestamp_seconds")[0] = process.create_time()
-
-    def look() -> None:
-        with process.oneshot():
-            memory[0] = process.memory_info().rss
-            times = process.cpu_times()
-            seconds[0] = times.user + times.system
-            files[0] = process.num_fds()
-
-    figures.sample(look)
 
 
 def watch_calls(figures: Figures, admission: Admission) -> None:

@@ -1,4 +1,7 @@
-"""SIGTERM and SIGINT: the first one ends a server in order, a second one or too much time ends it at once."""
+"""SIGTERM and SIGINT: the first one ends a server in order, a second one or too much time ends it at once.
+
+SIGHUP has it read its settings again.
+"""
 
 import logging
 import os
@@ -6,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
@@ -23,9 +27,15 @@ class StopSignals:
     half done is undone or finished by the next start, as after a crash.
     """
 
-    def __init__(self, clean_up: Callable[[], None]) -> None:
-        """Take a function that is called before the process is ended at once."""
+    def __init__(self, clean_up: Callable[[], None], hung_up: Callable[[], None] | None = None) -> None:
+        """Take what is called.
+
+        Args:
+            clean_up: before the process is ended at once.
+            hung_up: at SIGHUP, on a thread of its own; None leaves that signal as it is.
+        """
         self._clean_up = clean_up
+        self._hung_up = hung_up
         self._first_signal = threading.Event()
         self._received = False
         self._starting = True
@@ -39,6 +49,8 @@ class StopSignals:
     def __enter__(self) -> Self:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
+        if self._hung_up is not None:
+            signal.signal(signal.SIGHUP, lambda _number, _frame: None)  # the listener does it
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._listener.start()
         return self
@@ -73,13 +85,17 @@ class StopSignals:
             raise KeyboardInterrupt
 
     def _listen(self) -> None:
-        self._reader.recv(1)
+        while self._reader.recv(1)[0] == signal.SIGHUP:
+            if self._hung_up is not None:
+                self._hung_up()
         self._first_signal.set()
         if self._over:
             return
-        self._reader.settimeout(self._seconds)
+        end = time.monotonic() + self._seconds
         try:
-            self._reader.recv(1)
+            self._reader.settimeout(self._seconds)
+            while self._reader.recv(1)[0] == signal.SIGHUP:
+                self._reader.settimeout(max(0.001, end - time.monotonic()))
             reason = "a second signal came"
         except TimeoutError:
             reason = f"the end took longer than {self._seconds:.0f} s"

@@ -22,11 +22,14 @@ from store.ledger import LEDGER, erased_users, erasures_missing_from, read_erasu
 from store.queries import (
     BOUNDED_WEIGHT,
     NAMED_USERS,
+    TRACED_USERS,
     USERS,
     VISIBLE,
     VISIBLE_IMPRESSION,
     VISIBLE_TEXT,
     Reader,
+    shared,
+    used,
 )
 from store.store import Store
 from store.tables import MAX_WEIGHT, SQL_TYPES, TABLES, Table
@@ -51,6 +54,13 @@ _OVERWEIGHT = f"""
         SELECT weight FROM data.behaviors UNION ALL SELECT weight FROM data.social
     ) WHERE weight > {MAX_WEIGHT!r}"""
 _BATCH = 65_536
+# Which rows of a table are shown, by what people allow (store/schema/schema_4.sql).
+_ALLOWED = {
+    "behaviors": (used("H"),),
+    "texts": (used("T"),),
+    "social": (used("S"), shared("H", "friend_id")),
+    "impressions": (used("H"),),
+}
 _ALL_IMPRESSIONS = _IMPRESSIONS.replace(f" WHERE {VISIBLE_IMPRESSION}", "")
 _VECTOR_NUMBERS = 1 << 24  # of all vectors of a batch
 _log = logging.getLogger(__name__)
@@ -86,7 +96,8 @@ class Export(Reader):
 
     History, texts, friends and impressions are the visible ones; only `held_out` shows rows with split valid
     or test. An export of before schema version 3 has items without vectors, and no impressions.
-    Users whose erasure is in the ledger of the home when the export is opened are hidden everywhere.
+    Users whose erasure is in the ledger of the home when the export is opened are hidden everywhere. So is
+    what people did not allow to be used when it was made, and friends who did not share their history.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
@@ -221,11 +232,15 @@ class Export(Reader):
         return cast("pa.StringArray", ids.column("user_id").combine_chunks())
 
     def some_users(self, user_ids: pa.Array) -> tuple[pa.Table, pa.Table, pa.Table]:
-        """Return `history`, `texts` and `friends` of some users, with the history of their friends."""
+        """Return `history`, `texts` and `friends` of some users, with the history of their friends.
+
+        As others may see them: what a user uses, but does not share, is left out.
+        """
         wanted = user_ids.to_pylist()
-        friends = self._table(_some(_FRIENDS), [wanted])
+        friends = self._table(_some(_FRIENDS, "S"), [wanted])
         with_friends = pa.concat_arrays([user_ids, *friends.column("friend_id").chunks]).unique().to_pylist()
-        return self._table(_some(_HISTORY), [with_friends]), self._table(_some(_TEXTS), [wanted]), friends
+        history = self._table(_some(_HISTORY, "H"), [with_friends])
+        return history, self._table(_some(_TEXTS, "T"), [wanted]), friends
 
     def texts_among(self, texts: Sequence[str]) -> set[str]:
         """Return those of some texts that the export shows, by the ledger of the home as it is now."""
@@ -233,8 +248,8 @@ class Export(Reader):
             return super(Export, now).texts_among(texts)
 
     def mentions(self, user_id: str) -> bool:
-        """Return whether any row names a user, as its owner or as a friend."""
-        rows = self._table(f"SELECT 1 FROM ({NAMED_USERS}) WHERE user_id = $1 LIMIT 1", [user_id])
+        """Return whether any row that is shown names a user, as its owner or as a friend."""
+        rows = self._table(f"SELECT 1 FROM ({TRACED_USERS}) WHERE user_id = $1 LIMIT 1", [user_id])
         return len(rows) > 0
 
 
@@ -276,15 +291,15 @@ def create_export(store: Store, exports: Path) -> str:
     return export_id
 
 
-def _some(sql: str) -> str:
-    """Return a statement restricted to the users in a list parameter."""
-    return sql.replace(" WHERE ", " WHERE user_id IN (SELECT unnest($1)) AND ", 1)
+def _some(sql: str, view: str) -> str:
+    """Return a statement restricted to those users in a list parameter who share a view."""
+    return sql.replace(" WHERE ", f" WHERE user_id IN (SELECT unnest($1)) AND {shared(view)} AND ", 1)
 
 
 def _create_views(
     db: duckdb.DuckDBPyConnection, path: Path, ledger: Path, manifest: Mapping[str, Any]
 ) -> None:
-    """Create the tables of an export as views of its files, without users erased since it was made.
+    """Create the tables of an export as views of its files, but what is erased or not allowed.
 
     Raises:
         DamagedArtifactError: a ledger is damaged.
@@ -292,16 +307,19 @@ def _create_views(
     version = int(manifest["schema_version"])
     for table in TABLES:
         _view(db, path, table, "true", version)
+    restricted = bool(db.execute("FROM data.consents WHERE NOT (use AND share) LIMIT 1").fetchall())
     erasures = erasures_missing_from(path, manifest, read_ledger(ledger))
-    if not erasures:
-        return
-    users = (str(row[0]) for row in db.execute(NAMED_USERS).fetchall())
-    erased = sorted(erased_users(users, erasures))
-    db.execute("CREATE TABLE data.erased AS SELECT unnest($1::VARCHAR[]) AS user_id", [erased])
+    if erasures:
+        users = (str(row[0]) for row in db.execute(NAMED_USERS).fetchall())
+        erased = sorted(erased_users(users, erasures))
+        db.execute("CREATE TABLE data.erased AS SELECT unnest($1::VARCHAR[]) AS user_id", [erased])
     for table in TABLES:
-        ids = [name for name in ("user_id", "friend_id") if name in table.names]
-        if ids:
-            _view(db, path, table, " AND ".join(f"{name} NOT IN (FROM data.erased)" for name in ids), version)
+        conditions = list(_ALLOWED.get(table.name, ())) if restricted else []
+        if erasures:
+            ids = (name for name in ("user_id", "friend_id") if name in table.names)
+            conditions += [f"{name} NOT IN (FROM data.erased)" for name in ids]
+        if conditions:
+            _view(db, path, table, " AND ".join(conditions), version)
 
 
 def _view(db: duckdb.DuckDBPyConnection, path: Path, table: Table, condition: str, version: int) -> None:

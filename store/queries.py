@@ -1,7 +1,8 @@
-"""Reads that the live store and an export share: both have the five tables in a catalog named `data`.
+"""Reads that the live store and an export share: both have the six tables in a catalog named `data`.
 
 Rows with split valid or test are held out: they are not visible, and neither is a text on a (user, item) pair
-that is held out. Neither is an impression of such a pair.
+that is held out. Neither is an impression of such a pair. What a person does not allow to be used is hidden
+in an export; the user index has what may be used and shared.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,23 +36,39 @@ USERS = """
     SELECT user_id FROM data.behaviors UNION SELECT user_id FROM data.texts
     UNION SELECT user_id FROM data.social UNION SELECT friend_id FROM data.social"""
 
-# Impressions make no view, but name people all the same.
-NAMED_USERS = f"{USERS} UNION SELECT user_id FROM data.impressions"
+# Impressions make no view, but name people all the same; so do consents.
+TRACED_USERS = f"{USERS} UNION SELECT user_id FROM data.impressions"
+NAMED_USERS = f"{TRACED_USERS} UNION SELECT user_id FROM data.consents"
+
+
+def used(view: str, column: str = "user_id") -> str:
+    """Return the SQL condition that the user in a column allows the use of a view."""
+    return f"{column} NOT IN (SELECT user_id FROM data.consents WHERE view = '{view}' AND NOT use)"
+
+
+def shared(view: str, column: str = "user_id") -> str:
+    """Return the SQL condition that the user in a column lets others see a view: it is used and shared."""
+    return (
+        f"{column} NOT IN (SELECT user_id FROM data.consents WHERE view = '{view}' AND NOT (use AND share))"
+    )
+
 
 # A sum of hashes needs no order of rows, and no string as long as a history. DuckDB's own hash takes a fifth
 # of the time of md5; should a later DuckDB hash differently, every user is encoded once more.
 _USER_HASHES = f"""
     WITH history AS (
         SELECT user_id, count(*) AS events, sum(hash(item_id, action, weight, ts)) AS digest
-        FROM data.behaviors WHERE {VISIBLE} GROUP BY user_id
+        FROM data.behaviors WHERE {VISIBLE} AND {shared("H")} GROUP BY user_id
     ), written AS (
         SELECT user_id, sum(hash(text)) AS digest
-        FROM data.texts WHERE {VISIBLE_TEXT} GROUP BY user_id
+        FROM data.texts WHERE {VISIBLE_TEXT} AND {shared("T")} GROUP BY user_id
     ), circle AS (
         SELECT tie.user_id, count(history.events) AS active,
             sum(hash(tie.friend_id, tie.weight, history.digest)) AS digest
         FROM data.social AS tie LEFT JOIN history ON history.user_id = tie.friend_id
-        WHERE tie.user_id <> tie.friend_id GROUP BY tie.user_id
+        WHERE tie.user_id <> tie.friend_id AND {shared("S", "tie.user_id")}
+            AND {shared("H", "tie.friend_id")}
+        GROUP BY tie.user_id
     )
     SELECT user_id, coalesce(history.events, 0) AS events,
         unhex(md5(to_json(
@@ -108,7 +125,8 @@ class Reader:
         """Return user_id, events, content and blank of all users that any table names, by user id.
 
         `events` is the number of visible ones; `content` hashes (16 bytes) the visible history and texts, and
-        the friends with their histories; `blank` says that there is nothing to encode.
+        the friends with their histories, of all that as far as its owners share it; `blank` says that there
+        is nothing to encode.
         """
         return self._table(_USER_HASHES)
 

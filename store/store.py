@@ -4,7 +4,7 @@ import hashlib
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -17,16 +17,33 @@ import pyarrow as pa
 from store.attributes import usable_attributes
 from store.database import Commit, add_commit, attach, connect, read_last_commit, single_value, transaction
 from store.disk import DISK_ERRORS, disk_errors
-from store.queries import BOUNDED_WEIGHT, HELD_OUT_SPLITS, NAMED_USERS, VISIBLE, VISIBLE_TEXT, Reader
+from store.queries import (
+    BOUNDED_WEIGHT,
+    HELD_OUT_SPLITS,
+    NAMED_USERS,
+    VISIBLE,
+    VISIBLE_TEXT,
+    Reader,
+    shared,
+    used,
+)
 from store.records import Event, Friend, Item, UserViews, item_of_row
 from store.tables import TABLES
 
 _ITEM = """
     SELECT item_id, title, text, kind, attributes, available, updated_at, vector FROM data.items
     WHERE item_id = $1"""
-_FRIENDS = f"SELECT user_id, friend_id, {BOUNDED_WEIGHT} FROM data.social"
-_EVENTS = "SELECT user_id, item_id, action, weight, ts, split FROM data.behaviors"
-_TEXTS = "SELECT user_id, item_id, text, ts FROM data.texts"
+_FRIENDS = f"""
+    SELECT user_id, friend_id, {BOUNDED_WEIGHT} FROM data.social
+    WHERE {used("S")} AND {shared("H", "friend_id")}"""
+_EVENTS = "SELECT user_id, item_id, action, weight, ts, split FROM data.behaviors WHERE true"
+_TEXTS = f"SELECT user_id, item_id, text, ts FROM data.texts WHERE {used('T')}"
+_UNUSED_HISTORIES = "SELECT user_id FROM data.consents WHERE view = 'H' AND NOT use"
+# Whose place in the user index hangs on a consent: who keeps a view back, and who has such a friend.
+_RESTRICTED = """
+    SELECT user_id FROM data.consents WHERE NOT (use AND share)
+    UNION SELECT user_id FROM data.social WHERE friend_id IN (
+        SELECT user_id FROM data.consents WHERE view = 'H' AND NOT (use AND share))"""
 _ATTRIBUTES = """
     SELECT item_id, attributes::VARCHAR AS attributes FROM data.items WHERE available ORDER BY item_id"""
 # By length, so that texts that are encoded in one batch need little padding.
@@ -149,7 +166,8 @@ class Store(Reader):
         """Read the visible views of one user; an unknown user has empty ones.
 
         The history is ordered by time (undated first), then item id; friends by id, each with the sum over
-        the relations as weight and with the visible history of the friend.
+        the relations as weight and with the visible history of the friend. A view that the user does not
+        allow to be used is empty, and friends who do not share their history are left out.
         """
         return self.users_views([user_id])[user_id]
 
@@ -220,6 +238,17 @@ class Store(Reader):
         for rows in self._batches(_DISTINCT_TEXTS, batch):
             yield rows.column("text").to_pylist()
 
+    def restricted_users(self) -> set[str]:
+        """Return the users who keep a view back, from use or from others, and those with such a friend."""
+        with closing(self._db.cursor()) as cursor:
+            return {str(row[0]) for row in cursor.execute(_RESTRICTED).fetchall()}
+
+    def followers(self, user_ids: Iterable[str]) -> set[str]:
+        """Return the users who have one of some users as a friend."""
+        sql = "SELECT DISTINCT user_id FROM data.social WHERE friend_id IN (SELECT unnest($1))"
+        with closing(self._db.cursor()) as cursor:
+            return {str(row[0]) for row in cursor.execute(sql, [list(user_ids)]).fetchall()}
+
     def texts_of(self, user_id: str) -> set[str]:
         """Return the distinct visible texts of one user; an unknown user has none."""
         with closing(self._db.cursor()) as cursor:
@@ -252,7 +281,7 @@ class Store(Reader):
 
 
 def _read_views(cursor: duckdb.DuckDBPyConnection, user_ids: Sequence[str]) -> dict[str, UserViews]:
-    """Read the visible views of some users by three statements, in the orders of `Store.user_views`."""
+    """Read the visible and used views of some users, in the orders of `Store.user_views`."""
     wanted = list(dict.fromkeys(user_ids))
     friends: dict[str, dict[str, float]] = {user_id: defaultdict(float) for user_id in wanted}
     for user_id, friend_id, weight in _of_users(cursor, _FRIENDS, wanted):
@@ -261,6 +290,8 @@ def _read_views(cursor: duckdb.DuckDBPyConnection, user_ids: Sequence[str]) -> d
     with_friends = list(dict.fromkeys([*wanted, *(friend for own in friends.values() for friend in own)]))
     rows = _of_users(cursor, _EVENTS, with_friends)
     histories = _histories(rows)
+    for (user_id,) in cursor.execute(_UNUSED_HISTORIES).fetchall():
+        histories.pop(user_id, None)
     held_out = {(row[0], row[1]) for row in rows if row[5] in HELD_OUT_SPLITS}
     texts: dict[str, list[_TextRow]] = {user_id: [] for user_id in wanted}
     for user_id, *row in _of_users(cursor, _TEXTS, wanted):
@@ -282,8 +313,8 @@ def _read_views(cursor: duckdb.DuckDBPyConnection, user_ids: Sequence[str]) -> d
 def _of_users(cursor: duckdb.DuckDBPyConnection, select: str, user_ids: list[str]) -> list[Any]:
     """Read the rows of some users; of one user by equality, which takes half the time of a list of one."""
     if len(user_ids) == 1:
-        return cursor.execute(f"{select} WHERE user_id = $1", user_ids).fetchall()
-    return cursor.execute(f"{select} WHERE user_id IN (SELECT unnest($1))", [user_ids]).fetchall()
+        return cursor.execute(f"{select} AND user_id = $1", user_ids).fetchall()
+    return cursor.execute(f"{select} AND user_id IN (SELECT unnest($1))", [user_ids]).fetchall()
 
 
 def _histories(rows: list[_EventRow]) -> defaultdict[str, list[Event]]:

@@ -1,4 +1,4 @@
-"""The five tables: columns that imports read and exports write, identities of rows, bounds of values."""
+"""The six tables: columns that imports read and exports write, identities of rows, bounds of values."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +8,7 @@ MAX_TEXT_CHARS = 100_000
 MAX_WEIGHT = 1e12  # of one row: larger than any count, price or seconds, and sums stay far below infinity
 MAX_WHOLE = 2**31 - 1
 MAX_VECTOR_LENGTH = 8_192  # of an item
+VIEWS = ("H", "T", "S")  # of a person: behaviours, texts, friends
 
 Kind = Literal["id", "text", "word", "number", "whole", "time", "flag", "json", "vector"]
 
@@ -148,5 +149,17 @@ TABLES: tuple[Table, ...] = (
         order="user_id, ts NULLS FIRST, item_id, query_id NULLS FIRST",
         merged=True,
         since=3,
+    ),
+    Table(
+        "consents",
+        (
+            _USER,
+            Column("view", "word", required=True),
+            Column("use", "flag", default="true"),
+            Column("share", "flag", default="true"),
+        ),
+        identity=("user_id", "view"),
+        order="user_id, view",
+        since=4,
     ),
 )

@@ -39,5 +39,5 @@ def make_store(path: Path, rows: list[tuple[str, str, int | None]]) -> Home:
 def table_rows(home: Home) -> dict[str, list[tuple[Any, ...]]]:
     """Return the rows of all tables of a store that no process has open, sorted."""
     with duckdb.connect(str(home.database), read_only=True) as db:
-        names = ("items", "behaviors", "texts", "social", "impressions")
+        names = ("items", "behaviors", "texts", "social", "impressions", "consents")
         return {name: sorted(db.execute(f"SELECT * FROM {name}").fetchall(), key=repr) for name in names}

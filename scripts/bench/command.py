@@ -190,34 +190,45 @@ def text_bench(
 
 @app.command("ingest")
 def ingest_bench(
-    users: Annotated[int, typer.Option(min=200, help="Of the synthetic world.")] = 500,
-    items: Annotated[int, typer.Option(min=150, help="Of the synthetic world.")] = 400,
-    dim: Annotated[int, typer.Option(min=2, help="Embedding dim on the synthetic world.")] = 64,
+    home_cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the synthetic home; a copy is written to.")
+    ] = None,
+    items: Annotated[int, typer.Option(min=150, help="Of the synthetic home.")] = 100_000,
+    users: Annotated[int, typer.Option(min=200, help="Of the synthetic home.")] = 50_000,
+    dim: Annotated[int, typer.Option(min=2, help="Embedding dim of the synthetic home.")] = 128,
+    processes: Annotated[int, typer.Option(min=1, help="Of the server.")] = 1,
     seconds: Annotated[float, typer.Option(min=0.2, help="Per measurement.")] = 5.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 3,
     batch: Annotated[int, typer.Option(min=1, max=10_000, help="Behaviours per request.")] = 500,
     rate: Annotated[float, typer.Option(min=1, help="Behaviours per second beside queries.")] = 5_200.0,
-    seed: Annotated[int, typer.Option(help="Of the world and of the writes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the home and of the writes.")] = 0,
     json_path: JsonOption = None,
 ) -> None:
     """Measure durable writes, how soon queries see them, and queries at half load beside writes.
 
-    Latencies of paced calls count from when they were due. It starts a server of its own on synthetic data.
+    Latencies of paced calls count from when they were due. The server is one of its own.
 
-    Example: triptych bench ingest --json ingest.json
+    Example: triptych bench ingest --home-cache ~/.cache/bench --json ingest.json
     """
-    from scripts.bench.ingest import IngestOptions, measure_ingest
-    from scripts.bench.output import print_ratios, print_rows
-    from scripts.bench.small_home import make_small_home, serving
-    from store.export import Export
+    import shutil
 
-    options = IngestOptions(seconds=seconds, size=batch, rate=rate, seed=seed)
+    from scripts.bench.ingest import IngestOptions, measure_ingest
+    from scripts.bench.large_home import HomeSizes, large_home
+    from scripts.bench.output import print_ratios, print_rows
+    from scripts.bench.serve.servers import own_server
+    from store.export import Export
+    from store.home import Home
+
+    options = IngestOptions(seconds=seconds, size=batch, rounds=rounds, rate=rate, seed=seed)
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
-        home = make_small_home(Path(name), users=users, items=items, dim=dim, seed=seed)
+        kept = large_home(home_cache or Path(name) / "large", HomeSizes(items, users, dim, seed))
+        home = Home(Path(name) / "home")
+        shutil.copytree(kept.path, home.path)
         with Export.latest(home.exports) as export:
             people = export.users().to_pylist()
             things = export.items(available_only=True, columns=["item_id"]).column("item_id").to_pylist()
-        with serving(home) as address:
-            report = measure_ingest(address, people, things, options)
+        with own_server(home, 8, processes) as server:
+            report = measure_ingest(server.address, people, things, options)
     print_rows("bench ingest", report["results"])
     print_ratios(report["ratios"])
     if json_path is not None:

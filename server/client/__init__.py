@@ -7,7 +7,7 @@ and `channel.py` connects and decides what is repeated.
 
 from server.client.client import AsyncClient, Client
 from server.client.errors import CallError
-from server.client.messages import Behavior, Impression, QueryFields, Text, Tie
+from server.client.messages import Behavior, Consent, Impression, QueryFields, Text, Tie
 from store.records import Item
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Behavior",
     "CallError",
     "Client",
+    "Consent",
     "Impression",
     "Item",
     "QueryFields",

@@ -30,11 +30,13 @@ from server.client.channel import CONNECTIONS, IMPORT_TIMEOUT, TIMEOUT, Patience
 from server.client.errors import CallError, answer_of, errors_of_calls
 from server.client.messages import (
     Behavior,
+    Consent,
     Impression,
     QueryFields,
     Text,
     Tie,
     behaviors_message,
+    consents_message,
     deletions_message,
     encode_message,
     impressions_message,
@@ -290,6 +292,13 @@ class Calls(ABC, Generic[_Channel]):
         return unary(lambda on: on.ingest.AppendImpressions, impressions_message(impressions, request_id))
 
     @call
+    def set_consent(
+        self, consents: Iterable[Consent], request_id: str = ""
+    ) -> RemoteCall[ingest.WriteResponse]:
+        """Write what people allow to be done with their views; the next query follows it."""
+        return unary(lambda on: on.ingest.SetConsent, consents_message(consents, request_id))
+
+    @call
     def erase_user(self, user_id: str) -> RemoteCall[ingest.EraseUserResponse]:
         """Erase all that is stored about a user; return what was removed, by kind."""
         return unary(lambda on: on.ingest.EraseUser, ingest.EraseUserRequest(user_id=user_id))
@@ -310,6 +319,7 @@ class Calls(ABC, Generic[_Channel]):
         encoding: str = "utf-8",
         times: str = "auto",
         create_items: bool = False,
+        mask: Sequence[str] = (),
     ) -> RemoteCall[ingest.ImportFolderResponse]:
         """Import a folder of the server's own machine; return a report by table."""
         request = ingest.ImportFolderRequest(
@@ -319,6 +329,7 @@ class Calls(ABC, Generic[_Channel]):
             encoding=encoding,
             times=times,
             create_items=create_items,
+            mask=mask,
         )
         return unary(lambda on: on.ingest.ImportFolder, request, IMPORT_TIMEOUT)
 

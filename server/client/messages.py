@@ -58,6 +58,16 @@ class Impression:
     clicked: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What a user allows to be done with a view, H, T or S; None leaves it as it is."""
+
+    user_id: str
+    view: str
+    use: bool | None = None
+    share: bool | None = None
+
+
 class QueryFields(TypedDict, total=False):
     """The fields of QueryRequest; exactly one of the first five, the subject, is given."""
 
@@ -165,6 +175,14 @@ def impressions_message(rows: Iterable[Impression], request_id: str) -> ingest.A
         for row in rows
     ]
     return ingest.AppendImpressionsRequest(impressions=impressions, request_id=_id_or_new(request_id))
+
+
+def consents_message(rows: Iterable[Consent], request_id: str) -> ingest.SetConsentRequest:
+    """Return the request to set consents."""
+    consents = [
+        ingest.ConsentRow(user_id=row.user_id, view=row.view, use=row.use, share=row.share) for row in rows
+    ]
+    return ingest.SetConsentRequest(consents=consents, request_id=_id_or_new(request_id))
 
 
 def items_message(rows: Iterable[Item], request_id: str) -> ingest.PutItemsRequest:

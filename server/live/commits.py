@@ -1,6 +1,6 @@
 """What follows a commit: text vectors and both indexes are brought up to the store."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Self
 
@@ -42,17 +42,23 @@ class CommitListener:
         self._running.close()
 
     def committed(self, change: WrittenChange) -> None:
-        """Pass a transaction on; no search finds the items that it removed when this returns."""
+        """Pass a transaction on.
+
+        When this returns, no search finds the items that it removed, nor users by what they share no more.
+        """
         if change.texts:
             self.texts.committed(change.texts)
         if change.items:
             self.items.committed(change.items)
+        if change.consents:
+            self.users.withdrawn({*change.consents, *self._store.followers(change.consents)})
         if change.users:
             self.users.changed(change.users)
 
-    def erased(self, user_id: str) -> None:
-        """Remove a user who was erased from the user index."""
+    def erased(self, user_id: str, followers: Iterable[str] = ()) -> None:
+        """Remove an erased user from the user index, and have those who had that friend encoded again."""
         self.users.erased(user_id)
+        self.users.withdrawn(followers)
 
     def imported(self) -> None:
         """Bring the state of users up to an import, and items and texts in the background.
@@ -61,6 +67,7 @@ class CommitListener:
         """
         bring_up_to_date(self._store, self._state)
         self.items.compare()
+        self.users.compare_restricted()
         self.texts.sweep()
 
     def catch_up(self) -> None:

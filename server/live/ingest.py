@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from store.imports import (
     remove_rejects,
 )
 from store.ledger import write_ledger
+from store.masking import UNMASKED, Masker, Masking
 from store.privacy import (
     UnfinishedErasure,
     append_audit_line,
@@ -42,6 +44,7 @@ from store.privacy import (
 )
 from store.state import UserState, bring_up_to_date
 from store.store import Store
+from store.writes import Request, WriteResult
 
 IMPORT_ERRORS = (
     AmbiguousFilesError,
@@ -93,12 +96,15 @@ class Ingest:
         cache: TextCache,
         commit: GroupCommit,
         listener: CommitListener,
+        masking: Masking = UNMASKED,
     ) -> None:
         self._home = home
         self._store = store
         self._state = state
         self._cache = cache
         self._listener = listener
+        self._masking = masking
+        self._masker = Masker(masking)
         self.commit = commit
 
     def resume(self) -> None:
@@ -107,6 +113,10 @@ class Ingest:
             log.info("finishing an erasure that was interrupted")
             self._finish(rest, "", resumed=True)
         write_ledger(self._home.erasures, list_erasures(self._store))
+
+    def write(self, request: Request) -> Future[WriteResult]:
+        """Have a request written, its texts masked.  Raises: StoppingError."""
+        return self.commit.submit(request.masked_by(self._masker))
 
     def erase(self, user_id: str, peer: str) -> Erased:
         """Erase all that is stored about a user; durable when this returns.
@@ -121,8 +131,9 @@ class Ingest:
         models, unknown = trained_on(self._home, user_id)
 
         def run() -> Erased:
+            followers = self._store.followers([user_id])
             rest = erase_user(self._store, self._state, user_id, models, unknown)
-            self._listener.erased(user_id)
+            self._listener.erased(user_id, followers)
             return self._finish(rest, peer, resumed=False)
 
         return self.commit.alone(run)
@@ -145,7 +156,7 @@ class Ingest:
             yield "indexes", [f'{{"index_id": "{index_id}"}}']
 
     def import_folder(self, path: Path, options: ImportOptions) -> ImportReport:
-        """Import the tables of a folder in one transaction.
+        """Import the tables of a folder in one transaction; the server's masking is added to the options'.
 
         When this returns, queries use the imported rows of users; items follow, and texts once encoded.
 
@@ -156,9 +167,9 @@ class Ingest:
 
         def run() -> ImportReport:
             dims = text_model_dims(self._home.text_models)
-            return import_folder(
-                self._store, path, rejects=self._home.rejects, options=replace(options, dims=dims)
-            )
+            masking = options.masking.joined(self._masking)
+            wanted = replace(options, dims=dims, masking=masking)
+            return import_folder(self._store, path, rejects=self._home.rejects, options=wanted)
 
         return self.commit.alone(run, self._listener.imported)
 

@@ -1,4 +1,4 @@
-"""The user index that serves, kept in step with the users' own rows, and without erased users."""
+"""The user index that serves, kept in step with the users' own rows and consents, without erased users."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -22,8 +22,9 @@ _PAUSES = 9  # times as long as the batch before took: queries come first, so a 
 class LiveUsers(IndexFollower):
     """Encodes users again after their own rows changed, and removes erased users at once.
 
-    When `erased` returns, no search finds the user, also where another snapshot is being published. Users
-    whose friends' history changed are encoded by the next reindex.
+    When `erased` or `withdrawn` returns, no search finds the users, also where another snapshot is being
+    published; those withdrawn are found again once they are encoded. Users whose friends' history changed are
+    encoded by the next reindex.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class LiveUsers(IndexFollower):
         self._pending: dict[str, None] = {}  # users to encode: a set that keeps its order
         self._since = WaitingSince()  # these
         self._failed: dict[str, None] = {}  # users to encode one by one
-        self._erased: set[str] = set()  # since the batch that is being encoded was begun
+        self._stale: set[str] = set()  # erased or withdrawn since the batch that is being encoded was begun
         self._to_compare = False  # the index that serves with the store
         self._compare_failed = False
 
@@ -61,7 +62,7 @@ class LiveUsers(IndexFollower):
             self._pending.pop(user_id, None)
             self._since.discard([user_id])
             self._failed.pop(user_id, None)
-            self._erased.add(user_id)
+            self._stale.add(user_id)
             for snapshot in self._snapshots():
                 self._writer.put_users(snapshot, [], [user_id])
 
@@ -70,6 +71,28 @@ class LiveUsers(IndexFollower):
         with self.wake:
             return len(self._since), self._since.seconds
 
+    def withdrawn(self, user_ids: Iterable[str]) -> None:
+        """Remove users whose vectors show what is not shared any more, and have them encoded again."""
+        users = sorted(user_ids)
+        if not users:
+            return
+        with self.wake:
+            self._stale.update(users)
+            for snapshot in self._snapshots():
+                self._writer.put_users(snapshot, [], users)
+            self._pending |= dict.fromkeys(users)
+            self._since.add(users)
+            self.wake.notify_all()
+
+    def compare_restricted(self) -> None:
+        """Remove users from the index that serves who may show what is not shared since an import."""
+        restricted, snapshot = self._store.restricted_users(), self._serving()
+        if not restricted or snapshot is None:
+            return
+        with self.wake:
+            self._stale |= restricted
+        self._bring_up(snapshot)
+
     def _before_serving(self, snapshot: Snapshot) -> None:
         self._bring_up(snapshot)
 
@@ -77,13 +100,18 @@ class LiveUsers(IndexFollower):
         self._bring_up(snapshot)  # those who changed under way were encoded for the snapshot before
 
     def _bring_up(self, snapshot: Snapshot) -> None:
-        """Remove users from an index whom the store has not, and have those encoded who differ."""
+        """Remove users from an index whom the store has not, and have those encoded who differ.
+
+        Of these, who keeps a view back, or has such a friend, is removed until then.
+        """
         if snapshot.users is None:
             return
         hashes = row_hashes(self._store.user_hashes())
         found = difference(snapshot.users, hashes)
-        self._writer.put_users(snapshot, [], found.removed)
-        self.changed(hashes.column("item_id").take(pa.array(found.changed)).to_pylist())
+        changed = hashes.column("item_id").take(pa.array(found.changed)).to_pylist()
+        withheld = self._store.restricted_users().intersection(changed)
+        self._writer.put_users(snapshot, [], [*found.removed, *sorted(withheld)])
+        self.changed(changed)
 
     def _has_work(self) -> bool:
         return bool(self._pending or self._to_compare)
@@ -95,7 +123,7 @@ class LiveUsers(IndexFollower):
             for user_id in batch:
                 del self._pending[user_id]
             self._since.discard(batch)
-            self._erased.clear()
+            self._stale.clear()
         began = time.monotonic()
         try:
             if to_compare:
@@ -107,7 +135,7 @@ class LiveUsers(IndexFollower):
         except BaseException:
             with self.wake:
                 self._compare_failed |= to_compare
-                self._failed |= dict.fromkeys(user_id for user_id in batch if user_id not in self._erased)
+                self._failed |= dict.fromkeys(user_id for user_id in batch if user_id not in self._stale)
             raise
         pause = max(_PAUSE_S, _PAUSES * (time.monotonic() - began))
         with self.wake:
@@ -135,7 +163,7 @@ class LiveUsers(IndexFollower):
         snapshot = self._retriever.snapshot
         if snapshot.users is None:
             return
-        records = snapshot.state.users(user_ids)
+        records = snapshot.state.shared_users(user_ids)
         views = stack([raw_views(snapshot, SubjectViews(record)) for record in records])
         vectors = snapshot.model.encode_users(views).vectors  # (n, D)
         changes = [
@@ -143,5 +171,5 @@ class LiveUsers(IndexFollower):
             for user_id, record, vector in zip(user_ids, records, vectors, strict=True)
         ]
         with self.wake:
-            current = [change for change in changes if change.item_id not in self._erased]
+            current = [change for change in changes if change.item_id not in self._stale]
             self._writer.put_users(snapshot, current)

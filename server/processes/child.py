@@ -1,10 +1,12 @@
 """python -m server.processes.child ROLE CONFIG FACTS: what the parent starts, the owner or a query process.
 
-On standard output it says when it could answer and, once it was told to on standard input, that it does. It
-ends when its standard input does: the parent holds the other end, so that no process outlives it.
+On standard output it says when it could answer and, once it was told to on standard input, that it does. Any
+other line on standard input is new settings. It ends when its standard input does: the parent holds the other
+end, so that no process outlives it.
 """
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -16,18 +18,21 @@ from pathlib import Path
 
 from server.config import ServerConfig
 from server.processes.roles import GO, OWNER, READY, WARM
+from server.rereading import Rereading
 from server.telemetry import Figures, log_as
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
     """Run a process until SIGTERM or the end of standard input; exit code 1 with a reason on stderr."""
     role, config_json, facts_json = sys.argv[1:]
-    config, facts = ServerConfig.from_json(config_json), json.loads(facts_json)
-    log_as(config.log_format, role)
+    settings, facts = Rereading(ServerConfig.from_json(config_json)), json.loads(facts_json)
+    log_as(settings.config.log_format, role)
     from server.app import until_stopped  # noqa: PLC0415  # loads what a process serves with
 
     told = threading.Event()
-    threading.Thread(target=_listen, args=(told,), name="parent", daemon=True).start()
+    threading.Thread(target=_listen, args=(told, settings), name="parent", daemon=True).start()
 
     def wait_for_turn() -> None:
         _say(WARM)
@@ -35,8 +40,8 @@ def main() -> None:
 
     try:
         with _figures(facts) as figures:
-            block = _running(role, config, facts, wait_for_turn, figures)
-            until_stopped(config, block, partial(_say, READY))
+            block = _running(role, settings, facts, wait_for_turn, figures)
+            until_stopped(settings, block, partial(_say, READY))
     except (ValueError, LookupError, OSError, RuntimeError) as error:
         print(f"server: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         sys.exit(1)
@@ -55,7 +60,7 @@ def _figures(facts: dict[str, str]) -> Iterator[Figures | None]:
 
 def _running(
     role: str,
-    config: ServerConfig,
+    settings: Rereading,
     facts: dict[str, str],
     wait_for_turn: Callable[[], None],
     figures: Figures | None,
@@ -67,12 +72,14 @@ def _running(
         from server.identity import Reached  # noqa: PLC0415
         from server.live import QueryProcesses  # noqa: PLC0415
 
+        config = settings.config
         tls = config.tls_cert is not None
         reached = Reached(facts["address"], facts["owner"], tls, int(facts["parent"]), facts["metrics"])
-        return running(config.as_owner(facts["owner"]), Following(QueryProcesses(), reached, figures))
+        following = Following(QueryProcesses(), reached, figures)
+        return running(config.as_owner(facts["owner"]), following, settings)
     from server.processes.query_process import running_query_process  # noqa: PLC0415
 
-    return running_query_process(config, facts["owner"], wait_for_turn, figures)
+    return running_query_process(settings, facts["owner"], wait_for_turn, figures)
 
 
 def _say(word: bytes) -> None:
@@ -80,10 +87,23 @@ def _say(word: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _listen(told: threading.Event) -> None:
-    while os.read(0, len(GO)):  # not sys.stdin: its lock would be held when the interpreter ends
-        told.set()
+def _listen(told: threading.Event, settings: Rereading) -> None:
+    rest = b""
+    while part := os.read(0, 65_536):  # not sys.stdin: its lock would be held when the interpreter ends
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            if line + b"\n" == GO:
+                told.set()
+            else:
+                _change(settings, line)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _change(settings: Rereading, line: bytes) -> None:
+    try:
+        settings.change(ServerConfig.from_json(line.decode()))
+    except (OSError, ValueError) as error:
+        log.error("the settings of this process stay as they are: %s", error)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 
 from server.addresses import CannotListenError, Listening
 from server.config import ServerConfig
 from server.processes.roles import GO, OWNER, QUERY, READY, WARM
-from server.telemetry import Figures, ProcessFiles, exposed
+from server.rereading import Rereading, set_log_level
+from server.telemetry import Figures, ProcessFiles, exposed, watch_process
 
 _MORE_SECONDS = 5.0  # beyond the grace of calls: for threads to end and files to close
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before a process that died is replaced
@@ -43,19 +46,21 @@ class ProcessEndedError(RuntimeError):
         self.code = code
 
 
-def serve_with_processes(config: ServerConfig) -> None:
+def serve_with_processes(settings: Rereading) -> None:
     """Run an owner and `config.processes` query processes until SIGTERM or SIGINT.
 
     A query process that dies is replaced by one that has loaded everything and waits (`config.spare`), else
     by a new one, as the owner is; one that dies again and again, after a pause of up to five seconds. At
     the end the query processes end first, and running calls with them, then the owner. A second signal kills
-    all of them.
+    all of them. SIGHUP has the parent read the settings again and tell all processes.
 
     Raises:
         ProcessesNeedAPortError: the address is a unix socket.
         BadAddressError, CannotListenError: nothing can listen on the address.
         ProcessEndedError: the owner or a query process cannot start.
     """
+    settings.listen(set_log_level)
+    config = settings.config
     wanted = Listening.on(config.host, config.port)
     if wanted.unix_path is not None:
         raise ProcessesNeedAPortError(config.host)
@@ -84,10 +89,17 @@ def serve_with_processes(config: ServerConfig) -> None:
                 if stop.event.is_set():
                     return
             log.info("listening on %s with %d query processes", listening.reached, config.processes)
-            stop.event.wait()
+            for group in groups:
+                settings.listen(partial(_tell, group, listening.port))
+            while not stop.comes():
+                settings.reread()
         finally:
             for group in groups:
-                group.end(config.grace_seconds + _MORE_SECONDS)
+                group.end(settings.config.grace_seconds + _MORE_SECONDS)
+
+
+def _tell(group: "_Group", port: int, config: ServerConfig) -> None:
+    group.change(config.on_port(port))
 
 
 @contextmanager
@@ -122,6 +134,7 @@ def _metrics(config: ServerConfig, folder: Path) -> Iterator[tuple["_Counted", s
     if config.metrics_port is None:
         yield _Counted(files, own), ""
         return
+    watch_process(own)
     with exposed(files.sources, config.metrics_host, config.metrics_port) as url:
         yield _Counted(files, own), url
 
@@ -141,15 +154,20 @@ class _Counted:
 
 
 class _Stop:
-    """The first signal sets `event`, the second one `now`."""
+    """The first signal sets `event`, the second one `now`; SIGHUP is neither."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self.now = threading.Event()
         self._before: dict[int, object] = {}
+        self._came: SimpleQueue[int] = SimpleQueue()  # which a signal may put into at any moment
+
+    def comes(self) -> bool:
+        """Wait for the next signal; return whether it ends the server."""
+        return self._came.get() != signal.SIGHUP
 
     def __enter__(self) -> "_Stop":
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._before[number] = signal.signal(number, self._receive)
         return self
 
@@ -157,8 +175,10 @@ class _Stop:
         for number, before in self._before.items():
             signal.signal(number, before)  # type: ignore[arg-type]
 
-    def _receive(self, _number: int, _frame: object) -> None:
-        (self.now if self.event.is_set() else self.event).set()
+    def _receive(self, number: int, _frame: object) -> None:
+        self._came.put(number)
+        if number != signal.SIGHUP:
+            (self.now if self.event.is_set() else self.event).set()
 
 
 class _Group:
@@ -182,8 +202,8 @@ class _Group:
     ) -> None:
         self.role = role
         self.counted = counted
-        settings = config.to_json(), json.dumps(facts)
-        self.command = [sys.executable, "-m", "server.processes.child", role, *settings]
+        self._facts = json.dumps(facts)
+        self._config = config
         self.stop = stop
         self.ending = False
         self.changed = threading.Condition()
@@ -192,6 +212,19 @@ class _Group:
         names = [role] if wanted + spare == 1 else [f"{role}-{place}" for place in range(wanted + spare)]
         self._places = [_Place(self, name) for name in names]
         self._answered = False  # all that are wanted, at least once
+
+    @property
+    def command(self) -> list[str]:
+        """What starts one of the processes."""
+        child = [sys.executable, "-m", "server.processes.child"]
+        return [*child, self.role, self._config.to_json(), self._facts]
+
+    def change(self, config: ServerConfig) -> None:
+        """Tell all processes of new settings, and those that are started from now on."""
+        with self.changed:
+            self._config = config
+            for place in self._places:
+                place.tell(f"{config.to_json()}\n".encode())
 
     def start(self) -> None:
         """Start all processes."""
@@ -258,15 +291,20 @@ class _Place:
 
     def go(self) -> bool:
         """Tell the process to answer; return whether it could be told."""
+        told = self.tell(GO)
+        self.state = _State.TOLD if told else _State.DOWN
+        return told
+
+    def tell(self, line: bytes) -> bool:
+        """Write a line to the process; return whether there is one that can read it."""
         stdin = self._process.stdin if self._process is not None else None
         try:
-            if stdin is not None:
-                stdin.write(GO)
-                stdin.flush()
-        except OSError:  # it has just died
-            self.state = _State.DOWN
+            if stdin is None:
+                return False
+            stdin.write(line)
+            stdin.flush()
+        except (OSError, ValueError):  # it has just died, and its pipe may be closed
             return False
-        self.state = _State.TOLD
         return True
 
     def ask_to_end(self) -> None:

@@ -12,16 +12,16 @@ from grpc_health.v1 import health
 
 from encoder.text import TextCache
 from server.app import answering
-from server.config import ServerConfig
-from server.gauges import watch_log, watch_process, watch_queries
+from server.gauges import watch_log, watch_queries
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.processes.forwarding import add_forwarding
 from server.processes.owner_link import OwnerLink
 from server.processes.replica import Replica
 from server.query import Retriever
+from server.rereading import Rereading
 from server.supervisor import set_health
-from server.telemetry import Figures, noting
+from server.telemetry import Figures, noting, watch_process
 from server.wire import RetrievalServicer, answer_observer_of, answering_process
 from store.state import LogFollower, UserState
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def running_query_process(
-    config: ServerConfig,
+    settings: Rereading,
     owner: str,
     wait_for_turn: Callable[[], None] = lambda: None,
     figures: Figures | None = None,
@@ -46,7 +46,7 @@ def running_query_process(
     """Yield the address of a query process that answers while the block runs.
 
     Args:
-        config: of the server; its port is shared with the other query processes.
+        settings: of the server; its port is shared with the other query processes.
         owner: address of the owner, unix:/path, which has opened the home.
         wait_for_turn: called when everything is loaded; this process follows the owner meanwhile, and answers
             when it returns.
@@ -57,7 +57,7 @@ def running_query_process(
         IndexNotFoundError, DamagedArtifactError: the index that serves cannot be loaded.
         CannotListenError, TlsFilesError, TracesNotInstalledError: as `serve`.
     """
-    health_servicer = health.HealthServicer()
+    config, health_servicer = settings.config, health.HealthServicer()
     with (
         noting(config, figures) as telemetry,
         UserState.open_reader(config.home.state) as state,
@@ -82,11 +82,11 @@ def running_query_process(
             watch_log(figures, lambda: follower.sequence)
         with _following(state, follower):
             wait_for_turn()
+            answers = answering(
+                config, settings, health_servicer, services, telemetry, _OPTIONS, for_commands=False
+            )
             with (
-                answering(config, health_servicer, services, telemetry, _OPTIONS, for_commands=False) as (
-                    address,
-                    _,
-                ),
+                answers as (address, _),
                 # Last: who has joined answers.
                 link.joined(replica.prepare, replica.drop, partial(_pass_on, health_servicer)),
             ):

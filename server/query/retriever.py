@@ -50,7 +50,7 @@ class NotReadyError(RuntimeError):
 
 
 class QueryPriority:
-    """Counts the queries that run, so that writers let them end first; threads may share it.
+    """Counts the queries that run or wait, so that writers let them end first; threads may share it.
 
     All threads share Python's lock. A thread that computes gives it up every half millisecond only, and a
     query, which lets go of it at each read of the state, the graph or the index, waits as long each time.
@@ -63,15 +63,23 @@ class QueryPriority:
     @contextmanager
     def query(self) -> Iterator[None]:
         """Count a query while the block runs."""
-        with self._idle:
-            self._running += 1
+        self.begin()
         try:
             yield
         finally:
-            with self._idle:
-                self._running -= 1
-                if not self._running:
-                    self._idle.notify_all()
+            self.end()
+
+    def begin(self) -> None:
+        """Count a query from here on."""
+        with self._idle:
+            self._running += 1
+
+    def end(self, queries: int = 1) -> None:
+        """Count so many queries no more."""
+        with self._idle:
+            self._running -= queries
+            if not self._running:
+                self._idle.notify_all()
 
     def pause(self) -> None:
         """Wait until no query runs, for two milliseconds at most."""

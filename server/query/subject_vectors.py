@@ -160,7 +160,8 @@ class SubjectVectors:
             made[i] = UserVector.of(snapshot, one.record, query_vector)
             subject = subjects[i]
             if complete[row] and isinstance(subject, StoredUser):
-                self._kept.put(snapshot, known.sequence, subject.user_id, one.record.friends, made[i])
+                friends = one.record.friends + one.record.withheld
+                self._kept.put(snapshot, known.sequence, subject.user_id, friends, made[i])
         vectors = [made.get(i) or kept or _nobody(snapshot) for i, kept in enumerate(known.finished)]
         return EncodedSubjects(vectors, raw, {i: row for row, (i, _) in enumerate(made_of)}, views_end)
 

@@ -140,7 +140,7 @@ class UserVectors:
             snapshot: whose model and index made it.
             sequence: of the log, in the transaction that its rows were read from.
             user_id: whose vector.
-            friends: of the user, whose rows it was made from, too.
+            friends: of the user, whose rows it was made from, too, and those who share none.
             vector: made of all that was stored, texts without a vector excepted: then it must not come here.
         """
         packed = vector.pack()

@@ -9,6 +9,7 @@ from server.telemetry.exposition import FiguresSource, ProcessFiles, exposed
 from server.telemetry.families import KINDS, METHODS, STAGES, VIEWS, WORKERS, bounds_of
 from server.telemetry.figures import Figures, UnknownSeriesError
 from server.telemetry.logs import current_trace, log_as
+from server.telemetry.process import watch_process
 from server.telemetry.stages import (
     AnswerStage,
     TracedCall,
@@ -46,4 +47,5 @@ __all__ = [
     "noted_stages",
     "noting",
     "stages_wanted",
+    "watch_process",
 ]

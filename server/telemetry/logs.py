@@ -11,11 +11,9 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 import structlog
-
-LogFormat = Literal["text", "json"]
 
 current_trace: ContextVar[str] = ContextVar("trace", default="")
 """The id of the trace that this thread works for, "" for none; of several, with blanks between them."""
@@ -38,11 +36,11 @@ _OTHERS = (
 _QUIET = ("faiss.loader",)
 
 
-def log_as(log_format: LogFormat, process: str = "", stream: TextIO | None = None) -> None:
+def log_as(log_format: str, process: str = "", stream: TextIO | None = None) -> None:
     """Have this process write its log as text or as JSON, a line each, in the place of what it did before.
 
     Args:
-        log_format: what a line is.
+        log_format: what a line is, text or json.
         process: who it is among the processes of a server.
         stream: where to; standard error by default.
     """

@@ -57,14 +57,14 @@ def noting(
     Raises:
         TracesNotInstalledError: there is no OpenTelemetry.
     """
-    if not config.otlp_endpoint:
+    if not config.traces_endpoint:
         yield Telemetry(figures, None, counts_passed_on)
         return
     try:
         from server.telemetry.traces import CallTracer  # noqa: PLC0415  # needs an extra
     except ImportError as error:
         raise TracesNotInstalledError(error.name or "it") from error
-    tracer = CallTracer(config.otlp_endpoint, config.trace_ratio)
+    tracer = CallTracer(config.traces_endpoint, config.traces_ratio)
     try:
         yield Telemetry(figures, tracer, counts_passed_on)
     finally:

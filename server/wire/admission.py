@@ -12,6 +12,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from server import cancellation as calls
+from server.query import QueryPriority
 from server.status import InvalidRequestError, TooManyCallsError, TooManyStreamsError, status_of_errors
 from server.telemetry import Telemetry, hand_over
 from server.wire.decoding import decode
@@ -53,13 +54,24 @@ class CallPool(ThreadPoolExecutor):
         most: the number of calls that may run and wait.
     """
 
-    def __init__(self, kind: str, threads: int, waiting: int, longest: float | None = None) -> None:
-        """Start a pool for so many running and waiting calls; each is cancelled after `longest` seconds."""
+    def __init__(
+        self,
+        kind: str,
+        threads: int,
+        waiting: int,
+        longest: float | None = None,
+        priority: QueryPriority | None = None,
+    ) -> None:
+        """Start a pool for so many running and waiting calls; each is cancelled after `longest` seconds.
+
+        `priority` counts those that are answered together.
+        """
         super().__init__(threads, thread_name_prefix=kind)
         self.kind = kind
         self.most = threads + waiting
         self._may_wait = waiting > 0
         self._longest = longest
+        self._priority = priority or QueryPriority()
         self._admitted = 0
         self._lock = threading.Lock()
         self._batchers: dict[Any, CallBatcher] = {}  # by the behavior that gRPC would run
@@ -128,7 +140,9 @@ class CallPool(ThreadPoolExecutor):
         call.experimental_thread_pool = self  # type: ignore[attr-defined]  # where gRPC looks for it
         call.experimental_non_blocking = outlives_thread  # type: ignore[attr-defined]
         if together is not None:
-            self._batchers[call] = CallBatcher(together, self.run_apart, f"{self.kind} together", observer)
+            self._batchers[call] = CallBatcher(
+                together, self.run_apart, f"{self.kind} together", self._priority, observer
+            )
         return _handler(shape, call, handler)
 
     def refusing(self, handler: "_Handler", observer: MethodObserver | None = None) -> "_Handler":
@@ -176,16 +190,23 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         refusals: the thread on which calls are refused.
     """
 
-    def __init__(self, workers: int, queue: int, telemetry: Telemetry | None = None) -> None:
+    def __init__(
+        self,
+        workers: int,
+        queue: int,
+        priority: QueryPriority | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         """Make the pools.
 
         Args:
             workers: calls of most kinds that run at once.
             queue: further ones that may wait.
+            priority: counts the queries that are answered together.
             telemetry: what is noted of calls; None for nothing.
         """
         pools = (
-            CallPool("queries", workers, queue),
+            CallPool("queries", workers, queue, priority=priority),
             CallPool("query streams", workers, 0),
             CallPool("writes", workers, queue),
             CallPool("write streams", workers, 0),

@@ -12,6 +12,7 @@ from server.pb.triptych.v1 import ingest_pb2 as pb
 from server.status import InvalidRequestError, NotThisMachineError
 from server.wire.query import MAX_ID_BYTES
 from store.imports import AUTO, FORMATS, UTF_8, ImportOptions, ImportReport
+from store.masking import Masking, UnknownMaskingError
 from store.state import NO_TIME
 from store.tables import MAX_VECTOR_LENGTH
 from store.writes import (
@@ -20,6 +21,8 @@ from store.writes import (
     LAST_TIME,
     BehaviorRow,
     Behaviors,
+    ConsentChanges,
+    ConsentRow,
     Content,
     Deletion,
     FloatArray,
@@ -50,6 +53,7 @@ Write = (
     | pb.AppendTextsRequest
     | pb.PutFriendsRequest
     | pb.AppendImpressionsRequest
+    | pb.SetConsentRequest
 )
 
 
@@ -90,7 +94,7 @@ def folder_of(message: pb.ImportFolderRequest, peer: str) -> tuple[Path, ImportO
 
     Raises:
         NotThisMachineError: the caller is on another machine.
-        InvalidRequestError: the path is not absolute, or the format is unknown.
+        InvalidRequestError: the path is not absolute, or the format or a kind to mask is unknown.
     """
     if not peer.startswith(_LOOPBACK):
         raise NotThisMachineError(peer)
@@ -101,6 +105,7 @@ def folder_of(message: pb.ImportFolderRequest, peer: str) -> tuple[Path, ImportO
         encoding=message.encoding or UTF_8,
         times=message.times or AUTO,
         create_items=message.create_items,
+        masking=_masking(message),
     )
     if not path.is_absolute():
         raise InvalidRequestError(f"path {message.path!r} is not absolute", "path")
@@ -109,6 +114,13 @@ def folder_of(message: pb.ImportFolderRequest, peer: str) -> tuple[Path, ImportO
             f"format {message.format!r} is none of {AUTO}, {', '.join(FORMATS)}", "format"
         )
     return path, options
+
+
+def _masking(message: pb.ImportFolderRequest) -> Masking:
+    try:
+        return Masking(tuple(message.mask))
+    except UnknownMaskingError as error:
+        raise InvalidRequestError(str(error), "mask") from error
 
 
 def write_reply(done: WriteResult) -> pb.WriteResponse:
@@ -120,6 +132,7 @@ def write_reply(done: WriteResult) -> pb.WriteResponse:
         rejected=[pb.RejectedRow(position=i, reason=reason) for i, reason in done.rejected],
         repeated_request=done.repeated,
         without_text=done.without_text,
+        masked=done.masked,
     )
 
 
@@ -131,6 +144,8 @@ def add_to(total: pb.StreamResponse, done: WriteResult) -> None:
     total.rejected_rows += len(done.rejected)
     total.repeated_requests += done.repeated
     total.without_text += done.without_text
+    for kind, count in done.masked.items():
+        total.masked[kind] += count
     room = MAX_ROWS - len(total.rejected)
     total.rejected.extend(
         pb.RejectedRow(position=i, reason=reason, request=total.requests)
@@ -162,6 +177,7 @@ def import_reply(report: ImportReport) -> pb.ImportFolderResponse:
             without_text=one.without_text,
             items_made=one.items_made,
             remarks=one.remarks,
+            masked=one.masked,
         )
         for name, one in report.tables.items()
     ]
@@ -189,23 +205,30 @@ def export_replies(table: str, rows: Sequence[str]) -> Iterator[pb.ExportUserRes
 
 
 def _content(message: Write) -> Content:
-    if isinstance(message, pb.AppendBehaviorsRequest):
-        _bounded("behaviors", message.behaviors, MAX_ROWS)
-        return Behaviors([_behavior(row) for row in message.behaviors])
-    if isinstance(message, pb.AppendTextsRequest):
-        _bounded("texts", message.texts, MAX_TEXT_ROWS)
-        return Texts([TextRow(row.user_id, row.text, row.item_id, _ts(row)) for row in message.texts])
-    if isinstance(message, pb.PutFriendsRequest):
-        _bounded("friends", message.friends, MAX_ROWS)
-        return Friends([_friend(row) for row in message.friends])
-    if isinstance(message, pb.AppendImpressionsRequest):
-        _bounded("impressions", message.impressions, MAX_ROWS)
-        return Impressions([_impression(row) for row in message.impressions])
-    if isinstance(message, pb.PutItemsRequest):
-        _bounded("items", message.items, MAX_ROWS)
-        return Items([_item(row, position) for position, row in enumerate(message.items)])
-    _bounded("item_ids", message.item_ids, MAX_ROWS)
-    return Deletion(list(message.item_ids))
+    content: Content
+    match message:
+        case pb.AppendBehaviorsRequest():
+            _bounded("behaviors", message.behaviors, MAX_ROWS)
+            content = Behaviors([_behavior(row) for row in message.behaviors])
+        case pb.AppendTextsRequest():
+            _bounded("texts", message.texts, MAX_TEXT_ROWS)
+            content = Texts([TextRow(row.user_id, row.text, row.item_id, _ts(row)) for row in message.texts])
+        case pb.PutFriendsRequest():
+            _bounded("friends", message.friends, MAX_ROWS)
+            content = Friends([_friend(row) for row in message.friends])
+        case pb.AppendImpressionsRequest():
+            _bounded("impressions", message.impressions, MAX_ROWS)
+            content = Impressions([_impression(row) for row in message.impressions])
+        case pb.SetConsentRequest():
+            _bounded("consents", message.consents, MAX_ROWS)
+            content = ConsentChanges([_consent(row) for row in message.consents])
+        case pb.PutItemsRequest():
+            _bounded("items", message.items, MAX_ROWS)
+            content = Items([_item(row, position) for position, row in enumerate(message.items)])
+        case pb.DeleteItemsRequest():
+            _bounded("item_ids", message.item_ids, MAX_ROWS)
+            content = Deletion(list(message.item_ids))
+    return content
 
 
 def _bounded(field: str, rows: Sized, most: int) -> None:
@@ -226,6 +249,11 @@ def _friend(row: pb.FriendRow) -> FriendRow:
 def _impression(row: pb.ImpressionRow) -> ImpressionRow:
     position = row.position if row.HasField("position") else None
     return ImpressionRow(row.user_id, row.item_id, _ts(row), position, row.query_id, row.clicked)
+
+
+def _consent(row: pb.ConsentRow) -> ConsentRow:
+    use, share = (getattr(row, name) if row.HasField(name) else None for name in ("use", "share"))
+    return ConsentRow(row.user_id, row.view, use, share)
 
 
 def _item(row: pb.ItemRow, position: int) -> ItemRow:

@@ -62,6 +62,10 @@ class IngestServicer(rpc.IngestServicer):
         """Write impressions.  Status: as PutItems."""
         return self._write(request, context)
 
+    def SetConsent(self, request: pb.SetConsentRequest, context: grpc.ServicerContext) -> pb.WriteResponse:
+        """Write consents.  Status: as PutItems."""
+        return self._write(request, context)
+
     def StreamItems(
         self, request_iterator: Iterator[pb.PutItemsRequest], context: grpc.ServicerContext
     ) -> pb.StreamResponse:
@@ -121,7 +125,7 @@ class IngestServicer(rpc.IngestServicer):
 
     def _write(self, request: Write, context: grpc.ServicerContext) -> pb.WriteResponse:
         with status_of_errors(context):
-            return write_reply(result_of(self._ingest.commit.submit(request_of(request))))
+            return write_reply(result_of(self._ingest.write(request_of(request))))
 
     def _stream(self, requests: Iterator[Write], context: grpc.ServicerContext) -> pb.StreamResponse:
         total = pb.StreamResponse()
@@ -129,7 +133,7 @@ class IngestServicer(rpc.IngestServicer):
         with status_of_errors(context):
             try:
                 for request in requests:
-                    waiting.append(self._ingest.commit.submit(request_of(request)))
+                    waiting.append(self._ingest.write(request_of(request)))
                     if len(waiting) == _IN_FLIGHT:
                         add_to(total, result_of(waiting.popleft()))
                 for result in waiting:

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias, TypeVar
 from google.rpc import code_pb2
 from grpc import _server as inside
 
+from server.query import QueryPriority
 from server.status import Failure, abort_with
 from server.telemetry import TracedCall, hand_over
 from server.wire.observed import MethodObserver
@@ -200,6 +201,7 @@ class CallBatcher:
         answer: AnswerTogether,
         run_apart: "Callable[[Callable[[], None]], Future[None]]",
         name: str,
+        priority: QueryPriority,
         observer: MethodObserver | None = None,
     ) -> None:
         """Start the thread of the micro-batches.
@@ -208,9 +210,11 @@ class CallBatcher:
             answer: answers the requests of at most MOST_TOGETHER calls.
             run_apart: runs another one on a thread of its own.
             name: of the thread.
-            observer: counts the calls.
+            priority: counts a call from the moment at which its message has come.
+            observer: counts the calls that end.
         """
         self._answer = answer
+        self._priority = priority
         self._observer = observer
         self._run_apart = run_apart
         self._arrived: SimpleQueue[UnaryCall | None] = SimpleQueue()
@@ -228,8 +232,12 @@ class CallBatcher:
         call = UnaryCall(fn, arguments[1:])
         if self._observer is not None:
             self._observer.arrived(call, call.metadata)
-        call.receive(self._arrived.put)
+        call.receive(self._take)
         return call
+
+    def _take(self, call: UnaryCall) -> None:
+        self._priority.begin()  # here, for a writer may have the lock until this thread gets it again
+        self._arrived.put(call)
 
     def shutdown(self) -> None:
         """Answer the calls that wait, and end the thread; no call may come any more."""
@@ -241,7 +249,11 @@ class CallBatcher:
             calls = [self._arrived.get()]
             while len(calls) < MOST_TOGETHER and not self._arrived.empty():
                 calls.append(self._arrived.get())
-            self._answer_all([call for call in calls if call is not None])
+            wanted = [call for call in calls if call is not None]
+            try:
+                self._answer_all(wanted)
+            finally:
+                self._priority.end(len(wanted))
             if None in calls:
                 return
 

@@ -1,4 +1,4 @@
-"""Imports: a folder of files in many formats becomes rows of the five tables, in one transaction.
+"""Imports: a folder of files in many formats becomes rows of the six tables, in one transaction.
 
 `files` finds the files of each table. `text_files` makes plain copies of text files where DuckDB needs them,
 and `readers` stages the files as relations of raw values, with `values` saying how a value of each kind is
@@ -23,7 +23,7 @@ from store.imports.run import (
 from store.imports.text_files import UTF_8, UnknownEncodingError, UnreadableFileError, check_encoding
 from store.imports.time_columns import AUTO, AmbiguousTimesError, UnknownTimesError
 from store.imports.upsert import upsert_rows
-from store.imports.validation import DUPLICATE, ITEM_VECTOR_LENGTH, check, item_vector_length
+from store.imports.validation import DUPLICATE, ITEM_VECTOR_LENGTH, UNKNOWN_VIEW, check, item_vector_length
 
 __all__ = [
     "AUTO",
@@ -31,6 +31,7 @@ __all__ = [
     "FORMATS",
     "ITEM_VECTOR_LENGTH",
     "SAME_IMPRESSION",
+    "UNKNOWN_VIEW",
     "UTF_8",
     "AmbiguousFilesError",
     "AmbiguousTimesError",

@@ -9,6 +9,7 @@ import duckdb
 
 from store.database import quoted
 from store.disk import replace_file
+from store.imports.masked_texts import masked
 from store.imports.readers import PART_ROWS, Source
 from store.imports.validation import (
     DUPLICATE,
@@ -17,15 +18,20 @@ from store.imports.validation import (
     VECTOR_DIMENSION,
     checks_of,
 )
+from store.masking import UNMASKED, Masking
 
 _MESSAGE_CHARS = 200
+_PERSONAL = ("user_id", "friend_id", "text", "_line")  # columns whose values no message shows
 
 
 class ImportRejectedError(ValueError):
     """A strict import refused a row; nothing was imported."""
 
-    def __init__(self, file: Path, row: int, reason: str, values: dict[str, object]) -> None:
-        super().__init__(f"{file}, row {row}: {reason}: {_brief(values)}; nothing was imported")
+    def __init__(
+        self, file: Path, row: int, reason: str, values: dict[str, object], *, personal: bool = True
+    ) -> None:
+        said = _brief(values, personal=personal)
+        super().__init__(f"{file}, row {row}: {reason}: {said}; nothing was imported")
         self.file, self.row, self.reason, self.values = file, row, reason, values
 
 
@@ -53,24 +59,34 @@ def first_reject(
     texts = ", ".join(f"{column}::VARCHAR" for column in present)
     values = cursor.execute(f"SELECT {texts} FROM raw_{name} WHERE _row = {row}").fetchall()[0]
     return ImportRejectedError(
-        source.files[row // PART_ROWS], row % PART_ROWS, found, dict(zip(present, values, strict=True))
+        source.files[row // PART_ROWS],
+        row % PART_ROWS,
+        found,
+        dict(zip(present, values, strict=True)),
+        personal=source.table.name != "items",
     )
 
 
-def write_rejects(cursor: duckdb.DuckDBPyConnection, source: Source, folder: Path) -> Path:
+def write_rejects(
+    cursor: duckdb.DuckDBPyConnection, source: Source, folder: Path, masking: Masking = UNMASKED
+) -> Path:
     """Write folder/<table>.jsonl with the number, reason and raw values of each refused row; return its path.
 
-    Where the table lies in several files, each row also names its file.
+    Where the table lies in several files, each row also names its file. Texts of people are masked.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = source.table.name
     file = folder / f"{name}.jsonl"
-    values = ", ".join(f"{column} := raw.{column}::VARCHAR" for column in source.types)
+    values = ", ".join(
+        f"{column} := {masked(source.table, column, f'raw.{column}::VARCHAR', masking)}"
+        for column in source.types
+    )
+    line = masked(source.table, "_line", "raw._line", masking)
     names = ", ".join(quoted(part) for part in source.files)
     which = f"([{names}])[c._row // {PART_ROWS} + 1] AS file, " if len(source.files) > 1 else ""
     cursor.execute(f"""
         COPY (
-            SELECT {which}c._row % {PART_ROWS} AS row, c._reason AS reason, raw._line AS line,
+            SELECT {which}c._row % {PART_ROWS} AS row, c._reason AS reason, {line} AS line,
                 struct_pack({values}) AS values
             FROM checked_{name} AS c JOIN raw_{name} AS raw USING (_row)
             WHERE c._reason IS NOT NULL ORDER BY c._row
@@ -96,8 +112,13 @@ def remove_rejects(folder: Path, user_id: str) -> int:
     return removed
 
 
-def _brief(values: dict[str, object]) -> str:
-    return ", ".join(f"{name} = {str(value)[:_MESSAGE_CHARS]!r}" for name, value in values.items())
+def _brief(values: dict[str, object], *, personal: bool) -> str:
+    return ", ".join(
+        f"{name} (not shown: it may be personal)"
+        if personal and name in _PERSONAL
+        else f"{name} = {str(value)[:_MESSAGE_CHARS]!r}"
+        for name, value in values.items()
+    )
 
 
 def _reject_files(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ import logging
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from store.artifact import new_id
 from store.imports.files import TableFile, find_files
+from store.imports.masked_texts import masking_function
 from store.imports.readers import Source, readable, stage
 from store.imports.rejects import first_reject, write_rejects
 from store.imports.text_files import UTF_8, check_encoding, undecodable_byte, undecodable_reason
@@ -26,6 +28,7 @@ from store.imports.validation import (
     item_vector_length,
 )
 from store.imports.values import NOT_WHOLE
+from store.masking import UNMASKED, Masking
 from store.queries import BLANK_ITEM
 from store.store import Store
 from store.tables import Table
@@ -37,9 +40,10 @@ class UnusableColumnError(ValueError):
     """A column of ids holds numbers that are no ids: fractions, or too large for a float to keep exactly."""
 
     def __init__(self, file: Path, column: str, row: int, value: object) -> None:
+        said = "another number" if column in ("user_id", "friend_id") else f"the number {value}"
         super().__init__(
-            f"{file}: column {column!r} holds the number {value} (row {row}), and an id is a whole number "
-            "that a float column keeps exactly, or text: write it as int64 or text"
+            f"{file}: column {column!r} holds {said} (row {row}), and an id is a whole number that "
+            " a float column keeps exactly, or text: write it as int64 or text"
         )
         self.file, self.column, self.row, self.value = file, column, row, value
 
@@ -63,6 +67,7 @@ class TableReport:
         without_text: items that are available and have neither title nor text.
         items_made: items that were created because a row named them.
         remarks: sentences on how the files were read, and on what to do about refused rows.
+        masked: how much was masked in the texts that were read, by kind.
     """
 
     file: Path
@@ -76,6 +81,7 @@ class TableReport:
     without_text: int = 0
     items_made: int = 0
     remarks: tuple[str, ...] = ()
+    masked: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,7 @@ class ImportOptions:
         times: what numbers in time columns mean, auto or a key of TIMES.
         create_items: create the items that behaviors, texts and impressions name and the store lacks.
         dims: length of the vectors, by text model.
+        masking: of the texts of people.
     """
 
     file_format: str = AUTO
@@ -106,6 +113,7 @@ class ImportOptions:
     times: str = AUTO
     create_items: bool = False
     dims: Mapping[str, int] = field(default_factory=dict)
+    masking: Masking = UNMASKED
 
 
 def import_folder(
@@ -117,7 +125,7 @@ def import_folder(
     strict: bool = False,
     options: ImportOptions | None = None,
 ) -> ImportReport:
-    """Import a folder's items, behaviors, texts, social, impressions: files or folders of them (`files`).
+    """Import the tables of a folder (store/tables.py): files, or folders of them (`files`).
 
     By the identity of rows (store/tables.py), known rows are updated and new ones inserted, so a second
     import changes nothing. Columns that no file of a table has keep their value in known rows. Refused rows
@@ -143,7 +151,11 @@ def import_folder(
     _log.info("import %s of %s: %s", import_id, path, ", ".join(place.name for _, place, _ in files))
     tables: dict[str, TableReport] = {}
     try:
-        with tempfile.TemporaryDirectory(prefix="triptych-") as scratch, store.writing() as cursor:
+        with (
+            tempfile.TemporaryDirectory(prefix="triptych-") as scratch,
+            store.writing() as cursor,
+            masking_function(cursor, options.masking) as replaced,
+        ):
             for table, place, parts in tqdm(files, desc="import", unit="table", disable=None):
                 source = stage(
                     cursor,
@@ -154,7 +166,7 @@ def import_folder(
                     encoding=options.encoding,
                     times=options.times,
                 )
-                tables[table.name] = _import_table(cursor, source, parts, folder, options)
+                tables[table.name] = _import_table(cursor, source, parts, folder, options, replaced)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # nothing was imported, so nothing was refused
         raise
@@ -180,10 +192,19 @@ def _import_table(
     parts: Sequence[TableFile],
     folder: Path,
     options: ImportOptions,
+    replaced: Counter[str],
 ) -> TableReport:
-    table = source.table
+    """Import one table; `replaced` counts what is masked, here as before."""
+    table, before = source.table, Counter(replaced)
     with readable(source.file, parts[0].form):
-        check(cursor, source, dims=options.dims, any_item=options.create_items)
+        check(
+            cursor,
+            source,
+            dims=options.dims,
+            any_item=options.create_items,
+            masking=options.masking,
+        )
+    masked = dict(replaced - before)
     counts = f"SELECT _reason, count(*) FROM checked_{table.name} GROUP BY _reason ORDER BY _reason"
     rejected = {reason: int(count) for reason, count in cursor.execute(counts).fetchall()}
     accepted = rejected.pop(None, 0)
@@ -194,7 +215,7 @@ def _import_table(
             raise UnusableColumnError(first.file, column, first.row, value)
     if rejected and options.strict:
         raise first_reject(cursor, source)
-    rejects_file = write_rejects(cursor, source, folder) if rejected else None
+    rejects_file = write_rejects(cursor, source, folder, options.masking) if rejected else None
     items_made = _make_items(cursor, table) if options.create_items else 0
     inserted, updated = upsert_rows(cursor, table, source.columns)
     _log.info(
@@ -212,6 +233,7 @@ def _import_table(
         without_text=_count_without_text(cursor) if table.name == "items" else 0,
         items_made=items_made,
         remarks=tuple(_remarks(cursor, source, rejected, accepted, options)),
+        masked=masked,
     )
     cursor.execute(f"DROP TABLE checked_{table.name}")
     cursor.execute(f"DROP TABLE accepted_{table.name}")

@@ -8,8 +8,10 @@ import pyarrow as pa
 
 from store.attributes import MAX_CHARS, usable_attributes
 from store.database import quoted
+from store.imports.masked_texts import masked
 from store.imports.readers import Source
 from store.imports.time_columns import TimeReading
+from store.masking import UNMASKED, Masking
 from store.tables import (
     MAX_ID_BYTES,
     MAX_TEXT_CHARS,
@@ -17,6 +19,7 @@ from store.tables import (
     MAX_WEIGHT,
     MAX_WHOLE,
     SQL_TYPES,
+    VIEWS,
     Column,
     Kind,
 )
@@ -26,6 +29,7 @@ VECTOR_DIMENSION = "vector_dimension"
 ITEM_VECTOR_LENGTH = "bad_vector_length"
 BAD_ATTRIBUTES = "bad_attributes"
 UNKNOWN_ITEM = "unknown_item"
+UNKNOWN_VIEW = "unknown_view"
 NO_MOMENT = "no_ts_or_query_id"
 FAULT = "_fault"  # the reason is in this column of the row
 _BATCH = 65_536
@@ -85,6 +89,9 @@ CHECKS: tuple[RowCheck, ...] = (
     RowCheck(BAD_ATTRIBUTES, "attributes", "raw_attributes IS NOT NULL AND attributes IS NULL"),
     RowCheck(BAD_ATTRIBUTES, "attributes", f"length(attributes::VARCHAR) > {MAX_CHARS}"),
     RowCheck("bad_available", "available", "raw_available IS NOT NULL AND available IS NULL"),
+    RowCheck("bad_use", "use", "raw_use IS NOT NULL AND use IS NULL"),
+    RowCheck("bad_share", "share", "raw_share IS NOT NULL AND share IS NULL"),
+    RowCheck(UNKNOWN_VIEW, "view", f"view IS NULL OR view NOT IN {VIEWS}"),
     RowCheck("bad_clicked", "clicked", "raw_clicked IS NOT NULL AND clicked IS NULL"),
     RowCheck("bad_position", "position", "raw_position IS NOT NULL AND position IS NULL"),
     RowCheck(
@@ -127,6 +134,7 @@ def check(
     *,
     dims: Mapping[str, int] | None = None,
     any_item: bool = False,
+    masking: Masking = UNMASKED,
 ) -> None:
     """Create the temporary table `checked_<table>`: `_row`, `_reason` (NULL where accepted) and typed values.
 
@@ -137,13 +145,15 @@ def check(
         source: the staged files.
         dims: length of vectors, by text model; for others, the first vector decides.
         any_item: behaviors, texts and impressions may name items that the store lacks.
+        masking: of texts of people; where it has kinds, within `masking_function`.
     """
     table, name = source.table, f"checked_{source.table.name}"
     inner, outer = ["_row", "_line", "_fault"], []
     for column in table.columns:
         if column in source.columns:
             raw = f"nullif({column.name}, '')" if source.types[column.name] == "VARCHAR" else column.name
-            inner += [f"{raw} AS raw_{column.name}", f"{_typed(column, raw, source)} AS {column.name}"]
+            typed = masked(table, column.name, _typed(column, raw, source), masking)
+            inner += [f"{raw} AS raw_{column.name}", f"{typed} AS {column.name}"]
         elif column.name in table.identity:
             inner.append(f"NULL::{SQL_TYPES[column.kind]} AS {column.name}")
         else:

@@ -28,6 +28,7 @@ _DELETIONS = {
     "texts": "DELETE FROM data.texts WHERE user_id = $1",
     "social": "DELETE FROM data.social WHERE user_id = $1 OR friend_id = $1",
     "impressions": "DELETE FROM data.impressions WHERE user_id = $1",
+    "consents": "DELETE FROM data.consents WHERE user_id = $1",
 }
 
 

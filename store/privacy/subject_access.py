@@ -13,6 +13,7 @@ _ROWS = {
     "social": "SELECT to_json(t) FROM data.social AS t WHERE user_id = $1 ORDER BY friend_id, relation",
     "impressions": """
         SELECT to_json(t) FROM data.impressions AS t WHERE user_id = $1 ORDER BY ts, item_id, query_id""",
+    "consents": "SELECT to_json(t) FROM data.consents AS t WHERE user_id = $1 ORDER BY view",
     "named_by": "SELECT to_json(t) FROM data.social AS t WHERE friend_id = $1 ORDER BY user_id, relation",
 }
 _BATCH = 1_000

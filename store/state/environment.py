@@ -17,8 +17,8 @@ _MAP_BYTES = 1 << 40  # address space, not disk
 _READERS = 1024
 _OPEN = "OPEN"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_TABLES = (b"events", b"texts", b"friends", b"items", b"words", b"log", b"live")
-_LATER = (b"log", b"live")  # tables that earlier versions did not make
+_TABLES = (b"events", b"texts", b"friends", b"items", b"words", b"log", b"live", b"consents")
+_LATER = (b"log", b"live", b"consents")  # tables that earlier versions did not make
 log = logging.getLogger(__name__)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from store.tables import MAX_WEIGHT
+from store.tables import MAX_WEIGHT, VIEWS
 
 NO_TIME = int(np.iinfo(np.int64).min)
 NO_ITEM = int(np.iinfo(np.uint32).max)
@@ -107,6 +107,49 @@ class Friendships:
         for friend, weight in zip(self.friends, self.weights, strict=True):
             sums[friend] += min(weight, MAX_WEIGHT)
         return sums
+
+
+@dataclass(frozen=True, slots=True)
+class Consents:
+    """What a user allows to be done with each view.
+
+    Attributes:
+        used: views that may be used for the user's own results, and for training.
+        shared: views that may show in results of others, where they are used at all.
+    """
+
+    used: frozenset[str] = frozenset(VIEWS)
+    shared: frozenset[str] = frozenset(VIEWS)
+
+    @property
+    def seen_by_others(self) -> frozenset[str]:
+        """The views that may show in results of others."""
+        return self.used & self.shared
+
+    def changed(self, view: str, use: bool | None, share: bool | None) -> "Consents":
+        """Return them with another consent to one view; None leaves it as it is."""
+        used, shared = (
+            views if allows is None else views | {view} if allows else views - {view}
+            for views, allows in ((self.used, use), (self.shared, share))
+        )
+        return Consents(used, shared)
+
+    def pack(self) -> bytes:
+        """Return the bytes that `unpack` reads, none where all is allowed."""
+        if self == ALL_ALLOWED:
+            return b""
+        return bytes(sum(1 << i for i, view in enumerate(VIEWS) if view not in views) for views in
+                     (self.used, self.shared))  # fmt: skip
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> "Consents":
+        """Read the bytes of `pack`."""
+        if not raw:
+            return ALL_ALLOWED
+        return cls(*(frozenset(view for i, view in enumerate(VIEWS) if not bits >> i & 1) for bits in raw))
+
+
+ALL_ALLOWED = Consents()
 
 
 def find_row(raw: bytes, width: int, identity: bytes) -> int:

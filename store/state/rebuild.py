@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from store.queries import VISIBLE, VISIBLE_TEXT
-from store.state.packing import EVENT, NO_ITEM, NO_TIME, TEXT, Friendships
+from store.state.packing import ALL_ALLOWED, EVENT, NO_ITEM, NO_TIME, TEXT, Friendships
 from store.state.state import TABLES, StateDraft, UserState
 from store.state.vocabulary import VocabularyDraft
 from store.store import Store
@@ -35,6 +35,7 @@ _FRIENDS = f"""
     SELECT user_id, friend_id, r.code AS relation, weight, {_TS} AS ts
     FROM data.social JOIN word_codes AS r ON r.name = relation
     WHERE {{0}} ORDER BY user_id, friend_id, social.relation"""
+_CONSENTS = "SELECT user_id, view, use, share FROM data.consents WHERE {0} ORDER BY user_id"
 _WORDS = """
     SELECT DISTINCT action FROM data.behaviors UNION SELECT DISTINCT relation FROM data.social ORDER BY 1"""
 log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ def _fill(
         ("events", _EVENTS, partial(_struct_rows, EVENT), _pack_structs),
         ("texts", _TEXTS, partial(_struct_rows, TEXT), _pack_structs),
         ("friends", _FRIENDS, _friend_rows, _pack_friends),
+        ("consents", _CONSENTS, _consent_rows, _pack_consents),
     ):
         if table not in tables:
             continue
@@ -172,6 +174,18 @@ def _pack_structs(parts: list[npt.NDArray[np.void]]) -> bytes:
 
 def _pack_friends(parts: list[list[tuple[str, int, float, int]]]) -> bytes:
     return Friendships.of(chain.from_iterable(parts)).pack()
+
+
+def _consent_rows(batch: pa.RecordBatch) -> list[tuple[str, bool, bool]]:
+    columns = (batch.column(name).to_pylist() for name in ("view", "use", "share"))
+    return list(zip(*columns, strict=True))
+
+
+def _pack_consents(parts: list[list[tuple[str, bool, bool]]]) -> bytes:
+    consents = ALL_ALLOWED
+    for row in chain.from_iterable(parts):
+        consents = consents.changed(*row)
+    return consents.pack()
 
 
 def _code_table(vocabulary: VocabularyDraft) -> pa.Table:

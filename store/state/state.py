@@ -36,8 +36,10 @@ from store.state.log import (
     read_serves,
 )
 from store.state.packing import (
+    ALL_ALLOWED,
     EVENT,
     TEXT,
+    Consents,
     DamagedRecordError,
     EventRows,
     Friendships,
@@ -46,7 +48,7 @@ from store.state.packing import (
 )
 from store.state.vocabulary import Vocabulary, VocabularyDraft
 
-TABLES = ("events", "texts", "friends")  # packed rows by user id
+TABLES = ("events", "texts", "friends", "consents")  # packed rows by user id
 _VOCABULARIES = ("items", "words")
 _LOG = ("log", "live")
 _COMMIT_ID = b"head"  # key of the commit that the state reflects
@@ -74,7 +76,7 @@ class _DamagedRowsError(DamagedRecordError):
 
 @dataclass(frozen=True, slots=True)
 class UserRecord:
-    """The visible rows of a user and of the user's friends.
+    """The visible rows of a user and of the user's friends, as far as all of them allow.
 
     Shapes:
         events: (n,) EVENT, those of the user, then those of each friend; each part by time, undated first.
@@ -82,6 +84,9 @@ class UserRecord:
         texts: sha256 digests of the user's texts, by time.
         friends: F user ids, sorted.
         weights: (F,) float64, in the order of `friends`.
+
+    Attributes:
+        withheld: further friends, who do not share their history; the record changes when they do.
     """
 
     events: EventRows
@@ -89,6 +94,7 @@ class UserRecord:
     texts: tuple[bytes, ...]
     friends: tuple[str, ...]
     weights: npt.NDArray[np.float64]
+    withheld: tuple[str, ...] = ()
 
     @property
     def history(self) -> EventRows:
@@ -196,12 +202,30 @@ class StateReading:
         self.head = head
 
     def users(self, user_ids: Sequence[str]) -> list[UserRecord]:
-        """Read the records of some users; an unknown user has an empty one."""
-        return [self._state._record(self._transaction, one) for one in user_ids]
+        """Read the records of some users, as their own results use them; an unknown user has an empty one."""
+        return self._records(user_ids, lambda consents: consents.used)
+
+    def shared_users(self, user_ids: Sequence[str]) -> list[UserRecord]:
+        """Read the records of some users, without the views that others must not see."""
+        return self._records(user_ids, lambda consents: consents.seen_by_others)
+
+    def _records(
+        self, user_ids: Sequence[str], allowed: Callable[[Consents], frozenset[str]]
+    ) -> list[UserRecord]:
+        transaction, read = self._transaction, self._state._record
+        if not self._any_consents():
+            return [read(transaction, one) for one in user_ids]
+        consents = self._state._consents
+        return [read(transaction, one, allowed(consents(transaction, one)), True) for one in user_ids]
+
+    def _any_consents(self) -> bool:
+        """Return whether anybody keeps a view back."""
+        return bool(self._transaction.stat(self._state._tables["consents"])["entries"])
 
     def record_of_friends(self, weights: Mapping[str, float]) -> UserRecord:
         """Read the record of a user who has nothing but friends, given with weights."""
-        return self._state._with_friends(self._transaction, b"", b"", dict(sorted(weights.items())))
+        friends = dict(sorted(weights.items()))
+        return self._state._with_friends(self._transaction, b"", b"", friends, self._any_consents())
 
     def entries(self, after: int) -> list[LogEntry] | None:
         """Read the log entries behind a number; None where some of them are not kept any more."""
@@ -328,6 +352,10 @@ class UserState:
         """
         return self.read(lambda reading: reading.users(user_ids))
 
+    def shared_users(self, user_ids: Sequence[str]) -> list[UserRecord]:
+        """Read the records of some users, without the views that others must not see.  Raises: as `users`."""
+        return self.read(lambda reading: reading.shared_users(user_ids))
+
     def record_of_friends(self, weights: Mapping[str, float]) -> UserRecord:
         """Read the record of a user who has nothing but friends, given with weights.  Raises: as `users`."""
         return self.read(lambda reading: reading.record_of_friends(weights))
@@ -412,14 +440,42 @@ class UserState:
         except DamagedRecordError as error:
             raise _DamagedRowsError(table, user_id) from error
 
-    def _record(self, transaction: Any, user_id: str) -> UserRecord:
-        events, texts, friends = (self._rows(transaction, name, user_id) for name in TABLES)
-        return self._with_friends(transaction, events, texts, Friendships.unpack(friends).by_friend())
+    def _consents(self, transaction: Any, user_id: str) -> Consents:
+        return Consents.unpack(self._rows(transaction, "consents", user_id))
+
+    def _record(
+        self,
+        transaction: Any,
+        user_id: str,
+        views: frozenset[str] = ALL_ALLOWED.used,
+        consents: bool = False,
+    ) -> UserRecord:
+        """Read the record of a user.
+
+        Args:
+            transaction: of the reading.
+            user_id: of the user.
+            views: the user's own that are used.
+            consents: whether to ask for those of friends.
+        """
+        events, texts, friends = (
+            self._rows(transaction, name, user_id) if view in views else b""
+            for view, name in (("H", "events"), ("T", "texts"), ("S", "friends"))
+        )
+        by_friend = Friendships.unpack(friends).by_friend()
+        return self._with_friends(transaction, events, texts, by_friend, consents)
 
     def _with_friends(
-        self, transaction: Any, own: bytes, texts: bytes, friends: Mapping[str, float]
+        self, transaction: Any, own: bytes, texts: bytes, friends: Mapping[str, float], consents: bool
     ) -> UserRecord:
         """Build a record of a user's packed events and texts, with the events of friends (weight by id)."""
+        withheld: tuple[str, ...] = ()
+        if consents:
+            withheld = tuple(
+                one for one in friends if "H" not in self._consents(transaction, one).seen_by_others
+            )
+            hidden = set(withheld)
+            friends = {friend: weight for friend, weight in friends.items() if friend not in hidden}
         parts = [own, *(self._rows(transaction, "events", friend) for friend in friends)]
         events = np.frombuffer(b"".join(parts), EVENT)
         owners = np.repeat(np.arange(len(parts)), [len(part) // EVENT.itemsize for part in parts])
@@ -429,7 +485,7 @@ class UserState:
         rows = np.frombuffer(texts, TEXT)
         digests = tuple(row.tobytes() for row in rows["digest"][~rows["hidden"]])
         weights = np.fromiter(friends.values(), np.float64, len(friends))
-        return UserRecord(events, owners, digests, tuple(friends), weights)
+        return UserRecord(events, owners, digests, tuple(friends), weights, withheld)
 
 
 def _packed_rows(transaction: Any, db: Any, table: str, user_id: str) -> bytes:

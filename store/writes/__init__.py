@@ -2,9 +2,9 @@
 
 `request` defines the rows, the reasons to refuse one, and the results. `writer` writes a group of requests in
 one transaction: `apply` brings behaviours, texts and friendships into the state and gathers the rows for the
-store, `impressions` merges what was shown with what is known, `put_items` puts and deletes items by the
-statements of an import, and `idempotency` remembers the ids of requests so that a repeated one is not written
-again.
+store, `consents` does so with what people allow, `impressions` merges what was shown with what is known,
+`put_items` puts and deletes items by the statements of an import, and `idempotency` remembers the ids of
+requests so that a repeated one is not written again.
 """
 
 from store.writes.idempotency import RequestIdReusedError
@@ -15,6 +15,8 @@ from store.writes.request import (
     LAST_TIME,
     BehaviorRow,
     Behaviors,
+    ConsentChanges,
+    ConsentRow,
     Content,
     Deletion,
     FloatArray,
@@ -38,6 +40,8 @@ __all__ = [
     "LAST_TIME",
     "BehaviorRow",
     "Behaviors",
+    "ConsentChanges",
+    "ConsentRow",
     "Content",
     "Deletion",
     "FloatArray",

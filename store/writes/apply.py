@@ -27,6 +27,7 @@ from store.state import (
     pack_event_identity,
     pack_text_identity,
 )
+from store.writes.consents import PendingConsents
 from store.writes.impressions import PendingImpressions
 from store.writes.request import (
     BehaviorRow,
@@ -61,6 +62,7 @@ class PendingRows:
 
     Attributes:
         impressions: those that the group names.
+        consents: those that the group changes.
         new_weights: behaviours with their new weight, by user and packed identity.
         texts: new texts, each with its occurrence number.
         new_friends: friendships with their new weight and time, by user, friend and relation.
@@ -71,6 +73,7 @@ class PendingRows:
     behaviors: list[BehaviorRow] = field(default_factory=list)
     new_weights: dict[tuple[object, ...], BehaviorRow] = field(default_factory=dict)
     impressions: PendingImpressions = field(default_factory=PendingImpressions)
+    consents: PendingConsents = field(default_factory=PendingConsents)
     texts: list[tuple[TextRow, int]] = field(default_factory=list)
     friends: list[FriendRow] = field(default_factory=list)
     new_friends: dict[tuple[object, ...], FriendRow] = field(default_factory=dict)
@@ -100,6 +103,7 @@ class PendingRows:
         _run(cursor, "INSERT INTO data.social BY NAME FROM new_rows", _table(FriendRow._fields, self.friends))
         _run(cursor, _UPDATE_FRIENDS, _table(FriendRow._fields, list(self.new_friends.values())))
         self.impressions.flush(cursor)
+        self.consents.flush(cursor)
 
 
 def append_behaviors(draft: StateDraft, rows: Sequence[BehaviorRow], pending: PendingRows) -> WriteResult:

@@ -120,4 +120,4 @@ class RememberedRequests:
 def _as_json(result: WriteResult) -> str:
     counts = {"inserted": result.inserted, "updated": result.updated, "unchanged": result.unchanged}
     counts["without_text"] = result.without_text
-    return json.dumps(counts | {"rejected": result.rejected})
+    return json.dumps(counts | {"rejected": result.rejected, "masked": dict(result.masked)})

@@ -1,16 +1,19 @@
 """Requests that write: their rows, reasons to refuse a row, results, and what a transaction changed."""
 
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from store.imports import UNKNOWN_VIEW
+from store.masking import Masker
 from store.records import Item
 from store.state import NO_TIME
-from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT, MAX_WHOLE
+from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT, MAX_WHOLE, VIEWS
 
 FIRST_TIME = -62_135_596_800_000_000  # microseconds: 0001-01-01
 LAST_TIME = 253_402_300_799_999_999  # 9999-12-31
@@ -75,6 +78,15 @@ class ImpressionRow(NamedTuple):
     clicked: bool = False
 
 
+class ConsentRow(NamedTuple):
+    """What a user allows to be done with a view, H, T or S; None leaves it as it is."""
+
+    user_id: str
+    view: str
+    use: bool | None = None
+    share: bool | None = None
+
+
 class Rejected(NamedTuple):
     """A refused row: its position in the request, and the reason, in the words of an import."""
 
@@ -89,6 +101,7 @@ class WriteResult:
     Attributes:
         repeated: the request was written earlier, with this result.
         without_text: items that are available and have neither title nor text.
+        masked: how much was masked in the texts of the request, by kind.
     """
 
     inserted: int = 0
@@ -97,6 +110,7 @@ class WriteResult:
     rejected: tuple[Rejected, ...] = ()
     repeated: bool = False
     without_text: int = 0
+    masked: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,6 +142,13 @@ class Impressions:
 
 
 @dataclass(frozen=True)
+class ConsentChanges:
+    """Consents to set."""
+
+    rows: Sequence[ConsentRow]
+
+
+@dataclass(frozen=True)
 class Items:
     """Items to put."""
 
@@ -141,21 +162,34 @@ class Deletion:
     item_ids: Sequence[str]
 
 
-Content = Behaviors | Texts | Friends | Impressions | Items | Deletion
+Content = Behaviors | Texts | Friends | Impressions | ConsentChanges | Items | Deletion
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request; with a `request_id` ("" for none) it is written once; equal contents have one `digest`."""
+    """One request; with a `request_id` ("" for none) it is written once; equal contents have one `digest`.
+
+    `masked` tells how much was masked in its texts, by kind.
+    """
 
     content: Content
     request_id: str = ""
     digest: str = ""
+    masked: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
         """Number of rows."""
         return len(self.content.item_ids if isinstance(self.content, Deletion) else self.content.rows)
+
+    def masked_by(self, masker: Masker) -> "Request":
+        """Return the request with its texts masked; nothing else of it is text of a person."""
+        if not masker or not isinstance(self.content, Texts):
+            return self
+        texts = [masker.mask(row.text) for row in self.content.rows]
+        rows = [row._replace(text=one.text) for row, one in zip(self.content.rows, texts, strict=True)]
+        masked = sum((Counter(one.counts) for one in texts), Counter[str]())
+        return replace(self, content=Texts(rows), masked=masked)
 
 
 @dataclass(frozen=True)
@@ -165,12 +199,14 @@ class WrittenChange:
     Attributes:
         texts: new texts, which may lack a vector.
         users: users with a new or changed row.
+        consents: those of them whose consents changed.
         items: for each request that changed items, those that were put and the ids that were deleted.
         failed: the error because of which the state does not reflect the transaction yet.
     """
 
     texts: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
+    consents: tuple[str, ...] = ()
     items: tuple[tuple[tuple[Item, ...], tuple[str, ...]], ...] = ()
     failed: Exception | None = None
 
@@ -241,6 +277,15 @@ def refusal_of_impression(row: ImpressionRow, items: Container[str]) -> str | No
         or ("no_ts_or_query_id" if ts == NO_TIME and not query_id else None)
         or (None if item_id in items else "unknown_item")
     )
+
+
+def refusal_of_consent(row: ConsentRow) -> str | None:
+    """Return the reason to refuse a consent, or None."""
+    if not row.user_id:
+        return "empty_user_id"
+    if _too_long(row.user_id):
+        return "id_too_long"
+    return None if row.view in VIEWS else UNKNOWN_VIEW
 
 
 def _too_long(name: str) -> bool:

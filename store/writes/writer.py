@@ -13,6 +13,7 @@ from store.writes.idempotency import RememberedRequests, RequestIdReusedError
 from store.writes.put_items import delete_items, put_items
 from store.writes.request import (
     Behaviors,
+    ConsentChanges,
     Content,
     Deletion,
     Friends,
@@ -63,12 +64,15 @@ class Writer:
                             results.append(replace(earlier, repeated=True))
                             continue
                         result, put, deleted = _apply(cursor, draft, request.content, pending)
+                        if request.masked:
+                            result = replace(result, masked=dict(request.masked))
                         results.append(result)
                         if put or deleted:
                             items.append((tuple(put), tuple(deleted)))
                         if request.request_id:
                             new_results[request.request_id] = result
                             new_digests[request.request_id] = request.digest
+                    pending.touched.update(pending.consents.changed)
                     pending.flush(cursor)
                     self._remembered.insert(cursor, new_results, new_digests)
                     self._pause()
@@ -80,7 +84,8 @@ class Writer:
             failed = error
         self._remembered.remember(new_digests)
         texts = tuple(dict.fromkeys(row.text for row, _ in pending.texts))
-        return results, WrittenChange(texts, tuple(pending.touched), tuple(items), failed)
+        consents = tuple(pending.consents.changed)
+        return results, WrittenChange(texts, tuple(pending.touched), consents, tuple(items), failed)
 
     def check(self) -> None:
         """Write an empty transaction to the store and the state, to find out whether writing works.
@@ -114,18 +119,21 @@ def _apply(
     cursor: duckdb.DuckDBPyConnection, draft: StateDraft, content: Content, pending: PendingRows
 ) -> tuple[WriteResult, list[Item], list[str]]:
     """Write the rows of one request; return the result, the items that were put and the deleted ids."""
+    put: list[Item] = []
+    deleted: list[str] = []
     match content:
         case Behaviors(rows):
-            return append_behaviors(draft, rows, pending), [], []
+            result = append_behaviors(draft, rows, pending)
         case Texts(rows):
-            return append_texts(draft, rows, pending), [], []
+            result = append_texts(draft, rows, pending)
         case Friends(rows):
-            return put_friends(draft, rows, pending), [], []
+            result = put_friends(draft, rows, pending)
         case Impressions(rows):
-            return pending.impressions.append(pending.with_pauses(rows), draft.items), [], []
+            result = pending.impressions.append(pending.with_pauses(rows), draft.items)
+        case ConsentChanges(rows):
+            result = pending.consents.set(draft, pending.with_pauses(rows))
         case Items(rows):
             result, put = put_items(cursor, draft, rows)
-            return result, put, []
         case Deletion(item_ids):
             result, deleted = delete_items(cursor, draft, item_ids)
-            return result, [], deleted
+    return result, put, deleted

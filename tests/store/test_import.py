@@ -329,7 +329,7 @@ def test_unknown_columns_and_files_are_told(folder: Folder, caplog: pytest.LogCa
 
 
 def test_what_cannot_be_imported_at_all(folder: Folder) -> None:
-    with pytest.raises(NothingToImportError, match=r"texts, social, impressions with \.parquet"):
+    with pytest.raises(NothingToImportError, match=r"texts, social, impressions, consents with \.parquet"):
         folder.load()
     with pytest.raises(UnknownFormatError, match="'xml'"):
         folder.load(file_format="xml")
@@ -372,7 +372,15 @@ def test_rows_with_bytes_that_are_no_utf8_are_refused(folder: Folder) -> None:
     report = folder.load()
     assert rejected(report, "items") == {1: "not_utf8"}
     assert rejected(report, "texts") == {1: "not_utf8"}
-    counts = {"items": 1, "behaviors": 0, "texts": 1, "social": 0, "impressions": 0, "users": 1}
+    counts = {
+        "items": 1,
+        "behaviors": 0,
+        "texts": 1,
+        "social": 0,
+        "impressions": 0,
+        "consents": 0,
+        "users": 1,
+    }
     assert folder.store.counts() == counts
 
 

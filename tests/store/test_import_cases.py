@@ -504,7 +504,15 @@ def test_packed_files_of_every_format(folder: Cases, packing: str, tmp_path: Pat
         packed = gzip.compress(content) if packing == ".gz" else pa.compress(content, "zstd", asbytes=True)
         folder.raw(name + packing, packed)
     folder.load(strict=True)
-    counts = {"items": 1, "behaviors": 1, "texts": 1, "social": 1, "impressions": 0, "users": 3}
+    counts = {
+        "items": 1,
+        "behaviors": 1,
+        "texts": 1,
+        "social": 1,
+        "impressions": 0,
+        "consents": 0,
+        "users": 3,
+    }
     assert folder.store.counts() == counts
     packed = (folder.path / f"items.csv{packing}").read_bytes()
     for broken in (packed[:-5], b"item_id\ni1\n"):

@@ -235,6 +235,8 @@ def print_report(report: dict[str, Any]) -> None:
     print_rows("ours over the empty method", report["beside"])
     if report["cost"]:
         print_rows("a query and its parts, p50 of one caller", [report["cost"]])
+    if report["scaling"]:
+        print_rows("all processes over one, 16 callers of each", [report["scaling"]])
     if report["h2load"]:
         print_rows("by h2load", report["h2load"])
     print_ratios(report["ratios"])

@@ -13,7 +13,15 @@ from tqdm import tqdm
 
 from scripts.bench.serve.callers import Callers, ClosedLoop, Load, OpenLoop, ask
 from scripts.bench.serve.h2load import throughput_by_h2load
-from scripts.bench.serve.ratios import HALF, LoadStep, Rounds, over_empty, serving_ratios
+from scripts.bench.serve.ratios import (
+    CALLERS_OF_SCALING,
+    HALF,
+    LoadStep,
+    Rounds,
+    over_empty,
+    scaling_of,
+    serving_ratios,
+)
 from scripts.bench.serve.servers import EMPTY, OURS, ServerUnderTest, empty_server
 from scripts.bench.serve.work import KINDS, STORED, Work
 
@@ -106,7 +114,11 @@ def measure_serving(
                 Callers(options.clients, connections) as callers,
             ):
                 turns = _Turns(callers, (ours, empty), processes, rounds)
-                turns.closed(some, [max(options.callers)] if alone else options.callers, options)
+                if scaling and options.processes > 1:
+                    stored = [one for one in some if one.kind == STORED]
+                    turns.closed(stored, [CALLERS_OF_SCALING * processes], options)
+                if not alone:
+                    turns.closed(some, options.callers, options)
                 if not alone:
                     search = search_ms(ours.address) if search_ms else None
                     turns.open(some, options)
@@ -118,6 +130,7 @@ def measure_serving(
         "beside": _beside(rounds),
         "h2load": h2load,
         "cost": _cost(rounds, options.processes, search),
+        "scaling": scaling_of(rounds, options.processes),
         "ratios": serving_ratios(rounds, options.processes),
         "machine": {"cpus": os.cpu_count(), "load_average": os.getloadavg()[0]},
     }

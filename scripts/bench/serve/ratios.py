@@ -10,6 +10,7 @@ from scripts.bench.serve.work import BATCH, BATCH_SIZE, STORED, UNCACHED
 
 RATIOS = ("stored_c1", "stored_c16", "uncached_c16", "batch16", "p99_half_load", "processes_scaling")
 HALF = 0.5
+CALLERS_OF_SCALING = 16  # of each process, so that as many wait together whatever their number
 
 
 @dataclass(frozen=True)
@@ -49,22 +50,50 @@ def serving_ratios(rounds: Rounds, processes: int = 1) -> dict[str, float | None
     stored_c1, stored_c16, uncached_c16: throughput over the empty method's. batch16: time of a query in a
     batch of 16 over that of one alone, both with one caller. p99_half_load: p99 at half of the own peak over
     the empty method's at half of its own. processes_scaling: what ours gains from one process to `processes`
-    over what the empty method gains, with 16 callers.
+    over what the empty method gains, with 16 callers for each process.
     """
 
     def throughput(kind: str, callers: int, processes: int = processes) -> float | None:
         return over_empty(rounds, LoadStep(kind, callers, processes=processes), lambda load: load.throughput)
 
-    one, many = throughput(STORED, 16, 1), throughput(STORED, 16)
+    scaling = scaling_of(rounds, processes)
     return {
         "stored_c1": throughput(STORED, 1),
-        "stored_c16": many,
+        "stored_c16": throughput(STORED, 16),
         "uncached_c16": throughput(UNCACHED, 16),
         "batch16": _batch(rounds, processes),
         "p99_half_load": over_empty(
             rounds, LoadStep(STORED, share=HALF, processes=processes), lambda load: load.percentile(99)
         ),
-        "processes_scaling": many / one if processes > 1 and one and many else None,
+        "processes_scaling": scaling["ours"] / scaling["empty"] if scaling else None,
+    }
+
+
+def scaling_of(rounds: Rounds, processes: int) -> dict[str, float] | None:
+    """Return what servers gain from one process to several; None where that was not measured.
+
+    ours, empty: throughput of all processes over that of one, the quotient of medians; cpu_ours, cpu_empty:
+    the same of the processor time of the server per call.
+    """
+    one = LoadStep(STORED, CALLERS_OF_SCALING)
+    many = LoadStep(STORED, CALLERS_OF_SCALING * processes, processes=processes)
+    if processes == 1 or not all((step, OURS) in rounds for step in (one, many)):
+        return None
+
+    def growth(server: str, figure: Callable[[Load], float]) -> float:
+        before, after = (
+            statistics.median(figure(load) for load in rounds[step, server]) for step in (one, many)
+        )
+        return after / before
+
+    figures: dict[str, Callable[[Load], float]] = {
+        "": lambda load: load.throughput,
+        "cpu_": lambda load: max(load.server_cpu, 1e-9) / len(load.latencies),
+    }
+    return {
+        f"{prefix}{name}": growth(server, figure)
+        for prefix, figure in figures.items()
+        for name, server in (("ours", OURS), ("empty", EMPTY))
     }
 
 

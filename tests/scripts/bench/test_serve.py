@@ -19,7 +19,7 @@ from scripts.bench.command import app
 from scripts.bench.load import CallFailedError
 from scripts.bench.serve.callers import Callers, ClosedLoop, Load, OpenLoop, ask
 from scripts.bench.serve.h2load import PROGRAM, NoH2loadError, throughput_by_h2load
-from scripts.bench.serve.ratios import RATIOS, LoadStep, over_empty, serving_ratios
+from scripts.bench.serve.ratios import RATIOS, LoadStep, over_empty, scaling_of, serving_ratios
 from scripts.bench.serve.servers import (
     EMPTY,
     OURS,
@@ -244,13 +244,25 @@ def test_ratios_by_hand() -> None:
 
 def test_scaling_is_the_gain_of_ours_over_that_of_the_empty_method() -> None:
     rounds = {
-        (LoadStep("stored", 16, processes=processes), name): [load(throughput)]
-        for processes, name, throughput in ((1, OURS, 100), (1, EMPTY, 200), (2, OURS, 180), (2, EMPTY, 400))
+        (LoadStep("stored", callers, processes=processes), name): [load(throughput)]
+        for processes, callers, name, throughput in (
+            (1, 16, OURS, 100),
+            (1, 16, EMPTY, 200),
+            (2, 16, OURS, 90),
+            (2, 16, EMPTY, 200),
+            (2, 32, OURS, 180),  # 16 callers of each
+            (2, 32, EMPTY, 400),
+        )
     }
     ratios = serving_ratios(rounds, processes=2)
     assert ratios["processes_scaling"] == pytest.approx(0.9)
     assert ratios["stored_c16"] == 0.45
     assert serving_ratios(rounds)["stored_c16"] == 0.5
+    gains = scaling_of(rounds, 2)
+    assert gains is not None
+    assert (gains["ours"], gains["empty"]) == (1.8, 2.0)
+    assert (gains["cpu_ours"], gains["cpu_empty"]) == pytest.approx((100 / 180, 0.5))  # as much for more
+    assert scaling_of(rounds, 1) is None
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:50051", "[::1]:50051", "127.8.8.8:1"])

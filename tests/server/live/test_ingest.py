@@ -275,6 +275,7 @@ def test_an_erased_person_is_gone_everywhere(client: Client, home: Home, items: 
         "texts": 2,
         "social": 1,
         "impressions": 1,
+        "consents": 0,
         "named_by": 1,
         "rejects": 2,
     }
@@ -283,7 +284,7 @@ def test_an_erased_person_is_gone_everywhere(client: Client, home: Home, items: 
 
     done = client.erase_user(person)
     assert dict(done.removed) == {
-        **{"behaviors": 1, "texts": 2, "social": 2, "impressions": 1},
+        **{"behaviors": 1, "texts": 2, "social": 2, "impressions": 1, "consents": 0},
         **{"text_vectors": 1, "rejects": 2},
     }
     assert not done.models

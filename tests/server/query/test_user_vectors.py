@@ -24,7 +24,17 @@ from store.state.log import LogEntry, LogHead
 from store.state.rebuild import bring_up_to_date
 from store.state.state import StateReading, UserState
 from store.store import Store
-from store.writes.request import BehaviorRow, Behaviors, FriendRow, Friends, Request, TextRow, Texts
+from store.writes.request import (
+    BehaviorRow,
+    Behaviors,
+    ConsentChanges,
+    ConsentRow,
+    FriendRow,
+    Friends,
+    Request,
+    TextRow,
+    Texts,
+)
 from store.writes.writer import Writer
 from tests.live_server import copy_home, soon
 
@@ -41,7 +51,7 @@ class World:
     keeping: Retriever
     fresh: Retriever  # which keeps nothing
 
-    def write(self, *requests: Behaviors | Texts | Friends) -> None:
+    def write(self, *requests: Behaviors | Texts | Friends | ConsentChanges) -> None:
         self.writer.write([Request(one) for one in requests])
 
     def ask(self, retriever: Retriever, users: Sequence[str], **fields: object) -> list[Candidates]:
@@ -75,12 +85,15 @@ def items(world: World) -> list[str]:
     return world.snapshot.index.item_ids(np.arange(40))
 
 
-def writes(world: World) -> st.SearchStrategy[Behaviors | Texts | Friends]:
+def writes(world: World) -> st.SearchStrategy[Behaviors | Texts | Friends | ConsentChanges]:
     users, times = st.sampled_from(USERS), st.integers(1, 5)
     behaviors = st.builds(BehaviorRow, users, st.sampled_from(items(world)), ts=times)
     texts = st.builds(TextRow, users, st.sampled_from(["a garden", "a book", "not encoded"]), ts=times)
     friends = st.builds(FriendRow, users, users, weight=st.sampled_from([0.0, 1.0, 2.5]))
+    allowed = st.sampled_from([True, False, None])
+    consents = st.builds(ConsentRow, users, st.sampled_from("HTS"), allowed, allowed)
     return st.one_of(
+        consents.map(lambda row: ConsentChanges([row])),
         behaviors.map(lambda row: Behaviors([row])),
         texts.map(lambda row: Texts([row])),
         friends.filter(lambda row: row.user_id != row.friend_id).map(lambda row: Friends([row])),
@@ -109,7 +122,7 @@ def test_a_batch_answers_as_its_queries_do_alone(world: World, users: list[str],
 
 
 def test_what_is_written_is_in_the_next_answer_and_so_is_what_a_friend_did(world: World) -> None:
-    ann, bob = USERS[0], USERS[1]
+    ann, bob = "a newcomer", "a friend"
     world.write(Friends([FriendRow(ann, bob)]))
     world.check([ann])
     hits = world.keeping.user_vectors.counts().hits
@@ -121,6 +134,20 @@ def test_what_is_written_is_in_the_next_answer_and_so_is_what_a_friend_did(world
         (after,) = world.ask(world.keeping, [ann])
         assert facts(after) != facts(before)
         world.check([ann])
+
+
+def test_a_vector_is_kept_and_follows_the_consents_of_friends_who_share_nothing(world: World) -> None:
+    ann, bob = "somebody", "somebody's friend"
+    world.write(Behaviors([BehaviorRow(bob, items(world)[0])]), Friends([FriendRow(ann, bob)]))
+    before = facts(world.ask(world.fresh, [ann])[0])
+    for share in (False, True, False):
+        world.write(ConsentChanges([ConsentRow(bob, "H", share=share)]))
+        world.check([ann])
+        hits = world.keeping.user_vectors.counts().hits
+        world.check([ann])
+        assert world.keeping.user_vectors.counts().hits == hits + 1
+        assert (facts(world.ask(world.keeping, [ann])[0]) == before) == share
+    world.write(ConsentChanges([ConsentRow(bob, "H", share=True)]))
 
 
 def test_a_text_counts_as_soon_as_it_has_a_vector(world: World) -> None:

@@ -203,6 +203,8 @@ def test_two_processes_are_one_target(small_home: Home, tmp_path: Path) -> None:
         found = scrape(home)
         processes = {"owner", "query-0", "query-1", "query-2", "parent"}
         assert set(found.label("triptych_process_resident_memory_bytes", "process")) == processes
+        for process in processes:
+            assert found.value("triptych_process_resident_memory_bytes", process=process) > 1e7
         assert found.value("triptych_process_restarts_total") == 0
 
         pids = _query_pids(home)

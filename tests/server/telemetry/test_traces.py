@@ -71,7 +71,7 @@ def home(small_home: Home, tmp_path: Path) -> Home:
 
 
 def traced(home: Home, endpoint: str, ratio: float) -> ServerConfig:
-    return ServerConfig(home, port=0, otlp_endpoint=endpoint, trace_ratio=ratio, grace_seconds=5)
+    return ServerConfig(home, port=0, traces_endpoint=endpoint, traces_ratio=ratio, grace_seconds=5)
 
 
 def test_a_query_is_traced_below_its_caller_and_through_its_stages(home: Home) -> None:
@@ -148,7 +148,7 @@ def test_no_id_and_no_text_is_in_a_trace(home: Home) -> None:
 
 def test_query_processes_and_their_owner_send_traces(home: Home) -> None:
     with collector() as (kept, endpoint):
-        options = ("--processes", "2", "--otlp-endpoint", endpoint, "--trace-ratio", "0")
+        options = ("--processes", "2", "--traces-endpoint", endpoint, "--traces-ratio", "0")
         with server(home, *options) as client:
             query = pb.QueryRequest(user_id="u00001")
             client.retrieval.Query(query, timeout=SECONDS, metadata=SAMPLED, wait_for_ready=True)

@@ -14,7 +14,7 @@ from server.app import running
 from server.config import ServerConfig
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.query import retriever, subject_vectors
+from server.query import QueryPriority, retriever, subject_vectors
 from server.query.query import Candidates, Query
 from server.status import Failure
 from server.wire import micro_batches, servicers
@@ -251,7 +251,7 @@ def test_a_call_that_cannot_be_answered_in_time_is_not_computed(monkeypatch: pyt
         now[0] += 1.0
         return [b"answer"] * len(requests)
 
-    batcher = micro_batches.CallBatcher(answer, lambda _: pytest.fail("apart"), "test")
+    batcher = micro_batches.CallBatcher(answer, lambda _: pytest.fail("apart"), "test", QueryPriority())
     ample = [Waiting(60.0) for _ in range(100)]
     for call in ample:
         batcher._answer_all([call])  # type: ignore[list-item]
@@ -267,4 +267,26 @@ def test_a_call_that_cannot_be_answered_in_time_is_not_computed(monkeypatch: pyt
     for call in again:
         batcher._answer_all([call])  # type: ignore[list-item]
     assert b"answer" in {call.outcome for call in again}
+    batcher.shutdown()
+
+
+def test_who_writes_waits_for_calls_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retriever, "_LONGEST_PAUSE_SECONDS", SECONDS)
+    priority, began, go_on = QueryPriority(), threading.Event(), threading.Event()
+
+    def answer(requests: Sequence[Any]) -> list[bytes | Failure | None]:
+        began.set()
+        assert go_on.wait(SECONDS)
+        return [b"answer"] * len(requests)
+
+    batcher = micro_batches.CallBatcher(answer, lambda _: pytest.fail("apart"), "test", priority)
+    first, second = Waiting(60.0), Waiting(60.0)
+    batcher._take(first)  # type: ignore[arg-type]
+    assert began.wait(SECONDS)
+    batcher._take(second)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as pool:
+        paused = pool.submit(lambda: (priority.pause(), first.outcome, second.outcome))
+        go_on.set()
+        assert paused.result(SECONDS) == (None, b"answer", b"answer")  # at once, if nobody were counted
+    priority.pause()  # nobody is counted any more
     batcher.shutdown()

@@ -202,7 +202,7 @@ def test_impressions_are_no_history(place: Place) -> None:
     hashes = place.store.user_hashes()
     assert hashes.column("user_id").to_pylist() == ["v"]
     assert place.store.counts() == {
-        **{"items": 2, "behaviors": 1, "texts": 0, "social": 0, "impressions": 2},
+        **{"items": 2, "behaviors": 1, "texts": 0, "social": 0, "impressions": 2, "consents": 0},
         "users": 2,
     }
 
@@ -229,7 +229,7 @@ def test_an_export_hides_impressions_of_the_erased_and_of_held_out_pairs(place: 
         assert export.manifest["counts"]["impressions"] == 3
     assert ("impressions", 1) in [(table, len(rows)) for table, rows in rows_about(place.store, "gone")]
     done = erase_user(place.store, place.state, "gone", (), ())
-    assert done.removed == {"behaviors": 0, "texts": 0, "social": 0, "impressions": 1}
+    assert done.removed == {"behaviors": 0, "texts": 0, "social": 0, "impressions": 1, "consents": 0}
     assert "gone" not in place.store.user_ids()
     assert list(rows_about(place.store, "gone")) == []
     write_ledger(place.home.erasures, list_erasures(place.store))

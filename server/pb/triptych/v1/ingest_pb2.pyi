@@ -245,6 +245,49 @@ class ImpressionRow(_message.Message):
 Global___ImpressionRow: _TypeAlias = ImpressionRow  # noqa: Y015
 
 @_typing.final
+class ConsentRow(_message.Message):
+    """What a person allows to be done with one view. Without one, everything is allowed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    USE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """1 to 256 bytes"""
+    view: _builtins.str
+    """H (what the person did), T (wrote) or S (whom they know); else rejected as unknown_view"""
+    use: _builtins.bool
+    """Whether it is used for the person's own results, and for training; not set: as it is."""
+    share: _builtins.bool
+    """Whether it shows in results of others: as a friend's history, in similar users, audiences and explanations; not set: as
+    it is. What is not used is not shared either.
+    """
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        view: _builtins.str = ...,
+        use: _builtins.bool | None = ...,
+        share: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_share", b"_share", "_use", b"_use", "share", b"share", "use", b"use"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_share", b"_share", "_use", b"_use", "share", b"share", "use", b"use", "user_id", b"user_id", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__share: _TypeAlias = _typing.Literal["share"]  # noqa: Y015
+    _WhichOneofArgType__share: _TypeAlias = _typing.Literal["_share", b"_share"]  # noqa: Y015
+    _WhichOneofReturnType__use: _TypeAlias = _typing.Literal["use"]  # noqa: Y015
+    _WhichOneofArgType__use: _TypeAlias = _typing.Literal["_use", b"_use"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share) -> _WhichOneofReturnType__share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__use) -> _WhichOneofReturnType__use | None: ...
+
+Global___ConsentRow: _TypeAlias = ConsentRow  # noqa: Y015
+
+@_typing.final
 class PutItemsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -395,6 +438,31 @@ class AppendImpressionsRequest(_message.Message):
 Global___AppendImpressionsRequest: _TypeAlias = AppendImpressionsRequest  # noqa: Y015
 
 @_typing.final
+class SetConsentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSENTS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    @_builtins.property
+    def consents(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsentRow]:
+        """1 to 10,000; of several to one view of a person, the last one counts"""
+
+    def __init__(
+        self,
+        *,
+        consents: _abc.Iterable[Global___ConsentRow] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consents", b"consents", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetConsentRequest: _TypeAlias = SetConsentRequest  # noqa: Y015
+
+@_typing.final
 class RejectedRow(_message.Message):
     """A row that was not written. Reasons are those of an import (empty_user_id, unknown_item, …) and word_too_long."""
 
@@ -426,12 +494,33 @@ Global___RejectedRow: _TypeAlias = RejectedRow  # noqa: Y015
 class WriteResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MaskedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     INSERTED_FIELD_NUMBER: _builtins.int
     UPDATED_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
     REPEATED_REQUEST_FIELD_NUMBER: _builtins.int
     WITHOUT_TEXT_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
     inserted: _builtins.int
     updated: _builtins.int
     unchanged: _builtins.int
@@ -443,6 +532,10 @@ class WriteResponse(_message.Message):
     """
     @_builtins.property
     def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRow]: ...
+    @_builtins.property
+    def masked(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """how much was masked in the texts, by kind (option mask of the server)"""
+
     def __init__(
         self,
         *,
@@ -452,10 +545,11 @@ class WriteResponse(_message.Message):
         rejected: _abc.Iterable[Global___RejectedRow] | None = ...,
         repeated_request: _builtins.bool = ...,
         without_text: _builtins.int = ...,
+        masked: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "rejected", b"rejected", "repeated_request", b"repeated_request", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "masked", b"masked", "rejected", b"rejected", "repeated_request", b"repeated_request", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -465,6 +559,26 @@ Global___WriteResponse: _TypeAlias = WriteResponse  # noqa: Y015
 class StreamResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MaskedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUESTS_FIELD_NUMBER: _builtins.int
     INSERTED_FIELD_NUMBER: _builtins.int
     UPDATED_FIELD_NUMBER: _builtins.int
@@ -473,6 +587,7 @@ class StreamResponse(_message.Message):
     REJECTED_FIELD_NUMBER: _builtins.int
     REPEATED_REQUESTS_FIELD_NUMBER: _builtins.int
     WITHOUT_TEXT_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
     requests: _builtins.int
     inserted: _builtins.int
     updated: _builtins.int
@@ -485,6 +600,10 @@ class StreamResponse(_message.Message):
     def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRow]:
         """the first 10,000"""
 
+    @_builtins.property
+    def masked(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """likewise"""
+
     def __init__(
         self,
         *,
@@ -496,10 +615,11 @@ class StreamResponse(_message.Message):
         rejected: _abc.Iterable[Global___RejectedRow] | None = ...,
         repeated_requests: _builtins.int = ...,
         without_text: _builtins.int = ...,
+        masked: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "rejected", b"rejected", "rejected_rows", b"rejected_rows", "repeated_requests", b"repeated_requests", "requests", b"requests", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "masked", b"masked", "rejected", b"rejected", "rejected_rows", b"rejected_rows", "repeated_requests", b"repeated_requests", "requests", b"requests", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -613,7 +733,7 @@ class ExportUserResponse(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     UNFINISHED_FIELD_NUMBER: _builtins.int
     table: _builtins.str
-    """behaviors, texts, social, impressions, named_by, rejects, models, indexes"""
+    """behaviors, texts, social, impressions, consents, named_by, rejects, models, indexes"""
     unfinished: _builtins.bool
     """the last of rows goes on as the first row of the next message"""
     @_builtins.property
@@ -645,6 +765,7 @@ class ImportFolderRequest(_message.Message):
     ENCODING_FIELD_NUMBER: _builtins.int
     TIMES_FIELD_NUMBER: _builtins.int
     CREATE_ITEMS_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """absolute, as the server sees it"""
     format: _builtins.str
@@ -656,6 +777,10 @@ class ImportFolderRequest(_message.Message):
     """what numbers in time columns are: auto, years, dates, s, ms, us, ns; empty means auto"""
     create_items: _builtins.bool
     """make the items that behaviors and texts name"""
+    @_builtins.property
+    def mask(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to mask in texts, beside what the server is set to mask: email, iban, card, identity, ip, phone."""
+
     def __init__(
         self,
         *,
@@ -665,10 +790,11 @@ class ImportFolderRequest(_message.Message):
         encoding: _builtins.str = ...,
         times: _builtins.str = ...,
         create_items: _builtins.bool = ...,
+        mask: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_items", b"create_items", "encoding", b"encoding", "format", b"format", "path", b"path", "strict", b"strict", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_items", b"create_items", "encoding", b"encoding", "format", b"format", "mask", b"mask", "path", b"path", "strict", b"strict", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -724,6 +850,26 @@ class TableReport(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class MaskedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TABLE_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
     READ_FIELD_NUMBER: _builtins.int
@@ -736,6 +882,7 @@ class TableReport(_message.Message):
     WITHOUT_TEXT_FIELD_NUMBER: _builtins.int
     ITEMS_MADE_FIELD_NUMBER: _builtins.int
     REMARKS_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
     table: _builtins.str
     file: _builtins.str
     read: _builtins.int
@@ -757,6 +904,10 @@ class TableReport(_message.Message):
     def remarks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """how the files were understood, and what to do about rejects"""
 
+    @_builtins.property
+    def masked(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """as in WriteResponse"""
+
     def __init__(
         self,
         *,
@@ -772,10 +923,11 @@ class TableReport(_message.Message):
         without_text: _builtins.int = ...,
         items_made: _builtins.int = ...,
         remarks: _abc.Iterable[_builtins.str] | None = ...,
+        masked: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "ignored_columns", b"ignored_columns", "inserted", b"inserted", "items_made", b"items_made", "read", b"read", "rejected", b"rejected", "rejects_file", b"rejects_file", "remarks", b"remarks", "table", b"table", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "ignored_columns", b"ignored_columns", "inserted", b"inserted", "items_made", b"items_made", "masked", b"masked", "read", b"read", "rejected", b"rejected", "rejects_file", b"rejects_file", "remarks", b"remarks", "table", b"table", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -79,6 +79,11 @@ class IngestStub:
                 request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
                 _registered_method=True)
+        self.SetConsent = channel.unary_unary(
+                '/triptych.v1.Ingest/SetConsent',
+                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.SetConsentRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+                _registered_method=True)
         self.StreamItems = channel.stream_unary(
                 '/triptych.v1.Ingest/StreamItems',
                 request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutItemsRequest.SerializeToString,
@@ -187,6 +192,15 @@ class IngestServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetConsent(self, request, context):
+        """What people allow to be done with their views. The next query follows it, wherever it is answered, and so does the next
+        export that is trained on. Nothing is lost: what is allowed again is as it was. Who others find as similar or in an audience
+        goes by what is shared; where that changes, the person is found by nobody until encoded again, within about a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamItems(self, request_iterator, context):
         """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
         request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
@@ -281,6 +295,11 @@ def add_IngestServicer_to_server(servicer, server):
             'AppendImpressions': grpc.unary_unary_rpc_method_handler(
                     servicer.AppendImpressions,
                     request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.FromString,
+                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
+            ),
+            'SetConsent': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetConsent,
+                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.SetConsentRequest.FromString,
                     response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
             ),
             'StreamItems': grpc.stream_unary_rpc_method_handler(
@@ -505,6 +524,33 @@ class Ingest:
             target,
             '/triptych.v1.Ingest/AppendImpressions',
             server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
+            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetConsent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Ingest/SetConsent',
+            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.SetConsentRequest.SerializeToString,
             server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
             options,
             channel_credentials,

@@ -62,6 +62,11 @@ class IngestStub:
     """What was shown to people, and whether they clicked it. One that is known by user, item and query_id (where that is
     empty: ts) is counted once; it takes the new ts and position, and stays clicked once it was.
     """
+    SetConsent: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.SetConsentRequest, _ingest_pb2.WriteResponse]
+    """What people allow to be done with their views. The next query follows it, wherever it is answered, and so does the next
+    export that is trained on. Nothing is lost: what is allowed again is as it was. Who others find as similar or in an audience
+    goes by what is shared; where that changes, the person is found by nobody until encoded again, within about a second.
+    """
     StreamItems: _grpc.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
     request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
@@ -116,6 +121,11 @@ class IngestAsyncStub(IngestStub):
     AppendImpressions: _aio.UnaryUnaryMultiCallable[_ingest_pb2.AppendImpressionsRequest, _ingest_pb2.WriteResponse]  # type: ignore[assignment]
     """What was shown to people, and whether they clicked it. One that is known by user, item and query_id (where that is
     empty: ts) is counted once; it takes the new ts and position, and stays clicked once it was.
+    """
+    SetConsent: _aio.UnaryUnaryMultiCallable[_ingest_pb2.SetConsentRequest, _ingest_pb2.WriteResponse]  # type: ignore[assignment]
+    """What people allow to be done with their views. The next query follows it, wherever it is answered, and so does the next
+    export that is trained on. Nothing is lost: what is allowed again is as it was. Who others find as similar or in an audience
+    goes by what is shared; where that changes, the person is found by nobody until encoded again, within about a second.
     """
     StreamItems: _aio.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
@@ -204,6 +214,17 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ingest_pb2.WriteResponse, _abc.Awaitable[_ingest_pb2.WriteResponse]]:
         """What was shown to people, and whether they clicked it. One that is known by user, item and query_id (where that is
         empty: ts) is counted once; it takes the new ts and position, and stays clicked once it was.
+        """
+
+    @_abc_1.abstractmethod
+    def SetConsent(
+        self,
+        request: _ingest_pb2.SetConsentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_pb2.WriteResponse, _abc.Awaitable[_ingest_pb2.WriteResponse]]:
+        """What people allow to be done with their views. The next query follows it, wherever it is answered, and so does the next
+        export that is trained on. Nothing is lost: what is allowed again is as it was. Who others find as similar or in an audience
+        goes by what is shared; where that changes, the person is found by nobody until encoded again, within about a second.
         """
 
     @_abc_1.abstractmethod
