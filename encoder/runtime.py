@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
+from onnxruntime.capi import onnxruntime_pybind11_state as errors
 from safetensors.numpy import load_file
 
 from encoder.config import TowerConfig
@@ -27,6 +28,7 @@ ITEMS_FILE = "items.parquet"
 TABLES_FILE = "item_tables.safetensors"
 METRICS_FILE = "metrics.json"
 CONTENT_FILE = "content.json"
+_LOAD_ERRORS = (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoModel, errors.NoSuchFile)
 
 
 class NotFiniteModelError(ValueError):
@@ -200,7 +202,10 @@ def _session(path: Path, model_id: str, threads: int | None) -> ort.InferenceSes
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except _LOAD_ERRORS as error:
+        raise DamagedArtifactError(path, f"cannot be loaded: {error}") from error
     named = session.get_modelmeta().custom_metadata_map.get("model_id")
     if named != model_id:
         raise DamagedArtifactError(path, f"belongs to model {named!r}, not {model_id!r}")

@@ -105,9 +105,14 @@ def prune(home: Home, keep: int) -> list[str]:
     known = artifacts(home.indexes)
     removed = [index_id for index_id in known[: max(0, len(known) - keep)] if index_id != current]
     for index_id in removed:
-        directory = home.indexes / index_id
-        hidden = directory.with_name(f".pruned-{index_id}")
-        with locked(directory):
-            directory.rename(hidden)  # it vanishes at once and whole, even if the removal is cut short
-            shutil.rmtree(hidden)
+        remove_index(home, index_id)
     return removed
+
+
+def remove_index(home: Home, index_id: str) -> None:
+    """Remove the directory of an index; it vanishes at once and whole, even if the removal is cut short."""
+    directory = home.indexes / index_id
+    hidden = directory.with_name(f".pruned-{index_id}")
+    with locked(directory):
+        directory.rename(hidden)
+        shutil.rmtree(hidden)

@@ -70,6 +70,7 @@ class IndexSpec:
         memory_bytes: budget of the FAISS index, for "auto"; None is half of the free memory.
         full: rebuild everything, even where few items changed.
         card_float16: hold full item vectors as halves where they are searched on a graphics card.
+        fresh_users: build the user index anew, so that its files hold nobody who is not in it any more.
 
     Raises:
         ValueError: the ANN recall is not in (0, 1].
@@ -80,6 +81,7 @@ class IndexSpec:
     memory_bytes: int | None = None
     full: bool = False
     card_float16: bool = False
+    fresh_users: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.ann_recall <= 1:
@@ -195,7 +197,7 @@ def _incremental(
         }
         digests: dict[str, str] = draft.facts.pop("files")
         draft.digests |= {name: digests[name] for name in unchanged_files(base)}
-        if user_index is not None and put_users(user_index, users):
+        if user_index is not None and not spec.fresh_users and put_users(user_index, users):
             manifest = user_index.manifest | {"without_vector": len(users.hashes) - len(user_index)}
             draft.facts[FOLDER] = manifest | copy_changed(source / FOLDER, draft.path / FOLDER, user_index)
             names = [f"{FOLDER}/{name}" for name in unchanged_files(user_index)]

@@ -14,7 +14,7 @@ import grpc
 import lmdb
 import typer
 
-from scripts.backup import backup_command
+from scripts.backups import backup_command, restore_command
 from scripts.bench import app as bench_app
 from scripts.compress_text import compress_text_command
 from scripts.demo import demo_command
@@ -25,9 +25,9 @@ from scripts.import_data import import_command
 from scripts.index import index_app
 from scripts.query import query_command
 from scripts.reindex import reindex_command
-from scripts.restore import restore_command
 from scripts.split import split_command
 from scripts.terminal import set_up_logging
+from scripts.tokens import token_app
 from scripts.train import train_command
 from scripts.tune import tune_command
 from server.__main__ import serve_command
@@ -55,6 +55,7 @@ app.command("doctor")(doctor_command)
 app.command("backup")(backup_command)
 app.command("restore")(restore_command)
 app.add_typer(index_app, name="index")
+app.add_typer(token_app, name="token")
 app.command("demo")(demo_command)
 
 

@@ -116,9 +116,8 @@ def demo_server(home: Home, port: int, *, keep: bool) -> Iterator[str]:
 def _address(home: Home, process: "subprocess.Popen[bytes]", log_file: Path) -> str:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        address = server_of(home)  # written once the server answers
-        if address is not None:
-            return address
+        if server_of(home) is not None:  # server.json is written once the server answers
+            return str(json.loads(home.server_file.read_text("utf-8"))["address"])
         time.sleep(0.05)
     raise ServerStartError(f"the server did not start: see {log_file}")
 

@@ -1,5 +1,6 @@
 """triptych import: a folder of Parquet, CSV or JSON Lines into the store."""
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,7 @@ from store.imports import (
     check_not_all_refused,
     import_folder,
 )
-from store.masking import KINDS, Masking, UnknownMaskingError
+from store.masking import KINDS, UNMASKED, Masking, UnknownMaskingError
 
 
 class FileFormat(StrEnum):
@@ -89,7 +90,7 @@ def import_command(
     except UnknownEncodingError as error:
         raise typer.BadParameter(str(error), param_hint="--encoding") from error
     try:
-        masking = Masking(KINDS if mask == "all" else tuple(filter(None, mask.split(","))))
+        masking = Masking.named(mask)
     except UnknownMaskingError as error:
         raise typer.BadParameter(str(error), param_hint="--mask") from error
     place = Home(home)
@@ -106,10 +107,18 @@ def import_command(
     if address is not None:
         report = import_through(address, path, options)
     else:
+        options = replace(options, masking=masking.joined(masking_of(place)))
         with writable_store(place) as store:
             report = import_folder(store, path, rejects=place.rejects, options=options)
     print_report(report)
     check_not_all_refused(report)
+
+
+def masking_of(home: Home) -> Masking:
+    """Return what a server of a home would mask.  Raises: WrongSettingError, UnknownMaskingError."""
+    from server.settings import SettingsSource
+
+    return SettingsSource(home.path).load().masking if home.path.is_dir() else UNMASKED
 
 
 def import_through(address: str, path: Path, options: ImportOptions) -> ImportReport:

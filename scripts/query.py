@@ -1,12 +1,12 @@
 """triptych query: one question to a running server."""
 
-from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
+from scripts.connection import TlsCaOption, TlsCertOption, TlsKeyOption, TokenFileOption, token_of
 from scripts.filter_options import filter_message
 from scripts.terminal import console
 from server.client import CallError, Client, QueryFields
@@ -70,7 +70,10 @@ def query_command(
     index_id: Annotated[
         str | None, typer.Option(help="Of the first page; refused where another index serves by now.")
     ] = None,
-    tls_ca: Annotated[Path | None, typer.Option(help="PEM root certificate; turns TLS on.")] = None,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait.")] = 10.0,
 ) -> None:
     """Ask a server for a user's items.
@@ -89,10 +92,21 @@ def query_command(
 
     Example: triptych query alice --profile
     """
+
+    def client_of() -> Client:
+        return Client(
+            address,
+            tls_ca=tls_ca,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            token=token_of(token_file),
+            timeout=timeout,
+        )
+
     if profile or predict:
         if user is None or item is not None or text is not None or (profile and predict):
             raise typer.BadParameter("--profile and --predict, one of them, are asked of a USER")
-        with Client(address, tls_ca=tls_ca, timeout=timeout) as client:
+        with client_of() as client:
             tables = (
                 [profile_table(client, user, k)]
                 if profile
@@ -132,7 +146,7 @@ def query_command(
     wanted = filter_message(kind or [], where or [], only or [], without or [])
     if wanted is not None:
         fields["filter"] = wanted
-    with Client(address, tls_ca=tls_ca, timeout=timeout) as client:
+    with client_of() as client:
         reply = client.query(**fields)
     console().print(reply_table(reply, subjects[0], offset))
     if len(reply.scores) == k and offset + 2 * k <= 1000:

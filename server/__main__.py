@@ -13,7 +13,13 @@ import typer
 from server.config import Option, options
 
 _HomeOption = Annotated[
-    Path, typer.Option(envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False)
+    Path | None, typer.Option(envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False)
+]
+_HomesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="In its place: a folder of folders, each the home of the tenant of its name; tokens say whose."
+    ),
 ]
 _ConfigOption = Annotated[
     Path | None,
@@ -21,11 +27,12 @@ _ConfigOption = Annotated[
 ]
 
 
-def serve_command(home: Path, config: Path | None, **flags: Any) -> None:
+def serve_command(home: Path | None, homes: Path | None, config: Path | None, **flags: Any) -> None:
     """Serve queries over gRPC until SIGTERM.
 
-    Health turns SERVING once model and index are loaded. SIGHUP reads the settings again. With TLS, commands
-    on this machine use an extra port on 127.0.0.1 without it.
+    Health turns SERVING once model and index are loaded. SIGHUP reads the settings again. Where there are
+    tokens (triptych token create), a call needs one. Commands on this machine with the same home use a unix
+    socket, which only the server's user may open, without TLS and token.
 
     Example: triptych serve --home demo --port 50051
     """
@@ -36,8 +43,11 @@ def serve_command(home: Path, config: Path | None, **flags: Any) -> None:
     from server.settings import SettingsSource  # noqa: PLC0415
     from server.telemetry import log_as  # noqa: PLC0415
 
+    folder = homes or home
+    if folder is None:
+        raise typer.BadParameter("name the home directory by --home or TRIPTYCH_HOME, or --homes")
     given = {name: value for name, value in flags.items() if value is not None}
-    source = SettingsSource(home, config, given)
+    source = SettingsSource(folder, config, given, with_tenants=homes is not None)
     settings = Rereading(source.load(), source.load)
     log_as(settings.config.log_format)
     if settings.config.processes > 1:
@@ -67,7 +77,8 @@ def _flag(one: Option) -> inspect.Parameter:
 
 def _parameters() -> list[inspect.Parameter]:
     return [
-        inspect.Parameter("home", inspect.Parameter.KEYWORD_ONLY, annotation=_HomeOption),
+        inspect.Parameter("home", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_HomeOption),
+        inspect.Parameter("homes", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_HomesOption),
         inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_ConfigOption),
         *(_flag(one) for one in options()),
     ]

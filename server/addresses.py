@@ -74,6 +74,17 @@ class Listening:
         """The address by which this machine reaches the server: loopback where it listens on all."""
         return self._written(_WILDCARDS.get(self.host, self.host))
 
+    @property
+    def only_here(self) -> bool:
+        """Whether this machine alone reaches it: loopback, a unix socket, or a name of loopback."""
+        if self.unix_path is not None:
+            return True
+        try:
+            found = socket.getaddrinfo(self.host, None, type=socket.SOCK_STREAM)
+        except (socket.gaierror, UnicodeError):  # nobody can listen there, which `error` tells
+            return True
+        return all(ipaddress.ip_address(one[4][0]).is_loopback for one in found)
+
     def _written(self, host: str) -> str:
         if self.unix_path is not None:
             return host
@@ -112,6 +123,11 @@ class Listening:
             except OSError as error:
                 return CannotListenError(self.bound, str(error))
         return CannotListenError(self.bound, "another server listens there")
+
+
+def commands_socket(folder: Path, tenant: str) -> str:
+    """Return the address by which commands on this machine reach a home, in a folder of its server."""
+    return f"{_UNIX}{folder / (tenant or 'commands')}.sock"
 
 
 def target_of(address: str) -> str:

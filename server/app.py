@@ -3,29 +3,28 @@
 import gc
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from encoder.text import TextCache
-from server.addresses import CannotListenError, Listening
+from server.access import Access, TokenFile
+from server.addresses import CannotListenError, Listening, commands_socket
 from server.config import MAX_MESSAGE_BYTES, ServerConfig
-from server.gauges import (
-    watch_calls,
-    watch_index,
-    watch_log,
-    watch_queries,
-    watch_worker,
-    watch_writes,
-)
+from server.exposure import check_exposure
+from server.gauges import watch_calls, watch_index, watch_live_work, watch_log, watch_queries, watch_worker
 from server.identity import Identity, Reached
 from server.live import (
     CommitListener,
+    Forgetting,
     GroupCommit,
     IndexWriter,
     Ingest,
@@ -39,13 +38,16 @@ from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query import QueryPriority, Retriever
 from server.rereading import Rereading, set_log_level
 from server.stopping import StopSignals
-from server.supervisor import SERVICES, Supervisor
-from server.telemetry import Figures, FiguresSource, Telemetry, exposed, noting, watch_process
-from server.tls import TlsFilesError, server_credentials
+from server.supervisor import SERVICES, Supervisor, set_health
+from server.telemetry import ProcessTelemetry, Telemetry, exposed, noting
+from server.tls import ServerCertificates, TlsFiles
 from server.wire import (
     AdminServicer,
     Admission,
+    Gate,
+    HomeCalls,
     IngestServicer,
+    MethodHandlers,
     OwnerServicer,
     RetrievalServicer,
     answer_observer_of,
@@ -82,10 +84,12 @@ def serve(settings: Rereading) -> None:
         DamagedArtifactError: what CURRENT names is damaged.
         DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
         BadAddressError, CannotListenError: nothing can listen on the address.
+        ExposedError: other machines would get in without TLS and tokens.
+        DamagedTokensError: the file of tokens is damaged.
         TlsFilesError: certificate and key cannot be used, or only one of them was given.
         TracesNotInstalledError: traces are wanted, and OpenTelemetry is not installed.
     """
-    until_stopped(settings, running(settings.config, settings=settings))
+    until_stopped(settings, running(settings.config, settings))
 
 
 def until_stopped(
@@ -118,18 +122,40 @@ def until_stopped(
 
 @dataclass(frozen=True)
 class Following:
-    """The query processes that follow a server, how callers reach these, and this process' own numbers."""
+    """The query processes that follow the server of a home, and how callers reach these."""
 
     processes: QueryProcesses
     reached: Reached
-    figures: Figures | None = None
+
+
+@dataclass(frozen=True)
+class HomeServices:
+    """What answers calls about one home.
+
+    Attributes:
+        tenant: whose home it is, "" where there is one.
+        admission: the threads that calls run on.
+        health: of the home.
+        services: each adds one to a server.
+    """
+
+    tenant: str
+    admission: Admission
+    health: health.HealthServicer
+    services: Sequence[Callable[[grpc.Server], None]]
+
+
+@dataclass(frozen=True)
+class _OpenHome:
+    """A home whose store is open, its services, and what begins to serve its index and announces it."""
+
+    services: HomeServices
+    begin: Callable[[Reached], None]
 
 
 @contextmanager
-def running(
-    config: ServerConfig, following: Following | None = None, settings: Rereading | None = None
-) -> Iterator[str]:
-    """Yield the address of a server that answers while the block runs.
+def running(config: ServerConfig, settings: Rereading | None = None) -> Iterator[str]:
+    """Yield the address of a server that answers while the block runs, all in this process.
 
     The start goes from the disk upwards: what is stored is opened and brought to one state, the background
     workers start, erasures that a crash interrupted are finished, calls are answered (queries not yet), the
@@ -137,24 +163,103 @@ def running(
 
     Args:
         config: of the server.
-        following: the query processes that follow this one, where there are any.
         settings: those that may change while it runs; None where none may.
 
     Raises:
         as `serve`.
     """
-    settings = settings or Rereading(config)
+    check_exposure(config)
+    settings, front_health = settings or Rereading(config), health.HealthServicer()
+    with (
+        tempfile.TemporaryDirectory(prefix="triptych-") as folder,  # only this user may enter it
+        noting(config) as telemetry,
+        _exposed(config, telemetry) as metrics,
+        ExitStack() as stack,
+    ):
+        homes = [
+            stack.enter_context(_opened(one, telemetry.of_home(one.tenant))) for one in config.each_home()
+        ]
+        services = [one.services for one in homes]
+        sockets = {one.tenant: commands_socket(Path(folder), one.tenant) for one in services}
+        if config.tenants:
+            set_health(front_health, dict.fromkeys(("", *SERVICES), False))
+        else:
+            front_health = services[0].health
+        with answering(config, settings, services, front_health, sockets, telemetry) as address:
+            for one in homes:
+                local = sockets[one.services.tenant]
+                one.begin(Reached(address, local, config.tls, metrics=metrics))
+            if config.tenants:
+                set_health(front_health, dict.fromkeys(("", *SERVICES), True))
+            yield address
+
+
+@contextmanager
+def running_owner(
+    config: ServerConfig,
+    following: Mapping[str, Following],
+    settings: Rereading,
+    telemetry: ProcessTelemetry,
+) -> Iterator[str]:
+    """Yield while this process owns homes, whose queries other processes answer; otherwise as `running`.
+
+    Args:
+        config: of the server.
+        following: the query processes that follow, by tenant.
+        settings: those that may change.
+        telemetry: what this process notes of itself.
+
+    Raises:
+        as `serve`.
+    """
+    with ExitStack() as stack:
+        homes = [
+            stack.enter_context(_opened(one, telemetry.of_home(one.tenant), following[one.tenant]))
+            for one in config.each_home()
+        ]
+        sockets = {tenant: one.reached.local for tenant, one in following.items()}
+        services = [one.services for one in homes]
+        stack.enter_context(answering(config, settings, services, None, sockets, telemetry))
+        for one in homes:
+            one.begin(following[one.services.tenant].reached)
+        yield ", ".join(sockets.values())
+
+
+@contextmanager
+def _exposed(config: ServerConfig, telemetry: ProcessTelemetry) -> Iterator[str]:
+    """Yield the URL of the metrics of this process while the block runs; "" where nobody wants them.
+
+    Raises:
+        BadAddressError, CannotListenError: as `serve`.
+    """
+    if config.metrics_port is None:
+        yield ""
+        return
+    with exposed(telemetry.sources, config.metrics_host, config.metrics_port) as url:
+        yield url
+
+
+@contextmanager
+def _opened(
+    config: ServerConfig, telemetry: Telemetry, following: Following | None = None
+) -> Iterator[_OpenHome]:
+    """Yield a home that is open while the block runs, which nobody calls any more when it ends."""
     home, health_servicer = config.home, health.HealthServicer()
     supervisor, priority = Supervisor(health_servicer), QueryPriority()
     with (
-        _noting(config, following) as (telemetry, metrics),
         disk_errors(home.path),
         Store.open(home.database) as store,
         UserState.open(home.state) as state,
         closing(TextCache.open(home.text_cache)) as cache,
     ):
         bring_up_to_date(store, state)
-        retriever = Retriever(store, state, priority=priority, user_cache_bytes=config.user_cache_bytes)
+        retriever = Retriever(
+            store,
+            state,
+            priority=priority,
+            user_cache_bytes=config.user_cache_bytes,
+            audience_floor=config.audience_floor,
+        )
         writer = Writer(store, state, priority.pause)
         index_writer = IndexWriter() if following is None else RecordingIndexWriter(state)
         with (
@@ -162,7 +267,7 @@ def running(
             GroupCommit(writer, listener.committed, listener.catch_up, supervisor) as commit,
         ):
             cache.on_vectors_removed(listener.texts.sweep)
-            ingest = Ingest(home, store, state, cache, commit, listener)
+            ingest = Ingest(home, store, state, cache, commit, listener, config.masking)
             ingest.resume()
             publisher = Publisher(config, store, state, cache, retriever, listener, supervisor, index_writer)
             identity = Identity.of(home, store)
@@ -173,29 +278,36 @@ def running(
                 partial(rpc.add_AdminServicer_to_server, admin),
                 partial(ingest_rpc.add_IngestServicer_to_server, IngestServicer(ingest)),
             ]
-            if telemetry.figures is not None:
-                watch_queries(telemetry.figures, retriever)
-                watch_index(telemetry.figures, home, retriever, publisher)
-                watch_writes(telemetry.figures, commit)
-                for worker in (commit, listener.texts, listener.items, listener.users):
-                    watch_worker(telemetry.figures, worker)
-                watch_log(telemetry.figures, lambda: state.read(lambda reading: reading.head.sequence))
             if following is not None:
                 publisher.prepare_in(following.processes)
                 supervisor.listen(following.processes.tell_health)
                 owner = OwnerServicer(store, state, cache, following.processes)
                 services.append(partial(owner_rpc.add_OwnerServicer_to_server, owner))
+
+            def begin(reached: Reached) -> None:
+                announce = partial(identity.announce, home, reached)
+                if following is not None:
+                    announce = partial(following.processes.announce_by, announce)
+                publisher.resume(announce)
+                within = timedelta(hours=config.forget_hours)
+                worker = forgetting.enter_context(Forgetting(home, store, publisher, within, supervisor))
+                if telemetry.figures is not None:
+                    watch_worker(telemetry.figures, worker)
+
+            forgetting = ExitStack()
+            admission = Admission(config.workers, config.queue, priority, telemetry)
+            if telemetry.figures is not None:
+                watch_calls(telemetry.figures, admission)
+                watch_queries(telemetry.figures, retriever)
+                watch_index(telemetry.figures, home, retriever, publisher)
+                watch_log(telemetry.figures, lambda: state.read(lambda reading: reading.head.sequence))
+                watch_live_work(telemetry.figures, commit, listener)
             try:
-                answers = answering(config, settings, health_servicer, services, telemetry, priority=priority)
-                with answers as (address, local):
-                    if following is None:
-                        reached = Reached(address, local, config.tls_cert is not None, metrics=metrics)
-                        publisher.resume(partial(identity.announce, home, reached))
-                    else:
-                        announce = partial(identity.announce, home, following.reached)
-                        publisher.resume(partial(following.processes.announce_by, announce))
-                    yield address
+                with forgetting:
+                    yield _OpenHome(HomeServices(config.tenant, admission, health_servicer, services), begin)
             finally:
+                if telemetry.figures is not None:
+                    telemetry.figures.sample_no_more()
                 if following is not None:
                     following.processes.close()
                 home.server_file.unlink(missing_ok=True)
@@ -203,90 +315,115 @@ def running(
 
 
 @contextmanager
-def _noting(config: ServerConfig, following: Following | None) -> Iterator[tuple[Telemetry, str]]:
-    """Yield what this process notes of itself, and the URL of the metrics, "" where they are not its own.
-
-    Raises:
-        TracesNotInstalledError, BadAddressError, CannotListenError: as `serve`.
-    """
-    with ExitStack() as stack:
-        if following is not None:
-            figures, url = following.figures, ""
-        elif config.metrics_port is None:
-            figures, url = None, ""
-        else:
-            figures = own = Figures()
-            stack.enter_context(own.refreshed())
-
-            def sources() -> list[FiguresSource]:
-                own.refresh()
-                return [FiguresSource("server", own.read())]
-
-            url = stack.enter_context(exposed(sources, config.metrics_host, config.metrics_port))
-        if figures is not None:
-            watch_process(figures)
-        telemetry = stack.enter_context(noting(config, figures, counts_passed_on=following is None))
-        yield telemetry, url
-
-
-@contextmanager
 def answering(
     config: ServerConfig,
     settings: Rereading,
-    health_servicer: health.HealthServicer,
-    services: Sequence[Callable[[grpc.Server], None]],
-    telemetry: Telemetry,
+    homes: Sequence[HomeServices],
+    front_health: health.HealthServicer | None,
+    sockets: Mapping[str, str],
+    telemetry: ProcessTelemetry,
     options: Sequence[tuple[str, int]] = (),
-    *,
-    for_commands: bool = True,
-    priority: QueryPriority | None = None,
-) -> Iterator[tuple[str, str]]:
-    """Yield the address of a gRPC server while it runs some services, and its address for commands.
+    counters: Path | None = None,
+) -> Iterator[str]:
+    """Yield the address of the gRPC servers of some homes while they run.
+
+    One is reached at the configured address, asks for tokens and answers about all homes. Each home has
+    another one for commands on this machine, at a unix socket that only this user may open: who may open it
+    may open the home.
 
     Args:
-        config: where to listen, and how many calls run at once.
+        config: where to listen.
         settings: those that may change meanwhile.
-        health_servicer: is told when the server ends.
-        services: each is added to the server.
-        telemetry: what is noted of calls.
+        homes: what answers.
+        front_health: what the server at the address says of its health; None for no such server.
+        sockets: unix:/path for commands, by tenant; none where another process has them.
+        telemetry: what this process notes of itself.
         options: of gRPC, beside and in the place of the usual ones.
-        for_commands: whether commands on this machine get a port without TLS where the other one wants TLS.
-        priority: counts the queries that wait to be answered together.
+        counters: of rate limits, as `Access` has it.
 
     Raises:
         BadAddressError, CannotListenError, TlsFilesError: as `serve`.
     """
-    admission = Admission(config.workers, config.queue, priority, telemetry)
-    if telemetry.figures is not None:
-        watch_calls(telemetry.figures, admission)
-    usual = dict(OPTIONS) | dict(options)
-    server = grpc.server(admission.refusals, interceptors=[admission], options=list(usual.items()))
-    for add in services:
+    usual = list((dict(OPTIONS) | dict(options)).items())
+    servers = [_for_commands(home, sockets[home.tenant], usual) for home in homes if sockets]
+    admissions, address = [home.admission for home in homes], ""
+    if front_health is not None:
+        access = Access(
+            TokenFile(config.tokens),
+            frozenset(home.tenant for home in homes),
+            lambda: settings.config.rate_limit,
+            counters,
+        )
+        if config.tenants:
+            admissions.append(Admission(config.workers, config.queue))
+        front = _front(homes, front_health, access, admissions[-1], telemetry, usual)
+        address = _listen(front, config)
+        servers.append(front)
+    for server in servers:
+        server.start()
+    try:
+        yield address
+    finally:
+        for one in (front_health, *(home.health for home in homes)):
+            if one is not None:
+                one.enter_graceful_shutdown()
+        for ended in [server.stop(settings.config.grace_seconds) for server in servers]:
+            ended.wait()
+        for admission in admissions:
+            admission.shutdown()  # a call nobody waits for any more still holds the store and the cache
+
+
+def _front(
+    homes: Sequence[HomeServices],
+    health_servicer: health.HealthServicer,
+    access: Access,
+    others: Admission,
+    telemetry: ProcessTelemetry,
+    options: list[tuple[str, int]],
+) -> grpc.Server:
+    """Make the server that asks for tokens; each home's methods are found by the tenant of the token."""
+    calls = {}
+    for home in homes:
+        handlers = MethodHandlers()
+        for add in home.services:
+            add(handlers)  # type: ignore[arg-type]  # it takes handlers as a server does
+        calls[home.tenant] = HomeCalls(home.admission, handlers.find)
+    gate = Gate(access, calls, others, telemetry.own)
+    server = grpc.server(others.refusals, interceptors=[gate], options=options)
+    _add_health(server, health_servicer)
+    return server
+
+
+def _for_commands(home: HomeServices, socket: str, options: list[tuple[str, int]]) -> grpc.Server:
+    """Make the server of a home that commands reach, without tokens."""
+    server = grpc.server(home.admission.refusals, interceptors=[home.admission], options=options)
+    for add in home.services:
         add(server)
+    _add_health(server, home.health)
+    listening = Listening.on(socket, 0)
+    try:
+        server.add_insecure_port(listening.bound)
+    except RuntimeError as error:
+        raise listening.error() or CannotListenError(listening.bound, str(error)) from error
+    if listening.unix_path is not None:
+        listening.unix_path.chmod(0o600)
+    return server
+
+
+def _add_health(server: grpc.Server, health_servicer: health.HealthServicer) -> None:
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    addresses = _listen(server, config, for_commands=for_commands)
-    server.start()
-    try:
-        yield addresses
-    finally:
-        health_servicer.enter_graceful_shutdown()
-        server.stop(settings.config.grace_seconds).wait()
-        admission.shutdown()  # a call nobody waits for any more still holds the store and the cache
 
 
-def _listen(server: grpc.Server, config: ServerConfig, *, for_commands: bool) -> tuple[str, str]:
-    """Open the port; return the address of the server, and the one for commands on this machine.
+def _listen(server: grpc.Server, config: ServerConfig) -> str:
+    """Open the port; return the address by which this machine reaches it.
 
     Raises:
         BadAddressError, CannotListenError, TlsFilesError: as `serve`.
     """
     wanted = Listening.on(config.host, config.port)
-    if (config.tls_cert is None) != (config.tls_key is None):
-        raise TlsFilesError("TLS needs both a certificate and a key")
-    tls = None
-    if config.tls_cert is not None and config.tls_key is not None:
-        tls = server_credentials(config.tls_cert, config.tls_key)
+    files = TlsFiles.of(config.tls_cert, config.tls_key, config.tls_client_ca)
+    tls = None if files is None else ServerCertificates(files).credentials()
     # gRPC would take a socket away from the server that listens on it.
     if wanted.unix_path is not None and (error := wanted.error()):
         raise error
@@ -294,8 +431,4 @@ def _listen(server: grpc.Server, config: ServerConfig, *, for_commands: bool) ->
         port = server.add_secure_port(wanted.bound, tls) if tls else server.add_insecure_port(wanted.bound)
     except RuntimeError as error:
         raise wanted.error() or CannotListenError(wanted.bound, str(error)) from error
-    reached = Listening(wanted.host, port).reached
-    if tls is None or not for_commands:
-        return reached, reached
-    # Commands beside the server cannot know which name and root its certificate is good for.
-    return reached, f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    return Listening(wanted.host, port).reached

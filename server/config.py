@@ -6,6 +6,8 @@ docs/configuration.md lists it.
 """
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -13,8 +15,12 @@ from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 from store.home import Home
+from store.masking import KINDS, Masking
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+COUNTERS_BYTES = 16_384 * 24  # of rate limits: slots that processes share
+TOKENS = "tokens.json"  # in the home, or in the folder of homes
+_TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 MOST_PROCESSES = 256
 MAX_GRACE = 3_600.0  # seconds; beyond them no service manager waits
 
@@ -33,6 +39,7 @@ class Option:
         meaning: for people, a phrase.
         least, most: of a number.
         words: all that a text may be, or what a number may be besides.
+        check: raises ValueError where a text is not written as it must be, and says why.
         reread: whether SIGHUP changes it in a running server.
     """
 
@@ -46,6 +53,7 @@ class Option:
     least: float | None
     most: float | None
     words: tuple[str, ...]
+    check: Callable[[str], object]
     reread: bool
 
 
@@ -58,6 +66,7 @@ def option(
     least: float | None = None,
     most: float | None = None,
     words: tuple[str, ...] = (),
+    check: Callable[[str], object] = len,
     reread: bool = False,
 ) -> Any:
     """Declare an option; its name is that of the attribute, its key the same without the table's name."""
@@ -68,9 +77,50 @@ def option(
         "least": least,
         "most": most,
         "words": words,
+        "check": check,
         "reread": reread,
     }
     return field(default=default, metadata=said)
+
+
+class BadRateError(ValueError):
+    """A rate limit is not written as one."""
+
+    def __init__(self, written: str) -> None:
+        super().__init__(f"{written!r} is no rate limit: write 100/second, 5000/hour or both with ; between")
+        self.written = written
+
+
+def checked_rates(written: str) -> str:
+    """Check how rate limits are written, return them; "" is none.  Raises: BadRateError."""
+    import limits  # noqa: PLC0415  # takes a while, and few servers need it
+
+    if written:
+        try:
+            items = limits.parse_many(written)
+        except ValueError as error:
+            raise BadRateError(written) from error
+        if not all(item.amount > 0 for item in items):
+            raise BadRateError(written)
+    return written
+
+
+class BadTenantError(ValueError):
+    """A tenant cannot have a name, which is that of the folder with its home."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name!r} is no name of a tenant: it has 1 to 63 of a-z, 0-9, - and _, and begins with a letter "
+            f"or digit"
+        )
+        self.name = name
+
+
+def checked_tenant(name: str) -> str:
+    """Check the name of a tenant, return it.  Raises: BadTenantError."""
+    if not _TENANT.fullmatch(name):
+        raise BadTenantError(name)
+    return name
 
 
 @dataclass(frozen=True)
@@ -78,10 +128,14 @@ class ServerConfig:
     """Settings of one server process; each with a `table` is an option of `triptych serve`.
 
     Attributes:
-        home: the home directory; the process owns its store.
+        home: the home directory, or the folder of the homes of tenants; the process owns their stores.
+        tenants: names of the folders with a home in it; none where it is a home itself.
+        tenant: whose home it is; "" where there are no tenants.
     """
 
     home: Home
+    tenants: tuple[str, ...] = ()
+    tenant: str = ""
     host: str = option(
         "server",
         "name, IPv4 or IPv6 address, or unix:/path; 0.0.0.0 lets other machines in",
@@ -121,8 +175,50 @@ class ServerConfig:
         most=MAX_GRACE,
         reread=True,
     )
-    tls_cert: Path | None = option("tls", "PEM certificate chain; needs a key")
+    tls_cert: Path | None = option(
+        "tls", "PEM certificate chain; needs a key; both are read again when they change"
+    )
     tls_key: Path | None = option("tls", "PEM private key; needs a certificate")
+    tls_client_ca: Path | None = option(
+        "tls", "PEM root certificates: a client needs a certificate that one of these vouches for"
+    )
+    insecure: bool = option(
+        "access", "listen beyond this machine without TLS or without tokens, which else is refused", False
+    )
+    rate_limit: str = option(
+        "access",
+        "rate limit of tokens that have none of their own, such as 100/second;5000/hour; empty for none",
+        "",
+        check=checked_rates,
+        reread=True,
+    )
+    mask: str = option(
+        "privacy",
+        f"what is masked in texts of people before it is written: all, or some of {', '.join(KINDS)}, "
+        "with commas",
+        "",
+    )
+    mask_regions: str = option(
+        "privacy",
+        "countries whose telephone numbers are found without their code",
+        "CN,US,GB",
+    )
+    audience_floor: int = option(
+        "privacy",
+        "answers that name people (similar users, audiences) name them in groups of so many, without scores; "
+        "0: one by one, with scores",
+        0,
+        least=0,
+        most=1_000,
+    )
+    forget_hours: float = option(
+        "privacy",
+        "hours from an erasure until no file of an index holds the person's vector; 0: whenever a command "
+        "makes a new index and prunes the old ones",
+        24.0,
+        least=0,
+        most=8_760,
+    )
     log_level: str = option(
         "log",
         "what is logged: this and what is worse",
@@ -147,9 +243,27 @@ class ServerConfig:
         """Bytes of user vectors that a process keeps, at most."""
         return self.user_cache_mb << 20
 
-    def as_owner(self, address: str) -> "ServerConfig":
-        """Return the settings of the process that owns the home, which listens on a unix socket alone."""
-        return replace(self, host=address, tls_cert=None, tls_key=None)
+    @property
+    def masking(self) -> Masking:
+        """What is masked in texts of people.  Raises: UnknownMaskingError."""
+        return Masking.named(self.mask, self.mask_regions)
+
+    @property
+    def tokens(self) -> Path:
+        """The file of tokens."""
+        return self.home.path / TOKENS
+
+    @property
+    def tls(self) -> bool:
+        """Whether the address wants TLS."""
+        return self.tls_cert is not None
+
+    def each_home(self) -> "list[ServerConfig]":
+        """Return the settings for each home."""
+        if not self.tenants:
+            return [self]
+        folder = self.home.path
+        return [replace(self, home=Home(folder / name), tenants=(), tenant=name) for name in self.tenants]
 
     def on_port(self, port: int) -> "ServerConfig":
         """Return the settings with another port."""
@@ -167,6 +281,7 @@ class ServerConfig:
         for one in options():
             if one.kind is Path and content[one.attribute] is not None:
                 content[one.attribute] = Path(content[one.attribute])
+        content["tenants"] = tuple(content["tenants"])
         return cls(**(content | {"home": Home(Path(content["home"]))}))
 
 

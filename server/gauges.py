@@ -5,7 +5,7 @@ from functools import lru_cache
 from importlib.metadata import version as _version
 from pathlib import Path
 
-from server.live import GroupCommit, Publisher
+from server.live import CommitListener, GroupCommit, Publisher
 from server.query import NotReadyError, Retriever, Snapshot
 from server.supervisor import Worker
 from server.telemetry import Figures
@@ -98,8 +98,8 @@ def watch_index(figures: Figures, home: Home, retriever: Retriever, publisher: P
     figures.sample(look)
 
 
-def watch_writes(figures: Figures, commit: GroupCommit) -> None:
-    """Tell of transactions and what they wrote."""
+def watch_live_work(figures: Figures, commit: GroupCommit, listener: CommitListener) -> None:
+    """Tell of transactions and what they wrote, and of the workers that write and that follow."""
     requests, rows = figures.histogram("transaction_requests"), figures.counter("rows_written")
 
     def counted(of_requests: int, of_rows: int) -> None:
@@ -107,6 +107,8 @@ def watch_writes(figures: Figures, commit: GroupCommit) -> None:
         rows(of_rows)
 
     commit.counted = counted
+    for worker in (commit, listener.texts, listener.items, listener.users):
+        watch_worker(figures, worker)
 
 
 def watch_worker(figures: Figures, worker: Worker) -> None:

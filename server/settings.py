@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from server.config import Option, ServerConfig, options
+from server.config import Option, ServerConfig, checked_tenant, options
 from server.processes import usable_processors
 from store.home import Home
 
@@ -32,18 +32,21 @@ class SettingsSource:
         home: the home directory.
         file: triptych.toml; None for the one in the home, where there is one.
         flags: values from the command line, by option.
+        with_tenants: whether `home` is a folder of homes, one for each tenant.
     """
 
     home: Path
     file: Path | None = None
     flags: Mapping[str, Any] = field(default_factory=dict)
+    with_tenants: bool = False
 
     def load(self) -> ServerConfig:
         """Read the settings.
 
         Raises:
             WrongSettingError: an option is unknown, or its value cannot be used.
-            FileNotFoundError: the file that was named, or the home, is not there.
+            FileNotFoundError: the file that was named, the home or a tenant's is not there.
+            BadTenantError: a folder of homes has one whose name is none of a tenant.
         """
         if not self.home.is_dir():
             raise FileNotFoundError(
@@ -53,7 +56,16 @@ class SettingsSource:
         file = self.file or (beside if beside.exists() else None)
         in_file = {} if file is None else _read(file)
         values = _validated(self.flags, in_file, file)
-        return ServerConfig(Home(self.home), **values)
+        tenants = _tenants(self.home) if self.with_tenants else ()
+        return ServerConfig(Home(self.home), tenants, **values)
+
+
+def _tenants(folder: Path) -> tuple[str, ...]:
+    """Return the names of the homes in a folder.  Raises: FileNotFoundError, BadTenantError."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    if not names:
+        raise FileNotFoundError(f"{folder} has no folder with a home in it")
+    return tuple(map(checked_tenant, names))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -133,6 +145,8 @@ def _check_words(one: Option) -> Any:
             return usable_processors()
         if one.kind is str and one.words and value not in one.words:
             raise ValueError(f"not one of {', '.join(one.words)}")
+        if one.kind is str and isinstance(value, str):
+            one.check(value)
         return value
 
     return check
@@ -148,6 +162,8 @@ def _said_of(error: Any, flags: Mapping[str, Any], file: Path | None) -> str:
         place = variable
     else:
         place = _place(one, file)
+    if error["type"] == "value_error" and not one.words:
+        return f"{place}: {error['ctx']['error']}"
     return f"{place} is {error['input']!r}, not {_words_of(one)}"
 
 

@@ -22,9 +22,20 @@ from encoder.text import DamagedTextCacheError, NotATextModelError
 from indexer.filters import ReindexNeededError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
+from server.access import (
+    NoTokenError,
+    RateLimitedError,
+    ScopeMissingError,
+    TenantUnknownError,
+    TokenExpiredError,
+    TokenRevokedError,
+    TokenUnknownError,
+)
 from server.cancellation import AbandonedError, NoTurnError
 from server.live import IMPORT_ERRORS, NotPreparedError, StoppingError
 from server.query import (
+    AudienceGroupError,
+    AudienceTooSmallError,
     IndexChangedError,
     ItemNotServedError,
     NotReadyError,
@@ -88,6 +99,8 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
     (ItemVectorLengthError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
     (VectorDimError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    (AudienceGroupError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    (AudienceTooSmallError, code_pb2.FAILED_PRECONDITION, "AUDIENCE_TOO_SMALL"),
     (ItemNotFoundError, code_pb2.NOT_FOUND, "ITEM_NOT_FOUND"),
     (ItemNotServedError, code_pb2.NOT_FOUND, "ITEM_NOT_FOUND"),
     (NoHeadError, code_pb2.FAILED_PRECONDITION, "HEAD_NOT_FITTED"),
@@ -111,6 +124,13 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (NoTurnError, code_pb2.RESOURCE_EXHAUSTED, "NO_TURN"),
     (AbandonedError, code_pb2.CANCELLED, "ABANDONED"),
     (NotThisMachineError, code_pb2.PERMISSION_DENIED, "NOT_THIS_MACHINE"),
+    (NoTokenError, code_pb2.UNAUTHENTICATED, "TOKEN_MISSING"),
+    (TokenUnknownError, code_pb2.UNAUTHENTICATED, "TOKEN_UNKNOWN"),
+    (TokenExpiredError, code_pb2.UNAUTHENTICATED, "TOKEN_EXPIRED"),
+    (TokenRevokedError, code_pb2.UNAUTHENTICATED, "TOKEN_REVOKED"),
+    (ScopeMissingError, code_pb2.PERMISSION_DENIED, "SCOPE_MISSING"),
+    (TenantUnknownError, code_pb2.PERMISSION_DENIED, "TENANT_UNKNOWN"),
+    (RateLimitedError, code_pb2.RESOURCE_EXHAUSTED, "RATE_LIMITED"),
     (DamagedStateError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
     (DiskFullError, code_pb2.RESOURCE_EXHAUSTED, "DISK_FULL"),
     (ReadOnlyDiskError, code_pb2.FAILED_PRECONDITION, "READ_ONLY"),
@@ -126,7 +146,7 @@ _FIELDS: tuple[tuple[type[Exception], str], ...] = (  # at fault, of errors that
     (AmbiguousTimesError, "times"),
     *((kind, "path") for kind in IMPORT_ERRORS),
 )
-_RETRY_AFTER = Duration(seconds=1)
+_RETRY_SECONDS = 1.0
 _TRANSIENT = (TooManyCallsError, TooManyStreamsError, NoTurnError)  # a repeated call may well succeed
 
 
@@ -139,14 +159,14 @@ class Failure:
         reason: of google.rpc.ErrorInfo, for programs.
         message: for people, at most 1,000 bytes as UTF-8.
         field: of the request, which is invalid; "" where none is named.
-        transient: whether a repeated call may succeed.
+        retry_after: seconds after which a repeated call may succeed; None where it will not.
     """
 
     code: int
     reason: str
     message: str
     field: str = ""
-    transient: bool = False
+    retry_after: float | None = None
 
 
 @contextmanager
@@ -176,12 +196,18 @@ def _failure(error: Exception) -> Failure:
             notes = getattr(error, "__notes__", ())
             said = ": ".join([*notes, str(error)]).encode(errors="replace")
             message = said[:_MAX_MESSAGE].decode(errors="ignore")
-            return Failure(code, reason, message, _field(error, notes), isinstance(error, _TRANSIENT))
+            return Failure(code, reason, message, _field(error, notes), _retry_after(error))
     query_id = token_hex(12)  # there is no reply that could carry one
     log.exception("unexpected error in a call", extra={"query_id": query_id})
     return Failure(
         code_pb2.INTERNAL, "INTERNAL", f"an unexpected error; the server's log has it as query {query_id}"
     )
+
+
+def _retry_after(error: Exception) -> float | None:
+    if isinstance(error, RateLimitedError):
+        return error.retry_after
+    return _RETRY_SECONDS if isinstance(error, _TRANSIENT) else None
 
 
 def _field(error: Exception, places: Sequence[str]) -> str:
@@ -199,8 +225,10 @@ def abort_with(context: grpc.ServicerContext, failure: Failure) -> NoReturn:
             field=failure.field, description=failure.message
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if failure.transient:
-        details.append(error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER))
+    if failure.retry_after is not None:
+        delay = Duration()
+        delay.FromNanoseconds(int(failure.retry_after * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed = [any_pb2.Any() for _ in details]
     for holder, detail in zip(packed, details, strict=True):
         holder.Pack(detail)

@@ -117,6 +117,7 @@ class Worker(ABC):
         wake: guards what waits to be done; to be notified when there is more.
         stopping: whether the block has ended.
         failures: how many there were.
+        look_at: when to ask whether there is work, by the monotonic clock; None for only when told.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Worker(ABC):
         self.wake = threading.Condition()
         self.stopping = False
         self.failures = 0
+        self.look_at: float | None = None
         self._niceness = niceness
         self._drains = drains
         self._supervisor = supervisor or Supervisor()
@@ -166,9 +168,9 @@ class Worker(ABC):
             self.wake.notify_all()
         self._thread.join()
 
-    @abstractmethod
     def backlog(self) -> tuple[int, float]:
         """Return how many things wait to be done, and for how many seconds the oldest has waited."""
+        return 0, 0.0  # of a worker that has no queue
 
     def state(self) -> pb.Worker:
         """Return the message in Status."""
@@ -224,7 +226,8 @@ class Worker(ABC):
             while not self.stopping:
                 if self._has_work() or self._is_due():
                     return True
-                self.wake.wait(None if self._due is None else max(0.0, self._due - time.monotonic()))
+                times = [at for at in (self._due, self.look_at) if at is not None]
+                self.wake.wait(max(0.0, min(times) - time.monotonic()) if times else None)
             self._due = None  # the next start of the server catches up
             return self._drains and self._has_work()
 

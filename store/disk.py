@@ -67,15 +67,23 @@ def disk_error(error: Exception, path: Path | str) -> DiskFullError | ReadOnlyDi
     return None
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str, mode: int = 0o666) -> None:
     """Replace a text file durably: written beside its place, brought to disk, renamed.
+
+    Args:
+        path: of the file.
+        text: all that is in it.
+        mode: of a file that is made, less what the process's mask forbids.
 
     Raises:
         DiskFullError, ReadOnlyDiskError: the disk takes nothing more; the file is as it was.
     """
     draft = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
-        with disk_errors(path), draft.open("w", encoding="utf-8") as file:
+        with (
+            disk_errors(path),
+            open(draft, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file,
+        ):
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

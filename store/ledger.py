@@ -84,6 +84,13 @@ def erased_users(user_ids: Iterable[str], erasures: Iterable[Erasure]) -> set[st
     }
 
 
+def erasures_of(user_ids: Iterable[str], erasures: Iterable[Erasure]) -> list[Erasure]:
+    """Return those of some erasures that name one of some users."""
+    known, some = list(erasures), list(user_ids)
+    hashes = {salt: {user_hash(salt, one) for one in some} for salt in {one.salt for one in known}}
+    return [one for one in known if one.user_hash in hashes[one.salt]]
+
+
 def write_ledger(path: Path, erasures: Iterable[Erasure]) -> None:
     """Replace a ledger file, durably.
 

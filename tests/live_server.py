@@ -84,12 +84,15 @@ def flip(file: Path, position: int | None = None) -> None:
 
 
 @contextmanager
-def server(home: Home, *options: str) -> Iterator[Client]:
-    """Yield a client of a server process that is killed afterwards if it still runs."""
+def server(home: Home, *options: str, folder: Path | None = None) -> Iterator[Client]:
+    """Yield a client of a server process that is killed afterwards if it still runs.
+
+    With a folder of homes it serves all of them, and `home` is one.
+    """
     log = home.path.with_name(f"{home.path.name}.log")
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "server", "--home", str(home.path), "--port", "0", *options],
+            [sys.executable, "-m", "server", *_where(home, folder), "--port", "0", *options],
             stdout=output,
             stderr=output,
         )
@@ -104,9 +107,9 @@ def server(home: Home, *options: str) -> Iterator[Client]:
         process.wait()
 
 
-def run_server(home: Home, *options: str) -> "subprocess.CompletedProcess[str]":
-    """Run a server that cannot start, and return how it ended."""
-    command = [sys.executable, "-m", "server", "--home", str(home.path), *options]
+def run_server(home: Home, *options: str, folder: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run a server that cannot start, of a home or of a folder of homes, and return how it ended."""
+    command = [sys.executable, "-m", "server", *_where(home, folder), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=SOON, check=False)
 
 
@@ -131,6 +134,10 @@ def inline(views: UserViews) -> pb.Views:
         texts=views.texts,
         friends=[pb.Friend(friend_id=friend.friend_id, weight=friend.weight) for friend in views.friends],
     )
+
+
+def _where(home: Home, folder: Path | None) -> list[str]:
+    return ["--home", str(home.path)] if folder is None else ["--homes", str(folder)]
 
 
 def _address(home: Home, process: "subprocess.Popen[bytes]", log: Path) -> str:

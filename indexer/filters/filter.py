@@ -66,6 +66,25 @@ class Filter:
         conditions = self.kinds or self.equals or self.ranges or self.times or self.unequal
         return bool(conditions) or self.allow is not None
 
+    def both(self, other: "Filter") -> "Filter":
+        """Return the filter that allows what both allow."""
+        kinds, allow = self.kinds or other.kinds, other.allow if self.allow is None else self.allow
+        if self.kinds and other.kinds:
+            kinds = tuple(kind for kind in self.kinds if kind in set(other.kinds))
+        if self.allow is not None and other.allow is not None:
+            allow = tuple(set(self.allow) & set(other.allow))
+        if not kinds and self.kinds:
+            allow = ()  # no kind is left, and none would mean each
+        return Filter(
+            kinds,
+            self.equals + other.equals,
+            self.ranges + other.ranges,
+            None if allow is None else tuple(sorted(allow)),
+            self.deny + other.deny,
+            self.times + other.times,
+            self.unequal + other.unequal,
+        )
+
 
 class AttributeLookup(Protocol):
     """Finds rows by kind and attributes; `AttributeIndex` and `MutableAttributeIndex` do."""

@@ -1,7 +1,8 @@
 """triptych doctor: checks of an installation and a home, which say what to do and repair nothing.
 
 `command` runs them and prints a table; `check` is one line of it. `machine` checks Python, packages, FAISS
-and the disk; `store` the live store or the server that owns it; `files` every byte of every artifact.
+and the disk; `configuration` triptych.toml and certificates; `store` the live store or the server that owns
+it; `files` every byte of every artifact.
 """
 
 from scripts.doctor.command import doctor_command

@@ -35,6 +35,7 @@ def doctor_command(home: HomeOption) -> None:
 
 def checks(home: Home) -> Iterator[Check]:
     """Yield every check, the machine first."""
+    from scripts.doctor.configuration import configuration_checks
     from scripts.doctor.files import file_checks
     from scripts.doctor.machine import machine_checks
     from scripts.doctor.store import store_checks
@@ -43,5 +44,6 @@ def checks(home: Home) -> Iterator[Check]:
     if not home.path.is_dir():
         yield Check("home", State.FAILED, f"{home.path} is no directory", "triptych import DATA --home HOME")
         return
+    yield from configuration_checks(home)
     yield from store_checks(home)
     yield from file_checks(home)

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ from store.artifact import (
     DamagedArtifactError,
     NotPublishedError,
     artifacts,
-    made_at,
     read_manifest,
     read_pointer,
     verify,
 )
 from store.home import Home
-from store.ledger import Erasure, erased_users, erasures_missing_from, erasures_since, read_ledger
+from store.ledger import read_ledger
 from store.lmdb_file import DATA_FILE
 from store.locks import abandoned
 
@@ -120,7 +119,7 @@ def current_check(home: Home) -> Check:
 
 
 def model_check(home: Home) -> Iterator[Check]:
-    """Check that the latest model, if any, holds finite numbers and ranks items differently by user."""
+    """Check that the latest model, if any, loads, is finite, and ranks items differently by user."""
     try:
         from encoder.runtime import METRICS_FILE, Model, NotFiniteModelError
 
@@ -129,8 +128,13 @@ def model_check(home: Home) -> Iterator[Check]:
         people = json.loads((model / METRICS_FILE).read_text("utf-8")).get("people")
     except NotFiniteModelError as error:
         yield Check("model", State.FAILED, str(error), "triptych train --home HOME, then triptych reindex")
-    except (ImportError, NotPublishedError, DamagedArtifactError, OSError):
-        return  # said by the checks of the machine, of the models and of LATEST
+    except (ImportError, NotPublishedError):
+        return  # said by the checks of the machine and of LATEST
+    except (DamagedArtifactError, OSError) as error:
+        if _is_sound(home):  # else said by the checks of the models or of LATEST
+            yield Check(
+                "model", State.FAILED, str(error), "triptych train --home HOME, then triptych reindex"
+            )
     else:
         alike, checked = (people["alike"], people["checked"]) if people else (0, 0)
         found = f"it tells nothing apart for {alike} of {checked} people looked at" if people else "finite"
@@ -139,6 +143,15 @@ def model_check(home: Home) -> Iterator[Check]:
             yield Check("model", State.WARNING, found, hint)
         else:
             yield Check("model", State.OK, found)
+
+
+def _is_sound(home: Home) -> bool:
+    """Return whether every byte of the latest model is as it was written."""
+    try:
+        verify(read_pointer(home.latest_model, home.models))
+    except DamagedArtifactError:
+        return False
+    return True
 
 
 def text_checks(home: Home) -> Iterator[Check]:
@@ -195,7 +208,7 @@ def text_models_in_use(home: Home) -> list[str]:
 
 def erased_check(home: Home) -> Iterator[Check]:
     """Yield a warning where an index holds vectors of users erased since; no search finds them."""
-    from indexer.building import stored_users
+    from indexer.without_erased import erased_in
 
     try:
         erasures = read_ledger(home.erasures)
@@ -204,25 +217,14 @@ def erased_check(home: Home) -> Iterator[Check]:
     found = []
     for index_id in artifacts(home.indexes) if erasures else ():
         try:
-            unknown = _unknown_to(home, read_manifest(home.indexes / index_id)["export_id"], erasures)
-            users = stored_users(home.indexes / index_id)
+            count = len(erased_in(home, index_id, erasures))
         except (DamagedArtifactError, OSError, ValueError):
             continue  # said by the check of the indexes
-        count = len(erased_users(users, unknown))
         found += [f"index {index_id}: {count}"] if count else []
     if found:
         hint = "triptych reindex --home HOME, then triptych index prune --keep 1 --home HOME"
         warning = f"vectors of erased people lie in files that nobody searches: {', '.join(found)}"
         yield Check("erased people", State.WARNING, warning, hint)
-
-
-def _unknown_to(home: Home, export_id: str, erasures: Sequence[Erasure]) -> list[Erasure]:
-    """Return the erasures that an export, which may be pruned by now, did not know."""
-    if export_id in artifacts(home.exports):
-        return erasures_missing_from(
-            home.exports / export_id, read_manifest(home.exports / export_id), erasures
-        )
-    return erasures_since(made_at(export_id), erasures)
 
 
 def leftover_check(home: Home, parents: Any) -> Check:

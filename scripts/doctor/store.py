@@ -157,7 +157,7 @@ def state_check(home: Home) -> Check:
         return Check("user state", State.WARNING, f"{error}; it will be made anew", hint)
     if reflects == head.commit_id:
         return Check("user state", State.OK, f"of commit {head.sequence}, as the store")
-    return Check("user state", State.WARNING, f"not of commit {head.sequence}: it will be made anew", hint)
+    return Check("user state", State.OK, f"not of commit {head.sequence}: the next start brings it there")
 
 
 def ledger_check(home: Home) -> Check:

@@ -2,7 +2,9 @@
 
 import json
 import random
+import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -18,6 +20,7 @@ IMPORT_TIMEOUT = 3600.0
 CONNECTIONS = 4
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between repetitions
+_TOKEN = re.compile(r"[A-Za-z0-9_-]+")  # what metadata can hold, and no line break
 
 # gRPC itself repeats a stream, until its first reply; it knows no more than five attempts.
 _CONFIG = {
@@ -80,22 +83,54 @@ class Patience:
         return pause
 
 
-def connect(address: str, tls_ca: Path | None = None) -> grpc.Channel:
-    """Return a channel to a server, with TLS where a PEM root certificate is given.
+@dataclass(frozen=True)
+class Tls:
+    """PEM files of a client.
+
+    Attributes:
+        ca: root certificates that the client trusts.
+        certificate: the client's own, where the server asks for one.
+        key: of that.
+    """
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Return the credentials.  Raises: TlsFilesError, OSError."""
+        return channel_credentials(self.ca, self.certificate, self.key)
+
+
+def connect(address: str, tls: Tls | None = None) -> grpc.Channel:
+    """Return a channel to a server.
 
     Raises:
         BadAddressError: the address is not written as one.
-        TlsFilesError, OSError: the certificate cannot be used, or not be read.
+        TlsFilesError, OSError: a certificate cannot be used, or not be read.
     """
     target = target_of(address)
-    if tls_ca is None:
+    if tls is None:
         return grpc.insecure_channel(target, _OPTIONS)
-    return grpc.secure_channel(target, channel_credentials(tls_ca), _OPTIONS)
+    return grpc.secure_channel(target, tls.credentials(), _OPTIONS)
 
 
-def connect_async(address: str, tls_ca: Path | None = None) -> grpc.aio.Channel:
+def connect_async(address: str, tls: Tls | None = None) -> grpc.aio.Channel:
     """Return a channel for an event loop.  Raises: as `connect`."""
     target = target_of(address)
-    if tls_ca is None:
+    if tls is None:
         return grpc.aio.insecure_channel(target, _OPTIONS)
-    return grpc.aio.secure_channel(target, channel_credentials(tls_ca), _OPTIONS)
+    return grpc.aio.secure_channel(target, tls.credentials(), _OPTIONS)
+
+
+def metadata_of(token: str | None) -> tuple[tuple[str, str], ...]:
+    """Return the metadata by which a call says who makes it.
+
+    Raises:
+        ValueError: the token is none that `triptych token` prints; the message does not say which.
+    """
+    if token is None:
+        return ()
+    if not _TOKEN.fullmatch(token):
+        raise ValueError("the token is none that `triptych token create` prints")
+    return (("authorization", f"Bearer {token}"),)

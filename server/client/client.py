@@ -26,7 +26,16 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, 
 import grpc
 import grpc.aio
 
-from server.client.channel import CONNECTIONS, IMPORT_TIMEOUT, TIMEOUT, Patience, connect, connect_async
+from server.client.channel import (
+    CONNECTIONS,
+    IMPORT_TIMEOUT,
+    TIMEOUT,
+    Patience,
+    Tls,
+    connect,
+    connect_async,
+    metadata_of,
+)
 from server.client.errors import CallError, answer_of, errors_of_calls
 from server.client.messages import (
     Behavior,
@@ -51,6 +60,7 @@ from server.pb.triptych.v1 import ingest_pb2 as ingest
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
+from server.tls import TlsFilesError
 from store.records import Item
 
 _Arguments = ParamSpec("_Arguments")
@@ -176,6 +186,9 @@ class Calls(ABC, Generic[_Channel]):
         address: str,
         *,
         tls_ca: Path | None = None,
+        tls_cert: Path | None = None,
+        tls_key: Path | None = None,
+        token: str | None = None,
         timeout: float = TIMEOUT,
         connections: int = CONNECTIONS,
     ) -> None:
@@ -184,25 +197,32 @@ class Calls(ABC, Generic[_Channel]):
         Args:
             address: host:port, [IPv6]:port or unix:/path.
             tls_ca: file of the root certificate.
+            tls_cert: file of the client's own certificate, where the server asks for one.
+            tls_key: file of its key.
+            token: as `triptych token create` prints it, where the server asks for one.
             timeout: seconds that a call has, repetitions included.
             connections: at most so many are opened, each by its first call.
 
         Raises:
-            ValueError: fewer than one connection.
+            ValueError: fewer than one connection, or something that is no token.
             BadAddressError, TlsFilesError, OSError: as `connect`.
         """
         if connections < 1:
             raise ValueError(f"connections is {connections}, not 1 or more")
         self.address = address
+        self._metadata = metadata_of(token)
+        if tls_ca is None and (tls_cert or tls_key):
+            raise TlsFilesError("a client's certificate goes with the root certificate of the server's")
+        tls = None if tls_ca is None else Tls(tls_ca, tls_cert, tls_key)
         self.connections: list[Connection[_Channel]] = [
-            Connection(self._connect(address, tls_ca)) for _ in range(connections)
+            Connection(self._connect(address, tls)) for _ in range(connections)
         ]
         self._turns = itertools.count()
         self._timeout = timeout
 
     @property
     def channel(self) -> _Channel:
-        """The first connection, for stubs of one's own."""
+        """The first connection, for stubs of one's own; these have to send the token themselves."""
         first: _Channel = self.connections[0].channel
         return first
 
@@ -212,7 +232,7 @@ class Calls(ABC, Generic[_Channel]):
 
     @staticmethod
     @abstractmethod
-    def _connect(address: str, tls_ca: Path | None) -> _Channel:
+    def _connect(address: str, tls: Tls | None) -> _Channel:
         """Return a channel."""
 
     @call
@@ -363,14 +383,14 @@ class Client(Calls[grpc.Channel]):
             try:
                 with errors_of_calls():
                     method = described.method(self._connection())
-                    reply = method(described.request, timeout=patience.left)
+                    reply = method(described.request, timeout=patience.left, metadata=self._metadata)
                     return described.result(list(reply) if described.streams else reply)
             except CallError as error:
                 time.sleep(patience.pause(error))
 
     def _stream(self, described: RemoteStream[_Result]) -> Iterator[_Result]:
         with errors_of_calls():
-            for reply in described.method(self._connection())(described.requests):
+            for reply in described.method(self._connection())(described.requests, metadata=self._metadata):
                 yield described.result(reply)
 
 
@@ -398,7 +418,7 @@ class AsyncClient(Calls[grpc.aio.Channel]):
             try:
                 with errors_of_calls():
                     method = described.method(self._connection())
-                    reply = method(described.request, timeout=patience.left)
+                    reply = method(described.request, timeout=patience.left, metadata=self._metadata)
                     return described.result(
                         [part async for part in reply] if described.streams else await reply
                     )
@@ -407,5 +427,7 @@ class AsyncClient(Calls[grpc.aio.Channel]):
 
     async def _stream(self, described: RemoteStream[_Result]) -> AsyncIterator[_Result]:
         with errors_of_calls():
-            async for reply in described.method(self._connection())(described.requests):
+            async for reply in described.method(self._connection())(
+                described.requests, metadata=self._metadata
+            ):
                 yield described.result(reply)

@@ -4,10 +4,12 @@
 each commit, `commits.py` passes the change on to three background workers: `items.py` and `users.py` keep the
 two indexes in step with the store (`index_follower.py` is what they share), and `texts.py` encodes new texts.
 `index_writer.py` changes an index and tells the query processes, which `query_processes.py` knows.
-`publisher.py` makes another index the one that serves, while these go on.
+`publisher.py` makes another index the one that serves, while these go on; `forgetting.py` has it do so where
+files hold vectors of erased people.
 """
 
 from server.live.commits import CommitListener
+from server.live.forgetting import Forgetting
 from server.live.index_writer import IndexWriter, RecordingIndexWriter, put_live
 from server.live.ingest import IMPORT_ERRORS, Erased, Ingest
 from server.live.publisher import Published, Publisher
@@ -18,6 +20,7 @@ __all__ = [
     "IMPORT_ERRORS",
     "CommitListener",
     "Erased",
+    "Forgetting",
     "GroupCommit",
     "IndexWriter",
     "Ingest",

@@ -31,6 +31,14 @@ class Published:
     previous: str
 
 
+class OtherIndexServesError(RuntimeError):
+    """Another index was published while one was made from the index that served before."""
+
+    def __init__(self, before: str, serving: str) -> None:
+        super().__init__(f"index {serving or 'none'} serves by now, not {before}")
+        self.before, self.serving = before, serving
+
+
 class Publisher:
     """Makes an index the one that serves; where that fails, the one before goes on serving.
 
@@ -112,10 +120,27 @@ class Publisher:
             make_current = partial(set_pointer, self._config.home.current_index, index_id)
             return Published(self._serve(index_id, make_current), before)
 
+    def publish_in_place_of(self, before: str, index_id: str) -> Published:
+        """Publish an index that was made from the one that served then.
+
+        Raises:
+            OtherIndexServesError: another one serves by now, and goes on serving.
+            and as `publish`.
+        """
+        with self._publishing:
+            if self._index_id != before:
+                raise OtherIndexServesError(before, self._index_id)
+            return self.publish(index_id)
+
     def roll_back(self) -> Published:
         """Serve the newest index older than CURRENT.  Raises: NoOlderIndexError, and as `publish`."""
         with self._publishing:
             return self.publish(previous_index(self._config.home))
+
+    @property
+    def index_id(self) -> str:
+        """The index that serves, "" for none."""
+        return self._index_id
 
     @property
     def items_left_out(self) -> int:

@@ -11,15 +11,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
+from server.addresses import commands_socket
 from server.config import ServerConfig
 from server.processes.roles import GO, OWNER, READY, WARM
 from server.rereading import Rereading
-from server.telemetry import Figures, log_as
+from server.telemetry import ProcessTelemetry, log_as, noting
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +40,13 @@ def main() -> None:
         told.wait()
 
     try:
-        with _figures(facts) as figures:
-            block = _running(role, settings, facts, wait_for_turn, figures)
+        folder = Path(facts["figures"]) if facts["figures"] else None
+        with noting(settings.config, folder, counts_passed_on=role != OWNER) as telemetry:
+            block = _running(role, settings, facts, wait_for_turn, telemetry)
             until_stopped(settings, block, partial(_say, READY))
     except (ValueError, LookupError, OSError, RuntimeError) as error:
         print(f"server: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         sys.exit(1)
-
-
-@contextmanager
-def _figures(facts: dict[str, str]) -> Iterator[Figures | None]:
-    """Yield the numbers of this process, in a file that the parent reads; None where nobody wants them."""
-    if not facts["figures"]:
-        yield None
-        return
-    figures = Figures(Path(facts["figures"]) / str(os.getpid()))
-    with figures.refreshed():
-        yield figures
 
 
 def _running(
@@ -63,23 +54,27 @@ def _running(
     settings: Rereading,
     facts: dict[str, str],
     wait_for_turn: Callable[[], None],
-    figures: Figures | None,
+    telemetry: ProcessTelemetry,
 ) -> AbstractContextManager[str]:
     """Return the block in which a process of a role answers."""
+    folder = Path(facts["folder"])
+    sockets = {one.tenant: commands_socket(folder, one.tenant) for one in settings.config.each_home()}
     if role == OWNER:
         wait_for_turn()
-        from server.app import Following, running  # noqa: PLC0415
+        from server.app import Following, running_owner  # noqa: PLC0415
         from server.identity import Reached  # noqa: PLC0415
         from server.live import QueryProcesses  # noqa: PLC0415
 
         config = settings.config
-        tls = config.tls_cert is not None
-        reached = Reached(facts["address"], facts["owner"], tls, int(facts["parent"]), facts["metrics"])
-        following = Following(QueryProcesses(), reached, figures)
-        return running(config.as_owner(facts["owner"]), following, settings)
+        address, parent, metrics = facts["address"], int(facts["parent"]), facts["metrics"]
+        following = {
+            tenant: Following(QueryProcesses(), Reached(address, socket, config.tls, parent, metrics))
+            for tenant, socket in sockets.items()
+        }
+        return running_owner(config, following, settings, telemetry)
     from server.processes.query_process import running_query_process  # noqa: PLC0415
 
-    return running_query_process(settings, facts["owner"], wait_for_turn, figures)
+    return running_query_process(settings, sockets, Path(facts["counters"]), telemetry, wait_for_turn)
 
 
 def _say(word: bytes) -> None:

@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 
 import grpc
 
+from server.access import AccessError
 from server.pb.triptych.v1 import ingest_pb2, triptych_pb2
 from server.peer import PEER_KEY
 from server.query import OwnerUnreachableError
@@ -14,7 +15,8 @@ _SERVICES = (
     ingest_pb2.DESCRIPTOR.services_by_name["Ingest"],
     triptych_pb2.DESCRIPTOR.services_by_name["Admin"],
 )
-_DROPPED = ("grpc-", "user-agent", "content-type", "te", ":")  # metadata that each connection has of its own
+# Metadata that each connection has of its own, and the token: this process has asked for it.
+_DROPPED = ("grpc-", "user-agent", "content-type", "te", ":", "authorization")
 _NO_DEADLINE_SECONDS = 1e9  # gRPC gives more than this as the remaining time without a deadline
 _Handler = Any  # grpc.RpcMethodHandler of bytes
 
@@ -49,9 +51,32 @@ def add_forwarding(
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
 
 
+class _Requests:
+    """The messages of a stream, which gRPC takes on a thread of its own.
+
+    Attributes:
+        error: why they end early: the caller is not allowed any more of them. Those before count.
+    """
+
+    def __init__(self, requests: Iterable[bytes]) -> None:
+        self._requests = iter(requests)
+        self.error: AccessError | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._requests)
+        except AccessError as error:
+            self.error = error  # gRPC would log it, and say UNKNOWN
+            raise StopIteration from error
+
+
 def _unary(call: Any, amend: Callable[[bytes], bytes] | None) -> Callable[[Any, grpc.ServicerContext], bytes]:
     def forward(request: bytes | Iterable[bytes], context: grpc.ServicerContext) -> bytes:
-        passed = call.future(request, timeout=_seconds(context), metadata=_metadata(context))
+        requests = request if isinstance(request, bytes) else _Requests(request)
+        passed = call.future(requests, timeout=_seconds(context), metadata=_metadata(context))
         if not context.add_callback(passed.cancel):
             passed.cancel()
         try:
@@ -60,13 +85,16 @@ def _unary(call: Any, amend: Callable[[bytes], bytes] | None) -> Callable[[Any, 
             context.abort(grpc.StatusCode.CANCELLED, "the caller has cancelled")
         except grpc.RpcError as error:
             _abort(context, error)
+        if isinstance(requests, _Requests) and requests.error is not None:
+            with status_of_errors(context):
+                raise requests.error
         return amend(reply) if amend is not None else reply
 
     return forward
 
 
 def _stream(call: Any) -> Callable[[Any, grpc.ServicerContext], Iterator[bytes]]:
-    def forward(request: bytes | Iterable[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    def forward(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         passed = call(request, timeout=_seconds(context), metadata=_metadata(context))
         if not context.add_callback(passed.cancel):
             passed.cancel()

@@ -18,7 +18,8 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from server.addresses import CannotListenError, Listening
-from server.config import ServerConfig
+from server.config import COUNTERS_BYTES, ServerConfig
+from server.exposure import check_exposure
 from server.processes.roles import GO, OWNER, QUERY, READY, WARM
 from server.rereading import Rereading, set_log_level
 from server.telemetry import Figures, ProcessFiles, exposed, watch_process
@@ -57,6 +58,7 @@ def serve_with_processes(settings: Rereading) -> None:
     Raises:
         ProcessesNeedAPortError: the address is a unix socket.
         BadAddressError, CannotListenError: nothing can listen on the address.
+        ExposedError: other machines would get in without TLS and tokens.
         ProcessEndedError: the owner or a query process cannot start.
     """
     settings.listen(set_log_level)
@@ -64,6 +66,7 @@ def serve_with_processes(settings: Rereading) -> None:
     wanted = Listening.on(config.host, config.port)
     if wanted.unix_path is not None:
         raise ProcessesNeedAPortError(config.host)
+    check_exposure(config)
     with (
         _reserved(wanted) as listening,
         tempfile.TemporaryDirectory(prefix="triptych-") as folder,  # only this user may enter it
@@ -73,7 +76,8 @@ def serve_with_processes(settings: Rereading) -> None:
         config = config.on_port(listening.port)
         facts = {
             "address": listening.reached,
-            "owner": f"unix:{Path(folder) / 'owner.sock'}",
+            "folder": folder,
+            "counters": str(_counters(Path(folder))),
             "parent": str(os.getpid()),
             "metrics": metrics,
             "figures": folder if metrics else "",
@@ -96,6 +100,13 @@ def serve_with_processes(settings: Rereading) -> None:
         finally:
             for group in groups:
                 group.end(settings.config.grace_seconds + _MORE_SECONDS)
+
+
+def _counters(folder: Path) -> Path:
+    """Make the file by which the query processes count calls together."""
+    file = folder / "rates"
+    file.write_bytes(bytes(COUNTERS_BYTES))
+    return file
 
 
 def _tell(group: "_Group", port: int, config: ServerConfig) -> None:

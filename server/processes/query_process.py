@@ -4,15 +4,18 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from grpc_health.v1 import health
 
 from encoder.text import TextCache
-from server.app import answering
-from server.gauges import watch_log, watch_queries
+from server.app import HomeServices, answering
+from server.config import ServerConfig
+from server.gauges import watch_calls, watch_log, watch_queries
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.processes.forwarding import add_forwarding
@@ -20,9 +23,9 @@ from server.processes.owner_link import OwnerLink
 from server.processes.replica import Replica
 from server.query import Retriever
 from server.rereading import Rereading
-from server.supervisor import set_health
-from server.telemetry import Figures, noting, watch_process
-from server.wire import RetrievalServicer, answer_observer_of, answering_process
+from server.supervisor import SERVICES, set_health
+from server.telemetry import ProcessTelemetry, Telemetry
+from server.wire import Admission, RetrievalServicer, answer_observer_of, answering_process
 from store.state import LogFollower, UserState
 
 _OPTIONS = [
@@ -39,27 +42,59 @@ log = logging.getLogger(__name__)
 @contextmanager
 def running_query_process(
     settings: Rereading,
-    owner: str,
+    sockets: Mapping[str, str],
+    counters: Path,
+    telemetry: ProcessTelemetry,
     wait_for_turn: Callable[[], None] = lambda: None,
-    figures: Figures | None = None,
 ) -> Iterator[str]:
     """Yield the address of a query process that answers while the block runs.
 
     Args:
         settings: of the server; its port is shared with the other query processes.
-        owner: address of the owner, unix:/path, which has opened the home.
+        sockets: addresses of the owner, unix:/path, by tenant; it has opened the homes.
+        counters: of rate limits, shared by all query processes.
+        telemetry: what this process notes of itself.
         wait_for_turn: called when everything is loaded; this process follows the owner meanwhile, and answers
             when it returns.
-        figures: numbers of this process; None for none.
 
     Raises:
-        DamagedStateError, DamagedTextCacheError: the owner has not opened the home, or a file is damaged.
+        DamagedStateError, DamagedTextCacheError: the owner has not opened a home, or a file is damaged.
         IndexNotFoundError, DamagedArtifactError: the index that serves cannot be loaded.
-        CannotListenError, TlsFilesError, TracesNotInstalledError: as `serve`.
+        CannotListenError, TlsFilesError: as `serve`.
     """
-    config, health_servicer = settings.config, health.HealthServicer()
+    config, front_health = settings.config, health.HealthServicer()
+    with ExitStack() as stack:
+        homes = [
+            stack.enter_context(_followed(one, sockets[one.tenant], telemetry.of_home(one.tenant)))
+            for one in config.each_home()
+        ]
+        services = [one.services for one in homes]
+        if config.tenants:
+            set_health(front_health, dict.fromkeys(("", *SERVICES), True))
+        else:
+            front_health = services[0].health
+        wait_for_turn()
+        address = stack.enter_context(
+            answering(config, settings, services, front_health, {}, telemetry, _OPTIONS, counters)
+        )
+        for one in homes:  # last: who has joined answers
+            stack.enter_context(one.joined())
+        yield address
+
+
+@dataclass(frozen=True)
+class _FollowedHome:
+    """A home that another process owns, its services, and the block in which this process has joined."""
+
+    services: HomeServices
+    joined: Callable[[], AbstractContextManager[None]]
+
+
+@contextmanager
+def _followed(config: ServerConfig, owner: str, telemetry: Telemetry) -> Iterator[_FollowedHome]:
+    """Yield a home that is followed while the block runs."""
+    health_servicer = health.HealthServicer()
     with (
-        noting(config, figures) as telemetry,
         UserState.open_reader(config.home.state) as state,
         closing(TextCache.open_reader(config.home.text_cache)) as cache,
     ):
@@ -67,7 +102,13 @@ def running_query_process(
         set_health(health_servicer, {"": False, _RETRIEVAL: False})
         follower = LogFollower(sequence=state.read(lambda reading: reading.head.sequence))
         link = OwnerLink(owner)
-        retriever = Retriever(link, state, follower=follower, user_cache_bytes=config.user_cache_bytes)
+        retriever = Retriever(
+            link,
+            state,
+            follower=follower,
+            user_cache_bytes=config.user_cache_bytes,
+            audience_floor=config.audience_floor,
+        )
         replica = Replica(config, state, cache, retriever, follower, ready)
         state.repair_by(link.repair)
         replica.resume()
@@ -76,21 +117,18 @@ def running_query_process(
             partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever, observer)),
             partial(add_forwarding, channel=link.channel, amend={"Status": partial(_told_here, retriever)}),
         ]
-        if figures is not None:
-            watch_process(figures)
-            watch_queries(figures, retriever)
-            watch_log(figures, lambda: follower.sequence)
+        admission = Admission(config.workers, config.queue, telemetry=telemetry)
+        if telemetry.figures is not None:
+            watch_calls(telemetry.figures, admission)
+            watch_queries(telemetry.figures, retriever)
+            watch_log(telemetry.figures, lambda: follower.sequence)
+        joined = partial(link.joined, replica.prepare, replica.drop, partial(_pass_on, health_servicer))
         with _following(state, follower):
-            wait_for_turn()
-            answers = answering(
-                config, settings, health_servicer, services, telemetry, _OPTIONS, for_commands=False
-            )
-            with (
-                answers as (address, _),
-                # Last: who has joined answers.
-                link.joined(replica.prepare, replica.drop, partial(_pass_on, health_servicer)),
-            ):
-                yield address
+            try:
+                yield _FollowedHome(HomeServices(config.tenant, admission, health_servicer, services), joined)
+            finally:
+                if telemetry.figures is not None:
+                    telemetry.figures.sample_no_more()
 
 
 def _told_here(retriever: Retriever, reply: bytes) -> bytes:

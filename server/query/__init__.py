@@ -6,7 +6,8 @@ raw views that `subject_views` puts together, and `pages` searches the index and
 `diversity` where a query wants that.
 Finished vectors of stored users are kept in `user_vectors` until the log of the state tells of a change.
 `explain` divides the shares of a score among events, texts and friends; `user_search` finds users instead of
-items; `predict` asks the heads of the model. `drift` samples people who are asked for.
+items; `predict` asks the heads of the model. `visible` keeps to what a caller may see,
+`drift` samples people who are asked for.
 """
 
 from server.query.diversity import diversified, pool_size
@@ -34,9 +35,11 @@ from server.query.retriever import NotReadyError, QueryPriority, Retriever
 from server.query.snapshot import Snapshot, cache_stored_vectors, prepare, text_encoder
 from server.query.stored_rows import OwnerUnreachableError, StoredRows
 from server.query.subject_views import SubjectViews, raw_views, stack
-from server.query.user_search import NoUserIndexError
+from server.query.user_search import AudienceGroupError, AudienceTooSmallError, NoUserIndexError
 
 __all__ = [
+    "AudienceGroupError",
+    "AudienceTooSmallError",
     "Candidates",
     "DriftSampler",
     "EncodedUser",

@@ -7,10 +7,12 @@ import numpy as np
 
 from encoder.heads import Head, Pairs, Quantity, Subjects, Task
 from indexer.files import IntArray
+from indexer.filters import Filter
 from server.cancellation import check_wanted
 from server.query.query import FloatArray, InlineViews, StoredUser, views_used
 from server.query.snapshot import Snapshot
 from server.query.subject_views import SubjectViews, own_events, raw_views
+from server.query.visible import visible_of
 
 
 class ItemNotServedError(LookupError):
@@ -30,6 +32,7 @@ class Question:
         item_ids: none of category.
         positions: (n,) int64, where in a list the items are shown; of click.
         k: of category, at most so many.
+        visible: what items the caller may see; None for all.
     """
 
     subject: StoredUser | InlineViews
@@ -37,6 +40,7 @@ class Question:
     item_ids: tuple[str, ...]
     positions: IntArray
     k: int
+    visible: Filter | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,9 @@ def _pairs(snapshot: Snapshot, question: Question) -> Pairs:
     index, ids = snapshot.index, question.item_ids
     state = index.delta.state  # rows and vectors of this one state
     rows = index.rows(ids, state)
+    if question.visible is not None:
+        seen = visible_of(index, question.visible, ids)
+        rows = np.where([item_id in seen for item_id in ids], rows, -1)
     if (rows < 0).any():
         raise ItemNotServedError(ids[int((rows < 0).argmax())])
     return Pairs(

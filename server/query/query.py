@@ -100,6 +100,7 @@ class Query:
         filter: of items; None lets all of them pass.
         offset: how many of the best are left out, because an earlier page had them.
         index_id: of the index that must answer; "" for any.
+        visible: what the caller may see at all, which is in `filter`, too; None for everything.
     """
 
     subject: Subject
@@ -110,6 +111,7 @@ class Query:
     target: Target = Target.ITEMS
     offset: int = 0
     index_id: str = ""
+    visible: Filter | None = None
 
     @property
     def depth(self) -> int:

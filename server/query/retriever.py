@@ -12,6 +12,7 @@ import numpy as np
 from encoder.views import FloatArray
 from indexer.delta import IndexState
 from indexer.files import IntArray
+from indexer.filters import Filter
 from server.cancellation import check_wanted
 from server.query.explain import by_digest, explained
 from server.query.pages import NO_ROWS, Ranked, page_of, parts_of, search, shares_of
@@ -35,8 +36,9 @@ from server.query.query import (
 from server.query.snapshot import Snapshot
 from server.query.stored_rows import StoredRows
 from server.query.subject_vectors import EncodedSubjects, KnownSubjects, SubjectVectors
-from server.query.user_search import audience_of, similar_users_of
+from server.query.user_search import audience_of, check_groups, in_groups, similar_users_of
 from server.query.user_vectors import DEFAULT_BYTES, UserVector, UserVectors
+from server.query.visible import visible_explanations, visible_subject
 from store.state import LogFollower, UserState
 
 _LONGEST_PAUSE_SECONDS = 0.002  # of one pause, so that writes go on under any load
@@ -103,6 +105,7 @@ class Retriever:
         priority: QueryPriority | None = None,
         follower: LogFollower | None = None,
         user_cache_bytes: int = DEFAULT_BYTES,
+        audience_floor: int = 0,
     ) -> None:
         """Keep what queries read.
 
@@ -113,10 +116,12 @@ class Retriever:
             priority: counts the running queries.
             follower: of the log of the state; None makes one.
             user_cache_bytes: of user vectors that are kept in memory, at most.
+            audience_floor: people in a group, in which alone answers name people; 0 for none.
         """
         self._store = store
         self._priority = priority or QueryPriority()
         self._snapshot: Snapshot | None = None
+        self._audience_floor = audience_floor
         self.user_vectors = UserVectors(user_cache_bytes)
         follower = follower or LogFollower()
         follower.listen(self.user_vectors.follow)
@@ -148,6 +153,7 @@ class Retriever:
         Raises:
             NotReadyError: no index is loaded.
             NoUserIndexError: a query is for users, and the index has none.
+            AudienceGroupError, AudienceTooSmallError: it does not keep to the floor on audiences.
             IndexChangedError: a query is for another index.
             ReindexNeededError: a filter needs what the files of an older index do not hold.
             ItemNotFoundError: a subject is an item that the store does not have.
@@ -156,6 +162,7 @@ class Retriever:
         """
         with self._priority.query():
             start = time.perf_counter()
+            queries = [self._seen(query) for query in queries]
             for_items = [query for query in queries if query.target is Target.ITEMS]
             texts = [FreeText(q.options.text_query.text) for q in for_items if q.options.text_query]
             subjects = [*(query.subject for query in for_items), *texts]
@@ -192,8 +199,17 @@ class Retriever:
             found = dict(zip(quick, self._find_items(known.only(quick), encoded, some, start), strict=True))
             return [found.get(i) for i in range(len(queries))]
 
-    def encode(self, subject: StoredUser | InlineViews) -> EncodedUser:
-        """Encode a user as the user tower of the serving model does.  Raises: NotReadyError."""
+    def encode(self, subject: StoredUser | InlineViews, visible: Filter | None = None) -> EncodedUser:
+        """Encode a user as the user tower of the serving model does.
+
+        Args:
+            subject: the user.
+            visible: what items the caller may see; events about others are left out of views sent along.
+
+        Raises:
+            NotReadyError: no index is loaded.
+        """
+        subject = visible_subject(self.snapshot.index, visible, subject)
         known = self._read([subject])
         (vector,) = self._subjects.encode(known, [subject]).vectors
         query_vector, model_id = vector.query_vector, known.snapshot.model.model_id
@@ -209,8 +225,15 @@ class Retriever:
             AbandonedError: the call ended meanwhile.
         """
         with self._priority.query():
-            known = self._read([question.subject], frozenset([0]))
+            subject = visible_subject(self.snapshot.index, question.visible, question.subject)
+            known = self._read([subject], frozenset([0]))
             return predict(known.snapshot, question, known.views_of(0))
+
+    def _seen(self, query: Query) -> Query:
+        """Return a query about what its caller may see.  Raises: ItemNotFoundError."""
+        if query.visible is None:
+            return query
+        return replace(query, subject=visible_subject(self.snapshot.index, query.visible, query.subject))
 
     def _read(self, subjects: Sequence[Subject], whole: frozenset[int] = frozenset()) -> KnownSubjects:
         return self._subjects.read(subjects, lambda: self.snapshot, whole)
@@ -281,11 +304,13 @@ class Retriever:
             stored_texts = by_digest(self._store.texts_of(query.subject.user_id))
         own_views = encoded.raw.rows(np.array([encoded.row_of[place]]))
         vectors = snapshot.index.vectors_of(page[0])
-        return explained(snapshot, subject_views, own_views, query_vector, vectors, shares, stored_texts)
+        found = explained(snapshot, subject_views, own_views, query_vector, vectors, shares, stored_texts)
+        return visible_explanations(snapshot.index, query.visible, found)
 
     def _find_users(self, snapshot: Snapshot, query: Query) -> Candidates:
         """Find the users most like a subject, or whom an item or a text suits best."""
         start = views_end = encode_end = time.perf_counter()
+        check_groups(query, self._audience_floor)
         if isinstance(query.subject, SimilarTo | FreeText):
             answer = audience_of(snapshot, self._store, query)
         else:
@@ -295,7 +320,8 @@ class Retriever:
             query_vector = query_vector_of(query, encoded.vectors[0].query_vector, None)
             encode_end = time.perf_counter()
             answer = similar_users_of(snapshot, query, query_vector)
-        return replace(answer, timings=_timings(start, views_end, encode_end))
+        named = in_groups(answer, self._audience_floor)
+        return replace(named, timings=_timings(start, views_end, encode_end))
 
 
 def _check_index(snapshot: Snapshot, queries: Sequence[Query]) -> None:

@@ -1,5 +1,7 @@
 """Queries for users: those most like a user, and those whom an item or a text suits best."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from encoder.content import RawContent
@@ -28,6 +30,47 @@ class NoUserIndexError(RuntimeError):
     def __init__(self, index_id: str) -> None:
         super().__init__(f"index {index_id} has no user index: run `triptych reindex --full`")
         self.index_id = index_id
+
+
+class AudienceGroupError(ValueError):
+    """A page of people is not made of whole groups, as the floor on audiences wants it."""
+
+    def __init__(self, field: str, value: int, floor: int) -> None:
+        super().__init__(f"{field} is {value}, and people are named in groups of {floor}: give a multiple")
+        self.field, self.value, self.floor = field, value, floor
+
+
+class AudienceTooSmallError(RuntimeError):
+    """Fewer people are found than the floor on audiences lets an answer name."""
+
+    def __init__(self, floor: int) -> None:
+        super().__init__(f"fewer than {floor} people are found, and no answer names fewer")
+        self.floor = floor
+
+
+def check_groups(query: Query, floor: int) -> None:
+    """Check that a query for people asks for whole groups.  Raises: AudienceGroupError."""
+    for field, value in (("k", query.k), ("offset", query.offset)):
+        if floor and value % floor:
+            raise AudienceGroupError(field, value, floor)
+
+
+def in_groups(found: Candidates, floor: int) -> Candidates:
+    """Return the people of an answer in whole groups, by id and without scores, where there is a floor.
+
+    So no difference between answers to one query singles out fewer people than the floor, and scores tell
+    nobody's vector.
+
+    Raises:
+        AudienceTooSmallError: they do not fill one group.
+    """
+    if not floor:
+        return found
+    whole = len(found.ids) // floor * floor
+    if not whole:
+        raise AudienceTooSmallError(floor)
+    groups = (sorted(found.ids[start : start + floor]) for start in range(0, whole, floor))
+    return replace(found, ids=[one for group in groups for one in group], scores=found.scores[:0])
 
 
 def user_index_of(snapshot: Snapshot) -> Index:

@@ -6,7 +6,7 @@ out of the `stages` that a thread has noted. `logs` writes text or JSON without 
 """
 
 from server.telemetry.exposition import FiguresSource, ProcessFiles, exposed
-from server.telemetry.families import KINDS, METHODS, STAGES, VIEWS, WORKERS, bounds_of
+from server.telemetry.families import DENIALS, KINDS, METHODS, STAGES, VIEWS, WORKERS, bounds_of, code_of
 from server.telemetry.figures import Figures, UnknownSeriesError
 from server.telemetry.logs import current_trace, log_as
 from server.telemetry.process import watch_process
@@ -20,9 +20,10 @@ from server.telemetry.stages import (
     noted_stages,
     stages_wanted,
 )
-from server.telemetry.telemetry import Telemetry, TracesNotInstalledError, noting
+from server.telemetry.telemetry import ProcessTelemetry, Telemetry, TracesNotInstalledError, noting
 
 __all__ = [
+    "DENIALS",
     "KINDS",
     "METHODS",
     "STAGES",
@@ -32,12 +33,14 @@ __all__ = [
     "Figures",
     "FiguresSource",
     "ProcessFiles",
+    "ProcessTelemetry",
     "Telemetry",
     "TracedCall",
     "TracesNotInstalledError",
     "UnknownSeriesError",
     "add_stages",
     "bounds_of",
+    "code_of",
     "current_trace",
     "exposed",
     "hand_over",

@@ -3,9 +3,9 @@
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from operator import add
 from pathlib import Path
 
@@ -29,20 +29,28 @@ _PREFIX = "triptych_"
 
 @dataclass(frozen=True)
 class FiguresSource:
-    """The numbers of one process.
+    """Numbers of one process.
 
     Attributes:
         process: its name in labels, such as owner or query-0; "" for processes that have ended, of which
             only what was counted goes on counting.
-        reading: its numbers.
+        tenant: whose home they are about, "" for the only one; None for those of the process itself.
+        reading: the numbers.
     """
 
     process: str
+    tenant: str | None
     reading: Reading
 
 
+_Rows = list[tuple[tuple[str, ...], Sequence[float]]]
+
+
 class ProcessSum(Collector):
-    """Adds up the numbers of the processes of a server, each time that it is asked."""
+    """Adds up the numbers of the processes of a server, each time that it is asked.
+
+    Where homes have tenants, what is about a home has a label `tenant`.
+    """
 
     def __init__(self, sources: Callable[[], Sequence[FiguresSource]]) -> None:
         """Take what reads the numbers of all processes."""
@@ -51,41 +59,58 @@ class ProcessSum(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
         sources = self._sources()
-        facts: dict[str, str] = {}
-        for source in sources:
-            facts |= source.reading.facts
-        if facts:
-            yield InfoMetricFamily(f"{_PREFIX}serving", "The version, and what serves.", facts)
-        yield from drift_metrics([one.reading for one in sources if one.process])
+        homes: dict[str, list[FiguresSource]] = {}
+        for one in sources:
+            if one.tenant is not None:
+                homes.setdefault(one.tenant, []).append(one)
+        tenant = ("tenant",) if any(homes) else ()
+        serving = InfoMetricFamily(f"{_PREFIX}serving", "The version, and what serves.", labels=tenant)
+        for name, some in homes.items():
+            for one in some:
+                if one.reading.facts:
+                    serving.add_metric((name,) * len(tenant), one.reading.facts)
+        yield serving
+        yield from drift_metrics(
+            tenant,
+            [
+                ((name,) * len(tenant), [one.reading for one in some if one.process])
+                for name, some in homes.items()
+            ],
+        )
+        of_processes = [one for one in sources if one.tenant is None]
         for family in FAMILIES:
             if family.hidden:
                 continue
-            if family.of_process:
-                each = [one for one in sources if one.process]
-                cells = [(one.process, one.reading.of(family.name)) for one in each]
-                yield _metric(family, ("process",), [((name,), some) for name, some in cells])
+            if family.scope in ("process", "server"):
+                yield _metric(family, (), _rows(family, (), of_processes))
             else:
-                counted = [
-                    one.reading.of(family.name) for one in sources if one.process or family.kind != "gauge"
-                ]
-                yield _metric(family, (), [((), [sum(some) for some in zip(*counted, strict=True)])])
+                rows = [_rows(family, (name,) * len(tenant), some) for name, some in homes.items()]
+                yield _metric(family, tenant, list(chain.from_iterable(rows)))
 
     def describe(self) -> list[Metric]:
         """Return nothing, so that registering does not ask for the numbers."""
         return []
 
 
-def _metric(
-    family: Family, more: tuple[str, ...], rows: Sequence[tuple[tuple[str, ...], Sequence[float]]]
-) -> Metric:
+def _rows(family: Family, ahead: tuple[str, ...], sources: Sequence[FiguresSource]) -> _Rows:
+    """Return the cells of a family of one home, or of the processes, with the values of labels ahead."""
+    if family.each_process:
+        return [((*ahead, one.process), one.reading.of(family.name)) for one in sources if one.process]
+    # Processes that have ended have no present state.
+    some = [one.reading.of(family.name) for one in sources if one.process or family.kind != "gauge"]
+    return [(ahead, [sum(cells) for cells in zip(*some, strict=True)])] if some else []
+
+
+def _metric(family: Family, more: tuple[str, ...], rows: _Rows) -> Metric:
     """Return a metric with all its series.
 
     Args:
         family: of the metric.
-        more: names of labels ahead of those of the family.
-        rows: the values of these labels, and the cells of all series.
+        more: names of labels ahead of those of the family, and of `process`.
+        rows: the values of all of these, and the cells of all series.
     """
-    name, labels = _PREFIX + family.name, (*more, *(label for label, _ in family.labels))
+    each = ("process",) if family.each_process else ()
+    name, labels = _PREFIX + family.name, (*more, *each, *(label for label, _ in family.labels))
     if family.kind == "histogram":
         histogram = HistogramMetricFamily(name, family.help, labels=labels)
         bounds = [*(f"{bound:g}" for bound in family.bounds), "+Inf"]
@@ -101,9 +126,7 @@ def _metric(
     return metric
 
 
-def _series(
-    family: Family, rows: Sequence[tuple[tuple[str, ...], Sequence[float]]]
-) -> Iterator[tuple[tuple[str, ...], Sequence[float]]]:
+def _series(family: Family, rows: _Rows) -> Iterator[tuple[tuple[str, ...], Sequence[float]]]:
     for ahead, cells in rows:
         for place, values in enumerate(family.series()):
             yield (*ahead, *values), cells[place * family.width : (place + 1) * family.width]
@@ -120,14 +143,14 @@ class ProcessFiles:
         """Begin without a process.
 
         Args:
-            folder: in which each process has a file, named by its id.
+            folder: in which each process has files, named by its id, a hyphen and a number.
             own: numbers of the process that watches the others.
         """
         self._folder = folder
         self._own = own
         self._lock = threading.Lock()
         self._running: dict[int, str] = {}  # names of processes, by id
-        self._ended = array("d", [0.0] * CELLS)
+        self._ended: dict[str | None, array[float]] = {}  # cells, by tenant
 
     def started(self, pid: int, name: str) -> None:
         """Count a process as running under a name, which it has alone."""
@@ -135,23 +158,30 @@ class ProcessFiles:
             self._running[pid] = name
 
     def ended(self, pid: int) -> None:
-        """Keep what a process has counted, and remove its file."""
+        """Keep what a process has counted, and remove its files."""
         with self._lock:
             del self._running[pid]
-            with suppress(FileNotFoundError):  # it ended before it counted anything
-                cells = read_figures(self._folder / str(pid)).cells
-                self._ended = array("d", map(add, self._ended, cells))
-                (self._folder / str(pid)).unlink()
+            for file in self._files_of(pid):
+                reading = read_figures(file)
+                before = self._ended.get(reading.tenant, array("d", bytes(8 * CELLS)))
+                self._ended[reading.tenant] = array("d", map(add, before, reading.cells))
+                file.unlink()
 
     def sources(self) -> list[FiguresSource]:
         """Read the numbers of all processes, of those that have ended, and of this one."""
         self._own.refresh()
         with self._lock:
-            found = [FiguresSource("parent", self._own.read()), FiguresSource("", Reading(self._ended, {}))]
+            found = [FiguresSource("parent", None, self._own.read())]
+            for tenant, cells in self._ended.items():
+                found.append(FiguresSource("", tenant, Reading(cells, tenant, {})))
             for pid, name in self._running.items():
-                with suppress(FileNotFoundError):  # it has just been started
-                    found.append(FiguresSource(name, read_figures(self._folder / str(pid))))
+                for file in self._files_of(pid):
+                    reading = read_figures(file)
+                    found.append(FiguresSource(name, reading.tenant, reading))
             return found
+
+    def _files_of(self, pid: int) -> list[Path]:
+        return sorted(self._folder.glob(f"{pid}-[0-9]*[0-9]")) + sorted(self._folder.glob(f"{pid}-[0-9]"))
 
 
 @contextmanager

@@ -41,14 +41,16 @@ KINDS = (  # of calls, each with a room of its own
 )
 STAGES = ("views", "encode", "search", "page", "reply")
 VIEWS = ("H", "T", "S")
-WORKERS = ("writer", "texts", "items", "users")
+WORKERS = ("writer", "texts", "items", "users", "forgetting")
 ROLES = ("owner", "query")
+DENIALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED")
 _CALL_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 _STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 _DRIFT_LABELS = (("quantity", QUANTITIES), ("bin", tuple(map(str, range(BINS)))))
 
 Kind = Literal["counter", "gauge", "histogram"]
+Scope = Literal["home", "home and process", "process", "server"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class Family:
         help: what it tells, in one line.
         labels: names, and the values that each may have.
         bounds: of a histogram, upper ones, in increasing order; an infinite one is added.
-        of_process: whether each process has series of its own; else those of all are added up.
+        scope: whose series there are. home: those of each home, of all processes added up; home and process:
+            of each home in each process; process: of each process; server: of all processes added up.
         hidden: whether it is not told itself, because others are made of it.
     """
 
@@ -70,8 +73,13 @@ class Family:
     help: str
     labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
     bounds: tuple[float, ...] = ()
-    of_process: bool = False
+    scope: Scope = "home"
     hidden: bool = False
+
+    @property
+    def each_process(self) -> bool:
+        """Whether each process has series of its own."""
+        return self.scope in ("process", "home and process")
 
     @property
     def width(self) -> int:
@@ -107,6 +115,13 @@ FAMILIES = (
         "counter",
         "Calls refused because the room of their kind is full.",
         (("kind", KINDS),),
+    ),
+    Family(
+        "calls_denied",
+        "counter",
+        "Calls denied before they reached a home: no token, not its scope, above its rate.",
+        (("code", DENIALS),),
+        scope="server",
     ),
     Family("calls_admitted", "gauge", "Calls that run or wait now.", (("kind", KINDS),)),
     Family("calls_admitted_most", "gauge", "Calls that may run and wait at once.", (("kind", KINDS),)),
@@ -165,24 +180,36 @@ FAMILIES = (
     Family("index_bytes", "gauge", "Size of the serving index's files."),
     Family("index_built_timestamp_seconds", "gauge", "When the serving index was built."),
     Family("index_generation", "gauge", "Indexes that have served since the owner started."),
-    Family("process_serving", "gauge", "Whether the process has an index to answer from.", of_process=True),
+    Family(
+        "process_serving",
+        "gauge",
+        "Whether the process has an index to answer from.",
+        scope="home and process",
+    ),
     Family(
         "process_index_built_timestamp_seconds",
         "gauge",
         "When the index was built that the process answers from.",
-        of_process=True,
+        scope="home and process",
     ),
     Family(
-        "process_log_entries", "gauge", "How far the process has followed the change log.", of_process=True
+        "process_log_entries",
+        "gauge",
+        "How far the process has followed the change log.",
+        scope="home and process",
     ),
-    Family("process_resident_memory_bytes", "gauge", "Resident memory of the process.", of_process=True),
-    Family("process_cpu_seconds", "counter", "Processor time of the process.", of_process=True),
-    Family("process_open_files", "gauge", "File descriptors that the process has open.", of_process=True),
-    Family("process_start_timestamp_seconds", "gauge", "When the process was started.", of_process=True),
+    Family("process_resident_memory_bytes", "gauge", "Resident memory of the process.", scope="process"),
+    Family("process_cpu_seconds", "counter", "Processor time of the process.", scope="process"),
+    Family("process_open_files", "gauge", "File descriptors that the process has open.", scope="process"),
+    Family("process_start_timestamp_seconds", "gauge", "When the process was started.", scope="process"),
     Family("drift_weights", "gauge", "Of those who ask now, by bin.", _DRIFT_LABELS, hidden=True),
     Family("drift_expected", "gauge", "Of those whom the model was trained on.", _DRIFT_LABELS, hidden=True),
     Family(
-        "process_restarts", "counter", "Processes that were replaced since they died.", (("role", ROLES),)
+        "process_restarts",
+        "counter",
+        "Processes that were replaced since they died.",
+        (("role", ROLES),),
+        scope="server",
     ),
 )
 
@@ -203,3 +230,8 @@ CELLS = sum(family.size for family in FAMILIES)
 def bounds_of(name: str) -> tuple[float, ...]:
     """Return the upper bounds of a histogram."""
     return BY_NAME[name].bounds
+
+
+def code_of(name: str) -> int:
+    """Return the number of a gRPC code."""
+    return int(code_pb2.Code.Value(name))

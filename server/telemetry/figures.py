@@ -1,23 +1,20 @@
 """The numbers of one process, in a row of cells that other processes may map."""
 
 import json
-import logging
 import mmap
 import threading
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from server.telemetry.families import BY_NAME, CELLS, OFFSETS
 
 _CELL_BYTES = 8
 _FACTS_BYTES = 1024  # ahead of the cells: a JSON object, and zeros
-_EVERY_SECONDS = 1.0
+_TENANT = "tenant"  # among the facts
 Cells: TypeAlias = "memoryview[float]"
-log = logging.getLogger(__name__)
 
 
 class UnknownSeriesError(LookupError):
@@ -30,14 +27,24 @@ class UnknownSeriesError(LookupError):
 
 
 class Figures:
-    """The cells of all metrics of one process; threads may share it.
+    """The cells of all metrics of one process or, of one process, of one home; threads may share it.
 
     A cell is a float64, which is read and written whole, so that another process may read it at any time.
     Who adds to cells holds `lock`; who alone sets a cell need not.
+
+    Attributes:
+        tenant: whose home the numbers are about, "" for the only one; None for a process.
+        lock: held by who adds to cells.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        """Begin with zeros, in memory or, with a path, in a new file that others may map."""
+    def __init__(self, path: Path | None = None, tenant: str | None = None) -> None:
+        """Begin with zeros.
+
+        Args:
+            path: of a new file that others may map; None for memory of this process.
+            tenant: whose home the numbers are about, "" for the only one; None for a process.
+        """
+        self.tenant = tenant
         size = _FACTS_BYTES + CELLS * _CELL_BYTES
         if path is None:
             self._map = mmap.mmap(-1, size)
@@ -46,10 +53,12 @@ class Figures:
             with draft.open("xb+") as file:
                 file.truncate(size)
                 self._map = mmap.mmap(file.fileno(), size)
-            draft.rename(path)
         self._cells: Cells = memoryview(self._map)[_FACTS_BYTES:].cast("d")
         self.lock = threading.Lock()
         self._refreshing = threading.Lock()
+        self.tell()
+        if path is not None:
+            draft.rename(path)
         self._samples: list[Callable[[], None]] = []
 
     def cells(self, name: str, *labels: str) -> Cells:
@@ -90,7 +99,8 @@ class Figures:
 
     def tell(self, **facts: str) -> None:
         """Keep some facts beside the numbers, in the place of those that were there."""
-        raw = json.dumps(facts).encode()
+        about = facts if self.tenant is None else facts | {_TENANT: self.tenant}
+        raw = json.dumps(about).encode()
         if len(raw) > _FACTS_BYTES:
             raise ValueError(f"facts of {len(raw)} bytes, more than {_FACTS_BYTES}")
         self._map[:_FACTS_BYTES] = raw.ljust(_FACTS_BYTES, b"\0")
@@ -99,35 +109,16 @@ class Figures:
         """Have a function called whenever the numbers are wanted, which sets what changes without a call."""
         self._samples.append(look)
 
+    def sample_no_more(self) -> None:
+        """Forget the functions of `sample`, because what they look at ends; none runs when this returns."""
+        with self._refreshing:
+            self._samples.clear()
+
     def refresh(self) -> None:
         """Call the functions of `sample`."""
         with self._refreshing:
             for look in self._samples:
                 look()
-
-    @contextmanager
-    def refreshed(self) -> Iterator[None]:
-        """Call `refresh` every second while the block runs, for those who map the cells."""
-        over = threading.Event()
-
-        def work() -> None:
-            failing = False
-            while not over.wait(_EVERY_SECONDS):
-                try:
-                    self.refresh()
-                    failing = False
-                except Exception:  # a supervisor: without it the numbers would stand still
-                    if not failing:
-                        log.exception("some figures could not be read")
-                    failing = True
-
-        thread = threading.Thread(target=work, name="figures", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
 
     def read(self) -> "Reading":
         """Return a copy of all cells and facts."""
@@ -135,15 +126,17 @@ class Figures:
 
 
 class Reading:
-    """The numbers and facts of one process at one moment.
+    """The numbers and facts at one moment.
 
     Attributes:
         cells: of all metrics.
-        facts: what the process told of itself.
+        tenant: as Figures has it.
+        facts: what was told beside the numbers.
     """
 
-    def __init__(self, cells: Sequence[float], facts: dict[str, Any]) -> None:
+    def __init__(self, cells: Sequence[float], tenant: str | None, facts: dict[str, str]) -> None:
         self.cells = cells
+        self.tenant = tenant
         self.facts = facts
 
     def of(self, name: str) -> Sequence[float]:
@@ -158,5 +151,5 @@ def read_figures(path: Path) -> Reading:
 
 
 def _reading(raw: "bytes | mmap.mmap") -> Reading:
-    text = bytes(raw[:_FACTS_BYTES]).rstrip(b"\0")
-    return Reading(array("d", bytes(raw[_FACTS_BYTES:])), json.loads(text) if text else {})
+    facts: dict[str, str] = json.loads(bytes(raw[:_FACTS_BYTES]).rstrip(b"\0"))
+    return Reading(array("d", bytes(raw[_FACTS_BYTES:])), facts.pop(_TENANT, None), facts)

@@ -12,6 +12,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from server import cancellation as calls
+from server.access import Grant, granted
 from server.query import QueryPriority
 from server.status import InvalidRequestError, TooManyCallsError, TooManyStreamsError, status_of_errors
 from server.telemetry import Telemetry, hand_over
@@ -104,18 +105,20 @@ class CallPool(ThreadPoolExecutor):
         """Run a call that is counted already on a thread of this pool."""
         return super().submit(call)
 
-    def admitting(self, handler: "_Handler", observer: MethodObserver | None = None) -> "_Handler":
+    def admitting(
+        self, handler: "_Handler", observer: MethodObserver | None = None, *, together: bool = True
+    ) -> "_Handler":
         """Wrap the handler of a method so that it runs on the threads of this pool.
 
-        Calls of a method that is `answered_together_by` another run in micro-batches.
+        Each message of a stream counts as a call of its token, which has to hold still.
 
         Args:
             handler: of the method.
             observer: counts its calls.
+            together: whether calls of a method that is `answered_together_by` another run in micro-batches.
         """
         shape = _shape(handler)
         behavior = getattr(handler, shape)
-        together = together_of(behavior)
         # A health watch of gRPC's goes on after its thread has returned.
         outlives_thread = getattr(behavior, "experimental_non_blocking", False)
 
@@ -128,7 +131,7 @@ class CallPool(ThreadPoolExecutor):
                 if not context.add_callback(self._leave):
                     self._leave()
             if handler.request_streaming:
-                return behavior(_messages(request), context, *send)
+                return behavior(_messages(request, granted()), context, *send)
             if isinstance(request, InvalidRequestError):
                 with status_of_errors(context):
                     raise request
@@ -139,9 +142,10 @@ class CallPool(ThreadPoolExecutor):
             call = observer.observing(answer, streams=handler.response_streaming)
         call.experimental_thread_pool = self  # type: ignore[attr-defined]  # where gRPC looks for it
         call.experimental_non_blocking = outlives_thread  # type: ignore[attr-defined]
-        if together is not None:
+        answer_together = together_of(behavior) if together else None
+        if answer_together is not None:
             self._batchers[call] = CallBatcher(
-                together, self.run_apart, f"{self.kind} together", self._priority, observer
+                answer_together, self.run_apart, f"{self.kind} together", self._priority, observer
             )
         return _handler(shape, call, handler)
 
@@ -222,7 +226,7 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         )
         self.pools = {pool.kind: pool for pool in pools}
         self._telemetry = telemetry
-        self._handlers: dict[str, tuple[CallPool, _Handler, _Handler]] = {}  # by method
+        self._handlers: dict[tuple[str, bool], tuple[CallPool, _Handler, _Handler]] = {}
         self.refusals = ThreadPoolExecutor(1, thread_name_prefix="refusals")  # a refusal never waits
 
     def intercept_service(
@@ -231,19 +235,32 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "_Handler | None":
         """Return a handler that runs the call in its pool or refuses it; None for an unknown method."""
-        method = handler_call_details.method
-        if method not in self._handlers:
-            handler = continuation(handler_call_details)
+        return self.admit(continuation, handler_call_details)
+
+    def admit(
+        self,
+        find: "Callable[[grpc.HandlerCallDetails], _Handler | None]",
+        details: grpc.HandlerCallDetails,
+        *,
+        apart: bool = False,
+    ) -> "_Handler | None":
+        """Return a handler that runs a call in its pool or refuses it; None for an unknown method.
+
+        Args:
+            find: finds the handler of the method.
+            details: of the call.
+            apart: whether it must not be answered together with others.
+        """
+        key = details.method, apart
+        if key not in self._handlers:
+            handler = find(details)
             if handler is None:
                 return None
-            pool = self.pools[kind_of(method, handler)]
-            observer = observer_of(self._telemetry, method, pool.kind)
-            self._handlers[method] = (
-                pool,
-                pool.admitting(handler, observer),
-                pool.refusing(handler, observer),
-            )
-        pool, admitting, refusing = self._handlers[method]
+            pool = self.pools[kind_of(details.method, handler)]
+            observer = observer_of(self._telemetry, details.method, pool.kind)
+            admitting = pool.admitting(handler, observer, together=not apart)
+            self._handlers[key] = pool, admitting, pool.refusing(handler, observer)
+        pool, admitting, refusing = self._handlers[key]
         return refusing if pool.full else admitting
 
     def shutdown(self) -> None:
@@ -284,9 +301,16 @@ def _handler(shape: str, behavior: Callable[..., Any], like: "_Handler") -> "_Ha
     return make(behavior, partial(decode, parse), like.response_serializer)
 
 
-def _messages(requests: Iterator[Any]) -> Iterator[Any]:
-    """Yield the messages of a stream.  Raises: InvalidRequestError, at malformed bytes."""
-    for request in requests:
+def _messages(requests: Iterator[Any], grant: Grant | None) -> Iterator[Any]:
+    """Yield the messages of a stream.
+
+    Raises:
+        InvalidRequestError: at malformed bytes.
+        AccessError: the token of the call holds no more, or was used too often.
+    """
+    for number, request in enumerate(requests):
+        if grant is not None:
+            grant.use(calls=min(1, number))  # the first was counted with the call
         if isinstance(request, InvalidRequestError):
             raise request
         yield request

@@ -4,6 +4,7 @@ import numpy as np
 
 from encoder.heads import Quantity, Task
 from encoder.heads.places import FIRST
+from indexer.filters import Filter
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query import Prediction, Question
 from server.status import InvalidRequestError
@@ -20,8 +21,8 @@ _QUANTITY_OF: dict[Quantity, "pb.Quantity.ValueType"] = {
 }
 
 
-def question_of(request: pb.PredictRequest) -> Question:
-    """Translate the request of one prediction.
+def question_of(request: pb.PredictRequest, visible: Filter | None = None) -> Question:
+    """Translate the request of one prediction, whose caller may see some items only.
 
     Raises:
         InvalidRequestError: a field is missing, malformed, beyond its bound or does not go with the head.
@@ -44,7 +45,7 @@ def question_of(request: pb.PredictRequest) -> Question:
         raise InvalidRequestError(f"positions has {n_positions} entries for {n_items} item_ids", "positions")
     ids = tuple(checked_id(f"item_ids[{i}]", item_id) for i, item_id in enumerate(request.item_ids))
     positions = np.array(request.positions or [FIRST] * n_items, dtype=np.int64)
-    return Question(subject, task, ids, positions, request.k or DEFAULT_K)
+    return Question(subject, task, ids, positions, request.k or DEFAULT_K, visible)
 
 
 def predict_reply(prediction: Prediction) -> pb.PredictResponse:

@@ -47,8 +47,12 @@ MAX_MIN_SCORE = 1e30
 _TARGETS = frozenset(pb.Target.values())
 
 
-def query_of(request: pb.QueryRequest) -> Query:
+def query_of(request: pb.QueryRequest, visible: Filter | None = None) -> Query:
     """Translate the request of one query.
+
+    Args:
+        request: of the query.
+        visible: what its caller may see of items; None for all.
 
     Raises:
         InvalidRequestError: a field is missing, malformed or beyond its bound.
@@ -61,12 +65,14 @@ def query_of(request: pb.QueryRequest) -> Query:
     index_id = checked_id("index_id", request.index_id) if request.index_id else ""
     exclude_seen = request.exclude_seen if request.HasField("exclude_seen") else True
     item_filter = filter_of(request.filter) if request.HasField("filter") else None
+    if visible is not None:
+        item_filter = visible if item_filter is None else visible.both(item_filter)
     target = _target(request)
-    options = options_of(request)
-    return Query(_subject(request), k, exclude_seen, item_filter, options, target, request.offset, index_id)
+    options, offset = options_of(request), request.offset
+    return Query(_subject(request), k, exclude_seen, item_filter, options, target, offset, index_id, visible)
 
 
-def queries_of(request: pb.QueryBatchRequest) -> list[Query]:
+def queries_of(request: pb.QueryBatchRequest, visible: Filter | None = None) -> list[Query]:
     """Translate the requests of a batch; an error names the position.  Raises: InvalidRequestError."""
     if not 1 <= len(request.requests) <= MAX_BATCH:
         raise InvalidRequestError(
@@ -75,7 +81,7 @@ def queries_of(request: pb.QueryBatchRequest) -> list[Query]:
     queries = []
     for position, one in enumerate(request.requests):
         try:
-            queries.append(query_of(one))
+            queries.append(query_of(one, visible))
         except InvalidRequestError as error:
             place = f"requests[{position}]"
             field = f"{place}.{error.field}" if error.field else place

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import grpc
 
 from indexer.index import VectorDimError
+from server.access import granted
 from server.identity import Identity
 from server.live import Published, Publisher
 from server.pb.triptych.v1 import triptych_pb2 as pb
@@ -17,6 +18,7 @@ from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query import Candidates, IndexChangedError, NotReadyError, Query, Retriever
 from server.status import Failure, InvalidRequestError, outcome, status_of_errors
 from server.supervisor import Supervisor
+from server.wire.gate import visible_items
 from server.wire.micro_batches import answered_together_by
 from server.wire.observed import AnswerObserver
 from server.wire.packed import packed_batch, packed_reply
@@ -67,7 +69,10 @@ class RetrievalServicer(rpc.RetrievalServicer):
     ) -> pb.QueryBatchResponse:
         """Top-k candidates of each subject, or one error for all.  Status: as Query."""
         with status_of_errors(context):
-            queries = queries_of(request)
+            queries = queries_of(request, visible_items())
+            grant = granted()
+            if grant is not None:
+                grant.use(len(queries) - 1)  # one was counted with the call
             try:
                 answers = self._retriever.retrieve(queries)
             except (ItemNotFoundError, VectorDimError, IndexChangedError) as error:
@@ -95,15 +100,15 @@ class RetrievalServicer(rpc.RetrievalServicer):
     ) -> pb.EncodeUserResponse:
         """The vector of a user and its parts.  Status: INVALID_ARGUMENT, UNAVAILABLE."""
         with status_of_errors(context):
-            return encode_reply(self._retriever.encode(user_of(request)))
+            return encode_reply(self._retriever.encode(user_of(request), visible_items()))
 
     def Predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> pb.PredictResponse:
         """What a head says of a subject.  Status: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION."""
         with status_of_errors(context):
-            return predict_reply(self._retriever.predict(question_of(request)))
+            return predict_reply(self._retriever.predict(question_of(request, visible_items())))
 
     def _answer(self, request: pb.QueryRequest) -> Candidates:
-        return _first(self._retriever, query_of(request))
+        return _first(self._retriever, query_of(request, visible_items()))
 
     def _noted(self, answer: _Answer, reply_of: Callable[[_Answer], _Reply]) -> _Reply:
         """Make the reply of an answer, and count it."""

@@ -10,6 +10,7 @@ from stdnum.cn import ric
 from stdnum.de import idnr
 from stdnum.dk import cpr
 from stdnum.es import dni, nie
+from stdnum.exceptions import ValidationError
 from stdnum.fi import hetu
 from stdnum.fr import nir
 from stdnum.gb import nhs
@@ -26,10 +27,23 @@ from stdnum.us import itin, ssn
 
 from store.masking.spans import NOT_BEFORE, NOT_BEHIND, Span
 
+_LEAST_DIGITS = 4  # of any of them
 _NEAR = 40  # characters before a number in which a word may say what it is
 _ONE_LETTER = 8  # characters of a number of Hong Kong with one letter
 _NINO = r"(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]( ?)\d{2}\1\d{2}\1\d{2}\1[A-D]"
 _TAIWAN_LETTERS = "ABCDEFGHJKLMNPQRSTUVXYWZIO"  # A is 10, B is 11, ...
+
+
+def is_chinese_id(number: str) -> bool:
+    """Return whether 18 characters have a date of birth and the check digit of a resident identity card.
+
+    Not `ric.is_valid`: its table of places lacks districts that numbers of living people begin with.
+    """
+    try:
+        ric.get_birth_date(number)
+    except ValidationError:
+        return False
+    return number[-1].upper() == ric.calc_check_digit(number)
 
 
 def is_taiwan_id(number: str) -> bool:
@@ -64,7 +78,7 @@ class IdentityNumber:
 
 _ID_WORDS_JP = "マイナンバー|個人番号|my ?number"
 NUMBERS = (
-    IdentityNumber(r"\d{17}[0-9Xx]", ric.is_valid),  # China
+    IdentityNumber(r"\d{17}[0-9Xx]", is_chinese_id),  # China
     IdentityNumber(r"[A-Z][12]\d{8}", is_taiwan_id),
     IdentityNumber(r"[A-Z]{1,2}\d{6}[(（][0-9A][)）]", is_hong_kong_id),
     IdentityNumber(r"[A-Z]{1,2}\d{6}[0-9A]", is_hong_kong_id, "hkid|香港身份[证證]|hong kong id"),
@@ -92,7 +106,7 @@ NUMBERS = (
     IdentityNumber(r"[2-9]\d{11}", aadhaar.is_valid, "aadhaar|aadhar|uidai"),
     IdentityNumber(r"[A-Z]{5}\d{4}[A-Z]", pan.is_valid),
     IdentityNumber(r"\d{4}[ -]?\d{4}[ -]?\d{4}", my_number.is_valid, _ID_WORDS_JP),
-    IdentityNumber(r"\d{6}-[1-8]\d{6}", rrn.is_valid),
+    IdentityNumber(r"\d{6}-\d{7}", rrn.is_valid),
     IdentityNumber(r"[A-Z]{4}\d{6}[HM][A-Z]{5}[0-9A-Z]\d", curp.is_valid),
 )  # fmt: skip
 _COMPILED = tuple(
@@ -104,6 +118,8 @@ _COMPILED = tuple(
 
 def identity_numbers(text: str) -> Iterator[Span]:
     """Find identity numbers of all kinds."""
+    if sum(char.isdecimal() for char in text) < _LEAST_DIGITS:
+        return
     for pattern, is_valid, word in _COMPILED:
         for match in pattern.finditer(text):
             if word is not None and not word.search(text[max(0, match.start() - _NEAR) : match.start()]):

@@ -56,6 +56,14 @@ class Masking:
                 if region not in REGIONS:
                     raise UnknownMaskingError("region", region, REGIONS)
 
+    @classmethod
+    def named(cls, kinds: str, regions: str = "CN,US,GB") -> "Masking":
+        """Read kinds, or all, and regions, with commas.  Raises: UnknownMaskingError."""
+        some, countries = (
+            tuple(word for part in words.split(",") if (word := part.strip())) for words in (kinds, regions)
+        )
+        return cls(KINDS if some == ("all",) else some, countries)
+
     def joined(self, other: "Masking") -> "Masking":
         """Return what is masked by either of two, by the regions of the other one."""
         kinds = tuple(kind for kind in KINDS if kind in self.kinds + other.kinds)
@@ -74,19 +82,25 @@ class Masker:
     def __bool__(self) -> bool:
         return bool(self._recognisers)
 
-    def mask(self, text: str) -> MaskedText:
-        """Replace what is found; a text in which nothing is found is returned as it is."""
+    def find(self, text: str) -> list[tuple[Span, str]]:
+        """Find what is to be masked, with its kind, in the order of the text; nothing overlaps."""
         plain = text.translate(_PLAIN)
         found: list[tuple[Span, str]] = []
-        if "@" in plain or any(char.isdecimal() for char in plain) or ":" in plain:
-            for kind, recognise in self._recognisers:
-                for start, end in recognise(plain):
-                    if all(end <= first or last <= start for (first, last), _ in found):
-                        found.append(((start, end), kind))
+        if not any(char in "@:" or char.isdecimal() for char in plain):
+            return found
+        for kind, recognise in self._recognisers:
+            for start, end in recognise(plain):
+                if all(end <= first or last <= start for (first, last), _ in found):
+                    found.append(((start, end), kind))
+        return sorted(found)
+
+    def mask(self, text: str) -> MaskedText:
+        """Replace what is found; a text in which nothing is found is returned as it is."""
+        found = self.find(text)
         if not found:
             return MaskedText(text, {})
         pieces, at = [], 0
-        for (start, end), kind in sorted(found):
+        for (start, end), kind in found:
             pieces += [text[at:start], f"[{kind}]"]
             at = end
         return MaskedText("".join([*pieces, text[at:]]), Counter(kind for _, kind in found))

@@ -8,20 +8,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from scripts.doctor.check import State
-from scripts.doctor.command import checks
-from scripts.restore import (
+from scripts.backups.from_backup import (
     HomeInUseError,
     IncompleteRestoreError,
     NoBackupError,
     find_backup,
     restore,
 )
+from scripts.doctor.check import State
+from scripts.doctor.command import checks
 from server.app import running
 from server.config import ServerConfig
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from store.artifact import DamagedArtifactError, artifacts, build, new_id, read_manifest, read_pointer
+from store.artifact import DamagedArtifactError, artifacts, build, new_id, read_manifest, read_pointer, verify
 from store.home import Home
 from tests.command_line import Run
 from tests.live_server import flip
@@ -117,3 +117,32 @@ def test_a_backup_whose_rows_do_not_add_up_is_refused(tmp_path: Path, run: Run) 
     with pytest.raises(IncompleteRestoreError, match="'texts': 7"):
         restore(find_backup(tmp_path / "backups"), Home(tmp_path / "copy"))
     assert not (tmp_path / "copy").exists()
+
+
+def test_a_backup_shares_what_the_one_before_has(home: Home, run: Run, tmp_path: Path) -> None:
+    to = tmp_path / "backups"
+    for _ in range(2):
+        assert run("backup", "--home", home.path, "--to", to)[0] == 0
+    first, second = (to / name for name in artifacts(to))
+    shared = read_manifest(second)["shared"]
+    index = read_pointer(home.current_index, home.indexes).relative_to(home.path)
+    assert str(index) in shared
+    assert read_manifest(first)["shared"] == []
+    one, other = (folder / index / "vectors.safetensors" for folder in (first, second))
+    assert one.samefile(other)
+    shutil.rmtree(first)  # the other one is whole without it
+    assert run("restore", "--from", second, "--home", tmp_path / "copy")[0] == 0
+    assert answers(Home(tmp_path / "copy"), ["u00001"]) == answers(home, ["u00001"])
+
+
+def test_a_damaged_backup_is_shared_with_none(home: Home, run: Run, tmp_path: Path) -> None:
+    to = tmp_path / "backups"
+    assert run("backup", "--home", home.path, "--to", to)[0] == 0
+    model = read_pointer(home.latest_model, home.models).relative_to(home.path)
+    flip(to / artifacts(to)[0] / model / "item_tables.safetensors")
+    assert run("backup", "--home", home.path, "--to", to)[0] == 0
+    second = to / artifacts(to)[1]
+    assert str(model) not in read_manifest(second)["shared"]
+    assert verify(second)
+    assert run("backup", "--home", home.path, "--to", to, "--full")[0] == 0
+    assert read_manifest(to / artifacts(to)[2])["shared"] == []

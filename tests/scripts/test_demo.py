@@ -39,8 +39,11 @@ def test_the_demo_server_answers_and_is_gone_afterwards(small_home: Home, tmp_pa
     home = copy_home(small_home, tmp_path / "home")
     with demo_server(home, 0, keep=False) as address:
         said = json.loads(home.server_file.read_text())
-        assert said["local"] == address
-        with pytest.raises(ServerOwnsStoreError, match=f"a server on {address} owns"), writable_store(home):
+        assert said["address"] == address
+        with (
+            pytest.raises(ServerOwnsStoreError, match=f"a server on {said['local']} owns"),
+            writable_store(home),
+        ):
             pass
     assert not home.server_file.exists()
     with pytest.raises(ProcessLookupError):

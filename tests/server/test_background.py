@@ -316,9 +316,6 @@ def test_a_worker_repeats_what_failed_ever_more_rarely(
     tried, done = [], threading.Event()
 
     class Failing(Worker):
-        def backlog(self) -> tuple[int, float]:
-            return 0, 0.0
-
         def _has_work(self) -> bool:
             return False
 
@@ -426,7 +423,7 @@ def treatises(client: Client) -> list[str]:
 
 def test_every_worker_is_told_of(client: Client) -> None:
     workers = client.status().workers
-    assert {worker.name for worker in workers} == {"writer", "texts", "items", "users"}
+    assert {worker.name for worker in workers} == {"writer", "texts", "items", "users", "forgetting"}
     assert not any(worker.failing or worker.failures or worker.error for worker in workers)
     for worker in workers:
         wait_for(client, f"triptych.worker.{worker.name}", SERVING)

@@ -29,7 +29,7 @@ from encoder.train import train
 from indexer.index import Index
 from indexer.reindex import reindex
 from scripts.home_access import fresh_export
-from server.client.channel import connect
+from server.client.channel import Tls, connect
 from server.config import MAX_MESSAGE_BYTES
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
@@ -642,7 +642,7 @@ def test_with_tls_clients_need_the_certificate_and_commands_beside_the_server_do
     )
     with server(home, "--tls-cert", str(certificate), "--tls-key", str(key)) as client:
         request, address = pb.QueryRequest(text="jazz", k=3), client.address
-        with connect(address, certificate) as channel:
+        with connect(address, Tls(certificate)) as channel:
             assert len(rpc.RetrievalStub(channel).Query(request, timeout=10).item_ids) == 3
         with connect(address) as channel, pytest.raises(grpc.RpcError):
             rpc.RetrievalStub(channel).Query(request, timeout=2)

@@ -59,7 +59,8 @@ def test_a_file_may_lie_elsewhere_and_its_paths_are_beside_it(home: Path, tmp_pa
 
 def test_every_option_survives_the_way_to_another_process(home: Path) -> None:
     other = {int: 7, float: 2.5, bool: False, Path: Path("/somewhere"), str: "else"}
-    config = ServerConfig(Home(home), **{one.attribute: other[one.kind] for one in options()})
+    values = {one.attribute: other[one.kind] for one in options()}
+    config = ServerConfig(Home(home), ("a", "b"), "a", **values)
     assert ServerConfig.from_json(config.to_json()) == config
     assert "\n" not in config.to_json()
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from encoder.text.cache import ErasureSafeWriter, TextCache
-from scripts.backup import back_up
-from scripts.restore import ledgers_of, restore
+from scripts.backups import back_up, ledgers_of, restore
 from store import artifact
 from store.database import migrations
 from store.export import Export, create_export

@@ -9,9 +9,8 @@ import grpc
 import numpy as np
 import pytest
 
-from scripts.backup import back_up
+from scripts.backups import back_up, ledgers_of, restore
 from scripts.home_access import fresh_export
-from scripts.restore import ledgers_of, restore
 from server.client import AsyncClient, CallError, Client, Impression, Item
 from server.pb.triptych.v1 import ingest_pb2 as ingest
 from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc

@@ -40,7 +40,7 @@ def retriever(home: Home) -> Iterator[Retriever]:
 
 def told(*figures: Figures) -> dict[str, float]:
     """The indexes that a scrape tells."""
-    sources = [FiguresSource(f"query-{place}", one.read()) for place, one in enumerate(figures)]
+    sources = [FiguresSource(f"query-{place}", "", one.read()) for place, one in enumerate(figures)]
     metrics = {metric.name: metric for metric in ProcessSum(lambda: sources).collect()}
     indexes = {sample.labels["quantity"]: sample.value for sample in metrics["triptych_drift_psi"].samples}
     return indexes | {"samples": metrics["triptych_drift_samples"].samples[0].value}

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
+from server.access import TokenFile
 from server.app import running
 from server.config import ServerConfig
 from server.pb.triptych.v1 import ingest_pb2 as ingest
@@ -187,6 +189,42 @@ def test_refused_calls_are_counted(small_home: Home, tmp_path: Path) -> None:
         assert refused == {"RESOURCE_EXHAUSTED": 3}
         assert found.value("triptych_calls_refused_total", kind="queries") == 3
         assert counted(found) == {("Retrieval/Query", "RESOURCE_EXHAUSTED"): 3}
+
+
+def test_tenants_have_series_of_their_own_and_denials_none(small_home: Home, tmp_path: Path) -> None:
+    folder, tenants = tmp_path / "homes", ("shop", "zoo")
+    folder.mkdir()
+    homes = {name: copy_home(small_home, folder / name) for name in tenants}
+    tokens = TokenFile(folder / "tokens.json")
+    secrets = {name: tokens.create(("query",), datetime.now(UTC), tenant=name)[1] for name in tenants}
+    config = ServerConfig(Home(folder), tenants=tenants, port=0, metrics_port=0, grace_seconds=1)
+    with running(config) as address, grpc.insecure_channel(address) as channel:
+        stub, admin = rpc.RetrievalStub(channel), rpc.AdminStub(channel)
+        query = pb.QueryRequest(user_id="u00001")
+        for name, number in (("shop", 3), ("zoo", 2)):
+            token = [("authorization", f"Bearer {secrets[name]}")]
+            for _ in range(number):
+                assert stub.Query(query, timeout=SECONDS, metadata=token).item_ids
+            assert (
+                code_of(lambda t=token: admin.Status(pb.StatusRequest(), metadata=t)) == "PERMISSION_DENIED"
+            )
+        assert code_of(lambda: stub.Query(query, timeout=SECONDS)) == "UNAUTHENTICATED"
+        found = scrape(homes["shop"])
+    for name, number in (("shop", 3), ("zoo", 2)):
+        ours = {
+            (sample.labels["method"], sample.labels["code"]): sample.value
+            for sample in found.samples()
+            if sample.name == "triptych_calls_total" and sample.labels["tenant"] == name and sample.value
+        }
+        assert ours == {("Retrieval/Query", "OK"): number}
+        assert found.value("triptych_call_seconds_count", tenant=name) == number
+        assert found.value("triptych_process_serving", tenant=name, process="server") == 1
+    assert found.label("triptych_serving_info", "tenant") == ["shop", "zoo"]
+    assert found.value("triptych_calls_denied_total", code="UNAUTHENTICATED") == 1
+    assert found.value("triptych_calls_denied_total", code="PERMISSION_DENIED") == 2
+    # What is about the process and not about a home has no tenant.
+    for name in ("triptych_calls_denied_total", "triptych_process_resident_memory_bytes"):
+        assert not any("tenant" in sample.labels for sample in found.samples() if sample.name == name)
 
 
 def test_two_processes_are_one_target(small_home: Home, tmp_path: Path) -> None:

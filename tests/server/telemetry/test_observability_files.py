@@ -19,7 +19,7 @@ from tests.live_server import copy_home
 from tests.server.telemetry.scrape import scrape
 
 FILES = Path(__file__).resolve().parents[3] / "deploy" / "observability"
-OF_PROMETHEUS = {"instance", "job", "le"}  # labels that a scrape adds, and that a histogram has
+KNOWN = {"instance", "job", "le", "tenant"}  # labels of a scrape, of a histogram, and of homes of tenants
 SELECTOR = re.compile(r"\b(triptych_\w+)(?:\{([^}]*)\})?")
 LABEL = re.compile(r"(\w+)\s*(?:!=|=~|!~|=)")
 GROUPED = re.compile(r"\b(?:by|on|without)\s*\(([^)]*)\)")
@@ -63,13 +63,13 @@ def test_every_query_asks_for_what_is_told(told: dict[str, set[str]]) -> None:
     for place, query in queries().items():
         names = SELECTOR.findall(query)
         assert names, place
-        known = OF_PROMETHEUS.union(*(told.get(name, set()) for name, _ in names))
+        known = KNOWN.union(*(told.get(name, set()) for name, _ in names))
         wrong += [f"{place}: {name}" for name, _ in names if name not in told]
         wrong += [
             f"{place}: {name} has no label {label}"
             for name, selector in names
             for label in LABEL.findall(selector)
-            if label not in told.get(name, set()) | OF_PROMETHEUS
+            if label not in told.get(name, set()) | KNOWN
         ]
         grouped = [label.strip() for labels in GROUPED.findall(query) for label in labels.split(",")]
         wrong += [f"{place}: no label {label}" for label in grouped if label and label not in known]

@@ -5,9 +5,11 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -686,8 +688,8 @@ class EraseUserResponse(_message.Message):
 
     @_builtins.property
     def indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Indexes on disk whose files still hold the person's vector, which no search finds; gone with the next reindex
-        and `triptych index prune`.
+        """Indexes on disk whose files still hold the person's vector, which no search finds; gone within a day (option
+        privacy.forget_hours of the server).
         """
 
     def __init__(
@@ -932,3 +934,6 @@ class TableReport(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TableReport: _TypeAlias = TableReport  # noqa: Y015
+
+INGEST_SCOPE_FIELD_NUMBER: _builtins.int
+ingest_scope: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.str]

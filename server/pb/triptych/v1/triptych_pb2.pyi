@@ -5,10 +5,12 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -68,7 +70,9 @@ class _TargetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Target.ValueTy
     TARGET_USERS: _Target.ValueType  # 2
     """For `user_id`, `views` and `vector` the users most like it, scored by cosine; for `item_id` and `text` its
     audience, the users with the greatest inner product. Of the options only k, offset, index_id and exact go with
-    it.
+    it. A server with a floor on audiences (option privacy.audience_floor) names users in groups of so many: k and offset
+    are multiples of it, each group is sorted by id, scores are left out, and so is a group that is not full; where none is,
+    FAILED_PRECONDITION, AUDIENCE_TOO_SMALL.
     """
 
 class Target(_Target, metaclass=_TargetEnumTypeWrapper): ...
@@ -79,7 +83,9 @@ TARGET_ITEMS: Target.ValueType  # 1
 TARGET_USERS: Target.ValueType  # 2
 """For `user_id`, `views` and `vector` the users most like it, scored by cosine; for `item_id` and `text` its
 audience, the users with the greatest inner product. Of the options only k, offset, index_id and exact go with
-it.
+it. A server with a floor on audiences (option privacy.audience_floor) names users in groups of so many: k and offset
+are multiples of it, each group is sorted by id, scores are left out, and so is a group that is not full; where none is,
+FAILED_PRECONDITION, AUDIENCE_TOO_SMALL.
 """
 Global___Target: _TypeAlias = Target  # noqa: Y015
 
@@ -1233,7 +1239,7 @@ class Worker(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """writer, texts, items, users"""
+    """writer, texts, items, users, forgetting"""
     failing: _builtins.bool
     """what it does failed last, and is repeated until it does not"""
     failures: _builtins.int
@@ -1348,3 +1354,6 @@ class PublishIndexResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PublishIndexResponse: _TypeAlias = PublishIndexResponse  # noqa: Y015
+
+SCOPE_FIELD_NUMBER: _builtins.int
+scope: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.str]

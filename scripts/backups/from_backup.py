@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from scripts.backup import KIND
+from scripts.backups.to_backup import KIND
 from scripts.terminal import HomeOption
 from store.artifact import MANIFEST, DamagedArtifactError, artifacts, read_manifest, set_pointer, verify
 from store.home import Home

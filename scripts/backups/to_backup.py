@@ -1,6 +1,7 @@
 """triptych backup: the data, the models and the index of a home as one immutable directory."""
 
 import logging
+import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,17 @@ from tqdm import tqdm
 
 from scripts.home_access import existing_home, fresh_export
 from scripts.terminal import HomeOption
-from store.artifact import NotPublishedError, artifacts, build, new_id, read_manifest, read_pointer, verify
+from store.artifact import (
+    MANIFEST,
+    DamagedArtifactError,
+    NotPublishedError,
+    artifacts,
+    build,
+    new_id,
+    read_manifest,
+    read_pointer,
+    verify,
+)
 from store.home import Home
 
 KIND = "backup"
@@ -26,25 +37,40 @@ def backup_command(
     without_index: Annotated[
         bool, typer.Option("--without-index", help="The data alone; train and reindex after a restore.")
     ] = False,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Share no files with the backup before."),
+    ] = False,
 ) -> None:
     """Copy the data and what serves to TO/<backup id>, checksummed; a running server goes on serving.
 
     In it: a fresh export, the index that serves, its model, the latest model, what these two need, the ledger
     of erasures and the audit log. Encoded texts are not: after a restore, the first start encodes them again.
+    What has not changed since the newest backup in TO is shared with it by hard links, where the disk has
+    these; each backup is whole, and may be removed without the others.
 
     Example: triptych backup --home demo --to /mnt/backups
     """
     place = existing_home(home)
     with fresh_export(place) as export:
-        directory = back_up(place, export.export_id, to, with_index=not without_index)
+        directory = back_up(place, export.export_id, to, with_index=not without_index, full=full)
     manifest = read_manifest(directory)
     serves = manifest["current"] or "none"
     print(f"backup {directory}: {_rows(manifest)}; index {serves}")
+    if manifest["shared"]:
+        print(f"shared with the backup before: {', '.join(manifest['shared'])}")
     print(f"to restore it: triptych restore --from {directory} --home NEW_HOME")
 
 
-def back_up(home: Home, export_id: str, to: Path, *, with_index: bool) -> Path:
+def back_up(home: Home, export_id: str, to: Path, *, with_index: bool, full: bool = True) -> Path:
     """Copy a home to a new backup, an export in place of the store, and return the backup's directory.
+
+    Args:
+        home: to be copied.
+        export_id: of an export of it.
+        to: the folder of backups.
+        with_index: whether to copy models and index, too.
+        full: whether to copy even what the newest backup there holds already.
 
     Raises:
         DamagedArtifactError: something to be copied is damaged; names the file, and there is no backup.
@@ -53,12 +79,17 @@ def back_up(home: Home, export_id: str, to: Path, *, with_index: bool) -> Path:
     current, latest = _pointers(home) if with_index else (None, None)
     parts = [home.exports / export_id, *_serving_parts(home, current, latest)]
     backup_id = new_id()
+    earlier, shared = None if full else _newest(to), list[str]()
     log.info("backup %s of %s started: %d directories", backup_id, home.path, len(parts))
     with build(to, backup_id) as draft:
         copy = Home(draft.path)
         for part in tqdm(parts, desc="backup", unit="directory", disable=None):
-            verify(part)
-            verify(shutil.copytree(part, draft.path / part.relative_to(home.path)))
+            place, manifest = part.relative_to(home.path), verify(part)
+            if earlier is not None and _is_in(earlier / place, manifest):
+                _link(earlier / place, draft.path / place)
+                shared.append(str(place))
+            else:
+                verify(shutil.copytree(part, draft.path / place))
         for name in ("erasures", "audit_log"):
             if (file := getattr(home, name)).exists():
                 shutil.copy2(file, getattr(copy, name))
@@ -73,9 +104,39 @@ def back_up(home: Home, export_id: str, to: Path, *, with_index: bool) -> Path:
             "counts": exported["counts"],
             "current": current,
             "latest_model": latest,
+            "shared": shared,
         }
     log.info("backup %s done", backup_id)
     return to / backup_id
+
+
+def _newest(folder: Path) -> Path | None:
+    """Return the newest backup in a folder, None where there is none."""
+    names = [name for name in artifacts(folder) if (folder / name / MANIFEST).is_file()]
+    return folder / names[-1] if names else None
+
+
+def _is_in(copied: Path, manifest: dict[str, Any]) -> bool:
+    """Return whether a backup has the artifact of a manifest, every byte as it was written."""
+    if not copied.is_dir():
+        return False
+    try:
+        return verify(copied) == manifest
+    except DamagedArtifactError as error:
+        log.warning("%s: it is copied anew", error)
+        return False
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make a directory of hard links to the files of another; of copies where the disk has no links."""
+
+    def link(file: str, to: str) -> None:
+        try:
+            os.link(file, to)
+        except OSError:
+            shutil.copy2(file, to)
+
+    shutil.copytree(source, target, copy_function=link)
 
 
 def _pointers(home: Home) -> tuple[str | None, str | None]:

@@ -1,0 +1,180 @@
+"""Real TLS: who is refused at the handshake, and certificates that are renewed while the server runs."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+import pytest
+
+from server.access import TokenFile
+from server.app import running
+from server.client import CallError, Client
+from server.config import ServerConfig
+from store.home import Home
+from tests.live_server import SOON, copy_home, run_server, server, soon
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
+USER = "u00001"
+
+
+class Authority:
+    """A certificate authority of a test, in a folder."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.name = name
+        folder.mkdir(exist_ok=True)
+        self._openssl("req", "-x509", *_NEW_KEY, "-subj", f"/CN={name}", *self._files(name), *_FOR_CA)
+
+    @property
+    def root(self) -> Path:
+        return self.folder / f"{self.name}.crt"
+
+    def issue(self, name: str, *, days: int = 365) -> tuple[Path, Path]:
+        """Make a certificate for this machine, or renew it in its place; return it and its key.
+
+        With −1 days it has expired.
+        """
+        request = self.folder / f"{name}.csr"
+        certificate, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
+        new = ("-keyout", f"{name}.new", "-out", request.name)
+        self._openssl("req", *_NEW_KEY, "-subj", f"/CN={name}", *new)
+        names = self.folder / "names.cnf"
+        names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+        signed = ("-CA", f"{self.name}.crt", "-CAkey", f"{self.name}.key", "-CAcreateserial")
+        result = ("-days", str(days), "-extfile", names.name, "-out", f"{name}.signed")
+        self._openssl("x509", "-req", "-in", request.name, *signed, *result)
+        (self.folder / f"{name}.new").replace(key)
+        (self.folder / f"{name}.signed").replace(certificate)
+        return certificate, key
+
+    def _files(self, name: str) -> tuple[str, ...]:
+        return ("-keyout", f"{name}.key", "-out", f"{name}.crt")
+
+    def _openssl(self, *words: str) -> None:
+        subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=self.folder)
+
+
+_NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+_FOR_CA = ("-addext", "basicConstraints=critical,CA:TRUE", "-days", "3650")
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ours"), "ours")
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("theirs"), "theirs")
+
+
+@pytest.fixture(scope="module")
+def home(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return copy_home(small_home, tmp_path_factory.mktemp("tls") / "home")
+
+
+def asks(address: str, **how: object) -> bool:
+    """Whether a query is answered over a new connection."""
+    with Client(address, connections=1, timeout=SOON, **how) as client:  # type: ignore[arg-type]
+        return bool(client.query(user_id=USER).item_ids)
+
+
+def refused(address: str, timeout: float = SOON, **how: object) -> CallError:
+    with Client(address, connections=1, timeout=timeout, **how) as client, pytest.raises(CallError) as caught:  # type: ignore[arg-type]
+        client.query(user_id=USER)
+    return caught.value
+
+
+@pytest.fixture(scope="module")
+def served(home: Home, ours: Authority) -> Iterator[str]:
+    certificate, key = ours.issue("server")
+    with running(ServerConfig(home, port=0, tls_cert=certificate, tls_key=key)) as address:
+        yield address
+
+
+def test_a_client_that_trusts_the_wrong_authority_is_not_connected(
+    served: str, ours: Authority, theirs: Authority
+) -> None:
+    assert asks(served, tls_ca=ours.root)
+    assert "not vouched for by the root certificate" in str(refused(served, tls_ca=theirs.root))
+
+
+def test_plaintext_to_a_tls_port_is_not_answered(served: str) -> None:
+    assert "does it want TLS?" in str(refused(served, timeout=1.0))
+
+
+def test_an_expired_certificate_is_refused_and_a_renewed_one_taken_without_a_restart(
+    home: Home, ours: Authority, tmp_path: Path
+) -> None:
+    copy = copy_home(home, tmp_path / "home")
+    certificate, key = ours.issue("short", days=-1)
+    with server(copy, "--tls-cert", str(certificate), "--tls-key", str(key)) as live:
+        said = refused(live.address, tls_ca=ours.root)
+        assert said.about_tls
+        assert "has expired" in str(said)
+        ours.issue("short")
+        assert asks(live.address, tls_ca=ours.root)
+        certificate.write_text("junk")  # the one before goes on, and the log says so
+        assert asks(live.address, tls_ca=ours.root)
+        soon(lambda: "the certificate stays as it is" in live.log.read_text())
+        assert "short.crt is no PEM certificate" in live.log.read_text()
+        ours.issue("short", days=-1)
+        assert "has expired" in str(refused(live.address, tls_ca=ours.root))
+
+
+@pytest.mark.parametrize("processes", [(), ("--processes", "2", "--no-spare")])
+def test_mutual_tls_wants_a_certificate_of_its_own_authority(
+    home: Home, ours: Authority, theirs: Authority, tmp_path: Path, processes: tuple[str, ...]
+) -> None:
+    copy = copy_home(home, tmp_path / "home")
+    certificate, key = ours.issue("mutual")
+    mine, my_key = theirs.issue("client")
+    foreign, foreign_key = ours.issue("foreign")
+    old, old_key = theirs.issue("old", days=-1)
+    files = ("--tls-cert", str(certificate), "--tls-key", str(key), "--tls-client-ca", str(theirs.root))
+    with server(copy, *files, *processes) as live:
+        assert asks(live.address, tls_ca=ours.root, tls_cert=mine, tls_key=my_key)
+        for own in ({}, {"tls_cert": foreign, "tls_key": foreign_key}, {"tls_cert": old, "tls_key": old_key}):
+            said = refused(live.address, timeout=2.0, tls_ca=ours.root, **own)
+            assert said.code is grpc.StatusCode.UNAVAILABLE, said
+
+
+def test_tls_and_tokens_together(home: Home, ours: Authority, tmp_path: Path) -> None:
+    copy = copy_home(home, tmp_path / "home")
+    certificate, key = ours.issue("both")
+    _, secret = TokenFile(copy.path / "tokens.json").create(("query",), datetime.now(UTC))
+    config = ServerConfig(copy, host="0.0.0.0", port=0, tls_cert=certificate, tls_key=key)  # noqa: S104
+    with running(config) as address:
+        assert asks(address, tls_ca=ours.root, token=secret)
+        assert refused(address, tls_ca=ours.root).reason == "TOKEN_MISSING"
+
+
+def test_a_certificate_of_ones_own_needs_its_key_and_the_servers_root(ours: Authority) -> None:
+    mine, key = ours.issue("alone")
+    for files in ({"tls_cert": mine, "tls_key": key}, {"tls_ca": ours.root, "tls_cert": mine}):
+        with pytest.raises(ValueError, match=r"root certificate|both a certificate and a key"):
+            Client("127.0.0.1:9", **files)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("with_tls", "with_token", "lacks"),
+    [(False, False, "no TLS and no token"), (True, False, "no token"), (False, True, "no TLS")],
+)
+@pytest.mark.parametrize("processes", [(), ("--processes", "2")])
+def test_other_machines_get_in_by_tls_and_tokens_alone(
+    ours: Authority, tmp_path: Path, with_tls: bool, with_token: bool, lacks: str, processes: tuple[str, ...]
+) -> None:
+    if with_token:
+        TokenFile(tmp_path / "tokens.json").create(("query",), datetime.now(UTC))
+    certificate, key = ours.issue("open")
+    files = ("--tls-cert", str(certificate), "--tls-key", str(key)) if with_tls else ()
+    ended = run_server(Home(tmp_path), "--host", "0.0.0.0", "--port", "0", *files, *processes)  # noqa: S104
+    assert ended.returncode == 1
+    last = ended.stderr.strip().splitlines()[-1]
+    assert f"0.0.0.0 lets other machines in, and there is {lacks}." in last
+    for way in ("--host 127.0.0.1", "--tls-cert and --tls-key", "`triptych token create`", "--insecure"):
+        assert way in last
