@@ -1,4 +1,4 @@
-# make demo · test · check · nightly · results · gpu · proto: each does its own set-up in .venv.  GPU=1 installs the GPU builds.
+# make demo · test · check · sbom · nightly · results · gpu · proto: each does its own set-up in .venv.  GPU=1 installs the GPU builds.
 PYTHON ?= python3
 GPU ?=
 EXTRA ?= cuvs
@@ -8,7 +8,7 @@ READY := .venv/ready-$(DEVICE)
 STUBS := server/pb
 RELEASED := proto/released.txtpb
 
-.PHONY: demo test check nightly results proto proto-release gpu clean
+.PHONY: demo test check sbom nightly results proto proto-release gpu clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Triptych needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
@@ -30,6 +30,11 @@ check: $(READY)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint proto
 	$(BIN)/buf breaking proto --against $(RELEASED)
+	$(BIN)/python -m scripts.audit
+
+# Which packages, in which versions and under which licences, an installation consists of: CycloneDX.
+sbom: $(READY)
+	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --of JSON -o sbom.json
 
 # By hand: other examples each time, and kills; docs/reliability.md keeps what was found.
 nightly: $(READY)

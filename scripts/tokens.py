@@ -153,6 +153,7 @@ def _filter(conditions: list[str]) -> dict[str, Any]:
     message = filter_message(kinds, [one for one in conditions if not _KIND.fullmatch(one)], [], [])
     if message is None or filter_of(message) is None:
         raise typer.BadParameter("the filter has no condition", param_hint="--filter")
+    message.ClearField("deny")  # of nothing
     return MessageToDict(message)
 
 

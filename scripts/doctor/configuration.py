@@ -1,15 +1,19 @@
 """What `triptych doctor` checks of the settings with which a server of the home would start."""
 
+import time
 from collections.abc import Iterator
 
 from scripts.doctor.check import Check, State
+from server.access import DamagedTokensError, TokenFile
+from server.config import ServerConfig
+from server.exposure import ExposedError, check_exposure
 from server.settings import FILE_NAME, SettingsSource, WrongSettingError
-from server.tls import TlsFilesError, server_credentials
+from server.tls import TlsFiles, TlsFilesError
 from store.home import Home
 
 
 def configuration_checks(home: Home) -> Iterator[Check]:
-    """Yield the checks of triptych.toml and the environment, and of the certificate that they name."""
+    """Yield the checks of triptych.toml and the environment, the certificate that they name, and tokens."""
     hint = "mend it: `triptych serve --help` and docs/configuration.md list the options"
     try:
         config = SettingsSource(home.path).load()
@@ -19,14 +23,44 @@ def configuration_checks(home: Home) -> Iterator[Check]:
     file = home.path / FILE_NAME
     found = str(file) if file.exists() else f"no {FILE_NAME}: defaults and the environment"
     yield Check("configuration", State.OK, found)
-    if config.tls_cert is None and config.tls_key is None:
+    yield from _tls_checks(config, hint)
+    yield from _access_checks(config)
+
+
+def _tls_checks(config: ServerConfig, hint: str) -> Iterator[Check]:
+    try:
+        files = TlsFiles.of(config.tls_cert, config.tls_key, config.tls_client_ca)
+    except TlsFilesError as error:
+        yield Check("certificate", State.FAILED, f"[tls]: {error}", hint)
         return
-    if config.tls_cert is None or config.tls_key is None:
-        yield Check("certificate", State.FAILED, "[tls] cert and key: one is named without the other", hint)
+    if files is None:
         return
     try:
-        server_credentials(config.tls_cert, config.tls_key)
+        files.load()
     except (TlsFilesError, OSError) as error:
         yield Check("certificate", State.FAILED, str(error), "make another certificate and key, in PEM files")
     else:
-        yield Check("certificate", State.OK, str(config.tls_cert))
+        yield Check("certificate", State.OK, str(files.certificate))
+
+
+def _access_checks(config: ServerConfig) -> Iterator[Check]:
+    """Yield the checks of the tokens, and of whom the server would let in without."""
+    try:
+        check_exposure(config)
+    except ExposedError as error:
+        yield Check("exposure", State.FAILED, str(error), "choose one of the three ways")
+    if not config.tokens.exists():
+        return
+    try:
+        tokens = TokenFile(config.tokens).read()
+    except DamagedTokensError as error:
+        hint = f"make new ones: remove {config.tokens}, then triptych token create"
+        yield Check("tokens", State.FAILED, str(error), hint)
+        return
+    now = time.time()
+    hold = [token for token in tokens.values() if not token.revoked and token.expires_at > now]
+    found = f"{len(hold)} of {len(tokens)} tokens hold"
+    if hold:
+        yield Check("tokens", State.OK, found)
+    else:
+        yield Check("tokens", State.WARNING, f"{found}: nobody may call", "triptych token create")

@@ -313,6 +313,26 @@ DAMAGES: list[Damage] = [
         ),
         {"certificate": (F, "cert.pem is no PEM certificate")},
     ),
+    (
+        "a certificate for clients without one for the server",
+        lambda h: (h.path / "triptych.toml").write_text('[tls]\nclient_ca = "ca.pem"\n'),
+        {"certificate": (F, "TLS needs both a certificate and a key")},
+    ),
+    (
+        "an address for everybody",
+        lambda h: (h.path / "triptych.toml").write_text('[server]\nhost = "0.0.0.0"\n'),
+        {"exposure": (F, "there is no TLS and no token")},
+    ),
+    (
+        "tokens that nobody wrote so",
+        lambda h: (h.path / "tokens.json").write_text('{"tokens": [{}]}'),
+        {"tokens": (F, "tokens.json is damaged")},
+    ),
+    (
+        "no token that holds",
+        lambda h: (h.path / "tokens.json").write_text('{"tokens": []}'),
+        {"tokens": (W, "nobody may call")},
+    ),
 ]
 
 

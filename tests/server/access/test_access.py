@@ -1,5 +1,6 @@
 """Decisions on calls: who makes one, whether they may, how often."""
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -53,6 +54,21 @@ def test_every_method_of_ours_has_a_scope() -> None:
     assert found[PUT] == "ingest"
     assert {found[f"/triptych.v1.Ingest/{name}"] for name in ("EraseUser", "ExportUser", "ImportFolder")} == {
         "admin"
+    }
+
+
+def test_the_document_has_every_method_by_its_scope() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "security.md").read_text("utf-8")
+    rows = re.findall(r"^\| (query|ingest|admin) \| (.*) \|$", text, re.MULTILINE)
+    said = {scope: row.split(", ") for scope, row in rows}
+    declared: dict[str, list[str]] = {}
+    for file in (triptych_pb2, ingest_pb2):
+        for service in file.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                scope = scope_of(f"/{service.full_name}/{method.name}")
+                declared.setdefault(scope, []).append(method.name)
+    assert {scope: sorted(names) for scope, names in said.items()} == {
+        scope: sorted(names) for scope, names in declared.items()
     }
 
 

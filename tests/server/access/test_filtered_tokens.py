@@ -61,7 +61,7 @@ def unseen(call: Callable[[], object]) -> str:
         {"user_id": USER, "exact": True},
         {"user_id": USER, "diversity": 0.5},
         {"user_id": USER, "text_query": "jazz"},
-        {"vector": pb.Vector(values=[0.1] * 32)},
+        {"vector": [0.1] * 32},
     ],
 )
 def test_results_pass_the_filter_alone_in_batches_and_in_streams(
@@ -107,11 +107,11 @@ def test_a_hidden_item_is_as_one_that_does_not_exist(served: Served) -> None:
 def test_explanations_name_no_hidden_item_and_no_text(served: Served) -> None:
     asked = {"user_id": USER, "explain": True, "k": 20, "exclude_seen": False}
     free = served.free.query(**asked)  # type: ignore[arg-type]
-    named = {one.name for explained in free.explanations for one in explained.history}
+    named = {one.name for explained in free.explanations for one in explained.events}
     assert named & set(served.hidden)
     filtered = served.filtered.query(**asked)  # type: ignore[arg-type]
     assert len(filtered.explanations) == 20
-    seen = {one.name for explained in filtered.explanations for one in explained.history}
+    seen = {one.name for explained in filtered.explanations for one in explained.events}
     assert seen <= set(served.allowed)
     assert not any(explained.texts for explained in filtered.explanations)
 

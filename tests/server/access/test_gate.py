@@ -1,5 +1,6 @@
 """Tokens at a real server: every method by every scope, what is refused and how, and what streams may."""
 
+import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -259,6 +260,9 @@ def test_with_processes_tokens_limits_and_streams_hold_in_each(small_home: Home,
             grpc.insecure_channel(live.address, [("grpc.use_local_subchannel_pool", 1)]) for _ in range(8)
         ]
         stubs = [rpc.RetrievalStub(channel) for channel in channels]
+        socket = Path((server_of(home) or "").removeprefix("unix:"))  # the owner's
+        assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+        assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
         request = pb.QueryRequest(user_id="u00001")
         item = stubs[0].Query(request, metadata=bearer(secret), timeout=SOON).item_ids[0]
         assert sum(answers(stubs[number % 8], limited) for number in range(48)) == 20  # counted together

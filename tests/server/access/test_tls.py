@@ -72,11 +72,6 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("theirs"), "theirs")
 
 
-@pytest.fixture(scope="module")
-def home(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return copy_home(small_home, tmp_path_factory.mktemp("tls") / "home")
-
-
 def asks(address: str, **how: object) -> bool:
     """Whether a query is answered over a new connection."""
     with Client(address, connections=1, timeout=SOON, **how) as client:  # type: ignore[arg-type]
@@ -90,7 +85,8 @@ def refused(address: str, timeout: float = SOON, **how: object) -> CallError:
 
 
 @pytest.fixture(scope="module")
-def served(home: Home, ours: Authority) -> Iterator[str]:
+def served(small_home: Home, ours: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    home = copy_home(small_home, tmp_path_factory.mktemp("tls") / "home")
     certificate, key = ours.issue("server")
     with running(ServerConfig(home, port=0, tls_cert=certificate, tls_key=key)) as address:
         yield address
@@ -108,9 +104,9 @@ def test_plaintext_to_a_tls_port_is_not_answered(served: str) -> None:
 
 
 def test_an_expired_certificate_is_refused_and_a_renewed_one_taken_without_a_restart(
-    home: Home, ours: Authority, tmp_path: Path
+    small_home: Home, ours: Authority, tmp_path: Path
 ) -> None:
-    copy = copy_home(home, tmp_path / "home")
+    copy = copy_home(small_home, tmp_path / "home")
     certificate, key = ours.issue("short", days=-1)
     with server(copy, "--tls-cert", str(certificate), "--tls-key", str(key)) as live:
         said = refused(live.address, tls_ca=ours.root)
@@ -128,9 +124,9 @@ def test_an_expired_certificate_is_refused_and_a_renewed_one_taken_without_a_res
 
 @pytest.mark.parametrize("processes", [(), ("--processes", "2", "--no-spare")])
 def test_mutual_tls_wants_a_certificate_of_its_own_authority(
-    home: Home, ours: Authority, theirs: Authority, tmp_path: Path, processes: tuple[str, ...]
+    small_home: Home, ours: Authority, theirs: Authority, tmp_path: Path, processes: tuple[str, ...]
 ) -> None:
-    copy = copy_home(home, tmp_path / "home")
+    copy = copy_home(small_home, tmp_path / "home")
     certificate, key = ours.issue("mutual")
     mine, my_key = theirs.issue("client")
     foreign, foreign_key = ours.issue("foreign")
@@ -143,8 +139,8 @@ def test_mutual_tls_wants_a_certificate_of_its_own_authority(
             assert said.code is grpc.StatusCode.UNAVAILABLE, said
 
 
-def test_tls_and_tokens_together(home: Home, ours: Authority, tmp_path: Path) -> None:
-    copy = copy_home(home, tmp_path / "home")
+def test_tls_and_tokens_together(small_home: Home, ours: Authority, tmp_path: Path) -> None:
+    copy = copy_home(small_home, tmp_path / "home")
     certificate, key = ours.issue("both")
     _, secret = TokenFile(copy.path / "tokens.json").create(("query",), datetime.now(UTC))
     config = ServerConfig(copy, host="0.0.0.0", port=0, tls_cert=certificate, tls_key=key)  # noqa: S104
