@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
 from encoder.dataset import Dataset, load_dataset
+from encoder.drift.measure import measure_reference
 from encoder.fit import TrainOptions, fit
 from encoder.heads import OLD_FILES, Head, save_head
 from encoder.heads.model import FrozenVectors
@@ -202,6 +203,9 @@ def save_model(
         check_finite(draft.path)
         with_collapse = metrics | {"people": asdict(measure_collapse(tower, data))}
         (draft.path / METRICS_FILE).write_text(json.dumps(with_collapse, indent=2), "utf-8")
+        reference = measure_reference(tower, data)
+        if reference is not None:
+            reference.save(draft.path)
         _check_parity(Model(draft.path, model_id, draft.facts), tower, data)
     return models / model_id
 

@@ -41,6 +41,7 @@ def serve_command(home: Path | None, homes: Path | None, config: Path | None, **
     from server.processes import serve_with_processes  # noqa: PLC0415
     from server.rereading import Rereading  # noqa: PLC0415
     from server.settings import SettingsSource  # noqa: PLC0415
+    from server.telemetry import log_as  # noqa: PLC0415
 
     folder = homes or home
     if folder is None:
@@ -48,6 +49,7 @@ def serve_command(home: Path | None, homes: Path | None, config: Path | None, **
     given = {name: value for name, value in flags.items() if value is not None}
     source = SettingsSource(folder, config, given, with_tenants=homes is not None)
     settings = Rereading(source.load(), source.load)
+    log_as(settings.config.log_format)
     if settings.config.processes > 1:
         serve_with_processes(settings)
         return

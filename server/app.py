@@ -20,6 +20,7 @@ from server.access import Access, TokenFile
 from server.addresses import CannotListenError, Listening, commands_socket
 from server.config import MAX_MESSAGE_BYTES, ServerConfig
 from server.exposure import check_exposure
+from server.gauges import watch_calls, watch_index, watch_live_work, watch_log, watch_queries, watch_worker
 from server.identity import Identity, Reached
 from server.live import (
     CommitListener,
@@ -38,6 +39,7 @@ from server.query import QueryPriority, Retriever
 from server.rereading import Rereading, set_log_level
 from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor, set_health
+from server.telemetry import ProcessTelemetry, Telemetry, exposed, noting
 from server.tls import ServerCertificates, TlsFiles
 from server.wire import (
     AdminServicer,
@@ -48,6 +50,7 @@ from server.wire import (
     MethodHandlers,
     OwnerServicer,
     RetrievalServicer,
+    answer_observer_of,
 )
 from store.disk import disk_errors
 from store.state import UserState, bring_up_to_date
@@ -84,6 +87,7 @@ def serve(settings: Rereading) -> None:
         ExposedError: other machines would get in without TLS and tokens.
         DamagedTokensError: the file of tokens is damaged.
         TlsFilesError: certificate and key cannot be used, or only one of them was given.
+        TracesNotInstalledError: traces are wanted, and OpenTelemetry is not installed.
     """
     until_stopped(settings, running(settings.config, settings))
 
@@ -103,12 +107,12 @@ def until_stopped(
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     settings.listen(set_log_level)
-    with (
-        StopSignals(
-            lambda: settings.config.home.server_file.unlink(missing_ok=True), settings.reread
-        ) as signals,
-        block as address,
-    ):
+
+    def unannounce() -> None:
+        for one in settings.config.each_home():
+            one.home.server_file.unlink(missing_ok=True)
+
+    with StopSignals(unannounce, settings.reread) as signals, block as address:
         settings.listen(lambda config: signals.serving(config.grace_seconds))
         log.info("listening on %s", address)
         ready()
@@ -168,18 +172,23 @@ def running(config: ServerConfig, settings: Rereading | None = None) -> Iterator
     settings, front_health = settings or Rereading(config), health.HealthServicer()
     with (
         tempfile.TemporaryDirectory(prefix="triptych-") as folder,  # only this user may enter it
+        noting(config) as telemetry,
+        _exposed(config, telemetry) as metrics,
         ExitStack() as stack,
     ):
-        homes = [stack.enter_context(_opened(one)) for one in config.each_home()]
+        homes = [
+            stack.enter_context(_opened(one, telemetry.of_home(one.tenant))) for one in config.each_home()
+        ]
         services = [one.services for one in homes]
         sockets = {one.tenant: commands_socket(Path(folder), one.tenant) for one in services}
         if config.tenants:
             set_health(front_health, dict.fromkeys(("", *SERVICES), False))
         else:
             front_health = services[0].health
-        with answering(config, settings, services, front_health, sockets) as address:
+        with answering(config, settings, services, front_health, sockets, telemetry) as address:
             for one in homes:
-                one.begin(Reached(address, sockets[one.services.tenant], config.tls))
+                local = sockets[one.services.tenant]
+                one.begin(Reached(address, local, config.tls, metrics=metrics))
             if config.tenants:
                 set_health(front_health, dict.fromkeys(("", *SERVICES), True))
             yield address
@@ -187,7 +196,10 @@ def running(config: ServerConfig, settings: Rereading | None = None) -> Iterator
 
 @contextmanager
 def running_owner(
-    config: ServerConfig, following: Mapping[str, Following], settings: Rereading
+    config: ServerConfig,
+    following: Mapping[str, Following],
+    settings: Rereading,
+    telemetry: ProcessTelemetry,
 ) -> Iterator[str]:
     """Yield while this process owns homes, whose queries other processes answer; otherwise as `running`.
 
@@ -195,22 +207,42 @@ def running_owner(
         config: of the server.
         following: the query processes that follow, by tenant.
         settings: those that may change.
+        telemetry: what this process notes of itself.
 
     Raises:
         as `serve`.
     """
     with ExitStack() as stack:
-        homes = [stack.enter_context(_opened(one, following[one.tenant])) for one in config.each_home()]
+        homes = [
+            stack.enter_context(_opened(one, telemetry.of_home(one.tenant), following[one.tenant]))
+            for one in config.each_home()
+        ]
         sockets = {tenant: one.reached.local for tenant, one in following.items()}
         services = [one.services for one in homes]
-        stack.enter_context(answering(config, settings, services, None, sockets))
+        stack.enter_context(answering(config, settings, services, None, sockets, telemetry))
         for one in homes:
             one.begin(following[one.services.tenant].reached)
         yield ", ".join(sockets.values())
 
 
 @contextmanager
-def _opened(config: ServerConfig, following: Following | None = None) -> Iterator[_OpenHome]:
+def _exposed(config: ServerConfig, telemetry: ProcessTelemetry) -> Iterator[str]:
+    """Yield the URL of the metrics of this process while the block runs; "" where nobody wants them.
+
+    Raises:
+        BadAddressError, CannotListenError: as `serve`.
+    """
+    if config.metrics_port is None:
+        yield ""
+        return
+    with exposed(telemetry.sources, config.metrics_host, config.metrics_port) as url:
+        yield url
+
+
+@contextmanager
+def _opened(
+    config: ServerConfig, telemetry: Telemetry, following: Following | None = None
+) -> Iterator[_OpenHome]:
     """Yield a home that is open while the block runs, which nobody calls any more when it ends."""
     home, health_servicer = config.home, health.HealthServicer()
     supervisor, priority = Supervisor(health_servicer), QueryPriority()
@@ -240,8 +272,9 @@ def _opened(config: ServerConfig, following: Following | None = None) -> Iterato
             publisher = Publisher(config, store, state, cache, retriever, listener, supervisor, index_writer)
             identity = Identity.of(home, store)
             admin = AdminServicer(home, store, retriever, publisher, identity, supervisor)
+            observer = answer_observer_of(telemetry, home.models, retriever)
             services = [
-                partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever)),
+                partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever, observer)),
                 partial(rpc.add_AdminServicer_to_server, admin),
                 partial(ingest_rpc.add_IngestServicer_to_server, IngestServicer(ingest)),
             ]
@@ -257,14 +290,24 @@ def _opened(config: ServerConfig, following: Following | None = None) -> Iterato
                     announce = partial(following.processes.announce_by, announce)
                 publisher.resume(announce)
                 within = timedelta(hours=config.forget_hours)
-                forgetting.enter_context(Forgetting(home, store, publisher, within, supervisor))
+                worker = forgetting.enter_context(Forgetting(home, store, publisher, within, supervisor))
+                if telemetry.figures is not None:
+                    watch_worker(telemetry.figures, worker)
 
             forgetting = ExitStack()
-            admission = Admission(config.workers, config.queue, priority)
+            admission = Admission(config.workers, config.queue, priority, telemetry)
+            if telemetry.figures is not None:
+                watch_calls(telemetry.figures, admission)
+                watch_queries(telemetry.figures, retriever)
+                watch_index(telemetry.figures, home, retriever, publisher)
+                watch_log(telemetry.figures, lambda: state.read(lambda reading: reading.head.sequence))
+                watch_live_work(telemetry.figures, commit, listener)
             try:
                 with forgetting:
                     yield _OpenHome(HomeServices(config.tenant, admission, health_servicer, services), begin)
             finally:
+                if telemetry.figures is not None:
+                    telemetry.figures.sample_no_more()
                 if following is not None:
                     following.processes.close()
                 home.server_file.unlink(missing_ok=True)
@@ -278,6 +321,7 @@ def answering(
     homes: Sequence[HomeServices],
     front_health: health.HealthServicer | None,
     sockets: Mapping[str, str],
+    telemetry: ProcessTelemetry,
     options: Sequence[tuple[str, int]] = (),
     counters: Path | None = None,
 ) -> Iterator[str]:
@@ -293,6 +337,7 @@ def answering(
         homes: what answers.
         front_health: what the server at the address says of its health; None for no such server.
         sockets: unix:/path for commands, by tenant; none where another process has them.
+        telemetry: what this process notes of itself.
         options: of gRPC, beside and in the place of the usual ones.
         counters: of rate limits, as `Access` has it.
 
@@ -311,7 +356,7 @@ def answering(
         )
         if config.tenants:
             admissions.append(Admission(config.workers, config.queue))
-        front = _front(homes, front_health, access, admissions[-1], usual)
+        front = _front(homes, front_health, access, admissions[-1], telemetry, usual)
         address = _listen(front, config)
         servers.append(front)
     for server in servers:
@@ -333,6 +378,7 @@ def _front(
     health_servicer: health.HealthServicer,
     access: Access,
     others: Admission,
+    telemetry: ProcessTelemetry,
     options: list[tuple[str, int]],
 ) -> grpc.Server:
     """Make the server that asks for tokens; each home's methods are found by the tenant of the token."""
@@ -342,7 +388,7 @@ def _front(
         for add in home.services:
             add(handlers)  # type: ignore[arg-type]  # it takes handlers as a server does
         calls[home.tenant] = HomeCalls(home.admission, handlers.find)
-    gate = Gate(access, calls, others)
+    gate = Gate(access, calls, others, telemetry.own)
     server = grpc.server(others.refusals, interceptors=[gate], options=options)
     _add_health(server, health_servicer)
     return server

@@ -226,6 +226,17 @@ class ServerConfig:
         words=("debug", "info", "warning", "error"),
         reread=True,
     )
+    log_format: str = option("log", "what a line of the log is", "text", words=("text", "json"))
+    metrics_port: int | None = option(
+        "metrics", "port where Prometheus finds metrics by HTTP; 0 takes a free one", least=0, most=65_535
+    )
+    metrics_host: str = option("metrics", "name or IP address that the metrics port listens on", "127.0.0.1")
+    traces_endpoint: str = option(
+        "traces", "host:port or URL of an OpenTelemetry collector that takes traces (OTLP, gRPC)", ""
+    )
+    traces_ratio: float = option(
+        "traces", "share of the calls that are traced, where the caller does not say", 0.01, least=0, most=1
+    )
 
     @property
     def user_cache_bytes(self) -> int:

@@ -22,12 +22,14 @@ class Reached:
         local: for commands on this machine; without TLS.
         tls: whether `address` wants it.
         pid: of the process that is told to stop; by default this one.
+        metrics: URL of the metrics, "" for none.
     """
 
     address: str
     local: str
     tls: bool
     pid: int = field(default_factory=os.getpid)
+    metrics: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Identity:
             "home_id": self.home_id,
             "server_id": self.server_id,
         }
+        if reached.metrics:
+            content["metrics"] = reached.metrics
         if query_pids is not None:
             content |= {"owner_pid": os.getpid(), "query_pids": list(query_pids)}
         replace_file(home.server_file, json.dumps(content) + "\n")

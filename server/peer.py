@@ -17,3 +17,10 @@ def peer_of(context: grpc.ServicerContext) -> str:
             if key == PEER_KEY:
                 return str(value)
     return peer
+
+
+def is_passed_on(context: grpc.ServicerContext) -> bool:
+    """Return whether a query process has passed a call on."""
+    return str(context.peer()).startswith("unix:") and any(
+        key == PEER_KEY for key, _ in context.invocation_metadata() or ()
+    )

@@ -128,9 +128,10 @@ def _validated(flags: Mapping[str, Any], in_file: Mapping[str, Any], file: Path 
 
     kinds: dict[str, Any] = {}
     for one in options():
-        kind = one.kind if one.default is not None else one.kind | None
         checks = Field(ge=one.least, le=one.most, allow_inf_nan=False if one.kind is float else None)
-        kinds[one.name] = (Annotated[kind, BeforeValidator(_check_words(one)), checks], one.default)
+        checked: Any = Annotated[one.kind, checks]  # None has no bounds
+        kind = checked if one.default is not None else checked | None
+        kinds[one.name] = (Annotated[kind, BeforeValidator(_check_words(one))], one.default)
     try:
         made = create_model("Settings", __base__=Base, **kinds)(**flags)
     except ValidationError as error:

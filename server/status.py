@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import NoReturn, TypeVar
 
 import grpc
@@ -196,8 +197,11 @@ def _failure(error: Exception) -> Failure:
             said = ": ".join([*notes, str(error)]).encode(errors="replace")
             message = said[:_MAX_MESSAGE].decode(errors="ignore")
             return Failure(code, reason, message, _field(error, notes), _retry_after(error))
-    log.exception("unexpected error in a call")
-    return Failure(code_pb2.INTERNAL, "INTERNAL", "an unexpected error; the server's log has it")
+    query_id = token_hex(12)  # there is no reply that could carry one
+    log.exception("unexpected error in a call", extra={"query_id": query_id})
+    return Failure(
+        code_pb2.INTERNAL, "INTERNAL", f"an unexpected error; the server's log has it as query {query_id}"
+    )
 
 
 def _retry_after(error: Exception) -> float | None:

@@ -79,6 +79,32 @@ def set_health(servicer: health.HealthServicer, serves: dict[str, bool]) -> None
         servicer.set(service, statuses.SERVING if serving else statuses.NOT_SERVING)
 
 
+class WaitingSince:
+    """Since when each thing waits for a worker, by its name; whoever uses it holds the worker's `wake`."""
+
+    def __init__(self) -> None:
+        self._began: dict[str, float] = {}  # the oldest first
+
+    def add(self, names: Iterable[str]) -> None:
+        """Note that things wait from now on, unless they do already."""
+        now = time.monotonic()
+        for name in names:
+            self._began.setdefault(name, now)
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Note that things wait no more."""
+        for name in names:
+            self._began.pop(name, None)
+
+    def __len__(self) -> int:
+        return len(self._began)
+
+    @property
+    def seconds(self) -> float:
+        """How long the oldest has waited, 0 where nothing waits."""
+        return time.monotonic() - next(iter(self._began.values())) if self._began else 0.0
+
+
 class Worker(ABC):
     """A thread that does one piece of work after another, and goes on after one that failed.
 
@@ -141,6 +167,10 @@ class Worker(ABC):
             self.stopping = True
             self.wake.notify_all()
         self._thread.join()
+
+    def backlog(self) -> tuple[int, float]:
+        """Return how many things wait to be done, and for how many seconds the oldest has waited."""
+        return 0, 0.0  # of a worker that has no queue
 
     def state(self) -> pb.Worker:
         """Return the message in Status."""

@@ -17,7 +17,7 @@ from indexer.files import FloatArray, IntArray, ItemChange
 from server.live.index_follower import IndexFollower
 from server.live.index_writer import IndexWriter
 from server.query import Retriever, Snapshot
-from server.supervisor import Supervisor, attempt_each
+from server.supervisor import Supervisor, WaitingSince, attempt_each
 from store.attributes import left_out_message
 from store.records import Item
 from store.store import Store
@@ -52,6 +52,7 @@ class LiveItems(IndexFollower):
         self._comparing = threading.Lock()
         self._numbers = itertools.count()
         self._pending: dict[str, int] = {}  # items to encode, with the number of the latest commit of each
+        self._since = WaitingSince()  # these
         self._committed_since: set[str] | None = None  # ids of items, since the comparison under way began
         self._warned_of = ""  # the index for which a reindex was advised
         self.left_out: dict[str, str] = {}
@@ -73,7 +74,9 @@ class LiveItems(IndexFollower):
             number = next(self._numbers)
             for item_id in removed:
                 self._pending.pop(item_id, None)
+            self._since.discard(removed)
             self._pending |= dict.fromkeys([item.item_id for item in available], number)
+            self._since.add(item.item_id for item in available)
             if self._committed_since is not None:
                 self._committed_since |= latest.keys()
             for item_id in latest:
@@ -82,6 +85,11 @@ class LiveItems(IndexFollower):
                 self._writer.put_items(snapshot, _new(snapshot, available), sorted(removed))
         if available:
             self._submit(partial(self._encode, available, number))
+
+    def backlog(self) -> tuple[int, float]:
+        """Return how many items are to be encoded, and for how many seconds the oldest has waited."""
+        with self.wake:
+            return len(self._since), self._since.seconds
 
     def compare(self) -> None:
         """Compare the index that serves with the store, and bring it up to it in the background."""
@@ -179,6 +187,7 @@ class LiveItems(IndexFollower):
                 for item in items:
                     if self._pending.get(item.item_id) == number:
                         del self._pending[item.item_id]
+                        self._since.discard([item.item_id])
 
     def _put_into(self, snapshot: Snapshot, items: Sequence[Item], number: int) -> None:
         with self.wake:

@@ -43,6 +43,9 @@ class Publisher:
     """Makes an index the one that serves; where that fails, the one before goes on serving.
 
     One publish at a time.
+
+    Attributes:
+        published: how many indexes have served so far, the first one included.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Publisher:
         self._writer = writer or IndexWriter()
         self._preparing: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
         self._publishing = threading.RLock()  # a rollback looks for an index and publishes it
+        self.published = 0
         self._index_id = ""
         self._snapshot: Snapshot | None = None
 
@@ -158,6 +162,7 @@ class Publisher:
                 self._writer.serve(index_id)
         self._supervisor.ready()
         self._index_id, self._snapshot = index_id, snapshot
+        self.published += 1
         # What was loaded stays: else all threads stand for 45 ms each time the collector looks through it.
         gc.freeze()
         return snapshot

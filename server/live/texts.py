@@ -8,7 +8,7 @@ import numpy as np
 
 from encoder.text import ErasureSafeWriter
 from server.query import NotReadyError, Retriever, cache_stored_vectors
-from server.supervisor import Supervisor, Worker, attempt_each
+from server.supervisor import Supervisor, WaitingSince, Worker, attempt_each
 from store.store import Store
 
 _AT_ONCE = 8  # texts that are encoded together: more are hardly faster, and a new text would wait for them
@@ -34,6 +34,7 @@ class LiveTexts(Worker):
         self._retriever = retriever
         self._pending: dict[str, int] = {}  # new texts, oldest first, with their fence
         self._backlog: dict[str, int] = {}  # texts that the sweep found
+        self._since = WaitingSince()  # both
         self._during_publish: dict[str, int] | None = None  # new texts since a publish began
         self._sweep: Iterator[dict[str, int]] | None = None
         self._failures_before = 0  # the sweep
@@ -61,9 +62,15 @@ class LiveTexts(Worker):
                 texts, self._during_publish = self._during_publish, None
             self._add(texts)
 
+    def backlog(self) -> tuple[int, float]:
+        """Return how many texts are to be encoded, and for how many seconds the oldest has waited."""
+        with self.wake:
+            return len(self._since), self._since.seconds
+
     def _add(self, texts: dict[str, int]) -> None:
         with self.wake:
             self._pending |= texts
+            self._since.add(texts)
             if self._during_publish is not None:
                 self._during_publish |= texts
             self.wake.notify_all()
@@ -81,6 +88,7 @@ class LiveTexts(Worker):
         with self.wake:
             waiting = self._pending or self._backlog
             texts = {text: waiting.pop(text) for text in list(islice(waiting, _AT_ONCE))}
+            self._since.discard(texts)
             sweep = self._sweep
         try:
             if texts:
@@ -107,7 +115,10 @@ class LiveTexts(Worker):
         """Take the next stored texts without a vector into the backlog, or end the sweep."""
         batch = next(sweep, None)
         if batch is not None:
-            self._backlog = {text: batch[text] for text in self._missing(list(batch))}
+            missing = self._missing(list(batch))
+            with self.wake:
+                self._backlog = {text: batch[text] for text in missing}
+                self._since.add(missing)
             return
         self._end(sweep)
         if self.failures == self._failures_before:

@@ -11,7 +11,7 @@ from indexer.users import user_change
 from server.live.index_follower import IndexFollower
 from server.live.index_writer import IndexWriter
 from server.query import NotReadyError, Retriever, Snapshot, SubjectViews, raw_views, stack
-from server.supervisor import Supervisor, attempt_each
+from server.supervisor import Supervisor, WaitingSince, attempt_each
 from store.store import Store
 
 _AT_ONCE = 4  # users that are encoded together; each batch is found before the next is begun
@@ -36,6 +36,7 @@ class LiveUsers(IndexFollower):
     ) -> None:
         super().__init__("users", store, retriever, supervisor, writer)
         self._pending: dict[str, None] = {}  # users to encode: a set that keeps its order
+        self._since = WaitingSince()  # these
         self._failed: dict[str, None] = {}  # users to encode one by one
         self._stale: set[str] = set()  # erased or withdrawn since the batch that is being encoded was begun
         self._to_compare = False  # the index that serves with the store
@@ -43,8 +44,10 @@ class LiveUsers(IndexFollower):
 
     def changed(self, user_ids: Iterable[str]) -> None:
         """Have users encoded again."""
+        user_ids = list(user_ids)
         with self.wake:
             self._pending |= dict.fromkeys(user_ids)
+            self._since.add(user_ids)
             self.wake.notify_all()
 
     def compare(self) -> None:
@@ -57,10 +60,16 @@ class LiveUsers(IndexFollower):
         """Remove a user who was erased; what was read of the user before does not bring the vector back."""
         with self.wake:
             self._pending.pop(user_id, None)
+            self._since.discard([user_id])
             self._failed.pop(user_id, None)
             self._stale.add(user_id)
             for snapshot in self._snapshots():
                 self._writer.put_users(snapshot, [], [user_id])
+
+    def backlog(self) -> tuple[int, float]:
+        """Return how many users are to be encoded, and for how many seconds the oldest has waited."""
+        with self.wake:
+            return len(self._since), self._since.seconds
 
     def withdrawn(self, user_ids: Iterable[str]) -> None:
         """Remove users whose vectors show what is not shared any more, and have them encoded again."""
@@ -72,6 +81,7 @@ class LiveUsers(IndexFollower):
             for snapshot in self._snapshots():
                 self._writer.put_users(snapshot, [], users)
             self._pending |= dict.fromkeys(users)
+            self._since.add(users)
             self.wake.notify_all()
 
     def compare_restricted(self) -> None:
@@ -112,6 +122,7 @@ class LiveUsers(IndexFollower):
             batch = [] if to_compare else list(self._pending)[:_AT_ONCE]
             for user_id in batch:
                 del self._pending[user_id]
+            self._since.discard(batch)
             self._stale.clear()
         began = time.monotonic()
         try:

@@ -1,6 +1,7 @@
 """The thread that writes: requests that wait together share a transaction, and one wait for the disk."""
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -40,6 +41,9 @@ class GroupCommit(Worker):
     - A request that is committed counts as written; where the listener fails, it catches up afterwards.
     - A request or job whose result is cancelled before its turn is neither written nor run.
     - What waits when the `with` block ends is still written.
+
+    Attributes:
+        counted: called after each transaction with its requests and the rows that these inserted or updated.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class GroupCommit(Worker):
         self._committed = committed
         self._listener_catch_up = catch_up
         self._queue: deque[_Waiting | Callable[[], None]] = deque()
+        self._since: deque[float] = deque()  # when each entry of the queue came
+        self.counted: Callable[[int, int], None] = lambda _requests, _rows: None
         self._broken = False  # not even an empty transaction can be written
         self._listener_behind = False
 
@@ -107,7 +113,13 @@ class GroupCommit(Worker):
             if self.stopping:
                 raise StoppingError
             self._queue.append(entry)
+            self._since.append(time.monotonic())
             self.wake.notify_all()
+
+    def backlog(self) -> tuple[int, float]:
+        """Return how many requests and jobs wait, and for how many seconds the oldest has waited."""
+        with self.wake:
+            return len(self._queue), time.monotonic() - self._since[0] if self._since else 0.0
 
     def _has_work(self) -> bool:
         return bool(self._queue)
@@ -115,6 +127,7 @@ class GroupCommit(Worker):
     def _work(self) -> None:
         with self.wake:
             first = self._queue.popleft()
+            self._since.popleft()
             group = [] if callable(first) else self._group(first)
         if callable(first):
             first()
@@ -139,6 +152,7 @@ class GroupCommit(Worker):
             group.append(entry)
             rows += entry[0].rows
             self._queue.popleft()
+            self._since.popleft()
         return group
 
     def _answer(self, group: list[_Waiting]) -> None:
@@ -167,6 +181,7 @@ class GroupCommit(Worker):
         self._broken = False
         if not self._listener_behind:
             self.recovered()
+        self.counted(len(group), sum(one.inserted + one.updated for one in written if not one.repeated))
         for (_, result), answer in zip(group, written, strict=True):
             result.set_result(answer)
 

@@ -20,6 +20,7 @@ from server.addresses import commands_socket
 from server.config import ServerConfig
 from server.processes.roles import GO, OWNER, READY, WARM
 from server.rereading import Rereading
+from server.telemetry import ProcessTelemetry, log_as, noting
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +28,10 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Run a process until SIGTERM or the end of standard input; exit code 1 with a reason on stderr."""
     role, config_json, facts_json = sys.argv[1:]
-    logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s {role} {os.getpid()}: %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
+    settings, facts = Rereading(ServerConfig.from_json(config_json)), json.loads(facts_json)
+    log_as(settings.config.log_format, role)
     from server.app import until_stopped  # noqa: PLC0415  # loads what a process serves with
 
-    settings, facts = Rereading(ServerConfig.from_json(config_json)), json.loads(facts_json)
     told = threading.Event()
     threading.Thread(target=_listen, args=(told, settings), name="parent", daemon=True).start()
 
@@ -42,14 +40,21 @@ def main() -> None:
         told.wait()
 
     try:
-        until_stopped(settings, _running(role, settings, facts, wait_for_turn), partial(_say, READY))
+        folder = Path(facts["figures"]) if facts["figures"] else None
+        with noting(settings.config, folder, counts_passed_on=role != OWNER) as telemetry:
+            block = _running(role, settings, facts, wait_for_turn, telemetry)
+            until_stopped(settings, block, partial(_say, READY))
     except (ValueError, LookupError, OSError, RuntimeError) as error:
         print(f"server: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         sys.exit(1)
 
 
 def _running(
-    role: str, settings: Rereading, facts: dict[str, str], wait_for_turn: Callable[[], None]
+    role: str,
+    settings: Rereading,
+    facts: dict[str, str],
+    wait_for_turn: Callable[[], None],
+    telemetry: ProcessTelemetry,
 ) -> AbstractContextManager[str]:
     """Return the block in which a process of a role answers."""
     folder = Path(facts["folder"])
@@ -61,16 +66,15 @@ def _running(
         from server.live import QueryProcesses  # noqa: PLC0415
 
         config = settings.config
+        address, parent, metrics = facts["address"], int(facts["parent"]), facts["metrics"]
         following = {
-            tenant: Following(
-                QueryProcesses(), Reached(facts["address"], socket, config.tls, int(facts["parent"]))
-            )
+            tenant: Following(QueryProcesses(), Reached(address, socket, config.tls, parent, metrics))
             for tenant, socket in sockets.items()
         }
-        return running_owner(config, following, settings)
+        return running_owner(config, following, settings, telemetry)
     from server.processes.query_process import running_query_process  # noqa: PLC0415
 
-    return running_query_process(settings, sockets, Path(facts["counters"]), wait_for_turn)
+    return running_query_process(settings, sockets, Path(facts["counters"]), telemetry, wait_for_turn)
 
 
 def _say(word: bytes) -> None:

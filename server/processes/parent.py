@@ -22,6 +22,7 @@ from server.config import COUNTERS_BYTES, ServerConfig
 from server.exposure import check_exposure
 from server.processes.roles import GO, OWNER, QUERY, READY, WARM
 from server.rereading import Rereading, set_log_level
+from server.telemetry import Figures, ProcessFiles, exposed, watch_process
 
 _MORE_SECONDS = 5.0  # beyond the grace of calls: for threads to end and files to close
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before a process that died is replaced
@@ -69,6 +70,7 @@ def serve_with_processes(settings: Rereading) -> None:
     with (
         _reserved(wanted) as listening,
         tempfile.TemporaryDirectory(prefix="triptych-") as folder,  # only this user may enter it
+        _metrics(config, Path(folder)) as (figures, metrics),
         _Stop() as stop,
     ):
         config = config.on_port(listening.port)
@@ -77,10 +79,12 @@ def serve_with_processes(settings: Rereading) -> None:
             "folder": folder,
             "counters": str(_counters(Path(folder))),
             "parent": str(os.getpid()),
+            "metrics": metrics,
+            "figures": folder if metrics else "",
         }
         groups = [
-            _Group(QUERY, config, facts, stop, wanted=config.processes, spare=config.spare),
-            _Group(OWNER, config, facts, stop, wanted=1, spare=0),
+            _Group(QUERY, config, facts, stop, figures, wanted=config.processes, spare=config.spare),
+            _Group(OWNER, config, facts, stop, figures, wanted=1, spare=0),
         ]
         try:
             for group in reversed(groups):
@@ -129,6 +133,37 @@ def _reserved(wanted: Listening) -> Iterator[Listening]:
         yield Listening(wanted.host, reserved.getsockname()[1])
 
 
+@contextmanager
+def _metrics(config: ServerConfig, folder: Path) -> Iterator[tuple["_Counted", str]]:
+    """Yield what counts processes, and the URL of the metrics of all of them; "" where nobody wants them.
+
+    Raises:
+        BadAddressError, CannotListenError: nothing can listen there.
+    """
+    own = Figures()
+    files = ProcessFiles(folder, own)
+    if config.metrics_port is None:
+        yield _Counted(files, own), ""
+        return
+    watch_process(own)
+    with exposed(files.sources, config.metrics_host, config.metrics_port) as url:
+        yield _Counted(files, own), url
+
+
+class _Counted:
+    """Tells the metrics of processes that start and end."""
+
+    def __init__(self, files: ProcessFiles, own: Figures) -> None:
+        self._files = files
+        self.started = files.started
+        self._replaced = {role: own.counter("process_restarts", role) for role in (OWNER, QUERY)}
+
+    def ended(self, pid: int, role: str, *, replaced: bool) -> None:
+        self._files.ended(pid)
+        if replaced:
+            self._replaced[role](1.0)
+
+
 class _Stop:
     """The first signal sets `event`, the second one `now`; SIGHUP is neither."""
 
@@ -171,11 +206,13 @@ class _Group:
         config: ServerConfig,
         facts: dict[str, str],
         stop: "_Stop",
+        counted: _Counted,
         *,
         wanted: int,
         spare: int,
     ) -> None:
         self.role = role
+        self.counted = counted
         self._facts = json.dumps(facts)
         self._config = config
         self.stop = stop
@@ -183,7 +220,8 @@ class _Group:
         self.changed = threading.Condition()
         self.failed: int | None = None  # exit code of one that ended before all answered
         self._wanted = wanted
-        self._places = [_Place(self) for _ in range(wanted + spare)]
+        names = [role] if wanted + spare == 1 else [f"{role}-{place}" for place in range(wanted + spare)]
+        self._places = [_Place(self, name) for name in names]
         self._answered = False  # all that are wanted, at least once
 
     @property
@@ -255,8 +293,9 @@ class _State(Enum):
 class _Place:
     """A place for one process at a time."""
 
-    def __init__(self, group: _Group) -> None:
+    def __init__(self, group: _Group, name: str) -> None:
         self._group = group
+        self._name = name
         self._process: subprocess.Popen[bytes] | None = None
         self.state = _State.DOWN
         self.thread = threading.Thread(target=self._keep, name=group.role, daemon=True)
@@ -300,6 +339,7 @@ class _Place:
             code = process.wait()
             self._becomes(_State.DOWN)
             _close(process)
+            group.counted.ended(process.pid, group.role, replaced=not group.gives_up)
             if group.gives_up:
                 with group.changed:
                     group.failed = code
@@ -323,6 +363,7 @@ class _Place:
                 stdout=subprocess.PIPE,
                 start_new_session=True,  # signals of a terminal reach the parent alone
             )
+            self._group.counted.started(self._process.pid, self._name)
             return self._process
 
     def _becomes(self, state: _State) -> None:

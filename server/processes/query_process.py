@@ -15,6 +15,7 @@ from grpc_health.v1 import health
 from encoder.text import TextCache
 from server.app import HomeServices, answering
 from server.config import ServerConfig
+from server.gauges import watch_calls, watch_log, watch_queries
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.processes.forwarding import add_forwarding
@@ -23,7 +24,8 @@ from server.processes.replica import Replica
 from server.query import Retriever
 from server.rereading import Rereading
 from server.supervisor import SERVICES, set_health
-from server.wire import Admission, RetrievalServicer, answering_process
+from server.telemetry import ProcessTelemetry, Telemetry
+from server.wire import Admission, RetrievalServicer, answer_observer_of, answering_process
 from store.state import LogFollower, UserState
 
 _OPTIONS = [
@@ -42,6 +44,7 @@ def running_query_process(
     settings: Rereading,
     sockets: Mapping[str, str],
     counters: Path,
+    telemetry: ProcessTelemetry,
     wait_for_turn: Callable[[], None] = lambda: None,
 ) -> Iterator[str]:
     """Yield the address of a query process that answers while the block runs.
@@ -50,6 +53,7 @@ def running_query_process(
         settings: of the server; its port is shared with the other query processes.
         sockets: addresses of the owner, unix:/path, by tenant; it has opened the homes.
         counters: of rate limits, shared by all query processes.
+        telemetry: what this process notes of itself.
         wait_for_turn: called when everything is loaded; this process follows the owner meanwhile, and answers
             when it returns.
 
@@ -60,7 +64,10 @@ def running_query_process(
     """
     config, front_health = settings.config, health.HealthServicer()
     with ExitStack() as stack:
-        homes = [stack.enter_context(_followed(one, sockets[one.tenant])) for one in config.each_home()]
+        homes = [
+            stack.enter_context(_followed(one, sockets[one.tenant], telemetry.of_home(one.tenant)))
+            for one in config.each_home()
+        ]
         services = [one.services for one in homes]
         if config.tenants:
             set_health(front_health, dict.fromkeys(("", *SERVICES), True))
@@ -68,7 +75,7 @@ def running_query_process(
             front_health = services[0].health
         wait_for_turn()
         address = stack.enter_context(
-            answering(config, settings, services, front_health, {}, _OPTIONS, counters)
+            answering(config, settings, services, front_health, {}, telemetry, _OPTIONS, counters)
         )
         for one in homes:  # last: who has joined answers
             stack.enter_context(one.joined())
@@ -84,7 +91,7 @@ class _FollowedHome:
 
 
 @contextmanager
-def _followed(config: ServerConfig, owner: str) -> Iterator[_FollowedHome]:
+def _followed(config: ServerConfig, owner: str, telemetry: Telemetry) -> Iterator[_FollowedHome]:
     """Yield a home that is followed while the block runs."""
     health_servicer = health.HealthServicer()
     with (
@@ -105,14 +112,23 @@ def _followed(config: ServerConfig, owner: str) -> Iterator[_FollowedHome]:
         replica = Replica(config, state, cache, retriever, follower, ready)
         state.repair_by(link.repair)
         replica.resume()
+        observer = answer_observer_of(telemetry, config.home.models, retriever)
         services = [
-            partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever)),
+            partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever, observer)),
             partial(add_forwarding, channel=link.channel, amend={"Status": partial(_told_here, retriever)}),
         ]
-        admission = Admission(config.workers, config.queue)
+        admission = Admission(config.workers, config.queue, telemetry=telemetry)
+        if telemetry.figures is not None:
+            watch_calls(telemetry.figures, admission)
+            watch_queries(telemetry.figures, retriever)
+            watch_log(telemetry.figures, lambda: follower.sequence)
         joined = partial(link.joined, replica.prepare, replica.drop, partial(_pass_on, health_servicer))
         with _following(state, follower):
-            yield _FollowedHome(HomeServices(config.tenant, admission, health_servicer, services), joined)
+            try:
+                yield _FollowedHome(HomeServices(config.tenant, admission, health_servicer, services), joined)
+            finally:
+                if telemetry.figures is not None:
+                    telemetry.figures.sample_no_more()
 
 
 def _told_here(retriever: Retriever, reply: bytes) -> bytes:

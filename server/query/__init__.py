@@ -6,10 +6,12 @@ raw views that `subject_views` puts together, and `pages` searches the index and
 `diversity` where a query wants that.
 Finished vectors of stored users are kept in `user_vectors` until the log of the state tells of a change.
 `explain` divides the shares of a score among events, texts and friends; `user_search` finds users instead of
-items; `predict` asks the heads of the model. `visible` keeps to what a caller may see.
+items; `predict` asks the heads of the model. `visible` keeps to what a caller may see,
+`drift` samples people who are asked for.
 """
 
 from server.query.diversity import diversified, pool_size
+from server.query.drift import DriftSampler
 from server.query.predict import ItemNotServedError, Prediction, Question
 from server.query.query import (
     Candidates,
@@ -27,6 +29,7 @@ from server.query.query import (
     Subject,
     Target,
     TextQuery,
+    Timings,
 )
 from server.query.retriever import NotReadyError, QueryPriority, Retriever
 from server.query.snapshot import Snapshot, cache_stored_vectors, prepare, text_encoder
@@ -38,6 +41,7 @@ __all__ = [
     "AudienceGroupError",
     "AudienceTooSmallError",
     "Candidates",
+    "DriftSampler",
     "EncodedUser",
     "Explanation",
     "FloatArray",
@@ -63,6 +67,7 @@ __all__ = [
     "SubjectViews",
     "Target",
     "TextQuery",
+    "Timings",
     "cache_stored_vectors",
     "diversified",
     "pool_size",

@@ -227,11 +227,17 @@ def views_used(parts: FloatArray) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds of each stage, of the whole batch that a query is part of."""
+    """Milliseconds of each stage, of the whole batch that a query is part of.
+
+    Attributes:
+        search_ms: until the answer is complete.
+        page_ms: of `search_ms`, those after the search itself: pages, shares, ids, explanations.
+    """
 
     views_ms: float
     encode_ms: float
     search_ms: float
+    page_ms: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -257,6 +257,7 @@ class Retriever:
         state = index.delta.state  # every row is looked up and searched in this one state
         excluded = [excluded_of(snapshot, query, vectors[i], state) for i, query in enumerate(queries)]
         pools = search(index, queries, query_vectors, excluded, state)
+        search_end = time.perf_counter()
         check_wanted()
         pages = [page_of(index, query, *pools[i]) for i, query in enumerate(queries)]
         shares = shares_of(index, query_vectors, pages)
@@ -265,7 +266,7 @@ class Retriever:
             self._explanations(known, encoded, i, query, query_vectors[i], pages[i], shares[i])
             for i, query in enumerate(queries)
         ]
-        timings = _timings(start, encoded.views_end, encode_end)
+        timings = _timings(start, encoded.views_end, encode_end, search_end)
         return [
             Candidates(
                 list(islice(ids, len(pages[i][0]))),
@@ -344,7 +345,10 @@ def excluded_of(snapshot: Snapshot, query: Query, vector: UserVector, state: Ind
     return rows[rows >= 0]
 
 
-def _timings(start: float, views_end: float, encode_end: float) -> Timings:
+def _timings(start: float, views_end: float, encode_end: float, search_end: float | None = None) -> Timings:
     """Return the milliseconds from the start to each end of a stage, in seconds, and to now."""
     now = time.perf_counter()
-    return Timings(1e3 * (views_end - start), 1e3 * (encode_end - views_end), 1e3 * (now - encode_end))
+    page_ms = 0.0 if search_end is None else 1e3 * (now - search_end)
+    return Timings(
+        1e3 * (views_end - start), 1e3 * (encode_end - views_end), 1e3 * (now - encode_end), page_ms
+    )

@@ -4,12 +4,13 @@
 servicers (`servicers` of Retrieval and Admin, `ingest_servicer` of Ingest, `owner_servicer` of what query
 processes ask) translate the request, call what answers it, and translate the result.
 `query`, `filters` and `ingest` have the translations, with every bound that a client could overstep; `bounds`
-has those that they share.
+has those that they share. `observed` counts and traces calls and answers.
 """
 
 from server.wire.admission import Admission
 from server.wire.gate import Gate, HomeCalls, MethodHandlers
 from server.wire.ingest_servicer import IngestServicer
+from server.wire.observed import answer_observer_of
 from server.wire.owner_servicer import OwnerServicer
 from server.wire.query import filter_of
 from server.wire.servicers import AdminServicer, RetrievalServicer, answering_process
@@ -23,6 +24,7 @@ __all__ = [
     "MethodHandlers",
     "OwnerServicer",
     "RetrievalServicer",
+    "answer_observer_of",
     "answering_process",
     "filter_of",
 ]

@@ -1,6 +1,7 @@
 """Admission of calls: threads of its own for each kind of call, so that no kind takes those of another."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -14,8 +15,10 @@ from server import cancellation as calls
 from server.access import Grant, granted
 from server.query import QueryPriority
 from server.status import InvalidRequestError, TooManyCallsError, TooManyStreamsError, status_of_errors
+from server.telemetry import Telemetry, hand_over
 from server.wire.decoding import decode
 from server.wire.micro_batches import CallBatcher, together_of
+from server.wire.observed import MethodObserver, observer_of
 
 _INGEST = "triptych.v1.Ingest"
 _OWNER = "triptych.internal.v1.Owner"
@@ -75,6 +78,11 @@ class CallPool(ThreadPoolExecutor):
         self._batchers: dict[Any, CallBatcher] = {}  # by the behavior that gRPC would run
 
     @property
+    def admitted(self) -> int:
+        """The number of calls that run or wait."""
+        return self._admitted
+
+    @property
     def full(self) -> bool:
         """Whether as many calls run and wait as may."""
         return self._admitted >= self.most
@@ -85,7 +93,11 @@ class CallPool(ThreadPoolExecutor):
         """Run a call on a thread of this pool, or with others; it is counted until it has ended."""
         self._enter()
         batcher = self._batchers.get(args[3]) if CallBatcher.takes(args) else None
-        result: Any = super().submit(fn, *args, **kwargs) if batcher is None else batcher.submit(fn, args)
+        result: Any
+        if batcher is not None:
+            result = batcher.submit(fn, args)
+        else:
+            result = super().submit(partial(_since, time.perf_counter(), fn), *args, **kwargs)
         result.add_done_callback(lambda _: self._leave())
         return result  # type: ignore[no-any-return]
 
@@ -93,13 +105,16 @@ class CallPool(ThreadPoolExecutor):
         """Run a call that is counted already on a thread of this pool."""
         return super().submit(call)
 
-    def admitting(self, handler: "_Handler", *, together: bool = True) -> "_Handler":
+    def admitting(
+        self, handler: "_Handler", observer: MethodObserver | None = None, *, together: bool = True
+    ) -> "_Handler":
         """Wrap the handler of a method so that it runs on the threads of this pool.
 
         Each message of a stream counts as a call of its token, which has to hold still.
 
         Args:
             handler: of the method.
+            observer: counts its calls.
             together: whether calls of a method that is `answered_together_by` another run in micro-batches.
         """
         shape = _shape(handler)
@@ -107,7 +122,7 @@ class CallPool(ThreadPoolExecutor):
         # A health watch of gRPC's goes on after its thread has returned.
         outlives_thread = getattr(behavior, "experimental_non_blocking", False)
 
-        def call(request: Any, context: grpc.ServicerContext, *send: Any) -> Any:
+        def answer(request: Any, context: grpc.ServicerContext, *send: Any) -> Any:
             calls.begin(context)
             if self._longest is not None:
                 self._end_in_time(context, self._longest)
@@ -122,19 +137,24 @@ class CallPool(ThreadPoolExecutor):
                     raise request
             return behavior(request, context, *send)
 
+        call: Callable[..., Any] = answer
+        if observer is not None:
+            call = observer.observing(answer, streams=handler.response_streaming)
         call.experimental_thread_pool = self  # type: ignore[attr-defined]  # where gRPC looks for it
         call.experimental_non_blocking = outlives_thread  # type: ignore[attr-defined]
         answer_together = together_of(behavior) if together else None
         if answer_together is not None:
             self._batchers[call] = CallBatcher(
-                answer_together, self.run_apart, f"{self.kind} together", self._priority
+                answer_together, self.run_apart, f"{self.kind} together", self._priority, observer
             )
         return _handler(shape, call, handler)
 
-    def refusing(self, handler: "_Handler") -> "_Handler":
+    def refusing(self, handler: "_Handler", observer: MethodObserver | None = None) -> "_Handler":
         """Return a handler that refuses calls because this pool is full, without parsing their requests."""
 
         def refuse(_: Iterator[Any], context: grpc.ServicerContext) -> NoReturn:
+            if observer is not None:
+                observer.refused()
             with status_of_errors(context):
                 raise (TooManyCallsError if self._may_wait else TooManyStreamsError)(self.kind, self.most)
             raise AssertionError  # `status_of_errors` has raised
@@ -168,12 +188,26 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
 
     gRPC asks for the handler of each call and submits the call on one and the same thread, so that a pool
     which is not full here has a place when the call is submitted.
+
+    Attributes:
+        pools: by kind.
+        refusals: the thread on which calls are refused.
     """
 
-    def __init__(self, workers: int, queue: int, priority: QueryPriority | None = None) -> None:
-        """Make the pools; of most kinds, `workers` calls run at once and `queue` more may wait.
+    def __init__(
+        self,
+        workers: int,
+        queue: int,
+        priority: QueryPriority | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        """Make the pools.
 
-        Queries that are answered together are counted by `priority`.
+        Args:
+            workers: calls of most kinds that run at once.
+            queue: further ones that may wait.
+            priority: counts the queries that are answered together.
+            telemetry: what is noted of calls; None for nothing.
         """
         pools = (
             CallPool("queries", workers, queue, priority=priority),
@@ -190,7 +224,8 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             CallPool("health watches", 2, 254),
             CallPool("reflection streams", 8, 0, _LONGEST_SECONDS),
         )
-        self._pools = {pool.kind: pool for pool in pools}
+        self.pools = {pool.kind: pool for pool in pools}
+        self._telemetry = telemetry
         self._handlers: dict[tuple[str, bool], tuple[CallPool, _Handler, _Handler]] = {}
         self.refusals = ThreadPoolExecutor(1, thread_name_prefix="refusals")  # a refusal never waits
 
@@ -221,15 +256,23 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             handler = find(details)
             if handler is None:
                 return None
-            pool = self._pools[kind_of(details.method, handler)]
-            self._handlers[key] = pool, pool.admitting(handler, together=not apart), pool.refusing(handler)
+            pool = self.pools[kind_of(details.method, handler)]
+            observer = observer_of(self._telemetry, details.method, pool.kind)
+            admitting = pool.admitting(handler, observer, together=not apart)
+            self._handlers[key] = pool, admitting, pool.refusing(handler, observer)
         pool, admitting, refusing = self._handlers[key]
         return refusing if pool.full else admitting
 
     def shutdown(self) -> None:
         """Wait until no call runs; to be called when the server accepts no more."""
-        for pool in (*self._pools.values(), self.refusals):
+        for pool in (*self.pools.values(), self.refusals):
             pool.shutdown()
+
+
+def _since(moment: float, run: Callable[..., _Result], *args: Any, **kwargs: Any) -> _Result:
+    """Run a call on the thread of a pool that was handed over at a moment of `time.perf_counter`."""
+    hand_over(moment)
+    return run(*args, **kwargs)
 
 
 def kind_of(method: str, handler: "_Handler") -> str:

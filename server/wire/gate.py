@@ -13,6 +13,7 @@ from indexer.filters import Filter
 from server.access import Access, granted
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.status import Failure, abort_with, outcome
+from server.telemetry import DENIALS, Figures, code_of
 from server.wire.admission import Admission
 from server.wire.query import filter_of
 
@@ -64,14 +65,24 @@ class HomeCalls:
 class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
     """Asks for the token of each call, and hands it to what answers about the home of its tenant."""
 
-    def __init__(self, access: Access, homes: Mapping[str, HomeCalls], others: Admission) -> None:
+    def __init__(
+        self,
+        access: Access,
+        homes: Mapping[str, HomeCalls],
+        others: Admission,
+        figures: Figures | None = None,
+    ) -> None:
         """Take who decides, and who answers.
 
         Args:
             access: decides.
             homes: by tenant; "" where there is one home.
             others: the threads of calls that are about no home: health and reflection, which the server has.
+            figures: count the calls that are denied; None for none.
         """
+        self._denied: dict[int, Callable[[float], None]] = {}
+        if figures is not None:
+            self._denied = {code_of(name): figures.counter("calls_denied", name) for name in DENIALS}
         self._access = access
         self._homes = homes
         self._others = others
@@ -85,6 +96,8 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the 
         details = handler_call_details
         answer = outcome(partial(self._access.authorise, details.method, details.invocation_metadata))
         if isinstance(answer, Failure):
+            if answer.code in self._denied:
+                self._denied[answer.code](1.0)
             return _refusing(answer)
         if not details.method.startswith(_OURS):
             return self._others.admit(continuation, details)

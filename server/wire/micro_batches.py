@@ -23,6 +23,8 @@ from grpc import _server as inside
 
 from server.query import QueryPriority
 from server.status import Failure, abort_with
+from server.telemetry import TracedCall, hand_over
+from server.wire.observed import MethodObserver
 
 cygrpc: Any = vars(inside)["cygrpc"]
 log = logging.getLogger(__name__)
@@ -62,12 +64,20 @@ _DOUBT = 0.9  # what is left of that time with each call that it refuses: it is 
 class UnaryCall:
     """A call that was handed over by gRPC, from its admission to its end; `Future` as far as gRPC looks.
 
-    Args:
-        run: runs its arguments in the context variables of the call.
-        arguments: of `_unary_response_in_pool`.
+    Attributes:
+        began: when it was handed over, in seconds of `time.perf_counter`.
+        traced: how it is traced, None where it is not.
     """
 
     def __init__(self, run: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Take what gRPC submits.
+
+        Args:
+            run: runs its arguments in the context variables of the call.
+            arguments: of `_unary_response_in_pool`.
+        """
+        self.began = time.perf_counter()
+        self.traced: TracedCall | None = None
         self._run = run
         self._event, self._state, self._behavior, _, self._parse, self._serialize = arguments
         self._callbacks: list[Callable[[Any], object]] = []
@@ -104,6 +114,11 @@ class UnaryCall:
         return self._state.request
 
     @property
+    def metadata(self) -> Any:
+        """The metadata of the caller, pairs of key and value."""
+        return self._event.invocation_metadata
+
+    @property
     def wanted(self) -> bool:
         """Whether the caller still waits for the answer."""
         return bool(inside._is_rpc_state_active(self._state))
@@ -115,6 +130,7 @@ class UnaryCall:
 
     def answer(self) -> None:
         """Run the call's own behavior, send what it returns or raises, and end the call."""
+        hand_over(self.began)
         try:
             self._respond(self._behavior, self._serialize)
         finally:
@@ -186,6 +202,7 @@ class CallBatcher:
         run_apart: "Callable[[Callable[[], None]], Future[None]]",
         name: str,
         priority: QueryPriority,
+        observer: MethodObserver | None = None,
     ) -> None:
         """Start the thread of the micro-batches.
 
@@ -194,9 +211,11 @@ class CallBatcher:
             run_apart: runs another one on a thread of its own.
             name: of the thread.
             priority: counts a call from the moment at which its message has come.
+            observer: counts the calls that end.
         """
         self._answer = answer
         self._priority = priority
+        self._observer = observer
         self._run_apart = run_apart
         self._arrived: SimpleQueue[UnaryCall | None] = SimpleQueue()
         self._usual_seconds = 0.0  # of a micro-batch
@@ -211,6 +230,8 @@ class CallBatcher:
     def submit(self, fn: Callable[..., Any], arguments: tuple[Any, ...]) -> UnaryCall:
         """Take over a call that gRPC submits, with its lock held; return it."""
         call = UnaryCall(fn, arguments[1:])
+        if self._observer is not None:
+            self._observer.arrived(call, call.metadata)
         call.receive(self._take)
         return call
 
@@ -237,25 +258,26 @@ class CallBatcher:
                 return
 
     def _answer_all(self, calls: Sequence[UnaryCall]) -> None:
-        waiting = []
-        for call in calls:
-            if call.request is None:
-                call.refuse_without_message()
-            elif not call.wanted:  # nobody would read an answer
-                call.end()
-            elif call.seconds_left < self._usual_seconds:
-                call.fail(_TOO_LATE)
-                self._usual_seconds *= _DOUBT
-            else:
-                waiting.append(call)
+        waiting = self._still_wanted(calls)
         if not waiting:
             return
         began = time.perf_counter()
+        if self._observer is not None:
+            self._observer.begin_together(waiting)
         try:
             outcomes = self._answer([call.request for call in waiting])
         except Exception:  # a supervisor: without this thread no query would be answered any more
             log.exception("a micro-batch failed; its calls are answered one by one")
             outcomes = [None] * len(waiting)
+        if self._observer is not None:
+            self._observer.ended_together(
+                [
+                    (call, outcome.code if isinstance(outcome, Failure) else code_pb2.OK)
+                    for call, outcome in zip(waiting, outcomes, strict=True)
+                    if outcome is not None  # which is counted by itself
+                ],
+                began,
+            )
         for call, outcome in zip(waiting, outcomes, strict=True):
             if outcome is None:
                 self._run_apart(call.answer)
@@ -264,3 +286,26 @@ class CallBatcher:
             else:
                 call.send(outcome)
         self._usual_seconds += _NEWEST * (time.perf_counter() - began - self._usual_seconds)
+
+    def _still_wanted(self, calls: Sequence[UnaryCall]) -> list[UnaryCall]:
+        """Return the calls that can be answered in time, and end the others."""
+        waiting = []
+        for call in calls:
+            if call.request is None:
+                self._note([(call, code_pb2.UNIMPLEMENTED)])
+                call.refuse_without_message()
+            elif not call.wanted:  # nobody would read an answer
+                self._note([(call, code_pb2.CANCELLED)])
+                call.end()
+            elif call.seconds_left < self._usual_seconds:
+                self._note([(call, _TOO_LATE.code)])
+                call.fail(_TOO_LATE)
+                self._usual_seconds *= _DOUBT
+            else:
+                waiting.append(call)
+        return waiting
+
+    def _note(self, calls: "Sequence[tuple[UnaryCall, int]]") -> None:
+        """Count calls that end without having been answered, with their codes."""
+        if self._observer is not None:
+            self._observer.ended_together(calls)

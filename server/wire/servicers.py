@@ -2,10 +2,10 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
@@ -20,6 +20,7 @@ from server.status import Failure, InvalidRequestError, outcome, status_of_error
 from server.supervisor import Supervisor
 from server.wire.gate import visible_items
 from server.wire.micro_batches import answered_together_by
+from server.wire.observed import AnswerObserver
 from server.wire.packed import packed_batch, packed_reply
 from server.wire.predict import predict_reply, question_of
 from server.wire.query import (
@@ -36,18 +37,22 @@ from store.export import create_export
 from store.home import Home
 from store.store import ItemNotFoundError, Store
 
+_Answer = TypeVar("_Answer")
+_Reply = TypeVar("_Reply")
+
 
 class RetrievalServicer(rpc.RetrievalServicer):
     """triptych.v1.Retrieval."""
 
-    def __init__(self, retriever: Retriever) -> None:
+    def __init__(self, retriever: Retriever, observer: AnswerObserver | None = None) -> None:
         self._retriever = retriever
+        self._observer = observer
 
     @answered_together_by("answer_together")
     def Query(self, request: pb.QueryRequest, context: grpc.ServicerContext) -> pb.QueryResponse:
         """Top-k candidates of one subject.  Status: as `status.py` says."""
         with status_of_errors(context):
-            return query_reply(self._answer(request))
+            return self._noted(self._answer(request), query_reply)
 
     def answer_together(self, requests: Sequence[Any]) -> list[bytes | Failure | None]:
         """Answer the requests of calls of Query that wait; None for one that would hold up the others.
@@ -57,7 +62,7 @@ class RetrievalServicer(rpc.RetrievalServicer):
         Args:
             requests: QueryRequest, or what is wrong with one that could not be parsed.
         """
-        return _answer_small(self._retriever, requests)
+        return _answer_small(self._retriever, requests, self._observer)
 
     def QueryBatch(
         self, request: pb.QueryBatchRequest, context: grpc.ServicerContext
@@ -73,7 +78,10 @@ class RetrievalServicer(rpc.RetrievalServicer):
             except (ItemNotFoundError, VectorDimError, IndexChangedError) as error:
                 error.add_note(place_of(error, queries))
                 raise
+            reply_began = time.perf_counter()
             replies = [packed_reply(candidates) for candidates in answers]
+            if self._observer is not None:
+                self._observer.answered(answers, reply_began)
             return pb.QueryBatchResponse.FromString(packed_batch(replies))
 
     def QueryStream(
@@ -83,7 +91,7 @@ class RetrievalServicer(rpc.RetrievalServicer):
         with status_of_errors(context):
             try:
                 for request in request_iterator:
-                    yield stream_reply(outcome(partial(self._answer, request)))
+                    yield self._noted(outcome(partial(self._answer, request)), stream_reply)
             except grpc.RpcError:  # the client ended the call
                 return
 
@@ -102,11 +110,23 @@ class RetrievalServicer(rpc.RetrievalServicer):
     def _answer(self, request: pb.QueryRequest) -> Candidates:
         return _first(self._retriever, query_of(request, visible_items()))
 
+    def _noted(self, answer: _Answer, reply_of: Callable[[_Answer], _Reply]) -> _Reply:
+        """Make the reply of an answer, and count it."""
+        reply_began = time.perf_counter()
+        reply = reply_of(answer)
+        if self._observer is not None and isinstance(answer, Candidates):
+            self._observer.answered([answer], reply_began)
+        return reply
 
-def _answer_small(retriever: Retriever, requests: Sequence[Any]) -> list[bytes | Failure | None]:
+
+def _answer_small(
+    retriever: Retriever, requests: Sequence[Any], observer: AnswerObserver | None
+) -> list[bytes | Failure | None]:
     """Answer those requests that are small; as `RetrievalServicer.answer_together`."""
     parsed = [outcome(partial(_parsed, request)) for request in requests]
-    found = iter(_found(retriever, [one for one in parsed if isinstance(one, Query) and one.is_small]))
+    small = [one for one in parsed if isinstance(one, Query) and one.is_small]
+    answers = _found(retriever, small)
+    found, reply_began = iter(answers), time.perf_counter()
     outcomes: list[bytes | Failure | None] = []
     for query in parsed:
         if isinstance(query, Failure):
@@ -116,6 +136,9 @@ def _answer_small(retriever: Retriever, requests: Sequence[Any]) -> list[bytes |
             outcomes.append(packed_reply(candidates) if isinstance(candidates, Candidates) else candidates)
         else:
             outcomes.append(None)
+    if observer is not None:
+        observer.answered([one for one in answers if isinstance(one, Candidates)], reply_began)
+        observer.offer(small, answers)
     return outcomes
 
 

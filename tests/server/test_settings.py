@@ -102,6 +102,8 @@ def test_a_wrong_variable_and_a_wrong_flag_are_named(home: Path, monkeypatch: py
     monkeypatch.setenv("TRIPTYCH_WORKERS", "many")
     with pytest.raises(WrongSettingError, match=r"^TRIPTYCH_WORKERS is 'many', not a number in 1..256$"):
         SettingsSource(home).load()
+    with pytest.raises(WrongSettingError, match=r"^--metrics-port is 70000, not a number in 0..65535$"):
+        SettingsSource(home, flags={"workers": 1, "metrics_port": 70_000}).load()
     with pytest.raises(WrongSettingError, match=r"^--workers is 999, not a number in 1..256$"):
         SettingsSource(home, flags={"workers": 999}).load()
 
