@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from server.client import metadata_of
+
 TOKEN_VARIABLE = "TRIPTYCH_TOKEN"  # noqa: S105  # the name of the variable
 
 TokenFileOption = Annotated[
@@ -30,3 +32,8 @@ def token_of(file: Path | None) -> str | None:
     if file is not None:
         return file.read_text("utf-8").strip()
     return os.environ.get(TOKEN_VARIABLE, "").strip() or None
+
+
+def metadata_of_environment() -> tuple[tuple[str, str], ...]:
+    """Return the metadata of calls that a command makes without a client: the token of the environment."""
+    return metadata_of(token_of(None))

@@ -107,12 +107,12 @@ def until_stopped(
     """
     sys.setswitchinterval(_SWITCH_SECONDS)
     settings.listen(set_log_level)
-    with (
-        StopSignals(
-            lambda: settings.config.home.server_file.unlink(missing_ok=True), settings.reread
-        ) as signals,
-        block as address,
-    ):
+
+    def unannounce() -> None:
+        for one in settings.config.each_home():
+            one.home.server_file.unlink(missing_ok=True)
+
+    with StopSignals(unannounce, settings.reread) as signals, block as address:
         settings.listen(lambda config: signals.serving(config.grace_seconds))
         log.info("listening on %s", address)
         ready()

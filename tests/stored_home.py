@@ -33,10 +33,10 @@ from encoder.text.export import export_text_model
 from encoder.train import train
 from indexer.publish import prune, publish
 from indexer.reindex import IndexSpec, reindex
-from server.client import Behavior, Item, Text
+from server.client import Behavior, Consent, Item, Text
 from server.client import Client as TypedClient
 from server.pb.triptych.v1 import triptych_pb2 as pb
-from store.artifact import read_pointer
+from store.artifact import read_manifest, read_pointer
 from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
@@ -50,8 +50,7 @@ TOPICS = {
     "garden": ["roses", "compost", "orchard", "seeds", "spade", "tulips", "hedge", "bees"],
 }
 GLUE = ["a", "about", "and", "of", "on", "the", "with"]
-USERS, ITEMS = 48, 60
-DIM = 17  # of the model: 8 in closed form, 8 learned and a bias
+USERS, ITEMS = 168, 60  # so many that a learned block can be judged
 _BEGINNING = datetime(2024, 1, 1)
 
 
@@ -83,7 +82,8 @@ def make_home(path: Path) -> Home:
 def replies(client: Client) -> list[dict[str, Any]]:
     """Return every query with its reply, as protobuf writes JSON, without ids and times of the call."""
     answered = []
-    for name, query in queries().items():
+    dim = read_manifest(read_pointer(client.home.latest_model, client.home.models))["dim"]
+    for name, query in queries(dim).items():
         reply = client.retrieval.Query(query, timeout=60)
         for field in ("query_id", "timings", "index_id", "model_id"):
             reply.ClearField(field)
@@ -92,8 +92,8 @@ def replies(client: Client) -> list[dict[str, Any]]:
     return answered
 
 
-def queries() -> dict[str, pb.QueryRequest]:
-    """Return the queries of the golden replies by name, one or more of each kind."""
+def queries(dim: int) -> dict[str, pb.QueryRequest]:
+    """Return the queries of the golden replies by name, one or more of each kind; `dim` is the model's."""
     views = pb.Views(
         events=[pb.Event(item_id="sea-03"), pb.Event(item_id="sky-06", action="like", weight=2)],
         texts=["a storm and the lighthouse"],
@@ -101,10 +101,10 @@ def queries() -> dict[str, pb.QueryRequest]:
     )
     bright = pb.AttributeCondition(name="maker.country", any_of=[pb.AttributeValue(text="Norway")])
     late = pb.AttributeCondition(name="year", at_least=1990, at_most=2010)
-    number = np.linspace(-1, 1, DIM).tolist()  # of the model's dim
+    number = np.linspace(-1, 1, dim).tolist()
     return {
         "stored user": pb.QueryRequest(user_id="u01", k=10),
-        "one view only": pb.QueryRequest(user_id="u47", k=10),
+        "one view only": pb.QueryRequest(user_id=f"u{USERS - 1}", k=10),
         "user of a text that came while serving": pb.QueryRequest(user_id="u-new", k=10),
         "anonymous views": pb.QueryRequest(views=views, k=10),
         "item": pb.QueryRequest(item_id="kitchen-04", k=10),
@@ -119,7 +119,7 @@ def queries() -> dict[str, pb.QueryRequest]:
         ),
         "seen items, least score": pb.QueryRequest(user_id="u04", k=30, exclude_seen=False, min_score=0.05),
         "text beside a user": pb.QueryRequest(
-            user_id="u43", k=10, text_query="the comet and the moon", text_query_weight=0.6
+            user_id="u41", k=10, text_query="the comet and the moon", text_query_weight=0.6
         ),
         "diversity": pb.QueryRequest(user_id="u07", k=5, diversity=0.7),
         "explain": pb.QueryRequest(user_id="u08", k=5, explain=True),
@@ -127,6 +127,10 @@ def queries() -> dict[str, pb.QueryRequest]:
         "audience": pb.QueryRequest(text="seeds and roses", k=10, target=pb.TARGET_USERS),
         "nobody": pb.QueryRequest(user_id="u-nobody", k=10),
         "erased": pb.QueryRequest(user_id="u10", k=10),
+        "a view that is not used": pb.QueryRequest(user_id="u14", k=10),
+        "similar users of one who shares no history": pb.QueryRequest(
+            user_id="u01", k=10, target=pb.TARGET_USERS
+        ),
     }
 
 
@@ -251,6 +255,8 @@ def _change(client: Client) -> None:
         typed.delete_items(["garden-05"], request_id="items-2")
         typed.append_behaviors([Behavior("u01", "sea-new", ts=made)], request_id="events-1")
         typed.append_texts([Text("u-new", "spice and pepper on the knife")], request_id="texts-1")
+        kept_back = [Consent("u14", "H", use=False), Consent("u01", "H", share=False)]
+        typed.set_consent(kept_back, request_id="consents-1")
 
 
 def stop(client: Client) -> None:

@@ -222,7 +222,7 @@ def erased_check(home: Home) -> Iterator[Check]:
             continue  # said by the check of the indexes
         found += [f"index {index_id}: {count}"] if count else []
     if found:
-        hint = "triptych reindex --home HOME, then triptych index prune --keep 1 --home HOME"
+        hint = "serve the home, or triptych reindex --home HOME and triptych index prune --keep 1 --home HOME"
         warning = f"vectors of erased people lie in files that nobody searches: {', '.join(found)}"
         yield Check("erased people", State.WARNING, warning, hint)
 

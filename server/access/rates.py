@@ -81,18 +81,18 @@ class _SharedCounters(Storage):
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         number, now = _number(key), self.now()
-        with self._lock, _range_locked(self._file):
+        with self._lock, _locked(self._file):
             place, count, end = self._slot(number, now)
             count, end = (count + amount, end) if end > now else (amount, now + expiry)
             _SLOT.pack_into(self._memory, place, number, count, end)
         return count
 
     def get(self, key: str) -> int:
-        with self._lock, _range_locked(self._file):
+        with self._lock, _locked(self._file):
             return self._slot(_number(key), self.now())[1]
 
     def get_expiry(self, key: str) -> float:
-        with self._lock, _range_locked(self._file):
+        with self._lock, _locked(self._file):
             return self._slot(_number(key), self.now())[2]
 
     def check(self) -> bool:
@@ -117,7 +117,7 @@ class _SharedCounters(Storage):
         return free, 0, 0.0
 
 
-class _range_locked:  # noqa: N801  # a context manager
+class _locked:  # noqa: N801  # a context manager
     """Keeps other processes out while the block runs; a process that dies lets go."""
 
     def __init__(self, file: int | None) -> None:
@@ -125,11 +125,11 @@ class _range_locked:  # noqa: N801  # a context manager
 
     def __enter__(self) -> None:
         if self._file is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_EX)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def __exit__(self, *_: Any) -> None:
         if self._file is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_UN)
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
 def _number(key: str) -> int:

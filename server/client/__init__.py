@@ -5,6 +5,7 @@
 and `channel.py` connects and decides what is repeated.
 """
 
+from server.client.channel import metadata_of
 from server.client.client import AsyncClient, Client
 from server.client.errors import CallError
 from server.client.messages import Behavior, Consent, Impression, QueryFields, Text, Tie
@@ -21,4 +22,5 @@ __all__ = [
     "QueryFields",
     "Text",
     "Tie",
+    "metadata_of",
 ]

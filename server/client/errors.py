@@ -57,12 +57,14 @@ def hint_of(code: grpc.StatusCode, reason: str, message: str) -> str:
     """Return advice in brackets where gRPC says only that there was no connection, else ""."""
     if code is not grpc.StatusCode.UNAVAILABLE or reason:
         return ""
+    if "certificate has expired" in message:
+        return " (its certificate is past its time)"
     if "CERTIFICATE_VERIFY_FAILED" in message:
         return " (its certificate is not vouched for by the root certificate that was given)"
     if "WRONG_VERSION_NUMBER" in message:
         return " (it speaks without TLS there: leave the root certificate out)"
     if "Socket closed" in message or "connection reset" in message.lower():
-        return " (does it want TLS? then give its root certificate)"
+        return " (does it want TLS? then give its root certificate, and one of your own if it asks for that)"
     return " (is `triptych serve` running there?)"
 
 

@@ -471,8 +471,10 @@ class UserState:
         """Build a record of a user's packed events and texts, with the events of friends (weight by id)."""
         withheld: tuple[str, ...] = ()
         if consents:
+            get, table = transaction.get, self._tables["consents"]  # most friends have none
+            some = [one for one in friends if get(one.encode(), db=table) is not None]
             withheld = tuple(
-                one for one in friends if "H" not in self._consents(transaction, one).seen_by_others
+                one for one in some if "H" not in self._consents(transaction, one).seen_by_others
             )
             hidden = set(withheld)
             friends = {friend: weight for friend, weight in friends.items() if friend not in hidden}

@@ -1,6 +1,10 @@
 """`triptych backup` and `triptych restore`: a home that holds and answers the same."""
 
+import json
 import shutil
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -18,13 +22,14 @@ from scripts.backups.from_backup import (
 from scripts.doctor.check import State
 from scripts.doctor.command import checks
 from server.app import running
+from server.client import Behavior, Client
 from server.config import ServerConfig
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import DamagedArtifactError, artifacts, build, new_id, read_manifest, read_pointer, verify
 from store.home import Home
 from tests.command_line import Run
-from tests.live_server import flip
+from tests.live_server import SOON, flip
 from tests.small_stores import ROWS, make_store, table_rows
 
 
@@ -146,3 +151,45 @@ def test_a_damaged_backup_is_shared_with_none(home: Home, run: Run, tmp_path: Pa
     assert verify(second)
     assert run("backup", "--home", home.path, "--to", to, "--full")[0] == 0
     assert read_manifest(to / artifacts(to)[2])["shared"] == []
+
+
+def test_a_backup_beside_writes_answers_and_is_evaluated_as_its_home(
+    home: Home, run: Run, tmp_path: Path
+) -> None:
+    """Who writes meanwhile is stored whole or not at all, and what was acknowledged before is there."""
+    begun, over, written = threading.Event(), threading.Event(), list[str]()
+
+    def write(client: Client) -> None:
+        items = list(client.query(user_id="u00001", k=2).item_ids)
+        while not over.is_set():
+            user_id = f"writer-{len(written)}"
+            client.append_behaviors([Behavior(user_id, item) for item in items])
+            written.append(user_id)
+            begun.set()
+
+    with (
+        running(ServerConfig(home, port=0)) as address,
+        Client(address) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        writing = pool.submit(write, client)
+        assert begun.wait(SOON)
+        acknowledged = list(written)
+        code, _, err = run("backup", "--home", home.path, "--to", tmp_path / "backups")
+        over.set()
+        writing.result(SOON)
+        assert (code, err) == (0, ""), err
+    copy = Home(tmp_path / "copy")
+    assert run("restore", "--from", tmp_path / "backups", "--home", copy.path)[0] == 0
+    counts = Counter(row[0] for row in table_rows(copy)["behaviors"] if str(row[0]).startswith("writer-"))
+    assert set(counts) >= set(acknowledged)
+    assert set(counts.values()) == {2}
+    shutil.copytree(home.text_cache, copy.text_cache)  # saves the test from encoding again
+    users = [f"u{n:05d}" for n in range(20)]
+    assert answers(copy, users) == answers(home, users)
+    figures = []
+    for place in (home, copy):
+        report = tmp_path / f"{place.path.name}.json"
+        assert run("evaluate", "--home", place.path, "--split", "test", "--json", report)[0] == 0
+        figures.append(json.loads(report.read_text("utf-8"))["k"])
+    assert figures[0] == figures[1]

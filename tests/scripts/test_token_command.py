@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from scripts.connection import metadata_of_environment, token_of
 from scripts.tokens import expiry
 from server.access import TokenFile
 from server.app import running
@@ -110,3 +111,15 @@ def test_query_takes_a_token_from_a_file_or_the_environment(
         assert run(*ask, "--token-file", tmp_path / "token")[0] == 0
         monkeypatch.setenv("TRIPTYCH_TOKEN", secret)
         assert run(*ask)[0] == 0
+
+
+def test_a_file_beats_the_environment_and_nothing_is_no_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text(" of-the-file\n")
+    monkeypatch.setenv("TRIPTYCH_TOKEN", "of-the-environment")
+    assert token_of(tmp_path / "token") == "of-the-file"
+    assert metadata_of_environment() == (("authorization", "Bearer of-the-environment"),)
+    monkeypatch.setenv("TRIPTYCH_TOKEN", "")
+    assert token_of(None) is None
+    assert metadata_of_environment() == ()

@@ -10,6 +10,7 @@ import numpy as np
 from indexer.files import FloatArray
 from indexer.index import Index
 from scripts.bench.index.bare import BareFaiss, search_params_of
+from scripts.connection import metadata_of_environment
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import read_pointer
@@ -50,5 +51,6 @@ def query_vectors(address: str, users: Sequence[str]) -> FloatArray:
     with grpc.insecure_channel(address) as channel:
         stub = rpc.RetrievalStub(channel)
         some = [pb.EncodeUserRequest(user_id=user) for user in users]
-        found = [stub.EncodeUser(one, timeout=_CALL_SECONDS).vector.values for one in some]
+        metadata = metadata_of_environment()
+        found = [stub.EncodeUser(one, timeout=_CALL_SECONDS, metadata=metadata).vector.values for one in some]
     return np.array(found, dtype=np.float32)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from scripts.bench.load import CallFailedError
 from scripts.bench.serve.work import Work
+from scripts.connection import metadata_of_environment
 
 _WARM_UP = 10  # calls of each connection before the clock starts
 _CALL_SECONDS = 60.0
@@ -170,7 +171,10 @@ def ask(address: str, work: Work, some: int) -> list[bytes]:
         call = channel.unary_unary(work.method, None, None)
         try:
             step = max(1, len(work.requests) // some)
-            return [call(request, timeout=_CALL_SECONDS) for request in work.requests[::step]]
+            metadata = metadata_of_environment()
+            return [
+                call(request, timeout=_CALL_SECONDS, metadata=metadata) for request in work.requests[::step]
+            ]
         except grpc.RpcError as error:
             raise CallFailedError(address, str(error)) from error
 
@@ -202,7 +206,7 @@ def _drive(address: str, work: Work, loop: Loop, part: int, processes: int, conn
             calls = [stack.enter_context(one).unary_unary(work.method, None, None) for one in channels]
             for call in calls:
                 for request in work.requests[:1] * _WARM_UP:
-                    call(request, timeout=_CALL_SECONDS)
+                    call(request, timeout=_CALL_SECONDS, metadata=metadata_of_environment())
             return calls
 
         try:
@@ -240,6 +244,7 @@ class _Caller:
     def run(self, start: float) -> Load:
         """Ask until the time, the calls or the requests are used up."""
         requests, calls, load = self._requests, self._calls, Load(0.0, np.zeros(0))
+        metadata = metadata_of_environment()
         latencies: list[float] = []
         now = began = time.monotonic()
         for number in range(self._most):
@@ -247,7 +252,7 @@ class _Caller:
                 break
             request = requests[(self._start + number) % len(requests)]
             try:
-                calls[number % len(calls)](request, timeout=_CALL_SECONDS)
+                calls[number % len(calls)](request, timeout=_CALL_SECONDS, metadata=metadata)
             except grpc.RpcError as error:
                 load.failed[error.code().name] += 1
                 load.reason, now = error.details() or str(error), time.monotonic()
@@ -271,6 +276,7 @@ class _Sender:
     def run(self, start: float) -> Load:
         """Start each call when it is due; wait for the answers of all."""
         load, began = Load(0.0, np.zeros(0)), time.monotonic()
+        metadata = metadata_of_environment()
         ends, behind = np.zeros(len(self._times)), np.zeros(len(self._times))
         answered = Semaphore(0)
 
@@ -286,7 +292,8 @@ class _Sender:
             time.sleep(max(0.0, due - time.monotonic()))
             behind[number] = time.monotonic() - due
             call = self._calls[number % len(self._calls)]
-            future = call.future(self._requests[number % len(self._requests)], timeout=_CALL_SECONDS)
+            request = self._requests[number % len(self._requests)]
+            future = call.future(request, timeout=_CALL_SECONDS, metadata=metadata)
             future.add_done_callback(note_of(number))
             futures.append(future)
         for _ in futures:

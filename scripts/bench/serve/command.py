@@ -69,7 +69,8 @@ def serve_command(
     never asked before, batches of 16, inline views, raw vectors, a filter. Then stored users at a quarter,
     half and three quarters of what each server answered at most, with latencies from when calls were due.
     Calls come from processes of their own; processor time of servers and clients is told apart. A PNG goes
-    beside the JSON. A server given by --address has been asked before, if this was run on it before.
+    beside the JSON. A server given by --address has been asked before, if this was run on it before; where it
+    wants a token, TRIPTYCH_TOKEN holds one.
 
     Example: triptych bench serve --home-cache ~/.cache/bench --json serve.json
     """

@@ -158,3 +158,23 @@ def test_consents_outlive_a_kill_and_are_in_the_next_export(
         assert len(rows["behaviors"]) == 3  # nothing of it is gone
         allowed = {(row["view"], row["use"]) for row in rows["consents"]}
         assert allowed == {("H", False), ("T", True), ("S", True)}
+
+
+def test_a_consent_that_one_process_acknowledged_holds_in_the_next_query_of_any(
+    small_home: Home, items: list[str], tmp_path: Path
+) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    with (
+        server(home, "--processes", "2", "--no-spare") as live,
+        Client(live.address, connections=8) as client,
+    ):
+        friend = person(client, "gil", items)
+        for use in (False, True) * 5:
+            for _ in range(8):  # until each process has kept the vectors
+                client.query(user_id="gil", k=3)
+            client.set_consent([Consent("gil", "T", use=use), Consent(friend, "H", share=use)])
+            said = {used(client.query(user_id="gil", k=3)) for _ in range(8)}
+            assert said == {"HTS" if use else "H"}
+            client.set_consent([Consent(friend, view, share=use) for view in VIEWS])
+            found = [alike(client, "gil") for _ in range(8)]
+            assert use or all(friend not in one for one in found)

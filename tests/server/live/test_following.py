@@ -33,6 +33,9 @@ from store.home import Home
 from store.records import Item
 from store.state.state import UserState
 from store.store import Store
+from store.tables import VIEWS
+from store.writes.request import ConsentChanges, ConsentRow, Request
+from store.writes.writer import Writer
 from tests.live_server import SOON, copy_home, soon
 
 
@@ -141,6 +144,26 @@ def test_what_is_removed_while_the_next_snapshot_is_compared_is_not_in_it(
         published.result(SOON)
     assert not has_item(serving.next, item_id)
     assert not has_user(serving.next, user_id)
+
+
+def test_a_vector_of_what_was_shared_until_just_now_does_not_come_back(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The background has read what the user shared when the user takes that back."""
+    assert serving.now.users is not None
+    user_id, other = serving.now.users.item_ids(np.array([0, 1]))
+    came, go_on = held(monkeypatch, UserState, "shared_users")
+    serving.listener.users.changed([user_id])
+    assert came.wait(SOON)
+    withheld = ConsentChanges([ConsentRow(user_id, view, share=False) for view in VIEWS])
+    _, change = Writer(serving.store, serving.now.state).write([Request(withheld)])
+    serving.listener.committed(change)
+    assert not has_user(serving.now, user_id)
+    serving.listener.users.withdrawn([other])
+    assert not has_user(serving.now, other)
+    go_on.set()
+    soon(lambda: has_user(serving.now, other))  # whoever was to be encoded before is done
+    assert not has_user(serving.now, user_id)
 
 
 def test_a_publish_that_fails_is_followed_no_more(serving: Serving) -> None:

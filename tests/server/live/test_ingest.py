@@ -274,7 +274,6 @@ def test_an_erased_person_is_gone_everywhere(client: Client, home: Home, items: 
         "texts": 2,
         "social": 1,
         "impressions": 1,
-        "consents": 0,
         "named_by": 1,
         "rejects": 2,
     }

@@ -35,7 +35,7 @@ from scripts.training import head_rows, head_trainer
 from scripts.world.world import make_world
 from server import cancellation
 from server.cancellation import AbandonedError
-from server.client import AsyncClient, CallError, Item
+from server.client import AsyncClient, CallError, Consent, Item
 from server.client import Client as TypedClient
 from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query import Prediction, Question, Retriever, StoredUser, prepare
@@ -449,3 +449,26 @@ def test_a_prediction_that_nobody_waits_for_is_not_made(heads_home: Home, tmp_pa
         assert len(copy_context().run(ask).names) == 3
         with pytest.raises(AbandonedError):
             copy_context().run(ask_in_vain)
+
+
+def test_no_head_knows_a_person_by_views_that_are_not_used(client: Client, heads_home: Home) -> None:
+    with Export.latest(heads_home.exports) as export:
+        person = export.history().column("user_id")[0].as_py()
+        items = export.items(available_only=True).column("item_id").to_pylist()[:5]
+    with TypedClient(client.address) as typed:
+
+        def said(user: str) -> list[tuple[dict[str, float], list[int]]]:
+            replies = [
+                typed.predict(user, items, pb.HEAD_CLICK),
+                typed.predict(user, items, pb.HEAD_RATING),
+                typed.predict(user, k=1_000),
+            ]
+            named = [dict(zip(one.item_ids or one.categories, one.values, strict=True)) for one in replies]
+            return [(values, list(one.views_used)) for values, one in zip(named, replies, strict=True)]
+
+        before, nobody = said(person), said("nobody ever seen")
+        assert before != nobody
+        typed.set_consent([Consent(person, view, use=False) for view in ("H", "T", "S")])
+        assert said(person) == nobody
+        typed.set_consent([Consent(person, view, use=True) for view in ("H", "T", "S")])
+        assert said(person) == before

@@ -1,6 +1,7 @@
 """Masking: what is found in 300 strings, what masked text looks like, and texts that come in by import."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from scripts.import_data import masking_of
 from store.home import Home
 from store.imports import ImportRejectedError
 from store.masking import KINDS, UNMASKED, Masker, Masking, UnknownMaskingError
+from store.store import Store
 from store.writes.request import BehaviorRow, Behaviors, Request, TextRow, Texts
 from tests.import_folder import Folder
 from tests.store.masking.measure import strings, table
@@ -120,3 +122,17 @@ def test_an_import_without_a_server_masks_what_the_home_says(tmp_path: Path) -> 
     (tmp_path / "triptych.toml").write_text('[privacy]\nmask = "email,phone"\nmask_regions = "DE"\n')
     assert masking_of(Home(tmp_path)) == Masking(("email", "phone"), ("DE",))
     assert masking_of(Home(tmp_path / "missing")) == UNMASKED
+
+
+def test_the_command_masks_what_it_is_told_to_and_says_how_much(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "texts.csv").write_text("user_id,text\nu,bob@example.com and 13812345678\n")
+    home = tmp_path / "home"
+    code, out, err = run("import", tmp_path / "tables", "--home", home, "--mask", "email,passport")
+    assert (code, "'passport' is none of" in err) == (2, True), out
+    code, out, err = run("import", tmp_path / "tables", "--home", home, "--mask", "all")
+    assert (code, "texts: masked 1 email, 1 phone" in out) == (0, True), err
+    with Store.open(Home(home).database) as store:
+        assert store.texts_of("u") == {"[email] and [phone]"}
