@@ -23,16 +23,10 @@ _ABOUT_FILES = frozenset(  # by name: the process that only watches others does 
         "DamagedArtifactError",
         "DamagedStateError",
         "DamagedTextCacheError",
-        "DiskFullError",
-        "ReadOnlyDiskError",
+        "DamagedTokensError",
     )
 )
-_OTHERS = (
-    "grpc",
-    "opentelemetry",
-    "asyncio",
-    "concurrent",
-)  # loggers that put messages of our errors into theirs
+_OTHERS = ("grpc", "asyncio", "concurrent")  # loggers that put messages of our errors into theirs
 _QUIET = ("faiss.loader",)
 
 

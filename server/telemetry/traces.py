@@ -7,7 +7,7 @@ is an extra: this module is imported where traces are wanted.
 
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -52,20 +52,22 @@ class CallTracer:
         self._ratio = ratio
 
     def sampled(
-        self, method: str, metadata: Iterable[tuple[str, str | bytes]], began: float
+        self, method: str, metadata: Sequence[tuple[str, str | bytes]], began: float
     ) -> TracedCall | None:
         """Return a call that is traced, None for one that is not: the caller decides, else the ratio."""
+        for key, _ in metadata:
+            if key == _TRACEPARENT:
+                break
+        else:
+            return TracedCall(method, Context(), began) if self._is_drawn() else None
         carrier = {key: str(value) for key, value in metadata if key in (_TRACEPARENT, _TRACESTATE)}
-        if carrier:
-            context = TraceContextTextMapPropagator().extract(carrier)
-            caller = get_current_span(context).get_span_context()
-            if caller.is_valid and not caller.trace_flags.sampled:
-                return None
-            if caller.is_valid:
-                return TracedCall(method, context, began, format_trace_id(caller.trace_id))
-        if random.random() >= self._ratio:  # noqa: S311  # no secret
+        context = TraceContextTextMapPropagator().extract(carrier)
+        caller = get_current_span(context).get_span_context()
+        if caller.is_valid and not caller.trace_flags.sampled:
             return None
-        return TracedCall(method, Context(), began)
+        if caller.is_valid:
+            return TracedCall(method, context, began, format_trace_id(caller.trace_id))
+        return TracedCall(method, Context(), began) if self._is_drawn() else None
 
     def end(self, call: TracedCall, code: int, ended: float, stages: Sequence[AnswerStage]) -> None:
         """Make the span of a call that was answered alone, and those of its stages below it."""
@@ -106,6 +108,9 @@ class CallTracer:
     def shutdown(self) -> None:
         """Send the spans that wait, and end."""
         self._provider.shutdown()
+
+    def _is_drawn(self) -> bool:
+        return random.random() < self._ratio  # noqa: S311  # no secret
 
     def _span_of(self, call: TracedCall, code: int) -> Span:
         service, _, method = call.method.partition("/")

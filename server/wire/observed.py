@@ -2,8 +2,9 @@
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,9 @@ class MethodObserver:
         self._lock = figures.lock
         self._codes = figures.cells("calls", method)
         self._seconds = figures.cells("call_seconds", method)
-        self._sizes = figures.histogram("micro_batch_calls")
+        self._sizes = figures.cells("micro_batch_calls")
+        self._size_bounds = bounds_of("micro_batch_calls")
+        self._traces_together = False  # whether one of the calls that are being answered together is traced
         self._add_refused = figures.counter("calls_refused", kind)
         self._bounds = bounds_of("call_seconds")
 
@@ -80,7 +83,7 @@ class MethodObserver:
         with self._lock:
             self._codes[code_pb2.RESOURCE_EXHAUSTED] += 1.0
 
-    def arrived(self, call: "UnaryCall", metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    def arrived(self, call: "UnaryCall", metadata: Sequence[tuple[str, str | bytes]]) -> None:
         """Decide whether a call is traced that will be answered with others."""
         if self._tracer is not None:
             call.traced = self._tracer.sampled(self._method, metadata, call.began)
@@ -89,10 +92,15 @@ class MethodObserver:
         """Note the stages of calls that this thread is about to answer together, where one is traced."""
         if self._tracer is None:
             return
-        traced = [call.traced for call in calls if call.traced is not None]
-        if traced:
-            note_stages()
-            current_trace.set(" ".join(one.trace_id for one in traced if one.trace_id))
+        for call in calls:
+            if call.traced is not None:
+                break
+        else:
+            return
+        self._traces_together = True
+        note_stages()
+        ids = [call.traced.trace_id for call in calls if call.traced is not None]
+        current_trace.set(" ".join(filter(None, ids)))
 
     def ended_together(self, calls: "Sequence[tuple[UnaryCall, int]]", began: float | None = None) -> None:
         """Count calls that end together, with their codes, and trace them.
@@ -102,24 +110,27 @@ class MethodObserver:
             began: when their micro-batch was begun; None where they were not answered.
         """
         now, bounds, codes, seconds = time.perf_counter(), self._bounds, self._codes, self._seconds
+        number = len(calls)
         with self._lock:
             for call, code in calls:
                 codes[code] += 1.0
                 took = now - call.began
                 seconds[bisect_left(bounds, took)] += 1.0
                 seconds[-1] += took
-        if began is not None and calls:
-            self._sizes(len(calls))
-        if self._tracer is None:
+            if began is not None and number:
+                self._sizes[bisect_left(self._size_bounds, number)] += 1.0
+                self._sizes[-1] += number
+        if began is None or not self._traces_together or self._tracer is None:
             return
+        self._traces_together = False
         stages = noted_stages()
         current_trace.set("")
         traced = [(call.traced, code) for call, code in calls if call.traced is not None]
-        if began is None or len(calls) == 1:
-            for one, code in traced:
-                self._tracer.end(one, code, now, stages)
-        elif traced:
-            self._tracer.end_together(traced, len(calls), began, now, stages)
+        if number > 1 and traced:
+            self._tracer.end_together(traced, number, began, now, stages)
+            return
+        for one, code in traced:
+            self._tracer.end(one, code, now, stages)
 
     @contextmanager
     def _observed(self, context: grpc.ServicerContext) -> Iterator[None]:
@@ -168,31 +179,38 @@ class AnswerObserver:
         self._stages = [figures.cells("stage_seconds", stage) for stage in STAGES]
         self._bounds = bounds_of("stage_seconds")
 
-    def answered(self, answers: Sequence[Candidates], reply_began: float) -> None:
-        """Count answers that were made together, whose replies were begun at a moment and are made now."""
+    def answered(self, found: Sequence[object], reply_began: float, queries: Sequence[Query] = ()) -> None:
+        """Count answers that were made together, and whose replies are made now.
+
+        Args:
+            found: the answers; what is not Candidates is none.
+            reply_began: when their replies were begun.
+            queries: that they are answers to, which drift may be told from.
+        """
+        answers = [one for one in found if isinstance(one, Candidates)]
         if not answers:
             return
         now, bounds, views = time.perf_counter(), self._bounds, self._views
-        # One, unless some were asked again because another one failed.
-        together = {id(one.timings): one.timings for one in answers}.values()
-        stages = [seconds for timings in together for seconds in _seconds_of(timings)]
-        stages.append((_REPLY, now - reply_began))
+        stages = [_seconds_of(answers[0].timings)]
+        if answers[-1].timings is not answers[0].timings:  # some were asked again because another one failed
+            stages = [_seconds_of(one) for one in {id(one.timings): one.timings for one in answers}.values()]
+        reply = now - reply_began
         with self._lock:
             for one in answers:
                 self._answers[one.fallback] += 1.0
                 for view in one.views_used:
                     views[_PLACE[view]] += 1.0
-            for stage, took in stages:
-                cells = self._stages[stage]
-                cells[bisect_left(bounds, took)] += 1.0
-                cells[-1] += took
+            for each in stages:
+                for cells, took in zip(self._stages, each, strict=False):
+                    cells[bisect_left(bounds, took)] += 1.0
+                    cells[-1] += took
+            cells = self._stages[-1]
+            cells[bisect_left(bounds, reply)] += 1.0
+            cells[-1] += reply
+        if self._drift is not None and queries:
+            self._drift.offer(now, queries, found)
         if stages_wanted():
-            add_stages(_stages_until(now, stages))
-
-    def offer(self, queries: Sequence[Query], answers: Sequence[object]) -> None:
-        """Let drift be told from queries and their answers; what is not Candidates is no answer."""
-        if self._drift is not None:
-            self._drift.offer(time.perf_counter(), queries, answers)
+            add_stages(_stages_until(now, [*chain.from_iterable(stages), reply], len(stages)))
 
 
 def answer_observer_of(telemetry: Telemetry, models: Path, retriever: Retriever) -> AnswerObserver | None:
@@ -210,25 +228,19 @@ def answer_observer_of(telemetry: Telemetry, models: Path, retriever: Retriever)
 
 
 _PLACE = {view: place for place, view in enumerate(VIEWS)}
-_VIEWS, _ENCODE, _SEARCH, _PAGE, _REPLY = range(len(STAGES))
 
 
-def _seconds_of(timings: Timings) -> list[tuple[int, float]]:
-    """Return the seconds of each stage before the reply."""
-    milliseconds = (
-        (_VIEWS, timings.views_ms),
-        (_ENCODE, timings.encode_ms),
-        (_SEARCH, timings.search_ms - timings.page_ms),
-        (_PAGE, timings.page_ms),
-    )
-    return [(stage, one / 1e3) for stage, one in milliseconds]
+def _seconds_of(timings: Timings) -> tuple[float, float, float, float]:
+    """Return the seconds of each stage before the reply, in the order of STAGES."""
+    page = timings.page_ms / 1e3
+    return timings.views_ms / 1e3, timings.encode_ms / 1e3, timings.search_ms / 1e3 - page, page
 
 
-def _stages_until(now: float, stages: Sequence[tuple[int, float]]) -> list[AnswerStage]:
-    """Return stages that followed each other until now."""
-    found, began = [], now - sum(took for _, took in stages)
-    for stage, took in stages:
-        found.append(AnswerStage(STAGES[stage], began, began + took))
+def _stages_until(now: float, seconds: Sequence[float], times: int) -> list[AnswerStage]:
+    """Return stages that followed each other until now: so many times those before the reply, and it."""
+    found, began = [], now - sum(seconds)
+    for name, took in zip([*STAGES[:-1] * times, STAGES[-1]], seconds, strict=True):
+        found.append(AnswerStage(name, began, began + took))
         began += took
     return found
 

@@ -114,7 +114,7 @@ class RetrievalServicer(rpc.RetrievalServicer):
         """Make the reply of an answer, and count it."""
         reply_began = time.perf_counter()
         reply = reply_of(answer)
-        if self._observer is not None and isinstance(answer, Candidates):
+        if self._observer is not None:
             self._observer.answered([answer], reply_began)
         return reply
 
@@ -137,8 +137,7 @@ def _answer_small(
         else:
             outcomes.append(None)
     if observer is not None:
-        observer.answered([one for one in answers if isinstance(one, Candidates)], reply_began)
-        observer.offer(small, answers)
+        observer.answered(answers, reply_began, small)
     return outcomes
 
 

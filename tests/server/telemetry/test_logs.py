@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from encoder.text import DamagedTextCacheError
+from server.access import DamagedTokensError
 from server.telemetry import current_trace, log_as
+from server.telemetry.logs import _ABOUT_FILES
 from store.artifact import DamagedArtifactError
 from store.disk import DiskFullError
+from store.state import DamagedStateError
 
 SECRET = "@".join(["alice", "example.com"])  # not as it stands in a line of this file
 log = logging.getLogger("server.test")
@@ -70,6 +74,12 @@ def test_what_an_error_says_of_files_is_logged(stream: io.StringIO) -> None:
         log.error("failed", exc_info=error)
     assert "indexes/i1: is missing" in stream.getvalue()
     assert "home" in stream.getvalue()
+
+
+def test_errors_that_speak_of_files_are_known_by_their_names() -> None:
+    for kind in (DamagedArtifactError, DamagedStateError, DamagedTextCacheError, DamagedTokensError):
+        assert kind.__qualname__ in _ABOUT_FILES
+    assert len(_ABOUT_FILES) == 4  # DiskFullError and its like are OSErrors
 
 
 def test_ids_follow_a_line_of_text(stream: io.StringIO) -> None:
