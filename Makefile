@@ -21,7 +21,7 @@ demo: $(READY)
 	$(BIN)/triptych demo --home demo-home $(if $(SERVE),--serve) $(if $(USERS),--users $(USERS))
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # tiny tensors: a second thread waits more than it works
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile  # tiny tensors: a second thread waits more than it works
 
 check: $(READY)
 	$(BIN)/ruff check .
