@@ -4,6 +4,7 @@ import gc
 import logging
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def until_stopped(
             one.home.server_file.unlink(missing_ok=True)
 
     with StopSignals(unannounce, settings.reread) as signals, block as address:
-        settings.listen(lambda config: signals.serving(config.grace_seconds))
+        settings.listen(lambda config: signals.serving(config.stop_seconds))
         log.info("listening on %s", address)
         ready()
         signals.wait()
@@ -367,6 +368,8 @@ def answering(
         for one in (front_health, *(home.health for home in homes)):
             if one is not None:
                 one.enter_graceful_shutdown()
+        if front_health is not None:
+            time.sleep(settings.config.drain_seconds)  # balancers ask for health every few seconds
         for ended in [server.stop(settings.config.grace_seconds) for server in servers]:
             ended.wait()
         for admission in admissions:

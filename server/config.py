@@ -166,6 +166,16 @@ class ServerConfig:
     user_cache_mb: int = option(
         "server", "megabytes of user vectors kept by a process", 128, least=0, most=1_000_000
     )
+    drain_seconds: float = option(
+        "server",
+        "seconds in which a server that was told to stop still answers, while its health says NOT_SERVING "
+        "and balancers look elsewhere",
+        0.0,
+        name="drain",
+        least=0,
+        most=MAX_GRACE,
+        reread=True,
+    )
     grace_seconds: float = option(
         "server",
         "seconds for running calls at shutdown",
@@ -237,6 +247,11 @@ class ServerConfig:
     traces_ratio: float = option(
         "traces", "share of the calls that are traced, where the caller does not say", 0.01, least=0, most=1
     )
+
+    @property
+    def stop_seconds(self) -> float:
+        """Seconds that a server may take to stop answering."""
+        return self.drain_seconds + self.grace_seconds
 
     @property
     def user_cache_bytes(self) -> int:

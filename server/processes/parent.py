@@ -99,7 +99,7 @@ def serve_with_processes(settings: Rereading) -> None:
                 settings.reread()
         finally:
             for group in groups:
-                group.end(settings.config.grace_seconds + _MORE_SECONDS)
+                group.end(settings.config.stop_seconds + _MORE_SECONDS)
 
 
 def _counters(folder: Path) -> Path:

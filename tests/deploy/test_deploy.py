@@ -77,7 +77,7 @@ def test_the_configuration_of_the_pod_is_one_that_a_server_takes(tmp_path: Path)
     assert (config.port, config.metrics_port) == (ports["grpc"], ports["metrics"])
     mounts = [one["mountPath"] for one in container["volumeMounts"]]
     assert str(config.tls_cert).startswith(tuple(mounts))
-    assert config.grace_seconds < pod["terminationGracePeriodSeconds"]
+    assert config.stop_seconds < pod["terminationGracePeriodSeconds"]
 
 
 def test_compose_and_images_name_options_that_exist() -> None:

@@ -6,19 +6,25 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.app import running
 from server.client import Behavior, Client
+from server.config import ServerConfig
 from server.pb.triptych.v1 import triptych_pb2 as pb
+from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.home import Home
 from store.state.state import UserState
 from store.store import Store
 from store.writes.request import Request, TextRow, Texts
 from store.writes.writer import Writer
-from tests.live_server import copy_home, run_server, server
+from tests.live_server import SOON, copy_home, run_server, server
 
 SECONDS = 30.0
 ALWAYS_ALLOWED = (0, -signal.SIGTERM)  # the second before Python has come to our code
@@ -126,3 +132,34 @@ def test_a_grace_without_bounds_is_a_usage_error(tmp_path: Path, grace: str) -> 
     ended = run_server(Home(tmp_path), "--grace", grace)
     assert ended.returncode == 2
     assert "--grace" in ended.stderr
+
+
+def test_a_server_that_drains_answers_while_its_health_says_that_it_stops(
+    small_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    draining, over, sleep = threading.Event(), threading.Event(), time.sleep
+
+    def wait(seconds: float) -> None:
+        if seconds != 7.0:
+            sleep(seconds)
+            return
+        draining.set()
+        assert over.wait(SOON)
+
+    monkeypatch.setattr("server.app.time.sleep", wait)
+    with ThreadPoolExecutor(1) as pool, ExitStack() as block:
+        address = block.enter_context(running(ServerConfig(home, port=0, drain_seconds=7.0)))
+        with grpc.insecure_channel(address) as channel:
+            request = health_pb2.HealthCheckRequest()
+            check = health_pb2_grpc.HealthStub(channel).Check
+            assert check(request, timeout=SOON).status == health_pb2.HealthCheckResponse.SERVING
+            ended = pool.submit(block.close)
+            assert draining.wait(SOON)
+            assert check(request, timeout=SOON).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            query = pb.QueryRequest(user_id="u00001", k=1)
+            assert rpc.RetrievalStub(channel).Query(query, timeout=SOON).item_ids
+            over.set()
+            ended.result(SOON)
+            with pytest.raises(grpc.RpcError):
+                rpc.RetrievalStub(channel).Query(query, timeout=5)
