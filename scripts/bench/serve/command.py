@@ -225,6 +225,45 @@ def soak_command(
         write_json(json_path, report)
 
 
+def overhead_command(
+    home_cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the synthetic home for the next run.")
+    ] = None,
+    items: Annotated[int, typer.Option(min=150, help="Of the synthetic home.")] = 100_000,
+    users: Annotated[int, typer.Option(min=200, help="Of the synthetic home.")] = 50_000,
+    dim: Annotated[int, typer.Option(min=2, help="Embedding dim of the synthetic home.")] = 128,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=1000, help="Items wanted.")] = 50,
+    callers: Annotated[int, typer.Option(min=1, help="That wait for their answers.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 15,
+    seconds: Annotated[float, typer.Option(min=0.05, help="Per measurement.")] = 1.0,
+    collector: Annotated[str, typer.Option(help="Of traces, host:port; default: no traces.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of the home and of whom to ask for.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Ask a plain server and one with tokens, metrics, JSON logs and traces by turns, for stored users.
+
+    A third server is plain, too: how far its figures are from the first one's is what such a comparison
+    cannot tell apart.
+
+    Example: triptych bench overhead --home-cache ~/.cache/bench --json overhead.json
+    """
+    from scripts.bench.large_home import HomeSizes, large_home
+    from scripts.bench.output import print_rows
+    from scripts.bench.serve.overhead import OverheadOptions, measure_overhead
+    from scripts.bench.serve.work import STORED, make_work
+    from store.export import Export
+
+    options = OverheadOptions(rounds, seconds, callers, collector=collector)
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        home = large_home(home_cache or Path(name) / "large", HomeSizes(items, users, dim, seed))
+        with Export.latest(home.exports) as export:
+            (work,) = make_work(export, dim, [STORED], k=k, seed=seed)
+        report = measure_overhead(home, work, Path(name), options)
+    print_rows("bench overhead", report["results"])
+    if json_path is not None:
+        write_json(json_path, report)
+
+
 def print_report(report: dict[str, Any]) -> None:
     """Print the tables of a report."""
     from scripts.bench.output import print_ratios, print_rows

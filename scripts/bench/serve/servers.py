@@ -4,7 +4,7 @@ import ipaddress
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +62,11 @@ def running_server(address: str, home: Home) -> ServerUnderTest:
 
 
 @contextmanager
-def own_server(home: Home, workers: int, processes: int = 1) -> Iterator[ServerUnderTest]:
-    """Yield `triptych serve` on a home.  Raises: CommandFailedError."""
-    arguments = ["serve", "--home", str(home.path), "--port", "0", "--workers", str(workers)]
+def own_server(
+    home: Home, workers: int, processes: int = 1, options: Sequence[str] = ()
+) -> Iterator[ServerUnderTest]:
+    """Yield `triptych serve` on a home, with further options.  Raises: CommandFailedError."""
+    arguments = ["serve", "--home", str(home.path), "--port", "0", "--workers", str(workers), *options]
     if processes > 1:
         arguments += ["--processes", str(processes)]
     with process(command(*arguments), home.server_file) as running:
