@@ -15,6 +15,7 @@ from server.status import InvalidRequestError
 
 SMALL_BYTES = 65_536  # of requests that hold no rows, texts or vectors; others may have what gRPC takes
 _NOT_SMALL = ("text", "attributes", "values")
+_FEW = ("mask",)  # repeated, but of a handful of words
 _READ_FIELDS = 1_000  # of broken bytes, in search of what is broken
 _VARINT, _FIXED_64, _DELIMITED, _FIXED_32 = 0, 1, 2, 5  # wire types
 _WIDTHS = {_FIXED_64: 8, _FIXED_32: 4}
@@ -120,4 +121,5 @@ def _is_small(kind: Descriptor) -> bool:
     return not any(
         field.is_repeated or field.message_type is not None or field.name in _NOT_SMALL
         for field in kind.fields
+        if field.name not in _FEW
     )

@@ -60,7 +60,7 @@ def test_commands_go_through_the_running_server(home: Home, run: Run, tmp_path: 
         assert status(pb.StatusRequest()).index_id == first
         assert run("index", "rollback", "--home", home.path)[0] == 1
         found = list(checks(home))
-        assert named(found, "server").found.endswith(f"on {address}: SERVING")
+        assert named(found, "server").found.endswith(f"on {local}: SERVING")
         assert named(found, "store").found.startswith("owned by the server")
         assert named(found, "behaviors").state is State.OK
         code, out, _ = run("backup", "--home", home.path, "--to", tmp_path / "backups")
