@@ -192,7 +192,8 @@ def running(config: ServerConfig, settings: Rereading | None = None) -> Iterator
                 one.begin(Reached(address, local, config.tls, metrics=metrics))
             if config.tenants:
                 set_health(front_health, dict.fromkeys(("", *SERVICES), True))
-            yield address
+            with draining(settings, services, front_health):
+                yield address
 
 
 @contextmanager
@@ -368,12 +369,24 @@ def answering(
         for one in (front_health, *(home.health for home in homes)):
             if one is not None:
                 one.enter_graceful_shutdown()
-        if front_health is not None:
-            time.sleep(settings.config.drain_seconds)  # balancers ask for health every few seconds
         for ended in [server.stop(settings.config.grace_seconds) for server in servers]:
             ended.wait()
         for admission in admissions:
             admission.shutdown()  # a call nobody waits for any more still holds the store and the cache
+
+
+@contextmanager
+def draining(
+    settings: Rereading, homes: Sequence[HomeServices], front_health: health.HealthServicer
+) -> Iterator[None]:
+    """When the block ends in order, say NOT_SERVING and go on answering for the seconds to drain.
+
+    To be entered last, so that everything by which calls are answered still works meanwhile.
+    """
+    yield
+    for one in (front_health, *(home.health for home in homes)):
+        one.enter_graceful_shutdown()
+    time.sleep(settings.config.drain_seconds)  # balancers ask for health every few seconds
 
 
 def _front(

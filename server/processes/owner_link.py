@@ -49,7 +49,7 @@ class OwnerLink:
         drop: Callable[[], None],
         health: Callable[[dict[str, bool]], None],
     ) -> Iterator[None]:
-        """Stay joined to the owner while the block runs; then close the channel.
+        """Stay joined to the owner while the block runs.
 
         An owner that is gone is called again until it answers. What it says is obeyed on a thread of its own,
         one thing after another.
@@ -73,7 +73,6 @@ class OwnerLink:
             listening.join()
             work.put(None)
             obeying.join()
-            self.channel.close()
 
     def title_and_text(self, item_id: str) -> tuple[str | None, str | None]:
         """Read title and text of an item.  Raises: ItemNotFoundError, OwnerUnreachableError."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from grpc_health.v1 import health
 
 from encoder.text import TextCache
-from server.app import HomeServices, answering
+from server.app import HomeServices, answering, draining
 from server.config import ServerConfig
 from server.gauges import watch_calls, watch_log, watch_queries
 from server.pb.triptych.v1 import triptych_pb2 as pb
@@ -79,6 +79,7 @@ def running_query_process(
         )
         for one in homes:  # last: who has joined answers
             stack.enter_context(one.joined())
+        stack.enter_context(draining(settings, services, front_health))
         yield address
 
 
@@ -123,7 +124,8 @@ def _followed(config: ServerConfig, owner: str, telemetry: Telemetry) -> Iterato
             watch_queries(telemetry.figures, retriever)
             watch_log(telemetry.figures, lambda: follower.sequence)
         joined = partial(link.joined, replica.prepare, replica.drop, partial(_pass_on, health_servicer))
-        with _following(state, follower):
+        # The channel is closed when no call that was passed on runs any more.
+        with closing(link.channel), _following(state, follower):
             try:
                 yield _FollowedHome(HomeServices(config.tenant, admission, health_servicer, services), joined)
             finally:

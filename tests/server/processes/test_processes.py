@@ -387,6 +387,21 @@ def test_a_stop_ends_all_processes(small_home: Home, tmp_path: Path) -> None:
         assert "Fatal" not in started.log.read_text()
 
 
+def test_processes_that_drain_answer_and_pass_writes_on(small_home: Home, tmp_path: Path) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    with server(home, "--processes", "2", "--drain", "3600") as live, Client(live.address) as client:
+        soon(lambda: "with 2 query processes" in live.log.read_text())
+        item = live.query(user_id=USER, k=1).item_ids[0]
+        live.process.send_signal(signal.SIGTERM)
+        check = health_pb2_grpc.HealthStub(live.channel).Check
+        request = health_pb2.HealthCheckRequest()
+        soon(lambda: check(request, timeout=SOON).status == health_pb2.HealthCheckResponse.NOT_SERVING)
+        assert client.append_behaviors([Behavior("drained", item)]).inserted == 1
+        assert live.query(user_id="drained", k=1).item_ids
+        live.process.send_signal(signal.SIGTERM)  # a second one does not wait
+        live.process.wait(SOON)
+
+
 def test_no_process_outlives_a_parent_that_was_killed(small_home: Home, tmp_path: Path) -> None:
     home = copy_home(small_home, tmp_path / "home")
     with server(home, "--processes", "2") as started:
