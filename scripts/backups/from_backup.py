@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from scripts.backups.to_backup import KIND
+from scripts.backups.to_backup import KIND, newest_backup
 from scripts.terminal import HomeOption
 from store.artifact import MANIFEST, DamagedArtifactError, artifacts, read_manifest, set_pointer, verify
 from store.home import Home
@@ -90,10 +90,10 @@ def find_backup(path: Path) -> Path:
     """Return the backup that a path is, or the newest below it.  Raises: NoBackupError."""
     if (path / MANIFEST).is_file():
         return path
-    below = [path / name for name in artifacts(path) if (path / name / MANIFEST).is_file()]
-    if not below:
+    newest = newest_backup(path)
+    if newest is None:
         raise NoBackupError(path)
-    return below[-1]
+    return newest
 
 
 def ledgers_of(backup: Path, also: Path | None = None) -> list[Erasure]:

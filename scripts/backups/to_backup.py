@@ -79,7 +79,7 @@ def back_up(home: Home, export_id: str, to: Path, *, with_index: bool, full: boo
     current, latest = _pointers(home) if with_index else (None, None)
     parts = [home.exports / export_id, *_serving_parts(home, current, latest)]
     backup_id = new_id()
-    earlier, shared = None if full else _newest(to), list[str]()
+    earlier, shared = None if full else newest_backup(to), list[str]()
     log.info("backup %s of %s started: %d directories", backup_id, home.path, len(parts))
     with build(to, backup_id) as draft:
         copy = Home(draft.path)
@@ -110,7 +110,7 @@ def back_up(home: Home, export_id: str, to: Path, *, with_index: bool, full: boo
     return to / backup_id
 
 
-def _newest(folder: Path) -> Path | None:
+def newest_backup(folder: Path) -> Path | None:
     """Return the newest backup in a folder, None where there is none."""
     names = [name for name in artifacts(folder) if (folder / name / MANIFEST).is_file()]
     return folder / names[-1] if names else None

@@ -99,10 +99,14 @@ class _SharedCounters(Storage):
         return True
 
     def reset(self) -> int | None:
-        raise NotImplementedError  # nothing of a server begins anew
+        with self._lock, _locked(self._file):
+            self._memory[:] = bytes(COUNTERS_BYTES)
+        return None  # how many there were is not known
 
     def clear(self, key: str) -> None:
-        raise NotImplementedError
+        number = _number(key)
+        with self._lock, _locked(self._file):
+            _SLOT.pack_into(self._memory, self._slot(number, self.now())[0], number, 0, 0.0)
 
     def _slot(self, number: int, now: float) -> tuple[int, int, float]:
         """Return the place of the slot of a key, its count and the end of its window, 0 for a new one."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from limits import parse_many
 
 from server.access import (
     Access,
@@ -256,3 +257,18 @@ def test_more_tokens_than_places_still_count() -> None:
     rates = RateLimits()
     assert all(rates.seconds_to_wait(f"t{number}", "1/hour") is None for number in range(30_000))
     assert rates.seconds_to_wait("t29999", "1/hour") is not None
+
+
+def test_counters_of_one_token_or_of_all_begin_anew() -> None:
+    rates = RateLimits()
+    limit, other = "1/hour", "2/hour"
+    for token_id in ("a", "b"):
+        assert rates.seconds_to_wait(token_id, limit) is None
+        assert rates.seconds_to_wait(token_id, limit) is not None
+    (item,) = parse_many(limit)
+    rates._storage.clear(item.key_for("a"))
+    assert rates.seconds_to_wait("a", limit) is None
+    assert rates.seconds_to_wait("b", limit) is not None
+    rates._storage.reset()
+    assert rates.seconds_to_wait("b", limit) is None
+    assert rates.seconds_to_wait("b", other) is None
