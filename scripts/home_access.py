@@ -11,14 +11,14 @@ import grpc
 
 from server.addresses import target_of
 from server.identity import is_server_of
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import DamagedArtifactError
 from store.export import Export, create_export
 from store.home import Home
 from store.ledger import write_ledger
 from store.privacy import list_erasures
 from store.store import Store
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 _CALL_SECONDS = 600.0
 _ANSWER_SECONDS = 5.0

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from scripts.home_access import admin, existing_home, publish_index, server_of
 from scripts.terminal import HomeOption, console
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, made_at, read_manifest, verify
 from store.home import Home
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 IdArgument = Annotated[str, typer.Argument(help="An index id, as `triptych index list` prints it.")]
 

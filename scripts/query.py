@@ -10,7 +10,7 @@ from scripts.connection import TlsCaOption, TlsCertOption, TlsKeyOption, TokenFi
 from scripts.filter_options import filter_message
 from scripts.terminal import console
 from server.client import CallError, Client, QueryFields
-from server.pb.triptych.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 _VIEWS = {pb.VIEW_HISTORY: "history", pb.VIEW_TEXT: "text", pb.VIEW_SOCIAL: "social"}
 _COLUMNS = ("history", "text", "social", "text query", "popularity")

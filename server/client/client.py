@@ -56,12 +56,12 @@ from server.client.messages import (
     ties_message,
     user_export,
 )
-from server.pb.triptych.v1 import ingest_pb2 as ingest
-from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.tls import TlsFilesError
 from store.records import Item
+from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 _Arguments = ParamSpec("_Arguments")
 _Channel = TypeVar("_Channel", grpc.Channel, grpc.aio.Channel)

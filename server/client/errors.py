@@ -7,7 +7,7 @@ from typing import cast
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from server.pb.triptych.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 

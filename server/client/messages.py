@@ -9,9 +9,9 @@ from uuid import uuid4
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from server.pb.triptych.v1 import ingest_pb2 as ingest
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.records import Item
+from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 
 from server.client import AsyncClient, Client
 from server.client.client import Calls, RemoteMethod
-from server.pb.triptych.v1 import ingest_pb2, triptych_pb2
+from triptych_client.pb.v1 import ingest_pb2, triptych_pb2
 
 WITHOUT_METHOD = {  # commands call the first three; a stream of writes is many calls of a write
     *("CreateExport", "PublishIndex", "RollbackIndex"),

@@ -16,11 +16,11 @@ from server.client import AsyncClient, Behavior, CallError, Client
 from server.client import channel as client_channel
 from server.client.channel import Patience
 from server.live.writer import StoppingError
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.status import status_of_errors
 from store.home import Home
 from tests.live_server import copy_home, server
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 USER = "u00001"
 

@@ -18,7 +18,6 @@ from server.config import ServerConfig
 from server.live.commits import CommitListener
 from server.live.forgetting import BuildFailedError, Forgetting
 from server.live.publisher import OtherIndexServesError, Publisher
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.retriever import Retriever
 from server.supervisor import Supervisor
 from store.artifact import artifacts
@@ -29,6 +28,7 @@ from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState
 from store.store import Store
 from tests.live_server import copy_home, refusal, server, soon
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 DAY = timedelta(days=1)
 

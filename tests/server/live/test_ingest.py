@@ -24,9 +24,6 @@ from server.client import AsyncClient, Behavior, CallError, Client, Impression, 
 from server.config import ServerConfig
 from server.live.commits import CommitListener
 from server.live.writer import GroupCommit, StoppingError
-from server.pb.triptych.v1 import ingest_pb2 as ingest
-from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.retriever import Retriever
 from server.wire.ingest import MAX_ROWS, MAX_TEXT_ROWS
 from server.wire.ingest_servicer import IngestServicer
@@ -43,6 +40,9 @@ from store.store import Store
 from store.writes.request import BehaviorRow, Behaviors, Request
 from store.writes.writer import Writer
 from tests.live_server import SOON, copy_home, refusal, server, soon
+from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 WHEN = datetime(2026, 11, 20, 12, tzinfo=UTC)
 USED = {pb.VIEW_HISTORY: "H", pb.VIEW_TEXT: "T", pb.VIEW_SOCIAL: "S"}

@@ -37,7 +37,6 @@ from server import cancellation
 from server.cancellation import AbandonedError
 from server.client import AsyncClient, CallError, Consent, Item
 from server.client import Client as TypedClient
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query import Prediction, Question, Retriever, StoredUser, prepare
 from store.artifact import DamagedArtifactError, read_pointer
 from store.export import Export, create_export
@@ -47,6 +46,7 @@ from store.state import UserState
 from store.store import Store
 from tests.command_line import Run
 from tests.live_server import Client, copy_home, flip, refusal, run_server, server, soon
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 QUICK = HeadOptions(epochs=6, patience=2, rate=0.01, decays=(0.3,), folds=4, taste_rank=4)
 TO_FIT: dict[Task, HeadOptions] = {
