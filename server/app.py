@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from encoder.text import TextCache
 from server.access import Access, TokenFile
 from server.addresses import CannotListenError, Listening, commands_socket
-from server.config import MAX_MESSAGE_BYTES, ServerConfig
+from server.config import ServerConfig
 from server.exposure import check_exposure
 from server.gauges import watch_calls, watch_index, watch_live_work, watch_log, watch_queries, watch_worker
 from server.identity import Identity, Reached
@@ -55,6 +55,7 @@ from store.disk import disk_errors
 from store.state import UserState, bring_up_to_date
 from store.store import Store
 from store.writes import Writer
+from triptych_client import MAX_MESSAGE_BYTES
 from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
 from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 

@@ -15,7 +15,6 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.app import running
-from server.client import Behavior, Client
 from server.config import ServerConfig
 from store.home import Home
 from store.state.state import UserState
@@ -23,6 +22,7 @@ from store.store import Store
 from store.writes.request import Request, TextRow, Texts
 from store.writes.writer import Writer
 from tests.live_server import SOON, copy_home, run_server, server
+from triptych_client import Behavior, Client
 from triptych_client.pb.v1 import triptych_pb2 as pb
 from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 

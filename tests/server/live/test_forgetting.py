@@ -13,7 +13,6 @@ import pytest
 from encoder.text.cache import TextCache
 from indexer.building import stored_users
 from indexer.publish import current_index, load_index
-from server.client import Behavior, Client
 from server.config import ServerConfig
 from server.live.commits import CommitListener
 from server.live.forgetting import BuildFailedError, Forgetting
@@ -28,6 +27,7 @@ from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState
 from store.store import Store
 from tests.live_server import copy_home, refusal, server, soon
+from triptych_client import Behavior, Client
 from triptych_client.pb.v1 import triptych_pb2 as pb
 
 DAY = timedelta(days=1)

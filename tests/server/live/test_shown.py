@@ -11,7 +11,6 @@ import pytest
 
 from scripts.backups import back_up, ledgers_of, restore
 from scripts.home_access import fresh_export
-from server.client import AsyncClient, CallError, Client, Impression, Item
 from server.wire.ingest import MAX_ROWS
 from store.export import Export
 from store.home import Home
@@ -19,6 +18,7 @@ from store.store import Store
 from store.tables import MAX_VECTOR_LENGTH
 from tests.live_server import Client as Served
 from tests.live_server import copy_home, server
+from triptych_client import AsyncClient, CallError, Client, Impression, Item
 from triptych_client.pb.v1 import ingest_pb2 as ingest
 from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
 from triptych_client.pb.v1 import triptych_pb2 as pb

@@ -17,9 +17,9 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.client import Behavior, Client, Item, Text, Tie
 from store.home import Home
 from tests.live_server import SOON, copy_home, refusal, run_server, server, soon
+from triptych_client import Behavior, Client, Item, Text, Tie
 from triptych_client.pb.v1 import ingest_pb2 as ingest
 from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
 from triptych_client.pb.v1 import triptych_pb2 as pb

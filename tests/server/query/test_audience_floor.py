@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from indexer.publish import current_index, load_index
-from server.client import Client
 from server.query.query import Candidates, Query, StoredUser, Target
 from server.query.user_search import AudienceGroupError, AudienceTooSmallError, check_groups, in_groups
 from store.home import Home
 from tests.live_server import copy_home, refusal, server
+from triptych_client import Client
 from triptych_client.pb.v1 import triptych_pb2 as pb
 from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
