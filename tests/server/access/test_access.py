@@ -23,7 +23,7 @@ from server.access import (
     scope_of,
 )
 from server.access.rates import COUNTERS_BYTES, RateLimits
-from server.pb.triptych.v1 import ingest_pb2, triptych_pb2
+from triptych_client.pb.v1 import ingest_pb2, triptych_pb2
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 QUERY, PUT, STATUS = (
