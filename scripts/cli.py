@@ -80,7 +80,7 @@ def main() -> None:
     try:
         app()
     except ModuleNotFoundError as error:
-        hint = "run pip install -e '.[cpu,train]' in the checkout"
+        hint = "run pip install -e clients/python -e '.[cpu,train]' in the checkout"
         print(f"triptych: {error.name} is not installed: {hint}", file=sys.stderr)
         sys.exit(1)
     except (ValueError, LookupError, OSError, RuntimeError, duckdb.Error, lmdb.Error, grpc.RpcError) as error:
