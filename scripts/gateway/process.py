@@ -29,6 +29,10 @@ _LAUNCH = (
     "if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, 15)\n"
     "os.execv(sys.argv[1], sys.argv[1:])"
 )
+_OPTIONS = (
+    *("--log-level", "warning", "--component-log-level", "main:error"),  # else each end is a warning
+    *("--disable-hot-restart", "--drain-strategy", "immediate", "--file-flush-interval-msec", "500"),
+)
 log = logging.getLogger(__name__)
 
 
@@ -139,14 +143,7 @@ def running_gateway(
     with tempfile.TemporaryDirectory(prefix="triptych-") as folder:  # only this user may enter it
         admin, file = Path(folder) / "admin.sock", Path(folder) / "envoy.json"
         file.write_text(json.dumps(bootstrap(config, openapi_text(), admin)), "utf-8")
-        options = ["-c", str(file), "--concurrency", str(threads), "--log-level", "warning"]
-        options += [
-            "--disable-hot-restart",
-            "--drain-strategy",
-            "immediate",
-            "--file-flush-interval-msec",
-            "500",
-        ]
+        options = ["-c", str(file), "--concurrency", str(threads), *_OPTIONS]
         launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(program), *options]
         process = subprocess.Popen(launch, stdout=output, stderr=output, process_group=0)
         try:
