@@ -2,11 +2,10 @@
 
 import ipaddress
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from scripts.gateway.routing import CLUSTER, IDLE_SECONDS
-from server.addresses import target_of
+from triptych_client import Tls, target_of
 
 _TYPES = "type.googleapis.com/envoy.extensions"
 _CALLS_AT_ONCE = 4_096  # further ones get UNAVAILABLE
@@ -27,12 +26,13 @@ class MixedAddressesError(ValueError):
         self.addresses = addresses
 
 
-def cluster(addresses: Sequence[str], tls: dict[str, Any] | None) -> dict[str, Any]:
+def cluster(addresses: Sequence[str], tls: Tls | None) -> dict[str, Any]:
     """Return the cluster of servers that answer alike; all are asked where none is healthy, so one says why.
 
     Args:
         addresses: host:port, [IPv6]:port or unix:/path; a name stands for all that it resolves to.
-        tls: as `tls_to_servers` returns it; None for none.
+        tls: what to trust and what to show; None for servers without TLS. The certificate of a server is for
+            the host of its address.
 
     Raises:
         BadAddressError: an address is not written as one.
@@ -53,23 +53,19 @@ def cluster(addresses: Sequence[str], tls: dict[str, Any] | None) -> dict[str, A
         "outlier_detection": _EJECTION,
         "circuit_breakers": {"thresholds": [_BREAKER]},
     }
-    return made if tls is None else made | {"transport_socket": tls}
+    return made if tls is None else made | {"transport_socket": _tls(tls)}
 
 
-def tls_to_servers(ca: Path, certificate: Path | None, key: Path | None) -> dict[str, Any]:
-    """Return TLS to servers whose certificate is for the host of their address.
-
-    Args:
-        ca: PEM root certificates, one of which vouches for each server.
-        certificate: PEM chain that the gateway shows; None for none.
-        key: of that.
-    """
+def _tls(files: Tls) -> dict[str, Any]:
     context: dict[str, Any] = {
         "alpn_protocols": ["h2"],
-        "validation_context": {"trusted_ca": {"filename": str(ca)}},
+        "validation_context": {"trusted_ca": {"filename": str(files.ca)}},
     }
-    if certificate is not None:
-        own = {"certificate_chain": {"filename": str(certificate)}, "private_key": {"filename": str(key)}}
+    if files.certificate is not None:
+        own = {
+            "certificate_chain": {"filename": str(files.certificate)},
+            "private_key": {"filename": str(files.key)},
+        }
         context["tls_certificates"] = [own]
     return {
         "name": "envoy.transport_sockets.tls",

@@ -68,24 +68,26 @@ def gateway_command(
     from scripts.gateway.exposure import check_gateway
     from scripts.gateway.methods import openapi_text
     from scripts.gateway.process import running_gateway, stopped_by_signals
+    from triptych_client import Tls
 
     if openapi:
         sys.stdout.write(openapi_text())
         return
+    server_tls = None
+    if server_ca is not None:
+        server_tls = Tls(server_ca.absolute(), _absolute(server_cert), _absolute(server_key))
+    elif server_cert or server_key:
+        raise typer.BadParameter("--server-cert and --server-key go with --server-ca")
     config = GatewayConfig(
         addresses=tuple(address or ["127.0.0.1:50051"]),
         host=host,
         port=port,
         tls_cert=_absolute(tls_cert),
         tls_key=_absolute(tls_key),
-        server_ca=_absolute(server_ca),
-        server_cert=_absolute(server_cert),
-        server_key=_absolute(server_key),
+        server_tls=server_tls,
         origins=tuple(origin or ()),
         access_log=access_log,
     )
-    if server_ca is None and (server_cert or server_key):
-        raise typer.BadParameter("--server-cert and --server-key go with --server-ca")
     if print_:
         print(json.dumps(bootstrap(config, openapi_text()), indent=2))
         return

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.gateway.cluster import cluster, is_ip, tls_to_servers
+from scripts.gateway.cluster import cluster, is_ip
 from scripts.gateway.errors import LOCAL_REPLIES
 from scripts.gateway.methods import descriptors, offered
 from scripts.gateway.routing import BODY_BOUND, CLUSTER, IDLE_SECONDS, TRANSCODER, route_config
 from server.addresses import CannotListenError
-from server.config import MAX_MESSAGE_BYTES
+from triptych_client import MAX_MESSAGE_BYTES, Tls
 
 HEALTH_PATH = "/healthz"
 _TYPES = "type.googleapis.com/envoy.extensions"
@@ -34,9 +34,7 @@ class GatewayConfig:
         port: 0 for any free one.
         tls_cert: PEM certificate chain of the gateway; None for no TLS.
         tls_key: of that.
-        server_ca: PEM root certificates, one of which vouches for the servers; None for servers without TLS.
-        server_cert: PEM certificate that the gateway shows to servers; None for none.
-        server_key: of that.
+        server_tls: root certificates of the servers, and what they are shown; None for no TLS to them.
         origins: whose pages browsers let call, such as https://shop.example; "*" for all.
         access_log: whether each call is a line on stdout.
     """
@@ -46,9 +44,7 @@ class GatewayConfig:
     port: int = 8080
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    server_ca: Path | None = None
-    server_cert: Path | None = None
-    server_key: Path | None = None
+    server_tls: Tls | None = None
     origins: Sequence[str] = ()
     access_log: bool = True
 
@@ -65,10 +61,7 @@ def bootstrap(config: GatewayConfig, openapi: str, admin: Path | None = None) ->
         BadAddressError, MixedAddressesError: an address of a server cannot be used.
         CannotListenError: the host is no name that is known.
     """
-    tls = None
-    if config.server_ca is not None:
-        tls = tls_to_servers(config.server_ca, config.server_cert, config.server_key)
-    listener, servers = _listener(config, openapi), cluster(config.addresses, tls)
+    listener, servers = _listener(config, openapi), cluster(config.addresses, config.server_tls)
     made: dict[str, Any] = {
         "node": {"id": "triptych-gateway", "cluster": "triptych-gateway"},
         "static_resources": {"listeners": [listener], "clusters": [servers]},

@@ -3,8 +3,9 @@
 import grpc
 
 from scripts.gateway.config import GatewayConfig
-from server.addresses import Listening, target_of
-from server.tls import TlsFiles, channel_credentials
+from server.addresses import Listening
+from server.tls import TlsFiles
+from triptych_client import CallError, Client
 
 _SECONDS = 5.0
 
@@ -34,8 +35,8 @@ def check_gateway(config: GatewayConfig, *, insecure: bool) -> None:
     files = TlsFiles.of(config.tls_cert, config.tls_key, None)
     if files is not None:
         files.load()
-    if config.server_ca is not None:
-        channel_credentials(config.server_ca, config.server_cert, config.server_key)
+    if config.server_tls is not None:
+        config.server_tls.credentials()
     if insecure or Listening.on(config.host, config.port).only_here:
         return
     lacking = [] if files is not None else ["there is no TLS"]
@@ -45,20 +46,17 @@ def check_gateway(config: GatewayConfig, *, insecure: bool) -> None:
 
 
 def _lack_of(address: str, config: GatewayConfig) -> str:
-    """Return what a server lacks; "" where it asks for tokens."""
-    target = target_of(address)
-    if config.server_ca is None:
-        channel = grpc.insecure_channel(target)
-    else:
-        credentials = channel_credentials(config.server_ca, config.server_cert, config.server_key)
-        channel = grpc.secure_channel(target, credentials)
-    with channel:
+    """Return what a server lacks; "" where it asks for tokens.  Raises: BadAddressError."""
+    tls = config.server_tls
+    ca, certificate, key = (None, None, None) if tls is None else (tls.ca, tls.certificate, tls.key)
+    with Client(
+        address, tls_ca=ca, tls_cert=certificate, tls_key=key, timeout=_SECONDS, connections=1
+    ) as client:
         try:
-            channel.unary_unary("/triptych.v1.Admin/Status", None, None)(b"", timeout=_SECONDS)
-        except grpc.RpcError as error:
-            code = error.code() if isinstance(error, grpc.Call) else None
-            if code is grpc.StatusCode.UNAUTHENTICATED:
+            client.status()
+        except CallError as error:
+            if error.code is grpc.StatusCode.UNAUTHENTICATED:
                 return ""
-            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            if error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 return f"{address} does not answer, so that nobody knows whether it asks for tokens"
     return f"{address} asks for no token"
