@@ -14,6 +14,8 @@ from scripts.gateway.routing import BODY_BOUND, CLUSTER, IDLE_SECONDS, TRANSCODE
 from server.addresses import CannotListenError
 from triptych_client import MAX_MESSAGE_BYTES, Tls
 
+ADMIN, CERTIFICATE = "admin.sock", "certificate.json"
+_CERTIFICATE_NAME = "gateway"
 HEALTH_PATH = "/healthz"
 _TYPES = "type.googleapis.com/envoy.extensions"
 _HTTP = f"{_TYPES}.filters.http"
@@ -49,26 +51,27 @@ class GatewayConfig:
     access_log: bool = True
 
 
-def bootstrap(config: GatewayConfig, openapi: str, admin: Path | None = None) -> dict[str, Any]:
+def bootstrap(config: GatewayConfig, openapi: str, folder: Path | None = None) -> dict[str, Any]:
     """Return what Envoy starts with, to be written as JSON.
 
     Args:
         config: of the gateway.
         openapi: the description of the JSON form, which the gateway shows.
-        admin: unix socket by which the gateway is asked and ended; None for none.
+        folder: has ADMIN, the unix socket by which Envoy is asked and ended, and CERTIFICATE; None where
+            Envoy is asked by nobody, and reads its certificate once.
 
     Raises:
         BadAddressError, MixedAddressesError: an address of a server cannot be used.
         CannotListenError: the host is no name that is known.
     """
-    listener, servers = _listener(config, openapi), cluster(config.addresses, config.server_tls)
+    listener, servers = _listener(config, openapi, folder), cluster(config.addresses, config.server_tls)
     made: dict[str, Any] = {
         "node": {"id": "triptych-gateway", "cluster": "triptych-gateway"},
         "static_resources": {"listeners": [listener], "clusters": [servers]},
         "overload_manager": _overload(),
     }
-    if admin is not None:
-        made["admin"] = {"address": {"pipe": {"path": str(admin), "mode": 0o600}}}
+    if folder is not None:
+        made["admin"] = {"address": {"pipe": {"path": str(folder / ADMIN), "mode": 0o600}}}
     return made
 
 
@@ -88,14 +91,28 @@ def ip_of(host: str) -> str:
     return str(found[0][4][0])
 
 
-def _listener(config: GatewayConfig, openapi: str) -> dict[str, Any]:
+def certificate_resource(config: GatewayConfig) -> dict[str, Any]:
+    """Return what is written to CERTIFICATE: where the certificate lies, read again when it is replaced."""
+    watched = {"watched_directory": {"path": str(Path(str(config.tls_cert)).parent)}}
+    secret = {"@type": f"{_TYPES}.transport_sockets.tls.v3.Secret", "name": _CERTIFICATE_NAME}
+    return {"resources": [secret | {"tls_certificate": _certificate(config) | watched}]}
+
+
+def _certificate(config: GatewayConfig) -> dict[str, Any]:
+    return {
+        "certificate_chain": {"filename": str(config.tls_cert)},
+        "private_key": {"filename": str(config.tls_key)},
+    }
+
+
+def _listener(config: GatewayConfig, openapi: str, folder: Path | None) -> dict[str, Any]:
     manager = {
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": _connection_manager(config, openapi),
     }
     chain: dict[str, Any] = {"filters": [manager]}
     if config.tls_cert is not None:
-        chain["transport_socket"] = _tls(config.tls_cert, config.tls_key)
+        chain["transport_socket"] = _tls(config, folder)
     return {
         "name": "triptych",
         "address": {"socket_address": {"address": ip_of(config.host), "port_value": config.port}},
@@ -105,8 +122,11 @@ def _listener(config: GatewayConfig, openapi: str) -> dict[str, Any]:
     }
 
 
-def _tls(certificate: Path, key: Path | None) -> dict[str, Any]:
-    own = {"certificate_chain": {"filename": str(certificate)}, "private_key": {"filename": str(key)}}
+def _tls(config: GatewayConfig, folder: Path | None) -> dict[str, Any]:
+    own: dict[str, Any] = {"tls_certificates": [_certificate(config)]}
+    if folder is not None:
+        source = {"path_config_source": {"path": str(folder / CERTIFICATE)}, "resource_api_version": "V3"}
+        own = {"tls_certificate_sds_secret_configs": [{"name": _CERTIFICATE_NAME, "sds_config": source}]}
     return {
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -114,7 +134,7 @@ def _tls(certificate: Path, key: Path | None) -> dict[str, Any]:
             "common_tls_context": {
                 "alpn_protocols": ["h2", "http/1.1"],
                 "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-                "tls_certificates": [own],
+                **own,
             },
         },
     }

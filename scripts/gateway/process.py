@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.gateway.config import GatewayConfig, bootstrap
+from scripts.gateway.config import ADMIN, CERTIFICATE, GatewayConfig, bootstrap, certificate_resource
 from scripts.gateway.methods import openapi_text
 from server.addresses import Listening
 
@@ -141,8 +141,10 @@ def running_gateway(
     if error := listening.error():
         raise error
     with tempfile.TemporaryDirectory(prefix="triptych-") as folder:  # only this user may enter it
-        admin, file = Path(folder) / "admin.sock", Path(folder) / "envoy.json"
-        file.write_text(json.dumps(bootstrap(config, openapi_text(), admin)), "utf-8")
+        admin, file = Path(folder) / ADMIN, Path(folder) / "envoy.json"
+        if config.tls_cert is not None:
+            (Path(folder) / CERTIFICATE).write_text(json.dumps(certificate_resource(config)), "utf-8")
+        file.write_text(json.dumps(bootstrap(config, openapi_text(), Path(folder))), "utf-8")
         options = ["-c", str(file), "--concurrency", str(threads), *_OPTIONS]
         launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(program), *options]
         process = subprocess.Popen(launch, stdout=output, stderr=output, process_group=0)
