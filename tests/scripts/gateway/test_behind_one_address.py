@@ -27,7 +27,7 @@ from triptych_client.pb.v1 import triptych_pb2 as pb
 from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 USER = "u00001"
-SECRET_PERSON = "somebody-in-the-log"
+SOMEBODY = "somebody-in-the-log"
 
 
 def test_rest_answers(quiet: Client, gateway: Gateway) -> None:
@@ -152,12 +152,12 @@ def test_the_description_is_shown(gateway: Gateway) -> None:
 
 
 def test_the_access_log_has_each_call_and_nobody_in_it(gateway: Gateway) -> None:
-    asked = {"user_id": SECRET_PERSON, "k": 3}
-    reply = gateway.ask("/v1/query", asked, **{"x-request-id": SECRET_PERSON, "user-agent": SECRET_PERSON})
+    asked = {"user_id": SOMEBODY, "k": 3}
+    reply = gateway.ask("/v1/query", asked, **{"x-request-id": SOMEBODY, "user-agent": SOMEBODY})
     assert reply.status == 200
-    for path in (f"/v1/users/{SECRET_PERSON}", f"/v1/query?user_id={SECRET_PERSON}"):
+    for path in (f"/v1/users/{SOMEBODY}", f"/v1/query?user_id={SOMEBODY}"):
         gateway.call("POST", path, "{}")
-    gateway.call("POST", "/v1/query", '{"user_id": {"' + SECRET_PERSON + '": 1}}')
+    gateway.call("POST", "/v1/query", '{"user_id": {"' + SOMEBODY + '": 1}}')
     request_id = reply.headers["x-request-id"]
     soon(lambda: any(line["request_id"] == request_id for line in gateway.lines()))
     (line,) = (line for line in gateway.lines() if line["request_id"] == request_id)
@@ -166,7 +166,7 @@ def test_the_access_log_has_each_call_and_nobody_in_it(gateway: Gateway) -> None
     assert line["bytes_in"] > 0 < line["bytes_out"]
     assert re.fullmatch(r"[0-9a-f-]{36}", request_id)  # one's own would be logged
     soon(lambda: {"unknown", "triptych.v1.Retrieval/Query"} <= {line["method"] for line in gateway.lines()})
-    assert SECRET_PERSON not in gateway.log.read_text("utf-8")
+    assert SOMEBODY not in gateway.log.read_text("utf-8")
     assert "127.0.0.1" not in {line.get("client") for line in gateway.lines()}
 
 

@@ -69,7 +69,7 @@ def draws(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Draws:
 def pair(
     small_home: Home, tmp_path_factory: pytest.TempPathFactory, open_gateway: Open
 ) -> Iterator[tuple[Client, Gateway]]:
-    """A server that is called by gRPC, and a gateway for another one of the same content: both are written to."""
+    """A server that is called by gRPC, and a gateway for another one of the same content."""
     folder = tmp_path_factory.mktemp("pair")
     one, other = copy_home(small_home, folder / "one"), copy_home(small_home, folder / "other")
     with server(one) as by_grpc, server(other) as behind, open_gateway(behind.address) as running:
@@ -208,9 +208,7 @@ def test_json_that_nobody_checked_is_answered_as_by_grpc_or_refused(
     same()
 
 
-@pytest.mark.parametrize(
-    "body", ["{", "[1]", '{"k": NaN}', '{"user_id": "\\ud800"}', "nul", '"text"', "1" * 5_000]
-)
+@pytest.mark.parametrize("body", ["{", "[1]", '{"k": NaN}', '{"user_id": "\\ud800"}', "nul", "1" * 5_000])
 def test_what_is_no_json_of_a_request_is_refused_and_says_why(gateway: Gateway, body: str) -> None:
     reply = gateway.call("POST", "/v1/query", body)
     assert (reply.status, reply.reason) == (400, "INVALID_REQUEST")
