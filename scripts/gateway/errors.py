@@ -24,11 +24,11 @@ CODES = {
 _SAID = "%LOCAL_REPLY_BODY%"
 _REASONS = (
     (400, "INVALID_REQUEST", f"this is no request of the API: {_SAID}"),
-    (408, "DEADLINE_EXCEEDED", "the call was not answered within its time"),
+    (408, "TOO_LATE", "the call was not answered within its time"),
     (413, "TOO_LARGE", "the request is larger than 32 MiB"),
     (431, "TOO_LARGE", "the headers of the request are too large"),
     (503, "SERVER_UNREACHABLE", f"no server can answer now: {_SAID}"),
-    (504, "DEADLINE_EXCEEDED", "the call was not answered within its time"),
+    (504, "TOO_LATE", "the call was not answered within its time"),
 )
 
 

@@ -254,7 +254,7 @@ def _error_response() -> _Schema:
 _TEXT: _Schema = {"type": "string"}
 _OWN_REASONS = (
     "For programs. Those of the gateway itself are UNKNOWN_METHOD, WRONG_VERB, NOT_JSON, INVALID_REQUEST, "
-    "TOO_LARGE, SERVER_UNREACHABLE and DEADLINE_EXCEEDED."
+    "TOO_LARGE, SERVER_UNREACHABLE and TOO_LATE."
 )
 _VIOLATION: _Schema = {
     "type": "object",
