@@ -207,7 +207,6 @@ def _transcoding() -> dict[str, Any]:
         "print_options": {
             "always_print_primitive_fields": True,
             "preserve_proto_field_names": True,
-            "stream_newline_delimited": True,
         },
         "request_validation_options": {
             "reject_unknown_query_parameters": True,

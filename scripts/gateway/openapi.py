@@ -74,7 +74,7 @@ def openapi(described: bytes) -> dict[str, Any]:
     for method in methods:
         paths.setdefault(method.path, {})[method.verb.lower()] = _operation(method, comments, types)
     schemas = {
-        name.removeprefix(f"{PACKAGE}."): _schema(name, types[name], comments, asked=name in asked)
+        name.removeprefix(f"{PACKAGE}."): _schema(name, types[name], comments, asked=name in asked - told)
         for name in sorted(asked | told)
     }
     services = [service for file in api_files(described) for service in file.service]
@@ -103,22 +103,19 @@ def openapi(described: bytes) -> dict[str, Any]:
 def _operation(method: ApiMethod, comments: _Comments, types: _Types) -> _Schema:
     service, _, name = method.name.removeprefix(f"{PACKAGE}.").partition("/")
     said = comments[f"{PACKAGE}.{service}.{name}"]
-    stream = " The reply is one JSON object a line." if method.gives_stream else ""
-    reply: _Schema = {"schema": _reference(method.output_type)}
+    one = _reference(method.output_type)
+    reply: _Schema = {"schema": {"type": "array", "items": one} if method.gives_stream else one}
     operation: _Schema = {
         "operationId": name,
         "tags": [service],
         "summary": said.split(". ")[0].split(": ")[0].rstrip("."),
-        "description": f"{said}{stream}\n\nScope of the token, where one is asked for: {method.scope}.",
+        "description": f"{said}\n\nScope of the token, where one is asked for: {method.scope}.",
         "responses": {
             "200": {"description": "What the call returns.", "content": {"application/json": reply}},
             "4XX": {"$ref": "#/components/responses/Error"},
             "5XX": {"$ref": "#/components/responses/Error"},
         },
     }
-    if method.gives_stream:
-        operation["responses"]["200"]["content"] = {"application/json": {"schema": {"type": "string"}}}
-        operation["x-line"] = _reference(method.output_type)
     if method.verb != "GET":
         body: _Schema = {"schema": _reference(method.input_type)}
         if name in _EXAMPLES:

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
 from scripts.gateway.methods import descriptors, methods_of
@@ -94,8 +94,8 @@ def by_json(gateway: Gateway, method: MethodDescriptor, body: str) -> tuple[Answ
     if reply.status != 200:
         return json_format.ParseDict(reply.json, status_pb2.Status()), reply
     kind = GetMessageClass(method.output_type)
-    lines = reply.body.decode().splitlines() if method.server_streaming else [reply.body.decode()]
-    return [json_format.Parse(line, kind()) for line in lines if line.strip()], reply
+    parts = reply.json if method.server_streaming else [reply.json]
+    return [json_format.ParseDict(part, kind()) for part in parts], reply
 
 
 def plain(answer: Answer) -> Any:
@@ -122,6 +122,7 @@ def as_json(request: Message) -> str:
 
 
 def check(expected: Answer, said: Answer, reply: Reply) -> None:
+    event(f"{reply.status} {reply.reason if reply.status != 200 else ''}")
     assert plain(said) == plain(expected), (reply.status, reply.body[:500])
     if isinstance(expected, status_pb2.Status):
         assert reply.status == HTTP[expected.code]
@@ -202,6 +203,7 @@ def test_json_that_nobody_checked_is_answered_as_by_grpc_or_refused(
         except json_format.ParseError:
             assert reply.status == 400, (content, reply.body[:500])
             assert reply.reason == "INVALID_REQUEST"
+            event("400 no JSON of a request")
             return
         check(by_grpc(quiet.channel, method, request), said, reply)
 
