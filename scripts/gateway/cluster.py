@@ -9,10 +9,7 @@ from triptych_client import Tls, target_of
 
 _TYPES = "type.googleapis.com/envoy.extensions"
 _CALLS_AT_ONCE = 4_096  # further ones get UNAVAILABLE
-# Where several processes listen on one port, the kernel draws the process of a connection by lot. Many
-# connections that do not live long share the calls out.
-CALLS_AT_ONCE_PER_CONNECTION = 4
-CALLS_PER_CONNECTION = 32
+_CALLS_AT_ONCE_PER_CONNECTION = 4
 
 
 class MixedAddressesError(ValueError):
@@ -26,13 +23,16 @@ class MixedAddressesError(ValueError):
         self.addresses = addresses
 
 
-def cluster(addresses: Sequence[str], tls: Tls | None) -> dict[str, Any]:
+def cluster(addresses: Sequence[str], tls: Tls | None, calls_per_connection: int) -> dict[str, Any]:
     """Return the cluster of servers that answer alike; all are asked where none is healthy, so one says why.
 
     Args:
         addresses: host:port, [IPv6]:port or unix:/path; a name stands for all that it resolves to.
         tls: what to trust and what to show; None for servers without TLS. The certificate of a server is for
             the host of its address.
+        calls_per_connection: after which a connection is replaced by another; 0 for never. Where several
+            processes listen on one port, the kernel draws the process of each connection by lot, and many
+            connections that do not live long share the calls out.
 
     Raises:
         BadAddressError: an address is not written as one.
@@ -46,7 +46,7 @@ def cluster(addresses: Sequence[str], tls: Tls | None) -> dict[str, Any]:
         "lb_policy": "LEAST_REQUEST",
         "load_assignment": {"cluster_name": CLUSTER, "endpoints": [{"lb_endpoints": endpoints}]},
         "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _protocol()
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _protocol(calls_per_connection)
         },
         "health_checks": [_HEALTH_CHECK],
         "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
@@ -78,16 +78,16 @@ def _tls(files: Tls) -> dict[str, Any]:
     }
 
 
-def _protocol() -> dict[str, Any]:
+def _protocol(calls_per_connection: int) -> dict[str, Any]:
+    common: dict[str, Any] = {"idle_timeout": f"{IDLE_SECONDS}s"}
+    if calls_per_connection:
+        common["max_requests_per_connection"] = calls_per_connection
     return {
         "@type": f"{_TYPES}.upstreams.http.v3.HttpProtocolOptions",
-        "common_http_protocol_options": {
-            "idle_timeout": f"{IDLE_SECONDS}s",
-            "max_requests_per_connection": CALLS_PER_CONNECTION,
-        },
+        "common_http_protocol_options": common,
         "explicit_http_config": {
             "http2_protocol_options": {
-                "max_concurrent_streams": CALLS_AT_ONCE_PER_CONNECTION,
+                "max_concurrent_streams": _CALLS_AT_ONCE_PER_CONNECTION,
                 "initial_stream_window_size": 1 << 20,
                 "initial_connection_window_size": 1 << 22,
                 "connection_keepalive": {"interval": "60s", "timeout": "20s"},

@@ -40,6 +40,14 @@ def gateway_command(
             help="Whose pages browsers let call (CORS), as https://shop.example; may be repeated; * for all."
         ),
     ] = None,
+    calls_per_connection: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Calls over one connection to a server, before one takes its place that may reach another "
+            "of its processes; 0 keeps connections, for servers of one process.",
+        ),
+    ] = 16,
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of Envoy.")] = min(
         4, os.cpu_count() or 1
     ),
@@ -86,6 +94,7 @@ def gateway_command(
         tls_key=_absolute(tls_key),
         server_tls=server_tls,
         origins=tuple(origin or ()),
+        calls_per_connection=calls_per_connection,
         access_log=access_log,
     )
     if print_:

@@ -19,6 +19,7 @@ _CERTIFICATE_NAME = "gateway"
 HEALTH_PATH = "/healthz"
 _TYPES = "type.googleapis.com/envoy.extensions"
 _HTTP = f"{_TYPES}.filters.http"
+CALLS_PER_CONNECTION = 16
 _MAX_CONNECTIONS = 10_000
 _MAX_HEADER_KB = 16
 _MAX_HEADERS = 64
@@ -38,6 +39,7 @@ class GatewayConfig:
         tls_key: of that.
         server_tls: root certificates of the servers, and what they are shown; None for no TLS to them.
         origins: whose pages browsers let call, such as https://shop.example; "*" for all.
+        calls_per_connection: to servers, as `cluster` has it.
         access_log: whether each call is a line on stdout.
     """
 
@@ -48,6 +50,7 @@ class GatewayConfig:
     tls_key: Path | None = None
     server_tls: Tls | None = None
     origins: Sequence[str] = ()
+    calls_per_connection: int = CALLS_PER_CONNECTION
     access_log: bool = True
 
 
@@ -64,7 +67,8 @@ def bootstrap(config: GatewayConfig, openapi: str, folder: Path | None = None) -
         BadAddressError, MixedAddressesError: an address of a server cannot be used.
         CannotListenError: the host is no name that is known.
     """
-    listener, servers = _listener(config, openapi, folder), cluster(config.addresses, config.server_tls)
+    listener = _listener(config, openapi, folder)
+    servers = cluster(config.addresses, config.server_tls, config.calls_per_connection)
     made: dict[str, Any] = {
         "node": {"id": "triptych-gateway", "cluster": "triptych-gateway"},
         "static_resources": {"listeners": [listener], "clusters": [servers]},
