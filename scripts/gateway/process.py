@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +122,12 @@ def envoy_path() -> Path:
 
 @contextmanager
 def running_gateway(
-    config: GatewayConfig, *, threads: int = 2, grace: float = 10.0, output: Any = None
+    config: GatewayConfig,
+    *,
+    threads: int = 2,
+    grace: float = 10.0,
+    output: Any = None,
+    make: Callable[[GatewayConfig, str, Path], dict[str, Any]] = bootstrap,
 ) -> Iterator[RunningGateway]:
     """Yield a gateway that answers while the block runs.
 
@@ -131,6 +136,7 @@ def running_gateway(
         threads: of Envoy.
         grace: seconds for running calls at the end.
         output: file for the access log and what Envoy says; None for stdout and stderr.
+        make: returns what Envoy starts with, as `bootstrap` does.
 
     Raises:
         EnvoyNotInstalledError: there is no Envoy.
@@ -144,7 +150,7 @@ def running_gateway(
         admin, file = Path(folder) / ADMIN, Path(folder) / "envoy.json"
         if config.tls_cert is not None:
             (Path(folder) / CERTIFICATE).write_text(json.dumps(certificate_resource(config)), "utf-8")
-        file.write_text(json.dumps(bootstrap(config, openapi_text(), Path(folder))), "utf-8")
+        file.write_text(json.dumps(make(config, openapi_text(), Path(folder))), "utf-8")
         options = ["-c", str(file), "--concurrency", str(threads), *_OPTIONS]
         launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(program), *options]
         process = subprocess.Popen(launch, stdout=output, stderr=output, process_group=0)
