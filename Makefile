@@ -39,7 +39,8 @@ sbom: $(READY)
 # By hand: other examples each time, and kills; docs/reliability.md keeps what was found.
 nightly: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s --timeout 0 --hypothesis-profile nightly --hypothesis-show-statistics \
-	  tests/server/wire/test_fuzz.py tests/store/test_import_anything.py
+	  tests/server/wire/test_fuzz.py tests/store/test_import_anything.py \
+	  tests/scripts/gateway/test_same_answers.py tests/scripts/gateway/test_description.py
 	$(BIN)/triptych bench faults --rounds 20
 
 # Every figure of docs/results.md, at one commit: make results DATA=folder-of-data-sets RESULTS=working-folder.  Hours; started again it goes on.

@@ -14,7 +14,7 @@ from tests.live_server import Client, copy_home, server
 Open = Callable[..., AbstractContextManager[Gateway]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def open_gateway(tmp_path_factory: pytest.TempPathFactory) -> Open:
     """Starts gateways; each writes its access log, and what Envoy says, into a file of its own."""
 
@@ -31,14 +31,14 @@ def open_gateway(tmp_path_factory: pytest.TempPathFactory) -> Open:
     return started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def quiet(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A server that nothing is written to, so that it answers alike each time."""
     with server(copy_home(small_home, tmp_path_factory.mktemp("quiet") / "home")) as client:
         yield client
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def gateway(quiet: Client, open_gateway: Open) -> Iterator[Gateway]:
     """A gateway for that server."""
     with open_gateway(quiet.address, origins=("https://shop.test",)) as running:

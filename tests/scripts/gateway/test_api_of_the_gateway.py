@@ -1,6 +1,7 @@
 """Every method has a path or a reason, and what is kept beside the code is what proto/ says."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,13 @@ def test_the_description_is_valid_and_names_every_path() -> None:
     told = described["components"]["schemas"]
     assert told["QueryRequest"]["oneOf"][0] == {"required": ["user_id"]}
     assert "inner products" in told["QueryResponse"]["properties"]["scores"]["description"]
+
+
+def test_the_guide_names_every_path_with_its_scope() -> None:
+    text = (ROOT / "docs" / "gateway.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\w+) (/v1/\S+) \| (\w+) \| (\w+) \|$", text, re.MULTILINE)
+    named = [(one.verb, one.path, one.name.rpartition("/")[2], one.scope) for one in METHODS if one.path]
+    assert sorted(rows) == sorted(named)
 
 
 def test_bounds_are_those_that_the_server_checks() -> None:
