@@ -21,6 +21,7 @@ from scripts.demo import demo_command
 from scripts.doctor import doctor_command
 from scripts.evaluate import evaluate_command
 from scripts.export import export_command
+from scripts.gateway import gateway_command
 from scripts.import_data import import_command
 from scripts.index import index_app
 from scripts.query import query_command
@@ -44,6 +45,7 @@ app.command("import")(import_command)
 app.command("train")(train_command)
 app.command("reindex")(reindex_command)
 app.command("serve")(serve_command)
+app.command("gateway")(gateway_command)
 app.command("query")(query_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
