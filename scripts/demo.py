@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 
 from scripts.evaluate import evaluate_command
+from scripts.exchange import import_command
 from scripts.home_access import server_of
-from scripts.import_data import import_command
 from scripts.query import reply_table
 from scripts.reindex import reindex_command
 from scripts.terminal import HomeOption
