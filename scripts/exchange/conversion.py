@@ -16,7 +16,7 @@ from tqdm import tqdm
 from scripts.exchange.lines import Lines
 from scripts.exchange.records import Position, Record
 from scripts.exchange.sources import BadRecordError, Row, SourceFile
-from scripts.exchange.unfinished import Progress, Unfinished
+from scripts.exchange.unfinished import ConversionProgress, Unfinished
 from store.imports import UTF_8, ConvertedParts
 
 _Bar: TypeAlias = "tqdm[Never]"
@@ -80,7 +80,7 @@ def convert(
     encoding: str = UTF_8,
     limit: Limit | None = None,
     part_bytes: int = PART_BYTES,
-) -> Progress:
+) -> ConversionProgress:
     """Convert the files from where an earlier conversion of them was cut off; return the numbers of rows.
 
     Raises:
@@ -128,7 +128,7 @@ class _Writer:
     def __init__(
         self,
         unfinished: Unfinished,
-        progress: Progress,
+        progress: ConversionProgress,
         columns: Mapping[str, Sequence[str]],
         encoding: str,
         limit: Limit | None,

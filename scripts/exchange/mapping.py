@@ -9,7 +9,6 @@ action = { column = "event", values = { view = "view", buy = "purchase" }, other
 """
 
 import difflib
-import json
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +18,16 @@ from typing import Any
 
 from scripts.exchange.records import Delimited, Fields, JsonLines
 from scripts.exchange.sources import BadRecordError, Row, SourceFile, Values
-from scripts.exchange.values import UNITS, text_of, time_of, written_time
+from scripts.exchange.values import UNITS, attributes_of, text_of, time_of, written_time
 from store.imports import UTF_8, check_encoding
 from store.tables import TABLES, Kind
 
 UNKNOWN_VALUE = "value_not_in_the_mapping"
 _TABLES = {table.name: table for table in TABLES}
 _FILE_KEYS = ("path", "table", "form", "separator", "quotes", "header", "names", "encoding", "columns")
-_COLUMN_KEYS = ("column", "columns", "value", "values", "other", "time", "between", "default")
+_COLUMN_KEYS = (
+    *("column", "columns", "value", "values", "other", "empty", "default", "time", "between", "split"),
+)
 _FORMS = ("csv", "jsonl")
 _OTHERS = ("skip", "keep", "refuse")
 _Take = Callable[[Fields], str | datetime | None]
@@ -232,11 +233,14 @@ def _check_types(given: Mapping[str, Any], place: _Place) -> None:
         ("other", str, f"one of {', '.join(_OTHERS)}"),
         ("time", str, "text"),
         ("between", str, "text"),
+        ("split", str, "text"),
     ):
         if key in given and not isinstance(given[key], kind):
             raise place.inside(key).wrong(f"it must be {said}")
     if given.get("other", "keep") not in _OTHERS:
         raise place.inside("other").wrong(f"{given['other']!r} is none of {', '.join(_OTHERS)}")
+    if given.get("empty", "skip") != "skip":
+        raise place.inside("empty").wrong('it can only be "skip"')
     if not all(isinstance(name, str) for name in given.get("columns", [])):
         raise place.inside("columns").wrong("it must be a list of names of columns")
 
@@ -246,13 +250,17 @@ def _one(given: Mapping[str, Any], kind: Kind, place: _Place) -> _Take:
     name, default = given["column"], text_of(given.get("default"))
     known = {str(key): text_of(value) for key, value in given.get("values", {}).items()}
     other = given.get("other", "refuse" if known else "keep")
-    if "between" in given:
-        raise place.inside("between").wrong("it is for several columns")
+    for key in ("between", "split"):
+        if key in given:
+            raise place.inside(key).wrong("it is for several columns")
+    skipped = "empty" in given
 
     def take(fields: Fields) -> str | None:
         value = _value(fields, name)
         text = _json(value) if kind == "json" else text_of(value)
         if text is None:
+            if skipped:
+                raise _SkippedError
             return default
         if known and text in known:
             return known[text]
@@ -268,12 +276,20 @@ def _one(given: Mapping[str, Any], kind: Kind, place: _Place) -> _Take:
 def _several(given: Mapping[str, Any], kind: Kind, place: _Place) -> _Take:
     """Join several columns to one text, or make attributes of them."""
     names: list[str] = given["columns"]
+    for key in ("values", "other", "empty", "default", *(["between"] if kind == "json" else ["split"])):
+        if key in given:
+            raise place.inside(key).wrong("it is not for several columns")
     if kind == "json":
+        split = given.get("split")
 
         def attributes(fields: Fields) -> str | None:
             present = {name: _value(fields, name) for name in names}
-            present = {name: value for name, value in present.items() if value not in (None, "")}
-            return json.dumps(present, ensure_ascii=False) if present else None
+            return attributes_of(
+                **{
+                    name: value.split(split) if split and isinstance(value, str) and value else value
+                    for name, value in present.items()
+                }
+            )
 
         return attributes
     if kind != "text":
@@ -289,7 +305,7 @@ def _several(given: Mapping[str, Any], kind: Kind, place: _Place) -> _Take:
 def _time(given: Mapping[str, Any], place: _Place) -> _Take:
     """Take a time: s, ms, us or ns since 1970, iso, or a pattern of strptime."""
     name, unit = given["column"], given.get("time")
-    for key in ("values", "other", "between", "default"):
+    for key in ("values", "other", "empty", "between", "split", "default"):
         if key in given:
             raise place.inside(key).wrong("it is not for times")
     if unit is None:

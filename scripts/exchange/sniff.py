@@ -12,7 +12,7 @@ from typing import Any
 from scripts.exchange.lines import PACKINGS, Lines
 from scripts.exchange.records import JsonLines
 from scripts.exchange.sources import NoSuchLayoutError
-from scripts.exchange.values import encoding_of
+from scripts.exchange.values import UNITS, encoding_of
 
 _ROWS = 1_000
 _ENDINGS = {".csv", ".tsv", ".txt", ".dat", ".data", ".jsonl", ".ndjson", ".json"}
@@ -92,8 +92,12 @@ _COLUMNS = {
     "social": ("user_id", "friend_id", "weight", "ts"),
     "impressions": ("user_id", "item_id", "ts", "position", "query_id", "clicked"),
 }
-# Digits of numbers of seconds, milliseconds, … between 2001 and 2286.
-_DIGITS = {10: "s", 13: "ms", 16: "us", 19: "ns"}
+# Digits of numbers of seconds, milliseconds, … between 1973 and 2286.
+_DIGITS = {
+    digits + more: unit for digits, unit in ((9, "s"), (12, "ms"), (15, "us"), (18, "ns")) for more in (0, 1)
+}
+_MOST = 0.7  # of values that look like times: a few may be broken
+_PARTED = re.compile(r"[^|]{1,40}(\|[^|]{1,40})+")  # a list, as in MovieLens
 _PATTERNS = ("%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%Y%m%d")
 
 
@@ -249,10 +253,18 @@ def _file_of(found: Sniffed, roles: Mapping[str, str], table: str, path: Path) -
     for column in _COLUMNS[table]:
         if name := roles.get(column):
             used.add(name)
-            lines.append(f"{column} = {_taken(found, column, name)}")
+            taken = _taken(found, column, name)
+            if table == "texts" and column == "text" and {"weight", "action"} & roles.keys():
+                taken = f'{{ column = {_toml(name)}, empty = "skip" }}'  # not everybody writes something
+            lines.append(f"{column} = {taken}")
     others = [name for name in found.names if name not in used]
     if table == "items" and others:
-        lines.append(f"attributes = {json.dumps(others, ensure_ascii=False)}")
+        names = json.dumps(others, ensure_ascii=False)
+        lists = [row[one] for row in found.rows for one in others if isinstance(row.get(one), str)]
+        parted = sum(bool(_PARTED.fullmatch(value)) for value in lists) >= 0.1 * max(len(lists), 1)
+        lines.append(
+            f'attributes = {{ columns = {names}, split = "|" }}' if parted else f"attributes = {names}"
+        )
     elif others:
         lines.append(f"# not used: {', '.join(others)}")
     return "\n".join(lines) + "\n"
@@ -318,13 +330,14 @@ def _taken(found: Sniffed, column: str, name: str) -> str:
 def _time_of(values: Sequence[str]) -> str | None:
     """Return what times look like, None where values are no times."""
     some = values[:100]
-    if some and all(_is_number(value) for value in some):
-        digits = {len(value.split(".")[0].lstrip("-")) for value in some}
-        units = {_DIGITS.get(count) for count in digits}
-        if len(units) == 1 and None not in units:
-            return units.pop()
+    if not some:
+        return None
+    units = [_DIGITS.get(len(value.split(".")[0].lstrip("-"))) for value in some if _is_number(value)]
+    for unit in UNITS:
+        if units.count(unit) >= _MOST * len(some):
+            return unit
     for pattern in (None, *_PATTERNS):
-        if some and all(_is_written(value, pattern) for value in some):
+        if sum(_is_written(value, pattern) for value in some) >= _MOST * len(some):
             return pattern or "iso"
     return None
 

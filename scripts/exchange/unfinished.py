@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ class ImportRunsError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Progress:
+class ConversionProgress:
     """How far a conversion goes.
 
     Attributes:
@@ -48,11 +48,13 @@ class Progress:
     part: int = 0
     rows: Mapping[str, int] = field(default_factory=dict)
 
-    def after(self, counts: Mapping[str, int], offset: int, line: int, *, file_is_done: bool) -> "Progress":
+    def after(
+        self, counts: Mapping[str, int], offset: int, line: int, *, file_is_done: bool
+    ) -> "ConversionProgress":
         """Return the progress after a further part."""
         rows = {name: self.rows.get(name, 0) + counts.get(name, 0) for name in {**self.rows, **counts}}
         if file_is_done:
-            return Progress(self.file + 1, 0, 0, self.part + 1, rows)
+            return ConversionProgress(self.file + 1, 0, 0, self.part + 1, rows)
         return replace(self, offset=offset, line=line, part=self.part + 1, rows=rows)
 
     @property
@@ -91,28 +93,29 @@ class Unfinished:
         """
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
         path = imports / key
-        with disk_errors(imports):
-            path.mkdir(parents=True, exist_ok=True)
-        try:
-            with locked(path):
-                unfinished = cls(path)
-                if restart:
-                    unfinished.forget()
-                yield unfinished
-        except LockedError as error:
-            if error.path == path:
-                raise ImportRunsError(path) from error
-            raise
+        with ExitStack() as stack:
+            with disk_errors(imports):
+                imports.mkdir(parents=True, exist_ok=True)
+            with locked(imports, wait=True):  # nobody removes the folder as abandoned before it is locked
+                path.mkdir(exist_ok=True)
+                try:
+                    stack.enter_context(locked(path))
+                except LockedError as error:
+                    raise ImportRunsError(path) from error
+            unfinished = cls(path)
+            if restart:
+                unfinished.forget()
+            yield unfinished
 
-    def begin(self, files: Sequence[Path]) -> Progress:
+    def begin(self, files: Sequence[Path]) -> ConversionProgress:
         """Return how far an earlier conversion came; one of other files, or of changed ones, begins anew."""
         self._files = [_facts(file) for file in files]
         try:
             noted = json.loads(self._notes.read_text("utf-8"))
-            progress = Progress(**noted["progress"])
+            progress = ConversionProgress(**noted["progress"])
             same = noted["files"] == self._files
         except FileNotFoundError:
-            progress, same = Progress(), False
+            progress, same = ConversionProgress(), False
         except (ValueError, KeyError, TypeError):
             _log.warning("%s is damaged: all is read anew", self._notes)
             same = False
@@ -120,13 +123,13 @@ class Unfinished:
             if self._notes.exists():
                 _log.warning("the files changed since the import that was cut off: all is read anew")
             self.forget()
-            return Progress()
+            return ConversionProgress()
         for draft in self.tables.rglob("*"):
             if draft.is_file() and (draft.suffix != ".parquet" or int(draft.stem[5:]) >= progress.part):
                 draft.unlink()  # what was written behind the last note
         return progress
 
-    def note(self, progress: Progress) -> None:
+    def note(self, progress: ConversionProgress) -> None:
         """Note that parts go so far."""
         text = json.dumps({"files": self._files, "progress": asdict(progress)}, indent=1)
         replace_file(self._notes, text)

@@ -55,7 +55,11 @@ def time_of(value: Any, unit: str = "s") -> datetime | None:
     except TypeError as error:
         raise BadRecordError(BAD_TIME) from error
     try:
-        return _EPOCH + timedelta(microseconds=number * 1_000_000 // UNITS[unit])
+        whole = isinstance(number, int)
+        microseconds = number * 1_000_000
+        return _EPOCH + timedelta(
+            microseconds=microseconds // UNITS[unit] if whole else round(microseconds / UNITS[unit])
+        )
     except (OverflowError, ValueError) as error:
         raise BadRecordError(BAD_TIME) from error
 

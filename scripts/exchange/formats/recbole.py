@@ -135,11 +135,16 @@ def _value(text: str, held: str) -> object:
         return text.split()
     if held in ("float", "float_seq"):
         try:
-            numbers = [float(one) for one in text.split()]
+            numbers = [_number(one) for one in text.split()]
         except ValueError:
             return text
         return numbers if held == "float_seq" else numbers[0] if numbers else None
     return text
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
 
 
 RECBOLE = Layout(
