@@ -233,7 +233,7 @@ def _check_types(given: Mapping[str, Any], place: _Place) -> None:
         ("other", str, f"one of {', '.join(_OTHERS)}"),
         ("time", str, "text"),
         ("between", str, "text"),
-        ("split", str, "text"),
+        ("split", dict, "a table of columns and what lies between their values"),
     ):
         if key in given and not isinstance(given[key], kind):
             raise place.inside(key).wrong(f"it must be {said}")
@@ -280,16 +280,14 @@ def _several(given: Mapping[str, Any], kind: Kind, place: _Place) -> _Take:
         if key in given:
             raise place.inside(key).wrong("it is not for several columns")
     if kind == "json":
-        split = given.get("split")
+        split = _split(given, names, place)
 
         def attributes(fields: Fields) -> str | None:
             present = {name: _value(fields, name) for name in names}
-            return attributes_of(
-                **{
-                    name: value.split(split) if split and isinstance(value, str) and value else value
-                    for name, value in present.items()
-                }
-            )
+            for name, separator in split.items():
+                value = present[name]
+                present[name] = value.split(separator) if isinstance(value, str) and value else value
+            return attributes_of(**present)
 
         return attributes
     if kind != "text":
@@ -300,6 +298,16 @@ def _several(given: Mapping[str, Any], kind: Kind, place: _Place) -> _Take:
         return between.join(one for name in names if (one := text_of(_value(fields, name)))) or None
 
     return text
+
+
+def _split(given: Mapping[str, Any], names: Sequence[str], place: _Place) -> dict[str, str]:
+    """Return what lies between the values of columns that hold several."""
+    split: dict[str, str] = given.get("split", {})
+    place.inside("split").check_keys(split, names)
+    for name, separator in split.items():
+        if not isinstance(separator, str) or not separator:
+            raise place.inside(f"split.{name}").wrong("it must be text")
+    return split
 
 
 def _time(given: Mapping[str, Any], place: _Place) -> _Take:

@@ -98,6 +98,7 @@ _DIGITS = {
 }
 _MOST = 0.7  # of values that look like times: a few may be broken
 _PARTED = re.compile(r"[^|]{1,40}(\|[^|]{1,40})+")  # a list, as in MovieLens
+_PARTED_SHARE = 0.1
 _PATTERNS = ("%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%Y%m%d")
 
 
@@ -260,10 +261,12 @@ def _file_of(found: Sniffed, roles: Mapping[str, str], table: str, path: Path) -
     others = [name for name in found.names if name not in used]
     if table == "items" and others:
         names = json.dumps(others, ensure_ascii=False)
-        lists = [row[one] for row in found.rows for one in others if isinstance(row.get(one), str)]
-        parted = sum(bool(_PARTED.fullmatch(value)) for value in lists) >= 0.1 * max(len(lists), 1)
+        parted = [one for one in others if _is_parted(found, one)]
+        split = ", ".join(f'{_toml(one)} = "|"' for one in parted)
         lines.append(
-            f'attributes = {{ columns = {names}, split = "|" }}' if parted else f"attributes = {names}"
+            f"attributes = {{ columns = {names}, split = {{ {split} }} }}"
+            if parted
+            else f"attributes = {names}"
         )
     elif others:
         lines.append(f"# not used: {', '.join(others)}")
@@ -325,6 +328,14 @@ def _taken(found: Sniffed, column: str, name: str) -> str:
             inside = ", ".join(f"{_toml(value)} = {_toml(value)}" for value in known)
             return f'{{ column = {_toml(name)}, values = {{ {inside} }}, other = "keep" }}'
     return _toml(name)
+
+
+def _is_parted(found: Sniffed, name: str) -> bool:
+    """Return whether a column holds lists."""
+    values = [row[name] for row in found.rows if isinstance(row.get(name), str)]
+    return bool(values) and sum(bool(_PARTED.fullmatch(value)) for value in values) >= _PARTED_SHARE * len(
+        values
+    )
 
 
 def _time_of(values: Sequence[str]) -> str | None:
