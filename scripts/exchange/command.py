@@ -18,7 +18,6 @@ from scripts.exchange.sources import Layout, SourceFile
 from scripts.exchange.unfinished import Unfinished, left_over
 from scripts.home_access import server_of, writable_store
 from scripts.terminal import console
-from server.client import Client
 from store.home import Home
 from store.imports import (
     UTF_8,
@@ -31,6 +30,7 @@ from store.imports import (
     import_folder,
 )
 from store.masking import KINDS, UNMASKED, Masking, UnknownMaskingError
+from triptych_client import Client
 
 _PARTS_FORMAT = "parquet"
 _FIRST_ROWS = 5

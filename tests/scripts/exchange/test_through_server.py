@@ -10,12 +10,12 @@ from scripts.exchange.conversion import convert
 from scripts.exchange.formats import LAYOUTS
 from scripts.exchange.unfinished import Unfinished
 from server.app import running
-from server.client import CallError, Client
 from server.config import ServerConfig
 from store.home import Home
 from store.imports import ImportOptions
 from tests.layouts import refused_rows, write
 from tests.live_server import copy_home
+from triptych_client import CallError, Client
 
 WHAT = {"layout": "test"}
 RATINGS = "userId,movieId,rating,timestamp\nfrom-layout,m1,4,964982703\nfrom-layout,m1,bad,1\n"
