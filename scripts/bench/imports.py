@@ -15,6 +15,7 @@ _WORDS = 20_000
 _PEOPLE = 200_000
 _ITEMS = 50_000
 _WORDS_OF_A_REVIEW = 55
+_TEXTS = 9_973  # no divisor of another number: pairs of item and text do not repeat soon
 _FIRST_DAY = 1_500_000_000_000  # ms since 1970
 _GIB = 1 << 30
 
@@ -65,24 +66,18 @@ def _write_reviews(path: Path, size: int, seed: int) -> tuple[int, int]:
     """Write reviews until they have so many bytes; return their number and the bytes."""
     draw = random.Random(seed)  # noqa: S311
     words = [f"{draw.choice('bcdfglmnprst')}{draw.randrange(10**6):x}" for _ in range(_WORDS)]
+    texts = [" ".join(draw.choices(words, k=draw.randint(5, 2 * _WORDS_OF_A_REVIEW))) for _ in range(_TEXTS)]
     rows = written = 0
     with gzip.open(path, "wb", compresslevel=1) as file:
         while written < size:
-            line = json.dumps(
-                {
-                    "rating": float(draw.randint(1, 5)),
-                    "title": " ".join(draw.choices(words, k=4)),
-                    "text": " ".join(draw.choices(words, k=draw.randint(5, 2 * _WORDS_OF_A_REVIEW))),
-                    "images": [],
-                    "asin": f"B{draw.randrange(_ITEMS):09}",
-                    "parent_asin": f"P{int(_ITEMS * draw.random() ** 3):09}",
-                    "user_id": f"A{draw.randrange(_PEOPLE):027}",
-                    "timestamp": _FIRST_DAY + draw.randrange(10**11),
-                    "helpful_vote": 0,
-                    "verified_purchase": True,
-                }
+            item, user = int(_ITEMS * draw.random() ** 3), int(_PEOPLE * draw.random())
+            line = (
+                f'{{"rating": {1 + rows % 5}.0, "title": "No. {rows}", '
+                f'"text": "{texts[rows % _TEXTS]} {rows:x}", '
+                f'"images": [], "asin": "B{item:09}", "parent_asin": "P{item:09}", "user_id": "A{user:027}", '
+                f'"timestamp": {_FIRST_DAY + 997 * rows}, "helpful_vote": 0, "verified_purchase": true}}\n'
             )
-            written += file.write(line.encode() + b"\n")
+            written += file.write(line.encode())
             rows += 1
     return rows, written
 
