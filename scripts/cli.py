@@ -20,9 +20,9 @@ from scripts.compress_text import compress_text_command
 from scripts.demo import demo_command
 from scripts.doctor import doctor_command
 from scripts.evaluate import evaluate_command
+from scripts.exchange import import_command
 from scripts.export import export_command
 from scripts.gateway import gateway_command
-from scripts.import_data import import_command
 from scripts.index import index_app
 from scripts.query import query_command
 from scripts.reindex import reindex_command
