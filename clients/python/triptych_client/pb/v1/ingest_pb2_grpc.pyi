@@ -67,6 +67,8 @@ class IngestStub:
     export that is trained on. Nothing is lost: what is allowed again is as it was. Who others find as similar or in an audience
     goes by what is shared; where that changes, the person is found by nobody until encoded again, within about a second.
     """
+    FindItems: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.FindItemsRequest, _ingest_pb2.FindItemsResponse]
+    """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told."""
     StreamItems: _grpc.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
     request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
@@ -127,6 +129,8 @@ class IngestAsyncStub(IngestStub):
     export that is trained on. Nothing is lost: what is allowed again is as it was. Who others find as similar or in an audience
     goes by what is shared; where that changes, the person is found by nobody until encoded again, within about a second.
     """
+    FindItems: _aio.UnaryUnaryMultiCallable[_ingest_pb2.FindItemsRequest, _ingest_pb2.FindItemsResponse]  # type: ignore[assignment]
+    """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told."""
     StreamItems: _aio.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
     request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
@@ -226,6 +230,14 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
         export that is trained on. Nothing is lost: what is allowed again is as it was. Who others find as similar or in an audience
         goes by what is shared; where that changes, the person is found by nobody until encoded again, within about a second.
         """
+
+    @_abc_1.abstractmethod
+    def FindItems(
+        self,
+        request: _ingest_pb2.FindItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_pb2.FindItemsResponse, _abc.Awaitable[_ingest_pb2.FindItemsResponse]]:
+        """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told."""
 
     @_abc_1.abstractmethod
     def StreamItems(
