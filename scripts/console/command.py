@@ -33,6 +33,9 @@ def console_command(
 
     Example: triptych console --address 127.0.0.1:50051 --port 8090
     """
+    from scripts.console.background import check_installed
+
+    check_installed()
     from console import ConsoleConfig, run_console
 
     config = ConsoleConfig(
