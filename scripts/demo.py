@@ -17,10 +17,10 @@ import typer
 from rich.console import Console
 
 from scripts.evaluate import evaluate_command
+from scripts.exchange import import_command
 from scripts.gateway.background import start_gateway, stop_gateway
 from scripts.gateway.process import EnvoyNotInstalledError
 from scripts.home_access import server_of
-from scripts.import_data import import_command
 from scripts.query import reply_table
 from scripts.reindex import reindex_command
 from scripts.terminal import HomeOption

@@ -8,7 +8,7 @@ import pytest
 from scripts.gateway.config import GatewayConfig
 from scripts.gateway.process import EnvoyNotInstalledError, envoy_path, running_gateway
 from store.home import Home
-from tests.gateway import Gateway
+from tests.engines.gateway import Gateway
 from tests.live_server import Client, copy_home, server
 
 Open = Callable[..., AbstractContextManager[Gateway]]

@@ -16,7 +16,7 @@ from google.rpc import code_pb2
 
 from server.access import TokenFile
 from store.home import Home
-from tests.gateway import JSON, Gateway
+from tests.engines.gateway import JSON, Gateway
 from tests.live_server import SOON, Client, copy_home, server, soon
 from tests.scripts.gateway.conftest import Open
 from triptych_client import CallError
