@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from scripts.bench.serve.command import overhead_command, overload_command, serve_command, soak_command
+from scripts.bench.serve.command import (
+    gateway_bench_command,
+    overhead_command,
+    overload_command,
+    serve_command,
+    soak_command,
+)
 from scripts.home_access import existing_home, shared_text_models
 from scripts.terminal import HomeOption, JsonOption, write_json
 
@@ -34,6 +40,7 @@ app.command("serve")(serve_command)
 app.command("overload")(overload_command)
 app.command("soak")(soak_command)
 app.command("overhead")(overhead_command)
+app.command("gateway")(gateway_bench_command)
 
 
 @app.command("index")
