@@ -5,16 +5,16 @@ EXTRA ?= cuvs
 DEVICE := $(if $(GPU),gpu,cpu)
 BIN := .venv/bin
 READY := .venv/ready-$(DEVICE)
-STUBS := server/pb
+CLIENT := clients/python
 RELEASED := proto/released.txtpb
 
 .PHONY: demo test check sbom nightly results proto proto-release gpu clean
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(CLIENT)/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Triptych needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(DEVICE),train,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e $(CLIENT) -e '.[$(DEVICE),train,dev]'
 	touch $@
 
 demo: $(READY)
@@ -48,11 +48,7 @@ results: $(READY)
 	$(BIN)/python -m scripts.results "$(DATA)" "$(RESULTS)" $(foreach set,$(SETS),--set $(set)) $(if $(TRAIN),--train "$(TRAIN)") $(if $(ANY_COMMIT),--any-commit)
 
 proto: $(READY)
-	rm -rf $(STUBS)/triptych
-	$(BIN)/python -m grpc_tools.protoc -Iserver/pb=proto --python_out=. --grpc_python_out=. \
-	  --mypy_out=. --mypy_grpc_out=. --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
-	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(sort $(wildcard proto/triptych/v1/*.proto proto/triptych/internal/v1/*.proto))
-	touch $(addsuffix /__init__.py,$(STUBS) $(addprefix $(STUBS)/triptych,/. /v1 /internal /internal/v1))
+	$(BIN)/python -m scripts.stubs
 
 # What needs a graphics card, in one go, on a machine that has one: gpu.json, and gpu.md for docs/benchmarks.md.  EXTRA=gpu leaves
 # RAPIDS out, and CAGRA graphs with it.  Without a card nothing is installed, and the exit code is 3 (make shows it as Error 3).
@@ -61,10 +57,10 @@ gpu:
 	@$(MAKE) --no-print-directory .venv-gpu/ready-$(EXTRA)
 	.venv-gpu/bin/python -m scripts.gpu --json gpu.json --markdown gpu.md
 
-.venv-gpu/ready-%: pyproject.toml constraints.txt
+.venv-gpu/ready-%: pyproject.toml $(CLIENT)/pyproject.toml constraints.txt
 	rm -rf .venv-gpu
 	$(PYTHON) -m venv .venv-gpu
-	.venv-gpu/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*,train,dev]'
+	.venv-gpu/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e $(CLIENT) -e '.[$*,train,dev]'
 	touch $@
 
 # With each release, and only then: clients of the released API may not break afterwards.
@@ -72,4 +68,4 @@ proto-release: check
 	$(BIN)/buf build proto --exclude-source-info -o $(RELEASED)
 
 clean:
-	rm -rf .venv .venv-gpu demo-home .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-gpu demo-home .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info $(CLIENT)/*.egg-info $(CLIENT)/build

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from server.client import metadata_of
+from triptych_client import metadata_of
 
 TOKEN_VARIABLE = "TRIPTYCH_TOKEN"  # noqa: S105  # the name of the variable
 

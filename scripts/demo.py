@@ -23,8 +23,8 @@ from scripts.query import reply_table
 from scripts.reindex import reindex_command
 from scripts.terminal import HomeOption
 from scripts.train import TaskName, train_command
-from server.client import Client
 from store.home import Home
+from triptych_client import Client
 
 log = logging.getLogger(__name__)
 

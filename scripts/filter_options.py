@@ -10,7 +10,7 @@ import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from indexer.filters import Moment, Number, above, below, moment_of
-from server.pb.triptych.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 _CONDITION = re.compile(
     r"""(?:"(?P<quoted>[^"]+)"|(?P<name>[^<>=!"][^<>=!]*?))\s*(?P<sign>[~:]?[<>=!][<>=!~]*)\s*(?P<value>.*)""",

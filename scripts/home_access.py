@@ -9,18 +9,17 @@ from typing import Any
 
 import grpc
 
-from server.addresses import target_of
 from server.identity import is_server_of
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import DamagedArtifactError
 from store.export import Export, create_export
 from store.home import Home
 from store.ledger import write_ledger
 from store.privacy import list_erasures
 from store.store import Store
+from triptych_client import Client, target_of
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
-_CALL_SECONDS = 600.0
 _ANSWER_SECONDS = 5.0
 
 
@@ -127,8 +126,8 @@ def fresh_export(home: Home) -> Export:
             write_ledger(home.erasures, list_erasures(store))  # a killed server may not have written it
             export_id = create_export(store, home.exports)
     else:
-        with admin(address) as stub:
-            export_id = stub.CreateExport(pb.CreateExportRequest(), timeout=_CALL_SECONDS).export_id
+        with Client(address, connections=1) as client:
+            export_id = client.create_export()
     return Export.open(home.exports / export_id)
 
 
@@ -143,5 +142,5 @@ def publish_index(home: Home, index_id: str) -> None:
         if address is None:
             publish(home, index_id)
             return
-    with admin(address) as stub:
-        stub.PublishIndex(pb.PublishIndexRequest(index_id=index_id), timeout=_CALL_SECONDS)
+    with Client(address, connections=1) as client:
+        client.publish_index(index_id)

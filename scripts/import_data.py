@@ -11,7 +11,6 @@ from rich.table import Table
 from encoder.text import text_model_dims
 from scripts.home_access import server_of, writable_store
 from scripts.terminal import HomeOption, console
-from server.client import Client
 from store.home import Home
 from store.imports import (
     UTF_8,
@@ -24,6 +23,7 @@ from store.imports import (
     import_folder,
 )
 from store.masking import KINDS, UNMASKED, Masking, UnknownMaskingError
+from triptych_client import Client
 
 
 class FileFormat(StrEnum):

@@ -10,15 +10,14 @@ from rich.markup import escape
 from rich.table import Column, Table
 from tqdm import tqdm
 
-from scripts.home_access import admin, existing_home, publish_index, server_of
+from scripts.home_access import existing_home, publish_index, server_of
 from scripts.terminal import HomeOption, console
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, made_at, read_manifest, verify
 from store.home import Home
+from triptych_client import Client
 
 IdArgument = Annotated[str, typer.Argument(help="An index id, as `triptych index list` prints it.")]
 
-CALL_SECONDS = 600.0
 _SHOWN = ("model_id", "factory", "ann_recall@100", "items", "changes", "dim")
 
 index_app = typer.Typer(
@@ -138,8 +137,8 @@ def roll_back(home: Home) -> None:
         if address is None:
             publish(home, previous_index(home))
             return
-    with admin(address) as stub:
-        stub.RollbackIndex(pb.RollbackIndexRequest(), timeout=CALL_SECONDS)
+    with Client(address, connections=1) as client:
+        client.rollback_index()
 
 
 def check_index(home: Home, index_id: str) -> IndexOnDisk:

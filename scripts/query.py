@@ -9,8 +9,8 @@ from rich.table import Column, Table
 from scripts.connection import TlsCaOption, TlsCertOption, TlsKeyOption, TokenFileOption, token_of
 from scripts.filter_options import filter_message
 from scripts.terminal import console
-from server.client import CallError, Client, QueryFields
-from server.pb.triptych.v1 import triptych_pb2 as pb
+from triptych_client import CallError, Client, QueryFields
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 _VIEWS = {pb.VIEW_HISTORY: "history", pb.VIEW_TEXT: "text", pb.VIEW_SOCIAL: "social"}
 _COLUMNS = ("history", "text", "social", "text query", "popularity")

@@ -1,23 +1,14 @@
-"""Addresses: where a server listens, how others reach it, and what is wrong with one."""
+"""Addresses: where a server listens, and how others reach it."""
 
 import ipaddress
-import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from triptych_client import BadAddressError
+
 _UNIX = "unix:"
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-_GRPC_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix-abstract:", "xds:")  # targets that gRPC resolves by itself
-_HOST_AND_PORT = re.compile(r"(\[[^\[\]]+\]|[^:/\[\]\s]+):(\d{1,5})")
-
-
-class BadAddressError(ValueError):
-    """An address is not written as one."""
-
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(f"address {address!r}: {reason}")
-        self.address = address
 
 
 class CannotListenError(OSError):
@@ -128,28 +119,6 @@ class Listening:
 def commands_socket(folder: Path, tenant: str) -> str:
     """Return the address by which commands on this machine reach a home, in a folder of its server."""
     return f"{_UNIX}{folder / (tenant or 'commands')}.sock"
-
-
-def target_of(address: str) -> str:
-    """Return an address as gRPC resolves it; errors that gRPC finds only after many tries are found now.
-
-    Raises:
-        BadAddressError: it is not host:port, [IPv6]:port, unix:/path or a target of gRPC.
-    """
-    if address.startswith(_GRPC_SCHEMES):
-        return address
-    if address.startswith(_UNIX):
-        return f"{_UNIX}{Path(address.removeprefix(_UNIX)).absolute()}"
-    if "://" in address:
-        raise BadAddressError(address, "this is a URL: write host:port alone, such as 127.0.0.1:50051")
-    if address.count(":") > 1 and not address.startswith("["):
-        raise BadAddressError(
-            address, "an IPv6 address stands in brackets before its port, such as [::1]:50051"
-        )
-    written = _HOST_AND_PORT.fullmatch(address)
-    if written is None or not 1 <= int(written[2]) <= 65_535:
-        raise BadAddressError(address, "write host:port, such as 127.0.0.1:50051, or unix:/path")
-    return address
 
 
 def _is_ipv6(host: str) -> bool:

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from encoder.text import TextCache
 from server.access import Access, TokenFile
 from server.addresses import CannotListenError, Listening, commands_socket
-from server.config import MAX_MESSAGE_BYTES, ServerConfig
+from server.config import ServerConfig
 from server.exposure import check_exposure
 from server.gauges import watch_calls, watch_index, watch_live_work, watch_log, watch_queries, watch_worker
 from server.identity import Identity, Reached
@@ -34,8 +34,6 @@ from server.live import (
     RecordingIndexWriter,
 )
 from server.pb.triptych.internal.v1 import owner_pb2_grpc as owner_rpc
-from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query import QueryPriority, Retriever
 from server.rereading import Rereading, set_log_level
 from server.stopping import StopSignals
@@ -57,6 +55,9 @@ from store.disk import disk_errors
 from store.state import UserState, bring_up_to_date
 from store.store import Store
 from store.writes import Writer
+from triptych_client import MAX_MESSAGE_BYTES
+from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

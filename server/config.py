@@ -17,7 +17,6 @@ from typing import Any, get_args, get_type_hints
 from store.home import Home
 from store.masking import KINDS, Masking
 
-MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 COUNTERS_BYTES = 16_384 * 24  # of rate limits: slots that processes share
 TOKENS = "tokens.json"  # in the home, or in the folder of homes
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

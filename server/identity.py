@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from uuid import uuid4
 
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.disk import replace_file
 from store.home import Home
 from store.store import Store
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 
 @dataclass(frozen=True)

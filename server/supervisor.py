@@ -10,8 +10,8 @@ from typing import Self, TypeVar
 
 from grpc_health.v1 import health, health_pb2
 
-from server.pb.triptych.v1 import ingest_pb2
-from server.pb.triptych.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import ingest_pb2
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 SERVICES = tuple(
     service.full_name for file in (pb, ingest_pb2) for service in file.DESCRIPTOR.services_by_name.values()

@@ -1,11 +1,10 @@
-"""TLS certificates and keys, checked before gRPC reads them, which does not say what is wrong with one.
+"""TLS certificates and keys of a server.
 
 A server looks at its files with each handshake, so that a renewed certificate is used by the next connection.
 """
 
 import logging
 import os
-import ssl
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,9 @@ from typing import Any
 
 import grpc
 
+from triptych_client import TlsFilesError, read_certificates, read_key_pair
+
 log = logging.getLogger(__name__)
-
-
-class TlsFilesError(ValueError):
-    """A PEM file cannot be used for TLS; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +51,8 @@ class TlsFiles:
             OSError: a file cannot be read.
             TlsFilesError: a file holds no certificate or no usable key, or they do not belong together.
         """
-        loaded = self.key.read_bytes(), self.certificate.read_bytes()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        if b"ENCRYPTED" in loaded[0]:
-            raise TlsFilesError(f"the key {self.key} is encrypted: give one without a pass phrase")
-        try:
-            context.load_cert_chain(self.certificate, self.key, password="")
-        except ssl.SSLError as error:
-            if error.reason == "KEY_VALUES_MISMATCH":
-                raise TlsFilesError(
-                    f"the key {self.key} does not belong to the certificate {self.certificate}"
-                ) from error
-            _check_certificates(self.certificate)
-            raise TlsFilesError(
-                f"{self.key} is no PEM private key that can be used: {_reason(error)}"
-            ) from error
-        roots = None
-        if self.client_ca is not None:
-            _check_certificates(self.client_ca)
-            roots = self.client_ca.read_bytes()
+        loaded = read_key_pair(self.key, self.certificate)
+        roots = None if self.client_ca is None else read_certificates(self.client_ca)
         return grpc.ssl_server_certificate_configuration([loaded], roots)
 
     def version(self) -> tuple[tuple[int, int, int], ...]:
@@ -120,41 +100,3 @@ def server_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
         OSError, TlsFilesError: as `TlsFiles.load`.
     """
     return ServerCertificates(TlsFiles(certificate, key)).credentials()
-
-
-def channel_credentials(
-    authority: Path, certificate: Path | None = None, key: Path | None = None
-) -> grpc.ChannelCredentials:
-    """Return the credentials of a client that trusts the root certificates in a PEM file.
-
-    Args:
-        authority: the root certificates.
-        certificate: the client's own, where the server asks for one.
-        key: of that.
-
-    Raises:
-        OSError: a file cannot be read.
-        TlsFilesError: one holds no certificate or no usable key, or they do not belong together.
-    """
-    _check_certificates(authority)
-    files = TlsFiles.of(certificate, key, None)
-    if files is None:
-        return grpc.ssl_channel_credentials(authority.read_bytes())
-    files.load()
-    return grpc.ssl_channel_credentials(
-        authority.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()
-    )
-
-
-def _check_certificates(file: Path) -> None:
-    """Raise TlsFilesError unless a PEM file holds a certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_verify_locations(cadata=file.read_text("ascii"))
-    except (ssl.SSLError, ValueError) as error:
-        raise TlsFilesError(f"{file} is no PEM certificate: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None)
-    return str(reason).replace("_", " ").lower() if reason else "it cannot be read as PEM"

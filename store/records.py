@@ -10,7 +10,7 @@ from store.attributes import parse_attributes
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ItemRecord:
     """One item; `attributes` is the parsed JSON object, `updated_at` UTC without a zone.
 
     `vector` is an embedding that the caller brought, of 1 to 8,192 finite numbers that are not all zero, and
@@ -56,7 +56,7 @@ class UserViews:
     friends: tuple[Friend, ...] = field(default=())
 
 
-def item_of_row(row: Sequence[Any]) -> Item:
+def item_of_row(row: Sequence[Any]) -> ItemRecord:
     """Make an item of a row of the table `items`, its columns in the order of the table.
 
     Raises:
@@ -64,4 +64,6 @@ def item_of_row(row: Sequence[Any]) -> Item:
     """
     item_id, title, text, kind, attributes, available, updated_at, vector = row
     numbers = None if vector is None else array("f", vector)
-    return Item(item_id, title, text, kind, parse_attributes(attributes), available, updated_at, numbers)
+    return ItemRecord(
+        item_id, title, text, kind, parse_attributes(attributes), available, updated_at, numbers
+    )

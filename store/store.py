@@ -27,7 +27,7 @@ from store.queries import (
     shared,
     used,
 )
-from store.records import Event, Friend, Item, UserViews, item_of_row
+from store.records import Event, Friend, ItemRecord, UserViews, item_of_row
 from store.tables import TABLES
 
 _ITEM = """
@@ -176,7 +176,7 @@ class Store(Reader):
         with self.snapshot() as cursor:
             return _read_views(cursor, user_ids)
 
-    def item(self, item_id: str) -> Item:
+    def item(self, item_id: str) -> ItemRecord:
         """Read one item.
 
         Raises:

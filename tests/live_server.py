@@ -16,10 +16,10 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.home import Home
 from store.records import UserViews
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 SOON = 120.0  # seconds that a test waits for anything, on a loaded machine, too
 _MUTABLE = {"views.duckdb", "data.mdb", "lock.mdb", "CURRENT", "LATEST"}

@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import strategies as st
 
-from server.pb.triptych.v1 import ingest_pb2, triptych_pb2
+from triptych_client.pb.v1 import ingest_pb2, triptych_pb2
 
 _MOST = 4  # of a repeated field
 _NASTY = (

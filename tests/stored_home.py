@@ -33,15 +33,15 @@ from encoder.text.export import export_text_model
 from encoder.train import train
 from indexer.publish import prune, publish
 from indexer.reindex import IndexSpec, reindex
-from server.client import Behavior, Consent, Item, Text
-from server.client import Client as TypedClient
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import read_manifest, read_pointer
 from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
 from store.store import Store
 from tests.live_server import Client, server
+from triptych_client import Behavior, Consent, Item, Text
+from triptych_client import Client as TypedClient
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 TOPICS = {
     "sea": ["harbour", "lighthouse", "sailing", "tide", "anchor", "gulls", "storm", "captain"],

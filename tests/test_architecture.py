@@ -14,7 +14,16 @@ from tests.live_server import copy_home
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "architecture.md"
-PACKAGES = ("store", "encoder", "indexer", "server", "evaluation", "scripts")
+CLIENT = Path("clients/python")
+PACKAGES = (
+    "clients/python/triptych_client",
+    "store",
+    "encoder",
+    "indexer",
+    "server",
+    "evaluation",
+    "scripts",
+)
 MOST_MODULES = 18  # of a folder
 MOST_FILES = 15  # of a walk
 # Around every call: which threads it runs on, who still waits for it, what an error is called.
@@ -67,13 +76,15 @@ def test_a_public_class_has_a_name_of_its_own() -> None:
 
 def test_the_inside_of_a_folder_is_imported_by_itself_alone() -> None:
     """But for folders of encoder and scripts, whose modules may load torch, ONNX or Optuna."""
-    ours = [path.relative_to(ROOT) for path in modules() if path.relative_to(ROOT).parts[0] != "tests"]
+    relative = [path.relative_to(ROOT) for path in modules() if path.relative_to(ROOT).parts[0] != "tests"]
+    ours = [path.relative_to(CLIENT) if path.is_relative_to(CLIENT) else path for path in relative]
     folders = {".".join(path.parent.parts) for path in ours if len(path.parts) > 2}
     strict = {folder for folder in folders if folder.split(".")[0] not in ("encoder", "scripts")}
+    strict.add("triptych_client")
     found = [
         f"{path}: {node.module}"
-        for path in ours
-        for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8")))
+        for path, file in zip(ours, relative, strict=True)
+        for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8")))
         if isinstance(node, ast.ImportFrom)
         and node.module
         and (folder := node.module.rpartition(".")[0]) in strict
@@ -114,7 +125,7 @@ threading.setprofile(note)
 import grpc
 from server.app import running
 from server.config import ServerConfig
-from server.pb.triptych.v1 import triptych_pb2 as pb, triptych_pb2_grpc as rpc
+from triptych_client.pb.v1 import triptych_pb2 as pb, triptych_pb2_grpc as rpc
 from store.home import Home
 
 config = ServerConfig(home=Home(Path(home_path)), port=0)

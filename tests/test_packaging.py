@@ -1,8 +1,9 @@
 """What is installed, what a bare process may import, and stubs that are what protoc makes."""
 
-import os
+import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from scripts.cli import app
+from scripts.stubs.__main__ import write_stubs
 
 ROOT = Path(__file__).resolve().parent.parent
 STUBS = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
@@ -93,21 +95,28 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
     assert not loaded & set(HEAVY[:-1])
 
 
+def test_the_client_is_a_distribution_of_its_own() -> None:
+    assert set(packages_distributions()["triptych_client"]) == {"triptych-client"}
+
+
 def test_the_stubs_are_what_protoc_makes(tmp_path: Path) -> None:
-    bin_dir = Path(sys.executable).parent
-    plugins = [f"--plugin={name}={bin_dir / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
-    outputs = [f"--{kind}_out={tmp_path}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "proto").rglob("*.proto"))
-    subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", "-Iserver/pb=proto", *outputs, *plugins, *sources],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
-        check=True,
-        timeout=200,
-    )
+    write_stubs(ROOT / "proto", tmp_path)
     made = {p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()}
-    stubs = Path("server/pb/triptych")
-    names = ("v1/triptych", "v1/ingest", "internal/v1/owner")
-    assert made == {stubs / f"{name}{ending}" for name in names for ending in STUBS}
+    public, internal = Path("clients/python/triptych_client/pb/v1"), Path("server/pb/triptych/internal/v1")
+    names = (public / "triptych", public / "ingest", internal / "owner")
+    assert made == {name.with_name(name.name + ending) for name in names for ending in STUBS}
     for name in made:
         assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes(), f"{name}: run `make proto`"
+
+
+def test_the_stubs_run_with_what_the_client_asks_for() -> None:
+    """Generated code refuses an older grpcio or protobuf, so the least that pip may install is no older."""
+    project = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text("utf-8"))["project"]
+    stubs = (ROOT / "clients/python/triptych_client/pb/v1/triptych_pb2").with_suffix(".py").read_text("utf-8")
+    rpc = (ROOT / "clients/python/triptych_client/pb/v1/triptych_pb2_grpc.py").read_text("utf-8")
+    protobuf = re.findall(r"Protobuf Python Version: ([\d.]+)", stubs)
+    grpcio = re.findall(r"GRPC_GENERATED_VERSION = '([\d.]+)'", rpc)
+    major = int(protobuf[0].split(".")[0])
+    assert project["dependencies"] == [f"grpcio>={grpcio[0]}", f"protobuf>={protobuf[0]},<{major + 2}"]
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert f"triptych-client=={project['version']}" in ours["dependencies"]

@@ -15,8 +15,6 @@ from google.protobuf import json_format
 
 from indexer.publish import load_index
 from indexer.search.ann import FilterPolicy, SearchParams
-from server.client import Client
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import read_manifest, read_pointer
 from store.export import Export
 from store.home import Home
@@ -24,6 +22,8 @@ from store.imports.run import import_folder
 from store.store import Store
 from tests.live_server import server
 from tests.stored_home import index, unpack
+from triptych_client import Client
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 GOLDEN = Path(__file__).parent / "golden"
 STORED = GOLDEN / "home-1"

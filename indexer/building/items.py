@@ -35,7 +35,7 @@ from indexer.files import (
 from indexer.filters import AttributeIndexBuilder, terms_of
 from store.attributes import left_out_message, usable_attributes
 from store.export import Export
-from store.records import Item
+from store.records import ItemRecord
 
 log = logging.getLogger(__name__)
 MAIN_FILES = (VECTORS_FILE, ITEMS_FILE, LOOKUP_FILE, FACTS_FILE)
@@ -72,7 +72,7 @@ class ItemTower:
         unneeded = np.asarray(id_vectors.any(axis=1))  # nor need their words be counted
         return self.model.encode_items(id_vectors, self.model.content_encoder.encode(raw.without(unneeded)))
 
-    def vectors_of(self, items: Sequence[Item], rows: IntArray) -> FloatArray:
+    def vectors_of(self, items: Sequence[ItemRecord], rows: IntArray) -> FloatArray:
         """Encode items of the store as `vectors` does."""
         columns = {
             "title": pa.array([item.title for item in items], pa.string()),

@@ -13,9 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.bench.load import APPEND, QUERY, Pace, PacedCalls, append_requests, call_at_pace
-from server.client import Behavior, Client, Text, Tie
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from store.records import Item
+from triptych_client import Behavior, Client, Item, Text, Tie
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from server.pb.triptych.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import ingest_pb2 as ingest
 
 _CALL_SECONDS = 60.0
 

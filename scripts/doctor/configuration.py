@@ -8,8 +8,9 @@ from server.access import DamagedTokensError, TokenFile
 from server.config import ServerConfig
 from server.exposure import ExposedError, check_exposure
 from server.settings import FILE_NAME, SettingsSource, WrongSettingError
-from server.tls import TlsFiles, TlsFilesError
+from server.tls import TlsFiles
 from store.home import Home
+from triptych_client import TlsFilesError
 
 
 def configuration_checks(home: Home) -> Iterator[Check]:

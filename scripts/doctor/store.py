@@ -8,7 +8,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from scripts.doctor.check import Check, State
 from scripts.home_access import SilentServerError, admin, server_of
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError
 from store.attributes import left_out_message
 from store.database import NewerStoreError, NotAStoreError, StoreLockedError, migrations
@@ -19,6 +18,7 @@ from store.lmdb_file import DamagedLmdbFileError
 from store.privacy import unfinished_erasures
 from store.state import DamagedRecordError, stored_commit_id
 from store.store import Store
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 _SECONDS = 5.0
 _PUT_AGAIN = "put these items again with other attributes, or delete them"

@@ -13,6 +13,7 @@ from google.protobuf import descriptor_pool, message_factory
 
 PACKAGE = "triptych.v1"
 _SERVICES = ("Retrieval", "Ingest", "Admin")  # in the order of a reader
+_OPTIONS_FILE = "google/protobuf/descriptor.proto"  # asked for: a proto without options does not bring it
 _HTTP = "google.api.http"
 _VERBS = ("get", "put", "post", "delete", "patch")
 _Field = schema.FieldDescriptorProto
@@ -83,7 +84,7 @@ def _compile(proto: Path) -> schema.FileDescriptorSet:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "api.binpb"
         words = ["protoc", f"-I{proto}", f"-I{standard}", "--include_imports", "--include_source_info"]
-        if protoc.main([*words, f"--descriptor_set_out={out}", *wanted]) != 0:
+        if protoc.main([*words, f"--descriptor_set_out={out}", _OPTIONS_FILE, *wanted]) != 0:
             raise ProtoError(f"{proto} does not compile: protoc says why above")
         return schema.FileDescriptorSet.FromString(out.read_bytes())
 

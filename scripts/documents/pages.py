@@ -34,7 +34,7 @@ class PageError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Block:
+class CodeBlock:
     """A fenced block: its language, its text, and where the text lies in the page."""
 
     language: str
@@ -43,9 +43,9 @@ class Block:
     end: int
 
 
-def blocks(page: str) -> list[Block]:
+def blocks(page: str) -> list[CodeBlock]:
     """Return the blocks of a page that are run, or that show what was printed."""
-    return [Block(one[1], one[2], *one.span(2)) for one in _FENCE.finditer(page)]
+    return [CodeBlock(one[1], one[2], *one.span(2)) for one in _FENCE.finditer(page)]
 
 
 @dataclass
@@ -72,7 +72,7 @@ class PageRun:
             process.terminate()
             process.wait(timeout=_SECONDS)
 
-    def run(self, page: str) -> list[tuple[Block, str]]:
+    def run(self, page: str) -> list[tuple[CodeBlock, str]]:
         """Run the blocks of a page and return each with what it printed.
 
         Raises:
@@ -80,7 +80,7 @@ class PageRun:
         """
         return [(one, self._run(one)) for one in blocks(page) if one.language != "text"]
 
-    def _run(self, block: Block) -> str:
+    def _run(self, block: CodeBlock) -> str:
         code = _PORT.sub(lambda port: str(self._port(int(port[0]))), block.code)
         return self._python(code) if block.language == "python" else self._shell(code)
 
@@ -153,7 +153,7 @@ class PageRun:
         )
 
 
-def with_outputs(page: str, printed: list[tuple[Block, str]]) -> str:
+def with_outputs(page: str, printed: list[tuple[CodeBlock, str]]) -> str:
     """Return a page whose `text` blocks show what the blocks before them printed."""
     said = {block.end: output for block, output in printed}
     last, parts, place = "", [], 0

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from server.access.changes import Watch
 from server.access.scopes import ANY_TOKEN, ANYBODY, scope_of
 from server.access.tokens import DamagedTokensError, Token, TokenFile, digest_of, id_in
 
@@ -114,9 +115,9 @@ def granted() -> Grant | None:
 class Access:
     """Says of each call whether its token allows it; threads may share it.
 
-    The file of tokens is looked at with each call, and read again when it has changed, so that what
-    `triptych token` did holds from the next call on. A server without the file is open, unless it has
-    tenants; it is closed as soon as there is one, and stays so when the file goes.
+    The file of tokens is read again when it has changed. What `triptych token` did holds from the next call
+    on, and what was done to the file by other means after a second (`Watch`). A server without the file is
+    open, unless it has tenants; it is closed as soon as there is one, and stays so when the file goes.
     """
 
     def __init__(
@@ -145,7 +146,8 @@ class Access:
         self._counters = counters
         self._clock = clock
         self._rates: RateLimits | None = None
-        self._version = file.version()
+        self._watch = Watch(file.version, file.count)
+        self._version = self._watch.version()
         self._open = self._version is None and tenants == frozenset([""])
         self._tokens = file.read()
 
@@ -190,7 +192,7 @@ class Access:
 
     def _current(self) -> dict[str, Token]:
         """Return the tokens as they are on disk; none where they cannot be read."""
-        version = self._file.version()
+        version = self._watch.version()
         if version != self._version:
             self._open = False
             try:

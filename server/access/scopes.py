@@ -6,7 +6,7 @@ from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from server.pb.triptych.v1 import ingest_pb2, triptych_pb2
+from triptych_client.pb.v1 import ingest_pb2, triptych_pb2
 
 SCOPES = ("query", "ingest", "admin")
 ANYBODY = "anybody"  # needs no token

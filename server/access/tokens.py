@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from server.access.changes import ChangeCount, Version
 from store.disk import replace_file
 from store.locks import locked
 
@@ -133,7 +134,12 @@ class TokenFile:
                 self._write(tokens | {token_id: token})
         return token
 
-    def version(self) -> tuple[int, int, int] | None:
+    @property
+    def count(self) -> Path:
+        """The file of the number that each write counts up."""
+        return self.path.with_name(f".{self.path.name}.count")
+
+    def version(self) -> Version | None:
         """Return what changes when the file does; None where there is no file."""
         try:
             file = os.stat(self.path)
@@ -147,6 +153,7 @@ class TokenFile:
     def _write(self, tokens: dict[str, Token]) -> None:
         content = {"tokens": [asdict(token) for token in tokens.values()]}
         replace_file(self.path, json.dumps(content, indent=1) + "\n", mode=0o600)
+        ChangeCount(self.count).add()
 
 
 def digest_of(token: str) -> bytes:

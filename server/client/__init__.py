@@ -1,15 +1,26 @@
-"""A typed client of a Triptych server, for threads and for asyncio.
+"""Where the client was before it had a distribution of its own: import triptych_client instead."""
 
-`client.py` describes each call once and has the two classes that make calls: Client and AsyncClient.
-`messages.py` makes requests of Python values, `errors.py` makes a CallError of what a server or gRPC says,
-and `channel.py` connects and decides what is repeated.
-"""
+import warnings
 
-from server.client.channel import metadata_of
-from server.client.client import AsyncClient, Client
-from server.client.errors import CallError
-from server.client.messages import Behavior, Consent, Impression, QueryFields, Text, Tie
-from store.records import Item
+from triptych_client import (
+    AsyncClient,
+    Behavior,
+    CallError,
+    Client,
+    Consent,
+    Impression,
+    Item,
+    QueryFields,
+    Text,
+    Tie,
+    metadata_of,
+)
+
+warnings.warn(
+    "server.client is deprecated: write `from triptych_client import Client` (distribution triptych-client)",
+    DeprecationWarning,
+    stacklevel=2,
+)
 
 __all__ = [
     "AsyncClient",

@@ -19,7 +19,7 @@ from server.live.index_writer import IndexWriter
 from server.query import Retriever, Snapshot
 from server.supervisor import Supervisor, WaitingSince, attempt_each
 from store.attributes import left_out_message
-from store.records import Item
+from store.records import ItemRecord
 from store.store import Store
 
 log = logging.getLogger(__name__)
@@ -58,13 +58,13 @@ class LiveItems(IndexFollower):
         self.left_out: dict[str, str] = {}
         self._jobs: deque[Callable[[], None]] = deque()
 
-    def committed(self, requests: Sequence[tuple[Sequence[Item], Sequence[str]]]) -> None:
+    def committed(self, requests: Sequence[tuple[Sequence[ItemRecord], Sequence[str]]]) -> None:
         """Bring the index up to a commit.
 
         Args:
             requests: items put and ids of items deleted, by each request, in the order of the commit.
         """
-        latest: dict[str, Item | None] = {}
+        latest: dict[str, ItemRecord | None] = {}
         for put, deleted in requests:
             latest |= {item.item_id: item for item in put}
             latest |= dict.fromkeys(deleted)
@@ -170,14 +170,14 @@ class LiveItems(IndexFollower):
             log.info("index %s: %d items changed in the store since", snapshot.index.index_id, count)
         return int(wanted.sum()) - len(changes) - len(reasons)
 
-    def _encode(self, items: Sequence[Item], number: int) -> None:
+    def _encode(self, items: Sequence[ItemRecord], number: int) -> None:
         """Encode the items of a commit and put them; where a batch fails, the others are put all the same."""
         batches = (items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE))
         # What is not encoded when the server stops is encoded by its next start.
         going_on = itertools.takewhile(lambda _: not self.stopping, batches)
         attempt_each(lambda batch: self._put(batch, number), going_on)
 
-    def _put(self, items: Sequence[Item], number: int) -> None:
+    def _put(self, items: Sequence[ItemRecord], number: int) -> None:
         try:
             snapshot = self._serving()
             if snapshot is not None:  # otherwise the first one to serve is compared with the store
@@ -189,7 +189,7 @@ class LiveItems(IndexFollower):
                         del self._pending[item.item_id]
                         self._since.discard([item.item_id])
 
-    def _put_into(self, snapshot: Snapshot, items: Sequence[Item], number: int) -> None:
+    def _put_into(self, snapshot: Snapshot, items: Sequence[ItemRecord], number: int) -> None:
         with self.wake:
             items = [item for item in items if self._pending.get(item.item_id) == number]
         changes = _changes(snapshot, items)
@@ -210,20 +210,20 @@ def _tower(snapshot: Snapshot) -> ItemTower:
     return ItemTower(snapshot.model, snapshot.encoder, snapshot.cache)
 
 
-def _new(snapshot: Snapshot, items: Sequence[Item]) -> list[ItemChange]:
+def _new(snapshot: Snapshot, items: Sequence[ItemRecord]) -> list[ItemChange]:
     """Return those of some items that an index lacks, as changes without a vector."""
     rows = snapshot.index.rows([item.item_id for item in items])
     new = [item for item, row in zip(items, rows.tolist(), strict=True) if row < 0]
     return _as_changes(snapshot, new, np.zeros((len(new), snapshot.index.dim), dtype=np.float32))
 
 
-def _changes(snapshot: Snapshot, items: Sequence[Item]) -> list[ItemChange]:
+def _changes(snapshot: Snapshot, items: Sequence[ItemRecord]) -> list[ItemChange]:
     """Return items, encoded, as changes to an index."""
     vectors = _tower(snapshot).vectors_of(items, _model_rows(snapshot, items))
     return _as_changes(snapshot, items, vectors)
 
 
-def _as_changes(snapshot: Snapshot, items: Sequence[Item], vectors: FloatArray) -> list[ItemChange]:
+def _as_changes(snapshot: Snapshot, items: Sequence[ItemRecord], vectors: FloatArray) -> list[ItemChange]:
     popularity = _tower(snapshot).popularity(_model_rows(snapshot, items))
     rows = zip(items, vectors, popularity.tolist(), strict=True)
     return [
@@ -240,5 +240,5 @@ def _as_changes(snapshot: Snapshot, items: Sequence[Item], vectors: FloatArray) 
     ]
 
 
-def _model_rows(snapshot: Snapshot, items: Sequence[Item]) -> IntArray:
+def _model_rows(snapshot: Snapshot, items: Sequence[ItemRecord]) -> IntArray:
     return np.array([snapshot.model_row_of.get(item.item_id, -1) for item in items], dtype=np.int64)

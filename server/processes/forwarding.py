@@ -6,10 +6,10 @@ from typing import Any, NoReturn
 import grpc
 
 from server.access import AccessError
-from server.pb.triptych.v1 import ingest_pb2, triptych_pb2
 from server.peer import PEER_KEY
 from server.query import OwnerUnreachableError
 from server.status import status_of_errors
+from triptych_client.pb.v1 import ingest_pb2, triptych_pb2
 
 _SERVICES = (
     ingest_pb2.DESCRIPTOR.services_by_name["Ingest"],

@@ -10,11 +10,11 @@ from queue import SimpleQueue
 import grpc
 import pyarrow as pa
 
-from server.config import MAX_MESSAGE_BYTES
 from server.pb.triptych.internal.v1 import owner_pb2 as pb
 from server.pb.triptych.internal.v1 import owner_pb2_grpc as rpc
 from server.query import OwnerUnreachableError
 from store.store import ItemNotFoundError
+from triptych_client import MAX_MESSAGE_BYTES
 
 _READ_SECONDS = 10.0
 _PAUSE_SECONDS = 0.1  # before an owner that is gone is called again

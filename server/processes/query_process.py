@@ -16,8 +16,6 @@ from encoder.text import TextCache
 from server.app import HomeServices, answering, draining
 from server.config import ServerConfig
 from server.gauges import watch_calls, watch_log, watch_queries
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.processes.forwarding import add_forwarding
 from server.processes.owner_link import OwnerLink
 from server.processes.replica import Replica
@@ -27,6 +25,8 @@ from server.supervisor import SERVICES, set_health
 from server.telemetry import ProcessTelemetry, Telemetry
 from server.wire import Admission, RetrievalServicer, answer_observer_of, answering_process
 from store.state import LogFollower, UserState
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 _OPTIONS = [
     ("grpc.so_reuseport", 1),

@@ -12,7 +12,7 @@ from typing import Literal
 from google.rpc import code_pb2
 
 from encoder.drift.stability import BINS, QUANTITIES
-from server.pb.triptych.v1 import ingest_pb2, triptych_pb2
+from triptych_client.pb.v1 import ingest_pb2, triptych_pb2
 
 CODES = tuple(sorted(code_pb2.Code.keys(), key=code_pb2.Code.Value))  # of gRPC, 0 to 16
 METHODS = (

@@ -11,11 +11,11 @@ from google.protobuf.json_format import Parse
 
 from indexer.filters import Filter
 from server.access import Access, granted
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.status import Failure, abort_with, outcome
 from server.telemetry import DENIALS, Figures, code_of
 from server.wire.admission import Admission
 from server.wire.query import filter_of
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Find: TypeAlias = "Callable[[grpc.HandlerCallDetails], _Handler | None]"

@@ -8,7 +8,6 @@ import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from server.live import Erased
-from server.pb.triptych.v1 import ingest_pb2 as pb
 from server.status import InvalidRequestError, NotThisMachineError
 from server.wire.query import MAX_ID_BYTES
 from store.imports import AUTO, FORMATS, UTF_8, ImportOptions, ImportReport
@@ -37,6 +36,7 @@ from store.writes import (
     Texts,
     WriteResult,
 )
+from triptych_client.pb.v1 import ingest_pb2 as pb
 
 MAX_ROWS = 10_000
 MAX_TEXT_ROWS = 1_000

@@ -8,8 +8,6 @@ import grpc
 
 from server.cancellation import result_of
 from server.live import Ingest
-from server.pb.triptych.v1 import ingest_pb2 as pb
-from server.pb.triptych.v1 import ingest_pb2_grpc as rpc
 from server.peer import peer_of
 from server.status import status_of_errors
 from server.wire.ingest import (
@@ -24,6 +22,8 @@ from server.wire.ingest import (
     write_reply,
 )
 from store.writes import WriteResult
+from triptych_client.pb.v1 import ingest_pb2 as pb
+from triptych_client.pb.v1 import ingest_pb2_grpc as rpc
 
 _IN_FLIGHT = 8  # requests of one stream, so that several share a transaction
 

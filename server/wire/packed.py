@@ -5,8 +5,8 @@ from secrets import token_hex
 
 import numpy as np
 
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query import Candidates, Explanation, Target
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 _FIELDS = pb.QueryResponse.DESCRIPTOR.fields_by_name
 _LENGTH_DELIMITED = 2  # the wire type of packed numbers and of messages

@@ -5,11 +5,11 @@ import numpy as np
 from encoder.heads import Quantity, Task
 from encoder.heads.places import FIRST
 from indexer.filters import Filter
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query import Prediction, Question
 from server.status import InvalidRequestError
 from server.wire.packed import VIEW_OF
 from server.wire.query import DEFAULT_K, MAX_K, checked_id, user_of
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 MAX_PREDICTED = 1_000
 _TASK_OF: dict[int, Task] = {pb.HEAD_CLICK: "click", pb.HEAD_RATING: "rating", pb.HEAD_CATEGORY: "category"}

@@ -10,7 +10,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from indexer.filters import Filter, FilterError, Moment, Number, Value, above, below
 from indexer.index import VectorDimError
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query import (
     Candidates,
     EncodedUser,
@@ -31,6 +30,7 @@ from server.wire.packed import VIEW_OF, packed_reply
 from store.records import Event, Friend, UserViews
 from store.store import ItemNotFoundError
 from store.tables import MAX_WEIGHT
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 DEFAULT_K = 10
 MAX_K = 1_000

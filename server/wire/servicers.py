@@ -13,8 +13,6 @@ from indexer.index import VectorDimError
 from server.access import granted
 from server.identity import Identity
 from server.live import Published, Publisher
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query import Candidates, IndexChangedError, NotReadyError, Query, Retriever
 from server.status import Failure, InvalidRequestError, outcome, status_of_errors
 from server.supervisor import Supervisor
@@ -36,6 +34,8 @@ from server.wire.query import (
 from store.export import create_export
 from store.home import Home
 from store.store import ItemNotFoundError, Store
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 _Answer = TypeVar("_Answer")
 _Reply = TypeVar("_Reply")

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from store.imports import ITEM_VECTOR_LENGTH, Source, check, item_vector_length, upsert_rows
-from store.records import Item, item_of_row
+from store.records import ItemRecord, item_of_row
 from store.state import NO_TIME, StateDraft
 from store.tables import MAX_ID_BYTES, TABLES
 from store.writes.request import FloatArray, ItemRow, Rejected, WriteResult
@@ -51,7 +51,7 @@ class ItemVectorLengthError(ValueError):
 
 def put_items(
     cursor: duckdb.DuckDBPyConnection, draft: StateDraft, rows: Sequence[ItemRow]
-) -> tuple[WriteResult, list[Item]]:
+) -> tuple[WriteResult, list[ItemRecord]]:
     """Put items; a known one is replaced whole. Returns the result, and the items that are new or changed.
 
     Raises:
@@ -68,7 +68,7 @@ def put_items(
         WHERE _reason IS NULL AND strlen(kind) > {MAX_ID_BYTES}""")
     reasons = "SELECT _row, _reason FROM checked_items WHERE _reason IS NOT NULL ORDER BY _row"
     rejected = tuple(Rejected(row - 1, reason) for row, reason in cursor.execute(reasons).fetchall())
-    items: list[Item] = []
+    items: list[ItemRecord] = []
     cursor.execute(_CHANGED)
     while some := cursor.fetchmany(_AT_ONCE):
         items += map(item_of_row, some)
@@ -126,5 +126,5 @@ def _lists(vectors: Sequence[FloatArray | None]) -> pa.Array:
     return pa.ListArray.from_arrays(np.concatenate([[0], ends]).astype(np.int32), values, mask=missing)
 
 
-def _is_blank(item: Item) -> bool:
+def _is_blank(item: ItemRecord) -> bool:
     return item.available and not ((item.title or "") + (item.text or "")).strip()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from store.imports import UNKNOWN_VIEW
 from store.masking import Masker
-from store.records import Item
+from store.records import ItemRecord
 from store.state import NO_TIME
 from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT, MAX_WHOLE, VIEWS
 
@@ -207,7 +207,7 @@ class WrittenChange:
     texts: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
     consents: tuple[str, ...] = ()
-    items: tuple[tuple[tuple[Item, ...], tuple[str, ...]], ...] = ()
+    items: tuple[tuple[tuple[ItemRecord, ...], tuple[str, ...]], ...] = ()
     failed: Exception | None = None
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import duckdb
 
-from store.records import Item
+from store.records import ItemRecord
 from store.state import StateDraft, UserState, bring_up_to_date
 from store.store import Store
 from store.writes.apply import PendingRows, append_behaviors, append_texts, put_friends
@@ -50,7 +50,7 @@ class Writer:
         bring_up_to_date(self._store, self._state)  # the commit before may have missed it
         pending = PendingRows(pause=self._pause)
         new_results, new_digests = dict[str, WriteResult](), dict[str, str]()  # by request id
-        items: list[tuple[tuple[Item, ...], tuple[str, ...]]] = []
+        items: list[tuple[tuple[ItemRecord, ...], tuple[str, ...]]] = []
         results: list[WriteResult] = []
         before, failed = self._store.last_commit, None
         try:
@@ -117,9 +117,9 @@ def _same_in_group(
 
 def _apply(
     cursor: duckdb.DuckDBPyConnection, draft: StateDraft, content: Content, pending: PendingRows
-) -> tuple[WriteResult, list[Item], list[str]]:
+) -> tuple[WriteResult, list[ItemRecord], list[str]]:
     """Write the rows of one request; return the result, the items that were put and the deleted ids."""
-    put: list[Item] = []
+    put: list[ItemRecord] = []
     deleted: list[str] = []
     match content:
         case Behaviors(rows):

@@ -1,4 +1,4 @@
-"""Every page of the cookbook, and the quick start, run as they stand; the generated world is a smaller one."""
+"""Every page of the cookbook and the quick start run as they stand, on a smaller world."""
 
 import re
 from collections.abc import Iterator

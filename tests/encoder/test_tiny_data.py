@@ -25,11 +25,11 @@ from encoder.tower.collapse import Collapse, measure_collapse
 from encoder.tower.spectral import spectrum
 from encoder.train import check_finite
 from encoder.views import ViewBatch
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import artifacts, read_pointer
 from store.home import Home
 from tests.command_line import Run
 from tests.live_server import Client, server
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 

@@ -31,13 +31,12 @@ from indexer.index import Index
 from indexer.publish import current_index
 from indexer.reindex import reindex
 from scripts.bench.index.synthetic import write_index
-from server.client import Client
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import MANIFEST
 from store.export import Export
 from store.home import Home
-from store.records import Item
 from tests.live_server import copy_home, server
+from triptych_client import Client, Item
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 DAY = 86_400_000_000
 

@@ -3,8 +3,8 @@ import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from scripts.filter_options import filter_message
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.wire.query import filter_of
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 
 def test_options_are_the_filter_they_look_like() -> None:

@@ -15,21 +15,20 @@ from indexer.files import WITHOUT_VECTOR_FILE
 from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.publish import load_index
-from server.client import Client
 from server.live import items as live_items
 from server.live.items import LiveItems
-from server.pb.triptych.v1 import ingest_pb2 as ingest
-from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.retriever import Retriever
 from server.query.snapshot import prepare
 from store.artifact import MANIFEST, artifacts, build, new_id, read_manifest, set_pointer
 from store.home import Home
-from store.records import Item
 from store.state.state import UserState
 from store.store import Store
 from tests.live_server import Client as Live
 from tests.live_server import copy_home, server, soon
+from triptych_client import Client, Item
+from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 RELICS = pb.Filter(kinds=["relic"])
 EMPTY_RECORD = np.zeros(0, dtype=np.int64)

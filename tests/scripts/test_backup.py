@@ -22,15 +22,15 @@ from scripts.backups.from_backup import (
 from scripts.doctor.check import State
 from scripts.doctor.command import checks
 from server.app import running
-from server.client import Behavior, Client
 from server.config import ServerConfig
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import DamagedArtifactError, artifacts, build, new_id, read_manifest, read_pointer, verify
 from store.home import Home
 from tests.command_line import Run
 from tests.live_server import SOON, flip
 from tests.small_stores import ROWS, make_store, table_rows
+from triptych_client import Behavior, Client
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 
 def answers(home: Home, users: list[str]) -> list[tuple[list[str], list[float]]]:

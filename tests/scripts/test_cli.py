@@ -12,12 +12,12 @@ from scripts.doctor.check import Check, State
 from scripts.doctor.command import checks
 from server.app import running
 from server.config import ServerConfig
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import artifacts
 from store.home import Home
 from tests.command_line import Run
 from tests.small_stores import ROWS, make_store
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 
 def named(found: list[Check], name: str) -> Check:

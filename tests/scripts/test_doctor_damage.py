@@ -24,17 +24,16 @@ from scripts.doctor import machine
 from scripts.doctor.check import State
 from scripts.doctor.command import checks
 from server.app import running
-from server.client import Client
 from server.config import ServerConfig
 from store.artifact import MANIFEST, build, new_id, read_manifest, read_pointer, set_pointer
 from store.home import Home
 from store.ledger import Erasure, user_hash, write_ledger
 from store.lmdb_file import DATA_FILE
 from store.privacy.erase import UnfinishedErasure
-from store.records import Item
 from store.store import Store
 from tests.command_line import Run
 from tests.live_server import copy_home, flip
+from triptych_client import Client, Item
 
 DEAD = 2**22 + 1  # no Linux process has such an id
 GARBAGE = b"\x00garbage" * 64

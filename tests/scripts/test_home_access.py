@@ -7,9 +7,9 @@ import pytest
 from scripts.home_access import server_of
 from scripts.query import reply_table
 from scripts.terminal import console
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import DamagedArtifactError
 from store.home import Home
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 
 @pytest.mark.parametrize("damaged", ["{", "[]", '{"pid": "x"}', '{"pid": 1, "local": "nowhere"}'])

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from scripts.home_access import fresh_export, server_of
-from server.addresses import BadAddressError, CannotListenError, Listening, target_of
-from server.client import CallError, Client
-from server.client.channel import connect
-from server.tls import TlsFilesError, channel_credentials, server_credentials
+from server.addresses import CannotListenError, Listening
+from server.tls import server_credentials
 from store.home import Home
 from tests.command_line import Run
 from tests.live_server import copy_home, run_server, server
+from triptych_client import BadAddressError, CallError, Client, Tls, TlsFilesError, connect, target_of
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104
 HAS_IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
@@ -211,7 +210,7 @@ def test_a_server_names_the_tls_file_at_fault(pems: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["junk.pem", "cut.pem", "binary.pem", "a.key"])
 def test_a_root_certificate_that_is_none_is_named(pems: Path, name: str, run: Run) -> None:
     with pytest.raises(TlsFilesError, match=f"{name} is no PEM certificate"):
-        channel_credentials(pems / name)
+        Tls(pems / name).credentials()
     code, _, err = run("query", "alice", "--address", "127.0.0.1:1", "--tls-ca", pems / name)
     assert (code, f"{name} is no PEM certificate" in err) == (1, True)
 

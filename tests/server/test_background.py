@@ -17,7 +17,6 @@ from scripts.doctor.store import store_checks
 from server import cancellation
 from server.app import running
 from server.cancellation import AbandonedError
-from server.client import Behavior, CallError, Client, Text
 from server.config import ServerConfig
 from server.live.commits import CommitListener
 from server.live.items import LiveItems
@@ -26,12 +25,12 @@ from server.live.users import LiveUsers
 from server.live.writer import GroupCommit, StoppingError
 from server.supervisor import Supervisor, Worker
 from store.home import Home
-from store.records import Item
 from store.state.state import StateDraft, UserState
 from store.store import Store
 from store.writes.request import BehaviorRow, Behaviors, Request, WriteResult, WrittenChange
 from store.writes.writer import Writer
 from tests.live_server import copy_home, soon
+from triptych_client import Behavior, CallError, Client, Item, Text
 
 INGEST = "triptych.v1.Ingest"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

@@ -28,7 +28,6 @@ from scripts.index import roll_back
 from server.app import running
 from server.config import ServerConfig
 from server.identity import Identity, is_server_of
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import artifacts
 from store.database import StoreLockedError
 from store.home import Home
@@ -36,6 +35,7 @@ from store.store import Store
 from tests.command_line import Run
 from tests.live_server import Client, copy_home
 from tests.live_server import server as server_process
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 
 @pytest.fixture(scope="module")

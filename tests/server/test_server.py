@@ -29,10 +29,6 @@ from encoder.train import train
 from indexer.index import Index
 from indexer.reindex import reindex
 from scripts.home_access import fresh_export
-from server.client.channel import Tls, connect
-from server.config import MAX_MESSAGE_BYTES
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query.retriever import QueryPriority, Retriever
 from server.wire.query import (
     MAX_BATCH,
@@ -54,6 +50,9 @@ from store.state.state import UserState
 from store.store import Store
 from store.tables import MAX_WEIGHT
 from tests.live_server import SOON, Client, copy_home, flip, inline, refusal, run_server, server, soon
+from triptych_client import MAX_MESSAGE_BYTES, Tls, connect
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 UNKNOWN = "u-nobody"
 # A score is a sum whose terms may cancel: near 0 only their size says how exact it is.

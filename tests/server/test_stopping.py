@@ -15,16 +15,16 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.app import running
-from server.client import Behavior, Client
 from server.config import ServerConfig
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.home import Home
 from store.state.state import UserState
 from store.store import Store
 from store.writes.request import Request, TextRow, Texts
 from store.writes.writer import Writer
 from tests.live_server import SOON, copy_home, run_server, server
+from triptych_client import Behavior, Client
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 SECONDS = 30.0
 ALWAYS_ALLOWED = (0, -signal.SIGTERM)  # the second before Python has come to our code

@@ -17,10 +17,6 @@ from indexer.files import ItemChange, read_delta, write_delta
 from indexer.index import Index
 from scripts.doctor.store import attributes_check, served_items_check
 from scripts.training import attributes_and_kinds
-from server.client import Client
-from server.pb.triptych.v1 import ingest_pb2 as ingest
-from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import artifacts
 from store.attributes import (
     MAX_CHARS,
@@ -35,9 +31,12 @@ from store.export import Export
 from store.home import Home
 from store.imports.run import import_folder
 from store.imports.validation import PLAIN_CHECKS
-from store.records import Item
 from store.store import Store
 from tests.live_server import copy_home, server
+from triptych_client import Client, Item
+from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 
 def nested(levels: int) -> str:

@@ -17,7 +17,6 @@ import pytest
 from encoder.text.cache import TextCache
 from scripts.doctor.check import State
 from scripts.doctor.store import store_check
-from server.client import Behavior, CallError, Client, Text
 from server.status import Failure, InvalidRequestError, outcome
 from store.artifact import build, set_pointer
 from store.database import UnusablePathError
@@ -29,6 +28,7 @@ from store.store import Store
 from tests.command_line import Run
 from tests.live_server import copy_home, run_server, soon
 from tests.live_server import server as server_process
+from triptych_client import Behavior, CallError, Client, Text
 
 FULL, READ_ONLY = os.strerror(errno.ENOSPC), os.strerror(errno.EROFS)
 

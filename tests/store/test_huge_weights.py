@@ -11,9 +11,6 @@ from scipy import sparse
 from encoder.arrays import Actions, Events
 from encoder.config import TowerConfig
 from encoder.views import event_matrix, history_view, social_view
-from server.pb.triptych.v1 import ingest_pb2 as ig
-from server.pb.triptych.v1 import ingest_pb2_grpc as igrpc
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
@@ -22,6 +19,9 @@ from store.store import Store
 from store.tables import MAX_WEIGHT
 from tests.command_line import Run
 from tests.live_server import copy_home, server
+from triptych_client.pb.v1 import ingest_pb2 as ig
+from triptych_client.pb.v1 import ingest_pb2_grpc as igrpc
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 

@@ -18,7 +18,7 @@ from store.imports.readers import MissingColumnError
 from store.imports.rejects import ImportRejectedError
 from store.imports.run import import_folder
 from store.imports.text_files import UnreadableFileError
-from store.records import Event, Friend, Item, UserViews
+from store.records import Event, Friend, ItemRecord, UserViews
 from store.store import Store
 from tests.import_folder import Folder, rejected
 
@@ -52,7 +52,7 @@ def test_csv_jsonl_and_parquet_say_the_same(folder: Folder) -> None:
     folder.csv("social", "user_id,friend_id", "ann,李")
     folder.load(strict=True)
     assert folder.store.user_views("ann") == expected_views()
-    assert folder.store.item("i1") == Item("i1", "One", None, None, {"a": 1}, True, None)
+    assert folder.store.item("i1") == ItemRecord("i1", "One", None, None, {"a": 1}, True, None)
     for file in folder.path.iterdir():
         file.unlink()
     folder.jsonl(

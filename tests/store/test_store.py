@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.database import NewerStoreError, NotAStoreError, StoreLockedError, connect, migrate, migrations
-from store.records import Event, Friend, Item, UserViews
+from store.records import Event, Friend, ItemRecord, UserViews
 from store.store import ItemNotFoundError, Store, UnknownSplitError
 
 MAY, JUNE = datetime(2024, 5, 1), datetime(2024, 6, 1)
@@ -85,7 +85,7 @@ def test_several_users_at_once_have_the_views_that_each_has_alone(store: Store) 
 
 
 def test_an_item_comes_back_whole_or_not_at_all(store: Store) -> None:
-    assert store.item("i1") == Item("i1", "One", None, None, {"color": "red"}, True, None)
+    assert store.item("i1") == ItemRecord("i1", "One", None, None, {"color": "red"}, True, None)
     assert store.item("书").title == "三体"
     with pytest.raises(ItemNotFoundError, match="'i3' is not in the store") as caught:
         store.item("i3")

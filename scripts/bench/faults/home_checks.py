@@ -11,12 +11,12 @@ import pyarrow as pa
 
 from indexer.publish import load_index
 from scripts.bench import small_home
-from server.client import CallError, Client
 from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, read_pointer, verify
 from store.database import NotAStoreError, StoreLockedError
 from store.export import Export, create_export
 from store.home import Home
 from store.store import Store
+from triptych_client import CallError, Client
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from scripts.bench.faults.server_kills import Written, append_rows, check_appended
 from scripts.bench.faults.watchers import FailedCall, Watched, ask_for, watching
 from scripts.bench.serve.servers import announced, own_server
-from server.client import CallError, Client
 from store.export import Export
 from store.home import Home
+from triptych_client import CallError, Client
 
 log = logging.getLogger(__name__)
 

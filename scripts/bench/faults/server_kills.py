@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from scripts.bench import small_home
 from scripts.bench.faults.home_checks import FaultCounts
-from server.client import Behavior, CallError, Client, Impression, Text, Tie
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.home import Home
+from triptych_client import Behavior, CallError, Client, Impression, Text, Tie
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from tqdm import tqdm
 from scripts.bench.faults.watchers import ask_for, watching
 from scripts.bench.serve.servers import own_server
 from scripts.home_access import admin
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import artifacts
 from store.export import Export
 from store.home import Home
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 log = logging.getLogger(__name__)
 

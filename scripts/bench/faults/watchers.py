@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 
 from scripts.bench.serve.work import QUERY
-from server.pb.triptych.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 _CALL_SECONDS = 30.0
 _READY_SECONDS = 60.0

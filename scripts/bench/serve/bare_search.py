@@ -11,10 +11,10 @@ from indexer.files import FloatArray
 from indexer.index import Index
 from scripts.bench.index.bare import BareFaiss, search_params_of
 from scripts.connection import metadata_of_environment
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.artifact import read_pointer
 from store.home import Home
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 SEARCHED = 256  # users
 _CALL_SECONDS = 60.0

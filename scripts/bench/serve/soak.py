@@ -13,7 +13,7 @@ import psutil
 from scripts.bench.serve.callers import Callers, ClosedLoop, OpenLoop, ask
 from scripts.bench.serve.servers import ServerUnderTest
 from scripts.bench.serve.work import Work
-from server.client import Behavior, CallError, Client, Item, Text
+from triptych_client import Behavior, CallError, Client, Item, Text
 
 log = logging.getLogger(__name__)
 

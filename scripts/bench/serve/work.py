@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.export import Export
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 STORED, UNCACHED, BATCH = "stored", "uncached", "batch"
 KINDS = (STORED, UNCACHED, BATCH, "views", "vector", "filtered")

@@ -24,10 +24,10 @@ from scripts.bench.faults.swap import newest_two, swap_rounds
 from scripts.bench.faults.watchers import FailedCall, ask_for, watching, wrong_with
 from server.app import running
 from server.config import ServerConfig
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.export import Export
 from store.home import Home
 from tests.live_server import copy_home
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 USERS = ["u00001", "u00002", "u00003"]
 

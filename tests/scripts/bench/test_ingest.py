@@ -11,13 +11,13 @@ from scripts.bench.faults.server_kills import write_rounds
 from scripts.bench.ingest import IngestOptions, NeverSeenError, measure_ingest, visibility
 from scripts.bench.load import APPEND, QUERY, CallFailedError, Pace, append_requests, call_at_pace
 from server.app import running
-from server.client import Behavior, Client
 from server.config import ServerConfig
-from server.pb.triptych.v1 import ingest_pb2 as ingest
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.export import Export
 from store.home import Home
 from tests.live_server import copy_home
+from triptych_client import Behavior, Client
+from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 
 @pytest.fixture(scope="module")

@@ -29,10 +29,10 @@ from scripts.bench.serve.servers import (
     running_server,
 )
 from scripts.bench.serve.work import KINDS, NobodyToAskForError, NothingToFilterByError, Work, make_work
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.export import Export, create_export
 from store.home import Home
 from tests.import_folder import Folder
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 Answer = Callable[[bytes, grpc.ServicerContext], bytes]
 

@@ -19,10 +19,11 @@ from server.access import (
     TokenFile,
     TokenRevokedError,
     TokenUnknownError,
+    changes,
     scope_of,
 )
 from server.access.rates import COUNTERS_BYTES, RateLimits
-from server.pb.triptych.v1 import ingest_pb2, triptych_pb2
+from triptych_client.pb.v1 import ingest_pb2, triptych_pb2
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 QUERY, PUT, STATUS = (
@@ -31,6 +32,12 @@ QUERY, PUT, STATUS = (
     "/triptych.v1.Admin/Status",
 )
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+
+@pytest.fixture
+def looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each call look at the file."""
+    monkeypatch.setattr(changes, "LOOK_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -82,7 +89,7 @@ def test_a_method_without_a_scope_is_refused_to_every_token(file: TokenFile, met
         Access(file).authorise(method, bearer(secret))
 
 
-def test_without_a_file_everything_is_open_until_there_is_one(file: TokenFile) -> None:
+def test_without_a_file_everything_is_open_until_there_is_one(file: TokenFile, looking: None) -> None:
     access = Access(file)
     assert access.authorise(QUERY, []) is None
     _, secret = file.create(("query",), NOW)
@@ -175,7 +182,7 @@ def test_a_token_expires_and_is_revoked_between_two_calls(file: TokenFile) -> No
 
 
 def test_a_file_that_gets_damaged_closes_the_server_until_it_is_mended(
-    file: TokenFile, caplog: pytest.LogCaptureFixture
+    file: TokenFile, looking: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, secret = file.create(("query",), NOW)
     access, whole = Access(file), file.path.read_text()

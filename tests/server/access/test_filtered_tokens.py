@@ -12,11 +12,11 @@ from indexer.filters import Filter
 from indexer.publish import current_index, load_index
 from server.access import TokenFile
 from server.app import running
-from server.client import CallError, Client
 from server.config import ServerConfig
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.home import Home
 from tests.live_server import SOON, copy_home
+from triptych_client import CallError, Client
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 NOW = datetime.now(UTC)
 USER = "u00001"

@@ -17,13 +17,13 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from scripts.home_access import admin, fresh_export, server_of
 from server.access import SCOPES, TokenFile, scope_of
 from server.app import running
-from server.client import AsyncClient, Behavior, CallError, Client
 from server.config import ServerConfig
-from server.pb.triptych.v1 import ingest_pb2, ingest_pb2_grpc, triptych_pb2
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.home import Home
 from tests.live_server import SOON, copy_home, server, soon
+from triptych_client import AsyncClient, Behavior, CallError, Client
+from triptych_client.pb.v1 import ingest_pb2, ingest_pb2_grpc, triptych_pb2
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 METHODS = [
     (f"/{service.full_name}/{method.name}", method.client_streaming, method.server_streaming)

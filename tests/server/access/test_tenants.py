@@ -13,12 +13,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from scripts.home_access import admin, server_of
 from server.access import TokenFile
-from server.client import Behavior, CallError, Client, Item, Text
 from server.config import BadTenantError, ServerConfig
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.settings import SettingsSource
 from store.home import Home
 from tests.live_server import SOON, copy_home, run_server, server, soon
+from triptych_client import Behavior, CallError, Client, Item, Text
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 NOW = datetime.now(UTC)
 TENANTS = ("shop", "zoo")

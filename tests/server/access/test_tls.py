@@ -11,10 +11,10 @@ import pytest
 
 from server.access import TokenFile
 from server.app import running
-from server.client import CallError, Client
 from server.config import ServerConfig
 from store.home import Home
 from tests.live_server import SOON, copy_home, run_server, server, soon
+from triptych_client import CallError, Client
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
 USER = "u00001"

@@ -9,14 +9,14 @@ import pytest
 from scripts.home_access import fresh_export
 from scripts.import_data import import_through
 from server.app import running
-from server.client import Behavior, Client, Consent, Text, Tie
 from server.config import ServerConfig
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.export import Export
 from store.home import Home
 from store.imports.run import ImportOptions
 from store.tables import VIEWS
 from tests.live_server import copy_home, server, soon
+from triptych_client import Behavior, Client, Consent, Text, Tie
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 USED = {pb.VIEW_HISTORY: "H", pb.VIEW_TEXT: "T", pb.VIEW_SOCIAL: "S"}
 WORDS = "a quiet garden with roses"

@@ -18,25 +18,24 @@ from encoder.text.encoder import Vectors
 from indexer.publish import load_index
 from server import supervisor as supervisor_module
 from server.app import running
-from server.client import Client
 from server.config import ServerConfig
 from server.live.commits import CommitListener
 from server.live.items import LiveItems
 from server.live.texts import LiveTexts
 from server.live.users import LiveUsers
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query.retriever import Retriever
 from server.query.snapshot import Snapshot, prepare
 from server.supervisor import attempt_each
 from store.home import Home
-from store.records import Item
 from store.state.state import UserState
 from store.store import Store
 from store.tables import VIEWS
 from store.writes.request import ConsentChanges, ConsentRow, Request
 from store.writes.writer import Writer
 from tests.live_server import SOON, copy_home, soon
+from triptych_client import Client, Item
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 
 class Serving:

@@ -13,12 +13,10 @@ import pytest
 from encoder.text.cache import TextCache
 from indexer.building import stored_users
 from indexer.publish import current_index, load_index
-from server.client import Behavior, Client
 from server.config import ServerConfig
 from server.live.commits import CommitListener
 from server.live.forgetting import BuildFailedError, Forgetting
 from server.live.publisher import OtherIndexServesError, Publisher
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.retriever import Retriever
 from server.supervisor import Supervisor
 from store.artifact import artifacts
@@ -29,6 +27,8 @@ from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState
 from store.store import Store
 from tests.live_server import copy_home, refusal, server, soon
+from triptych_client import Behavior, Client
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 DAY = timedelta(days=1)
 

@@ -20,13 +20,9 @@ from scripts.backups import back_up, ledgers_of, restore
 from scripts.home_access import fresh_export
 from scripts.import_data import import_through
 from server.app import running
-from server.client import AsyncClient, Behavior, CallError, Client, Impression, Text, Tie
 from server.config import ServerConfig
 from server.live.commits import CommitListener
 from server.live.writer import GroupCommit, StoppingError
-from server.pb.triptych.v1 import ingest_pb2 as ingest
-from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.retriever import Retriever
 from server.wire.ingest import MAX_ROWS, MAX_TEXT_ROWS
 from server.wire.ingest_servicer import IngestServicer
@@ -37,12 +33,15 @@ from store.imports.run import ImportOptions
 from store.ledger import Erasure, erased_users, erasures_since, read_ledger, user_hash, write_ledger
 from store.privacy.audit import append_audit_line, pseudonym
 from store.privacy.erase import erase_user, list_erasures, unfinished_erasures
-from store.records import Item
 from store.state.state import UserState
 from store.store import Store
 from store.writes.request import BehaviorRow, Behaviors, Request
 from store.writes.writer import Writer
 from tests.live_server import SOON, copy_home, refusal, server, soon
+from triptych_client import AsyncClient, Behavior, CallError, Client, Impression, Item, Text, Tie
+from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 WHEN = datetime(2026, 11, 20, 12, tzinfo=UTC)
 USED = {pb.VIEW_HISTORY: "H", pb.VIEW_TEXT: "T", pb.VIEW_SOCIAL: "S"}

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from server.client import Client
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.export import Export, create_export
 from store.home import Home
-from store.records import Item
 from store.store import Store
 from tests.live_server import copy_home, server, soon
+from triptych_client import Client, Item
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 WORDS = "an unheard-of treatise on zebra husbandry in the Arctic"
 

@@ -11,10 +11,6 @@ import pytest
 
 from scripts.backups import back_up, ledgers_of, restore
 from scripts.home_access import fresh_export
-from server.client import AsyncClient, CallError, Client, Impression, Item
-from server.pb.triptych.v1 import ingest_pb2 as ingest
-from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.wire.ingest import MAX_ROWS
 from store.export import Export
 from store.home import Home
@@ -22,6 +18,10 @@ from store.store import Store
 from store.tables import MAX_VECTOR_LENGTH
 from tests.live_server import Client as Served
 from tests.live_server import copy_home, server
+from triptych_client import AsyncClient, CallError, Client, Impression, Item
+from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 WHEN = datetime(2026, 11, 20, 12, tzinfo=UTC)
 NAIVE = WHEN.replace(tzinfo=None)

@@ -8,14 +8,14 @@ import pytest
 from indexer.building import stored_users
 from scripts.backups import back_up, ledgers_of, restore
 from scripts.home_access import fresh_export
-from server.client import Behavior, Client, Consent, Impression, Text, Tie
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.artifact import artifacts
 from store.export import Export
 from store.home import Home
 from store.store import Store
 from store.tables import VIEWS
 from tests.live_server import copy_home, server, soon
+from triptych_client import Behavior, Client, Consent, Impression, Text, Tie
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 ANN, BOB = "ann-of-the-life", "bob-who-has-ann-as-a-friend"
 WORDS = "zebra finches sing beside the old canal"

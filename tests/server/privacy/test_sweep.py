@@ -15,13 +15,13 @@ import grpc
 import pytest
 from google.protobuf import text_format
 
-from server.pb.triptych.v1 import ingest_pb2 as ingest
-from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.home import Home
 from store.store import Store
 from tests.live_server import SOON, copy_home, server
+from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 # Who they are and what they write; the store holds it.
 PERSON, FRIEND, OTHER = "anna.sweep@example.org", "felix-sweep-4711", "otto.sweep"

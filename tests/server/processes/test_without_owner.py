@@ -11,13 +11,13 @@ import pytest
 
 from encoder.text import DamagedTextCacheError, TextCache
 from server.live import NotPreparedError
-from server.pb.triptych.v1 import ingest_pb2 as ingest
-from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
 from server.processes.forwarding import add_forwarding
 from server.processes.owner_link import OwnerLink
 from server.query import OwnerUnreachableError
 from server.status import Failure, outcome
 from tests.live_server import SOON, refusal
+from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
 
 
 @pytest.fixture

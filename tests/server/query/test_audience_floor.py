@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from indexer.publish import current_index, load_index
-from server.client import Client
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query.query import Candidates, Query, StoredUser, Target
 from server.query.user_search import AudienceGroupError, AudienceTooSmallError, check_groups, in_groups
 from store.home import Home
 from tests.live_server import copy_home, refusal, server
+from triptych_client import Client
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 FLOOR = 7
 

@@ -9,7 +9,6 @@ import pytest
 
 from encoder.text.cache import TextCache
 from indexer.publish import current_index, load_index
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.retriever import Retriever
 from server.query.snapshot import prepare
 from server.wire.servicers import RetrievalServicer
@@ -18,6 +17,7 @@ from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState
 from store.store import Store
 from tests.live_server import copy_home
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 KEPT, NEW, OF_16, NEW_OF_16 = 400, 900, 145, 500  # calls of a query: measured, and a tenth
 

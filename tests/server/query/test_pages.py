@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from encoder.text.cache import TextCache
 from indexer.filters.filter import Filter
 from indexer.publish import current_index, load_index
-from server.client import Client
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.query import (
     Candidates,
     FreeText,
@@ -36,6 +34,8 @@ from store.state.rebuild import bring_up_to_date
 from store.state.state import UserState
 from store.store import Store
 from tests.live_server import copy_home, refusal, server
+from triptych_client import Client
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 SUBJECTS: list[Subject] = [
     StoredUser("u00001"),

@@ -35,9 +35,6 @@ from scripts.training import head_rows, head_trainer
 from scripts.world.world import make_world
 from server import cancellation
 from server.cancellation import AbandonedError
-from server.client import AsyncClient, CallError, Consent, Item
-from server.client import Client as TypedClient
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query import Prediction, Question, Retriever, StoredUser, prepare
 from store.artifact import DamagedArtifactError, read_pointer
 from store.export import Export, create_export
@@ -47,6 +44,9 @@ from store.state import UserState
 from store.store import Store
 from tests.command_line import Run
 from tests.live_server import Client, copy_home, flip, refusal, run_server, server, soon
+from triptych_client import AsyncClient, CallError, Consent, Item
+from triptych_client import Client as TypedClient
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 QUICK = HeadOptions(epochs=6, patience=2, rate=0.01, decays=(0.3,), folds=4, taste_rank=4)
 TO_FIT: dict[Task, HeadOptions] = {
@@ -352,7 +352,7 @@ def test_items_are_predicted_as_they_are_now(heads_home: Home, tmp_path: Path) -
 
 
 def test_what_a_user_does_changes_what_is_predicted_at_once(heads_home: Home, tmp_path: Path) -> None:
-    from server.client import Behavior
+    from triptych_client import Behavior
 
     home = copy_home(heads_home, tmp_path / "home")
     with server(home) as live, TypedClient(live.address) as typed:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 import grpc
 import pytest
 
-from server.client import AsyncClient, CallError, Client, QueryFields
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.home import Home
 from tests.live_server import SOON, copy_home, refusal, server
 from tests.live_server import Client as Live
+from triptych_client import AsyncClient, CallError, Client, QueryFields
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 USER = "u00001"
 

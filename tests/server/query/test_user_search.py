@@ -8,13 +8,13 @@ import pytest
 
 from indexer.publish import current_index, load_index
 from indexer.users import vectors_of
-from server.client import Behavior, CallError, Client
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.snapshot import Snapshot
 from server.query.user_search import user_index_of
 from server.status import Failure, outcome
 from store.home import Home
 from tests.live_server import copy_home, server, soon
+from triptych_client import Behavior, CallError, Client
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 
 @pytest.fixture(scope="module")

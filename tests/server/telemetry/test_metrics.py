@@ -18,14 +18,14 @@ import pytest
 from server.access import TokenFile
 from server.app import running
 from server.config import ServerConfig
-from server.pb.triptych.v1 import ingest_pb2 as ingest
-from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.telemetry.families import FAMILIES
 from store.home import Home
 from tests.live_server import copy_home, server, soon
 from tests.server.telemetry.scrape import Scrape, scrape
+from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 SECONDS = 60.0
 RETRIEVAL, INGEST, ADMIN = "Retrieval", "Ingest", "Admin"

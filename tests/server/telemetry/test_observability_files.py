@@ -12,11 +12,11 @@ import yaml
 
 from server.app import running
 from server.config import ServerConfig
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from store.home import Home
 from tests.live_server import copy_home
 from tests.server.telemetry.scrape import scrape
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 FILES = Path(__file__).resolve().parents[3] / "deploy" / "observability"
 KNOWN = {"instance", "job", "le", "tenant"}  # labels of a scrape, of a histogram, and of homes of tenants

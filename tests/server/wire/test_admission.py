@@ -21,21 +21,21 @@ from encoder.text.encoder import TextEncoder
 from server import app as lifecycle
 from server import cancellation as calls
 from server.app import running
-from server.client import Client, Text
-from server.client.messages import user_export
 from server.config import ServerConfig
 from server.live import ingest
-from server.pb.triptych.v1 import ingest_pb2, triptych_pb2
-from server.pb.triptych.v1 import ingest_pb2 as pb_ingest
-from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query import retriever
 from server.wire import ingest as ingest_messages
 from server.wire.admission import CallPool, kind_of
 from server.wire.ingest import export_replies
 from store.home import Home
 from tests.live_server import copy_home, soon
+from triptych_client import Client, Text
+from triptych_client.messages import user_export
+from triptych_client.pb.v1 import ingest_pb2, triptych_pb2
+from triptych_client.pb.v1 import ingest_pb2 as pb_ingest
+from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 USER = "u00001"
 SECONDS = 20.0

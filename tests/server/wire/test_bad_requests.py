@@ -9,14 +9,14 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from server.config import MAX_MESSAGE_BYTES
-from server.pb.triptych.v1 import ingest_pb2 as ig
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.status import Failure, InvalidRequestError, outcome
 from server.wire.decoding import SMALL_BYTES, broken_field, decode
 from server.wire.query import query_of
 from store.home import Home
 from tests.live_server import SOON, Client, copy_home, server
+from triptych_client import MAX_MESSAGE_BYTES
+from triptych_client.pb.v1 import ingest_pb2 as ig
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 QUERY, PUT, STATUS, ERASE = (
     "/triptych.v1.Retrieval/Query",

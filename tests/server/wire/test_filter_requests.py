@@ -8,7 +8,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from indexer.filters.attribute_index import Moment
 from indexer.filters.filter import Filter
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.status import InvalidRequestError
 from server.wire.query import (
     MAX_CONDITIONS,
@@ -18,6 +17,7 @@ from server.wire.query import (
     MAX_VALUES,
     filter_of,
 )
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 
 def condition(name: str = "a", **fields: object) -> pb.Filter:

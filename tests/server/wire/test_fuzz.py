@@ -17,12 +17,12 @@ from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.pb.triptych.v1 import ingest_pb2 as ig
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from store.home import Home
 from store.store import Store
 from tests.live_server import Client, copy_home, server
 from tests.messages import Draws, methods, mutated, names_field, numbers_of
+from triptych_client.pb.v1 import ingest_pb2 as ig
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 _NEVER = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 _SECONDS = 60

@@ -12,14 +12,14 @@ import pytest
 
 from server.app import running
 from server.config import ServerConfig
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.query import QueryPriority, retriever, subject_vectors
 from server.query.query import Candidates, Query
 from server.status import Failure
 from server.wire import micro_batches, servicers
 from store.home import Home
 from tests.live_server import copy_home, soon
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 SECONDS = 20.0
 QUERY = "/triptych.v1.Retrieval/Query"

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.client import CallError
-from server.client.errors import answer_of
-from server.client.messages import query_message
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.query import QueryOptions, TextQuery
 from server.status import InvalidRequestError
 from server.wire.query import MAX_EXPLAINED, MAX_MIN_SCORE, MAX_VIEW_WEIGHT, options_of, queries_of
+from triptych_client import CallError
+from triptych_client.errors import answer_of
+from triptych_client.messages import query_message
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 NAN, INF = math.nan, math.inf
 

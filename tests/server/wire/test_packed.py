@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.query import Candidates, Contribution, Target, Timings
 from server.wire.packed import packed_batch, packed_reply
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 numbers = st.floats(-1e6, 1e6, width=32)
 

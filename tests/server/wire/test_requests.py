@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.index import VectorDimError
-from server.pb.triptych.v1 import triptych_pb2 as pb
 from server.query.query import InlineViews, Query, RawVector, SimilarTo, StoredUser
 from server.status import InvalidRequestError
 from server.wire.query import (
@@ -25,6 +24,7 @@ from server.wire.query import (
 )
 from store.records import Event, UserViews
 from store.store import ItemNotFoundError
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
 

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from server.pb.triptych.v1 import triptych_pb2 as server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2
+from triptych_client.pb.v1 import triptych_pb2 as triptych__client_dot_pb_dot_v1_dot_triptych__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in server/pb/triptych/v1/triptych_pb2_grpc.py depends on'
+        + ' but the generated code in triptych_client/pb/v1/triptych_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -43,28 +43,28 @@ class RetrievalStub:
         """
         self.Query = channel.unary_unary(
                 '/triptych.v1.Retrieval/Query',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryResponse.FromString,
                 _registered_method=True)
         self.QueryBatch = channel.unary_unary(
                 '/triptych.v1.Retrieval/QueryBatch',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryBatchRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryBatchResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryBatchRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryBatchResponse.FromString,
                 _registered_method=True)
         self.QueryStream = channel.stream_stream(
                 '/triptych.v1.Retrieval/QueryStream',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryStreamResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryStreamResponse.FromString,
                 _registered_method=True)
         self.EncodeUser = channel.unary_unary(
                 '/triptych.v1.Retrieval/EncodeUser',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.EncodeUserRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.EncodeUserResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.EncodeUserRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.EncodeUserResponse.FromString,
                 _registered_method=True)
         self.Predict = channel.unary_unary(
                 '/triptych.v1.Retrieval/Predict',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PredictRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PredictResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PredictRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PredictResponse.FromString,
                 _registered_method=True)
 
 
@@ -122,28 +122,28 @@ def add_RetrievalServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Query': grpc.unary_unary_rpc_method_handler(
                     servicer.Query,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryResponse.SerializeToString,
             ),
             'QueryBatch': grpc.unary_unary_rpc_method_handler(
                     servicer.QueryBatch,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryBatchRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryBatchResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryBatchRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryBatchResponse.SerializeToString,
             ),
             'QueryStream': grpc.stream_stream_rpc_method_handler(
                     servicer.QueryStream,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryStreamResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryStreamResponse.SerializeToString,
             ),
             'EncodeUser': grpc.unary_unary_rpc_method_handler(
                     servicer.EncodeUser,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.EncodeUserRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.EncodeUserResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.EncodeUserRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.EncodeUserResponse.SerializeToString,
             ),
             'Predict': grpc.unary_unary_rpc_method_handler(
                     servicer.Predict,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PredictRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PredictResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PredictRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PredictResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,8 +178,8 @@ class Retrieval:
             request,
             target,
             '/triptych.v1.Retrieval/Query',
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -205,8 +205,8 @@ class Retrieval:
             request,
             target,
             '/triptych.v1.Retrieval/QueryBatch',
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryBatchRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryBatchResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryBatchRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -232,8 +232,8 @@ class Retrieval:
             request_iterator,
             target,
             '/triptych.v1.Retrieval/QueryStream',
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.QueryStreamResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -259,8 +259,8 @@ class Retrieval:
             request,
             target,
             '/triptych.v1.Retrieval/EncodeUser',
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.EncodeUserRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.EncodeUserResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.EncodeUserRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.EncodeUserResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -286,8 +286,8 @@ class Retrieval:
             request,
             target,
             '/triptych.v1.Retrieval/Predict',
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PredictRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PredictResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PredictRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PredictResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -312,23 +312,23 @@ class AdminStub:
         """
         self.Status = channel.unary_unary(
                 '/triptych.v1.Admin/Status',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.StatusRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.StatusResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.StatusRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.StatusResponse.FromString,
                 _registered_method=True)
         self.CreateExport = channel.unary_unary(
                 '/triptych.v1.Admin/CreateExport',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.CreateExportRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.CreateExportResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.CreateExportRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.CreateExportResponse.FromString,
                 _registered_method=True)
         self.PublishIndex = channel.unary_unary(
                 '/triptych.v1.Admin/PublishIndex',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PublishIndexRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PublishIndexResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexResponse.FromString,
                 _registered_method=True)
         self.RollbackIndex = channel.unary_unary(
                 '/triptych.v1.Admin/RollbackIndex',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.RollbackIndexRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PublishIndexResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.RollbackIndexRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexResponse.FromString,
                 _registered_method=True)
 
 
@@ -369,23 +369,23 @@ def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Status': grpc.unary_unary_rpc_method_handler(
                     servicer.Status,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.StatusRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.StatusResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.StatusRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.StatusResponse.SerializeToString,
             ),
             'CreateExport': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateExport,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.CreateExportRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.CreateExportResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.CreateExportRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.CreateExportResponse.SerializeToString,
             ),
             'PublishIndex': grpc.unary_unary_rpc_method_handler(
                     servicer.PublishIndex,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PublishIndexRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PublishIndexResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexResponse.SerializeToString,
             ),
             'RollbackIndex': grpc.unary_unary_rpc_method_handler(
                     servicer.RollbackIndex,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.RollbackIndexRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PublishIndexResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.RollbackIndexRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -415,8 +415,8 @@ class Admin:
             request,
             target,
             '/triptych.v1.Admin/Status',
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.StatusRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.StatusResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.StatusRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.StatusResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -442,8 +442,8 @@ class Admin:
             request,
             target,
             '/triptych.v1.Admin/CreateExport',
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.CreateExportRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.CreateExportResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.CreateExportRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.CreateExportResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -469,8 +469,8 @@ class Admin:
             request,
             target,
             '/triptych.v1.Admin/PublishIndex',
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PublishIndexRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PublishIndexResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -496,8 +496,8 @@ class Admin:
             request,
             target,
             '/triptych.v1.Admin/RollbackIndex',
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.RollbackIndexRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_triptych__pb2.PublishIndexResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.RollbackIndexRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexResponse.FromString,
             options,
             channel_credentials,
             insecure,

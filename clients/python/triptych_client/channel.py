@@ -1,25 +1,26 @@
 """Channels to a server, and when a failed call is repeated."""
 
 import json
+import math
 import random
 import re
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import grpc.aio
 
-from server.addresses import target_of
-from server.client.errors import CallError
-from server.config import MAX_MESSAGE_BYTES
-from server.tls import channel_credentials
+from triptych_client.addresses import target_of
+from triptych_client.errors import CallError
+from triptych_client.tls import Tls
 
 TIMEOUT = 10.0  # seconds
+ADMIN_TIMEOUT = 600.0
 IMPORT_TIMEOUT = 3600.0
 CONNECTIONS = 4
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # that a server takes, and sends
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between repetitions
+_THIS_MACHINE = ("127.", "localhost:", "[::1]:", "unix:")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+")  # what metadata can hold, and no line break
 
 # gRPC itself repeats a stream, until its first reply; it knows no more than five attempts.
@@ -51,17 +52,23 @@ _OPTIONS: list[tuple[str, str | int]] = [
 class Patience:
     """Decides how often a failed call is repeated within its time, and after which pauses.
 
-    Every call may be repeated: reads change nothing, and writes carry a request id.
+    Most calls may be repeated: reads change nothing, and writes carry a request id.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, repeats: bool = True) -> None:
         self._end = time.monotonic() + seconds
         self._pause = _FIRST_PAUSE
+        self._repeats = repeats
 
     @property
     def left(self) -> float:
         """Seconds until the time of the call is over."""
         return max(0.0, self._end - time.monotonic())
+
+    @property
+    def timeout(self) -> float | None:
+        """The same as gRPC takes it: None for a call without an end."""
+        return None if math.isinf(self._end) else self.left
 
     def pause(self, error: CallError) -> float:
         """Return the seconds to wait before the call is repeated.
@@ -70,8 +77,10 @@ class Patience:
         is too busy names them itself. Each is shortened by up to half at random.
 
         Raises:
-            CallError: the given one, where the time is over or a repetition cannot help.
+            CallError: the given one, where the time is over or a repetition cannot help, or may do harm.
         """
+        if not self._repeats:
+            raise error
         pause = error.retry_after
         if pause is None and error.not_reached:
             pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
@@ -83,23 +92,9 @@ class Patience:
         return pause
 
 
-@dataclass(frozen=True)
-class Tls:
-    """PEM files of a client.
-
-    Attributes:
-        ca: root certificates that the client trusts.
-        certificate: the client's own, where the server asks for one.
-        key: of that.
-    """
-
-    ca: Path
-    certificate: Path | None = None
-    key: Path | None = None
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Return the credentials.  Raises: TlsFilesError, OSError."""
-        return channel_credentials(self.ca, self.certificate, self.key)
+def _options(target: str) -> list[tuple[str, str | int]]:
+    """Return the options of a channel; a proxy of the environment is not asked for this machine."""
+    return [*_OPTIONS, ("grpc.enable_http_proxy", 0)] if target.startswith(_THIS_MACHINE) else _OPTIONS
 
 
 def connect(address: str, tls: Tls | None = None) -> grpc.Channel:
@@ -111,16 +106,16 @@ def connect(address: str, tls: Tls | None = None) -> grpc.Channel:
     """
     target = target_of(address)
     if tls is None:
-        return grpc.insecure_channel(target, _OPTIONS)
-    return grpc.secure_channel(target, tls.credentials(), _OPTIONS)
+        return grpc.insecure_channel(target, _options(target))
+    return grpc.secure_channel(target, tls.credentials(), _options(target))
 
 
 def connect_async(address: str, tls: Tls | None = None) -> grpc.aio.Channel:
     """Return a channel for an event loop.  Raises: as `connect`."""
     target = target_of(address)
     if tls is None:
-        return grpc.aio.insecure_channel(target, _OPTIONS)
-    return grpc.aio.secure_channel(target, tls.credentials(), _OPTIONS)
+        return grpc.aio.insecure_channel(target, _options(target))
+    return grpc.aio.secure_channel(target, tls.credentials(), _options(target))
 
 
 def metadata_of(token: str | None) -> tuple[tuple[str, str], ...]:

@@ -1,6 +1,7 @@
 """What clients repeat while a server restarts or is busy, and when they give up."""
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +13,17 @@ import grpc
 import pytest
 
 from server.cancellation import NoTurnError
-from server.client import AsyncClient, Behavior, CallError, Client
-from server.client import channel as client_channel
-from server.client.channel import Patience
 from server.live.writer import StoppingError
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
 from server.status import status_of_errors
 from store.home import Home
 from tests.live_server import copy_home, server
+from triptych_client import AsyncClient, Behavior, CallError, Client
+from triptych_client import channel as client_channel
+from triptych_client.channel import Patience
+from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 
 USER = "u00001"
 
@@ -131,3 +134,56 @@ def test_pauses_grow_to_a_second_and_never_outlast_the_time(monkeypatch: pytest.
         assert caught.value is final
     with pytest.raises(CallError):
         Patience(0.01).pause(gone)
+
+
+def test_what_may_do_harm_twice_is_made_once() -> None:
+    with pytest.raises(CallError):
+        Patience(60.0, repeats=False).pause(error(grpc.StatusCode.UNAVAILABLE))
+    assert Patience(math.inf).timeout is None
+    assert 59.0 < (Patience(60.0).timeout or 0.0) <= 60.0
+    with Client("127.0.0.1:9", timeout=60) as client:
+        for call in (
+            client.rollback_index,
+            client.create_export,
+            lambda: client.publish_index("i"),
+            lambda: client.stream_deletions([["i"]]),
+        ):
+            began = time.monotonic()
+            with pytest.raises(CallError, match="UNAVAILABLE"):
+                call()
+            assert time.monotonic() - began < 20
+
+
+class Noting(ingest_rpc.IngestServicer):
+    """Notes the requests of streams."""
+
+    def __init__(self) -> None:
+        self.requests: list[ingest.AppendBehaviorsRequest] = []
+
+    def StreamBehaviors(self, requests: Any, context: Any) -> ingest.StreamResponse:  # noqa: N802
+        found = list(requests)
+        self.requests.extend(found)
+        return ingest.StreamResponse(requests=len(found))
+
+
+def test_batches_of_a_stream_have_ids_of_their_own_that_can_be_given_again() -> None:
+    servicer, bare = Noting(), grpc.server(ThreadPoolExecutor(2))
+    ingest_rpc.add_IngestServicer_to_server(servicer, bare)
+    address = f"127.0.0.1:{bare.add_insecure_port('127.0.0.1:0')}"
+    bare.start()
+    batches = [[Behavior("ann", "i1"), Behavior("ann", "i2")], [Behavior("bob", "i1")]]
+
+    async def stream() -> int:
+        async with AsyncClient(address) as client:
+            return (await client.stream_behaviors(iter(batches))).requests
+
+    try:
+        with Client(address) as client:
+            assert client.stream_behaviors(batches, request_id="night").requests == 2
+        assert asyncio.run(stream()) == 2
+    finally:
+        bare.stop(None).wait()
+    ids = [request.request_id for request in servicer.requests]
+    assert ids[:2] == ["night-0", "night-1"]
+    assert len(set(ids)) == 4
+    assert [len(request.behaviors) for request in servicer.requests] == [2, 1, 2, 1]

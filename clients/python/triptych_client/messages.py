@@ -1,17 +1,37 @@
 """Rows and queries of clients, as request messages of the API; and an export of a user, as rows."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypedDict
+from typing import Any, TypedDict, TypeVar
 from uuid import uuid4
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from server.pb.triptych.v1 import ingest_pb2 as ingest
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from store.records import Item
+from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import triptych_pb2 as pb
+
+_Row = TypeVar("_Row")
+_Request = TypeVar("_Request")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An item; a time without a zone is UTC.
+
+    `attributes` is what JSON can hold, by name; `kind` is such as film or article. `vector` is an embedding
+    that the caller brings, as long as those of other items: up to 8,192 finite numbers, not all zero.
+    """
+
+    item_id: str
+    title: str | None = None
+    text: str | None = None
+    kind: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    available: bool = True
+    updated_at: datetime | None = None
+    vector: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +213,7 @@ def items_message(rows: Iterable[Item], request_id: str) -> ingest.PutItemsReque
             title=row.title,
             text=row.text,
             kind=row.kind,
-            attributes=json.dumps(row.attributes),
+            attributes=json.dumps(dict(row.attributes)),
             available=row.available,
             updated_at=_timestamp(row.updated_at),
             vector=row.vector,
@@ -206,6 +226,15 @@ def items_message(rows: Iterable[Item], request_id: str) -> ingest.PutItemsReque
 def deletions_message(item_ids: Iterable[str], request_id: str) -> ingest.DeleteItemsRequest:
     """Return the request to delete items."""
     return ingest.DeleteItemsRequest(item_ids=list(item_ids), request_id=_id_or_new(request_id))
+
+
+def stream_messages(
+    message_of: Callable[[Iterable[_Row], str], _Request], batches: Iterable[Iterable[_Row]], request_id: str
+) -> Iterator[_Request]:
+    """Yield a request for each batch of rows, drawn one by one; ids are request_id-0, request_id-1, etc."""
+    name = _id_or_new(request_id)
+    for number, batch in enumerate(batches):
+        yield message_of(batch, f"{name}-{number}")
 
 
 def user_export(parts: Iterable[ingest.ExportUserResponse]) -> dict[str, list[Mapping[str, object]]]:

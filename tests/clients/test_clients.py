@@ -1,22 +1,20 @@
-"""Both clients have the same methods, from one description each: every call of the API but those below."""
+"""Both clients have the same methods, from one description each: every call of the API."""
 
 import asyncio
 import inspect
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from server.client import AsyncClient, Client
-from server.client.client import Calls, RemoteMethod
-from server.pb.triptych.v1 import ingest_pb2, triptych_pb2
-
-WITHOUT_METHOD = {  # commands call the first three; a stream of writes is many calls of a write
-    *("CreateExport", "PublishIndex", "RollbackIndex"),
-    *("StreamItems", "StreamDeletions", "StreamBehaviors", "StreamTexts", "StreamFriends"),
-    "StreamImpressions",
-}
+from triptych_client import AsyncClient, Behavior, Client, Consent, Impression, Item, QueryFields, Text, Tie
+from triptych_client.client import Calls, RemoteMethod
+from triptych_client.pb.v1 import ingest_pb2, triptych_pb2
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 
 def remote_methods() -> dict[str, RemoteMethod[Any, Any, Any]]:
@@ -28,7 +26,7 @@ def test_every_call_of_the_api_is_a_method_of_both_clients() -> None:
     services = [service for file in files for service in file.services_by_name.values()]
     calls = {method.name for service in services for method in service.methods}
     names = {name.title().replace("_", "") for name in remote_methods()}
-    assert names == calls - WITHOUT_METHOD
+    assert names == calls
     for client in (Client, AsyncClient):
         assert not {name for name in vars(client) if name in remote_methods()}  # nothing is written twice
 
@@ -68,3 +66,37 @@ def test_calls_go_over_the_connections_by_turns() -> None:
         assert client.channel is client.connections[0].channel
     with pytest.raises(ValueError, match="connections is 0, not 1 or more"):
         Client("127.0.0.1:9", connections=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (QueryFields.__annotations__, pb.QueryRequest),
+        (Item.__annotations__, ingest_pb2.ItemRow),
+        (Behavior.__annotations__, ingest_pb2.BehaviorRow),
+        (Text.__annotations__, ingest_pb2.TextRow),
+        (Tie.__annotations__, ingest_pb2.FriendRow),
+        (Impression.__annotations__, ingest_pb2.ImpressionRow),
+        (Consent.__annotations__, ingest_pb2.ConsentRow),
+    ],
+)
+def test_what_a_message_of_the_api_may_say_the_client_can_say(fields: dict[str, Any], message: Any) -> None:
+    assert set(fields) == set(message.DESCRIPTOR.fields_by_name)
+
+
+def test_server_client_goes_on_working_and_names_the_new_import() -> None:
+    code = "from server.client import AsyncClient, Client, Item; print(Client.__module__)"
+    warned = subprocess.run(
+        [sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert warned.stdout == "triptych_client.client\n"
+    assert "<string>:1: DeprecationWarning" in warned.stderr  # the line of whoever imports it
+    assert "from triptych_client import Client" in warned.stderr
+
+
+def test_nothing_of_ours_imports_the_old_place() -> None:
+    root = Path(__file__).parents[2]
+    files = [file for folder in ("server", "scripts", "clients") for file in (root / folder).rglob("*.py")]
+    old = ("from server.client", "import server.client")
+    assert len(files) > 100
+    assert not [str(file) for file in files if any(words in file.read_text("utf-8") for words in old)]

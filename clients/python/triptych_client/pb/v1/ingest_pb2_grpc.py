@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from server.pb.triptych.v1 import ingest_pb2 as server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2
+from triptych_client.pb.v1 import ingest_pb2 as triptych__client_dot_pb_dot_v1_dot_ingest__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in server/pb/triptych/v1/ingest_pb2_grpc.py depends on'
+        + ' but the generated code in triptych_client/pb/v1/ingest_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -51,83 +51,83 @@ class IngestStub:
         """
         self.PutItems = channel.unary_unary(
                 '/triptych.v1.Ingest/PutItems',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutItemsRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.PutItemsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
                 _registered_method=True)
         self.DeleteItems = channel.unary_unary(
                 '/triptych.v1.Ingest/DeleteItems',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.DeleteItemsRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.DeleteItemsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
                 _registered_method=True)
         self.AppendBehaviors = channel.unary_unary(
                 '/triptych.v1.Ingest/AppendBehaviors',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendBehaviorsRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendBehaviorsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
                 _registered_method=True)
         self.AppendTexts = channel.unary_unary(
                 '/triptych.v1.Ingest/AppendTexts',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendTextsRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendTextsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
                 _registered_method=True)
         self.PutFriends = channel.unary_unary(
                 '/triptych.v1.Ingest/PutFriends',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutFriendsRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.PutFriendsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
                 _registered_method=True)
         self.AppendImpressions = channel.unary_unary(
                 '/triptych.v1.Ingest/AppendImpressions',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
                 _registered_method=True)
         self.SetConsent = channel.unary_unary(
                 '/triptych.v1.Ingest/SetConsent',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.SetConsentRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.SetConsentRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
                 _registered_method=True)
         self.StreamItems = channel.stream_unary(
                 '/triptych.v1.Ingest/StreamItems',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutItemsRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.PutItemsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
                 _registered_method=True)
         self.StreamDeletions = channel.stream_unary(
                 '/triptych.v1.Ingest/StreamDeletions',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.DeleteItemsRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.DeleteItemsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
                 _registered_method=True)
         self.StreamBehaviors = channel.stream_unary(
                 '/triptych.v1.Ingest/StreamBehaviors',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendBehaviorsRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendBehaviorsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
                 _registered_method=True)
         self.StreamTexts = channel.stream_unary(
                 '/triptych.v1.Ingest/StreamTexts',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendTextsRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendTextsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
                 _registered_method=True)
         self.StreamFriends = channel.stream_unary(
                 '/triptych.v1.Ingest/StreamFriends',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutFriendsRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.PutFriendsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
                 _registered_method=True)
         self.StreamImpressions = channel.stream_unary(
                 '/triptych.v1.Ingest/StreamImpressions',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
                 _registered_method=True)
         self.EraseUser = channel.unary_unary(
                 '/triptych.v1.Ingest/EraseUser',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.EraseUserRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.EraseUserResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.EraseUserRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.EraseUserResponse.FromString,
                 _registered_method=True)
         self.ExportUser = channel.unary_stream(
                 '/triptych.v1.Ingest/ExportUser',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.ExportUserRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.ExportUserResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ExportUserRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ExportUserResponse.FromString,
                 _registered_method=True)
         self.ImportFolder = channel.unary_unary(
                 '/triptych.v1.Ingest/ImportFolder',
-                request_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.ImportFolderRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.ImportFolderResponse.FromString,
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ImportFolderRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ImportFolderResponse.FromString,
                 _registered_method=True)
 
 
@@ -269,83 +269,83 @@ def add_IngestServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'PutItems': grpc.unary_unary_rpc_method_handler(
                     servicer.PutItems,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutItemsRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.PutItemsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
             ),
             'DeleteItems': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteItems,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.DeleteItemsRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.DeleteItemsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
             ),
             'AppendBehaviors': grpc.unary_unary_rpc_method_handler(
                     servicer.AppendBehaviors,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendBehaviorsRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendBehaviorsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
             ),
             'AppendTexts': grpc.unary_unary_rpc_method_handler(
                     servicer.AppendTexts,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendTextsRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendTextsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
             ),
             'PutFriends': grpc.unary_unary_rpc_method_handler(
                     servicer.PutFriends,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutFriendsRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.PutFriendsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
             ),
             'AppendImpressions': grpc.unary_unary_rpc_method_handler(
                     servicer.AppendImpressions,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
             ),
             'SetConsent': grpc.unary_unary_rpc_method_handler(
                     servicer.SetConsent,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.SetConsentRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.SetConsentRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
             ),
             'StreamItems': grpc.stream_unary_rpc_method_handler(
                     servicer.StreamItems,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutItemsRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.PutItemsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
             ),
             'StreamDeletions': grpc.stream_unary_rpc_method_handler(
                     servicer.StreamDeletions,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.DeleteItemsRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.DeleteItemsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
             ),
             'StreamBehaviors': grpc.stream_unary_rpc_method_handler(
                     servicer.StreamBehaviors,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendBehaviorsRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendBehaviorsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
             ),
             'StreamTexts': grpc.stream_unary_rpc_method_handler(
                     servicer.StreamTexts,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendTextsRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendTextsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
             ),
             'StreamFriends': grpc.stream_unary_rpc_method_handler(
                     servicer.StreamFriends,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutFriendsRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.PutFriendsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
             ),
             'StreamImpressions': grpc.stream_unary_rpc_method_handler(
                     servicer.StreamImpressions,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
             ),
             'EraseUser': grpc.unary_unary_rpc_method_handler(
                     servicer.EraseUser,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.EraseUserRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.EraseUserResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.EraseUserRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.EraseUserResponse.SerializeToString,
             ),
             'ExportUser': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportUser,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.ExportUserRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.ExportUserResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ExportUserRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ExportUserResponse.SerializeToString,
             ),
             'ImportFolder': grpc.unary_unary_rpc_method_handler(
                     servicer.ImportFolder,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.ImportFolderRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.ImportFolderResponse.SerializeToString,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ImportFolderRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ImportFolderResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -388,8 +388,8 @@ class Ingest:
             request,
             target,
             '/triptych.v1.Ingest/PutItems',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutItemsRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.PutItemsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -415,8 +415,8 @@ class Ingest:
             request,
             target,
             '/triptych.v1.Ingest/DeleteItems',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.DeleteItemsRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.DeleteItemsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -442,8 +442,8 @@ class Ingest:
             request,
             target,
             '/triptych.v1.Ingest/AppendBehaviors',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendBehaviorsRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendBehaviorsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -469,8 +469,8 @@ class Ingest:
             request,
             target,
             '/triptych.v1.Ingest/AppendTexts',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendTextsRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendTextsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -496,8 +496,8 @@ class Ingest:
             request,
             target,
             '/triptych.v1.Ingest/PutFriends',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutFriendsRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.PutFriendsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -523,8 +523,8 @@ class Ingest:
             request,
             target,
             '/triptych.v1.Ingest/AppendImpressions',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -550,8 +550,8 @@ class Ingest:
             request,
             target,
             '/triptych.v1.Ingest/SetConsent',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.SetConsentRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.SetConsentRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -577,8 +577,8 @@ class Ingest:
             request_iterator,
             target,
             '/triptych.v1.Ingest/StreamItems',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutItemsRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.PutItemsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -604,8 +604,8 @@ class Ingest:
             request_iterator,
             target,
             '/triptych.v1.Ingest/StreamDeletions',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.DeleteItemsRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.DeleteItemsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -631,8 +631,8 @@ class Ingest:
             request_iterator,
             target,
             '/triptych.v1.Ingest/StreamBehaviors',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendBehaviorsRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendBehaviorsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -658,8 +658,8 @@ class Ingest:
             request_iterator,
             target,
             '/triptych.v1.Ingest/StreamTexts',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendTextsRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendTextsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -685,8 +685,8 @@ class Ingest:
             request_iterator,
             target,
             '/triptych.v1.Ingest/StreamFriends',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.PutFriendsRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.PutFriendsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -712,8 +712,8 @@ class Ingest:
             request_iterator,
             target,
             '/triptych.v1.Ingest/StreamImpressions',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -739,8 +739,8 @@ class Ingest:
             request,
             target,
             '/triptych.v1.Ingest/EraseUser',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.EraseUserRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.EraseUserResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.EraseUserRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.EraseUserResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -766,8 +766,8 @@ class Ingest:
             request,
             target,
             '/triptych.v1.Ingest/ExportUser',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.ExportUserRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.ExportUserResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ExportUserRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ExportUserResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -793,8 +793,8 @@ class Ingest:
             request,
             target,
             '/triptych.v1.Ingest/ImportFolder',
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.ImportFolderRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_v1_dot_ingest__pb2.ImportFolderResponse.FromString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ImportFolderRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ImportFolderResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
 
-from server.pb.triptych.v1 import triptych_pb2 as pb
+from triptych_client.details import KEY, ErrorDetails, parse_details
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -87,22 +87,12 @@ def answer_of(reply: pb.QueryStreamResponse) -> pb.QueryResponse | CallError:
         return reply.response
     error = reply.error
     fields = {error.field: error.message} if error.field else {}
-    return CallError(_CODES[error.code], error.reason, error.message, fields)
+    code = _CODES.get(error.code, grpc.StatusCode.UNKNOWN)
+    return CallError(code, error.reason, error.message, fields)
 
 
-def _call_error(error: grpc.RpcError) -> CallError:
-    reason, fields, retry_after = "", dict[str, str](), None
-    status = status_pb2.Status()
-    for key, value in cast("Iterable[tuple[str, bytes]]", error.trailing_metadata() or ()):
-        if key == "grpc-status-details-bin":
-            status.ParseFromString(value)
-    for detail in status.details:
-        info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-        retry = error_details_pb2.RetryInfo()
-        if detail.Unpack(info):
-            reason = info.reason
-        elif detail.Unpack(bad):
-            fields = {violation.field: violation.description for violation in bad.field_violations}
-        elif detail.Unpack(retry):
-            retry_after = retry.retry_delay.ToTimedelta().total_seconds()
-    return CallError(error.code(), reason, error.details() or "", fields, retry_after)
+def _call_error(error: Any) -> CallError:
+    sent = dict(cast("Iterable[tuple[str, bytes]]", error.trailing_metadata() or ()))
+    details = parse_details(sent[KEY]) if KEY in sent else ErrorDetails()
+    message = error.details() or ""
+    return CallError(error.code(), details.reason, message, details.fields, details.retry_after)

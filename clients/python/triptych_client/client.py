@@ -7,13 +7,14 @@
     async with AsyncClient("127.0.0.1:50051") as client:
         print((await client.query(user_id="alice", k=5)).item_ids)
 
-Replies are the messages of proto/triptych/v1. A call is repeated with growing pauses, until its timeout,
+Replies are the messages of triptych_client.pb.v1. A call is repeated with growing pauses, until its timeout,
 while the server cannot be reached, as during a restart, or says that it is busy. Every write carries a
-request id, so it is written once.
+request id, so it is written once. Streams, and calls that administer the server, are made once.
 """
 
 import asyncio
 import itertools
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -26,21 +27,22 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, Unpack, 
 import grpc
 import grpc.aio
 
-from server.client.channel import (
+from triptych_client.channel import (
+    ADMIN_TIMEOUT,
     CONNECTIONS,
     IMPORT_TIMEOUT,
     TIMEOUT,
     Patience,
-    Tls,
     connect,
     connect_async,
     metadata_of,
 )
-from server.client.errors import CallError, answer_of, errors_of_calls
-from server.client.messages import (
+from triptych_client.errors import CallError, answer_of, errors_of_calls
+from triptych_client.messages import (
     Behavior,
     Consent,
     Impression,
+    Item,
     QueryFields,
     Text,
     Tie,
@@ -52,16 +54,16 @@ from server.client.messages import (
     items_message,
     predict_message,
     query_message,
+    stream_messages,
     texts_message,
     ties_message,
     user_export,
 )
-from server.pb.triptych.v1 import ingest_pb2 as ingest
-from server.pb.triptych.v1 import ingest_pb2_grpc as ingest_rpc
-from server.pb.triptych.v1 import triptych_pb2 as pb
-from server.pb.triptych.v1 import triptych_pb2_grpc as rpc
-from server.tls import TlsFilesError
-from store.records import Item
+from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
+from triptych_client.pb.v1 import triptych_pb2 as pb
+from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
+from triptych_client.tls import Tls, TlsFilesError
 
 _Arguments = ParamSpec("_Arguments")
 _Channel = TypeVar("_Channel", grpc.Channel, grpc.aio.Channel)
@@ -82,6 +84,7 @@ class RemoteCall(Generic[_Result]):
         result: makes what the client returns of the reply or, where `streams`, of the list of all replies.
         streams: whether the method replies with a stream.
         timeout: seconds that the call has, repetitions included; None for the client's timeout.
+        repeats: whether the call may be made again where the server was not reached.
     """
 
     method: Callable[["Connection[Any]"], Callable[..., Any]]
@@ -89,6 +92,7 @@ class RemoteCall(Generic[_Result]):
     result: Callable[[Any], _Result]
     streams: bool = False
     timeout: float | None = None
+    repeats: bool = True
 
 
 @dataclass(frozen=True)
@@ -147,9 +151,19 @@ def unary(
     method: "Callable[[Connection[Any]], grpc.UnaryUnaryMultiCallable[_Request, _Reply]]",
     request: _Request,
     timeout: float | None = None,
+    *,
+    repeats: bool = True,
 ) -> RemoteCall[_Reply]:
     """Describe a call with one reply, which the client returns as it is."""
-    return RemoteCall(method, request, lambda reply: reply, timeout=timeout)
+    return RemoteCall(method, request, lambda reply: reply, timeout=timeout, repeats=repeats)
+
+
+def upload(
+    method: "Callable[[Connection[Any]], grpc.StreamUnaryMultiCallable[_Request, _Reply]]",
+    requests: Iterator[_Request],
+) -> RemoteCall[_Reply]:
+    """Describe a call with a stream of requests and one reply; it has no timeout, and is made once."""
+    return RemoteCall(method, requests, lambda reply: reply, timeout=math.inf, repeats=False)
 
 
 class Connection(Generic[_Channel]):
@@ -319,6 +333,73 @@ class Calls(ABC, Generic[_Channel]):
         return unary(lambda on: on.ingest.SetConsent, consents_message(consents, request_id))
 
     @call
+    def stream_items(
+        self, batches: Iterable[Iterable[Item]], request_id: str = ""
+    ) -> RemoteCall[ingest.StreamResponse]:
+        """Write batches of items, each item in the place of the stored one of its id.
+
+        The stream has no timeout and is made once. After an error give the same batches again under the same
+        request_id: those that were written are not written twice.
+        """
+        requests = stream_messages(items_message, batches, request_id)
+        return upload(lambda on: on.ingest.StreamItems, requests)
+
+    @call
+    def stream_deletions(
+        self, batches: Iterable[Iterable[str]], request_id: str = ""
+    ) -> RemoteCall[ingest.StreamResponse]:
+        """Empty items and make them unavailable, by batches of their ids.
+
+        Made once, without a timeout, as `stream_items`.
+        """
+        requests = stream_messages(deletions_message, batches, request_id)
+        return upload(lambda on: on.ingest.StreamDeletions, requests)
+
+    @call
+    def stream_behaviors(
+        self, batches: Iterable[Iterable[Behavior]], request_id: str = ""
+    ) -> RemoteCall[ingest.StreamResponse]:
+        """Write batches of behaviours.
+
+        Made once, without a timeout, as `stream_items`.
+        """
+        requests = stream_messages(behaviors_message, batches, request_id)
+        return upload(lambda on: on.ingest.StreamBehaviors, requests)
+
+    @call
+    def stream_texts(
+        self, batches: Iterable[Iterable[Text]], request_id: str = ""
+    ) -> RemoteCall[ingest.StreamResponse]:
+        """Write batches of texts; queries use each as soon as the server has encoded it.
+
+        Made once, without a timeout, as `stream_items`.
+        """
+        requests = stream_messages(texts_message, batches, request_id)
+        return upload(lambda on: on.ingest.StreamTexts, requests)
+
+    @call
+    def stream_friends(
+        self, batches: Iterable[Iterable[Tie]], request_id: str = ""
+    ) -> RemoteCall[ingest.StreamResponse]:
+        """Write batches of ties, each tie in the place of the stored one between the same two users.
+
+        Made once, without a timeout, as `stream_items`.
+        """
+        requests = stream_messages(ties_message, batches, request_id)
+        return upload(lambda on: on.ingest.StreamFriends, requests)
+
+    @call
+    def stream_impressions(
+        self, batches: Iterable[Iterable[Impression]], request_id: str = ""
+    ) -> RemoteCall[ingest.StreamResponse]:
+        """Write batches of what was shown to people.
+
+        Made once, without a timeout, as `stream_items`.
+        """
+        requests = stream_messages(impressions_message, batches, request_id)
+        return upload(lambda on: on.ingest.StreamImpressions, requests)
+
+    @call
     def erase_user(self, user_id: str) -> RemoteCall[ingest.EraseUserResponse]:
         """Erase all that is stored about a user; return what was removed, by kind."""
         return unary(lambda on: on.ingest.EraseUser, ingest.EraseUserRequest(user_id=user_id))
@@ -358,6 +439,30 @@ class Calls(ABC, Generic[_Channel]):
         """Return which index and model serve, how the background workers do, and how much is stored."""
         return unary(lambda on: on.admin.Status, pb.StatusRequest())
 
+    @call
+    def create_export(self) -> RemoteCall[str]:
+        """Write an immutable copy of the store below exports/ of the home; return its id.  Made once."""
+        request = pb.CreateExportRequest()
+        return RemoteCall(
+            lambda on: on.admin.CreateExport,
+            request,
+            lambda reply: str(reply.export_id),
+            timeout=ADMIN_TIMEOUT,
+            repeats=False,
+        )
+
+    @call
+    def publish_index(self, index_id: str) -> RemoteCall[pb.PublishIndexResponse]:
+        """Make an index of the home the one that serves.  Made once."""
+        request = pb.PublishIndexRequest(index_id=index_id)
+        return unary(lambda on: on.admin.PublishIndex, request, ADMIN_TIMEOUT, repeats=False)
+
+    @call
+    def rollback_index(self) -> RemoteCall[pb.PublishIndexResponse]:
+        """Make the newest index that is older than the one that serves the one that serves.  Made once."""
+        request = pb.RollbackIndexRequest()
+        return unary(lambda on: on.admin.RollbackIndex, request, ADMIN_TIMEOUT, repeats=False)
+
 
 class Client(Calls[grpc.Channel]):
     """Makes calls and waits for them; threads may share one.  `with` closes its connections."""
@@ -378,12 +483,12 @@ class Client(Calls[grpc.Channel]):
             connection.channel.close()
 
     def _make(self, described: RemoteCall[_Result]) -> _Result:
-        patience = Patience(described.timeout or self._timeout)
+        patience = Patience(described.timeout or self._timeout, repeats=described.repeats)
         while True:
             try:
                 with errors_of_calls():
                     method = described.method(self._connection())
-                    reply = method(described.request, timeout=patience.left, metadata=self._metadata)
+                    reply = method(described.request, timeout=patience.timeout, metadata=self._metadata)
                     return described.result(list(reply) if described.streams else reply)
             except CallError as error:
                 time.sleep(patience.pause(error))
@@ -413,12 +518,12 @@ class AsyncClient(Calls[grpc.aio.Channel]):
             await connection.channel.close(None)
 
     async def _make(self, described: RemoteCall[_Result]) -> _Result:
-        patience = Patience(described.timeout or self._timeout)
+        patience = Patience(described.timeout or self._timeout, repeats=described.repeats)
         while True:
             try:
                 with errors_of_calls():
                     method = described.method(self._connection())
-                    reply = method(described.request, timeout=patience.left, metadata=self._metadata)
+                    reply = method(described.request, timeout=patience.timeout, metadata=self._metadata)
                     return described.result(
                         [part async for part in reply] if described.streams else await reply
                     )
