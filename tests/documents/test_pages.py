@@ -62,8 +62,10 @@ def test_a_block_that_fails_is_shown_with_what_it_said(tmp_path: Path, page: str
 
 def test_what_is_left_running_is_reached_by_its_port_and_ends_with_the_page(tmp_path: Path) -> None:
     (tmp_path / "said.txt").write_text("hello")
-    listening = "import http.server as h, sys; h.test(h.SimpleHTTPRequestHandler, port=int(sys.argv[2]), bind='127.0.0.1')"
-    (tmp_path / "listen.py").write_text(listening)
+    (tmp_path / "listen.py").write_text(
+        "import http.server as h, sys\n"
+        "h.test(h.SimpleHTTPRequestHandler, port=int(sys.argv[2]), bind='127.0.0.1')\n"
+    )
     page = (
         "```sh\npython listen.py --port 8123 &\n```\n"
         "```python\nfrom urllib.request import urlopen\n"
