@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from xml.sax.saxutils import escape
 
-_COLUMN, _ROW = 172, 92  # pixels between the middles of neighbours
-_WIDTH, _LINE, _PADDING = 148, 15, 9  # of a box: its width, height of a line of text, space above and below
+_COLUMN, _ROW = 196, 92  # pixels between the middles of neighbours
+_WIDTH, _LINE, _PADDING = 168, 15, 9  # of a box: its width, height of a line of text, space above and below
 _MARGIN = 12
 _STYLE = """text{font-family:system-ui,sans-serif;font-size:12px;fill:#1b2733;text-anchor:middle}
 .name{font-weight:600}.step{fill:#e8eef7;stroke:#4a6fa5}.stored{fill:#f6efdf;stroke:#b08a3c}

@@ -77,7 +77,7 @@ def test_arrows_join_boxes_that_are_there_and_no_box_lies_on_another() -> None:
         boxes = list(diagram.boxes.values())
         for place, one in enumerate(boxes):
             for other in boxes[place + 1 :]:
-                apart_x = abs(one.middle[0] - other.middle[0]) >= 148
+                apart_x = abs(one.middle[0] - other.middle[0]) >= 168
                 apart_y = abs(one.middle[1] - other.middle[1]) >= (one.height + other.height) / 2
                 assert apart_x or apart_y, (one.text, other.text)
 
