@@ -1,8 +1,8 @@
 """What the site has besides the pages of docs/: hooks of mkdocs, named in mkdocs.yml.
 
-Pages are added for the documents that lie elsewhere (CONTRIBUTING.md, README.zh.md, deploy/README.md), for
-the notebook, and for the list of decisions. A document that a page names becomes a link; formulas become
-MathML, so that no page needs a script from another server.
+Pages are added for the documents that lie elsewhere (CONTRIBUTING.md, README.zh.md, those of folders), for the
+notebook, and for the list of decisions. A document that a page names becomes a link; formulas become MathML,
+so that no page needs a script from another server.
 """
 
 import html
@@ -23,8 +23,10 @@ _ELSEWHERE = {
     "contributing.md": Path("CONTRIBUTING.md"),
     "zh.md": Path("README.zh.md"),
     "deploy.md": Path("deploy/README.md"),
+    "client.md": Path("clients/python/README.md"),
 }
 _MOVED = {
+    "../../": "",
     "docs/": "",
     "README.zh.md": "zh.md",
     "README.md": "index.md",

@@ -1,4 +1,4 @@
-"""Every page of the cookbook and the quick start run as they stand, on a smaller world."""
+"""The cookbook, the quick start and what code other documents have run as they stand, on a smaller world."""
 
 import re
 from collections.abc import Iterator
@@ -12,6 +12,16 @@ from tests.live_server import copy_home
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(path for path in (ROOT / "docs" / "cookbook").glob("*.md") if path.stem != "index")
+OTHERS = [
+    ROOT / name
+    for name in (
+        "README.md",
+        "README.zh.md",
+        "clients/python/README.md",
+        "docs/queries.md",
+        "docs/writing.md",
+    )
+]
 SERVE = "```sh\ntriptych serve --home demo-home &\n```\n"
 
 
@@ -25,7 +35,7 @@ def served(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield run
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PAGES, *OTHERS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_page_runs_as_it_stands(path: Path, served: PageRun) -> None:
     with PageRun(served.folder, dict(served.ports)) as run:
         printed = run.run(path.read_text("utf-8"))
