@@ -1,8 +1,8 @@
 """What the site has besides the pages of docs/: hooks of mkdocs, named in mkdocs.yml.
 
-Pages are added for the documents that lie elsewhere (CONTRIBUTING.md, README.zh.md, those of folders), for the
-notebook, and for the list of decisions. A document that a page names becomes a link; formulas become MathML,
-so that no page needs a script from another server.
+Pages are added for the documents that lie elsewhere (CONTRIBUTING.md, README.zh.md, those of folders), for
+the notebook, and for the list of decisions. A document that a page names becomes a link; formulas become
+MathML, so that no page needs a script from another server.
 """
 
 import html
