@@ -43,7 +43,8 @@ sbom: $(READY)
 # By hand: other examples each time, and kills; docs/reliability.md keeps what was found.
 nightly: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s --timeout 0 --hypothesis-profile nightly --hypothesis-show-statistics \
-	  tests/server/wire/test_fuzz.py tests/store/test_import_anything.py
+	  tests/server/wire/test_fuzz.py tests/store/test_import_anything.py \
+	  tests/scripts/gateway/test_same_answers.py tests/scripts/gateway/test_description.py
 	OMP_NUM_THREADS=1 NIGHTLY=1 $(BIN)/python -m pytest --timeout 0 tests/documents/test_notebook.py
 	$(BIN)/triptych bench faults --rounds 20
 
@@ -54,6 +55,7 @@ results: $(READY)
 
 proto: $(READY)
 	$(BIN)/python -m scripts.stubs
+	$(BIN)/python -m scripts.gateway.descriptors
 
 # What needs a graphics card, in one go, on a machine that has one: gpu.json, and gpu.md for docs/benchmarks.md.  EXTRA=gpu leaves
 # RAPIDS out, and CAGRA graphs with it.  Without a card nothing is installed, and the exit code is 3 (make shows it as Error 3).

@@ -20,8 +20,9 @@ from scripts.compress_text import compress_text_command
 from scripts.demo import demo_command
 from scripts.doctor import doctor_command
 from scripts.evaluate import evaluate_command
+from scripts.exchange import import_command
 from scripts.export import export_command
-from scripts.import_data import import_command
+from scripts.gateway import gateway_command
 from scripts.index import index_app
 from scripts.query import query_command
 from scripts.reindex import reindex_command
@@ -44,6 +45,7 @@ app.command("import")(import_command)
 app.command("train")(train_command)
 app.command("reindex")(reindex_command)
 app.command("serve")(serve_command)
+app.command("gateway")(gateway_command)
 app.command("query")(query_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
@@ -80,7 +82,7 @@ def main() -> None:
     try:
         app()
     except ModuleNotFoundError as error:
-        hint = "run pip install -e '.[cpu,train]' in the checkout"
+        hint = "run pip install -e clients/python -e '.[cpu,train]' in the checkout"
         print(f"triptych: {error.name} is not installed: {hint}", file=sys.stderr)
         sys.exit(1)
     except (ValueError, LookupError, OSError, RuntimeError, duckdb.Error, lmdb.Error, grpc.RpcError) as error:

@@ -17,8 +17,10 @@ import typer
 from rich.console import Console
 
 from scripts.evaluate import evaluate_command
+from scripts.exchange import import_command
+from scripts.gateway.background import start_gateway, stop_gateway
+from scripts.gateway.process import EnvoyNotInstalledError
 from scripts.home_access import server_of
-from scripts.import_data import import_command
 from scripts.query import reply_table
 from scripts.reindex import reindex_command
 from scripts.terminal import HomeOption
@@ -52,7 +54,7 @@ def demo_command(
         bool,
         typer.Option("--impressions", help="Also impressions, and a head of clicks."),
     ] = False,
-    serve: Annotated[bool, typer.Option("--serve", help="Leave the server up.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Leave the server up, and a gateway.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
 ) -> None:
     """Try everything on a small generated world.
@@ -124,20 +126,34 @@ def _address(home: Home, process: "subprocess.Popen[bytes]", log_file: Path) -> 
 
 def _print_how_to_query(console: Console, home: Home, address: str, user_id: str) -> None:
     pid = json.loads(home.server_file.read_text("utf-8"))["pid"]
-    body = json.dumps({"user_id": user_id, "k": 5})
-    console.print(f"the server stays up on {address}, process {pid}")
-    console.print(f"ask it, and stop it with kill {pid}:")
-    console.print(f"  .venv/bin/triptych query {user_id} --address {address} -k 5", soft_wrap=True)
-    console.print(f"  grpcurl -plaintext -d '{body}' {address} triptych.v1.Retrieval/Query", soft_wrap=True)
+    body, pids = json.dumps({"user_id": user_id, "k": 5}), [str(pid)]
+    asks = [
+        f".venv/bin/triptych query {user_id} --address {address} -k 5",
+        f"grpcurl -plaintext -d '{body}' {address} triptych.v1.Retrieval/Query",
+    ]
+    console.print(f"the server stays up on {address}, process {pid}", soft_wrap=True)
+    try:
+        gateway = start_gateway(address, home.path)
+    except EnvoyNotInstalledError as error:
+        console.print(f"no gateway, which answers JSON: {error}", soft_wrap=True, markup=False)
+    else:
+        pids.append(str(gateway.pid))
+        said = f"the gateway stays up on {gateway.url}, process {gateway.pid}"
+        console.print(f"{said}: REST, gRPC-Web and gRPC", soft_wrap=True)
+        asks.append(f"curl -H 'content-type: application/json' -d '{body}' {gateway.url}/v1/query")
+    console.print(f"ask, and stop with kill {' '.join(pids)}:")
+    for line in asks:
+        console.print(f"  {line}", soft_wrap=True, highlight=False)
 
 
 def _clear(path: Path) -> None:
-    """Remove an earlier demo and stop its server; refuse to clear any other directory."""
+    """Remove an earlier demo, stop its server and gateway; refuse to clear any other directory."""
     if not path.exists() or not any(path.iterdir()):
         return
     if not (path / _MARKER).exists():
         raise NotADemoHomeError(path)
     home = Home(path)
+    stop_gateway(path)
     if server_of(home) is not None:
         with suppress(ProcessLookupError):
             os.kill(json.loads(home.server_file.read_text("utf-8"))["pid"], signal.SIGTERM)

@@ -78,6 +78,11 @@ class Home:
         return self.path / "rejects"
 
     @property
+    def imports(self) -> Path:
+        """Imports of other layouts that were cut off while files were converted."""
+        return self.path / "imports"
+
+    @property
     def erasures(self) -> Path:
         """The ledger of erasures: the users whom all exports beside it must hide."""
         return self.path / LEDGER

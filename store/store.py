@@ -119,6 +119,11 @@ class Store(Reader):
         """Release the file."""
         self._db.close()
 
+    def limit_memory(self, size: int) -> None:
+        """Bound the memory of DuckDB, in bytes; what needs more is written to a folder beside the store."""
+        with closing(self._db.cursor()) as cursor:
+            cursor.execute(f"SET GLOBAL memory_limit = '{size}B'")
+
     @contextmanager
     def snapshot(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Yield a cursor in a transaction, which sees one state of the store, for SQL in this package."""

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from scripts.backups.to_backup import KIND, newest_backup
+from scripts.backups.object_storage import ObjectStorage, in_object_storage
+from scripts.backups.to_backup import KIND, link_tree, newest_backup
 from scripts.terminal import HomeOption
 from store.artifact import MANIFEST, DamagedArtifactError, artifacts, read_manifest, set_pointer, verify
 from store.home import Home
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 class NoBackupError(LookupError):
     """A path is no backup and holds none."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         super().__init__(f"{path} is no backup and holds none: name a directory that `triptych backup` wrote")
         self.path = path
 
@@ -61,8 +62,13 @@ class IncompleteRestoreError(RuntimeError):
 def restore_command(
     home: HomeOption,
     source: Annotated[
-        Path,
-        typer.Option("--from", help="A backup, or a folder of them: then the newest.", show_default=False),
+        str,
+        typer.Option(
+            "--from",
+            metavar="PLACE",
+            help="A backup, or a folder of them: then the newest; or s3://bucket/folder.",
+            show_default=False,
+        ),
     ],
     ledger: Annotated[
         Path | None,
@@ -76,14 +82,48 @@ def restore_command(
 
     Example: triptych restore --from /mnt/backups --home demo2
     """
-    backup = find_backup(source)
-    manifest = restore(backup, Home(home), ledgers_of(backup, ledger))
+    place = Home(home)
+    if in_object_storage(source):
+        backup, manifest = _restore_from(source, place, ledger)
+    else:
+        backup = str(found := find_backup(Path(source)))
+        manifest = restore(found, place, ledgers_of(found, ledger))
     rows = ", ".join(f"{count:,} {table}" for table, count in manifest["counts"].items())
     print(f"restored {backup} to {home}: {rows}")
     if manifest["current"]:
         print(f"index {manifest['current']} serves: triptych serve --home {home}")
     else:
         print(f"it holds no index: triptych train --home {home}, then triptych reindex --home {home}")
+
+
+def _restore_from(url: str, home: Home, ledger: Path | None) -> tuple[str, dict[str, Any]]:
+    """Restore from object storage; return the URL of the backup and its manifest.
+
+    Raises:
+        NoBackupError: there is none.
+        ObjectStorageError, DamagedArtifactError, HomeInUseError: nothing is restored.
+    """
+    target = home.path.resolve()
+    _check_free(target)
+    storage = ObjectStorage(url)
+    if storage.is_backup():
+        parent, _, backup_id = storage.url.rpartition("/")
+        storage = ObjectStorage(parent)
+    elif ids := storage.backups():
+        backup_id = ids[-1]
+    else:
+        raise NoBackupError(url)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".downloading-{target.name}-"
+    remove_abandoned(target.parent, f"{glob.escape(prefix)}*")
+    with locked_directory(target.parent / f"{prefix}{secrets.token_hex(4)}") as folder:
+        try:
+            files = storage.download_ledgers(folder)
+            known = merge_ledgers(*map(read_ledger, files), ledgers_of(None, ledger))
+            backup = storage.download(backup_id, folder)
+            return f"{storage.url}/{backup_id}", restore(backup, home, known, linked=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_backup(path: Path) -> Path:
@@ -96,8 +136,8 @@ def find_backup(path: Path) -> Path:
     return newest
 
 
-def ledgers_of(backup: Path, also: Path | None = None) -> list[Erasure]:
-    """Return the erasures that a backup and those beside it know, and those of one more ledger file.
+def ledgers_of(backup: Path | None, also: Path | None = None) -> list[Erasure]:
+    """Return the erasures that a backup, if any, and those beside it know, and those of one more ledger file.
 
     Raises:
         FileNotFoundError: that file is not there.
@@ -105,13 +145,21 @@ def ledgers_of(backup: Path, also: Path | None = None) -> list[Erasure]:
     """
     if also is not None and not also.is_file():
         raise FileNotFoundError(f"{also} is no ledger of erasures: there is no such file")
-    beside = [backup.parent / name for name in artifacts(backup.parent)]
+    beside = [] if backup is None else [backup.parent / name for name in artifacts(backup.parent)]
     files = [Home(folder).erasures for folder in beside] + ([also] if also else [])
     return merge_ledgers(*map(read_ledger, files))
 
 
-def restore(backup: Path, home: Home, ledger: Sequence[Erasure] = ()) -> dict[str, Any]:
+def restore(
+    backup: Path, home: Home, ledger: Sequence[Erasure] = (), *, linked: bool = False
+) -> dict[str, Any]:
     """Make a home of a backup without users erased since; return the backup's manifest.
+
+    Args:
+        backup: its directory.
+        home: to be made.
+        ledger: erasures since.
+        linked: whether the home may share the files of the backup, which is about to be removed.
 
     Raises:
         HomeInUseError: the home holds something.
@@ -128,7 +176,7 @@ def restore(backup: Path, home: Home, ledger: Sequence[Erasure] = ()) -> dict[st
     remove_abandoned(target.parent, f"{glob.escape(prefix)}*")
     with locked_directory(target.parent / f"{prefix}{secrets.token_hex(4)}") as draft:
         try:
-            _fill(Home(draft), backup, manifest, ledger)
+            _fill(Home(draft), backup, manifest, ledger, linked=linked)
             os.sync()  # the rename must not reach the disk before what it names
             draft.rename(target)
         except BaseException:
@@ -149,14 +197,19 @@ def _check_free(target: Path) -> None:
         raise HomeInUseError(target, "is not empty")
 
 
-def _fill(draft: Home, backup: Path, manifest: dict[str, Any], ledger: Sequence[Erasure]) -> None:
+def _fill(
+    draft: Home, backup: Path, manifest: dict[str, Any], ledger: Sequence[Erasure], *, linked: bool
+) -> None:
     """Copy everything of a backup into a new home, the pointers last."""
     saved = Home(backup)
     pairs = [(getattr(saved, name), getattr(draft, name)) for name in _PARENTS]
     parts = [(old / name, new / name) for old, new in pairs for name in artifacts(old)]
     for old, new in tqdm(parts, desc="restore", unit="directory", disable=None):
-        shutil.copytree(old, new)
-        verify(new)
+        if linked:
+            link_tree(old, new)
+        else:
+            shutil.copytree(old, new)
+            verify(new)
     exported = draft.exports / manifest["export_id"]
     with Store.open(draft.database) as store:
         import_folder(store, exported, rejects=draft.rejects, file_format="parquet", strict=True)

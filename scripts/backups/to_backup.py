@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
+from scripts.backups.object_storage import ObjectStorage, in_object_storage
 from scripts.home_access import existing_home, fresh_export
 from scripts.terminal import HomeOption
 from store.artifact import (
@@ -24,15 +26,23 @@ from store.artifact import (
     verify,
 )
 from store.home import Home
+from store.locks import locked_directory, remove_abandoned
 
 KIND = "backup"
+_STAGED = ".backing-up-"  # folders in the home, of links that are uploaded
 log = logging.getLogger(__name__)
 
 
 def backup_command(
     home: HomeOption,
     to: Annotated[
-        Path, typer.Option("--to", help="Folder of backups; made where missing.", show_default=False)
+        str,
+        typer.Option(
+            "--to",
+            metavar="PLACE",
+            help="Folder of backups, made where missing, or s3://bucket/folder.",
+            show_default=False,
+        ),
     ],
     without_index: Annotated[
         bool, typer.Option("--without-index", help="The data alone; train and reindex after a restore.")
@@ -47,13 +57,17 @@ def backup_command(
     In it: a fresh export, the index that serves, its model, the latest model, what these two need, the ledger
     of erasures and the audit log. Encoded texts are not: after a restore, the first start encodes them again.
     What has not changed since the newest backup in TO is shared with it by hard links, where the disk has
-    these; each backup is whole, and may be removed without the others.
+    these, and in object storage copied there, not sent; each backup is whole, and may be removed without the
+    others.
 
     Example: triptych backup --home demo --to /mnt/backups
     """
     place = existing_home(home)
+    if in_object_storage(to):
+        _back_up_to(ObjectStorage(to), place, with_index=not without_index, full=full)
+        return
     with fresh_export(place) as export:
-        directory = back_up(place, export.export_id, to, with_index=not without_index, full=full)
+        directory = back_up(place, export.export_id, Path(to), with_index=not without_index, full=full)
     manifest = read_manifest(directory)
     serves = manifest["current"] or "none"
     print(f"backup {directory}: {_rows(manifest)}; index {serves}")
@@ -62,7 +76,30 @@ def backup_command(
     print(f"to restore it: triptych restore --from {directory} --home NEW_HOME")
 
 
-def back_up(home: Home, export_id: str, to: Path, *, with_index: bool, full: bool = True) -> Path:
+def _back_up_to(storage: ObjectStorage, home: Home, *, with_index: bool, full: bool) -> None:
+    """Upload a backup that is put together of links in the home.
+
+    Raises:
+        ObjectStorageError: there is no backup.
+    """
+    storage.backups()  # fails at once where the storage cannot be reached
+    remove_abandoned(home.path, f"{_STAGED}*")
+    with fresh_export(home) as export, locked_directory(home.path / f"{_STAGED}{secrets.token_hex(4)}") as at:
+        try:
+            backup = back_up(home, export.export_id, at / "backups", with_index=with_index, linked=True)
+            copied = storage.upload(backup, full=full)
+            manifest = read_manifest(backup)
+        finally:
+            shutil.rmtree(at, ignore_errors=True)
+    url, files = f"{storage.url}/{backup.name}", len(manifest["files"])
+    print(f"backup {url}: {_rows(manifest)}; index {manifest['current'] or 'none'}")
+    print(f"sent {files - copied:,} of {files:,} files; the others are as in the backup before")
+    print(f"to restore it: triptych restore --from {url} --home NEW_HOME")
+
+
+def back_up(
+    home: Home, export_id: str, to: Path, *, with_index: bool, full: bool = True, linked: bool = False
+) -> Path:
     """Copy a home to a new backup, an export in place of the store, and return the backup's directory.
 
     Args:
@@ -71,6 +108,7 @@ def back_up(home: Home, export_id: str, to: Path, *, with_index: bool, full: boo
         to: the folder of backups.
         with_index: whether to copy models and index, too.
         full: whether to copy even what the newest backup there holds already.
+        linked: whether to link the files of the home, which must be on the same disk, instead of copying.
 
     Raises:
         DamagedArtifactError: something to be copied is damaged; names the file, and there is no backup.
@@ -86,8 +124,10 @@ def back_up(home: Home, export_id: str, to: Path, *, with_index: bool, full: boo
         for part in tqdm(parts, desc="backup", unit="directory", disable=None):
             place, manifest = part.relative_to(home.path), verify(part)
             if earlier is not None and _is_in(earlier / place, manifest):
-                _link(earlier / place, draft.path / place)
+                link_tree(earlier / place, draft.path / place)
                 shared.append(str(place))
+            elif linked:
+                link_tree(part, draft.path / place)
             else:
                 verify(shutil.copytree(part, draft.path / place))
         for name in ("erasures", "audit_log"):
@@ -127,7 +167,7 @@ def _is_in(copied: Path, manifest: dict[str, Any]) -> bool:
         return False
 
 
-def _link(source: Path, target: Path) -> None:
+def link_tree(source: Path, target: Path) -> None:
     """Make a directory of hard links to the files of another; of copies where the disk has no links."""
 
     def link(file: str, to: str) -> None:

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from scripts.bench.serve.command import overhead_command, overload_command, serve_command, soak_command
+from scripts.bench.serve.command import (
+    gateway_bench_command,
+    overhead_command,
+    overload_command,
+    serve_command,
+    soak_command,
+)
 from scripts.home_access import existing_home, shared_text_models
 from scripts.terminal import HomeOption, JsonOption, write_json
 
@@ -34,6 +40,7 @@ app.command("serve")(serve_command)
 app.command("overload")(overload_command)
 app.command("soak")(soak_command)
 app.command("overhead")(overhead_command)
+app.command("gateway")(gateway_bench_command)
 
 
 @app.command("index")
@@ -332,3 +339,23 @@ def ratings_bench(
     print_rows("bench ratings", report["results"])
     if json_path is not None:
         write_json(json_path, report)
+
+
+@app.command("import")
+def import_bench(
+    gib: Annotated[float, typer.Option(min=0.001, help="Of reviews, before they are packed.")] = 2.0,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Import packed reviews in a process of its own, and tell its time and its peak of memory.
+
+    Example: triptych bench import --gib 2
+    """
+    from scripts.bench.imports import measure_import
+    from scripts.bench.output import print_rows
+
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        figures = measure_import(Path(name), gib, seed)
+    print_rows("bench import", [figures])
+    if json_path is not None:
+        write_json(json_path, {"results": [figures], "ratios": {}})

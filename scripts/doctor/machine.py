@@ -29,12 +29,12 @@ def package_checks(requirements: list[str]) -> Iterator[Check]:
     pinned = [match for line in requirements if (match := _PINNED.match(line))]
     core = {match["name"]: match["version"] for match in pinned if match["extra"] is None}
     train = {match["name"]: match["version"] for match in pinned if match["extra"] == "train"}
-    yield _packages("packages", core, State.FAILED, "pip install -e '.[cpu]'")
+    yield _packages("packages", core, State.FAILED, "pip install -e clients/python -e '.[cpu]'")
     yield _packages(
         "training packages",
         train,
         State.WARNING,
-        "to train here: pip install -e '.[cpu,train]'; serving needs none",
+        "to train here: pip install -e clients/python -e '.[cpu,train]'; serving needs none",
     )
 
 

@@ -30,6 +30,7 @@ from store.imports import (
     remove_rejects,
 )
 from store.ledger import write_ledger
+from store.locks import remove_abandoned
 from store.masking import UNMASKED, Masker, Masking
 from store.privacy import (
     UnfinishedErasure,
@@ -184,6 +185,8 @@ class Ingest:
         text_models = set(artifacts(self._home.text_models)) - {self._home.text_cache.name}
         vectors = sum(self._cache.discard(text_model_id, digests) for text_model_id in text_models)
         rejects = remove_rejects(self._home.rejects, rest.user_id)
+        if self._home.imports.is_dir():
+            remove_abandoned(self._home.imports, "*")  # files of other layouts, half converted
         removed = rest.removed | {"text_vectors": vectors, "rejects": rejects}
         indexes = indexes_with(self._home.indexes, rest.user_id)
         append_audit_line(

@@ -3,11 +3,12 @@
 `files` finds the files of each table. `text_files` makes plain copies of text files where DuckDB needs them,
 and `readers` stages the files as relations of raw values, with `values` saying how a value of each kind is
 taken and `time_columns` what the numbers of a time column mean. `validation` types and checks every row,
-`rejects` writes the refused ones down, and `upsert` merges the accepted ones into the store, those of
-impressions by `impressions`. `run` tells the
+`rejects` writes the refused ones down (`converted` remembers from which line of another layout a row came),
+and `upsert` merges the accepted ones into the store, those of impressions by `impressions`. `run` tells the
 whole and reports.
 """
 
+from store.imports.converted import ConvertedParts
 from store.imports.files import FORMATS, AmbiguousFilesError, NothingToImportError, UnknownFormatError
 from store.imports.impressions import SAME_IMPRESSION
 from store.imports.readers import MissingColumnError, Source
@@ -35,6 +36,7 @@ __all__ = [
     "UTF_8",
     "AmbiguousFilesError",
     "AmbiguousTimesError",
+    "ConvertedParts",
     "ImportOptions",
     "ImportRejectedError",
     "ImportReport",

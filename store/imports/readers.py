@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from store.database import quoted
+from store.imports.converted import ORIGIN_FILE, ORIGIN_REASON, ORIGIN_ROW, ORIGIN_TEXT
 from store.imports.files import TableFile
 from store.imports.text_files import (
     OTHER_DELIMITERS,
@@ -26,6 +27,7 @@ from store.imports.time_columns import AUTO, TimeReading, reading_of_times
 from store.imports.values import Value, from_json, from_parquet, from_text, is_float_text
 from store.tables import Column, Table
 
+_ORIGINS = {ORIGIN_FILE, ORIGIN_ROW, ORIGIN_REASON, ORIGIN_TEXT}
 PART_ROWS = 1 << 40  # more rows than any file has: a row number implies the file
 _NOT_ITS_FORMAT = {
     "parquet": "it is no Parquet file, or is damaged",
@@ -60,8 +62,9 @@ class Source:
     """The files of a table, whose rows are in the temporary relation `raw_<table>`.
 
     The relation has `_row` (number of the row, from 1; those of the n-th file from n * PART_ROWS on), `_line`
-    (the text of a row that cannot be parsed, else NULL), `_fault` (the reason to refuse a value, else NULL)
-    and the raw values of `columns`.
+    (the text of a row that cannot be parsed, else NULL), `_fault` (the reason to refuse a value, else NULL),
+    `_file` and `_number` (where the row was before it was converted, else NULL) and the raw values of
+    `columns`.
 
     Attributes:
         file: the file, or the folder of parts.
@@ -71,6 +74,7 @@ class Source:
         files: all files, in order.
         times: the meaning of numbers, by time column.
         remarks: sentences on how the files were read.
+        converted: rows have `_file` and `_number`.
     """
 
     table: Table
@@ -81,6 +85,7 @@ class Source:
     files: tuple[Path, ...] = ()
     times: Mapping[str, TimeReading] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    converted: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,15 @@ class _Given:
 
 @dataclass(frozen=True)
 class _Part:
-    """One staged file: all its columns, SQL of its rows, and the SQL types of the known columns."""
+    """One staged file: all its columns, SQL of its rows, and the SQL types of the known columns.
+
+    Rows that were converted have their origin in `_file` and `_number`.
+    """
 
     present: tuple[str, ...]
     sql: str
     types: dict[str, str]
+    converted: bool = False
 
 
 def stage(
@@ -154,7 +163,17 @@ def stage(
             for column in known
             if column.kind == "time" and not types[column.name].startswith(("TIMESTAMP", "DATE"))
         }
-    return Source(table, place, known, ignored, types, tuple(file.path for file in files), readings, remarks)
+    return Source(
+        table=table,
+        file=place,
+        columns=known,
+        ignored=ignored,
+        types=types,
+        files=tuple(file.path for file in files),
+        times=readings,
+        remarks=remarks,
+        converted=any(part.converted for part in parts),
+    )
 
 
 def _remarks(
@@ -192,17 +211,23 @@ def _rows(part: _Part, first: int, types: Mapping[str, str]) -> str:
         f"{name}::{held} AS {name}" if name in part.types else f"NULL::{held} AS {name}"
         for name, held in types.items()
     )
-    return f"SELECT _row + {first} AS _row, _line, _fault, {columns} FROM ({part.sql})"
+    origin = "_file, _number" if part.converted else "NULL::VARCHAR AS _file, NULL::BIGINT AS _number"
+    return f"SELECT _row + {first} AS _row, _line, _fault, {origin}, {columns} FROM ({part.sql})"
 
 
 def _selected(
-    row: str, line: str, values: Mapping[str, Value], source: str, faults: Sequence[str] = ()
+    row: str,
+    line: str,
+    values: Mapping[str, Value],
+    source: str,
+    faults: Sequence[str] = (),
+    origin: str = "",
 ) -> str:
     """Return SQL of the rows of a file, with values taken by the rules of store/imports/values.py."""
     reasons = [*faults, *(fault for value in values.values() for fault in value.faults)]
     fault = f"CASE {' '.join(reasons)} END" if reasons else "NULL::VARCHAR"
     columns = ", ".join(f"{value.sql} AS {name}" for name, value in values.items())
-    return f"SELECT {row} AS _row, {line} AS _line, {fault} AS _fault, {columns} FROM {source}"
+    return f"SELECT {row} AS _row, {line} AS _line, {fault} AS _fault, {origin}{columns} FROM {source}"
 
 
 def _stage_parquet(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Given) -> _Part:
@@ -215,9 +240,14 @@ def _stage_parquet(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Give
         row, scan = "file_row_number + 1", f"{scan[:-1]}, file_row_number = true)"
     known = {column.name: column.kind for column in table.columns if column.name in held}
     values = {name: from_parquet(name, kind, held[name]) for name, kind in known.items()}
+    types = {name: value.held for name, value in values.items()}
     # Not copied: Parquet is quick to read again, and a copy of the raw rows would double the space.
-    sql = _selected(row, "NULL::VARCHAR", values, scan)
-    return _Part(tuple(held), sql, {name: value.held for name, value in values.items()})
+    if not held.keys() >= _ORIGINS:
+        return _Part(tuple(held), _selected(row, "NULL::VARCHAR", values, scan), types)
+    origin = f"{ORIGIN_FILE} AS _file, {ORIGIN_ROW} AS _number"
+    faults = (f"WHEN {ORIGIN_REASON} IS NOT NULL THEN {ORIGIN_REASON}",)
+    sql = _selected(row, ORIGIN_TEXT, values, scan, faults, f"{origin}, ")
+    return _Part(tuple(name for name in held if name not in _ORIGINS), sql, types, converted=True)
 
 
 def _stage_csv(cursor: duckdb.DuckDBPyConnection, table: Table, given: _Given) -> _Part:

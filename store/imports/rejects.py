@@ -57,10 +57,11 @@ def first_reject(
         )
     present = [column for column in columns if column in ("_line", *source.types)]
     texts = ", ".join(f"{column}::VARCHAR" for column in present)
-    values = cursor.execute(f"SELECT {texts} FROM raw_{name} WHERE _row = {row}").fetchall()[0]
+    file, number, *values = cursor.execute(f"""
+        SELECT _file, _number, {texts} FROM raw_{name} WHERE _row = {row}""").fetchall()[0]
     return ImportRejectedError(
-        source.files[row // PART_ROWS],
-        row % PART_ROWS,
+        source.files[row // PART_ROWS] if file is None else Path(file),
+        row % PART_ROWS if number is None else number,
         found,
         dict(zip(present, values, strict=True)),
         personal=source.table.name != "items",
@@ -72,7 +73,8 @@ def write_rejects(
 ) -> Path:
     """Write folder/<table>.jsonl with the number, reason and raw values of each refused row; return its path.
 
-    Where the table lies in several files, each row also names its file. Texts of people are masked.
+    Where the table lies in several files, each row also names its file. A row that was converted has the file
+    and the line from which it was made. Texts of people are masked.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = source.table.name
@@ -83,10 +85,13 @@ def write_rejects(
     )
     line = masked(source.table, "_line", "raw._line", masking)
     names = ", ".join(quoted(part) for part in source.files)
-    which = f"([{names}])[c._row // {PART_ROWS} + 1] AS file, " if len(source.files) > 1 else ""
+    which = f"coalesce(raw._file, ([{names}])[c._row // {PART_ROWS} + 1]) AS file, "
+    if len(source.files) == 1 and not source.converted:
+        which = ""
     cursor.execute(f"""
         COPY (
-            SELECT {which}c._row % {PART_ROWS} AS row, c._reason AS reason, {line} AS line,
+            SELECT {which}coalesce(raw._number, c._row % {PART_ROWS}) AS row, c._reason AS reason, {line} AS
+            line,
                 struct_pack({values}) AS values
             FROM checked_{name} AS c JOIN raw_{name} AS raw USING (_row)
             WHERE c._reason IS NOT NULL ORDER BY c._row

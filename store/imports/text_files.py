@@ -86,6 +86,11 @@ def undecodable_byte(text: str) -> int:
     return next(ord(char) - _UNDECODABLE for char in text if ord(char) > _UNDECODABLE)
 
 
+def marked_undecodable(text: str) -> str:
+    """Return text in which each byte that could not be decoded, a lone surrogate so far, can be named."""
+    return text if text.isascii() else text.translate(_MARKS).encode(errors="replace").decode()
+
+
 def plain_file(file: TableFile, encoding: str, copy: Path) -> PlainFile:
     """Return a file as it is where DuckDB can read it, otherwise write a plain copy and return that.
 
@@ -185,7 +190,7 @@ def _write_plain(file: TableFile, encoding: str, copy: Path, delimiter: str) -> 
                 target.write(text.encode())
             except UnicodeEncodeError:  # a byte that could not be decoded stands as a lone surrogate
                 undecodable = True
-                target.write(text.translate(_MARKS).encode(errors="replace"))
+                target.write(marked_undecodable(text).encode())
     return undecodable
 
 

@@ -75,7 +75,7 @@ class RowCheck:
 
 
 CHECKS: tuple[RowCheck, ...] = (
-    RowCheck("malformed_row", "_line", "_line IS NOT NULL"),
+    RowCheck("malformed_row", "_line", "_line IS NOT NULL AND _fault IS NULL"),
     RowCheck(FAULT, "_fault", "_fault IS NOT NULL"),
     RowCheck("empty_user_id", "user_id", "user_id IS NULL"),
     *(

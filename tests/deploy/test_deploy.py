@@ -13,6 +13,7 @@ import yaml
 
 from server.config import options
 from server.settings import SettingsSource, flag_of
+from tests.test_docs import parse
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -96,16 +97,24 @@ def test_compose_and_images_name_options_that_exist() -> None:
     assert service["read_only"] is True
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
     for name, one in compose["services"].items():
-        for volume in one["volumes"]:
+        for volume in one.get("volumes", []):
             source = volume.split(":")[0]
             assert not source.startswith("./observability") or (DEPLOY / source).exists(), (name, source)
+
+
+def test_the_gateway_of_compose_names_options_that_exist_and_is_reached_from_this_machine_alone() -> None:
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    gateway = compose["services"]["gateway"]
+    parse(gateway["command"])
+    assert all(port.startswith("127.0.0.1:") for port in gateway["ports"])  # as it says --insecure
+    assert gateway["read_only"] is True
 
 
 def test_the_server_image_runs_as_nobody_special_and_has_no_torch() -> None:
     text = (DEPLOY / "docker" / "Dockerfile").read_text("utf-8")
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
     assert re.search(r"^HEALTHCHECK .*server\.probe", text, re.MULTILINE)
-    assert "pip install --no-cache-dir -c constraints.txt ./clients/python '.[cpu,traces]'" in text
+    assert "pip install --no-cache-dir -c constraints.txt ./clients/python '.[cpu,gateway,traces]'" in text
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["cpu"]]
     assert not [one for one in wanted if re.match(r"(torch|transformers|sentence|tensorboard)", one)]

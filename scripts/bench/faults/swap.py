@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import psutil
 from tqdm import tqdm
 
@@ -22,14 +23,15 @@ log = logging.getLogger(__name__)
 _USERS = 64
 _K = 20
 _CALL_SECONDS = 60.0
-_WARM_UP = 10  # swaps before memory is looked at, at least; a tenth of them where that is more
+_TENTHS = 10  # of the swaps: the memory of each is the median after its swaps, the first one warms up
 
 
 def swap_rounds(home: Home, rounds: int, processes: int, folder: Path) -> dict[str, Any]:
     """Publish and roll back the two newest indexes of a home by turns, under queries; return the counts.
 
-    `mixed` are answers that are no index's, `failed` queries and swaps that failed; `memory_growth` is what
-    the server's processes have after the last swap over what they had after the first tenth (PSS).
+    `mixed` are answers that are no index's, `failed` queries and swaps that failed; `memory_mib` is what the
+    server's processes have (PSS), the median of each tenth of the swaps, and `memory_growth` the last tenth
+    over the second.
 
     Raises:
         CommandFailedError: the server does not start.
@@ -38,13 +40,12 @@ def swap_rounds(home: Home, rounds: int, processes: int, folder: Path) -> dict[s
     older, newer = newest_two(home)
     with Export.latest(home.exports) as export:
         users = export.users().to_pylist()[:_USERS]
-    failed, memory, slowest = 0, [0.0, 0.0], 0.0
+    failed, memory, slowest = 0, list[float](), 0.0
     with own_server(home, 8, processes) as server, admin(server.address) as stub:
         expected = {}
         for index_id in (older, newer):
             stub.PublishIndex(pb.PublishIndexRequest(index_id=index_id), timeout=_CALL_SECONDS)
             expected[index_id] = ask_for(server.address, users, _K)
-        warm = min(rounds - 1, max(_WARM_UP, rounds // 10))
         with watching(server.address, expected, folder) as watched:
             for number in tqdm(range(rounds), desc="swap", disable=None):
                 began = time.monotonic()
@@ -57,12 +58,12 @@ def swap_rounds(home: Home, rounds: int, processes: int, folder: Path) -> dict[s
                     log.error("swap %d: %s", number, error)
                     failed += 1
                 slowest = max(slowest, time.monotonic() - began)
-                if number in (warm, rounds - 1):
-                    memory[number == rounds - 1] = pss_mib(server.pids[0])
+                memory.append(pss_mib(server.pids[0]))
     for wrong in watched.wrong[:5]:
         log.error("amid swaps: %s", wrong)
     for failure in watched.failures[:5]:
         log.error("amid swaps: %s", failure)
+    tenths = [float(np.median(some)) for some in np.array_split(memory, min(_TENTHS, rounds))]
     return {
         "tried": rounds,
         "killed": 0,
@@ -71,8 +72,8 @@ def swap_rounds(home: Home, rounds: int, processes: int, folder: Path) -> dict[s
         "failed": failed + len(watched.failures),
         "queries": watched.answers,
         "slowest_swap_s": slowest,
-        "memory_mib": memory[0],
-        "memory_growth": memory[1] / memory[0] if memory[0] else None,
+        "memory_mib": [round(tenth, 1) for tenth in tenths],
+        "memory_growth": tenths[-1] / tenths[min(1, len(tenths) - 1)],
     }
 
 

@@ -264,6 +264,42 @@ def overhead_command(
         write_json(json_path, report)
 
 
+def gateway_bench_command(
+    home_cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the synthetic home for the next run.")
+    ] = None,
+    items: Annotated[int, typer.Option(min=150, help="Of the synthetic home.")] = 100_000,
+    users: Annotated[int, typer.Option(min=200, help="Of the synthetic home.")] = 50_000,
+    dim: Annotated[int, typer.Option(min=2, help="Embedding dim of the synthetic home.")] = 128,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=1000, help="Items wanted.")] = 50,
+    processes: Annotated[int, typer.Option(min=1, help="Of the server.")] = 1,
+    callers: Annotated[int, typer.Option(min=1, help="That wait for their answers, beside one alone.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 9,
+    seconds: Annotated[float, typer.Option(min=0.05, help="Per measurement.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the home and of whom to ask for.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Ask a server directly, through a bare Envoy and through the gateway by turns, for stored users.
+
+    Example: triptych bench gateway --home-cache ~/.cache/bench --json gateway.json
+    """
+    from scripts.bench.gateway import GatewayBenchOptions, measure_gateway
+    from scripts.bench.large_home import HomeSizes, large_home
+    from scripts.bench.output import print_rows
+    from scripts.bench.serve.work import STORED, make_work
+    from store.export import Export
+
+    options = GatewayBenchOptions(rounds, seconds, callers, processes)
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        home = large_home(home_cache or Path(name) / "large", HomeSizes(items, users, dim, seed))
+        with Export.latest(home.exports) as export:
+            (work,) = make_work(export, dim, [STORED], k=k, seed=seed)
+        report = measure_gateway(home, work, Path(name), options)
+    print_rows("bench gateway", report["results"])
+    if json_path is not None:
+        write_json(json_path, report)
+
+
 def print_report(report: dict[str, Any]) -> None:
     """Print the tables of a report."""
     from scripts.bench.output import print_ratios, print_rows

@@ -114,7 +114,7 @@ def test_swaps_of_an_index_change_every_answer_as_a_whole(home: Home, tmp_path: 
         "failed": 0,
     }
     assert counts["queries"] > 0
-    assert counts["memory_mib"] > 50
+    assert all(tenth > 50 for tenth in counts["memory_mib"])
     assert 0.5 < counts["memory_growth"] < 2
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.exchange import import_through
 from scripts.home_access import fresh_export
-from scripts.import_data import import_through
 from server.app import running
 from server.config import ServerConfig
 from store.export import Export

@@ -17,8 +17,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from encoder.text.cache import TextCache
 from scripts.backups import back_up, ledgers_of, restore
+from scripts.exchange import import_through
 from scripts.home_access import fresh_export
-from scripts.import_data import import_through
 from server.app import running
 from server.config import ServerConfig
 from server.live.commits import CommitListener

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scripts.import_data import masking_of
+from scripts.exchange import masking_of
 from store.home import Home
 from store.imports import ImportRejectedError
 from store.masking import KINDS, UNMASKED, Masker, Masking, UnknownMaskingError

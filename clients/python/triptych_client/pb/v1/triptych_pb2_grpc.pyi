@@ -154,6 +154,7 @@ class AdminStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminAsyncStub: ...
     Status: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.StatusRequest, _triptych_pb2.StatusResponse]
+    """What serves, how much is stored, how background work goes, and which process has answered."""
     CreateExport: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.CreateExportRequest, _triptych_pb2.CreateExportResponse]
     """Writes an immutable Parquet copy of the store below exports/."""
     PublishIndex: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.PublishIndexRequest, _triptych_pb2.PublishIndexResponse]
@@ -169,6 +170,7 @@ class AdminAsyncStub(AdminStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_triptych_pb2.StatusRequest, _triptych_pb2.StatusResponse]  # type: ignore[assignment]
+    """What serves, how much is stored, how background work goes, and which process has answered."""
     CreateExport: _aio.UnaryUnaryMultiCallable[_triptych_pb2.CreateExportRequest, _triptych_pb2.CreateExportResponse]  # type: ignore[assignment]
     """Writes an immutable Parquet copy of the store below exports/."""
     PublishIndex: _aio.UnaryUnaryMultiCallable[_triptych_pb2.PublishIndexRequest, _triptych_pb2.PublishIndexResponse]  # type: ignore[assignment]
@@ -186,7 +188,8 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _triptych_pb2.StatusRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_triptych_pb2.StatusResponse, _abc.Awaitable[_triptych_pb2.StatusResponse]]: ...
+    ) -> _typing.Union[_triptych_pb2.StatusResponse, _abc.Awaitable[_triptych_pb2.StatusResponse]]:
+        """What serves, how much is stored, how background work goes, and which process has answered."""
 
     @_abc_1.abstractmethod
     def CreateExport(

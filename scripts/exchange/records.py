@@ -1,0 +1,137 @@
+"""Records of text files: JSON by line, or values between separators, each with the number of its line."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from scripts.exchange.lines import Lines
+from store.imports import UTF_8, UnreadableFileError
+
+Fields = dict[str, Any]
+
+
+class Record(NamedTuple):
+    """One record of a file.
+
+    Attributes:
+        number: of its (first) line, from 1.
+        fields: its values by name; None where it cannot be read.
+        text: what stands there.
+    """
+
+    number: int
+    fields: Fields | None
+    text: str
+
+
+class Position(NamedTuple):
+    """The end of a record: bytes of unpacked text and lines up to it."""
+
+    offset: int = 0
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """A JSON object in each line; blank lines are skipped."""
+
+    encoding: str = UTF_8
+
+    def records(self, lines: Lines, start: Position = Position()) -> Iterator[Record]:
+        """Yield the records behind a position, in order."""
+        check_line_encoding(lines, self.encoding)
+        lines.skip_to(*start)
+        for line in lines:
+            text = line.decode(self.encoding, errors="surrogateescape").strip()
+            if not text:
+                continue
+            try:
+                fields = json.loads(text)
+            except (ValueError, RecursionError):
+                fields = None
+            yield Record(lines.number, fields if isinstance(fields, dict) else None, text)
+
+
+@dataclass(frozen=True)
+class Delimited:
+    """Values between separators, named by the first line or by `names`.
+
+    Attributes:
+        separator: between two values; of several characters where values have no quotes.
+        names: of the values; without them the first line has them.
+        quotes: values may stand in double quotes, as in CSV, and then hold line ends.
+        optional: so many values at the end may be missing.
+        rename: what a name in the first line stands for.
+    """
+
+    separator: str = ","
+    names: Sequence[str] = ()
+    quotes: bool = True
+    encoding: str = UTF_8
+    optional: int = 0
+    rename: Callable[[str], str] = field(default=str)
+
+    def records(self, lines: Lines, start: Position = Position()) -> Iterator[Record]:
+        """Yield the records behind a position, in order.
+
+        Raises:
+            UnreadableFileError: the first line names a value twice.
+        """
+        check_line_encoding(lines, self.encoding)
+        names = list(self.names) or self.header(lines)
+        if start.offset:
+            lines.skip_to(*start)
+        for number, values, text in self._quoted(lines) if self.quotes else self._plain(lines):
+            missing = len(names) - len(values) if values else 1
+            if not 0 <= missing <= self.optional or not values:
+                yield Record(number, None, text)
+            else:
+                yield Record(number, dict(zip(names, values, strict=False)), text)
+
+    def header(self, lines: Lines) -> list[str]:
+        """Read the first line and return the names in it.  Raises: UnreadableFileError."""
+        line = next(lines, b"").decode(self.encoding, errors="replace").rstrip("\r\n")
+        values = next(csv.reader([line], delimiter=self.separator), []) if self.quotes else None
+        names = [self.rename(name.strip()) for name in values or line.split(self.separator)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UnreadableFileError(lines.path, f"its header names a column twice: {', '.join(twice)}")
+        return names
+
+    def _plain(self, lines: Lines) -> Iterator[tuple[int, list[str], str]]:
+        for line in lines:
+            text = line.decode(self.encoding, errors="surrogateescape").rstrip("\r\n")
+            if text:
+                yield lines.number, text.split(self.separator), text
+
+    def _quoted(self, lines: Lines) -> Iterator[tuple[int, list[str], str]]:
+        read: list[str] = []
+
+        def decoded() -> Iterator[str]:
+            for line in lines:
+                read.append(line.decode(self.encoding, errors="surrogateescape"))
+                yield read[-1]
+
+        # A field of more than 128 Ki characters is an error: a stray quote does not swallow the file.
+        reader = csv.reader(decoded(), delimiter=self.separator, strict=True)
+        while True:
+            first = lines.number + 1
+            read.clear()
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error:
+                values = None
+            if values != []:
+                yield first, values or [], "".join(read).rstrip("\r\n")
+
+
+def check_line_encoding(lines: Lines, encoding: str) -> None:
+    """Check that lines end in one byte.  Raises: UnreadableFileError."""
+    if "\n".encode(encoding) != b"\n":
+        raise UnreadableFileError(
+            lines.path, f"{encoding} is read in folders of our tables only: convert it to UTF-8"
+        )
