@@ -1,4 +1,4 @@
-# make demo · test · check · sbom · nightly · results · gpu · proto: each does its own set-up in .venv.  GPU=1 installs the GPU builds.
+# make demo · test · check · docs · sbom · nightly · results · gpu · proto: each does its own set-up in .venv.  GPU=1 installs the GPU builds.
 PYTHON ?= python3
 GPU ?=
 EXTRA ?= cuvs
@@ -8,13 +8,13 @@ READY := .venv/ready-$(DEVICE)
 CLIENT := clients/python
 RELEASED := proto/released.txtpb
 
-.PHONY: demo test check sbom nightly results proto proto-release gpu clean
+.PHONY: demo test check docs sbom nightly results proto proto-release gpu clean
 
 $(READY): pyproject.toml $(CLIENT)/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Triptych needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e $(CLIENT) -e '.[$(DEVICE),train,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e $(CLIENT) -e '.[$(DEVICE),train,dev,docs]'
 	touch $@
 
 demo: $(READY)
@@ -31,6 +31,10 @@ check: $(READY)
 	$(BIN)/buf lint proto
 	$(BIN)/buf breaking proto --against $(RELEASED)
 	$(BIN)/python -m scripts.audit
+
+# The documents as a site, into site/; anything to be warned of, such as a broken link, is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
 
 # Which packages, in which versions and under which licences, an installation consists of: CycloneDX.
 sbom: $(READY)
@@ -71,4 +75,4 @@ proto-release: check
 	$(BIN)/buf build proto --exclude-source-info -o $(RELEASED)
 
 clean:
-	rm -rf .venv .venv-gpu demo-home .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info $(CLIENT)/*.egg-info $(CLIENT)/build
+	rm -rf .venv .venv-gpu demo-home site .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info $(CLIENT)/*.egg-info $(CLIENT)/build
