@@ -199,14 +199,13 @@ def without_python(content: Any, kind: Descriptor) -> Any:
         field = kind.fields_by_name.get(name) or kind.fields_by_camelcase_name.get(name)
         if field is None:
             continue
-        if field.is_repeated and isinstance(value, list):
-            read[name] = value = [one for one in value if one is not None]
-        values = value if isinstance(value, list) else [value]
+        listed = isinstance(value, list)
+        values = [one for one in value if one is not None] if listed else [value]
         if field.cpp_type in _NUMBERS and any(isinstance(one, bool) for one in values):
             raise json_format.ParseError(f"{name} is no number")
         if field.message_type is not None:
-            parts = [without_python(one, field.message_type) for one in values]
-            read[name] = parts if isinstance(value, list) else parts[0]
+            values = [without_python(one, field.message_type) for one in values]
+        read[name] = values if listed else values[0]
     return read
 
 
