@@ -17,7 +17,7 @@ from scripts.exchange.lines import Lines
 from scripts.exchange.records import Position, Record
 from scripts.exchange.sources import BadRecordError, Row, SourceFile
 from scripts.exchange.unfinished import ConversionProgress, Unfinished
-from store.imports import UTF_8, ConvertedParts
+from store.imports import ConvertedParts
 
 _Bar: TypeAlias = "tqdm[Never]"
 PART_BYTES = 256 << 20  # of unpacked text
@@ -77,7 +77,6 @@ def convert(
     sources: Sequence[SourceFile],
     unfinished: Unfinished,
     *,
-    encoding: str = UTF_8,
     limit: Limit | None = None,
     part_bytes: int = PART_BYTES,
 ) -> ConversionProgress:
@@ -99,7 +98,7 @@ def convert(
             source = ordered[progress.file]
             position = Position(progress.offset, progress.line)
             with Lines(source.path) as lines:
-                writer = _Writer(unfinished, progress, columns, encoding, limit, part_bytes)
+                writer = _Writer(unfinished, progress, columns, limit, part_bytes)
                 writer.read(source, lines, position, bar, sum(sizes[: progress.file]))
             progress = writer.progress
     return progress
@@ -130,12 +129,11 @@ class _Writer:
         unfinished: Unfinished,
         progress: ConversionProgress,
         columns: Mapping[str, Sequence[str]],
-        encoding: str,
         limit: Limit | None,
         part_bytes: int,
     ) -> None:
         self._unfinished, self.progress = unfinished, progress
-        self._columns, self._encoding = columns, encoding
+        self._columns = columns
         self._limit, self._part_bytes = limit, part_bytes
 
     def read(self, source: SourceFile, lines: Lines, start: Position, bar: _Bar, before: int) -> None:
@@ -145,7 +143,10 @@ class _Writer:
             done = False
             while not done:
                 parts = ConvertedParts(
-                    self._unfinished.tables, f"part-{self.progress.part:05}", self._columns, self._encoding
+                    self._unfinished.tables,
+                    f"part-{self.progress.part:05}",
+                    self._columns,
+                    source.reader.encoding,
                 )
                 try:
                     done = self._part(source, lines, numbered, parts, bar, before)

@@ -137,6 +137,8 @@ class Delimited:
 class ParquetRows:
     """Rows of a Parquet file, which count as its lines."""
 
+    encoding: str = UTF_8
+
     def records(self, lines: Lines, start: Position = Position()) -> Iterator[Record]:
         """Yield the rows behind a position, in order.
 
