@@ -17,6 +17,7 @@ from scripts.exchange.lines import Lines
 from scripts.exchange.records import Position, Record
 from scripts.exchange.sources import BadRecordError, Row, SourceFile
 from scripts.exchange.unfinished import ConversionProgress, Unfinished
+from scripts.exchange.values import NESTED
 from store.imports import ConvertedParts
 
 _Bar: TypeAlias = "tqdm[Never]"
@@ -196,7 +197,10 @@ def _rows(source: SourceFile, record: Record) -> list[Row]:
     """Return the rows of a record, all of them or none.  Raises: BadRecordError."""
     if record.fields is None:
         raise BadRecordError(MALFORMED)
-    return list(source.rows(record.fields))
+    try:
+        return list(source.rows(record.fields))
+    except RecursionError as error:  # lists in lists in lists
+        raise BadRecordError(NESTED) from error
 
 
 def _columns(sources: Sequence[SourceFile]) -> dict[str, list[str]]:
