@@ -45,7 +45,7 @@ nightly: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s --timeout 0 --hypothesis-profile nightly --hypothesis-show-statistics \
 	  tests/server/wire/test_fuzz.py tests/store/test_import_anything.py \
 	  tests/scripts/gateway/test_same_answers.py tests/scripts/gateway/test_description.py
-	OMP_NUM_THREADS=1 NIGHTLY=1 $(BIN)/python -m pytest --timeout 0 tests/documents/test_notebook.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly -n 2 --dist loadfile --timeout 0
 	$(BIN)/triptych bench faults --rounds 20
 
 # Every figure of docs/results.md, at one commit: make results DATA=folder-of-data-sets RESULTS=working-folder.  Hours; started again it goes on.

@@ -1,4 +1,4 @@
-"""Records of text files: JSON by line, or values between separators, each with the number of its line."""
+"""Records of files: JSON by line, values between separators, rows of Parquet, each with its number."""
 
 import csv
 import json
@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from scripts.exchange.lines import Lines
 from store.imports import UTF_8, UnreadableFileError
 
 Fields = dict[str, Any]
+_PARQUET_ROWS = 4_096
 
 
 class Record(NamedTuple):
@@ -127,6 +131,34 @@ class Delimited:
                 values = None
             if values != []:
                 yield first, values or [], "".join(read).rstrip("\r\n")
+
+
+@dataclass(frozen=True)
+class ParquetRows:
+    """Rows of a Parquet file, which count as its lines."""
+
+    def records(self, lines: Lines, start: Position = Position()) -> Iterator[Record]:
+        """Yield the rows behind a position, in order.
+
+        Raises:
+            UnreadableFileError: it is no Parquet file, or is damaged.
+        """
+        try:
+            with pq.ParquetFile(lines.path) as file:
+                rows, size, number = file.metadata.num_rows, lines.path.stat().st_size, 0
+                for group in range(file.num_row_groups):
+                    held = file.metadata.row_group(group).num_rows
+                    if number + held <= start.line:
+                        number += held
+                        continue
+                    for batch in file.iter_batches(_PARQUET_ROWS, row_groups=[group]):
+                        for fields in batch.to_pylist():
+                            number += 1
+                            if number > start.line:
+                                lines.go_to(size * number // rows, number)
+                                yield Record(number, fields, "")
+        except pa.ArrowException as error:
+            raise UnreadableFileError(lines.path, "it is no Parquet file, or is damaged") from error
 
 
 def check_line_encoding(lines: Lines, encoding: str) -> None:

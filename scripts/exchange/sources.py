@@ -15,7 +15,7 @@ _MAX_NAMED = 12
 
 
 class RecordReader(Protocol):
-    """How records lie in a file: JsonLines, Delimited."""
+    """How records lie in a file: JsonLines, Delimited, ParquetRows."""
 
     def records(self, lines: Lines, start: Position = ...) -> Iterator[Record]:
         """Yield the records behind a position, in order."""

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def text_of(value: Any) -> str | None:
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def joined(*texts: Any, between: str = "\n") -> str | None:
@@ -73,7 +73,12 @@ def written_time(value: Any, pattern: str | None = None) -> datetime | None:
     if value is None or value == "":
         return None
     try:
-        time = datetime.strptime(value, pattern) if pattern else datetime.fromisoformat(value.strip())
+        if isinstance(value, datetime):
+            time = value
+        elif isinstance(value, date):
+            time = datetime(value.year, value.month, value.day)
+        else:
+            time = datetime.strptime(value, pattern) if pattern else datetime.fromisoformat(value.strip())
         return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadRecordError(BAD_TIME) from error
@@ -82,7 +87,7 @@ def written_time(value: Any, pattern: str | None = None) -> datetime | None:
 def attributes_of(**values: Any) -> str | None:
     """Return attributes as JSON, without what is missing; None where nothing is there."""
     present = {name: value for name, value in values.items() if value not in (None, "", [], {})}
-    return json.dumps(present, ensure_ascii=False) if present else None
+    return json.dumps(present, ensure_ascii=False, default=str) if present else None
 
 
 def year_of(title: str | None) -> int | None:

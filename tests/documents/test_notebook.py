@@ -1,7 +1,6 @@
 """The notebook was executed, tells nothing of the machine, and runs."""
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def test_an_output_that_names_a_folder_of_the_machine_is_refused(tmp_path: Path)
         execute(small(tmp_path, "import os; print(os.getcwd())"))
 
 
-@pytest.mark.skipif("NIGHTLY" not in os.environ, reason="takes minutes: make nightly")
+@pytest.mark.nightly
 @pytest.mark.timeout(1800)
 def test_the_notebook_runs() -> None:
     execute(NOTEBOOK)

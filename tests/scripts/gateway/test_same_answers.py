@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from scripts.gateway.methods import descriptors, methods_of
 from store.home import Home
 from store.store import Store
-from tests.gateway import Gateway, Reply
+from tests.engines.gateway import Gateway, Reply
 from tests.live_server import SOON, Client, copy_home, server
 from tests.messages import Draws, methods
 from tests.scripts.gateway.conftest import Open
