@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from scripts.documents.pages import environment
+
 Notebook = dict[str, Any]
 _SECONDS = 600  # that a cell may take
 _PICTURE = "image/png"
@@ -42,7 +44,7 @@ def execute(path: Path) -> Notebook:
         client = NotebookClient(
             notebook, timeout=_SECONDS, kernel_name="python3", resources={"metadata": {"path": folder}}
         )
-        client.execute()
+        client.execute(env=environment())
         done: Notebook = json.loads(nbformat.writes(notebook))  # type: ignore[no-untyped-call]
         for cell in done["cells"]:
             _tidy(cell)
