@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from scripts.documents.pages import environment
 Notebook = dict[str, Any]
 _SECONDS = 600  # that a cell may take
 _PICTURE = "image/png"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 
 
 class NotebookOutputError(ValueError):
@@ -88,6 +90,8 @@ def _tidy(cell: dict[str, Any]) -> None:
         for output in cell["outputs"]:
             if "execution_count" in output:
                 output["execution_count"] = None
+            if "text" in output:
+                output["text"] = _COLOURS.sub("", "".join(output["text"])).splitlines(keepends=True)
 
 
 def _check(notebook: Notebook, folder: str) -> None:
