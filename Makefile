@@ -1,4 +1,4 @@
-# make demo · test · check · sbom · nightly · results · gpu · proto: each does its own set-up in .venv.  GPU=1 installs the GPU builds.
+# make demo · test · check · docs · sbom · nightly · results · gpu · proto: each does its own set-up in .venv.  GPU=1 installs the GPU builds.
 PYTHON ?= python3
 GPU ?=
 EXTRA ?= cuvs
@@ -8,13 +8,13 @@ READY := .venv/ready-$(DEVICE)
 CLIENT := clients/python
 RELEASED := proto/released.txtpb
 
-.PHONY: demo test check sbom nightly results proto proto-release gpu clean
+.PHONY: demo test check docs sbom nightly results proto proto-release gpu clean
 
 $(READY): pyproject.toml $(CLIENT)/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Triptych needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e $(CLIENT) -e '.[$(DEVICE),train,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e $(CLIENT) -e '.[$(DEVICE),train,dev,docs]'
 	touch $@
 
 demo: $(READY)
@@ -32,6 +32,10 @@ check: $(READY)
 	$(BIN)/buf breaking proto --against $(RELEASED)
 	$(BIN)/python -m scripts.audit
 
+# The documents as a site, into site/; anything to be warned of, such as a broken link, is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site
+
 # Which packages, in which versions and under which licences, an installation consists of: CycloneDX.
 sbom: $(READY)
 	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --of JSON -o sbom.json
@@ -41,6 +45,7 @@ nightly: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s --timeout 0 --hypothesis-profile nightly --hypothesis-show-statistics \
 	  tests/server/wire/test_fuzz.py tests/store/test_import_anything.py \
 	  tests/scripts/gateway/test_same_answers.py tests/scripts/gateway/test_description.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly -n 2 --dist loadfile --timeout 0
 	$(BIN)/triptych bench faults --rounds 20
 
 # Every figure of docs/results.md, at one commit: make results DATA=folder-of-data-sets RESULTS=working-folder.  Hours; started again it goes on.
@@ -70,4 +75,4 @@ proto-release: check
 	$(BIN)/buf build proto --exclude-source-info -o $(RELEASED)
 
 clean:
-	rm -rf .venv .venv-gpu demo-home .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info $(CLIENT)/*.egg-info $(CLIENT)/build
+	rm -rf .venv .venv-gpu demo-home site .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info $(CLIENT)/*.egg-info $(CLIENT)/build

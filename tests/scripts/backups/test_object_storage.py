@@ -11,7 +11,7 @@ from server.config import ServerConfig
 from store.artifact import MANIFEST
 from store.home import Home
 from tests.command_line import Run
-from tests.object_storage import BUCKET, environment, s3_server
+from tests.engines.s3 import BUCKET, environment, s3_server
 from tests.small_stores import table_rows
 from triptych_client import Client
 

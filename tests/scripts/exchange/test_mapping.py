@@ -1,15 +1,20 @@
 """Mapping files: every key, wrong ones named with their place; first mappings read what was sniffed."""
 
 import gzip
+from datetime import datetime
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from scripts.exchange.lines import Lines
 from scripts.exchange.mapping import MappingError, read_mapping
+from scripts.exchange.records import ParquetRows, Position
 from scripts.exchange.sniff import CannotSniffError, sniff
 from scripts.exchange.sources import NoSuchLayoutError
 from store.home import Home
-from store.imports import ImportOptions
+from store.imports import ImportOptions, UnreadableFileError
 from tests.command_line import Run
 from tests.layouts import Imported, imported_sources, lines, rows_of, write
 
@@ -145,7 +150,7 @@ def test_tables_without_a_header(tmp_path: Path) -> None:
         ("events*.csv", "/etc/hosts", r"file 1\.path: it must be the name of a file below PATH"),
         ('"utf-8"', '"klingon"', r"file 1\.encoding: encoding 'klingon' is unknown"),
         ('";"\nen', '";;"\nen', r"file 1\.separator: it must be one character"),
-        ('form = "jsonl"', 'form = "xml"', r"file 3\.form: 'xml' is none of csv, jsonl"),
+        ('form = "jsonl"', 'form = "xml"', r"file 3\.form: 'xml' is none of csv, jsonl, parquet"),
         ('form = "jsonl"', 'separator = ","', r"file 3\.separator: it is for csv"),
         ('form = "jsonl"', 'form = "csv"', r"things\.jsonl\.gz has no column"),
         ('other = "refuse"', 'other = "drop"', r"action\.other: 'drop' is none of skip, keep, refuse"),
@@ -249,6 +254,29 @@ def test_a_first_mapping_reads_what_was_sniffed(name: str, tmp_path: Path) -> No
         assert rows[0] in done.rows[table]
 
 
+def test_parquet_with_columns_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "visits.parquet"
+    times = pa.array([datetime(2024, 5, 1), datetime(2024, 5, 2), None], pa.timestamp("ns", tz="UTC"))
+    rows = {"uid": [7, 8, None], "sku": ["x", "y", "z"], "when": times, "tags": [["a", "b"], [], None]}
+    pq.write_table(pa.table(rows), path, row_group_size=2)
+    mapping = tmp_path / "mapping.toml"
+    mapping.write_text(sniff(path))
+    home = Home(tmp_path / "home")
+    done = imported_sources(read_mapping(mapping, path), home, ImportOptions(create_items=True))
+    assert done.rows["behaviors"] == [
+        ("7", "x", "interact", 1.0, "2024-05-01 00:00:00", None),
+        ("8", "y", "interact", 1.0, "2024-05-02 00:00:00", None),
+    ]
+    assert done.refused == {("visits.parquet", 3, "empty_user_id")}
+    with Lines(path) as lines:
+        behind = list(ParquetRows().records(lines, Position(1, 2)))
+        assert [record.number for record in behind] == [3]
+        assert lines.consumed == path.stat().st_size
+    path.write_text("no Parquet")
+    with pytest.raises(UnreadableFileError, match="it is no Parquet file"):
+        sniff(path)
+
+
 def test_what_is_no_table_is_not_guessed(tmp_path: Path) -> None:
     write(
         tmp_path,
@@ -260,7 +288,7 @@ def test_what_is_no_table_is_not_guessed(tmp_path: Path) -> None:
     for name, message in (
         ("a.csv", "none of its columns may be a person or an item: colour, size"),
         ("b.csv", "it is empty"),
-        ("c.jsonl", "no line of its first is a JSON object"),
+        ("c.jsonl", "its first lines hold no JSON object"),
         ("d.csv", "its first line gives the columns a, a"),
     ):
         with pytest.raises(CannotSniffError, match=message):

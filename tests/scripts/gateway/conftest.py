@@ -6,9 +6,9 @@ import grpc
 import pytest
 
 from scripts.gateway.config import GatewayConfig
-from scripts.gateway.process import running_gateway
+from scripts.gateway.process import EnvoyNotInstalledError, envoy_path, running_gateway
 from store.home import Home
-from tests.gateway import Gateway
+from tests.engines.gateway import Gateway
 from tests.live_server import Client, copy_home, server
 
 Open = Callable[..., AbstractContextManager[Gateway]]
@@ -20,8 +20,12 @@ def open_gateway(tmp_path_factory: pytest.TempPathFactory) -> Open:
 
     @contextmanager
     def started(*addresses: str, **settings: object) -> Iterator[Gateway]:
+        try:
+            envoy_path()
+        except EnvoyNotInstalledError as error:
+            pytest.skip(str(error))
         said = tmp_path_factory.mktemp("gateway") / "log"
-        options = {name: settings.pop(name) for name in ("threads", "grace") if name in settings}
+        options = {name: settings.pop(name) for name in ("threads", "grace", "make") if name in settings}
         config = GatewayConfig(addresses=addresses, port=0, **settings)
         with said.open("wb") as output, running_gateway(config, output=output, **options) as running:
             address = running.url.partition("://")[2]

@@ -16,7 +16,7 @@ from google.rpc import code_pb2
 
 from server.access import TokenFile
 from store.home import Home
-from tests.gateway import JSON, Gateway
+from tests.engines.gateway import JSON, Gateway
 from tests.live_server import SOON, Client, copy_home, server, soon
 from tests.scripts.gateway.conftest import Open
 from triptych_client import CallError
@@ -148,7 +148,7 @@ def test_the_description_is_shown(gateway: Gateway) -> None:
     reply = gateway.call("GET", "/v1/openapi.json", headers={})
     assert reply.status == 200
     assert "/v1/query" in reply.json["paths"]
-    assert gateway.call("GET", "/healthz", headers={}).status == 200
+    soon(lambda: gateway.call("GET", "/healthz", headers={}).status == 200)
 
 
 def test_the_access_log_has_each_call_and_nobody_in_it(gateway: Gateway) -> None:

@@ -16,7 +16,7 @@ from schemathesis.checks import (
 
 from scripts.gateway.methods import openapi_text
 from store.home import Home
-from tests.gateway import Gateway
+from tests.engines.gateway import Gateway
 from tests.live_server import copy_home, server
 from tests.scripts.gateway.conftest import Open
 

@@ -52,6 +52,20 @@ def test_nothing_but_the_api_has_a_route() -> None:
     assert not any(f'"/{name}"' in made for name in NOT_OFFERED)
 
 
+def test_only_what_changes_nothing_is_repeated_once_a_server_has_got_it() -> None:
+    made = bootstrap(GatewayConfig(("127.0.0.1:1",)), "{}")
+    manager = made["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
+    policies = {
+        route["name"]: route["route"]["retry_policy"]["retry_on"]
+        for route in routes
+        if "retry_policy" in route.get("route", {})
+    }
+    repeated = {name.rpartition("/")[2] for name, when in policies.items() if "unavailable" in when}
+    assert repeated == {"Query", "QueryBatch", "QueryStream", "EncodeUser", "Predict", "Status"}
+    assert all(when.startswith("connect-failure,refused-stream") for when in policies.values())
+
+
 def test_the_access_log_names_nothing_that_may_name_a_person() -> None:
     made = json.dumps(bootstrap(GatewayConfig(("127.0.0.1:1",)), "{}"))
     for word in ("PATH", "REMOTE", "QUERY", "AUTHORIZATION", "DETAILS", "GRPC-MESSAGE", "USER-AGENT", "XFF"):

@@ -13,7 +13,7 @@ from scripts.gateway.exposure import GatewayExposedError, check_gateway
 from server.access import TokenFile
 from store.home import Home
 from tests.authority import Authority
-from tests.gateway import JSON
+from tests.engines.gateway import JSON
 from tests.live_server import SOON, copy_home, server, soon
 from tests.scripts.gateway.conftest import Open
 from triptych_client import Client as ApiClient
