@@ -14,7 +14,7 @@ from starlette.requests import Request
 from console.backend import NOTHING, Backend
 from console.config import ConsoleConfig
 from console.frame import Visit, frame, visit_of, words_of
-from console.pages import show_items, show_overview, show_people, show_try
+from console.pages import show_indexes, show_items, show_overview, show_people, show_try
 from console.words import Words
 from triptych_client import CallError
 from triptych_client.addresses import target_of
@@ -27,6 +27,7 @@ PAGES: dict[str, Show] = {
     "/try": show_try,
     "/people": show_people,
     "/items": show_items,
+    "/indexes": show_indexes,
 }
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 _ICON = (

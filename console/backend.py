@@ -92,7 +92,7 @@ class Backend:
         return found
 
     async def titles(self, item_ids: Sequence[str]) -> dict[str, str]:
-        """Return the titles of items, of those that have one; none where an older server does not tell them.
+        """Return the titles of items, of those that have one; none where the server does not tell them.
 
         Raises:
             CallError: the server fails.
@@ -100,7 +100,7 @@ class Backend:
         try:
             return await self._titles(item_ids)
         except CallError as error:
-            if error.code is grpc.StatusCode.UNIMPLEMENTED:
+            if error.code is grpc.StatusCode.UNIMPLEMENTED or error.reason == "SCOPE_MISSING":
                 return {}
             raise
 

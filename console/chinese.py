@@ -143,6 +143,23 @@ CHINESE: dict[str, str] = {
         "删除 {user} 的全部存储内容？此操作无法撤销。"
     ),
     "Erased: {gone}. Models trained on them: {models}.": "已删除：{gone}。用其训练过的模型：{models}。",
+    # indexes
+    "Indexes": "索引",
+    "Indexes and models": "索引与模型",
+    "There is no index yet. Run triptych train and triptych reindex for the home.": (
+        "还没有索引。请对数据目录运行 triptych train 和 triptych reindex。"
+    ),
+    "damaged": "已损坏",
+    "Factory": "类型",
+    "Changes": "变更",
+    "ANN recall": "近似召回率",
+    "Size": "大小",
+    "There is no other index to publish.": "没有其他可发布的索引。",
+    "Index to publish": "要发布的索引",
+    "Publish this index?": "发布此索引？",
+    "Publish": "发布",
+    "Roll back": "退回",
+    "Go back to the index before?": "退回到之前的索引？",
     # items
     "Items are told to tokens with the scope query.": "只有具备 query 权限的令牌能查看物品。",
     "No item is found.": "没有找到物品。",

@@ -60,6 +60,7 @@ def page_names(say: Words) -> dict[str, str]:
         "/try": say("Try"),
         "/people": say("People"),
         "/items": say("Items"),
+        "/indexes": say("Indexes"),
     }
 
 

@@ -49,6 +49,7 @@ def calls(folder: Path, index_id: str) -> dict[str, Callable[[Any], Any]]:
         "import_folder": lambda client: client.import_folder(folder),
         "export_user": lambda client: client.export_user("ann"),
         "create_export": lambda client: client.create_export(),
+        "list_indexes": lambda client: client.list_indexes(),
         "publish_index": lambda client: client.publish_index(index_id),
         "rollback_index": lambda client: client.rollback_index(),
         "erase_user": lambda client: client.erase_user("ann"),

@@ -10,7 +10,7 @@ from tests.live_server import SOON, Client
 
 Visit = Callable[..., Any]
 USER = "u00001"
-PATHS = ("/", f"/try?user={USER}", f"/people?user={USER}", "/items", "/items?new=1")
+PATHS = ("/", f"/try?user={USER}", f"/people?user={USER}", "/items", "/items?new=1", "/indexes")
 
 
 def shown(page: Any, selector: str, text: str = "") -> Any:

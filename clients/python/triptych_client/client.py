@@ -478,6 +478,12 @@ class Calls(ABC, Generic[_Channel]):
         )
 
     @call
+    def list_indexes(self, limit: int = 0) -> RemoteCall[list[pb.IndexSummary]]:
+        """Return the newest indexes of the home, newest first; 50 where no limit is named, up to 1,000."""
+        request = pb.ListIndexesRequest(limit=limit)
+        return RemoteCall(lambda on: on.admin.ListIndexes, request, lambda reply: list(reply.indexes))
+
+    @call
     def publish_index(self, index_id: str) -> RemoteCall[pb.PublishIndexResponse]:
         """Make an index of the home the one that serves.  Made once."""
         request = pb.PublishIndexRequest(index_id=index_id)

@@ -208,6 +208,7 @@ class IngestServicer:
 
     def FindItems(self, request, context):
         """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told.
+        A token with a filter may not call this.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

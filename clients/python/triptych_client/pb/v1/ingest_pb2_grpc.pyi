@@ -68,7 +68,9 @@ class IngestStub:
     goes by what is shared; where that changes, the person is found by nobody until encoded again, within about a second.
     """
     FindItems: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.FindItemsRequest, _ingest_pb2.FindItemsResponse]
-    """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told."""
+    """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told.
+    A token with a filter may not call this.
+    """
     StreamItems: _grpc.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
     request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
@@ -130,7 +132,9 @@ class IngestAsyncStub(IngestStub):
     goes by what is shared; where that changes, the person is found by nobody until encoded again, within about a second.
     """
     FindItems: _aio.UnaryUnaryMultiCallable[_ingest_pb2.FindItemsRequest, _ingest_pb2.FindItemsResponse]  # type: ignore[assignment]
-    """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told."""
+    """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told.
+    A token with a filter may not call this.
+    """
     StreamItems: _aio.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
     request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
@@ -237,7 +241,9 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_pb2.FindItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_pb2.FindItemsResponse, _abc.Awaitable[_ingest_pb2.FindItemsResponse]]:
-        """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told."""
+        """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told.
+        A token with a filter may not call this.
+        """
 
     @_abc_1.abstractmethod
     def StreamItems(
