@@ -47,7 +47,7 @@ def test_try_answers_at_once_and_its_address_can_be_shared(console: str, visit: 
     page.get_by_label("Conditions, one a line").fill("")
     page.locator(".t-result summary").first.click()
     shown(page, ".t-result details ul li")
-    page.get_by_label("Compare with a second setting").click()
+    page.get_by_text("Compare with a second setting").click()
     shown(page, "[data-setting='2'] .t-results")
     other = visit(page.url)
     shown(other, "[data-setting='2'] .t-results")
