@@ -29,6 +29,7 @@ PAGES: dict[str, Show] = {
     "/items": show_items,
     "/indexes": show_indexes,
 }
+_WAITING = 128  # connections
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 _ICON = (
     "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 30 30'><path fill='#0072b2' d='M2 4h7v22H2z'/>"
@@ -96,6 +97,7 @@ def _socket(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen(_WAITING)  # who comes as soon as the log says where is served, too
     except OSError as error:
         listening.close()
         raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
