@@ -19,6 +19,7 @@ from triptych_client.pb.v1 import triptych_pb2 as pb
 _ROWS_SHOWN = 50
 _LIKE = 10
 _PAGE = "/people"
+_MADE_OF_THEM = ("models", "indexes")  # may outlive what is stored
 
 Stored = Mapping[str, list[Mapping[str, object]]]
 
@@ -33,7 +34,7 @@ async def show_people(visit: Visit) -> None:
         return
     page = _Person(visit, user_id)
     like, profile, stored = await asyncio.gather(page.like(), page.profile(), page.stored())
-    known = stored is None or any(stored.values())
+    known = stored is None or any(rows for table, rows in stored.items() if table not in _MADE_OF_THEM)
     if not known:
         visit.note(say("Nothing is stored of {user}.", user=user_id))
     asked = urlencode({"user": user_id})
@@ -43,7 +44,7 @@ async def show_people(visit: Visit) -> None:
     with ui.element("div").classes("t-side"):
         _card(say("People like them"), like)
         _card(say("Interest profile"), profile)
-        if stored is not None and known:
+        if stored and any(stored.values()):
             with ui.element("section").classes("t-card"):
                 page.draw_stored(stored)
         if visit.can.write:
