@@ -41,25 +41,26 @@ def diagrams() -> None:
 
 
 @app.command()
-def cookbook(
+def outputs(
     home: HomeOption,
     page: Annotated[list[str] | None, typer.Option(help="Only this page, such as video.")] = None,
 ) -> None:
-    """Run the pages of the cookbook on copies of a demo's home, and note what they print.
+    """Run the quick start and the cookbook, on copies of a demo's home, and note what they print.
 
-    Example: python -m scripts.documents cookbook --home demo-home
+    Example: python -m scripts.documents outputs --home demo-home
     """
     from scripts.documents.pages import PageRun, with_outputs
 
-    for path in sorted((DOCS / "cookbook").glob("*.md")):
-        if path.stem == "index" or (page and path.stem not in page):
+    quick_start, first = DOCS / "quick-start.md", DOCS / "cookbook" / "index.md"
+    for path in [quick_start, *sorted((DOCS / "cookbook").glob("*.md"))]:
+        if path == first or (page and path.stem not in page):
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.copytree(home, Path(folder) / "demo-home")
-            text = path.read_text("utf-8")
-            with PageRun(Path(folder)) as run:
+        with tempfile.TemporaryDirectory() as folder, PageRun(Path(folder)) as run:
+            if path != quick_start:
+                shutil.copytree(home, Path(folder) / "demo-home")
                 run.run(SERVE)
-                path.write_text(with_outputs(text, run.run(text)), "utf-8")
+            text = path.read_text("utf-8")
+            path.write_text(with_outputs(text, run.run(text)), "utf-8")
         print(path.relative_to(ROOT))
 
 

@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from scripts.documents.pages import environment
+
 Notebook = dict[str, Any]
 _SECONDS = 600  # that a cell may take
 _PICTURE = "image/png"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
 
 
 class NotebookOutputError(ValueError):
@@ -42,7 +46,7 @@ def execute(path: Path) -> Notebook:
         client = NotebookClient(
             notebook, timeout=_SECONDS, kernel_name="python3", resources={"metadata": {"path": folder}}
         )
-        client.execute()
+        client.execute(env=environment())
         done: Notebook = json.loads(nbformat.writes(notebook))  # type: ignore[no-untyped-call]
         for cell in done["cells"]:
             _tidy(cell)
@@ -86,6 +90,8 @@ def _tidy(cell: dict[str, Any]) -> None:
         for output in cell["outputs"]:
             if "execution_count" in output:
                 output["execution_count"] = None
+            if "text" in output:
+                output["text"] = _COLOURS.sub("", "".join(output["text"])).splitlines(keepends=True)
 
 
 def _check(notebook: Notebook, folder: str) -> None:

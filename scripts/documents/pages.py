@@ -119,7 +119,7 @@ class PageRun:
             capture_output=True,
             text=True,
             cwd=self.folder,
-            env=_environment(),
+            env=environment(),
             timeout=_SECONDS,
             check=False,
         )
@@ -134,7 +134,7 @@ class PageRun:
         log = self.folder / f"background-{len(self._running)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                words, cwd=self.folder, env=_environment(), stdout=output, stderr=output
+                words, cwd=self.folder, env=environment(), stdout=output, stderr=output
             )
         self._running.append(process)
         port, deadline = int(words[words.index("--port") + 1]), time.monotonic() + _SECONDS
@@ -170,7 +170,7 @@ def _trimmed(output: str) -> str:
     return "\n".join(line.rstrip() for line in output.strip("\n").splitlines()) + "\n"
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the environment of commands: this Python's comes first, tables have one width."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "COLUMNS": _COLUMNS}

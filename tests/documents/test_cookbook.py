@@ -46,7 +46,7 @@ def test_a_page_runs_as_it_stands(path: Path, served: PageRun) -> None:
 def test_a_page_shows_what_was_printed(path: Path) -> None:
     shown = [block.code for block in blocks(path.read_text("utf-8")) if block.language == "text"]
     assert shown
-    assert all(code.strip() for code in shown), "run python -m scripts.documents cookbook --home demo-home"
+    assert all(code.strip() for code in shown), "run python -m scripts.documents outputs --home demo-home"
 
 
 def test_the_first_page_names_every_other_one() -> None:
