@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from nicegui import ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
+from starlette.responses import Response
 
 from console.backend import NOTHING, Backend
 from console.config import ConsoleConfig
@@ -62,11 +63,21 @@ def run_console(config: ConsoleConfig, *, insecure: bool = False) -> None:
         _add_page(path, show, backend)
     if not insecure:  # a page elsewhere that gives its own name this machine's address reaches nothing
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+    app.middleware("http")(_never_framed)
     ui.run_with(app, title="Triptych", favicon=_ICON, dark=None, show_welcome_message=False)
     with closing(_socket(config.host, config.port)) as listening:
         host, port = listening.getsockname()[:2]
         log.info("console on http://%s:%d for %s", f"[{host}]" if ":" in host else host, port, config.address)
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+
+
+async def _never_framed(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Forbid pages elsewhere to show one of ours within them, where a click may land on its buttons."""
+    response = await answer(request)
+    response.headers["content-security-policy"] = "frame-ancestors 'none'"
+    response.headers["x-frame-options"] = "DENY"
+    response.headers["referrer-policy"] = "same-origin"
+    return response
 
 
 def _add_page(path: str, show: Show, backend: Backend) -> None:

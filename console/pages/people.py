@@ -82,6 +82,9 @@ class _Person:
         try:
             reply = await self._visit.backend.client.predict(self._user_id)
         except CallError as error:
+            if error.reason == "HEAD_NOT_FITTED":
+                without = say("The model has no head for this. Train with --task.")
+                return f'<p class="t-note">{escape(without)}</p>'
             return self._visit.failure_html(error)
         rows = [[name, f"{value:.1%}"] for name, value in zip(reply.categories, reply.values, strict=False)]
         return rows_html([reply.label or say("category"), say("probability")], rows)
