@@ -33,7 +33,7 @@ _MOVED = {
     "CONTRIBUTING.md": "contributing.md",
     "deploy/README.md": "deploy.md",
 }
-_NAMED = re.compile(r"(?<![\w/\[(`])(`?)docs/((?:decisions/)?\d{4}[\w-]*|[\w/-]+)(\.md)?\1(?![\w/`])")
+_NAMED = re.compile(r"(?<![\w/\[`])(?<!\]\()(`?)docs/((?:decisions/)?\d{4}[\w-]*|[\w/-]+)(\.md)?\1(?![\w/`])")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 _CODE = re.compile(r"(^```.*?^```$|^ {4}[^\n]*$)", re.MULTILINE | re.DOTALL)
 _DECISIONS = "Decisions"  # the part of the navigation that is filled in here

@@ -41,7 +41,7 @@ class _Fetched(html.parser.HTMLParser):
 
 
 def test_nothing_is_fetched_from_another_server(site: Path) -> None:
-    pages = sorted(site.rglob("*.html"))
+    pages = sorted(path for path in site.rglob("*.html") if path.name != "404.html")  # served from anywhere
     assert len(pages) > 60
     for page in pages:
         parser = _Fetched()
@@ -69,6 +69,5 @@ def test_documents_outside_of_docs_and_decisions_are_pages(site: Path) -> None:
 
 
 def test_a_document_that_is_named_is_a_link(site: Path) -> None:
-    assert '<a href="decisions/0034-how-much-to-trust-each-view.html">' in (site / "concepts.html").read_text(
-        "utf-8"
-    )
+    concepts = (site / "concepts.html").read_text("utf-8")
+    assert '<a href="decisions/0034-how-much-to-trust-each-view.html">docs/decisions/0034' in concepts
