@@ -17,6 +17,7 @@ import typer
 from scripts.backups import backup_command, restore_command
 from scripts.bench import app as bench_app
 from scripts.compress_text import compress_text_command
+from scripts.console import console_command
 from scripts.demo import demo_command
 from scripts.doctor import doctor_command
 from scripts.evaluate import evaluate_command
@@ -46,6 +47,7 @@ app.command("train")(train_command)
 app.command("reindex")(reindex_command)
 app.command("serve")(serve_command)
 app.command("gateway")(gateway_command)
+app.command("console")(console_command)
 app.command("query")(query_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from scripts.console.background import ConsoleNotInstalledError, start_console, stop_console
 from scripts.evaluate import evaluate_command
 from scripts.exchange import import_command
 from scripts.gateway.background import start_gateway, stop_gateway
@@ -54,7 +55,9 @@ def demo_command(
         bool,
         typer.Option("--impressions", help="Also impressions, and a head of clicks."),
     ] = False,
-    serve: Annotated[bool, typer.Option("--serve", help="Leave the server up, and a gateway.")] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Leave the server up, a gateway and a console.")
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
 ) -> None:
     """Try everything on a small generated world.
@@ -141,19 +144,27 @@ def _print_how_to_query(console: Console, home: Home, address: str, user_id: str
         said = f"the gateway stays up on {gateway.url}, process {gateway.pid}"
         console.print(f"{said}: REST, gRPC-Web and gRPC", soft_wrap=True)
         asks.append(f"curl -H 'content-type: application/json' -d '{body}' {gateway.url}/v1/query")
+    try:
+        page = start_console(address, home.path)
+    except ConsoleNotInstalledError as error:
+        console.print(f"no console: {error}", soft_wrap=True, markup=False)
+    else:
+        pids.append(str(page.pid))
+        console.print(f"the console stays up on {page.url}, process {page.pid}: open it", soft_wrap=True)
     console.print(f"ask, and stop with kill {' '.join(pids)}:")
     for line in asks:
         console.print(f"  {line}", soft_wrap=True, highlight=False)
 
 
 def _clear(path: Path) -> None:
-    """Remove an earlier demo, stop its server and gateway; refuse to clear any other directory."""
+    """Remove an earlier demo, stop its server, gateway and console; refuse to clear any other directory."""
     if not path.exists() or not any(path.iterdir()):
         return
     if not (path / _MARKER).exists():
         raise NotADemoHomeError(path)
     home = Home(path)
     stop_gateway(path)
+    stop_console(path)
     if server_of(home) is not None:
         with suppress(ProcessLookupError):
             os.kill(json.loads(home.server_file.read_text("utf-8"))["pid"], signal.SIGTERM)

@@ -23,6 +23,7 @@ from indexer.filters import ReindexNeededError
 from indexer.index import VectorDimError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
 from server.access import (
+    ItemsHiddenError,
     NoTokenError,
     RateLimitedError,
     ScopeMissingError,
@@ -128,6 +129,7 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (TokenUnknownError, code_pb2.UNAUTHENTICATED, "TOKEN_UNKNOWN"),
     (TokenExpiredError, code_pb2.UNAUTHENTICATED, "TOKEN_EXPIRED"),
     (TokenRevokedError, code_pb2.UNAUTHENTICATED, "TOKEN_REVOKED"),
+    (ItemsHiddenError, code_pb2.PERMISSION_DENIED, "SCOPE_MISSING"),
     (ScopeMissingError, code_pb2.PERMISSION_DENIED, "SCOPE_MISSING"),
     (TenantUnknownError, code_pb2.PERMISSION_DENIED, "TENANT_UNKNOWN"),
     (RateLimitedError, code_pb2.RESOURCE_EXHAUSTED, "RATE_LIMITED"),

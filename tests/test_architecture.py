@@ -22,6 +22,7 @@ PACKAGES = (
     "indexer",
     "server",
     "evaluation",
+    "console",
     "scripts",
 )
 MOST_MODULES = 18  # of a folder

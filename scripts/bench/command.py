@@ -344,14 +344,15 @@ def ratings_bench(
 @app.command("import")
 def import_bench(
     gib: Annotated[float, typer.Option(min=0.001, help="Of reviews, before they are packed.")] = 2.0,
+    most_mib: Annotated[int | None, typer.Option(min=1, help="Fail where it takes more memory.")] = None,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
     json_path: JsonOption = None,
 ) -> None:
     """Import packed reviews in a process of its own, and tell its time and its peak of memory.
 
-    Example: triptych bench import --gib 2
+    Example: triptych bench import --gib 2 --most-mib 1536
     """
-    from scripts.bench.imports import measure_import
+    from scripts.bench.imports import check_memory, measure_import
     from scripts.bench.output import print_rows
 
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
@@ -359,3 +360,5 @@ def import_bench(
     print_rows("bench import", [figures])
     if json_path is not None:
         write_json(json_path, {"results": [figures], "ratios": {}})
+    if most_mib is not None:
+        check_memory(figures, most_mib)

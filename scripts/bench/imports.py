@@ -28,6 +28,20 @@ class ImportFailedError(RuntimeError):
         self.code = code
 
 
+class TooMuchMemoryError(RuntimeError):
+    """The import that was measured took more memory than it may."""
+
+    def __init__(self, peak: float, most: int) -> None:
+        super().__init__(f"the import took {peak:,.0f} MiB of memory at its peak, more than {most:,}")
+        self.peak, self.most = peak, most
+
+
+def check_memory(figures: dict[str, Any], most: int) -> None:
+    """Check that an import took at most so many MiB.  Raises: TooMuchMemoryError."""
+    if figures["peak MiB"] > most:
+        raise TooMuchMemoryError(figures["peak MiB"], most)
+
+
 def measure_import(folder: Path, gib: float, seed: int) -> dict[str, Any]:
     """Write reviews and products as Amazon's of 2023, packed, import them, and return the figures.
 

@@ -1,10 +1,15 @@
-"""An evaluation report as plots."""
+"""An evaluation report as charts: PNG files, and SVG that stands in a page."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scripts.evaluate.amounts import BLOCKS, columns_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ELEMENTS = {"H": "H, events", "T": "T, texts", "S": "S, friends"}
 CUT_ELEMENTS = {"H": "H, items", "T": "T, texts", "S": "S, friends"}
@@ -17,14 +22,89 @@ _STYLES = {"removed": ("#0072b2", "o", 9, "-"), "noise": ("#d55e00", "s", 4, "--
 _LINES = (("#e69f00", "^", ":"), ("#009e73", "s", "--"), ("#0072b2", "o", "-"))
 
 
-def plot_amounts(report: dict[str, Any], path: Path) -> None:
-    """Write a PNG of recall and NDCG by amount: a column of panels per view that the data has, 95 % bands."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def save_png(figure: "Figure", path: Path) -> None:
+    """Write a chart as a PNG."""
+    figure.savefig(path, dpi=110)
+
+
+def svg_of(figure: "Figure") -> str:
+    """Return a chart as an SVG element, its texts as text."""
+    import matplotlib as mpl
+
+    written = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+    text = written.getvalue()
+    return text[text.index("<svg") :]
+
+
+def models_figure(report: dict[str, Any]) -> "Figure":
+    """Draw recall@20 with its 95 % interval: ours above, and what was measured beside it."""
+    ours = f"Triptych, {report['views']}"
+    rows = {ours: report["k"]} | report["baselines"]
+    if report["unseen_users"]:
+        rows["users never trained on"] = report["unseen_users"]
+    return _bars(
+        {name: figures["20"] for name, figures in rows.items() if "20" in figures},
+        "recall@20, all items ranked; bars: 95 %",
+        ours,
+    )
+
+
+def by_view_figure(report: dict[str, Any]) -> "Figure":
+    """Draw recall@20 of each combination of views that the data has, with its 95 % interval."""
+    views = {views: figures["20"] for views, figures in report["by_view"].items() if figures is not None}
+    if report["cold_users"] is not None:
+        views["T and S, history withheld"] = report["cold_users"]["20"]
+    return _bars(views, "recall@20 by the views used (H events, T texts, S friends); bars: 95 %", "HTS")
+
+
+def new_items_figure(figures: dict[str, Any]) -> "Figure":
+    """Draw recall@20 of items that training never saw, by what is known of them."""
+    rows = {name: by_k["20"] for name, by_k in figures["by_content"].items()}
+    return _bars(
+        rows | {"chance": figures["chance"]["20"]}, "recall@20 of new items by what is known; bars: 95 %"
+    )
+
+
+def _bars(rows: dict[str, dict[str, Any]], title: str, ours: str = "") -> "Figure":
+    """Draw a bar for each row, its recall beside it and its interval over it; that of `ours` stands out."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1 + 0.42 * len(rows)), layout="constrained")
+    axes: Axes = figure.subplots()
+    places = range(len(rows))
+    recalls = [_value(one["recall"]) for one in rows.values()]
+    axes.barh(places, recalls, color=["#0072b2" if name == ours else "#9fb8c8" for name in rows], height=0.62)
+    for place, one in enumerate(rows.values()):
+        low, high = one.get("recall_ci95") or (None, None)
+        if low is not None and high is not None:
+            axes.plot([low, high], [place, place], color="#1b1b1b", linewidth=1.6)
+        end = _value(high if high is not None else one["recall"])
+        axes.annotate(
+            "–" if one["recall"] is None else f"{one['recall']:.3f}",
+            (end, place),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    axes.set_yticks(places, list(rows))
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlim(left=0)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize="medium", loc="left")
+    return figure
+
+
+def amounts_figure(report: dict[str, Any]) -> "Figure":
+    """Draw recall and NDCG by amount: a column of panels per view that the data has, 95 % bands."""
     from matplotlib.figure import Figure
 
     views = [view for view in BLOCKS if report[BLOCKS[view]] is not None]
     figure = Figure(figsize=(2 + 3.5 * len(views), 7), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(len(METRICS), len(views), sharex=True, sharey="row", squeeze=False)
     for row, (metric, label) in enumerate(METRICS.items()):
         for place, view in enumerate(views):
@@ -48,18 +128,16 @@ def plot_amounts(report: dict[str, Any], path: Path) -> None:
         fontsize="medium",
     )
     figure.align_ylabels()
-    figure.savefig(path, dpi=110)
+    return figure
 
 
-def plot_robustness(report: dict[str, Any], path: Path) -> None:
-    """Write a PNG of a report with one: a column of panels per view, recall above NDCG, 95 % bands."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def robustness_figure(report: dict[str, Any]) -> "Figure":
+    """Draw a report with one: a column of panels per view, recall above NDCG, 95 % bands."""
     from matplotlib.figure import Figure
 
     block = report["robustness"]
     views = block["by_view"]
     figure = Figure(figsize=(2 + 3.5 * len(views), 7), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(len(METRICS), len(views), sharex=True, sharey="row", squeeze=False)
     for row, (metric, label) in enumerate(METRICS.items()):
         for column, (view, modes) in enumerate(views.items()):
@@ -83,17 +161,15 @@ def plot_robustness(report: dict[str, Any], path: Path) -> None:
         fontsize="medium",
     )
     figure.align_ylabels()
-    figure.savefig(path, dpi=110)
+    return figure
 
 
-def plot_reliability(heads: dict[str, Any], path: Path) -> None:
-    """Write a PNG of predicted against observed shares: a panel per calibrated head, a point per tenth."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def reliability_figure(heads: dict[str, Any]) -> "Figure":
+    """Draw predicted against observed shares: a panel per calibrated head, a point per tenth."""
     from matplotlib.figure import Figure
 
     measured = {task: one for task, one in heads.items() if "calibration" in one}
     figure = Figure(figsize=(1 + 4 * len(measured), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(measured), squeeze=False)[0]
     for axes, (task, one) in zip(panels, measured.items(), strict=True):
         mean, rate = ([tenth[name] for tenth in one["calibration"]] for name in ("mean", "rate"))
@@ -103,7 +179,7 @@ def plot_reliability(heads: dict[str, Any], path: Path) -> None:
         axes.set(xlabel="predicted", ylabel="observed", title=f"{task}, {one['quantity']}")
         axes.grid(alpha=0.3)
         axes.legend(loc="upper left")
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def _line(

@@ -9,13 +9,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from scripts.evaluate.amounts import ALL, BLOCKS, WHOLE, columns_of
+from scripts.evaluate.page import TABLES_FORMAT, page_html
 from scripts.evaluate.plots import (
     CUT_ELEMENTS,
     ELEMENTS,
     METRICS,
-    plot_amounts,
-    plot_reliability,
-    plot_robustness,
+    amounts_figure,
+    reliability_figure,
+    robustness_figure,
+    save_png,
 )
 from scripts.terminal import console
 
@@ -23,7 +25,7 @@ K = "20"
 
 
 def write_tables(report: dict[str, Any], html: Path) -> None:
-    """Print the tables of a report, save the same as HTML, and its plots as PNG beside that."""
+    """Print the tables of a report, save charts and tables as one HTML file, and some charts as PNG."""
     out = console(record=True)
     title = f"{escape(report['dataset'])}, split {report['split']}, {report['users']:,} users"
     out.print(f"[bold]{title}[/bold]  model {report['model_id']}  index {report['index_id']}")
@@ -47,18 +49,19 @@ def write_tables(report: dict[str, Any], html: Path) -> None:
     robustness = report.get("robustness")
     if robustness:
         out.print(robustness_table(robustness))
-    out.save_html(str(html))
+    tables = out.export_html(inline_styles=True, code_format=TABLES_FORMAT)
+    html.write_text(page_html(report, tables), "utf-8")
     print(f"report: {html.with_suffix('.json')} and .html")
     plot = html.with_name(f"{html.stem}-amounts.png")
-    plot_amounts(report, plot)
+    save_png(amounts_figure(report), plot)
     print(f"plot: {plot}")
     if any("calibration" in one for one in heads.values()):
         plot = html.with_name(f"{html.stem}-reliability.png")
-        plot_reliability(heads, plot)
+        save_png(reliability_figure(heads), plot)
         print(f"plot: {plot}")
     if robustness and robustness["by_view"]:  # none where the data has no view asked for
         plot = html.with_name(f"{html.stem}-robustness.png")
-        plot_robustness(report, plot)
+        save_png(robustness_figure(report), plot)
         print(f"plot: {plot}")
 
 

@@ -20,6 +20,7 @@ from scripts.home_access import server_of, writable_store
 from scripts.terminal import console
 from store.home import Home
 from store.imports import (
+    AUTO,
     UTF_8,
     ImportOptions,
     ImportReport,
@@ -248,12 +249,11 @@ def import_sources(
             print(
                 f"{other} is left of an import that was cut off: give its command again, or remove the folder"
             )
-        progress = convert(
-            sources, unfinished, encoding=options.encoding, limit=Limit(limit) if limit else None
-        )
+        progress = convert(sources, unfinished, limit=Limit(limit) if limit else None)
         if not progress.rows:
+            unfinished.remove()
             raise NoRowsError([source.path for source in sources])
-        options = replace(options, file_format=_PARTS_FORMAT)
+        options = replace(options, file_format=_PARTS_FORMAT, encoding=UTF_8, times=AUTO)
         report = import_tables(home, unfinished.tables, options, memory=_STORE_BYTES)
         unfinished.remove()
     return report

@@ -17,7 +17,8 @@ from scripts.exchange.lines import Lines
 from scripts.exchange.records import Position, Record
 from scripts.exchange.sources import BadRecordError, Row, SourceFile
 from scripts.exchange.unfinished import ConversionProgress, Unfinished
-from store.imports import UTF_8, ConvertedParts
+from scripts.exchange.values import NESTED
+from store.imports import ConvertedParts
 
 _Bar: TypeAlias = "tqdm[Never]"
 PART_BYTES = 256 << 20  # of unpacked text
@@ -77,7 +78,6 @@ def convert(
     sources: Sequence[SourceFile],
     unfinished: Unfinished,
     *,
-    encoding: str = UTF_8,
     limit: Limit | None = None,
     part_bytes: int = PART_BYTES,
 ) -> ConversionProgress:
@@ -99,7 +99,7 @@ def convert(
             source = ordered[progress.file]
             position = Position(progress.offset, progress.line)
             with Lines(source.path) as lines:
-                writer = _Writer(unfinished, progress, columns, encoding, limit, part_bytes)
+                writer = _Writer(unfinished, progress, columns, limit, part_bytes)
                 writer.read(source, lines, position, bar, sum(sizes[: progress.file]))
             progress = writer.progress
     return progress
@@ -130,12 +130,11 @@ class _Writer:
         unfinished: Unfinished,
         progress: ConversionProgress,
         columns: Mapping[str, Sequence[str]],
-        encoding: str,
         limit: Limit | None,
         part_bytes: int,
     ) -> None:
         self._unfinished, self.progress = unfinished, progress
-        self._columns, self._encoding = columns, encoding
+        self._columns = columns
         self._limit, self._part_bytes = limit, part_bytes
 
     def read(self, source: SourceFile, lines: Lines, start: Position, bar: _Bar, before: int) -> None:
@@ -145,7 +144,10 @@ class _Writer:
             done = False
             while not done:
                 parts = ConvertedParts(
-                    self._unfinished.tables, f"part-{self.progress.part:05}", self._columns, self._encoding
+                    self._unfinished.tables,
+                    f"part-{self.progress.part:05}",
+                    self._columns,
+                    source.reader.encoding,
                 )
                 try:
                     done = self._part(source, lines, numbered, parts, bar, before)
@@ -195,7 +197,10 @@ def _rows(source: SourceFile, record: Record) -> list[Row]:
     """Return the rows of a record, all of them or none.  Raises: BadRecordError."""
     if record.fields is None:
         raise BadRecordError(MALFORMED)
-    return list(source.rows(record.fields))
+    try:
+        return list(source.rows(record.fields))
+    except RecursionError as error:  # lists in lists in lists
+        raise BadRecordError(NESTED) from error
 
 
 def _columns(sources: Sequence[SourceFile]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ action = { column = "event", values = { view = "view", buy = "purchase" }, other
 """
 
 import difflib
+import json
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -262,7 +263,7 @@ def _one(given: Mapping[str, Any], kind: Kind, place: _Place) -> _Take:
 
     def take(fields: Fields) -> str | None:
         value = _value(fields, name)
-        text = _json(value) if kind == "json" else text_of(value)
+        text = _json(value) if kind in ("json", "vector") else text_of(value)
         if text is None:
             if skipped:
                 raise _SkippedError
@@ -345,4 +346,7 @@ def _value(fields: Fields, name: str) -> Any:
 
 
 def _json(value: Any) -> str | None:
-    return value or None if isinstance(value, str) else text_of(value)
+    """Return attributes, which CSV and Parquet may hold as text, as JSON text."""
+    if value is None or isinstance(value, str):
+        return value or None
+    return json.dumps(value, ensure_ascii=False, default=str)

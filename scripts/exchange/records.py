@@ -65,6 +65,7 @@ class Delimited:
     Attributes:
         separator: between two values; of several characters where values have no quotes.
         names: of the values; without them the first line has them.
+        needs: names that the first line must have.
         quotes: values may stand in double quotes, as in CSV, and then hold line ends.
         optional: so many values at the end may be missing.
         rename: what a name in the first line stands for.
@@ -76,12 +77,13 @@ class Delimited:
     encoding: str = UTF_8
     optional: int = 0
     rename: Callable[[str], str] = field(default=str)
+    needs: Sequence[str] = ()
 
     def records(self, lines: Lines, start: Position = Position()) -> Iterator[Record]:
         """Yield the records behind a position, in order.
 
         Raises:
-            UnreadableFileError: the first line names a value twice.
+            UnreadableFileError: the first line lacks a name that is needed, or has one twice.
         """
         check_line_encoding(lines, self.encoding)
         names = list(self.names) or self.header(lines)
@@ -95,13 +97,21 @@ class Delimited:
                 yield Record(number, dict(zip(names, values, strict=False)), text)
 
     def header(self, lines: Lines) -> list[str]:
-        """Read the first line and return the names in it.  Raises: UnreadableFileError."""
+        """Read the first line and return the names in it.
+
+        Raises:
+            UnreadableFileError: it lacks a name that is needed, or has one twice.
+        """
         line = next(lines, b"").decode(self.encoding, errors="replace").rstrip("\r\n")
         values = next(csv.reader([line], delimiter=self.separator), []) if self.quotes else None
         names = [self.rename(name.strip()) for name in values or line.split(self.separator)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise UnreadableFileError(lines.path, f"its header names a column twice: {', '.join(twice)}")
+        for name in self.needs:
+            if name not in names:
+                reason = f"its first line names no {name}, but {', '.join(names) or 'nothing'}"
+                raise UnreadableFileError(lines.path, reason)
         return names
 
     def _plain(self, lines: Lines) -> Iterator[tuple[int, list[str], str]]:
@@ -136,6 +146,8 @@ class Delimited:
 @dataclass(frozen=True)
 class ParquetRows:
     """Rows of a Parquet file, which count as its lines."""
+
+    encoding: str = UTF_8
 
     def records(self, lines: Lines, start: Position = Position()) -> Iterator[Record]:
         """Yield the rows behind a position, in order.

@@ -185,9 +185,7 @@ def _of_objects(path: Path, form: str, encoding: str, reader: RecordReader) -> S
         read = [record.fields for _, record in zip(range(_ROWS), reader.records(lines), strict=False)]
     rows = [fields for fields in read if fields is not None]
     if not rows:
-        raise CannotSniffError(
-            path, f"its first {_ROWS} lines hold no JSON object" if read else "it is empty"
-        )
+        raise CannotSniffError(path, "its first lines hold no JSON object" if read else "it is empty")
     names = list(dict.fromkeys(name for row in rows for name in row))
     return Sniffed(path, form, encoding, None, names, True, rows)
 

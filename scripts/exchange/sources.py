@@ -17,6 +17,11 @@ _MAX_NAMED = 12
 class RecordReader(Protocol):
     """How records lie in a file: JsonLines, Delimited, ParquetRows."""
 
+    @property
+    def encoding(self) -> str:
+        """Of the text."""
+        ...
+
     def records(self, lines: Lines, start: Position = ...) -> Iterator[Record]:
         """Yield the records behind a position, in order."""
         ...

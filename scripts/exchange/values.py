@@ -12,6 +12,7 @@ from scripts.exchange.sources import BadRecordError
 from store.imports import UTF_8
 
 BAD_TIME = "unparsable_time"
+NESTED = "value_is_nested"
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _EPOCH = datetime(1970, 1, 1)
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
@@ -19,7 +20,11 @@ _PROBED = 4 << 20  # bytes of a file by which its encoding is known
 
 
 def text_of(value: Any) -> str | None:
-    """Return a value as text, None where it is missing; whole numbers are without a point."""
+    """Return a value as text, None where it is missing; whole numbers are without a point.
+
+    Raises:
+        BadRecordError: it is a list or an object.
+    """
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
@@ -28,7 +33,9 @@ def text_of(value: Any) -> str | None:
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, list | dict):
+        raise BadRecordError(NESTED)
+    return str(value)
 
 
 def joined(*texts: Any, between: str = "\n") -> str | None:

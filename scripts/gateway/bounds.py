@@ -63,6 +63,14 @@ BOUNDS: dict[str, dict[str, dict[str, Any]]] = {
     "AppendImpressionsRequest": {"impressions": _entries(1, 10_000), "request_id": _REQUEST_ID},
     "SetConsentRequest": {"consents": _entries(1, 10_000), "request_id": _REQUEST_ID},
     "ItemRow": {"vector": _entries(0, 8_192)},
+    "FindItemsRequest": {
+        "item_ids": _entries(0, 1_000) | {"items": _ID},
+        "contains": {"maxLength": 256},
+        "kinds": _entries(0, 100) | {"items": {"minLength": 1, "maxLength": 1_000}},
+        "after": {"maxLength": 256},
+        "limit": {"maximum": 1_000},
+    },
+    "ListIndexesRequest": {"limit": {"maximum": 1_000}},
     "EraseUserRequest": {"user_id": _ID},
     "ExportUserRequest": {"user_id": _ID},
 }

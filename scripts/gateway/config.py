@@ -227,7 +227,10 @@ def _access_log() -> dict[str, Any]:
         "method": "%ROUTE_NAME%",
         "protocol": "%PROTOCOL%",
         "status": "%RESPONSE_CODE%",
-        "grpc_status": "%GRPC_STATUS(SNAKE_STRING)%",
+        # Of gRPC: at the end of a reply, or in its head where that is all. GRPC_STATUS would make one up out
+        # of the status of HTTP where an error became JSON.
+        "grpc_status": "%TRAILER(GRPC-STATUS)%",
+        "grpc_status_head": "%RESP(GRPC-STATUS)%",
         "duration_ms": "%DURATION%",
         "bytes_in": "%BYTES_RECEIVED%",
         "bytes_out": "%BYTES_SENT%",
@@ -239,7 +242,7 @@ def _access_log() -> dict[str, Any]:
         "name": "envoy.access_loggers.stdout",
         "typed_config": {
             "@type": f"{_TYPES}.access_loggers.stream.v3.StdoutAccessLog",
-            "log_format": {"json_format": line},
+            "log_format": {"json_format": line, "omit_empty_values": True},
         },
     }
 

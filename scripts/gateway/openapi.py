@@ -53,6 +53,7 @@ _EXAMPLES: dict[str, Any] = {
         ]
     },
     "SetConsent": {"consents": [{"user_id": "alice", "view": "S", "share": False}]},
+    "FindItems": {"contains": "blue", "kinds": ["track"], "limit": 20},
     "EraseUser": {"user_id": "alice"},
     "ExportUser": {"user_id": "alice"},
     "PublishIndex": {"index_id": "20300101T120000000000-abcd"},

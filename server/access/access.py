@@ -19,6 +19,9 @@ _SCHEME = "bearer "
 _NO_DIGEST = bytes(32)  # compared with where no token has the id: that takes as long
 log = logging.getLogger(__name__)
 
+# What tells of items without asking a filter.
+_OF_ALL_ITEMS = {"/triptych.v1.Ingest/FindItems"}
+
 
 class AccessError(PermissionError):
     """A call is refused to whoever makes it."""
@@ -61,6 +64,14 @@ class ScopeMissingError(AccessError):
         super().__init__(f"token {token.id} has the scopes {', '.join(token.scopes)}, and this needs {scope}")
         self.token = token
         self.scope = scope
+
+
+class ItemsHiddenError(AccessError):
+    """The token of a call sees a part of the items, and the method tells of all of them."""
+
+    def __init__(self, token: Token) -> None:
+        super().__init__(f"token {token.id} sees a part of the items, and this tells of all of them")
+        self.token = token
 
 
 class TenantUnknownError(AccessError):
@@ -162,7 +173,7 @@ class Access:
 
         Raises:
             NoTokenError, TokenUnknownError, TokenExpiredError, TokenRevokedError: nobody is known to call.
-            ScopeMissingError, TenantUnknownError: the token is not for this.
+            ScopeMissingError, ItemsHiddenError, TenantUnknownError: the token is not for this.
             RateLimitedError: it was used too often.
         """
         tokens = self._current()
@@ -174,6 +185,8 @@ class Access:
         token = self._token_of(tokens, metadata)
         if needed != ANY_TOKEN and needed not in token.scopes:
             raise ScopeMissingError(token, needed)
+        if token.filter is not None and method in _OF_ALL_ITEMS:
+            raise ItemsHiddenError(token)
         if token.tenant not in self._tenants:
             raise TenantUnknownError(token)
         self._count(token, 1)

@@ -11,6 +11,7 @@ from indexer.building import indexes_with
 from server.live.commits import CommitListener
 from server.live.writer import GroupCommit
 from store.artifact import artifacts
+from store.catalog import ItemSearch, StoredItem, find_items
 from store.home import Home
 from store.imports import (
     AmbiguousFilesError,
@@ -155,6 +156,10 @@ class Ingest:
             yield "models", [f'{{"model_id": "{model_id}", "trained_on": null}}']
         for index_id in indexes_with(self._home.indexes, user_id):
             yield "indexes", [f'{{"index_id": "{index_id}"}}']
+
+    def find_items(self, search: ItemSearch) -> tuple[list[StoredItem], bool]:
+        """Return items by a search, in the order of their ids, and whether others follow."""
+        return find_items(self._store, search)
 
     def import_folder(self, path: Path, options: ImportOptions) -> ImportReport:
         """Import the tables of a folder in one transaction; the server's masking is added to the options'.

@@ -31,6 +31,7 @@ KINDS = (  # of calls, each with a room of its own
     "write streams",
     "imports and erasures",
     "exports of people",
+    "reads of items",
     "admin calls",
     "status calls",
     "reads for query processes",

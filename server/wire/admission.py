@@ -33,6 +33,7 @@ _KIND_OF_SERVICE = {
 _KIND_OF_METHOD = {  # of methods with another kind than their service
     "triptych.v1.Retrieval/QueryStream": "query streams",
     f"{_INGEST}/ExportUser": "exports of people",
+    f"{_INGEST}/FindItems": "reads of items",
     f"{_INGEST}/EraseUser": "imports and erasures",
     f"{_INGEST}/ImportFolder": "imports and erasures",
     "triptych.v1.Admin/Status": "status calls",
@@ -216,6 +217,7 @@ class Admission(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             CallPool("write streams", workers, 0),
             CallPool("imports and erasures", 4, 16),
             CallPool("exports of people", 4, 16, _LONGEST_SECONDS),
+            CallPool("reads of items", 4, 64),
             CallPool("admin calls", 4, 16),
             CallPool("status calls", 4, 64),
             CallPool("reads for query processes", workers, queue),

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from server.live import Erased
 from server.status import InvalidRequestError, NotThisMachineError
 from server.wire.query import MAX_ID_BYTES
+from store.catalog import ItemSearch, StoredItem
 from store.imports import AUTO, FORMATS, UTF_8, ImportOptions, ImportReport
 from store.masking import Masking, UnknownMaskingError
 from store.state import NO_TIME
@@ -41,6 +42,8 @@ from triptych_client.pb.v1 import ingest_pb2 as pb
 MAX_ROWS = 10_000
 MAX_TEXT_ROWS = 1_000
 MAX_REQUEST_ID_BYTES = 64
+FOUND, MAX_FOUND = 100, 1_000  # items that one search returns, where it does not say how many, and at most
+MAX_KINDS = 100
 MAX_PART_BYTES = 3_000_000  # of rows; a client that sets no limit of its own takes messages below 4 MiB
 _ROW_BYTES = 8  # of a message, beside the text of a row
 
@@ -83,6 +86,45 @@ def user_of(message: pb.EraseUserRequest | pb.ExportUserRequest) -> str:
     if not 1 <= size <= MAX_ID_BYTES:
         raise InvalidRequestError(f"user_id has {size} bytes, not 1..{MAX_ID_BYTES}", "user_id")
     return message.user_id
+
+
+def item_search_of(message: pb.FindItemsRequest) -> ItemSearch:
+    """Return the search in a message.  Raises: InvalidRequestError."""
+    _at_most("item_ids", message.item_ids, MAX_FOUND)
+    _at_most("kinds", message.kinds, MAX_KINDS)
+    for name in ("contains", "after"):
+        size = len(getattr(message, name).encode())
+        if size > MAX_ID_BYTES:
+            raise InvalidRequestError(f"{name} has {size} bytes, more than {MAX_ID_BYTES}", name)
+    if message.limit > MAX_FOUND:
+        raise InvalidRequestError(f"limit is {message.limit}, more than {MAX_FOUND}", "limit")
+    return ItemSearch(
+        item_ids=tuple(message.item_ids),
+        contains=message.contains,
+        kinds=tuple(message.kinds),
+        after=message.after,
+        limit=message.limit or FOUND,
+        brief=message.brief,
+    )
+
+
+def found_reply(items: Sequence[StoredItem], more: bool) -> pb.FindItemsResponse:
+    """Return the reply that brings items, and whether others follow."""
+    return pb.FindItemsResponse(items=map(_row_of, items), more=more)
+
+
+def _row_of(item: StoredItem) -> pb.ItemRow:
+    row = pb.ItemRow(
+        item_id=item.item_id,
+        title=item.title,
+        text=item.text,
+        kind=item.kind,
+        attributes=item.attributes,
+        available=item.available,
+    )
+    if item.updated_at is not None:
+        row.updated_at.FromDatetime(item.updated_at)
+    return row
 
 
 def folder_of(message: pb.ImportFolderRequest, peer: str) -> tuple[Path, ImportOptions]:
@@ -302,3 +344,8 @@ def _pieces(row: str) -> list[str]:
     """Return a row in pieces that each fit into a message of their own, whatever their characters are."""
     most = (MAX_PART_BYTES - _ROW_BYTES) // 4  # characters, of up to four bytes
     return [row[start : start + most] for start in range(0, len(row), most)] or [row]
+
+
+def _at_most(name: str, entries: Sized, most: int) -> None:
+    if len(entries) > most:
+        raise InvalidRequestError(f"{name} has {len(entries)} entries, more than {most}", name)

@@ -16,7 +16,9 @@ from server.wire.ingest import (
     erase_reply,
     export_replies,
     folder_of,
+    found_reply,
     import_reply,
+    item_search_of,
     request_of,
     user_of,
     write_reply,
@@ -114,6 +116,11 @@ class IngestServicer(rpc.IngestServicer):
         with status_of_errors(context):
             for table, rows in self._ingest.export(user_of(request), peer_of(context)):
                 yield from export_replies(table, rows)
+
+    def FindItems(self, request: pb.FindItemsRequest, context: grpc.ServicerContext) -> pb.FindItemsResponse:
+        """Send items as they are stored, by pages.  Status: INVALID_ARGUMENT."""
+        with status_of_errors(context):
+            return found_reply(*self._ingest.find_items(item_search_of(request)))
 
     def ImportFolder(
         self, request: pb.ImportFolderRequest, context: grpc.ServicerContext

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import grpc
 
 from indexer.index import VectorDimError
+from indexer.listing import ListedIndex, list_indexes
 from server.access import granted
 from server.identity import Identity
 from server.live import Published, Publisher
@@ -36,6 +37,8 @@ from store.home import Home
 from store.store import ItemNotFoundError, Store
 from triptych_client.pb.v1 import triptych_pb2 as pb
 from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
+
+INDEXES, MAX_INDEXES = 50, 1_000  # that one call lists, where it does not say how many, and at most
 
 _Answer = TypeVar("_Answer")
 _Reply = TypeVar("_Reply")
@@ -217,6 +220,20 @@ class AdminServicer(rpc.AdminServicer):
         with status_of_errors(context):
             return pb.CreateExportResponse(export_id=create_export(self._store, self._home.exports))
 
+    def ListIndexes(
+        self, request: pb.ListIndexesRequest, context: grpc.ServicerContext
+    ) -> pb.ListIndexesResponse:
+        """The newest indexes of the home, newest first.  Status: INVALID_ARGUMENT."""
+        with status_of_errors(context):
+            if request.limit > MAX_INDEXES:
+                raise InvalidRequestError(f"limit is {request.limit}, more than {MAX_INDEXES}", "limit")
+            try:
+                serving = self._retriever.snapshot.index.index_id
+            except NotReadyError:
+                serving = ""
+            listed = list_indexes(self._home, request.limit or INDEXES)
+            return pb.ListIndexesResponse(indexes=[_index_summary(one, serving) for one in listed])
+
     def PublishIndex(
         self, request: pb.PublishIndexRequest, context: grpc.ServicerContext
     ) -> pb.PublishIndexResponse:
@@ -244,6 +261,25 @@ def answering_process(retriever: Retriever) -> pb.AnsweringProcess:
         user_vector_hits=counts.hits,
         user_vector_misses=counts.misses,
     )
+
+
+def _index_summary(listed: ListedIndex, serving: str) -> pb.IndexSummary:
+    facts = listed.facts
+    summary = pb.IndexSummary(
+        index_id=listed.index_id,
+        model_id=facts.get("model_id", ""),
+        factory=facts.get("factory", ""),
+        items=facts.get("items", 0),
+        changes=facts.get("changes", 0),
+        dim=facts.get("dim", 0),
+        ann_recall=facts.get("ann_recall@100"),
+        bytes=listed.nbytes,
+        serving=listed.index_id == serving,
+        damaged=listed.damaged,
+    )
+    if listed.created is not None:
+        summary.created.FromDatetime(listed.created)
+    return summary
 
 
 def _publish_reply(published: Published) -> pb.PublishIndexResponse:

@@ -22,6 +22,7 @@ def calls(folder: Path, index_id: str) -> dict[str, Callable[[Any], Any]]:
         "put_items": lambda client: client.put_items(
             [Item(ITEM, "Dark", "a telescope", attributes={"year": 1999})]
         ),
+        "find_items": lambda client: client.find_items([ITEM]),
         "append_behaviors": lambda client: client.append_behaviors([Behavior("ann", ITEM)]),
         "append_texts": lambda client: client.append_texts([Text("ann", "galaxies", ITEM)]),
         "put_friends": lambda client: client.put_friends([Tie("ann", USER, weight=2.0)]),
@@ -48,6 +49,7 @@ def calls(folder: Path, index_id: str) -> dict[str, Callable[[Any], Any]]:
         "import_folder": lambda client: client.import_folder(folder),
         "export_user": lambda client: client.export_user("ann"),
         "create_export": lambda client: client.create_export(),
+        "list_indexes": lambda client: client.list_indexes(),
         "publish_index": lambda client: client.publish_index(index_id),
         "rollback_index": lambda client: client.rollback_index(),
         "erase_user": lambda client: client.erase_user("ann"),

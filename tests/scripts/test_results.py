@@ -205,6 +205,7 @@ def test_a_commit_is_another_where_files_have_changed(tmp_path: Path) -> None:
     assert all(one.startswith(f"{commits[0]}+") for one in commits[1:3])
 
 
+@pytest.mark.nightly
 def test_killed_in_training_it_goes_on_there_and_writes_the_tables(
     tmp_path: Path, text_models_dir: Path, user_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

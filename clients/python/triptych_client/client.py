@@ -302,6 +302,32 @@ class Calls(ABC, Generic[_Channel]):
         return unary(lambda on: on.ingest.DeleteItems, deletions_message(item_ids, request_id))
 
     @call
+    def find_items(
+        self,
+        item_ids: Iterable[str] = (),
+        *,
+        contains: str = "",
+        kinds: Iterable[str] = (),
+        after: str = "",
+        limit: int = 0,
+        brief: bool = False,
+    ) -> RemoteCall[ingest.FindItemsResponse]:
+        """Return items as they are stored, in the order of their ids.
+
+        Args:
+            item_ids: only these, at most 1,000, where any are named.
+            contains: only items whose id or title contains this, in any case.
+            kinds: only items of one of these.
+            after: only items whose id comes after this one: the next page, where the reply says `more`.
+            limit: at most so many, up to 1,000; 0 means 100.
+            brief: without text and attributes.
+        """
+        request = ingest.FindItemsRequest(
+            item_ids=item_ids, contains=contains, kinds=kinds, after=after, limit=limit, brief=brief
+        )
+        return unary(lambda on: on.ingest.FindItems, request)
+
+    @call
     def append_behaviors(
         self, behaviors: Iterable[Behavior], request_id: str = ""
     ) -> RemoteCall[ingest.WriteResponse]:
@@ -450,6 +476,12 @@ class Calls(ABC, Generic[_Channel]):
             timeout=ADMIN_TIMEOUT,
             repeats=False,
         )
+
+    @call
+    def list_indexes(self, limit: int = 0) -> RemoteCall[list[pb.IndexSummary]]:
+        """Return the newest indexes of the home, newest first; 50 where no limit is named, up to 1,000."""
+        request = pb.ListIndexesRequest(limit=limit)
+        return RemoteCall(lambda on: on.admin.ListIndexes, request, lambda reply: list(reply.indexes))
 
     @call
     def publish_index(self, index_id: str) -> RemoteCall[pb.PublishIndexResponse]:

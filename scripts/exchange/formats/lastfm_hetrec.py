@@ -12,10 +12,12 @@ from scripts.exchange.lines import Lines
 from scripts.exchange.records import Delimited, Fields
 from scripts.exchange.sources import BadRecordError, Layout, NoSuchLayoutError, Row, SourceFile, file_at
 from scripts.exchange.values import BAD_TIME, encoding_of, text_of, time_of
+from store.imports import UTF_8
 
 UNKNOWN_TAG = "unknown_tag"
 _ARTIST = {"items": ("item_id", "title", "kind")}
 _LISTEN = {"behaviors": ("user_id", "item_id", "action", "weight")}
+_FRIENDS = {"social": ("user_id", "friend_id")}
 _TAG = {"texts": ("user_id", "item_id", "text", "ts")}
 MAX_TAGS = 5_000_000
 
@@ -34,20 +36,23 @@ def _find(path: Path, encoding: str | None) -> list[SourceFile]:
         raise NoSuchLayoutError(path, "Last.fm of HetRec 2011", "user_artists.dat")
     files = []
     if artists := file_at(path, "artists.dat"):
-        files.append(SourceFile(artists, _ARTIST, _reader(encoding_of(artists, encoding)), _artist))
-    files.append(SourceFile(listens, _LISTEN, _reader(), _listen))
+        reader = _reader("id", "name", encoding=encoding_of(artists, encoding))
+        files.append(SourceFile(artists, _ARTIST, reader, _artist))
+    files.append(SourceFile(listens, _LISTEN, _reader("userID", "artistID", "weight"), _listen))
     if friends := file_at(path, "user_friends.dat"):
-        files.append(SourceFile(friends, {"social": ("user_id", "friend_id")}, _reader(), _friend))
+        files.append(SourceFile(friends, _FRIENDS, _reader("userID", "friendID"), _friend))
     given = file_at(path, "user_taggedartists-timestamps.dat", "user_taggedartists.dat")
     names = file_at(path, "tags.dat")
     if given and names:
+        when = ("timestamp",) if "timestamps" in given.name else ("year", "month", "day")
         tags = _Tags(_names_of(names, encoding_of(names, encoding)))
-        files.append(SourceFile(given, _TAG, _reader(), tags.rows))
+        files.append(SourceFile(given, _TAG, _reader("userID", "artistID", "tagID", *when), tags.rows))
     return files
 
 
-def _reader(encoding: str = "utf-8") -> Delimited:
-    return Delimited("\t", quotes=False, encoding=encoding, optional=2)  # artists may lack url and picture
+def _reader(*needs: str, encoding: str = UTF_8) -> Delimited:
+    # Artists may lack url and picture.
+    return Delimited("\t", quotes=False, encoding=encoding, needs=needs, optional=2 * ("name" in needs))
 
 
 def _artist(fields: Fields) -> Iterator[Row]:
@@ -67,7 +72,7 @@ def _names_of(path: Path, encoding: str) -> dict[str, str]:
     """Read the words of tags by their id.  Raises: TooManyTagsError."""
     names: dict[str, str] = {}
     with Lines(path) as lines:
-        for record in _reader(encoding).records(lines):
+        for record in _reader("tagID", "tagValue", encoding=encoding).records(lines):
             if record.fields:
                 names[record.fields["tagID"]] = record.fields["tagValue"]
             if len(names) > MAX_TAGS:

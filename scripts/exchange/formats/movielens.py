@@ -66,7 +66,7 @@ def _reader(ending: str, names: tuple[str, ...], encoding: str) -> Delimited:
     """Return how a file of either kind is read; the CSV files have these names in their first line."""
     if ending == "dat":
         return Delimited("::", names, quotes=False, encoding=encoding)
-    return Delimited(encoding=encoding)
+    return Delimited(encoding=encoding, needs=names)
 
 
 def _movie(fields: Fields) -> Iterator[Row]:

@@ -118,6 +118,7 @@ def test_swaps_of_an_index_change_every_answer_as_a_whole(home: Home, tmp_path: 
     assert 0.5 < counts["memory_growth"] < 2
 
 
+@pytest.mark.nightly
 def test_processes_that_are_killed_are_replaced(home: Home, tmp_path: Path) -> None:
     """One kill each; how soon is the machine's matter here."""
     chance, times = random.Random(0), KillTimes(pause=0.1, replaced_within=120.0)

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from scripts.bench.serve.overhead import AGAIN, PLAIN, WATCHED, OverheadOptions, measure_overhead
 from scripts.bench.serve.work import STORED, make_work
 from scripts.connection import TOKEN_VARIABLE
@@ -10,6 +12,7 @@ from store.export import Export
 from store.home import Home
 
 
+@pytest.mark.nightly
 def test_a_watched_server_is_measured_beside_a_plain_one(small_home: Home, tmp_path: Path) -> None:
     with Export.latest(small_home.exports) as export:
         (work,) = make_work(export, 32, [STORED], k=5, seed=0)

@@ -35,6 +35,7 @@ def test_too_many_callers_and_calls_are_counted_and_health_is_asked(
         assert row["health_asked"] > 0
 
 
+@pytest.mark.nightly
 def test_a_soak_writes_and_asks_without_an_error(
     served: tuple[ServerUnderTest, Work], small_home: Home
 ) -> None:

@@ -29,7 +29,7 @@ from scripts.evaluate.amounts import (
     cut_views,
     first_drawn,
 )
-from scripts.evaluate.plots import plot_amounts
+from scripts.evaluate.plots import amounts_figure, save_png
 from scripts.evaluate.protocol import Evaluator
 from scripts.evaluate.tables import amounts_table, gain_mark
 from store.home import Home
@@ -239,7 +239,7 @@ def test_data_without_texts_and_friends_still_tell_what_a_history_gives(
     table = amounts_table(figures, "H")
     assert table.row_count == len(KEYS)
     whole = figures | {"dataset": "d", "split": "test", "users": 1}
-    plot_amounts(whole, tmp_path / "plot.png")
+    save_png(amounts_figure(whole), tmp_path / "plot.png")
     assert imread(tmp_path / "plot.png").std() > 0.05
 
 
@@ -249,7 +249,8 @@ def test_over_nobody_the_figures_are_null_and_the_table_has_gaps(measured: Evalu
     assert figures["by_history"]["1"]["HTS"]["20"]["recall"] is None
     json.dumps(figures, allow_nan=False)
     assert amounts_table(figures, "H").row_count == len(KEYS)
-    plot_amounts(figures | {"dataset": "d", "split": "test", "users": 0}, tmp_path / "plot.png")
+    figure = amounts_figure(figures | {"dataset": "d", "split": "test", "users": 0})
+    save_png(figure, tmp_path / "plot.png")
 
 
 def test_a_gain_is_marked_where_its_interval_excludes_0() -> None:

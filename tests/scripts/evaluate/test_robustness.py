@@ -13,7 +13,7 @@ from encoder.config import VIEWS
 from encoder.views import ViewBatch
 from indexer.publish import current_index, load_index
 from scripts import cli
-from scripts.evaluate.plots import plot_robustness
+from scripts.evaluate.plots import robustness_figure, save_png
 from scripts.evaluate.protocol import Evaluator
 from scripts.evaluate.report import evaluate
 from scripts.evaluate.robustness import (
@@ -202,7 +202,7 @@ def test_over_nobody_the_table_and_the_plot_have_gaps(measured: Evaluator, tmp_p
     json.dumps(block, allow_nan=False)
     assert robustness_table(block).row_count == 9
     report = {"robustness": block, "dataset": "d", "split": "test", "users": 0, "views": "S"}
-    plot_robustness(report, tmp_path / "plot.png")
+    save_png(robustness_figure(report), tmp_path / "plot.png")
     assert imread(tmp_path / "plot.png").shape[0] > 500
 
 

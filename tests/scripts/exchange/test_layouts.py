@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from scripts.exchange.command import FileFormat
 from scripts.exchange.formats import LAYOUTS
@@ -302,6 +304,85 @@ def test_recbole(tmp_path: Path, home: Home) -> None:
         ("x.part1.inter", 3, "malformed_row"),
         ("x.part3.inter", 2, "unparsable_time"),
     }
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["u1", "i1", "2019-11-11 09:05:58", "None", "4.5", "\ud800", "a, b", "$1.2"])
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=4,
+)
+NAMES = {
+    "amazon-reviews": [
+        *(
+            "reviewerID",
+            "asin",
+            "overall",
+            "summary",
+            "reviewText",
+            "unixReviewTime",
+            "user_id",
+            "parent_asin",
+        ),
+        *("rating", "title", "text", "timestamp", "price", "categories", "description", "features", "store"),
+    ],
+    "yelp": [
+        "business_id",
+        "user_id",
+        "stars",
+        "text",
+        "date",
+        "friends",
+        "name",
+        "city",
+        "categories",
+        "is_open",
+    ],
+}
+
+
+@pytest.mark.parametrize("layout", NAMES)
+@given(data=st.data())
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_record_holds_becomes_rows_or_a_reason(
+    layout: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    records = st.dictionaries(st.sampled_from(NAMES[layout]), VALUES, max_size=9)
+    text = lines(*data.draw(st.lists(records, min_size=1, max_size=6)), "[" * 400 + "]" * 400)
+    folder = tmp_path_factory.mktemp("any")
+    if layout == "yelp":
+        write(folder, **{f"{kind}_DOT_json": text for kind in ("business", "review", "tip", "user")})
+    else:
+        first = {"a": {"reviewerID": "u"}, "b": {"user_id": "u", "rating": 1}, "c": {"asin": "i"}}
+        write(folder, **{f"{name}_DOT_jsonl": lines(row) + text for name, row in first.items()})
+    home = Home(tmp_path_factory.mktemp("home"))
+    done = imported(folder, layout, home, create_items=True)
+    assert all(1 <= line <= 8 for _, line, _ in done.refused)
+
+
+def test_lists_in_lists_in_lists_are_refused(tmp_path: Path, home: Home) -> None:
+    deep = '{"asin": "i", "categories": ' + "[" * 700 + "]" * 700 + "}"
+    done = imported(write(tmp_path, p_DOT_jsonl=lines({"asin": "j"}, deep)), "amazon-reviews", home)
+    assert [row[0] for row in done.rows["items"]][-1] == "j"
+    assert {reason for _, _, reason in done.refused} <= {"value_is_nested", "malformed_row", "bad_attributes"}
+
+
+@pytest.mark.parametrize(
+    ("layout", "files", "lacks"),
+    [
+        ("movielens", {"ratings_DOT_csv": "user,movieId,rating,timestamp\n1,1,1,1\n"}, "userId"),
+        ("lastfm-hetrec", {"user_artists_DOT_dat": "userID\tartist\tweight\n1\t1\t1\n"}, "artistID"),
+    ],
+)
+def test_a_first_line_that_lacks_a_name(
+    layout: str, files: dict[str, str], lacks: str, tmp_path: Path, home: Home
+) -> None:
+    with pytest.raises(UnreadableFileError, match=f"its first line names no {lacks}, but "):
+        imported(write(tmp_path, **files), layout, home)
 
 
 def test_recbole_without_the_names_that_it_needs(tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ def evaluated(home: Home, run: Run) -> dict[str, Any]:
 SETS = {"ml-latest-small": ("movielens", movielens), "lastfm": ("lastfm-hetrec", lastfm)}
 pytestmark = [
     pytest.mark.skipif(not DATA.is_dir(), reason="TRIPTYCH_DATA names no folder of data sets"),
+    pytest.mark.nightly,
     pytest.mark.timeout(0),
     pytest.mark.parametrize("name", SETS),
 ]

@@ -25,7 +25,7 @@ def open_gateway(tmp_path_factory: pytest.TempPathFactory) -> Open:
         except EnvoyNotInstalledError as error:
             pytest.skip(str(error))
         said = tmp_path_factory.mktemp("gateway") / "log"
-        options = {name: settings.pop(name) for name in ("threads", "grace") if name in settings}
+        options = {name: settings.pop(name) for name in ("threads", "grace", "make") if name in settings}
         config = GatewayConfig(addresses=addresses, port=0, **settings)
         with said.open("wb") as output, running_gateway(config, output=output, **options) as running:
             address = running.url.partition("://")[2]

@@ -108,7 +108,7 @@ def test_every_message_that_the_guide_explains_is_one_of_ours() -> None:
     guide = (root / "docs" / "operations.md").read_text("utf-8").split("\n## Messages\n")[1]
     source = " ".join(
         re.sub(r'"\s*\n?\s*f?"', "", path.read_text("utf-8"))
-        for folder in ("server", "store", "indexer", "encoder")
+        for folder in ("clients", "scripts", "server", "store", "indexer", "encoder")
         for path in sorted((root / folder).rglob("*.py"))
     )
     messages = re.findall(r"^\| `([^`]+)` \|", guide, re.MULTILINE)

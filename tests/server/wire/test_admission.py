@@ -104,7 +104,16 @@ def test_every_method_has_a_kind() -> None:
     assert kinds["Query"] == kinds["QueryBatch"] == kinds["EncodeUser"] == "queries"
     assert kinds["PutItems"] == kinds["AppendTexts"] == "writes"
     assert kinds["StreamItems"] == kinds["StreamFriends"] == "write streams"
-    alone = ("QueryStream", "ExportUser", "Status", "Check", "Watch", "ServerReflectionInfo", "CreateExport")
+    alone = (
+        "QueryStream",
+        "ExportUser",
+        "FindItems",
+        "Status",
+        "Check",
+        "Watch",
+        "ServerReflectionInfo",
+        "CreateExport",
+    )
     assert len({kinds[name] for name in alone} | {"queries", "writes", "write streams"}) == len(alone) + 3
 
 

@@ -628,6 +628,74 @@ class StreamResponse(_message.Message):
 Global___StreamResponse: _TypeAlias = StreamResponse  # noqa: Y015
 
 @_typing.final
+class FindItemsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_IDS_FIELD_NUMBER: _builtins.int
+    CONTAINS_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    BRIEF_FIELD_NUMBER: _builtins.int
+    contains: _builtins.str
+    """only items whose id or title contains this, in any case; at most 256 bytes"""
+    after: _builtins.str
+    """only items whose id comes after this one: the next page"""
+    limit: _builtins.int
+    """at most so many, 1 to 1,000; 0 means 100"""
+    brief: _builtins.bool
+    """without text and attributes"""
+    @_builtins.property
+    def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """only these, at most 1,000; one that is unknown is left out"""
+
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """only items of one of these, at most 100"""
+
+    def __init__(
+        self,
+        *,
+        item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        contains: _builtins.str = ...,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        after: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        brief: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "brief", b"brief", "contains", b"contains", "item_ids", b"item_ids", "kinds", b"kinds", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindItemsRequest: _TypeAlias = FindItemsRequest  # noqa: Y015
+
+@_typing.final
+class FindItemsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """others follow: the limit, or 4 MB, is reached"""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemRow]: ...
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___ItemRow] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "more", b"more"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindItemsResponse: _TypeAlias = FindItemsResponse  # noqa: Y015
+
+@_typing.final
 class EraseUserRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -84,6 +84,11 @@ class IngestStub:
                 request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.SetConsentRequest.SerializeToString,
                 response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
                 _registered_method=True)
+        self.FindItems = channel.unary_unary(
+                '/triptych.v1.Ingest/FindItems',
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.FindItemsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.FindItemsResponse.FromString,
+                _registered_method=True)
         self.StreamItems = channel.stream_unary(
                 '/triptych.v1.Ingest/StreamItems',
                 request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.PutItemsRequest.SerializeToString,
@@ -201,6 +206,14 @@ class IngestServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindItems(self, request, context):
+        """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told.
+        A token with a filter may not call this.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamItems(self, request_iterator, context):
         """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
         request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
@@ -301,6 +314,11 @@ def add_IngestServicer_to_server(servicer, server):
                     servicer.SetConsent,
                     request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.SetConsentRequest.FromString,
                     response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.SerializeToString,
+            ),
+            'FindItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindItems,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.FindItemsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.FindItemsResponse.SerializeToString,
             ),
             'StreamItems': grpc.stream_unary_rpc_method_handler(
                     servicer.StreamItems,
@@ -552,6 +570,33 @@ class Ingest:
             '/triptych.v1.Ingest/SetConsent',
             triptych__client_dot_pb_dot_v1_dot_ingest__pb2.SetConsentRequest.SerializeToString,
             triptych__client_dot_pb_dot_v1_dot_ingest__pb2.WriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Ingest/FindItems',
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.FindItemsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.FindItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

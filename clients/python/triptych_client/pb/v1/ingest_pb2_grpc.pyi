@@ -67,6 +67,10 @@ class IngestStub:
     export that is trained on. Nothing is lost: what is allowed again is as it was. Who others find as similar or in an audience
     goes by what is shared; where that changes, the person is found by nobody until encoded again, within about a second.
     """
+    FindItems: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.FindItemsRequest, _ingest_pb2.FindItemsResponse]
+    """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told.
+    A token with a filter may not call this.
+    """
     StreamItems: _grpc.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
     request_id; the answer adds up, and names rejected rows by request and position. After an error, send all of
@@ -126,6 +130,10 @@ class IngestAsyncStub(IngestStub):
     """What people allow to be done with their views. The next query follows it, wherever it is answered, and so does the next
     export that is trained on. Nothing is lost: what is allowed again is as it was. Who others find as similar or in an audience
     goes by what is shared; where that changes, the person is found by nobody until encoded again, within about a second.
+    """
+    FindItems: _aio.UnaryUnaryMultiCallable[_ingest_pb2.FindItemsRequest, _ingest_pb2.FindItemsResponse]  # type: ignore[assignment]
+    """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told.
+    A token with a filter may not call this.
     """
     StreamItems: _aio.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
@@ -225,6 +233,16 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
         """What people allow to be done with their views. The next query follows it, wherever it is answered, and so does the next
         export that is trained on. Nothing is lost: what is allowed again is as it was. Who others find as similar or in an audience
         goes by what is shared; where that changes, the person is found by nobody until encoded again, within about a second.
+        """
+
+    @_abc_1.abstractmethod
+    def FindItems(
+        self,
+        request: _ingest_pb2.FindItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_pb2.FindItemsResponse, _abc.Awaitable[_ingest_pb2.FindItemsResponse]]:
+        """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told.
+        A token with a filter may not call this.
         """
 
     @_abc_1.abstractmethod

@@ -1297,6 +1297,103 @@ class CreateExportResponse(_message.Message):
 Global___CreateExportResponse: _TypeAlias = CreateExportResponse  # noqa: Y015
 
 @_typing.final
+class ListIndexesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """at most so many, 1 to 1,000; 0 means 50"""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIndexesRequest: _TypeAlias = ListIndexesRequest  # noqa: Y015
+
+@_typing.final
+class IndexSummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_ID_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    FACTORY_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    DIM_FIELD_NUMBER: _builtins.int
+    ANN_RECALL_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    index_id: _builtins.str
+    model_id: _builtins.str
+    factory: _builtins.str
+    """of FAISS"""
+    items: _builtins.int
+    changes: _builtins.int
+    """items that changed since the index that it was made from"""
+    dim: _builtins.int
+    ann_recall: _builtins.float
+    """of the first 100, against exact search"""
+    bytes: _builtins.int
+    """of its files"""
+    serving: _builtins.bool
+    damaged: _builtins.bool
+    """its manifest is; nothing else is known of it, and it cannot be published"""
+    @_builtins.property
+    def created(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        index_id: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        factory: _builtins.str = ...,
+        items: _builtins.int = ...,
+        changes: _builtins.int = ...,
+        dim: _builtins.int = ...,
+        ann_recall: _builtins.float | None = ...,
+        bytes: _builtins.int = ...,
+        created: _timestamp_pb2.Timestamp | None = ...,
+        serving: _builtins.bool = ...,
+        damaged: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ann_recall", b"_ann_recall", "ann_recall", b"ann_recall", "created", b"created"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ann_recall", b"_ann_recall", "ann_recall", b"ann_recall", "bytes", b"bytes", "changes", b"changes", "created", b"created", "damaged", b"damaged", "dim", b"dim", "factory", b"factory", "index_id", b"index_id", "items", b"items", "model_id", b"model_id", "serving", b"serving"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ann_recall: _TypeAlias = _typing.Literal["ann_recall"]  # noqa: Y015
+    _WhichOneofArgType__ann_recall: _TypeAlias = _typing.Literal["_ann_recall", b"_ann_recall"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ann_recall) -> _WhichOneofReturnType__ann_recall | None: ...
+
+Global___IndexSummary: _TypeAlias = IndexSummary  # noqa: Y015
+
+@_typing.final
+class ListIndexesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEXES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def indexes(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexSummary]: ...
+    def __init__(
+        self,
+        *,
+        indexes: _abc.Iterable[Global___IndexSummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexes", b"indexes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIndexesResponse: _TypeAlias = ListIndexesResponse  # noqa: Y015
+
+@_typing.final
 class PublishIndexRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

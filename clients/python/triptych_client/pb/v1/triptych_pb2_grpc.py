@@ -320,6 +320,11 @@ class AdminStub:
                 request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.CreateExportRequest.SerializeToString,
                 response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.CreateExportResponse.FromString,
                 _registered_method=True)
+        self.ListIndexes = channel.unary_unary(
+                '/triptych.v1.Admin/ListIndexes',
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListIndexesRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListIndexesResponse.FromString,
+                _registered_method=True)
         self.PublishIndex = channel.unary_unary(
                 '/triptych.v1.Admin/PublishIndex',
                 request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexRequest.SerializeToString,
@@ -351,6 +356,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListIndexes(self, request, context):
+        """The newest indexes of the home as their manifests describe them, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PublishIndex(self, request, context):
         """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then.
         """
@@ -377,6 +389,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.CreateExport,
                     request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.CreateExportRequest.FromString,
                     response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.CreateExportResponse.SerializeToString,
+            ),
+            'ListIndexes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIndexes,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListIndexesRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListIndexesResponse.SerializeToString,
             ),
             'PublishIndex': grpc.unary_unary_rpc_method_handler(
                     servicer.PublishIndex,
@@ -445,6 +462,33 @@ class Admin:
             '/triptych.v1.Admin/CreateExport',
             triptych__client_dot_pb_dot_v1_dot_triptych__pb2.CreateExportRequest.SerializeToString,
             triptych__client_dot_pb_dot_v1_dot_triptych__pb2.CreateExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIndexes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Admin/ListIndexes',
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListIndexesRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListIndexesResponse.FromString,
             options,
             channel_credentials,
             insecure,

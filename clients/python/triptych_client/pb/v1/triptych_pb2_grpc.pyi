@@ -157,6 +157,8 @@ class AdminStub:
     """What serves, how much is stored, how background work goes, and which process has answered."""
     CreateExport: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.CreateExportRequest, _triptych_pb2.CreateExportResponse]
     """Writes an immutable Parquet copy of the store below exports/."""
+    ListIndexes: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.ListIndexesRequest, _triptych_pb2.ListIndexesResponse]
+    """The newest indexes of the home as their manifests describe them, newest first."""
     PublishIndex: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.PublishIndexRequest, _triptych_pb2.PublishIndexResponse]
     """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then."""
     RollbackIndex: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.RollbackIndexRequest, _triptych_pb2.PublishIndexResponse]
@@ -173,6 +175,8 @@ class AdminAsyncStub(AdminStub):
     """What serves, how much is stored, how background work goes, and which process has answered."""
     CreateExport: _aio.UnaryUnaryMultiCallable[_triptych_pb2.CreateExportRequest, _triptych_pb2.CreateExportResponse]  # type: ignore[assignment]
     """Writes an immutable Parquet copy of the store below exports/."""
+    ListIndexes: _aio.UnaryUnaryMultiCallable[_triptych_pb2.ListIndexesRequest, _triptych_pb2.ListIndexesResponse]  # type: ignore[assignment]
+    """The newest indexes of the home as their manifests describe them, newest first."""
     PublishIndex: _aio.UnaryUnaryMultiCallable[_triptych_pb2.PublishIndexRequest, _triptych_pb2.PublishIndexResponse]  # type: ignore[assignment]
     """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then."""
     RollbackIndex: _aio.UnaryUnaryMultiCallable[_triptych_pb2.RollbackIndexRequest, _triptych_pb2.PublishIndexResponse]  # type: ignore[assignment]
@@ -198,6 +202,14 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_triptych_pb2.CreateExportResponse, _abc.Awaitable[_triptych_pb2.CreateExportResponse]]:
         """Writes an immutable Parquet copy of the store below exports/."""
+
+    @_abc_1.abstractmethod
+    def ListIndexes(
+        self,
+        request: _triptych_pb2.ListIndexesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_triptych_pb2.ListIndexesResponse, _abc.Awaitable[_triptych_pb2.ListIndexesResponse]]:
+        """The newest indexes of the home as their manifests describe them, newest first."""
 
     @_abc_1.abstractmethod
     def PublishIndex(

@@ -1,0 +1,43 @@
+"""Forms that lead to an address, and questions before something is lost."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from html import escape
+
+from nicegui import ui
+
+from console.words import Words
+
+
+def look_up_form(path: str, fields: Mapping[str, tuple[str, str]], button: str) -> None:
+    """Draw a form whose answer is a page with an address of its own.
+
+    Args:
+        path: of that page.
+        fields: label and value by the name of the parameter.
+        button: what is on the button.
+    """
+    parts = "".join(
+        f'<label>{escape(label)}<input name="{name}" value="{escape(value)}" maxlength="256"></label>'
+        for name, (label, value) in fields.items()
+    )
+    ui.html(
+        f'<form class="t-look" method="get" action="{path}" role="search">{parts}'
+        f'<button class="t-switch">{escape(button)}</button></form>',
+        sanitize=False,
+    )
+
+
+async def confirmed(
+    question: str, goes: Sequence[str], act: Callable[[], Awaitable[None]], say: Words
+) -> None:
+    """Ask a question that names what goes, and act where the answer is yes."""
+    with ui.dialog() as dialog, ui.card():
+        lines = "".join(f"<li>{escape(one)}</li>" for one in goes)
+        ui.html(f'<p>{escape(question)}</p><ul class="t-goes">{lines}</ul>', sanitize=False)
+        with ui.row():
+            ui.button(say("Leave it"), on_click=lambda: dialog.submit(False)).props("flat no-caps autofocus")
+            ui.button(say("Yes, do it"), color="negative", on_click=lambda: dialog.submit(True)).props(
+                "no-caps"
+            )
+    if await dialog:
+        await act()

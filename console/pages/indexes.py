@@ -1,0 +1,90 @@
+"""The page Indexes: which there are, from which models, and which serves; publishing one and rolling back."""
+
+from html import escape
+
+from nicegui import ui
+
+from console.forms import confirmed
+from console.frame import Visit
+from console.tables import rows_html
+from triptych_client import CallError
+from triptych_client.pb.v1 import triptych_pb2 as pb
+
+
+async def show_indexes(visit: Visit) -> None:
+    """Draw the page.  Raises: CallError."""
+    say = visit.say
+    ui.html(f"<h1>{escape(say('Indexes and models'))}</h1>", sanitize=False)
+    if not visit.can.read_people:
+        visit.note(say("What serves is told to tokens with the scope admin."))
+        return
+    indexes = await visit.backend.client.list_indexes()
+    if not indexes:
+        visit.note(say("There is no index yet. Run triptych train and triptych reindex for the home."))
+        return
+    names = [say("Index"), say("Serves"), say("Model"), say("Factory"), say("Items"), say("Changes")]
+    names += [say("Embedding dim"), say("ANN recall"), say("Size")]
+    ui.html(rows_html(names, [_row(one, visit) for one in indexes]), sanitize=False)
+    if visit.can.govern:
+        _draw_changes(visit, indexes)
+
+
+def _row(one: pb.IndexSummary, visit: Visit) -> list[str]:
+    say = visit.say
+    if one.damaged:
+        return [one.index_id, say("damaged"), *["–"] * 6, f"{one.bytes / 1e6:,.1f} MB"]
+    recall = f"{one.ann_recall:.3f}" if one.HasField("ann_recall") else "–"
+    counts = [f"{one.items:,}", f"{one.changes:,}", str(one.dim), recall, f"{one.bytes / 1e6:,.1f} MB"]
+    return [one.index_id, say("yes") if one.serving else "", one.model_id, one.factory, *counts]
+
+
+def _draw_changes(visit: Visit, indexes: list[pb.IndexSummary]) -> None:
+    """Draw a choice of the index to publish, and the way back, each with a question that says what changes."""
+    say = visit.say
+    serving = next((one for one in indexes if one.serving), pb.IndexSummary())
+    others = {one.index_id: one for one in indexes if not (one.serving or one.damaged)}
+    older = [index_id for index_id in others if serving.index_id and index_id < serving.index_id]
+
+    def changes(to: pb.IndexSummary) -> list[str]:
+        return [
+            f"{say('Index')}: {serving.index_id or '–'} → {to.index_id}",
+            f"{say('Model')}: {serving.model_id or '–'} → {to.model_id}",
+            f"{say('Items')}: {serving.items:,} → {to.items:,}",
+        ]
+
+    async def publish(index_id: str) -> None:
+        try:
+            await visit.backend.client.publish_index(index_id)
+        except CallError as error:
+            visit.tell(error)
+            return
+        ui.navigate.to("/indexes")
+
+    async def roll_back() -> None:
+        try:
+            await visit.backend.client.rollback_index()
+        except CallError as error:
+            visit.tell(error)
+            return
+        ui.navigate.to("/indexes")
+
+    if not others:
+        visit.note(say("There is no other index to publish."))
+        return
+    with ui.element("section").classes("t-card q-mt-md"):
+        choice = ui.select(list(others), value=next(iter(others)), label=say("Index to publish"))
+        choice.props("dense outlined").classes("w-full q-mb-sm")
+
+        async def ask_to_publish() -> None:
+            index_id = str(choice.value)
+            await confirmed(
+                say("Publish this index?"), changes(others[index_id]), lambda: publish(index_id), say
+            )
+
+        ui.button(say("Publish"), on_click=ask_to_publish).props("no-caps")
+        if older:
+            goes = changes(others[max(older)])
+            ui.button(
+                say("Roll back"),
+                on_click=lambda: confirmed(say("Go back to the index before?"), goes, roll_back, say),
+            ).props("no-caps outline").classes("q-ml-sm")

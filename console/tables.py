@@ -1,0 +1,32 @@
+"""Tables as HTML; whatever stands in them is escaped."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+
+def facts_html(facts: Mapping[str, str]) -> str:
+    """Return names and values as a table of two columns."""
+    lines = (f'<tr><th scope="row">{escape(k)}</th><td>{escape(v)}</td></tr>' for k, v in facts.items())
+    return f'<table class="t-table">{"".join(lines)}</table>'
+
+
+def rows_html(
+    names: Sequence[str], rows: Sequence[Sequence[str]], links: Mapping[str, str] | None = None
+) -> str:
+    """Return a table that scrolls sideways where it is too wide.
+
+    Args:
+        names: of the columns.
+        rows: texts.
+        links: where a text of the first column leads.
+    """
+
+    def first(text: str) -> str:
+        where = (links or {}).get(text)
+        return f'<a class="t-name" href="{escape(where)}">{escape(text)}</a>' if where else escape(text)
+
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    cells = ([escape(one) if place else first(one) for place, one in enumerate(row)] for row in rows)
+    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in cells)
+    table = f'<table class="t-table"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>'
+    return f'<div class="t-scroll" tabindex="0" role="group">{table}</div>'

@@ -1,0 +1,144 @@
+"""What people do on the pages, in a browser: both widths, both languages, the keyboard alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.console.conftest import OpenConsole
+from tests.live_server import SOON, Client
+
+Visit = Callable[..., Any]
+USER = "u00001"
+PATHS = ("/", f"/try?user={USER}", f"/people?user={USER}", "/items", "/items?new=1", "/indexes")
+
+
+def shown(page: Any, selector: str, text: str = "") -> Any:
+    """Wait until something with a text is visible; return it."""
+    found = page.locator(selector).filter(has_text=text).first
+    found.wait_for(timeout=SOON * 1000)
+    return found
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("language", ["en", "zh-CN"])
+def test_every_page_opens_in_both_languages_and_fits(
+    console: str, visit: Visit, width: int, language: str
+) -> None:
+    for path in PATHS:
+        page = visit(console + path, width=width, language=language)
+        shown(page, "main h1")
+        shown(page, "header nav", "用户" if language == "zh-CN" else "People")
+        assert page.locator(".t-failure").count() <= (
+            1 if path.startswith("/people") else 0
+        )  # no head is fitted
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_try_answers_at_once_and_its_address_can_be_shared(console: str, visit: Visit) -> None:
+    page = visit(f"{console}/try")
+    shown(page, ".t-note", "Name a person")
+    page.get_by_label("Person, by id").fill(USER)
+    shown(page, ".t-results > li")
+    assert page.locator(".t-results > li").count() == 10
+    page.wait_for_url(f"**/try?user={USER}")
+    page.get_by_label("Conditions, one a line").fill("year>=")
+    shown(page, ".t-failure")
+    page.get_by_label("Conditions, one a line").fill("")
+    page.locator(".t-result summary").first.click()
+    shown(page, ".t-result details ul li")
+    page.get_by_label("Compare with a second setting").click()
+    shown(page, "[data-setting='2'] .t-results")
+    other = visit(page.url)
+    shown(other, "[data-setting='2'] .t-results")
+
+
+def test_try_by_the_keyboard_alone(console: str, visit: Visit) -> None:
+    page = visit(f"{console}/try")
+    shown(page, ".t-note", "Name a person")
+
+    def tab_to(matches: str) -> None:
+        for _ in range(60):
+            if page.evaluate(f"document.activeElement && document.activeElement.matches({matches!r})"):
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"{matches} is not reached")
+
+    tab_to("input[type=text], input:not([type])")
+    page.keyboard.type(USER)
+    shown(page, ".t-results > li")
+    tab_to("[role=slider][aria-label='How many']")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("document.querySelectorAll('.t-results > li').length === 9")
+    tab_to(".t-result summary")
+    page.keyboard.press("Enter")
+    shown(page, ".t-result details ul li")
+
+
+def test_an_anonymous_person_an_item_and_a_text(console: str, visit: Visit) -> None:
+    page = visit(f"{console}/try?who=text&text=stars+and+telescopes")
+    shown(page, ".t-results > li")
+    item_id = page.locator(".t-name").first.get_attribute("href").partition("item=")[2]
+    page.get_by_text("Anonymous person").click()
+    page.get_by_label("Items of the history").fill(item_id)
+    shown(page, ".t-note", "Views used: history")
+    page.get_by_text("Item", exact=True).click()
+    page.get_by_label("Item, by id").fill("nowhere")
+    shown(page, ".t-failure", "no such item")
+
+
+def test_a_language_is_remembered(console: str, visit: Visit) -> None:
+    page = visit(f"{console}/try")
+    page.get_by_role("button", name="中文").click()
+    shown(page, "h1", "试一次查询")
+    page.goto(f"{console}/items")
+    shown(page, "h1", "物品")
+    page.get_by_role("button", name="English").click()
+    shown(page, "h1", "Items")
+
+
+def test_an_item_is_put_found_and_deleted(console: str, visit: Visit) -> None:
+    page = visit(f"{console}/items?new=1")
+    page.get_by_label("Id", exact=True).fill("new <item>")
+    page.get_by_label("Title").fill("Blue in <b>Green</b>")
+    page.get_by_role("button", name="Put").click()
+    page.wait_for_url("**/items?item=**")
+    shown(page, "h2", "Blue in <b>Green</b>")
+    page.goto(f"{console}/items?contains=in+%3Cb%3Egreen")
+    page.get_by_role("link", name="new <item>").click()
+    page.get_by_role("button", name="Delete").click()
+    shown(page, ".q-dialog .t-goes", "Blue in <b>Green</b>")
+    page.get_by_role("button", name="Yes, do it").click()
+    page.wait_for_url("**/items")
+
+
+def test_a_person_is_shown_and_erased_after_a_question_that_names_what_goes(
+    console: str, visit: Visit, live: Client
+) -> None:
+    page = visit(f"{console}/people?user=u00005")
+    shown(page, "h2", "People like them")
+    page.get_by_role("button", name="Erase this person").click()
+    shown(page, ".q-dialog .t-goes", "behaviors: ")
+    page.get_by_role("button", name="Yes, do it").click()
+    shown(page, ".q-notification", "Erased")
+    page.goto(f"{console}/people?user=u00005")
+    shown(page, ".t-note", "Nothing is stored of u00005")
+
+
+def test_without_write_nothing_is_offered(live: Client, open_console: OpenConsole, visit: Visit) -> None:
+    with open_console(live.address) as url:
+        for path in (f"/people?user={USER}", "/items", "/items?new=1"):
+            page = visit(url + path)
+            shown(page, ".t-badge", "read-only")
+            shown(page, "main h1")
+            page.wait_for_load_state("networkidle")
+            assert page.get_by_role("button", name="Erase this person").count() == 0
+            assert page.get_by_role("button", name="Put").count() == 0
+            assert page.locator("main .q-toggle").count() == 0
+
+
+def test_a_server_that_is_gone_and_a_home_without_an_index(
+    open_console: OpenConsole, visit: Visit, tmp_path: Any
+) -> None:
+    with open_console("127.0.0.1:1") as url:
+        shown(visit(f"{url}/try"), ".t-failure", "No server answers at 127.0.0.1:1")
