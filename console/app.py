@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from nicegui import ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
+from starlette.responses import Response
 
 from console.backend import NOTHING, Backend
 from console.config import ConsoleConfig
@@ -29,6 +30,7 @@ PAGES: dict[str, Show] = {
     "/items": show_items,
     "/indexes": show_indexes,
 }
+_WAITING = 128  # connections
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 _ICON = (
     "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 30 30'><path fill='#0072b2' d='M2 4h7v22H2z'/>"
@@ -61,11 +63,21 @@ def run_console(config: ConsoleConfig, *, insecure: bool = False) -> None:
         _add_page(path, show, backend)
     if not insecure:  # a page elsewhere that gives its own name this machine's address reaches nothing
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+    app.middleware("http")(_never_framed)
     ui.run_with(app, title="Triptych", favicon=_ICON, dark=None, show_welcome_message=False)
     with closing(_socket(config.host, config.port)) as listening:
         host, port = listening.getsockname()[:2]
         log.info("console on http://%s:%d for %s", f"[{host}]" if ":" in host else host, port, config.address)
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+
+
+async def _never_framed(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Forbid pages elsewhere to show one of ours within them, where a click may land on its buttons."""
+    response = await answer(request)
+    response.headers["content-security-policy"] = "frame-ancestors 'none'"
+    response.headers["x-frame-options"] = "DENY"
+    response.headers["referrer-policy"] = "same-origin"
+    return response
 
 
 def _add_page(path: str, show: Show, backend: Backend) -> None:
@@ -96,6 +108,7 @@ def _socket(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen(_WAITING)  # who comes as soon as the log says where is served, too
     except OSError as error:
         listening.close()
         raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error

@@ -39,7 +39,7 @@ def _row(one: pb.IndexSummary, visit: Visit) -> list[str]:
 
 
 def _draw_changes(visit: Visit, indexes: list[pb.IndexSummary]) -> None:
-    """Draw a choice of the index to publish, and the way back, each with a question that says what changes."""
+    """Draw a choice of the index to publish, and the way back; each asks first and says what changes."""
     say = visit.say
     serving = next((one for one in indexes if one.serving), pb.IndexSummary())
     others = {one.index_id: one for one in indexes if not (one.serving or one.damaged)}

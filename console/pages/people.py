@@ -19,6 +19,7 @@ from triptych_client.pb.v1 import triptych_pb2 as pb
 _ROWS_SHOWN = 50
 _LIKE = 10
 _PAGE = "/people"
+_MADE_OF_THEM = ("models", "indexes")  # may outlive what is stored
 
 Stored = Mapping[str, list[Mapping[str, object]]]
 
@@ -33,7 +34,7 @@ async def show_people(visit: Visit) -> None:
         return
     page = _Person(visit, user_id)
     like, profile, stored = await asyncio.gather(page.like(), page.profile(), page.stored())
-    known = stored is None or any(stored.values())
+    known = stored is None or any(rows for table, rows in stored.items() if table not in _MADE_OF_THEM)
     if not known:
         visit.note(say("Nothing is stored of {user}.", user=user_id))
     asked = urlencode({"user": user_id})
@@ -43,7 +44,7 @@ async def show_people(visit: Visit) -> None:
     with ui.element("div").classes("t-side"):
         _card(say("People like them"), like)
         _card(say("Interest profile"), profile)
-        if stored is not None and known:
+        if stored and any(stored.values()):
             with ui.element("section").classes("t-card"):
                 page.draw_stored(stored)
         if visit.can.write:
@@ -81,6 +82,9 @@ class _Person:
         try:
             reply = await self._visit.backend.client.predict(self._user_id)
         except CallError as error:
+            if error.reason == "HEAD_NOT_FITTED":
+                without = say("The model has no head for this. Train with --task.")
+                return f'<p class="t-note">{escape(without)}</p>'
             return self._visit.failure_html(error)
         rows = [[name, f"{value:.1%}"] for name, value in zip(reply.categories, reply.values, strict=False)]
         return rows_html([reply.label or say("category"), say("probability")], rows)

@@ -147,8 +147,9 @@ class _TryPage:
         turn = self._turn
         await asyncio.sleep(_PAUSE_SECONDS)
         if turn == self._turn:
-            ui.navigate.history.replace(self._question.address())
-            await self.answer()
+            with self._answers:  # the control that has changed may be gone: the form is drawn anew
+                ui.navigate.history.replace(self._question.address())
+                await self.answer()
 
     async def answer(self) -> None:
         """Ask the server, and show the answers; those of a question that has changed are dropped."""

@@ -1,0 +1,70 @@
+"""Pictures of the console's pages for the documents, by a Chromium that is there.
+
+Example: python -m scripts.console.pictures http://127.0.0.1:8090 --user u00008 --item film-0162
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+_INTO = Path(__file__).resolve().parents[2] / "docs" / "images" / "console"
+_HEIGHT = 860
+
+
+class ChromiumMissingError(RuntimeError):
+    """There is no browser to look with."""
+
+    def __init__(self) -> None:
+        super().__init__("no Chromium here: apt-get install chromium")
+
+
+def main() -> None:
+    """Write the pictures, a PNG each."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.console.pictures", description=__doc__)
+    parser.add_argument("url", help="where the console is")
+    parser.add_argument("--user", required=True, help="a person who is shown")
+    parser.add_argument("--item", required=True, help="an item that is shown")
+    parser.add_argument("--into", type=Path, default=_INTO, help="the folder of the pictures")
+    arguments = parser.parse_args()
+    take_pictures(arguments.url, arguments.user, arguments.item, arguments.into)
+
+
+def take_pictures(url: str, user: str, item: str, into: Path) -> None:
+    """Write a PNG for each of some pages, light and dark, wide and narrow, in both languages.
+
+    Raises:
+        ChromiumMissingError: there is none.
+    """
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        raise ChromiumMissingError
+    into.mkdir(parents=True, exist_ok=True)
+    shots = {
+        "overview": ("/", 1280, "en", "light"),
+        "try": (f"/try?user={user}", 1280, "en", "light"),
+        "try-compared-zh": (f"/try?user={user}&compare=1&b.history=0", 1280, "zh-CN", "dark"),
+        "people": (f"/people?user={user}", 1280, "en", "light"),
+        "item-narrow": (f"/items?item={item}", 390, "en", "light"),
+    }
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        for name, (path, width, language, looks) in shots.items():
+            context = browser.new_context(
+                viewport={"width": width, "height": _HEIGHT},
+                locale=language,
+                color_scheme="dark" if looks == "dark" else "light",
+            )
+            page = context.new_page()
+            page.goto(url + path, wait_until="networkidle")
+            page.locator("main h1").wait_for()
+            if path.startswith("/try"):
+                page.locator(".t-results").first.wait_for()
+            page.screenshot(path=into / f"{name}.png")
+            context.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
