@@ -57,6 +57,7 @@ results: $(READY)
 proto: $(READY)
 	$(BIN)/python -m scripts.stubs
 	$(BIN)/python -m scripts.gateway.descriptors
+	$(BIN)/python -m scripts.documents api
 
 # What needs a graphics card, in one go, on a machine that has one: gpu.json, and gpu.md for docs/benchmarks.md.  EXTRA=gpu leaves
 # RAPIDS out, and CAGRA graphs with it.  Without a card nothing is installed, and the exit code is 3 (make shows it as Error 3).

@@ -242,7 +242,7 @@ def _access_log() -> dict[str, Any]:
         "name": "envoy.access_loggers.stdout",
         "typed_config": {
             "@type": f"{_TYPES}.access_loggers.stream.v3.StdoutAccessLog",
-            "log_format": {"json_format": line, "omit_empty_values": True},
+            "log_format": {"json_format": line},
         },
     }
 

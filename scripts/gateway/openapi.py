@@ -117,11 +117,13 @@ def _operation(method: ApiMethod, comments: _Comments, types: _Types) -> _Schema
             "5XX": {"$ref": "#/components/responses/Error"},
         },
     }
+    message = types[method.input_type]
+    if method.verb == "GET" and isinstance(message, DescriptorProto) and message.field:
+        operation["parameters"] = [_parameter(method.input_type, field, comments) for field in message.field]
     if method.verb != "GET":
         body: _Schema = {"schema": _reference(method.input_type)}
         if name in _EXAMPLES:
             body["example"] = _EXAMPLES[name]
-        message = types[method.input_type]
         needed = REQUIRED.get(message.name) or (isinstance(message, DescriptorProto) and _choices(message))
         operation["requestBody"] = {"required": bool(needed), "content": {"application/json": body}}
     return operation
@@ -167,6 +169,13 @@ def _field(owner: str, field: FieldDescriptorProto, message: DescriptorProto, co
     else:
         schema = _value(field)
     return schema | _described(comments.get(f"{owner}.{field.name}"))
+
+
+def _parameter(owner: str, field: FieldDescriptorProto, comments: _Comments) -> _Schema:
+    """Return a field of a request without a body as a query parameter."""
+    said = _described(comments.get(f"{owner}.{field.name}"))
+    bound = BOUNDS.get(owner.removeprefix(f"{PACKAGE}."), {}).get(field.name, {})
+    return {"name": field.name, "in": "query", "schema": _value(field) | bound} | said
 
 
 def _value(field: FieldDescriptorProto) -> _Schema:

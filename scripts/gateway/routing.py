@@ -64,7 +64,7 @@ def route_config(methods: Sequence[ApiMethod], origins: Sequence[str], openapi: 
 
 def _grpc_route(method: ApiMethod) -> dict[str, Any]:
     """Return the route of a method called by gRPC, by gRPC-Web, or by JSON that became gRPC."""
-    retry = _retries(reads=method.scope == "query" or method.name.endswith("/Status"))
+    retry = _retries(reads=method.scope == "query" or method.verb == "GET")
     route = _unbounded_route(method.name, retry)
     if method.streams:
         return route
