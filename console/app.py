@@ -29,6 +29,7 @@ PAGES: dict[str, Show] = {
     "/items": show_items,
     "/indexes": show_indexes,
 }
+_CALLS_OF_A_PAGE = 5  # one after another, at most
 _WAITING = 128  # connections
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 _ICON = (
@@ -80,7 +81,7 @@ async def _never_framed(request: Request, answer: Callable[[Request], Awaitable[
 
 
 def _add_page(path: str, show: Show, backend: Backend) -> None:
-    @ui.page(path)
+    @ui.page(path, response_timeout=_CALLS_OF_A_PAGE * backend.config.timeout)
     async def page(request: Request) -> None:
         say = words_of(request)
         with frame(request, say, writes=backend.config.write):

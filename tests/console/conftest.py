@@ -83,6 +83,11 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+def is_wrong(message: Any) -> bool:
+    """Whether the browser complains; not of a console that a test has ended."""
+    return message.type in ("error", "warning") and "_nicegui_ws" not in message.text
+
+
 @pytest.fixture
 def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
     """Opens a page of a width and language; in the end there was no error, and no request elsewhere."""
@@ -92,7 +97,7 @@ def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
         context = chromium.new_context(viewport={"width": width, "height": 900}, locale=language)
         page, wrong = context.new_page(), list[str]()
         page.set_default_timeout(SOON * 1000)
-        page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("console", lambda m: wrong.append(m.text) if is_wrong(m) else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         origin = "/".join(url.split("/")[:3])
         page.on(

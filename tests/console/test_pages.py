@@ -148,7 +148,7 @@ def test_a_token_that_may_only_ask_is_offered_no_more_and_refused_the_rest(
     now = datetime.now(UTC)
     tokens = TokenFile(home.path / "tokens.json")
     _, asks = tokens.create(("query",), now)
-    _, expired = tokens.create(("query",), now, expires=now - timedelta(days=1))
+    _, expired = tokens.create(("query",), now, expires=(now - timedelta(days=1)).isoformat())
     with server(home) as live:
         with open_console(live.address, "--write", token=asks) as url:
             shown(visit(f"{url}/"), ".t-note", "tokens with the scope admin")
