@@ -71,7 +71,6 @@ BOUNDS: dict[str, dict[str, dict[str, Any]]] = {
         "limit": {"maximum": 1_000},
     },
     "ListIndexesRequest": {"limit": {"maximum": 1_000}},
-    "ListIndexesRequest": {"limit": {"maximum": 1_000}},
     "EraseUserRequest": {"user_id": _ID},
     "ExportUserRequest": {"user_id": _ID},
 }
