@@ -17,8 +17,7 @@ from console.config import ConsoleConfig
 from console.frame import Visit, frame, visit_of, words_of
 from console.pages import show_indexes, show_items, show_overview, show_people, show_try
 from console.words import Words
-from triptych_client import CallError
-from triptych_client.addresses import target_of
+from triptych_client import CallError, target_of
 
 log = logging.getLogger(__name__)
 
