@@ -57,7 +57,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Setting:
+class PageSetting:
     """How results are chosen.
 
     Attributes:
@@ -85,7 +85,7 @@ class Setting:
     why: bool = True
     exact: bool = False
 
-    def within_bounds(self) -> "Setting":
+    def within_bounds(self) -> "PageSetting":
         """Return the setting with each number within its bounds: an address may say anything."""
         return replace(
             self,
@@ -120,18 +120,19 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Question:
+class PageQuestion:
     """A subject and a setting, or two settings to be compared."""
 
     subject: Subject = Subject()
-    setting: Setting = Setting()
-    other: Setting | None = None
+    setting: PageSetting = PageSetting()
+    other: PageSetting | None = None
 
     @classmethod
-    def of_address(cls, parameters: Mapping[str, str]) -> "Question":
+    def of_address(cls, parameters: Mapping[str, str]) -> "PageQuestion":
         """Read the parameters of an address; what is no value of its kind is left as it is by default."""
-        setting = _read(Setting, parameters, "").within_bounds()
-        other = _read(Setting, parameters, "b.").within_bounds() if parameters.get("compare") == "1" else None
+        setting = _read(PageSetting, parameters, "").within_bounds()
+        compared = parameters.get("compare") == "1"
+        other = _read(PageSetting, parameters, "b.").within_bounds() if compared else None
         subject = _read(Subject, parameters, "")
         return cls(subject if subject.who in SUBJECTS else replace(subject, who="user"), setting, other)
 

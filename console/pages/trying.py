@@ -9,7 +9,7 @@ from nicegui import ui
 
 from console.controls import number_slider, text_field
 from console.frame import Visit
-from console.question import MOST_RESULTS, SUBJECTS, Question, Setting
+from console.question import MOST_RESULTS, SUBJECTS, PageQuestion, PageSetting
 from console.results import legend_html, names_in, results_html, summary_of
 from triptych_client import CallError
 
@@ -18,7 +18,7 @@ _PAUSE_SECONDS = 0.15  # after the last keystroke
 
 async def show_try(visit: Visit) -> None:
     """Draw the page of the address, and answer it."""
-    page = _TryPage(visit, Question.of_address(visit.parameters))
+    page = _TryPage(visit, PageQuestion.of_address(visit.parameters))
     page.draw()
     await page.answer()
 
@@ -26,7 +26,7 @@ async def show_try(visit: Visit) -> None:
 class _TryPage:
     """The page of one visitor: its question, and where the answers go."""
 
-    def __init__(self, visit: Visit, question: Question) -> None:
+    def __init__(self, visit: Visit, question: PageQuestion) -> None:
         self._visit, self._question, self._turn = visit, question, 0
 
     def draw(self) -> None:
@@ -89,7 +89,7 @@ class _TryPage:
 
         return changed
 
-    def _draw_setting(self, setting: Setting, change: Callable[[str, Any], Any]) -> None:
+    def _draw_setting(self, setting: PageSetting, change: Callable[[str, Any], Any]) -> None:
         say = self._visit.say
 
         def to(name: str) -> Callable[[Any], Any]:
@@ -183,7 +183,7 @@ class _TryPage:
                             self._visit.note(summary)
                             ui.html(listed, sanitize=False)
 
-    async def _ask(self, setting: Setting) -> tuple[str, str] | CallError | ValueError:
+    async def _ask(self, setting: PageSetting) -> tuple[str, str] | CallError | ValueError:
         """Return a summary of the answer and its results, or why there is none."""
         visit, backend = self._visit, self._visit.backend
         try:
@@ -196,8 +196,8 @@ class _TryPage:
         return summary_of(reply, visit.say), results_html(reply, titles, visit.say)
 
 
-def _with(setting: Setting, name: str, value: Any) -> Setting:
+def _with(setting: PageSetting, name: str, value: Any) -> PageSetting:
     """Return a setting with another value of one field; an emptied one is as by default."""
     kind = type(getattr(setting, name))
-    new: dict[str, Any] = {name: getattr(Setting(), name) if value is None else kind(value)}
+    new: dict[str, Any] = {name: getattr(PageSetting(), name) if value is None else kind(value)}
     return replace(setting, **new).within_bounds()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from console.question import MOST_RESULTS, SUBJECTS, Question, Setting, Subject
+from console.question import MOST_RESULTS, SUBJECTS, PageQuestion, PageSetting, Subject
 from triptych_client.pb.v1 import triptych_pb2 as pb
 
 
@@ -18,7 +18,7 @@ def parameters(address: str) -> dict[str, str]:
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 settings_ = st.builds(
-    Setting,
+    PageSetting,
     k=st.integers(1, MOST_RESULTS),
     kinds=texts,
     where=texts,
@@ -37,16 +37,16 @@ subjects = st.builds(
 )
 
 
-@given(st.builds(Question, subjects, settings_, st.none() | settings_))
-def test_an_address_brings_the_question_back(question: Question) -> None:
-    assert Question.of_address(parameters(question.address())) == question
+@given(st.builds(PageQuestion, subjects, settings_, st.none() | settings_))
+def test_an_address_brings_the_question_back(question: PageQuestion) -> None:
+    assert PageQuestion.of_address(parameters(question.address())) == question
 
 
 @given(
     st.dictionaries(st.sampled_from(["who", "k", "history", "b.k", "compare", "seen", "diversity"]), texts)
 )
 def test_any_address_is_a_question_within_bounds(given_: dict[str, str]) -> None:
-    question = Question.of_address(given_)
+    question = PageQuestion.of_address(given_)
     assert question.subject.who in SUBJECTS
     assert 1 <= question.setting.k <= MOST_RESULTS
     assert 0 <= question.setting.history <= 2
@@ -55,12 +55,12 @@ def test_any_address_is_a_question_within_bounds(given_: dict[str, str]) -> None
 
 @pytest.mark.parametrize(("written", "kept"), [("nan", 1.0), ("inf", 2.0), ("-3", 0.0), ("much", 1.0)])
 def test_numbers_of_an_address_are_brought_within_bounds(written: str, kept: float) -> None:
-    assert Question.of_address({"history": written}).setting.history == kept
-    assert not math.isnan(Question.of_address({"history": written}).setting.history)
+    assert PageQuestion.of_address({"history": written}).setting.history == kept
+    assert not math.isnan(PageQuestion.of_address({"history": written}).setting.history)
 
 
 def test_a_question_as_the_client_takes_it() -> None:
-    setting = Setting(
+    setting = PageSetting(
         k=5, history=0.5, diversity=0.7, search="jazz", kinds="film, book", where="year>=1999\n\n"
     )
     asked: list[tuple[list[str], list[str]]] = []
@@ -78,7 +78,7 @@ def test_a_question_as_the_client_takes_it() -> None:
         "jazz",
         True,
     )
-    assert "view_weights" not in Setting().query_fields(lambda kinds, conditions: None)
+    assert "view_weights" not in PageSetting().query_fields(lambda kinds, conditions: None)
 
 
 def test_an_anonymous_person_is_made_of_lines() -> None:
