@@ -85,7 +85,7 @@ def chromium() -> Iterator[Any]:
 
 def is_wrong(message: Any) -> bool:
     """Whether the browser complains; not of a console that a test has ended."""
-    return message.type in ("error", "warning") and "_nicegui_ws" not in message.text
+    return message.type in ("error", "warning") and "ERR_CONNECTION_REFUSED" not in message.text
 
 
 @pytest.fixture
