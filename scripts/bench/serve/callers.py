@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -154,6 +154,7 @@ class Callers:
         try:
             self._barrier.wait(_START_SECONDS)  # all have their connections
         except BrokenBarrierError:
+            wait(running)  # those that still connect would ask amid the next measurement
             for future in running:
                 future.result()  # the one that failed says why
             raise

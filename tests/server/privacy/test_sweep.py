@@ -148,6 +148,9 @@ def asks(sweep: Sweep) -> None:
             sweep.said.append(text_format.MessageToString(reply.error))
     sweep.call("EncodeUser", pb.EncodeUserRequest(user_id=PERSON), pb.EncodeUserRequest(views=bad_views))
     sweep.call("Predict", pb.PredictRequest(user_id=PERSON, item_ids=[item]), pb.PredictRequest(views=views))
+    sweep.call(
+        "FindItems", ingest.FindItemsRequest(contains=PERSON), ingest.FindItemsRequest(contains="x" * 257)
+    )
     parts = sweep.call("ExportUser", ingest.ExportUserRequest(user_id=PERSON))
     rows = [json.loads(row) for part in parts for row in part.rows if part.table == "texts"]
     assert rows
@@ -160,6 +163,7 @@ def streams(sweep: Sweep) -> None:
     sweep.call("CreateExport", pb.CreateExportRequest())
     sweep.call("PublishIndex", pb.PublishIndexRequest(index_id="no such index"))
     sweep.call("RollbackIndex", pb.RollbackIndexRequest())
+    sweep.call("ListIndexes", pb.ListIndexesRequest())
 
 
 def imports(sweep: Sweep, folder: Path) -> None:

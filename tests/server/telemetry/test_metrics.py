@@ -238,11 +238,11 @@ def test_two_processes_are_one_target(small_home: Home, tmp_path: Path) -> None:
                 sent += load(channel)
         soon(lambda: counted(scrape(home)) == sent)
         soon(lambda: scrape(home).value("triptych_index_generation") == 1)
-        found = scrape(home)
         processes = {"owner", "query-0", "query-1", "query-2", "parent"}
-        assert set(found.label("triptych_process_resident_memory_bytes", "process")) == processes
-        for process in processes:
-            assert found.value("triptych_process_resident_memory_bytes", process=process) > 1e7
+        memory = "triptych_process_resident_memory_bytes"
+        soon(lambda: set(scrape(home).label(memory, "process")) == processes)
+        soon(lambda: all(scrape(home).value(memory, process=one) > 1e7 for one in processes))
+        found = scrape(home)
         assert found.value("triptych_process_restarts_total") == 0
 
         pids = _query_pids(home)
