@@ -53,23 +53,26 @@ def open_console(tmp_path_factory: pytest.TempPathFactory) -> OpenConsole:
     return started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def live(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A server whose home may be changed."""
     with server(copy_home(small_home, tmp_path_factory.mktemp("live") / "home")) as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def console(live: Client, open_console: OpenConsole) -> Iterator[str]:
     """A console that offers changes."""
     with open_console(live.address, "--write") as url:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A browser; the tests are skipped where there is none."""
+    """A browser; the tests are skipped where there is none.
+
+    Playwright keeps an event loop in this thread, so it ends with the file that needs it.
+    """
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no Chromium here: apt-get install chromium")

@@ -358,12 +358,10 @@ def test_work_for_a_cancelled_call_ends(
 def test_a_call_that_ends_while_it_waits_is_never_begun(
     channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    retrieve, go_on, running_now, asked = retriever.Retriever.retrieve, threading.Event(), 0, list[str]()
+    retrieve, go_on, asked = retriever.Retriever.retrieve, threading.Event(), list[str]()
 
     def held(self: retriever.Retriever, queries: Any) -> Any:
-        nonlocal running_now
         asked.extend(query.subject.user_id for query in queries)
-        running_now += 1
         if queries[0].subject.user_id.startswith("held"):
             assert go_on.wait(SECONDS)
         return retrieve(self, queries)
@@ -374,7 +372,7 @@ def test_a_call_that_ends_while_it_waits_is_never_begun(
     # Those that would hold others run on the threads of their kind, the others together on one.
     explained = [pb.QueryRequest(user_id=f"held{n}", explain=True) for n in range(WORKERS - 1)]
     holding = [stub.Query.future(one) for one in [*explained, pb.QueryRequest(user_id="held")]]
-    soon(lambda: running_now == WORKERS)
+    soon(lambda: len(asked) == WORKERS)
     expired = stub.Query.future(pb.QueryRequest(user_id="expired"), timeout=0.2)
     cancelled = stub.Query.future(pb.QueryRequest(user_id="cancelled"))
     with ThreadPoolExecutor(1) as pool:
