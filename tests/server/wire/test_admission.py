@@ -371,7 +371,9 @@ def test_a_call_that_ends_while_it_waits_is_never_begun(
     stub = rpc.RetrievalStub(channel)
     # Those that would hold others run on the threads of their kind, the others together on one.
     explained = [pb.QueryRequest(user_id=f"held{n}", explain=True) for n in range(WORKERS - 1)]
-    holding = [stub.Query.future(one) for one in [*explained, pb.QueryRequest(user_id="held")]]
+    holding = [stub.Query.future(one) for one in explained]
+    soon(lambda: len(asked) == WORKERS - 1)  # else they may wait for a micro-batch that is held
+    holding.append(stub.Query.future(pb.QueryRequest(user_id="held")))
     soon(lambda: len(asked) == WORKERS)
     expired = stub.Query.future(pb.QueryRequest(user_id="expired"), timeout=0.2)
     cancelled = stub.Query.future(pb.QueryRequest(user_id="cancelled"))
