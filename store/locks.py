@@ -76,7 +76,7 @@ def _abandoned(parent: Path, pattern: str) -> list[Path]:
 def _is_locked(path: Path) -> bool:
     try:
         with locked(path):
-            return False
+            return not path.is_dir()  # whoever worked in it has removed it since it was opened here
     except (LockedError, PermissionError, FileNotFoundError):  # of another user, or just removed
         return True
 

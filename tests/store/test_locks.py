@@ -10,6 +10,7 @@ import pytest
 
 from indexer.building.build_checkpoint import ReindexRunsError, open_checkpoint
 from indexer.publish import changing_current
+from store import locks
 from store.artifact import artifacts, build
 from store.home import Home
 from store.locks import LockedError, abandoned, locked, locked_directory, remove_abandoned
@@ -102,6 +103,22 @@ def test_a_spool_that_is_made_is_not_swept_by_another(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not failed
+
+
+def test_a_folder_that_its_owner_removes_amid_a_sweep_is_none_to_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".spool-a").mkdir()
+    lock = locks._lock
+
+    def removed_before(descriptor: int, path: Path, *, wait: bool) -> None:
+        if path.name == ".spool-a":
+            path.rmdir()  # by its owner, who then lets go of it
+        lock(descriptor, path, wait=wait)
+
+    monkeypatch.setattr(locks, "_lock", removed_before)
+    remove_abandoned(tmp_path, ".spool-*")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_ends_for_children_too(tmp_path: Path) -> None:
