@@ -12,7 +12,7 @@ from server.live.commits import CommitListener
 from server.live.forgetting import Forgetting
 from server.live.index_writer import IndexWriter, RecordingIndexWriter, put_live
 from server.live.ingest import IMPORT_ERRORS, Erased, Ingest
-from server.live.publisher import Published, Publisher
+from server.live.publisher import Published, Publisher, freeze_what_stays
 from server.live.query_processes import NotPreparedError, QueryProcesses
 from server.live.writer import GroupCommit, StoppingError
 
@@ -30,5 +30,6 @@ __all__ = [
     "QueryProcesses",
     "RecordingIndexWriter",
     "StoppingError",
+    "freeze_what_stays",
     "put_live",
 ]

@@ -1,6 +1,5 @@
 """The snapshots of a query process, which follow what the owner tells in the change log."""
 
-import gc
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ import numpy as np
 from encoder.text import TextCache
 from indexer.publish import load_index
 from server.config import ServerConfig
-from server.live import put_live
+from server.live import freeze_what_stays, put_live
 from server.query import Retriever, Snapshot, text_encoder
 from store.state import LogEntry, LogFollower, StateReading, UserState
 
@@ -103,7 +102,7 @@ class Replica:
         self._current = snapshot
         self._forget()
         self._serving()
-        gc.freeze()  # as the owner does: the collector need not look through what stays
+        freeze_what_stays()
         log.info("index %s serves, model %s", index_id, snapshot.model.model_id)
 
     def _forget(self) -> None:
