@@ -29,7 +29,7 @@ class ObjectStorageError(OSError):
         self.url = url
 
 
-class NoObjectStorageError(ImportError):
+class NoObjectStorageError(RuntimeError):
     """The package that reaches some object storage is not installed."""
 
     def __init__(self, url: str) -> None:
@@ -88,7 +88,8 @@ class ObjectStorage:
     def upload(self, backup: Path, *, full: bool) -> int:
         """Upload a backup, its manifest last; return how many files were not sent, as they are there.
 
-        Files with the name and the checksum of one in the newest backup there are copied by the storage.
+        Files with the name and the checksum of one in the newest backup there are copied by the storage, as
+        far as it still has them.
 
         Raises:
             ObjectStorageError: it is not uploaded; what was begun is no backup, and is removed if it can be.
@@ -96,13 +97,11 @@ class ObjectStorage:
         files: dict[str, str] = read_manifest(backup)["files"]
         earlier = [] if full else self.backups()
         before = earlier[-1] if earlier else ""
-        there = self._files_of(before) if before else {}
+        there = self._known_files_of(before) if before else {}
         copied = 0
         try:
             for name in tqdm(sorted(files), desc="upload", unit="file", disable=None):
-                if there.get(name) == files[name]:
-                    with self._asked(self._url(before, name)):
-                        self._files.cp_file(self._path(before, name), self._path(backup.name, name))
+                if there.get(name) == files[name] and self._copied(before, backup.name, name):
                     copied += 1
                 else:
                     self._put(backup, name)
@@ -157,6 +156,24 @@ class ObjectStorage:
         if outside:
             raise DamagedArtifactError(Path(MANIFEST), f"of {self.url}/{backup_id} names {outside[0]!r}")
         return files
+
+    def _known_files_of(self, backup_id: str) -> dict[str, str]:
+        """Return as `_files_of` does; nothing for a damaged backup, which shares no file with another."""
+        try:
+            return self._files_of(backup_id)
+        except DamagedArtifactError as error:
+            log.warning("%s: all files are sent", error)
+            return {}
+
+    def _copied(self, earlier: str, backup_id: str, name: str) -> bool:
+        """Copy a file of an earlier backup; return whether it was there."""
+        with self._asked(self._url(earlier, name)):
+            try:
+                self._files.cp_file(self._path(earlier, name), self._path(backup_id, name))
+            except FileNotFoundError:
+                log.warning("%s is gone: the file is sent", self._url(earlier, name))
+                return False
+        return True
 
     def _put(self, backup: Path, name: str) -> None:
         with self._asked(self._url(backup.name, name)):

@@ -1,11 +1,14 @@
 """`triptych backup --to s3://…` and `restore --from s3://…`, with a real S3 server."""
 
+import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec.registry  # found below by its name: the package hides the module behind a mapping
 import pytest
 
-from scripts.backups.object_storage import ObjectStorage
+from scripts.backups.object_storage import ObjectStorage, ObjectStorageError
 from server.app import running
 from server.config import ServerConfig
 from store.artifact import MANIFEST
@@ -50,22 +53,63 @@ def test_a_home_restored_from_a_bucket_holds_the_same(home: Home, run: Run, url:
     assert [path.name for path in home.path.iterdir() if path.name.startswith(".backing")] == []
 
 
+@pytest.mark.parametrize("refused", [False, True])
 def test_an_upload_that_does_not_end_is_no_backup(
-    home: Home, run: Run, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Home, run: Run, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
-    assert run("backup", "--home", home.path, "--to", url)[0] == 0
-    put = ObjectStorage._put
+    url = url.replace("[", "-").replace("]", "")
+    assert run("backup", "--home", home.path, "--to", url, "--without-index")[0] == 0
+    storage = ObjectStorage(url)
+    (first,), put = storage.backups(), ObjectStorage._put
 
     def failing(self: ObjectStorage, backup: Path, name: str) -> None:
         if name == MANIFEST:
-            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
-            self._files = ObjectStorage(self.url)._files  # refused from here on
+            if refused:  # from here on, the removal, too
+                patch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+                self._files = ObjectStorage(self.url)._files
+            else:
+                raise ObjectStorageError(self.url, OSError("the line is dead"))
         put(self, backup, name)
 
-    monkeypatch.setattr(ObjectStorage, "_put", failing)
-    code, _, err = run("backup", "--home", home.path, "--to", url)
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStorage, "_put", failing)
+        code, _, err = run("backup", "--home", home.path, "--to", url, "--without-index")
     assert (code, "AWS_SECRET_ACCESS_KEY" in err) == (1, True)
-    monkeypatch.undo()
+    assert storage.backups() == [first]
+    left = [file for file in storage._files.find(storage._root) if first not in file]
+    assert bool(left) == refused  # removed where it can be
+    code, out, _ = run("restore", "--from", url, "--home", tmp_path / "copy")
+    assert (code, f"restored {url}/{first} to" in out) == (0, True)
+
+
+@pytest.mark.parametrize("damage", ["a file is gone", "the manifest is none"])
+def test_a_damaged_backup_does_not_keep_the_next_from_being_whole(
+    home: Home, run: Run, url: str, tmp_path: Path, damage: str
+) -> None:
+    url = url.replace("[", "-").replace("]", "").replace(" ", "-")
+    assert run("backup", "--home", home.path, "--to", url)[0] == 0
+    storage = ObjectStorage(url)
+    (first,) = storage.backups()
+    if damage == "a file is gone":
+        name = next(one for one in storage._files_of(first) if one.endswith("vectors.safetensors"))
+        storage._files.rm_file(storage._path(first, name))
+    else:
+        storage._files.pipe_file(storage._path(first, MANIFEST), b"[]")
+    assert run("backup", "--home", home.path, "--to", url)[0] == 0
+    assert run("restore", "--from", url, "--home", tmp_path / "copy")[0] == 0
+    assert table_rows(Home(tmp_path / "copy")) == table_rows(home)
+
+
+@pytest.mark.parametrize("missing", ["fsspec", "s3fs"])
+def test_the_extra_that_is_missing_is_named(
+    home: Home, run: Run, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else find(name))
+    monkeypatch.setitem(sys.modules, missing, None)
+    sys.modules["fsspec.registry"]._registry.pop("s3", None)  # type: ignore[attr-defined]
+    code, _, err = run("backup", "--home", home.path, "--to", "s3://bucket/folder")
+    assert (code, "pip install -e '.[s3]'" in err) == (1, True), err
 
 
 def test_a_person_erased_after_a_backup_stays_erased(home: Home, run: Run, url: str, tmp_path: Path) -> None:
