@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec.registry  # found below by its name: the package hides the module behind a mapping
+import fsspec.registry  # noqa: F401  # looked up in sys.modules: the package hides it behind a mapping
 import pytest
 
 from scripts.backups.object_storage import ObjectStorage, ObjectStorageError
