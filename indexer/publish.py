@@ -1,6 +1,5 @@
 """Publishing: load an index with its model, make it CURRENT, roll back, prune."""
 
-import shutil
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from encoder.runtime import Model
 from indexer.index import Index
 from indexer.users import open_users
-from store.artifact import DamagedArtifactError, artifacts, read_pointer, set_pointer
+from store.artifact import DamagedArtifactError, artifacts, read_pointer, remove_artifact, set_pointer
 from store.home import Home
 from store.locks import locked
 
@@ -111,8 +110,4 @@ def prune(home: Home, keep: int) -> list[str]:
 
 def remove_index(home: Home, index_id: str) -> None:
     """Remove the directory of an index; it vanishes at once and whole, even if the removal is cut short."""
-    directory = home.indexes / index_id
-    hidden = directory.with_name(f".pruned-{index_id}")
-    with locked(directory):
-        directory.rename(hidden)
-        shutil.rmtree(hidden)
+    remove_artifact(home.indexes / index_id)
