@@ -57,6 +57,8 @@ def s3_process(folder: Path) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
         "-master.volumeSizeLimitMB=64",
         "-volume.max=20",
         "-volume.preStopSeconds=0",
+        "-s3.port.iceberg=0",  # fixed ports: a second server would end
+        "-s3.port.lance=0",
         *options,
     ]
     env = os.environ | {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "S3_BUCKET": BUCKET}
