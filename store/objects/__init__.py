@@ -16,7 +16,9 @@ from store.objects.places import (
     Pointer,
     PointerMovedError,
     PointerVersion,
+    add_needed,
     copy_artifact,
+    needed,
 )
 from store.objects.storage import (
     ConditionFailedError,
@@ -47,8 +49,10 @@ __all__ = [
     "ServingIndex",
     "StoredObject",
     "UploadSweptError",
+    "add_needed",
     "cache_folder",
     "copy_artifact",
     "in_object_storage",
+    "needed",
     "place_of",
 ]

@@ -1,7 +1,7 @@
 """The artifacts of a home in object storage: uploaded whole, pointed to by conditional puts."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from store.artifact import MANIFEST, DamagedArtifactError, parse_manifest, sha256, verify
 from store.disk import disk_errors, replace_file, sync
 from store.home import Home
-from store.ledger import LEDGER
+from store.ledger import LEDGER, Erasure, dump_ledger, merge_ledgers, parse_ledger
 from store.locks import locked
 from store.objects.places import (
     CURRENT,
@@ -22,6 +22,7 @@ from store.objects.places import (
     Pointer,
     PointerMovedError,
     PointerVersion,
+    needed,
 )
 from store.objects.storage import ConditionFailedError, ObjectStorage, StoredObject, in_object_storage
 
@@ -70,7 +71,11 @@ class HomeBucket:
         """As ArtifactPlace."""
         return parse_manifest(self._manifest(kind, artifact_id), self._url(kind, artifact_id, MANIFEST))
 
-    def check(self, kind: str, artifact_id: str) -> int:
+    def size(self, kind: str, artifact_id: str) -> int:
+        """As ArtifactPlace."""
+        return sum(one.size for one in self._files(f"{kind}/{artifact_id}").values())
+
+    def check(self, kind: str, artifact_id: str) -> None:
         """As ArtifactPlace; by the sizes and checksums that were noted there, nothing is read."""
         files, found = self.manifest(kind, artifact_id)["files"], self._files(f"{kind}/{artifact_id}")
         for name in sorted(found.keys() | files.keys()):
@@ -81,7 +86,6 @@ class HomeBucket:
                 raise DamagedArtifactError(url, f"is not named by {MANIFEST}")
             if name in files and self.storage.sha256(f"{kind}/{artifact_id}/{name}") != files[name]:
                 raise DamagedArtifactError(url, "is damaged: its sha256 is not the one in the manifest")
-        return sum(one.size for one in found.values())
 
     def add(self, kind: str, directory: Path) -> bool:
         """As ArtifactPlace.
@@ -192,11 +196,11 @@ class HomeBucket:
             swept += self.storage.remove_unfinished(kind, before)
         return swept
 
-    def fetch_pointers(self, home: Home) -> dict[str, PointerVersion]:
-        """Write what the pointers name to a home on the disk, and return it by the names of the pointers."""
-        found = {pointer.name: self.pointer(pointer) for pointer in (CURRENT, LATEST)}
-        for name, named in found.items():
-            path = home.path / name
+    def fetch_pointers(self, home: Home) -> dict[Pointer, PointerVersion]:
+        """Write the pointers to a home on the disk, and return what they name."""
+        found = {pointer: self.pointer(pointer) for pointer in (CURRENT, LATEST)}
+        for pointer, named in found.items():
+            path = home.path / pointer.name
             if named.artifact_id:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 replace_file(path, f"{named.artifact_id}\n")
@@ -204,23 +208,34 @@ class HomeBucket:
                 path.unlink(missing_ok=True)
         return found
 
-    def fetch_ledger(self, home: Home) -> None:
-        """Copy the ledger of erasures to a home on the disk."""
-        try:
-            ledger = self.storage.read(LEDGER).decode("utf-8", errors="replace")
-        except FileNotFoundError:
-            home.erasures.unlink(missing_ok=True)
-            return
-        replace_file(home.erasures, ledger)
+    def fetch_needed(self, kind: str, artifact_id: str, home: Home) -> Path:
+        """Fetch an artifact and what it needs, those that are missing on the disk; return its directory.
 
-    def put_ledger(self, home: Home) -> None:
-        """Copy the ledger of erasures of a home on the disk there, where it is another one."""
+        Raises:
+            as `needed` and `fetch`.
+        """
+        for one_kind, one in needed(self, kind, artifact_id):
+            self.fetch(one_kind, one, home)
+        return home.path / kind / artifact_id
+
+    def ledger(self) -> list[Erasure]:
+        """Return the ledger of erasures there.  Raises: DamagedArtifactError."""
         try:
-            there: bytes | None = self.storage.read(LEDGER)
+            raw = self.storage.read(LEDGER)
         except FileNotFoundError:
-            there = None
-        if home.erasures.exists() and home.erasures.read_bytes() != there:
-            self.storage.put(home.erasures, LEDGER)
+            return []
+        return list(parse_ledger(raw, self._url(LEDGER)))
+
+    def add_erasures(self, erasures: Sequence[Erasure]) -> None:
+        """Add erasures to the ledger there: all exports there hide these users from now on.
+
+        Raises:
+            DamagedArtifactError: the ledger there is damaged.
+        """
+        known = self.ledger()
+        merged = merge_ledgers(known, erasures)
+        if merged != known:
+            self.storage.write(LEDGER, dump_ledger(merged))
 
     def _fill(self, folder: str, draft: Path) -> None:
         """Bring the files of an artifact into a directory, where they are not there already; check them."""

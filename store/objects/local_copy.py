@@ -23,7 +23,7 @@ from store.disk import replace_file
 from store.home import Home
 from store.locks import LockedError, in_use, locked, remove_abandoned
 from store.objects.bucket import HomeBucket
-from store.objects.places import CURRENT, KINDS, LEFT_BEHIND, HomeDirectory
+from store.objects.places import CURRENT, KINDS, LEFT_BEHIND, HomeDirectory, needed, needs_of
 from store.objects.storage import ObjectStorageError
 
 CACHE_BYTES = 50 << 30
@@ -159,26 +159,23 @@ class LocalCopy:
         os.utime(path)
         return path
 
-    def fetch_model(self, model_id: str) -> Path:
-        """Fetch a model and its text model; return the model's directory.  Raises: as `fetch`."""
-        directory = self.fetch("models", model_id)
-        self.fetch("text_models", read_manifest(directory)["text_model_id"])
-        return directory
-
     def fetch_index(self, index_id: str) -> Path:
         """Fetch an index, its model and its text model; return the index's directory.  Raises: as `fetch`."""
-        directory = self.fetch("indexes", index_id)
-        self.fetch_model(read_manifest(directory)["model_id"])
+        return self.fetch_needed("indexes", index_id)
+
+    def fetch_needed(self, kind: str, artifact_id: str) -> Path:
+        """Fetch an artifact and what it needs; return its directory.  Raises: as `fetch`."""
+        directory = self.fetch(kind, artifact_id)
+        for one_kind, one in needs_of(kind, read_manifest(directory)):
+            self.fetch_needed(one_kind, one)
         return directory
 
     def release(self, *, but: Collection[str] = ()) -> None:
         """Let go of everything that the indexes `but` do not need; it may be removed then."""
-        needed: set[tuple[str, str]] = set()
-        for index_id in but:
-            model_id = read_manifest(self.home.indexes / index_id)["model_id"]
-            text_model_id = read_manifest(self.home.models / model_id)["text_model_id"]
-            needed |= {("indexes", index_id), ("models", model_id), ("text_models", text_model_id)}
-        self._let_go(self._held.keys() - needed)
+        here = HomeDirectory(self.home)
+        self._let_go(
+            self._held.keys() - {one for index_id in but for one in needed(here, "indexes", index_id)}
+        )
 
     def tidy(self) -> None:
         """Remove what the bucket does not have any more, and what was used least recently beyond the bound.

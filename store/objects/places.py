@@ -1,7 +1,7 @@
 """Places where the artifacts of a home lie: a directory or a bucket, behind one interface."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from store.home import Home
 from store.locks import abandoned, locked, remove_abandoned
 
 KINDS = ("exports", "text_models", "models", "indexes")  # folders of a home, in the order of who needs whom
+# What an artifact serves only with: the kind, and the name in its manifest.
+_NEEDS = {"indexes": {"models": "model_id"}, "models": {"text_models": "text_model_id"}}
 LEFT_BEHIND = (".building-*", ".fetching-*", ".pruned-*")  # by builds, fetches and removals that were killed
 
 
@@ -80,8 +82,12 @@ class ArtifactPlace(Protocol):
         """Return the manifest of an artifact.  Raises: DamagedArtifactError, also where there is none."""
         ...
 
-    def check(self, kind: str, artifact_id: str) -> int:
-        """Compare the files of an artifact with its manifest; return their bytes.
+    def size(self, kind: str, artifact_id: str) -> int:
+        """Return the bytes of an artifact."""
+        ...
+
+    def check(self, kind: str, artifact_id: str) -> None:
+        """Compare the files of an artifact with its manifest.
 
         Raises:
             DamagedArtifactError: a file is missing or is not what was written; names it.
@@ -145,17 +151,20 @@ class HomeDirectory:
     def ids(self, kind: str) -> list[str]:
         """As ArtifactPlace."""
         parent = self.home.path / kind
-        return [one for one in artifacts(parent) if (parent / one / MANIFEST).is_file()]
+        return [one for one in artifacts(parent) if parent / one != self.home.text_cache]
 
     def manifest(self, kind: str, artifact_id: str) -> dict[str, Any]:
         """As ArtifactPlace."""
         return read_manifest(self.home.path / kind / artifact_id)
 
-    def check(self, kind: str, artifact_id: str) -> int:
-        """As ArtifactPlace; every byte is read."""
+    def size(self, kind: str, artifact_id: str) -> int:
+        """As ArtifactPlace."""
         directory = self.home.path / kind / artifact_id
-        verify(directory)
         return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+    def check(self, kind: str, artifact_id: str) -> None:
+        """As ArtifactPlace; every byte is read."""
+        verify(self.home.path / kind / artifact_id)
 
     def add(self, kind: str, directory: Path) -> bool:
         """As ArtifactPlace."""
@@ -218,6 +227,33 @@ class HomeDirectory:
         lock = self.home.current_lock if pointer is CURRENT else self.home.models
         with locked(lock, wait=True, make=pointer is CURRENT):
             yield
+
+
+def needed(place: ArtifactPlace, kind: str, artifact_id: str) -> list[tuple[str, str]]:
+    """Return kind and id of what serves only together with an artifact, the artifact last.
+
+    An index needs its model, and a model its language model.
+
+    Raises:
+        DamagedArtifactError: one of them is damaged or missing.
+    """
+    direct = needs_of(kind, place.manifest(kind, artifact_id))
+    return [*(one for need in direct for one in needed(place, *need)), (kind, artifact_id)]
+
+
+def needs_of(kind: str, manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return kind and id of what an artifact needs itself, by its manifest."""
+    return [(other, manifest[name]) for other, name in _NEEDS.get(kind, {}).items()]
+
+
+def add_needed(target: ArtifactPlace, home: Home, kind: str, artifact_id: str) -> None:
+    """Add an artifact of a home on the disk to a place, after what it needs.
+
+    Raises:
+        as `needed` and `ArtifactPlace.add`.
+    """
+    for one_kind, one in needed(HomeDirectory(home), kind, artifact_id):
+        target.add(one_kind, home.path / one_kind / one)
 
 
 def copy_artifact(

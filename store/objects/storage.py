@@ -186,6 +186,11 @@ class ObjectStorage:
         with self._asked(self._url(name)):
             self._files.put_file(str(path), self._path(name), **(noted if self.conditional else {}))
 
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file, whatever was there."""
+        with self._asked(self._url(name)):
+            self._files.pipe_file(self._path(name), content)
+
     def put_if(self, name: str, content: bytes, version: str | None) -> str:
         """Replace a small file if it still has a version, or make it if there is none; return its version.
 
