@@ -26,6 +26,7 @@ from store.objects import (
     place_of,
 )
 from store.privacy import add_erasures as add_to_ledger
+from store.privacy import list_erasures
 
 artifacts_app = typer.Typer(
     help="Copy, list and clean up exports, models and indexes, in directories and in object storage.  "
@@ -126,5 +127,6 @@ def add_erasures(place: ArtifactPlace, erasures: Sequence[Erasure]) -> None:
     place.home.path.mkdir(parents=True, exist_ok=True)
     if place.home.database.exists():  # whose ledger the file is a copy of
         with writable_store(place.home) as store:
-            add_to_ledger(store, merged)
+            held = {one.identity for one in list_erasures(store)}
+            add_to_ledger(store, [one for one in merged if one.identity not in held])
     write_ledger(place.home.erasures, merged)

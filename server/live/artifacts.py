@@ -65,7 +65,7 @@ class HomeArtifacts:
         """Take an export to where it belongs."""
 
     def elsewhere(self) -> dict[str, str]:
-        """Return the indexes that are not in the directory, with the id of the export of each."""
+        """Return the indexes that are not in the directory and do not serve, and the export of each."""
         return {}
 
     def remove(self, index_id: str) -> None:
@@ -173,8 +173,8 @@ class BucketArtifacts(HomeArtifacts):
         self.bucket.add_erasures(read_ledger(self.home.erasures))
 
     def elsewhere(self) -> dict[str, str]:
-        """Return the indexes in the bucket that are not here, with the id of the export of each."""
-        others = set(self.bucket.ids("indexes")) - set(artifacts(self.home.indexes))
+        """Return the indexes in the bucket that are not here and not CURRENT, and the export of each."""
+        others = {*self.bucket.ids("indexes")} - {self.named(), *artifacts(self.home.indexes)}
         return {one: self.bucket.manifest("indexes", one)["export_id"] for one in sorted(others)}
 
     def remove(self, index_id: str) -> None:
