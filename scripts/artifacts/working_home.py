@@ -133,7 +133,8 @@ class WorkingHome:
         if address is not None:
             with Client(address, connections=1) as client:
                 client.publish_index(index_id)
-            return
+            if self.place.pointer(CURRENT).artifact_id == index_id:
+                return  # unless it was started before its settings named the bucket
         self.place.move_pointer(CURRENT, index_id, self.before[CURRENT])
         set_pointer(self.home.current_index, index_id)
 

@@ -24,7 +24,7 @@ from store.objects.places import (
     PointerVersion,
     needed,
 )
-from store.objects.storage import ConditionFailedError, ObjectStorage, StoredObject, in_object_storage
+from store.objects.storage import PROBE, ConditionFailedError, ObjectStorage, StoredObject, in_object_storage
 
 _UPLOADING = ".uploading"  # a file beside those of an upload that has begun: its time tells the age
 _ABANDONED = timedelta(days=1)  # the age of an upload that nobody goes on with
@@ -110,8 +110,7 @@ class HomeBucket:
             disable=None,
         ) as bar:
             for name in missing:
-                self.storage.put(directory / name, f"{folder}/{name}", files[name])
-                bar.update(sizes[name])
+                self.storage.put(directory / name, f"{folder}/{name}", files[name], bar.update)
         arrived = {name: one.size for name, one in self._files(folder).items()}
         if any(arrived.get(name) != size for name, size in sizes.items()):
             raise UploadSweptError(self._url(folder))
@@ -194,7 +193,11 @@ class HomeBucket:
                     log.info("removed what an upload left in %s", self._url(kind, artifact_id))
                     swept += 1
             swept += self.storage.remove_unfinished(kind, before)
-        return swept
+        probes = [
+            name for name, one in self._files("").items() if name.startswith(PROBE) and one.modified < before
+        ]
+        self.storage.remove(probes)
+        return swept + len(probes)
 
     def fetch_pointers(self, home: Home) -> dict[Pointer, PointerVersion]:
         """Write the pointers to a home on the disk, and return what they name."""
@@ -259,18 +262,18 @@ class HomeBucket:
             for name in missing:
                 path = draft / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self.storage.get(f"{folder}/{name}", path)
+                self.storage.get(f"{folder}/{name}", path, bar.update)
                 if sha256(path) != files[name]:
                     path.unlink()
                     reason = "is damaged: its sha256 is not the one in the manifest"
                     raise DamagedArtifactError(self._url(folder, name), reason)
                 sync(path)
-                bar.update(sizes[name].size)
         (draft / MANIFEST).write_bytes(raw)
         sync(draft / MANIFEST)
         for path in (one for one in sorted(draft.rglob("*")) if one.is_dir()):
             sync(path)
         sync(draft)
+        log.info("%s is fetched: %d of %d files", self._url(folder), len(missing), len(files))
 
     def _manifest(self, kind: str, artifact_id: str) -> bytes:
         try:

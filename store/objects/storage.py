@@ -3,7 +3,7 @@
 import importlib.util
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ _PARTS = 4
 _CONNECT_SECONDS, _READ_SECONDS = 3, 20
 _ASK_SECONDS = 15.0  # for what is small: a pointer, a manifest, the head of an object
 _LIST_SECONDS = 120.0
-_PROBE = ".conditional-put-"
+PROBE = ".conditional-put-"  # before the names of files with which conditions are tried
 log = logging.getLogger(__name__)
 
 
@@ -174,17 +174,25 @@ class ObjectStorage:
                 raise _MissingError(self._url(name)) from error
         return str(head.get("Metadata", {}).get("sha256", ""))
 
-    def put(self, path: Path, name: str, sha256: str = "") -> None:
+    def put(
+        self, path: Path, name: str, sha256: str = "", progress: Callable[[int], object] | None = None
+    ) -> None:
         """Put a file there, a large one in parts; it is there whole, or not at all.
 
         Args:
             path: the file.
             name: of the file there.
             sha256: of the file, noted beside it.
+            progress: is told of bytes that were sent.
         """
         noted: dict[str, Any] = {"Metadata": {"sha256": sha256}, "chunksize": _PART_BYTES}
         with self._asked(self._url(name)):
-            self._files.put_file(str(path), self._path(name), **(noted if self.conditional else {}))
+            self._files.put_file(
+                str(path),
+                self._path(name),
+                callback=_callback(progress),
+                **(noted if self.conditional else {}),
+            )
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file, whatever was there."""
@@ -225,7 +233,7 @@ class ObjectStorage:
         Raises:
             NoConditionsError: it does not.
         """
-        name = f"{_PROBE}{secrets.token_hex(8)}"
+        name = f"{PROBE}{secrets.token_hex(8)}"
         version = self.put_if(name, b"1", None)
         try:
             for wanted in (None, '"00000000000000000000000000000000"'):
@@ -243,8 +251,13 @@ class ObjectStorage:
         finally:
             self.remove([name])
 
-    def get(self, name: str, path: Path) -> None:
+    def get(self, name: str, path: Path, progress: Callable[[int], object] | None = None) -> None:
         """Copy a file to the disk.
+
+        Args:
+            name: of the file.
+            path: where it goes.
+            progress: is told of bytes that arrived.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -252,7 +265,7 @@ class ObjectStorage:
         """
         with self._asked(self._url(name)), disk_errors(path.parent):
             try:
-                self._files.get_file(self._path(name), str(path))
+                self._files.get_file(self._path(name), str(path), callback=_callback(progress))
             except FileNotFoundError as error:
                 self._refuse_missing_bucket(error)
                 raise _MissingError(self._url(name)) from error
@@ -342,6 +355,17 @@ class ObjectStorage:
 
 class _MissingError(FileNotFoundError):
     """There is no such file; an error of its own, as the libraries say it of a bucket, too."""
+
+
+def _callback(progress: Callable[[int], object] | None) -> Any:
+    """Return what the libraries tell of bytes."""
+    from fsspec.callbacks import DEFAULT_CALLBACK, Callback  # noqa: PLC0415
+
+    if progress is None:
+        return DEFAULT_CALLBACK
+    callback = Callback()
+    callback.relative_update = lambda inc=1: progress(inc)
+    return callback
 
 
 def _code(error: BaseException) -> str:

@@ -250,7 +250,7 @@ def test_a_fetch_that_was_killed_goes_on(
     assert len(arrived) == 2
     arrived[0].write_bytes(b"half of it")  # as a file that was cut off
     fetched, get = list[str](), place.storage.get
-    monkeypatch.setattr(place.storage, "get", lambda name, path: (fetched.append(name), get(name, path)))
+    monkeypatch.setattr(place.storage, "get", lambda name, *args: (fetched.append(name), get(name, *args)))
     assert verify(place.fetch("indexes", "a1", elsewhere)) == verify(made)
     assert len(fetched) == 2
     assert [path.name for path in elsewhere.indexes.iterdir()] == ["a1"]
@@ -265,7 +265,9 @@ def test_several_who_fetch_at_once_bring_it_once(
     def fetch() -> None:
         place = HomeBucket(url)
         get = place.storage.get
-        monkeypatch.setattr(place.storage, "get", lambda name, path: (fetched.append(name), get(name, path)))
+        monkeypatch.setattr(
+            place.storage, "get", lambda name, *args: (fetched.append(name), get(name, *args))
+        )
         barrier.wait()
         try:
             verify(place.fetch("indexes", "a1", elsewhere))

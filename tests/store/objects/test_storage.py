@@ -1,5 +1,7 @@
 """Object storage itself: conditions honoured or refused aloud, large files, what cannot be reached."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,7 +65,7 @@ def test_other_storage_than_s3_holds_no_home(made: Path) -> None:
 
 def test_a_large_file_goes_in_parts(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PART_BYTES", 5 << 20)
-    storage, methods = ObjectStorage(url), list[str]()
+    storage, methods, told = ObjectStorage(url), list[str](), list[int]()
     call = storage._files._call_s3
     monkeypatch.setattr(
         storage._files,
@@ -72,10 +74,11 @@ def test_a_large_file_goes_in_parts(url: str, tmp_path: Path, monkeypatch: pytes
     )
     content = bytes(range(256)) * (47 << 10)  # 12 MB
     (tmp_path / "large").write_bytes(content)
-    storage.put(tmp_path / "large", "large", "its sha256")
+    storage.put(tmp_path / "large", "large", "its sha256", told.append)
     assert methods.count("upload_part") == 3
     assert storage.sha256("large") == "its sha256"
-    storage.get("large", tmp_path / "back")
+    storage.get("large", tmp_path / "back", told.append)
+    assert sum(told) == 2 * len(content)
     assert (tmp_path / "back").read_bytes() == content
 
 
@@ -104,9 +107,33 @@ def test_a_disk_that_is_full_is_no_fault_of_the_storage(
     bucket = HomeBucket(url)
     bucket.add("indexes", made)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(bucket.storage._files, "get_file", full)
     with pytest.raises(DiskFullError):
         bucket.fetch("indexes", "a1", Home(tmp_path / "elsewhere"))
+
+
+LARGE = """
+import resource, sys
+from pathlib import Path
+from store.objects import ObjectStorage
+url, source, target = sys.argv[1:]
+storage = ObjectStorage(url)
+storage.write("small", b"1")  # what is loaded once is loaded now
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+storage.put(Path(source), "large")
+storage.get("large", Path(target))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+
+
+def test_a_large_file_takes_little_memory(url: str, tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(320 << 20)
+    command = [sys.executable, "-c", LARGE, url, str(tmp_path / "large"), str(tmp_path / "back")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "back").stat().st_size == 320 << 20
+    assert int(ended.stdout) < 200  # MiB
