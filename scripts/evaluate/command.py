@@ -1,6 +1,5 @@
 """triptych evaluate: recall, NDCG and other figures on held-out rows, as JSON and tables."""
 
-import json
 import logging
 from enum import StrEnum
 from typing import Annotated
@@ -41,15 +40,17 @@ def evaluate_command(
     """Measure recall on held-out rows.
 
     Ranks all items for every user with held-out rows, through the exported graphs and the index; some users
-    also with histories, texts or friends cut to a few.
+    also with histories, texts or friends cut to a few. The home keeps the newest 100 reports.
 
     Example: triptych evaluate --home demo --split test --json report.json --baselines
     """
     from encoder.config import UnknownViewError, parse_views
     from evaluation.baselines import LibraryMissingError, require_library
     from indexer.publish import current_index, load_index
+    from scripts.evaluate.page import page_html
     from scripts.evaluate.report import evaluate
-    from scripts.evaluate.tables import write_tables
+    from scripts.evaluate.tables import print_tables
+    from store.reports import PAGE_FILE, REPORT_FILE, keep_report, report_text
 
     try:
         chosen = parse_views(views)
@@ -74,8 +75,7 @@ def evaluate_command(
         robustness=robustness,
         diversity=diversity,
     )
-    place.reports.mkdir(parents=True, exist_ok=True)
-    name = place.reports / f"evaluate-{split.value}-{pair.index.index_id}"
-    for path in [name.with_suffix(".json"), *([json_path] if json_path else [])]:
-        path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    write_tables(report, name.with_suffix(".html"))
+    if json_path:
+        json_path.write_text(report_text(report), "utf-8")
+    kept = keep_report(place, report, page_html(report, print_tables(report)))
+    print(f"report: {kept} ({REPORT_FILE}, {PAGE_FILE})")

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from indexer.listing import list_indexes
 from store.home import Home
+from store.listing import list_artifacts
 from tests.live_server import copy_home, refusal, server
 from triptych_client.pb.v1 import triptych_pb2 as pb
 
@@ -16,12 +16,12 @@ def test_indexes_are_listed_newest_first(small_home: Home, tmp_path: Path) -> No
     shutil.copytree(home.indexes / first, broken)
     (broken / "manifest.json").unlink()
     (broken / "manifest.json").write_text("{}")
-    listed = list_indexes(home, 10)
-    assert [one.index_id for one in listed] == [broken.name, first]
+    listed = list_artifacts(home.indexes, 10)
+    assert [one.artifact_id for one in listed] == [broken.name, first]
     assert [one.damaged for one in listed] == [True, False]
     assert listed[1].facts["items"] == 150
     assert listed[1].nbytes > 1_000
-    assert [one.index_id for one in list_indexes(home, 1)] == [broken.name]
+    assert [one.artifact_id for one in list_artifacts(home.indexes, 1)] == [broken.name]
     with server(home) as client:
         damaged, serves = client.admin.ListIndexes(pb.ListIndexesRequest(), timeout=60).indexes
         assert (damaged.damaged, damaged.serving, damaged.items) == (True, False, 0)
