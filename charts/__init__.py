@@ -5,7 +5,21 @@ below it. `triptych evaluate` puts them into its page and `triptych console` int
 nothing but the standard library is needed, and none of ours.
 """
 
-from charts.chart import Chart, Interval, IntervalChart, Line, LineChart, Panel, Point, Row, Say, in_english
+from charts.chart import (
+    Chart,
+    Interval,
+    IntervalChart,
+    Line,
+    LineChart,
+    Panel,
+    Point,
+    Row,
+    Say,
+    Table,
+    in_english,
+    interval_text,
+    views_text,
+)
 from charts.report import report_charts
 from charts.section import chart_html, chart_style
 
@@ -19,8 +33,11 @@ __all__ = [
     "Point",
     "Row",
     "Say",
+    "Table",
     "chart_html",
     "chart_style",
     "in_english",
+    "interval_text",
     "report_charts",
+    "views_text",
 ]
