@@ -1,6 +1,6 @@
 """What a chart shows, before it is drawn; and how it speaks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -133,6 +133,11 @@ Chart: TypeAlias = IntervalChart | LineChart
 def number_text(value: float | None, digits: int = 3) -> str:
     """Return a figure as text, a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def counts_text(counts: Iterable[int]) -> str:
+    """Return numbers of people as text, each once."""
+    return ", ".join(dict.fromkeys(f"{count:,}" for count in counts))
 
 
 def interval_text(mark: Interval | None) -> str:

@@ -11,6 +11,7 @@ from charts.chart import (
     Point,
     Say,
     Table,
+    counts_text,
     figure_of,
     interval_text,
     number_text,
@@ -40,7 +41,7 @@ def amount_charts(reports: Sequence[_Json], say: Say, names: Sequence[str]) -> I
         note = say(
             "One view is cut to so many elements, drawn at random, as in a person's first days; the others "
             "are whole. Bands: 95 %, over {count} people.",
-            count=", ".join(f"{report['cut']['users']:,}" for report in measured),
+            count=counts_text(report["cut"]["users"] for report in measured),
         )
         panels = _amount_panels(reports, names, view, elements[view], say)
         yield LineChart(block.replace("_", "-"), headings[view], note, tuple(names), panels, _tables(panels))

@@ -10,6 +10,7 @@ from charts.chart import (
     Row,
     Say,
     Table,
+    counts_text,
     figure_of,
     interval_text,
     number_text,
@@ -96,7 +97,7 @@ def _new_items(reports: Sequence[_Json], say: Say, names: Sequence[str]) -> Iter
     note = say(
         "Recall@20 of items that training never saw, by what is known of them; people with such a "
         "target: {count}.",
-        count=", ".join(f"{report['new_items']['users']:,}" for report in measured),
+        count=counts_text(report["new_items"]["users"] for report in measured),
     )
     yield _intervals("new-items", say("New items"), note, reports, names, rows, set(), say)
 

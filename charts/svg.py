@@ -28,7 +28,7 @@ def interval_svg(chart: IntervalChart) -> str:
     body = list[str]()
     for row in chart.rows:
         body.append(_row_svg(row, y, most))
-        y += _NAME + _MARK * len(row.marks) + _GAP
+        y += _NAME + _MARK * max(1, sum(mark is not None for mark in row.marks)) + _GAP
     for tick in ticks:
         x = _LEFT + (_RIGHT - _LEFT) * tick / most
         parts.append(f'<line class="c-grid" x1="{x:.1f}" x2="{x:.1f}" y1="4" y2="{y:.1f}"/>')
@@ -93,18 +93,17 @@ def axis_ticks(most: float, wanted: int = 4) -> list[float]:
 def _row_svg(row: Row, y: float, most: float) -> str:
     name = row.name if len(row.name) <= _LONGEST else row.name[: _LONGEST - 1] + "…"
     parts = [_text(_LEFT, y + 12, name, "c-ours" if row.ours else "c-name", "start")]
-    for place, mark in enumerate(row.marks):
-        middle = y + _NAME + _MARK * (place + 0.5)
+    there = [(place, mark) for place, mark in enumerate(row.marks) if mark is not None]
+    if not there:
+        parts.append(_text(WIDTH - 6, y + _NAME + _MARK / 2 + 4, "–", "c-soft", "end"))
+    for line, (place, mark) in enumerate(there):
+        middle = y + _NAME + _MARK * (line + 0.5)
         track = f'x1="{_LEFT}" x2="{_RIGHT}" y1="{middle:.1f}" y2="{middle:.1f}"'
+        low, high = (_x(end, most) for end in _both_ends(mark))
+        bar = f'x1="{low:.1f}" x2="{high:.1f}" y1="{middle:.1f}" y2="{middle:.1f}"'
+        marker = _marker(_x(mark.value, most), middle, place, hollow=False)
         parts.append(f'<line class="c-track" {track}/>')
-        if mark is None:
-            parts.append(_text(WIDTH - 6, middle + 4, "–", "c-soft", "end"))
-            continue
-        (low, high), colour = (_x(end, most) for end in _both_ends(mark)), _colour(place)
-        parts.append(
-            f'<g class="{colour}"><line class="c-bar" x1="{low:.1f}" x2="{high:.1f}" y1="{middle:.1f}" '
-            f'y2="{middle:.1f}"/>{_marker(_x(mark.value, most), middle, place, hollow=False)}</g>'
-        )
+        parts.append(f'<g class="{_colour(place)}"><line class="c-bar" {bar}/>{marker}</g>')
         parts.append(_text(WIDTH - 6, middle + 4, number_text(mark.value), "c-value", "end"))
     return "".join(parts)
 

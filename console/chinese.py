@@ -227,6 +227,9 @@ CHINESE: dict[str, str] = {
     ),
     "Report": "报告",
     "Beside it": "与之对比",
+    "Each interval is of one report alone: it does not tell whether a difference is chance.": (
+        "每个区间只属于一份报告，不能说明差异是否出于偶然。"
+    ),
     "Split": "数据划分",
     "Beside others": "对比对象",
     "Home": "数据目录",

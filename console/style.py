@@ -93,6 +93,8 @@ details[open] > summary { list-style-type: disclosure-open; }
   overflow-wrap: anywhere; vertical-align: top;
 }
 .t-table th { font-weight: 600; color: var(--t-soft); }
+.t-table thead th { overflow-wrap: normal; }
+.t-card .c-chart > h2 { margin-top: 0; }
 .t-mark { color: var(--t-bad); font-weight: 700; }
 .t-differs td { font-weight: 600; }
 .t-look select { max-width: min(100%, 24rem); text-overflow: ellipsis; }

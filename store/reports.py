@@ -101,12 +101,15 @@ def report_text(report: Mapping[str, Any]) -> str:
 def _facts(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a list of reports tells of one."""
     named = ("dataset", "split", "model_id", "index_id", "users", "views")
-    main = report["k"][_MAIN]
+    main, others = report["k"][_MAIN], report["baselines"].items()
     return (
         {"kind": KIND}
         | {name: report[name] for name in named}
         | {"recall@20": main["recall"], "recall@20_ci95": main["recall_ci95"], "ndcg@20": main["ndcg"]}
-        | {"baselines": sorted(report["baselines"]), "robustness": bool(report.get("robustness"))}
+        | {
+            "baselines": [name for name, one in others if _MAIN in one],
+            "robustness": bool(report.get("robustness")),
+        }
     )
 
 

@@ -101,6 +101,11 @@ def _draw_facts(
         facts[say("Seconds")] = [f"{sum(report['seconds'].values()):,.0f}" for report in found]
         names = _SERIES if len(found) > 1 else ("",)
         ui.html(compared_html(names, facts, say("differs")), sanitize=False)
+        if len(found) > 1:
+            alone = say(
+                "Each interval is of one report alone: it does not tell whether a difference is chance."
+            )
+            ui.html(f'<p class="t-note">{escape(alone)}</p>', sanitize=False)
         if len({(report["dataset"], report["split"], report["users"]) for report in found}) > 1:
             warning = say(
                 "These reports are not of the same rows and people, so a difference may come from that."

@@ -122,7 +122,8 @@ def _named_settings(tower: Mapping[str, Any], metrics: Mapping[str, Any]) -> Ite
     yield from ((name, _text(value)) for name, value in tower.items() if value not in ({}, None))
     if learned:
         yield "learned weight", _text(learned["weight"])
-        yield "learned epochs", _text(learned["best_epochs"])
+    if learned and learned["weight"]:  # without one the blocks are no part of the model
+        yield "learned best epochs", _text(learned["best_epochs"])
         yield from ((f"learned {name}", _text(value)) for name, value in learned["settings"].items())
     if trust:
         yield from ((f"trust {name}", _text(three)) for name, three in trust["trust"].items())
