@@ -1,4 +1,4 @@
-"""Evaluation reports of a home: whole or not there, checksummed, the newest kept, and no way out of the folder."""
+"""Evaluation reports of a home: whole or not there, checksummed, the newest kept, in their folder alone."""
 
 import json
 from pathlib import Path
