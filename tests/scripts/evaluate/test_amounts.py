@@ -262,4 +262,4 @@ def test_the_command_prints_the_tables(small_home: Home, tmp_path: Path, run: Ru
     assert code == 0
     assert "H, items cut to n, " in out
     assert "S, friends cut to n, " in out
-    assert "-amounts.png" in out
+    assert "report.html" in out
