@@ -15,7 +15,15 @@ from starlette.responses import Response
 from console.backend import NOTHING, Backend
 from console.config import ConsoleConfig
 from console.frame import Visit, frame, visit_of, words_of
-from console.pages import show_indexes, show_items, show_overview, show_people, show_try
+from console.pages import (
+    show_evaluation,
+    show_indexes,
+    show_items,
+    show_models,
+    show_overview,
+    show_people,
+    show_try,
+)
 from console.words import Words
 from triptych_client import CallError, target_of
 
@@ -28,6 +36,8 @@ PAGES: dict[str, Show] = {
     "/people": show_people,
     "/items": show_items,
     "/indexes": show_indexes,
+    "/models": show_models,
+    "/evaluation": show_evaluation,
 }
 _CALLS_OF_A_PAGE = 5  # one after another, at most
 _WAITING = 128  # connections

@@ -183,4 +183,106 @@ CHINESE: dict[str, str] = {
     "Change it": "修改",
     "A new item": "新物品",
     "Delete": "删除",
+    # models
+    "Models": "模型",
+    "There is no model yet. Run triptych train for the home.": (
+        "还没有模型。请对数据目录运行 triptych train。"
+    ),
+    "There is no such model: {models}.": "没有这样的模型：{models}。",
+    "The first {count} are shown beside each other.": "只并排显示前 {count} 个。",
+    "Date": "日期",
+    "recall@20 when trained": "训练时的 recall@20",
+    "Compare the ticked ones": "比较勾选的模型",
+    "What they are": "基本情况",
+    "differs": "不同",
+    "Training kept no figures of these: too little was held out, or an earlier version made them.": (
+        "训练没有留下它们的指标：留出的数据太少，或由更早的版本训练。"
+    ),
+    "They were not measured on the same rows, so a difference may come from that.": (
+        "它们不是在相同的数据行上测得的，差异可能由此而来。"
+    ),
+    "Heads, measured on valid": "预测头（在 valid 上测得）",
+    "Settings": "设置",
+    "They are the same.": "全部相同。",
+    "{count} that are the same": "相同的 {count} 项",
+    "Show": "显示",
+    "Trained on from": "接续训练自",
+    "Export": "导出",
+    "Seconds of training": "训练秒数",
+    "Measured on": "测量所用",
+    "a tenth of train": "训练数据的十分之一",
+    "{rows}, {count} people": "{rows}，{count} 名用户",
+    "Recall@20 on the rows that training held out, with the 95 % interval over people.": (
+        "在训练留出的数据行上的 Recall@20，及其在用户上的 95% 区间。"
+    ),
+    "By view, when trained": "训练时各视图的效果",
+    # evaluation
+    "Evaluation": "评估",
+    "Reports are told to tokens with the scope admin.": "只有具备 admin 权限的令牌能看到评估报告。",
+    "There is no report yet. Run triptych evaluate for the home: it keeps what it measures there.": (
+        "还没有报告。请对数据目录运行 triptych evaluate，结果会保存在那里。"
+    ),
+    "There is no such report. The list has those that the home keeps.": (
+        "没有这份报告。列表中是数据目录保存的报告。"
+    ),
+    "Report": "报告",
+    "Beside it": "与之对比",
+    "Each interval is of one report alone: it does not tell whether a difference is chance.": (
+        "每个区间只属于一份报告，不能说明差异是否出于偶然。"
+    ),
+    "Split": "数据划分",
+    "Beside others": "对比对象",
+    "Home": "数据目录",
+    "Views used": "所用视图",
+    "Agreement of a view with the whole": "各视图与整体的一致程度",
+    "Seconds": "秒数",
+    "These reports are not of the same rows and people, so a difference may come from that.": (
+        "两份报告的数据行或用户不同，差异可能由此而来。"
+    ),
+    # charts
+    "The same as a table": "以表格显示",
+    "Recall beside others": "与其他方法相比的召回率",
+    "Recall@20 over all items, with the 95 % interval over people.": (
+        "对全部物品排序的 Recall@20，及其在用户上的 95% 区间。"
+    ),
+    "Left out: {what}.": "未包括：{what}。",
+    "people whom training never saw": "训练中未出现的用户",
+    "By view": "按视图",
+    "history withheld": "不给行为",
+    "Recall@20 where people are ranked by some of their views alone.": (
+        "只用部分视图为用户排序时的 Recall@20。"
+    ),
+    "attributes": "属性",
+    "vector": "向量",
+    "chance": "随机",
+    "Recall@20 of items that training never saw, by what is known of them; people with such a "
+    "target: {count}.": "训练中未出现的物品的 Recall@20，按已知信息区分；有此类目标的用户：{count}。",
+    "New items": "新物品",
+    "gain over it, paired 95 %": "相对它的增益（成对 95%）",
+    "{b} less {a}": "{b} 减 {a}",
+    "By history length": "按行为数量",
+    "By number of texts": "按文本数量",
+    "By number of friends": "按好友数量",
+    "items left of the history": "保留的历史物品数",
+    "texts left": "保留的文本数",
+    "friends left": "保留的好友数",
+    "One view is cut to so many elements, drawn at random, as in a person's first days; the others "
+    "are whole. Bands: 95 %, over {count} people.": (
+        "一个视图只随机保留这么多元素，如同用户最初的日子；其余视图完整。色带：95% 区间，{count} 名用户。"
+    ),
+    "all": "全部",
+    "removed": "移除",
+    "noise": "噪声",
+    "share of it that is changed, %": "被改动的比例（%）",
+    "Robustness": "稳健性",
+    "A share of one view is removed, or replaced by what is not theirs; the others are whole. "
+    "Bands: 95 %.": "一个视图的一部分被移除，或换成他人的内容；其余视图完整。色带：95% 区间。",
+    "Calibration": "校准",
+    "Tenths of the examples by prediction; on the dotted line what is predicted is what happens.": (
+        "按预测值分成十组；虚线上预测与实际相等。"
+    ),
+    "tenths": "十分组",
+    "clicks": "点击",
+    "categories": "类别",
+    "predicted": "预测",
 }

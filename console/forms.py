@@ -27,6 +27,32 @@ def look_up_form(path: str, fields: Mapping[str, tuple[str, str]], button: str) 
     )
 
 
+def choice_form(path: str, fields: Mapping[str, tuple[str, str, Mapping[str, str]]], button: str) -> None:
+    """Draw a form of choices whose answer is a page with an address of its own.
+
+    Args:
+        path: of that page.
+        fields: label, value, and what is said of each value, by the name of the parameter.
+        button: what is on the button.
+    """
+    parts = "".join(
+        f'<label>{escape(label)}<select name="{name}">{_options(value, said)}</select></label>'
+        for name, (label, value, said) in fields.items()
+    )
+    ui.html(
+        f'<form class="t-look" method="get" action="{path}">{parts}'
+        f'<button class="t-switch">{escape(button)}</button></form>',
+        sanitize=False,
+    )
+
+
+def _options(chosen: str, said: Mapping[str, str]) -> str:
+    return "".join(
+        f'<option value="{escape(value)}"{" selected" if value == chosen else ""}>{escape(text)}</option>'
+        for value, text in said.items()
+    )
+
+
 async def confirmed(
     question: str, goes: Sequence[str], act: Callable[[], Awaitable[None]], say: Words
 ) -> None:

@@ -1,6 +1,8 @@
 """The look of the pages; colours of Okabe and Ito 2008, which colour-blind people can tell apart."""
 
-STYLE = """
+from charts import chart_style
+
+_PAGES = """
 :root {
   --t-back: #f7f7f5; --t-card: #fff; --t-ink: #1b1b1b; --t-soft: #5c5c5c; --t-line: #ddd; --t-link: #00507d;
   --t-bad: #a33000;
@@ -75,7 +77,7 @@ a:focus-visible, button:focus-visible, summary:focus-visible, input:focus-visibl
 .t-table { border-collapse: collapse; width: 100%; } .t-scroll { overflow-x: auto; }
 .t-look { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: end; margin-bottom: .8rem; }
 .t-look label { display: flex; flex-direction: column; font-size: .85rem; color: var(--t-soft); }
-.t-look input {
+.t-look input, .t-look select {
   border: 1px solid var(--t-line); border-radius: .3rem; padding: .35rem .6rem; background: var(--t-card);
   color: var(--t-ink); font-size: 1rem;
 }
@@ -91,4 +93,11 @@ details[open] > summary { list-style-type: disclosure-open; }
   overflow-wrap: anywhere; vertical-align: top;
 }
 .t-table th { font-weight: 600; color: var(--t-soft); }
+.t-table thead th { overflow-wrap: normal; }
+.t-card .c-chart > h2 { margin-top: 0; }
+.t-mark { color: var(--t-bad); font-weight: 700; }
+.t-differs td { font-weight: 600; }
+.t-look select { max-width: min(100%, 24rem); text-overflow: ellipsis; }
+.t-choose input { width: 1.1rem; height: 1.1rem; }
 """
+STYLE = _PAGES + chart_style(".body--dark .c-chart {{ {} }}")

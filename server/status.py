@@ -47,6 +47,7 @@ from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
 from store.imports import AmbiguousTimesError, UnknownEncodingError, UnknownFormatError, UnknownTimesError
 from store.objects import NoConditionsError, ObjectStorageError, PointerMovedError, UploadSweptError
+from store.reports import ReportNotFoundError, ReportTooLargeError
 from store.state import DamagedStateError, StateReplacedError
 from store.store import ItemNotFoundError
 from store.writes import ItemVectorLengthError, RequestIdReusedError
@@ -107,6 +108,8 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (ItemNotServedError, code_pb2.NOT_FOUND, "ITEM_NOT_FOUND"),
     (NoHeadError, code_pb2.FAILED_PRECONDITION, "HEAD_NOT_FITTED"),
     (IndexNotFoundError, code_pb2.NOT_FOUND, "INDEX_NOT_FOUND"),
+    (ReportNotFoundError, code_pb2.NOT_FOUND, "REPORT_NOT_FOUND"),
+    (ReportTooLargeError, code_pb2.FAILED_PRECONDITION, "REPORT_TOO_LARGE"),
     (NoOlderIndexError, code_pb2.FAILED_PRECONDITION, "NO_OLDER_INDEX"),
     (NotPublishedError, code_pb2.FAILED_PRECONDITION, "NOTHING_PUBLISHED"),
     (DamagedArtifactError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),

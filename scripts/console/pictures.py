@@ -6,9 +6,11 @@ Example: python -m scripts.console.pictures http://127.0.0.1:8090 --user u00008 
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any
 
 _INTO = Path(__file__).resolve().parents[2] / "docs" / "images" / "console"
 _HEIGHT = 860
+_CHARTS = {"evaluation": "#views", "models": "#held-out"}  # what is shown of a long page
 
 
 class ChromiumMissingError(RuntimeError):
@@ -50,6 +52,7 @@ def take_pictures(url: str, user: str, item: str, into: Path) -> None:
     }
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        shots |= _compared(browser, url)
         for name, (path, width, language, looks) in shots.items():
             context = browser.new_context(
                 viewport={"width": width, "height": _HEIGHT},
@@ -61,9 +64,30 @@ def take_pictures(url: str, user: str, item: str, into: Path) -> None:
             page.locator("main h1").wait_for()
             if path.startswith("/try"):
                 page.locator(".t-results").first.wait_for()
+            if name in _CHARTS:
+                page.evaluate("one => document.querySelector(one).scrollIntoView()", _CHARTS[name])
             page.screenshot(path=into / f"{name}.png")
             context.close()
         browser.close()
+
+
+def _compared(browser: Any, url: str) -> dict[str, tuple[str, int, str, str]]:
+    """Return the pages of the newest two reports and models side by side, of those that there are."""
+    page, shots = browser.new_page(), dict[str, tuple[str, int, str, str]]()
+    for name, path, second, looks in (
+        ("evaluation", "/evaluation", "&with=", "light"),
+        ("models", "/models", "&model=", "dark"),
+    ):
+        page.goto(url + path, wait_until="networkidle")
+        links = page.locator(f"main a[href^='{path}?']")
+        found = links.evaluate_all("all => all.map(one => one.getAttribute('href'))")
+        if found:
+            other = second + found[1].partition("=")[2] if len(found) > 1 else ""
+            shots[name] = (found[0] + other, 1280, "en", looks)
+        else:
+            print(f"{name}: nothing is there to be shown, so there is no picture")
+    page.close()
+    return shots
 
 
 if __name__ == "__main__":

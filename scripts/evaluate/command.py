@@ -1,6 +1,5 @@
 """triptych evaluate: recall, NDCG and other figures on held-out rows, as JSON and tables."""
 
-import json
 import logging
 from enum import StrEnum
 from typing import Annotated
@@ -9,7 +8,7 @@ import typer
 
 from scripts.artifacts import CacheOption, PlaceOption, working_home
 from scripts.terminal import JsonOption
-from store.objects import CURRENT, HomeBucket, in_object_storage
+from store.objects import CURRENT, in_object_storage
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +42,17 @@ def evaluate_command(
     """Measure recall on held-out rows.
 
     Ranks all items for every user with held-out rows, through the exported graphs and the index; some users
-    also with histories, texts or friends cut to a few. The report is written below reports/ of the home.
+    also with histories, texts or friends cut to a few. The home keeps the newest 100 reports.
 
     Example: triptych evaluate --home demo --split test --json report.json --baselines
     """
     from encoder.config import UnknownViewError, parse_views
     from evaluation.baselines import LibraryMissingError, require_library
     from indexer.publish import load_index
+    from scripts.evaluate.page import page_html
     from scripts.evaluate.report import evaluate
-    from scripts.evaluate.tables import write_tables
+    from scripts.evaluate.tables import print_tables
+    from store.reports import PAGE_FILE, REPORT_FILE, keep_report, report_text
 
     try:
         chosen = parse_views(views)
@@ -80,11 +81,10 @@ def evaluate_command(
         )
         if in_object_storage(home):
             report["dataset"] = home.rstrip("/").rpartition("/")[2]
-        work.home.reports.mkdir(parents=True, exist_ok=True)
-        name = work.home.reports / f"evaluate-{split.value}-{pair.index.index_id}"
-        for path in [name.with_suffix(".json"), *([json_path] if json_path else [])]:
-            path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-        write_tables(report, name.with_suffix(".html"))
-        if isinstance(work.place, HomeBucket):
-            for path in (name.with_suffix(".json"), name.with_suffix(".html")):
-                work.place.storage.put(path, f"reports/{path.name}")
+        if json_path:
+            json_path.write_text(report_text(report), "utf-8")
+        kept = keep_report(work.home, report, page_html(report, print_tables(report)))
+        if work.in_bucket:
+            work.place.add("reports", kept)
+        where = f"{home.rstrip('/')}/reports/{kept.name}" if in_object_storage(home) else kept
+        print(f"report: {where} ({REPORT_FILE}, {PAGE_FILE})")

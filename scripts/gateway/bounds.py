@@ -71,6 +71,9 @@ BOUNDS: dict[str, dict[str, dict[str, Any]]] = {
         "limit": {"maximum": 1_000},
     },
     "ListIndexesRequest": {"limit": {"maximum": 1_000}},
+    "ListModelsRequest": {"limit": {"maximum": 1_000}},
+    "ListReportsRequest": {"limit": {"maximum": 1_000}},
+    "GetReportRequest": {"report_id": _ID},
     "EraseUserRequest": {"user_id": _ID},
     "ExportUserRequest": {"user_id": _ID},
 }
@@ -98,4 +101,5 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "EraseUserRequest": ("user_id",),
     "ExportUserRequest": ("user_id",),
     "PublishIndexRequest": ("index_id",),
+    "GetReportRequest": ("report_id",),
 }

@@ -174,8 +174,10 @@ def _field(owner: str, field: FieldDescriptorProto, message: DescriptorProto, co
 def _parameter(owner: str, field: FieldDescriptorProto, comments: _Comments) -> _Schema:
     """Return a field of a request without a body as a query parameter."""
     said = _described(comments.get(f"{owner}.{field.name}"))
-    bound = BOUNDS.get(owner.removeprefix(f"{PACKAGE}."), {}).get(field.name, {})
-    return {"name": field.name, "in": "query", "schema": _value(field) | bound} | said
+    short = owner.removeprefix(f"{PACKAGE}.")
+    bound, needed = BOUNDS.get(short, {}).get(field.name, {}), field.name in REQUIRED.get(short, ())
+    parameter = {"name": field.name, "in": "query", "schema": _value(field) | bound}
+    return parameter | ({"required": True} if needed else {}) | said
 
 
 def _value(field: FieldDescriptorProto) -> _Schema:

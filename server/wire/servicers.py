@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import grpc
 
+from encoder.listing import list_models
 from indexer.index import VectorDimError
-from indexer.listing import ListedIndex, list_indexes
 from server.access import granted
 from server.identity import Identity
 from server.live import HomeArtifacts, Published, Publisher
@@ -18,6 +18,7 @@ from server.query import Candidates, IndexChangedError, NotReadyError, Query, Re
 from server.status import Failure, InvalidRequestError, outcome, status_of_errors
 from server.supervisor import Supervisor
 from server.wire.gate import visible_items
+from server.wire.listed import index_summary, listed_at_most, model_summary, report_summary
 from server.wire.micro_batches import answered_together_by
 from server.wire.observed import AnswerObserver
 from server.wire.packed import packed_batch, packed_reply
@@ -34,11 +35,11 @@ from server.wire.query import (
 )
 from store.export import create_export
 from store.home import Home
+from store.listing import list_artifacts
+from store.reports import read_report
 from store.store import ItemNotFoundError, Store
 from triptych_client.pb.v1 import triptych_pb2 as pb
 from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
-
-INDEXES, MAX_INDEXES = 50, 1_000  # that one call lists, where it does not say how many, and at most
 
 _Answer = TypeVar("_Answer")
 _Reply = TypeVar("_Reply")
@@ -232,14 +233,40 @@ class AdminServicer(rpc.AdminServicer):
     ) -> pb.ListIndexesResponse:
         """The newest indexes of the home, newest first.  Status: INVALID_ARGUMENT."""
         with status_of_errors(context):
-            if request.limit > MAX_INDEXES:
-                raise InvalidRequestError(f"limit is {request.limit}, more than {MAX_INDEXES}", "limit")
-            try:
-                serving = self._retriever.snapshot.index.index_id
-            except NotReadyError:
-                serving = ""
-            listed = list_indexes(self._home, request.limit or INDEXES)
-            return pb.ListIndexesResponse(indexes=[_index_summary(one, serving) for one in listed])
+            listed = list_artifacts(self._home.indexes, listed_at_most(request.limit))
+            serving, _ = self._serving()
+            return pb.ListIndexesResponse(indexes=[index_summary(one, serving) for one in listed])
+
+    def ListModels(
+        self, request: pb.ListModelsRequest, context: grpc.ServicerContext
+    ) -> pb.ListModelsResponse:
+        """The newest models of the home, newest first, with their figures.  Status: INVALID_ARGUMENT."""
+        with status_of_errors(context):
+            listed = list_models(self._home, listed_at_most(request.limit))
+            _, serving = self._serving()
+            return pb.ListModelsResponse(models=[model_summary(one, serving) for one in listed])
+
+    def ListReports(
+        self, request: pb.ListReportsRequest, context: grpc.ServicerContext
+    ) -> pb.ListReportsResponse:
+        """The newest evaluation reports of the home, newest first.  Status: INVALID_ARGUMENT."""
+        with status_of_errors(context):
+            listed = list_artifacts(self._home.reports, listed_at_most(request.limit))
+            return pb.ListReportsResponse(reports=[report_summary(one) for one in listed])
+
+    def GetReport(self, request: pb.GetReportRequest, context: grpc.ServicerContext) -> pb.GetReportResponse:
+        """One evaluation report.  Status: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION, DATA_LOSS."""
+        with status_of_errors(context):
+            report_id = checked_id("report_id", request.report_id)
+            return pb.GetReportResponse(report_id=report_id, json=read_report(self._home, report_id))
+
+    def _serving(self) -> tuple[str, str]:
+        """Return the ids of the index and the model that serve, "" where none does."""
+        try:
+            snapshot = self._retriever.snapshot
+        except NotReadyError:
+            return "", ""
+        return snapshot.index.index_id, snapshot.model.model_id
 
     def PublishIndex(
         self, request: pb.PublishIndexRequest, context: grpc.ServicerContext
@@ -268,25 +295,6 @@ def answering_process(retriever: Retriever) -> pb.AnsweringProcess:
         user_vector_hits=counts.hits,
         user_vector_misses=counts.misses,
     )
-
-
-def _index_summary(listed: ListedIndex, serving: str) -> pb.IndexSummary:
-    facts = listed.facts
-    summary = pb.IndexSummary(
-        index_id=listed.index_id,
-        model_id=facts.get("model_id", ""),
-        factory=facts.get("factory", ""),
-        items=facts.get("items", 0),
-        changes=facts.get("changes", 0),
-        dim=facts.get("dim", 0),
-        ann_recall=facts.get("ann_recall@100"),
-        bytes=listed.nbytes,
-        serving=listed.index_id == serving,
-        damaged=listed.damaged,
-    )
-    if listed.created is not None:
-        summary.created.FromDatetime(listed.created)
-    return summary
 
 
 def _publish_reply(published: Published) -> pb.PublishIndexResponse:

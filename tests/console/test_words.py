@@ -9,14 +9,15 @@ import pytest
 from console.chinese import CHINESE
 from console.words import Words, language_of
 
-CONSOLE = Path(__file__).parents[2] / "console"
+ROOT = Path(__file__).parents[2]
 
 
 def sentences() -> set[str]:
     """What the pages say: the first argument of each call of `say`, where it is written there."""
     return {
         node.args[0].value
-        for path in sorted(CONSOLE.rglob("*.py"))
+        for folder in ("console", "charts")
+        for path in sorted((ROOT / folder).rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Call)
         and getattr(node.func, "id", getattr(node.func, "attr", "")) == "say"

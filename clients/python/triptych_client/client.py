@@ -14,6 +14,7 @@ request id, so it is written once. Streams, and calls that administer the server
 
 import asyncio
 import itertools
+import json
 import math
 import time
 from abc import ABC, abstractmethod
@@ -494,6 +495,24 @@ class Calls(ABC, Generic[_Channel]):
         """Make the newest index that is older than the one that serves the one that serves.  Made once."""
         request = pb.RollbackIndexRequest()
         return unary(lambda on: on.admin.RollbackIndex, request, ADMIN_TIMEOUT, repeats=False)
+
+    @call
+    def list_models(self, limit: int = 0) -> RemoteCall[list[pb.ModelSummary]]:
+        """Return the newest models of the home, newest first; 50 where no limit is named, up to 1,000."""
+        request = pb.ListModelsRequest(limit=limit)
+        return RemoteCall(lambda on: on.admin.ListModels, request, lambda reply: list(reply.models))
+
+    @call
+    def list_reports(self, limit: int = 0) -> RemoteCall[list[pb.ReportSummary]]:
+        """Return the newest evaluation reports, newest first; 50 where no limit is named, up to 1,000."""
+        request = pb.ListReportsRequest(limit=limit)
+        return RemoteCall(lambda on: on.admin.ListReports, request, lambda reply: list(reply.reports))
+
+    @call
+    def get_report(self, report_id: str) -> RemoteCall[dict[str, Any]]:
+        """Return an evaluation report, as `triptych evaluate --json` writes it."""
+        request = pb.GetReportRequest(report_id=report_id)
+        return RemoteCall(lambda on: on.admin.GetReport, request, lambda reply: json.loads(reply.json))
 
 
 class Client(Calls[grpc.Channel]):

@@ -164,6 +164,9 @@ def streams(sweep: Sweep) -> None:
     sweep.call("PublishIndex", pb.PublishIndexRequest(index_id="no such index"))
     sweep.call("RollbackIndex", pb.RollbackIndexRequest())
     sweep.call("ListIndexes", pb.ListIndexesRequest())
+    sweep.call("ListModels", pb.ListModelsRequest())
+    sweep.call("ListReports", pb.ListReportsRequest())
+    sweep.call("GetReport", pb.GetReportRequest(report_id="no such report"))
 
 
 def imports(sweep: Sweep, folder: Path) -> None:

@@ -1239,7 +1239,7 @@ class Worker(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """writer, texts, items, users, forgetting"""
+    """writer, texts, items, users, forgetting; artifacts, where they belong in a bucket"""
     failing: _builtins.bool
     """what it does failed last, and is repeated until it does not"""
     failures: _builtins.int
@@ -1392,6 +1392,436 @@ class ListIndexesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListIndexesResponse: _TypeAlias = ListIndexesResponse  # noqa: Y015
+
+@_typing.final
+class ListModelsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """at most so many, 1 to 1,000; 0 means 50"""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
+
+@_typing.final
+class ModelSummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SettingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    TEXT_MODEL_ID_FIELD_NUMBER: _builtins.int
+    EXPORT_ID_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    DIM_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    STARTED_FROM_FIELD_NUMBER: _builtins.int
+    TRAINING_SECONDS_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    HELD_OUT_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    serving: _builtins.bool
+    damaged: _builtins.bool
+    """its manifest or its figures are; nothing else is known of it"""
+    text_model_id: _builtins.str
+    export_id: _builtins.str
+    """that it was trained on"""
+    users: _builtins.int
+    """of the export, and its items"""
+    items: _builtins.int
+    dim: _builtins.int
+    bytes: _builtins.int
+    """of its files"""
+    started_from: _builtins.str
+    """the model that its training went on from, "" where it began anew"""
+    training_seconds: _builtins.float
+    """without the encoding of texts"""
+    @_builtins.property
+    def created(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """that were chosen or given, by name"""
+
+    @_builtins.property
+    def held_out(self) -> Global___HeldOutFigures:
+        """absent where too little could be held out, and of models of earlier versions"""
+
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadFigures]: ...
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        created: _timestamp_pb2.Timestamp | None = ...,
+        serving: _builtins.bool = ...,
+        damaged: _builtins.bool = ...,
+        text_model_id: _builtins.str = ...,
+        export_id: _builtins.str = ...,
+        users: _builtins.int = ...,
+        items: _builtins.int = ...,
+        dim: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        started_from: _builtins.str = ...,
+        training_seconds: _builtins.float = ...,
+        settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        held_out: Global___HeldOutFigures | None = ...,
+        heads: _abc.Iterable[Global___HeadFigures] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "held_out", b"held_out"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "created", b"created", "damaged", b"damaged", "dim", b"dim", "export_id", b"export_id", "heads", b"heads", "held_out", b"held_out", "items", b"items", "model_id", b"model_id", "serving", b"serving", "settings", b"settings", "started_from", b"started_from", "text_model_id", b"text_model_id", "training_seconds", b"training_seconds", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelSummary: _TypeAlias = ModelSummary  # noqa: Y015
+
+@_typing.final
+class HeldOutFigures(_message.Message):
+    """What training measured on the rows that it did not learn from, all items ranked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    BY_VIEW_FIELD_NUMBER: _builtins.int
+    rows: _builtins.str
+    """"valid", or "a tenth of train" where the data has no valid split"""
+    users: _builtins.int
+    @_builtins.property
+    def by_view(self) -> _containers.RepeatedCompositeFieldContainer[Global___ViewFigures]:
+        """each view alone, T and S together, and all; none that the data lacks"""
+
+    def __init__(
+        self,
+        *,
+        rows: _builtins.str = ...,
+        users: _builtins.int = ...,
+        by_view: _abc.Iterable[Global___ViewFigures] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_view", b"by_view", "rows", b"rows", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldOutFigures: _TypeAlias = HeldOutFigures  # noqa: Y015
+
+@_typing.final
+class ViewFigures(_message.Message):
+    """Means over users at 20, with their 95 % intervals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEWS_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
+    RECALL_LOW_FIELD_NUMBER: _builtins.int
+    RECALL_HIGH_FIELD_NUMBER: _builtins.int
+    NDCG_FIELD_NUMBER: _builtins.int
+    NDCG_LOW_FIELD_NUMBER: _builtins.int
+    NDCG_HIGH_FIELD_NUMBER: _builtins.int
+    views: _builtins.str
+    """such as HTS: history, texts, friends"""
+    recall: _builtins.float
+    recall_low: _builtins.float
+    recall_high: _builtins.float
+    ndcg: _builtins.float
+    ndcg_low: _builtins.float
+    ndcg_high: _builtins.float
+    def __init__(
+        self,
+        *,
+        views: _builtins.str = ...,
+        recall: _builtins.float = ...,
+        recall_low: _builtins.float = ...,
+        recall_high: _builtins.float = ...,
+        ndcg: _builtins.float = ...,
+        ndcg_low: _builtins.float = ...,
+        ndcg_high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ndcg", b"ndcg", "ndcg_high", b"ndcg_high", "ndcg_low", b"ndcg_low", "recall", b"recall", "recall_high", b"recall_high", "recall_low", b"recall_low", "views", b"views"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ViewFigures: _TypeAlias = ViewFigures  # noqa: Y015
+
+@_typing.final
+class HeadFigures(_message.Message):
+    """What was measured of a task head on valid."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetricsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TASK_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    label: _builtins.str
+    """of categories: which attribute"""
+    examples: _builtins.int
+    @_builtins.property
+    def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """by name, such as auc"""
+
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        label: _builtins.str = ...,
+        examples: _builtins.int = ...,
+        metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "label", b"label", "metrics", b"metrics", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeadFigures: _TypeAlias = HeadFigures  # noqa: Y015
+
+@_typing.final
+class ListModelsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelSummary]: ...
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___ModelSummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class ListReportsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """at most so many, 1 to 1,000; 0 means 50"""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReportsRequest: _TypeAlias = ListReportsRequest  # noqa: Y015
+
+@_typing.final
+class ReportSummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_ID_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    INDEX_ID_FIELD_NUMBER: _builtins.int
+    VIEWS_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
+    RECALL_LOW_FIELD_NUMBER: _builtins.int
+    RECALL_HIGH_FIELD_NUMBER: _builtins.int
+    NDCG_FIELD_NUMBER: _builtins.int
+    BASELINES_FIELD_NUMBER: _builtins.int
+    ROBUSTNESS_FIELD_NUMBER: _builtins.int
+    report_id: _builtins.str
+    damaged: _builtins.bool
+    """its manifest is; nothing else is known of it"""
+    dataset: _builtins.str
+    """the name of the home"""
+    split: _builtins.str
+    """valid or test"""
+    model_id: _builtins.str
+    index_id: _builtins.str
+    views: _builtins.str
+    """that the main figures use, such as HTS"""
+    users: _builtins.int
+    """that the main figures are over"""
+    recall: _builtins.float
+    """at 20, with its 95 % interval; absent where there is nobody"""
+    recall_low: _builtins.float
+    recall_high: _builtins.float
+    ndcg: _builtins.float
+    """at 20"""
+    robustness: _builtins.bool
+    """whether it was measured"""
+    @_builtins.property
+    def created(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def baselines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """that were measured beside it"""
+
+    def __init__(
+        self,
+        *,
+        report_id: _builtins.str = ...,
+        created: _timestamp_pb2.Timestamp | None = ...,
+        damaged: _builtins.bool = ...,
+        dataset: _builtins.str = ...,
+        split: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        index_id: _builtins.str = ...,
+        views: _builtins.str = ...,
+        users: _builtins.int = ...,
+        recall: _builtins.float | None = ...,
+        recall_low: _builtins.float | None = ...,
+        recall_high: _builtins.float | None = ...,
+        ndcg: _builtins.float | None = ...,
+        baselines: _abc.Iterable[_builtins.str] | None = ...,
+        robustness: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ndcg", b"_ndcg", "_recall", b"_recall", "_recall_high", b"_recall_high", "_recall_low", b"_recall_low", "created", b"created", "ndcg", b"ndcg", "recall", b"recall", "recall_high", b"recall_high", "recall_low", b"recall_low"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ndcg", b"_ndcg", "_recall", b"_recall", "_recall_high", b"_recall_high", "_recall_low", b"_recall_low", "baselines", b"baselines", "created", b"created", "damaged", b"damaged", "dataset", b"dataset", "index_id", b"index_id", "model_id", b"model_id", "ndcg", b"ndcg", "recall", b"recall", "recall_high", b"recall_high", "recall_low", b"recall_low", "report_id", b"report_id", "robustness", b"robustness", "split", b"split", "users", b"users", "views", b"views"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ndcg: _TypeAlias = _typing.Literal["ndcg"]  # noqa: Y015
+    _WhichOneofArgType__ndcg: _TypeAlias = _typing.Literal["_ndcg", b"_ndcg"]  # noqa: Y015
+    _WhichOneofReturnType__recall: _TypeAlias = _typing.Literal["recall"]  # noqa: Y015
+    _WhichOneofArgType__recall: _TypeAlias = _typing.Literal["_recall", b"_recall"]  # noqa: Y015
+    _WhichOneofReturnType__recall_high: _TypeAlias = _typing.Literal["recall_high"]  # noqa: Y015
+    _WhichOneofArgType__recall_high: _TypeAlias = _typing.Literal["_recall_high", b"_recall_high"]  # noqa: Y015
+    _WhichOneofReturnType__recall_low: _TypeAlias = _typing.Literal["recall_low"]  # noqa: Y015
+    _WhichOneofArgType__recall_low: _TypeAlias = _typing.Literal["_recall_low", b"_recall_low"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ndcg) -> _WhichOneofReturnType__ndcg | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recall) -> _WhichOneofReturnType__recall | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recall_high) -> _WhichOneofReturnType__recall_high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recall_low) -> _WhichOneofReturnType__recall_low | None: ...
+
+Global___ReportSummary: _TypeAlias = ReportSummary  # noqa: Y015
+
+@_typing.final
+class ListReportsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReportSummary]: ...
+    def __init__(
+        self,
+        *,
+        reports: _abc.Iterable[Global___ReportSummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reports", b"reports"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReportsResponse: _TypeAlias = ListReportsResponse  # noqa: Y015
+
+@_typing.final
+class GetReportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_ID_FIELD_NUMBER: _builtins.int
+    report_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        report_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report_id", b"report_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReportRequest: _TypeAlias = GetReportRequest  # noqa: Y015
+
+@_typing.final
+class GetReportResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_ID_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
+    report_id: _builtins.str
+    json: _builtins.str
+    """as `triptych evaluate --json` writes it, at most 3 MiB"""
+    def __init__(
+        self,
+        *,
+        report_id: _builtins.str = ...,
+        json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json", b"json", "report_id", b"report_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReportResponse: _TypeAlias = GetReportResponse  # noqa: Y015
 
 @_typing.final
 class PublishIndexRequest(_message.Message):

@@ -335,6 +335,21 @@ class AdminStub:
                 request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.RollbackIndexRequest.SerializeToString,
                 response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/triptych.v1.Admin/ListModels',
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
+        self.ListReports = channel.unary_unary(
+                '/triptych.v1.Admin/ListReports',
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListReportsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListReportsResponse.FromString,
+                _registered_method=True)
+        self.GetReport = channel.unary_unary(
+                '/triptych.v1.Admin/GetReport',
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetReportRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetReportResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -377,6 +392,27 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListModels(self, request, context):
+        """The newest models of the home, newest first, with what training chose and measured on held-out rows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReports(self, request, context):
+        """The newest reports of `triptych evaluate` that the home keeps, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReport(self, request, context):
+        """One of these reports whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -404,6 +440,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RollbackIndex,
                     request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.RollbackIndexRequest.FromString,
                     response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListModelsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'ListReports': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReports,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListReportsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListReportsResponse.SerializeToString,
+            ),
+            'GetReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReport,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetReportRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -543,6 +594,87 @@ class Admin:
             '/triptych.v1.Admin/RollbackIndex',
             triptych__client_dot_pb_dot_v1_dot_triptych__pb2.RollbackIndexRequest.SerializeToString,
             triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Admin/ListModels',
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListModelsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Admin/ListReports',
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListReportsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListReportsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Admin/GetReport',
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetReportRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -163,6 +163,12 @@ class AdminStub:
     """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then."""
     RollbackIndex: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.RollbackIndexRequest, _triptych_pb2.PublishIndexResponse]
     """Publishes the newest index that is older than the one that serves."""
+    ListModels: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.ListModelsRequest, _triptych_pb2.ListModelsResponse]
+    """The newest models of the home, newest first, with what training chose and measured on held-out rows."""
+    ListReports: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.ListReportsRequest, _triptych_pb2.ListReportsResponse]
+    """The newest reports of `triptych evaluate` that the home keeps, newest first."""
+    GetReport: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.GetReportRequest, _triptych_pb2.GetReportResponse]
+    """One of these reports whole."""
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -181,6 +187,12 @@ class AdminAsyncStub(AdminStub):
     """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then."""
     RollbackIndex: _aio.UnaryUnaryMultiCallable[_triptych_pb2.RollbackIndexRequest, _triptych_pb2.PublishIndexResponse]  # type: ignore[assignment]
     """Publishes the newest index that is older than the one that serves."""
+    ListModels: _aio.UnaryUnaryMultiCallable[_triptych_pb2.ListModelsRequest, _triptych_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """The newest models of the home, newest first, with what training chose and measured on held-out rows."""
+    ListReports: _aio.UnaryUnaryMultiCallable[_triptych_pb2.ListReportsRequest, _triptych_pb2.ListReportsResponse]  # type: ignore[assignment]
+    """The newest reports of `triptych evaluate` that the home keeps, newest first."""
+    GetReport: _aio.UnaryUnaryMultiCallable[_triptych_pb2.GetReportRequest, _triptych_pb2.GetReportResponse]  # type: ignore[assignment]
+    """One of these reports whole."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """What the command line asks of a running server, which owns the store. Reasons of errors: INDEX_NOT_FOUND,
@@ -226,5 +238,29 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_triptych_pb2.PublishIndexResponse, _abc.Awaitable[_triptych_pb2.PublishIndexResponse]]:
         """Publishes the newest index that is older than the one that serves."""
+
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _triptych_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_triptych_pb2.ListModelsResponse, _abc.Awaitable[_triptych_pb2.ListModelsResponse]]:
+        """The newest models of the home, newest first, with what training chose and measured on held-out rows."""
+
+    @_abc_1.abstractmethod
+    def ListReports(
+        self,
+        request: _triptych_pb2.ListReportsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_triptych_pb2.ListReportsResponse, _abc.Awaitable[_triptych_pb2.ListReportsResponse]]:
+        """The newest reports of `triptych evaluate` that the home keeps, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetReport(
+        self,
+        request: _triptych_pb2.GetReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_triptych_pb2.GetReportResponse, _abc.Awaitable[_triptych_pb2.GetReportResponse]]:
+        """One of these reports whole."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
