@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from scripts.home_access import existing_home, fresh_export, publish_index
-from scripts.terminal import HomeOption
+from scripts.terminal import HomeOption, JobsOption, RayOption, workers
 
 
 def reindex_command(
@@ -31,13 +31,19 @@ def reindex_command(
         bool,
         typer.Option("--card-float16", help="Hold vectors as halves on graphics cards; scores stay exact."),
     ] = False,
+    jobs: JobsOption = "1",
+    ray: RayOption = None,
 ) -> None:
     """Build, tune, check and publish an index of the items.
 
     Available items only. Where few of them changed since the index that serves, its files are taken over and
     the changes are written beside them. A run that was killed goes on where it was.
 
+    With --jobs or --ray the work is divided, and the index is the same; with a graphics card it is not worth
+    it, because workers leave that alone.
+
     Example: triptych reindex --home demo
+    Example: triptych reindex --home demo --jobs auto
     """
     from encoder.runtime import Model
     from encoder.text import TextCache, TextEncoder
@@ -52,7 +58,11 @@ def reindex_command(
     spec = IndexSpec(factory, ann_recall, memory_mib and memory_mib << 20, full, card_float16)
     trained = Model.load(place.models / model if model else read_pointer(place.latest_model, place.models))
     encoder = TextEncoder.load(place.text_models / trained.text_model_id)
-    with closing(TextCache.open(place.text_cache)) as cache, fresh_export(place) as export:
-        directory = reindex(place, export, trained, encoder, cache, spec)
+    with (
+        workers(jobs, ray) as working,
+        closing(TextCache.open(place.text_cache)) as cache,
+        fresh_export(place) as export,
+    ):
+        directory = reindex(place, export, trained, encoder, cache, spec, working)
     publish_index(place, directory.name)
     print(f"index {directory.name} serves, made by model {trained.model_id}")
