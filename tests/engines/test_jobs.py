@@ -16,23 +16,9 @@ import pytest
 
 from encoder.jobs import Jobs, NotByNameError, PartFailedError, PartLostError, open_jobs
 from tests.encoder.jobs import work
-from tests.engines.ray_cluster import ray_cluster
 from tests.live_server import SOON
 
 WAYS = ("in this process", "processes", "ray")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    with ray_cluster(2) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def jobs(request: pytest.FixtureRequest) -> Iterator[Jobs]:
-    address = request.getfixturevalue("cluster").address if request.param == "ray" else None
-    with open_jobs(1 if request.param == "in this process" else 2, address) as opened:
-        yield opened
 
 
 every_way = pytest.mark.parametrize("jobs", WAYS, indirect=True)
