@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 
 from scripts.home_access import existing_home, fresh_export, shared_text_models
-from scripts.terminal import HomeOption
+from scripts.terminal import HomeOption, JobsOption, RayOption, workers
 from scripts.training import (
     FusionName,
+    encode_texts,
     fit_more_heads,
     head_trainer,
     heads_to_fit,
@@ -128,6 +129,8 @@ def train_command(
         typer.Option("--wandb", help="Log to Weights & Biases, too (TensorBoard: HOME/training)."),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
+    jobs: JobsOption = "1",
+    ray: RayOption = None,
 ) -> None:
     """Learn the user tower from a fresh export.
 
@@ -138,6 +141,8 @@ def train_command(
     Every day, triptych train --home demo --from LATEST trains the last model on, with its settings, and fits
     its heads again. Now and then, and where the data has changed much, a training without --from chooses them
     anew.
+
+    With --jobs or --ray the texts are encoded by several workers; the rest of training takes place here.
 
     Example: triptych train --home demo
     """
@@ -198,6 +203,8 @@ def train_command(
             )
         encoder = TextEncoder.load(text_directory)
         with closing(TextCache.open(place.text_cache)) as cache:
+            with workers(jobs, ray) as working:
+                encode_texts(place, export, encoder, cache, working)
             directory = train(place, export, encoder, cache, options, report, heads)
     _print_model(console, directory)
 

@@ -7,7 +7,7 @@ works in processes of this machine and `cluster` on a Ray cluster; both start ag
 """
 
 from encoder.jobs.jobs import IN_PROCESS, Jobs, NotByNameError, PartFailedError, PartLostError
-from encoder.jobs.opening import open_jobs
+from encoder.jobs.opening import open_jobs, shared_folder
 from encoder.jobs.processors import usable_processors
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "PartFailedError",
     "PartLostError",
     "open_jobs",
+    "shared_folder",
     "usable_processors",
 ]

@@ -69,11 +69,11 @@ class RayCluster(Jobs):
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise NoClusterError(address, str(error).strip().splitlines()[0]) from error
-        processors = int(ray.cluster_resources().get("CPU", 0))
-        self.at_once = max(1, _WAITING * processors)
+        self.workers = max(1, int(ray.cluster_resources().get("CPU", 0)))
+        self.at_once = _WAITING * self.workers
         self._attempt: Any = ray.remote(num_cpus=1, max_retries=_RETRIES, retry_exceptions=False)(attempt)
         self._tasks: dict[Future[Any], Any] = {}
-        log.info("ray: %d processors of %d machines", processors, sum(one["Alive"] for one in ray.nodes()))
+        log.info("ray: %d processors of %d machines", self.workers, sum(one["Alive"] for one in ray.nodes()))
 
     def submit(self, function: Callable[[_Part], _Result], part: _Part) -> "Future[Outcome[_Result]]":
         """Hand a part to the cluster."""

@@ -73,11 +73,13 @@ class Jobs(ABC):
     """A way to work on parts.
 
     Attributes:
-        at_once: how many parts are worked on at once.
+        workers: how many there are.
+        at_once: how many parts are given out at once.
         tries: how often a part is begun whose worker was lost.
         lost: the errors by which a future tells that its worker was lost.
     """
 
+    workers: int = 1
     at_once: int = 1
     tries: int = 1
     lost: tuple[type[BaseException], ...] = ()

@@ -1,9 +1,14 @@
-"""The way to work that the options `--jobs` and `--ray` ask for."""
+"""The way to work that the options `--jobs` and `--ray` ask for, and a folder for what parts leave."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 from encoder.jobs.jobs import IN_PROCESS, Jobs
+from store.artifact import new_id
+from store.home import Home
+from store.locks import locked_directory
 
 
 @contextmanager
@@ -35,3 +40,18 @@ def _workers(count: int, ray: str | None) -> Jobs:
     from encoder.jobs.processes import LocalProcesses  # noqa: PLC0415
 
     return LocalProcesses(count)
+
+
+@contextmanager
+def shared_folder(home: Home) -> Iterator[Path]:
+    """Yield an empty folder of a home, which workers see, and remove it afterwards.
+
+    It is named and locked like that of a build. So one that a killed process left, in which there may be rows
+    of people, is removed by the next reindex, and by a server within the time that it has to forget somebody.
+    """
+    home.indexes.mkdir(parents=True, exist_ok=True)
+    with locked_directory(home.indexes.resolve() / f".spool-{new_id()}") as folder:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)

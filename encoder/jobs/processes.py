@@ -31,17 +31,20 @@ class LocalProcesses(Jobs):
     lost = (BrokenProcessPool,)
 
     def __init__(self, count: int) -> None:
-        self.at_once = count
+        self.workers = self.at_once = count
         self._idle: list[ProcessPoolExecutor] = []
         self._busy: dict[Future[Any], ProcessPoolExecutor] = {}
 
     def submit(self, function: Callable[[_Part], _Result], part: _Part) -> "Future[Outcome[_Result]]":
         """Give a part to a process that has none."""
         self._collect()
-        pool = self._idle.pop() if self._idle else _new_pool()
-        future: Future[Outcome[_Result]] = pool.submit(attempt, function, part)
-        self._busy[future] = pool
-        return future
+        while self._idle:
+            pool = self._idle.pop()
+            try:
+                return self._submit(pool, function, part)
+            except BrokenProcessPool:  # it was ended while it had no part
+                pool.shutdown(kill_workers=True)
+        return self._submit(_new_pool(), function, part)
 
     def abandon(self, futures: "Collection[Future[Any]]") -> None:
         """End the processes that work on some parts."""
@@ -56,6 +59,13 @@ class LocalProcesses(Jobs):
             pool.shutdown(kill_workers=True)
         self._idle.clear()
         self._busy.clear()
+
+    def _submit(
+        self, pool: ProcessPoolExecutor, function: Callable[[_Part], _Result], part: _Part
+    ) -> "Future[Outcome[_Result]]":
+        future: Future[Outcome[_Result]] = pool.submit(attempt, function, part)
+        self._busy[future] = pool
+        return future
 
     def _collect(self) -> None:
         """Take back the processes whose part is finished; those that were lost are let go."""

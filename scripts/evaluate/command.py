@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scripts.home_access import existing_home
-from scripts.terminal import HomeOption, JsonOption
+from scripts.terminal import HomeOption, JobsOption, JsonOption, RayOption, workers
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +37,14 @@ def evaluate_command(
         typer.Option(min=0, max=1, help="Also reordered by maximal marginal relevance with this lambda."),
     ] = None,
     index: Annotated[str | None, typer.Option(help="An index id; default: CURRENT.")] = None,
+    jobs: JobsOption = "1",
+    ray: RayOption = None,
 ) -> None:
     """Measure recall on held-out rows.
 
     Ranks all items for every user with held-out rows, through the exported graphs and the index; some users
-    also with histories, texts or friends cut to a few.
+    also with histories, texts or friends cut to a few. With --jobs or --ray each worker chooses and fits a
+    baseline at a time.
 
     Example: triptych evaluate --home demo --split test --json report.json --baselines
     """
@@ -64,16 +67,18 @@ def evaluate_command(
             log.warning("ItemKNN, iALS and BPR will be left out: %s", error)
     place = existing_home(home)
     pair = load_index(place, index or current_index(place).name)
-    report = evaluate(
-        place,
-        pair,
-        split.value,
-        chosen,
-        baselines=baselines,
-        exact=exact,
-        robustness=robustness,
-        diversity=diversity,
-    )
+    with workers(jobs, ray) as working:
+        report = evaluate(
+            place,
+            pair,
+            split.value,
+            chosen,
+            baselines=baselines,
+            exact=exact,
+            robustness=robustness,
+            diversity=diversity,
+            jobs=working,
+        )
     place.reports.mkdir(parents=True, exist_ok=True)
     name = place.reports / f"evaluate-{split.value}-{pair.index.index_id}"
     for path in [name.with_suffix(".json"), *([json_path] if json_path else [])]:

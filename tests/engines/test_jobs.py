@@ -117,6 +117,13 @@ def test_a_lost_worker_costs_its_part_alone(jobs: Jobs, tmp_path: Path) -> None:
 
 
 @apart
+def test_a_worker_that_is_lost_between_two_parts_is_replaced(jobs: Jobs) -> None:
+    for process in set(jobs.map(work.process_of, range(8), "numbers")):
+        os.kill(process, signal.SIGKILL)
+    assert list(jobs.map(work.doubled, range(8), "numbers")) == [2 * number for number in range(8)]
+
+
+@apart
 def test_a_part_that_ends_every_worker_ends_the_work(jobs: Jobs) -> None:
     with pytest.raises(PartLostError, match=r"whoever worked on part \d was ended each time"):
         list(jobs.map(work.always_dies, range(2), "numbers"))

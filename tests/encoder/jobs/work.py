@@ -51,3 +51,7 @@ def pools(number: int) -> tuple[list[int], str | None]:
     assert faiss
     assert numpy
     return [int(one["num_threads"]) for one in threadpool_info()], os.environ.get("OMP_NUM_THREADS")
+
+
+def process_of(number: int) -> int:
+    return os.getpid()
