@@ -71,8 +71,10 @@ def read_dataset(folder: Path) -> Dataset:
         held_out=events,
         ties=read_matrix(folder, "ties"),
         texts=TextColumns(
-            *(_load(folder, f"texts.{name}") for name in _TEXTS[:-1]),
-            np.asarray(np.load(folder / "texts.vectors.npy", mmap_mode="r")),
+            users=_load(folder, "texts.users"),
+            items=_load(folder, "texts.items"),
+            ts=_load(folder, "texts.ts"),
+            vectors=np.asarray(np.load(folder / "texts.vectors.npy", mmap_mode="r", allow_pickle=False)),
         ),
         item_content=RawContent(
             items.column("text").to_pylist(),

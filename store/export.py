@@ -223,6 +223,12 @@ class Export(Reader):
         """Yield the visible texts that their authors share, in the same order, at most `rows` at a time."""
         return self._batches(_TEXTS.replace(" WHERE ", f" WHERE {shared('T')} AND ", 1), rows)
 
+    def shared_text_counts(self) -> pa.Table:
+        """Return user_id and texts: how many visible texts each author shares, of those who share any."""
+        return self._table(f"""
+            SELECT user_id, count(*) AS texts FROM data.texts WHERE {shared("T")} AND {VISIBLE_TEXT}
+            GROUP BY user_id""")
+
     def friends(self) -> pa.Table:
         """Return user_id, friend_id, weight summed over relations, by both ids, without oneself."""
         return self._table(_FRIENDS)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from encoder.jobs.jobs import Jobs, Outcome, attempt
 from encoder.jobs.threads import ONE_THREAD
 
+_CLIENT = "ray://"
 _WAITING = 2  # parts per processor that Ray knows of, so that none waits for the next one
 _RETRIES = 3
 
@@ -19,11 +20,11 @@ _Result = TypeVar("_Result")
 log = logging.getLogger(__name__)
 
 
-class RayMissingError(ImportError):
+class RayMissingError(LookupError):
     """Ray is not installed."""
 
     def __init__(self) -> None:
-        super().__init__("--ray needs Ray: pip install 'triptych[ray]'", name="ray")
+        super().__init__("--ray needs Ray, of the extra ray: pip install 'triptych[ray]'")
 
 
 class NoClusterError(ConnectionError):
@@ -50,6 +51,8 @@ class RayCluster(Jobs):
             RayMissingError: Ray is not installed.
             NoClusterError: no cluster answers there.
         """
+        if address.startswith(_CLIENT):
+            raise NoClusterError(address, "that is a client server, which our files do not reach")
         if find_spec("ray") is None:
             raise RayMissingError
         os.environ.setdefault(
@@ -67,8 +70,8 @@ class RayCluster(Jobs):
                 log_to_driver=False,
                 runtime_env={"env_vars": ONE_THREAD},
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise NoClusterError(address, str(error).strip().splitlines()[0]) from error
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            raise NoClusterError(address, _reason(error, ray.exceptions.AuthenticationError)) from error
         self.workers = max(1, int(ray.cluster_resources().get("CPU", 0)))
         self.at_once = _WAITING * self.workers
         self._attempt: Any = ray.remote(num_cpus=1, max_retries=_RETRIES, retry_exceptions=False)(attempt)
@@ -77,8 +80,8 @@ class RayCluster(Jobs):
 
     def submit(self, function: Callable[[_Part], _Result], part: _Part) -> "Future[Outcome[_Result]]":
         """Hand a part to the cluster."""
-        for future in [one for one in self._tasks if one.done()]:
-            del self._tasks[future]
+        for done in [one for one in self._tasks if one.done()]:
+            del self._tasks[done]
         task = self._attempt.remote(function, part)
         future: Future[Outcome[_Result]] = task.future()
         self._tasks[future] = task
@@ -93,3 +96,13 @@ class RayCluster(Jobs):
     def close(self) -> None:
         """Leave the cluster, which ends what still runs of ours."""
         self._ray.shutdown()
+
+
+def _reason(error: BaseException, denied: type[BaseException]) -> str:
+    """Return why Ray did not connect, in a line; that a token is missing stands in a cause of its error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, denied):
+            return "it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what the cluster has"
+        cause = cause.__cause__
+    return str(error).strip().splitlines()[0]

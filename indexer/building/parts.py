@@ -122,7 +122,9 @@ def users_in_parts(
     with Export(export.path, export.manifest) as source:  # DuckDB keeps what it has read until it is closed
         imported = source.imported_vectors(tower.encoder.text_model_id)
         cache_imported_vectors(writer, tower.encoder, imported)
-        counted = sum(map(len, _written(source, user_ids, to_encode)))
+        counts = source.shared_text_counts()
+        at = rows_of(counts.column("user_id"), user_ids)
+        counted = int(counts.column("texts").to_numpy()[(at >= 0) & to_encode[at]].sum())
         _texts_in_parts(
             sources,
             partial(_written, source, user_ids, to_encode),
@@ -193,7 +195,7 @@ def _vectors(
 def _written(
     export: Export, user_ids: pa.StringArray, to_encode: npt.NDArray[np.bool_]
 ) -> Iterator[list[str]]:
-    """Yield the distinct texts of the users who are to be encoded, USER_BATCH of all after the other."""
+    """Yield the texts of the users who are to be encoded, USER_BATCH of all after the other."""
 
     def rows() -> Iterator[tuple[int, str]]:
         for batch in export.shared_texts_batches():
@@ -203,7 +205,7 @@ def _written(
             yield from zip((at[wanted] // USER_BATCH).tolist(), texts, strict=True)
 
     for _, some in groupby(rows(), key=lambda row: row[0]):
-        yield list(dict.fromkeys(text for _, text in some))
+        yield [text for _, text in some]
 
 
 def _write_part(sources: Sources, rows: Rows, encode: Callable[[Sources, Rows], FloatArray]) -> str:

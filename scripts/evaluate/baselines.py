@@ -84,17 +84,20 @@ class Contest:
 
     def save(self, folder: Path) -> None:
         """Write it where workers find it."""
-        save_dataset(self.fitted_on, folder / _FITTED_ON)
         save_dataset(self.data, folder / _DATA)
+        if self.fitted_on is not self.data:
+            save_dataset(self.fitted_on, folder / _FITTED_ON)
         save_matrix(folder, "masked", self.masked)
         np.save(folder / "users.npy", self.users, allow_pickle=False)
 
     @classmethod
     def read(cls, folder: Path) -> "Contest":
         """Read what `save` wrote."""
+        data = read_dataset(folder / _DATA)
+        apart = (folder / _FITTED_ON).is_dir()
         return cls(
-            read_dataset(folder / _FITTED_ON),
-            read_dataset(folder / _DATA),
+            read_dataset(folder / _FITTED_ON) if apart else data,
+            data,
             np.load(folder / "users.npy", allow_pickle=False),
             read_matrix(folder, "masked"),
         )

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+_TOKEN = secrets.token_hex(32)  # one for all clusters: Ray reads it once in a process
+
 
 @contextmanager
 def ray_cluster(machines: int) -> Iterator[Any]:
@@ -14,7 +16,7 @@ def ray_cluster(machines: int) -> Iterator[Any]:
     said = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_AUTH_TOKEN": _TOKEN,
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     with mock.patch.dict(os.environ, said):

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from encoder.jobs import Jobs, NotByNameError, PartFailedError, PartLostError, open_jobs
+from encoder.jobs.cluster import NoClusterError, RayMissingError
 from tests.encoder.jobs import work
 from tests.live_server import SOON
 
@@ -159,4 +160,41 @@ def test_processes_end_with_the_one_that_gave_out_the_work(tmp_path: Path, how: 
 
 def test_fewer_than_one_job_is_none() -> None:
     with pytest.raises(ValueError, match="0 jobs: there must be at least 1"), open_jobs(0):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("ray://127.0.0.1:10001", "that is a client server"),
+        ("auto", "Could not find any running Ray instance"),
+    ],
+)
+def test_where_no_cluster_is_the_address_and_the_reason_are_told(
+    address: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where it remembers the cluster of this machine
+    with (
+        pytest.raises(NoClusterError, match=rf"no Ray cluster answers at '{address}' \({reason}"),
+        open_jobs(1, address),
+    ):
+        pass
+
+
+def test_a_cluster_that_asks_for_a_token_says_so(cluster: Any) -> None:
+    program = f"from encoder.jobs import open_jobs\nwith open_jobs(1, {cluster.address!r}): pass"
+    without = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=without | {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "it asks for a token: set RAY_AUTH_MODE=token" in ended.stderr
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encoder.jobs.cluster.find_spec", lambda name: None)
+    with pytest.raises(RayMissingError, match=r"pip install 'triptych\[ray\]'"), open_jobs(1, "auto"):
         pass
