@@ -34,11 +34,11 @@ from server.live import (
     RecordingIndexWriter,
 )
 from server.pb.triptych.internal.v1 import owner_pb2_grpc as owner_rpc
-from server.query import QueryPriority, Retriever
+from server.query import OtherIndex, QueryPriority, Retriever
 from server.rereading import Rereading, set_log_level
 from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor, set_health
-from server.telemetry import ProcessTelemetry, Telemetry, exposed, noting
+from server.telemetry import Figures, ProcessTelemetry, Telemetry, exposed, noting
 from server.tls import ServerCertificates, TlsFiles
 from server.wire import (
     AdminServicer,
@@ -52,6 +52,7 @@ from server.wire import (
     answer_observer_of,
 )
 from store.disk import disk_errors
+from store.home import Home
 from store.state import UserState, bring_up_to_date
 from store.store import Store
 from store.writes import Writer
@@ -274,7 +275,19 @@ def _opened(
             ingest.resume()
             publisher = Publisher(config, store, state, cache, retriever, listener, supervisor, index_writer)
             identity = Identity.of(home, store)
-            admin = AdminServicer(home, store, retriever, publisher, identity, supervisor)
+            others = OtherIndex(home, store, state, cache, retriever)
+            admin = AdminServicer(
+                home,
+                store,
+                retriever,
+                publisher,
+                identity,
+                supervisor,
+                others,
+                ingest.list_attributes,
+                telemetry.recent,
+                config.tenant,
+            )
             observer = answer_observer_of(telemetry, home.models, retriever)
             services = [
                 partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever, observer)),
@@ -300,21 +313,36 @@ def _opened(
             forgetting = ExitStack()
             admission = Admission(config.workers, config.queue, priority, telemetry)
             if telemetry.figures is not None:
-                watch_calls(telemetry.figures, admission)
-                watch_queries(telemetry.figures, retriever)
-                watch_index(telemetry.figures, home, retriever, publisher)
-                watch_log(telemetry.figures, lambda: state.read(lambda reading: reading.head.sequence))
-                watch_live_work(telemetry.figures, commit, listener)
+                _watch(telemetry.figures, admission, home, state, retriever, publisher, commit, listener)
             try:
                 with forgetting:
                     yield _OpenHome(HomeServices(config.tenant, admission, health_servicer, services), begin)
             finally:
+                others.close()
                 if telemetry.figures is not None:
                     telemetry.figures.sample_no_more()
                 if following is not None:
                     following.processes.close()
                 home.server_file.unlink(missing_ok=True)
                 gc.unfreeze()  # what the publisher froze is else not freed at the end, and DuckDB complains
+
+
+def _watch(
+    figures: Figures,
+    admission: Admission,
+    home: Home,
+    state: UserState,
+    retriever: Retriever,
+    publisher: Publisher,
+    commit: GroupCommit,
+    listener: CommitListener,
+) -> None:
+    """Tell of all that changes in an open home without a call."""
+    watch_calls(figures, admission)
+    watch_queries(figures, retriever)
+    watch_index(figures, home, retriever, publisher)
+    watch_log(figures, lambda: state.read(lambda reading: reading.head.sequence))
+    watch_live_work(figures, commit, listener)
 
 
 @contextmanager
