@@ -85,8 +85,9 @@ class RecentFigures:
         readings = self._read()
         with self._lock:
             now = self._clock()
-            first, before = not self.since, self._before
-            self.since = self.since or now
+            first, before = not self._minutes, self._before
+            if first:
+                self.since = now
             if not self._minutes or now >= self._minutes[-1].begin + 60.0:
                 self._minutes.append(_Minute(now - now % 60.0))
             for one in readings:

@@ -172,6 +172,8 @@ def _every_second(telemetry: ProcessTelemetry) -> Iterator[None]:
         yield
         return
     over = threading.Event()
+    if telemetry.recent is not None:
+        telemetry.recent.look()  # what is counted from now on is told
 
     def work() -> None:
         failing, next_look = False, 0.0

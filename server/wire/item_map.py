@@ -79,7 +79,9 @@ def _groups(colour_by: str, catalog: CatalogSummary) -> tuple[list[str], list[Fi
         return kinds, [Filter(kinds=(kind,)) for kind in kinds], False
     of_name = [one for one in catalog.attributes if one.name == colour_by and one.type != "time"]
     if not of_name:
-        raise InvalidRequestError(f"no item has an attribute {colour_by!r} to colour by", "colour_by")
+        raise InvalidRequestError(
+            "no item has such an attribute with texts, truth values or numbers", "colour_by"
+        )
     summary = max(of_name, key=lambda one: one.items)
     if summary.type == "number":
         return _ranges(summary)

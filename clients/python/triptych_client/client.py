@@ -495,7 +495,7 @@ class Calls(ABC, Generic[_Channel]):
         return unary(lambda on: on.admin.GetFigures, pb.GetFiguresRequest(minutes=minutes))
 
     @call
-    def query_index(self, index_id: str, **fields: Unpack[QueryFields]) -> RemoteCall[pb.QueryResponse]:
+    def query_index(self, index_id: str, /, **fields: Unpack[QueryFields]) -> RemoteCall[pb.QueryResponse]:
         """Return the candidates of one subject from an index that need not serve; fields as of `query`."""
         request = pb.QueryIndexRequest(index_id=index_id, query=query_message(fields))
         return unary(lambda on: on.admin.QueryIndex, request, ADMIN_TIMEOUT)
