@@ -173,9 +173,9 @@ CHINESE: dict[str, str] = {
     "Items as points; the page Try lists them": "以点表示的物品；“试查”页以列表显示",
     "Loading …": "加载中……",
     (
-        "The thick arrow is the person's vector, as long as items are on average; the thin ones are "
-        "its parts, which add up to it."
-    ): "粗箭头是此用户的向量，长度取物品的平均长度；细箭头是它的各部分，相加即为该向量。",
+        "The thick arrow is where the person's vector points, the thin ones are its parts, which add up "
+        "to it. {share} of the vector lies in this plane."
+    ): "粗箭头是此用户向量的方向，细箭头是它的各部分，相加即为该向量。该向量的 {share} 在此平面内。",
     "others": "其他",
     "the person": "此用户",
     "The axes hold {first} and {second} of the variance.": "两轴分别包含 {first} 与 {second} 的方差。",

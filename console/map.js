@@ -6,12 +6,18 @@ function showMap(root, address, words, person) {
   const canvas = root.querySelector("canvas"), tip = root.querySelector(".t-tip"), legend = root.querySelector(".t-map-legend");
   const status = root.querySelector(".t-map-status"), draw = canvas.getContext("2d");
   const colours = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b8a700", "#7a4fbf"];
+  const ordered = ["#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#d8c51b", "#fde725"]; // viridis, for ranges
   const rest = "#8a8a8a", parts = { history: "#0072b2", text: "#e69f00", social: "#009e73", whole: "" };
   let points = null, view = null, frame = 0, hidden = new Set(), near = -1, dragged = null, titles = new Map();
 
   function rgb(hex) {
     const n = parseInt(hex.slice(1), 16);
     return 0xff000000 | ((n & 255) << 16) | (n & 0xff00) | (n >> 16); // as pixels lie in memory
+  }
+
+  function colourOf(group) {
+    const { groups, ranges } = points.head;
+    return ranges ? ordered[Math.round((group * 7) / Math.max(1, groups.length - 1))] : colours[group % 8];
   }
 
   async function load() {
@@ -26,7 +32,7 @@ function showMap(root, address, words, person) {
       groups: new Uint8Array(body, at + 8 * count, count),
       ids: count ? new TextDecoder().decode(new Uint8Array(body, at + 9 * count)).split("\n") : [],
     };
-    points.colours = Uint32Array.from({ length: 256 }, (_, group) => rgb(group < head.groups.length ? colours[group % 8] : rest));
+    points.colours = Uint32Array.from({ length: 256 }, (_, group) => rgb(group < head.groups.length ? colourOf(group) : rest));
     points.order = sortedByGroup();
     index();
     showLegend();
@@ -71,7 +77,7 @@ function showMap(root, address, words, person) {
       const label = document.createElement("label"), box = document.createElement("input"), dot = document.createElement("i");
       box.type = "checkbox";
       box.checked = true;
-      dot.style.background = last ? rest : colours[number % 8];
+      dot.style.background = last ? rest : colourOf(number);
       label.append(box, dot, name);
       legend.append(label);
       box.addEventListener("change", () => { if (box.checked) hidden.delete(group); else hidden.add(group); paint(); });

@@ -97,7 +97,7 @@ a:focus-visible, button:focus-visible, summary:focus-visible, input:focus-visibl
 .t-well { color: var(--t-soft); margin: 0; }
 .t-map { position: relative; color: var(--t-ink); }
 .t-map canvas {
-  width: 100%; height: min(70vh, 46rem); display: block; touch-action: none; cursor: grab;
+  width: 100%; height: min(70vh, 46rem, 110vw); display: block; touch-action: none; cursor: grab;
   border: 1px solid var(--t-line); background: var(--t-card);
 }
 .t-map canvas:focus-visible { outline: 3px solid #e69f00; outline-offset: 2px; }

@@ -1,6 +1,7 @@
 """The page Map: the items of the index that serves in two dimensions, and a person's vector among them."""
 
 import json
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -43,7 +44,7 @@ async def show_map(visit: Visit) -> None:
     person = None
     if user_id:
         encoded = await visit.backend.client.encode_user(user_id)
-        person = placed(encoded, found.axes, say)
+        person = placed(encoded, found, say)
         if person is None:
             visit.note(say("Nothing is known of {user}: the vector is zero.", user=user_id))
     hint = say("Drag to move, turn the wheel or press + and − to zoom, 0 shows all. A click opens the item.")
@@ -59,8 +60,9 @@ async def show_map(visit: Visit) -> None:
         if person is not None:
             visit.note(
                 say(
-                    "The thick arrow is the person's vector, as long as items are on average; the thin ones "
-                    "are its parts, which add up to it."
+                    "The thick arrow is where the person's vector points, the thin ones are its parts, which "
+                    "add up to it. {share} of the vector lies in this plane.",
+                    share=f"{person['share']:.1%}",
                 )
             )
     words = {"others": say("others")}
@@ -74,22 +76,19 @@ async def show_map(visit: Visit) -> None:
     )
 
 
-def placed(encoded: pb.EncodeUserResponse, axes: pb.MapAxes, say: Words) -> dict[str, Any] | None:
-    """Return where a person's vector and its parts lie, brought to the length of items; None for none.
+def placed(encoded: pb.EncodeUserResponse, found: MapOfItems, say: Words) -> dict[str, Any] | None:
+    """Return where a person's vector and its parts point, as arrows; None where there is no vector.
 
-    A person's vector says a direction: all is multiplied by one number, so the parts still add up to it.
+    A person's vector says a direction: all is multiplied by one number, so the parts still add up to it. The
+    longest arrow becomes as long as the points are far from their middle.
     """
-    whole = encoded.vector.values
-    size = sum(value * value for value in whole) ** 0.5
+    axes, whole = found.axes, encoded.vector.values
+    size = sum(value * value for value in whole)
     if not size:
         return None
-    scale = axes.length / size
 
-    def place(vector: Sequence[float]) -> list[float]:
-        return [
-            scale * sum(a * b for a, b in zip(axis, vector, strict=True)) - mean
-            for axis, mean in zip((axes.first, axes.second), axes.mean, strict=True)
-        ]
+    def on_axes(vector: Sequence[float]) -> list[float]:
+        return [sum(a * b for a, b in zip(axis, vector, strict=True)) for axis in (axes.first, axes.second)]
 
     vectors = {
         "history": (say("history"), encoded.history_part.values),
@@ -97,13 +96,25 @@ def placed(encoded: pb.EncodeUserResponse, axes: pb.MapAxes, say: Words) -> dict
         "social": (say("friends"), encoded.social_part.values),
         "whole": (say("the person"), whole),
     }
-    there = {part: (name, place(vector)) for part, (name, vector) in vectors.items() if vector}
+    arrows = {part: (name, on_axes(vector)) for part, (name, vector) in vectors.items() if vector}
+    longest = max(math.hypot(*arrow) for _, arrow in arrows.values()) or 1.0
+    scale = _spread(found.places) / longest
     return {
         "origin": [-mean for mean in axes.mean],
-        "parts": list(there),
-        "names": [name for name, _ in there.values()],
-        "places": [where for _, where in there.values()],
+        "parts": list(arrows),
+        "names": [name for name, _ in arrows.values()],
+        "places": [
+            [scale * one - mean for one, mean in zip(arrow, axes.mean, strict=True)]
+            for _, arrow in arrows.values()
+        ],
+        "share": sum(one * one for one in arrows["whole"][1]) / size,
     }
+
+
+def _spread(places: bytes) -> float:
+    """Return the root mean square distance of points from their middle."""
+    numbers = memoryview(places).cast("f")
+    return math.sqrt(2 * sum(one * one for one in numbers) / len(numbers)) if len(numbers) else 1.0
 
 
 async def map_points(request: Request, backend: Backend) -> Response:
@@ -138,7 +149,9 @@ def packed_points(found: MapOfItems, say: Words) -> bytes:
     else:
         said = say("{items} items.", items=f"{axes.items:,}") + " " + said
     ids = [item_id.replace("\n", " ") for item_id in found.item_ids]
-    head = json.dumps({"points": len(ids), "groups": list(axes.groups), "said": said}).encode()
+    head = json.dumps(
+        {"points": len(ids), "groups": list(axes.groups), "ranges": axes.ranges, "said": said}
+    ).encode()
     head += b" " * (-len(head) % 4)
     return b"".join(
         (len(head).to_bytes(4, "little"), head, found.places, found.groups, "\n".join(ids).encode())

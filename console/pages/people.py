@@ -101,7 +101,7 @@ class _Person:
         client, given = self._visit.backend.client, self._visit.parameters
         found = await client.user_rows(self._user_id, limit=_ROWS_SHOWN)
         table, offset = given.get("table", ""), _number(given.get("from", ""))
-        if table in found and offset:
+        if table in found and 0 < offset < found[table].total:
             found |= await client.user_rows(self._user_id, limit=_ROWS_SHOWN, table=table, offset=offset)
         return found
 
@@ -113,6 +113,7 @@ class _Person:
         for table, part in stored.items():
             asked = table == given.get("table", "")
             offset = _number(given.get("from", "")) if asked else 0
+            offset = offset if offset < part.total else 0
             names = list(dict.fromkeys(name for row in part.rows for name in row))
             shown = [[_short(row.get(name)) for name in names] for row in part.rows]
             ui.html(

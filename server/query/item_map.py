@@ -29,7 +29,6 @@ class ItemMap:
     Attributes:
         explained: share of the variance along each axis.
         items: that have a vector; n is less where they are too many: a sample, which the axes are of, too.
-        length: root mean square of the lengths of their vectors.
         state: of the index, in which the rows are meant.
     """
 
@@ -39,7 +38,6 @@ class ItemMap:
     rows: IntArray
     places: FloatArray
     items: int
-    length: float
     state: IndexState
 
 
@@ -78,8 +76,7 @@ def map_items(index: Index, most: int = MOST_POINTS) -> ItemMap:
     middle = (axes @ mean).astype(np.float32)
     variance = values.sum() or 1.0
     first, second = (float(one) / variance for one in [*values[::-1], 0.0][:2])
-    length = float(np.sqrt(np.trace(products) / count))
-    return ItemMap(axes, middle, (first, second), rows, places - middle, items, length, state)
+    return ItemMap(axes, middle, (first, second), rows, places - middle, items, state)
 
 
 def groups_of(index: Index, found: ItemMap, filters: Sequence[Filter]) -> npt.NDArray[np.uint8]:

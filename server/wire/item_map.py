@@ -56,7 +56,6 @@ def map_replies(
             explained=found.explained,
             items=found.items,
             points=len(rows),
-            length=found.length,
             groups=names,
             ranges=ranges,
         )

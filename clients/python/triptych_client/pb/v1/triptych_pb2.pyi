@@ -1810,7 +1810,6 @@ class MapAxes(_message.Message):
     EXPLAINED_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     POINTS_FIELD_NUMBER: _builtins.int
-    LENGTH_FIELD_NUMBER: _builtins.int
     GROUPS_FIELD_NUMBER: _builtins.int
     RANGES_FIELD_NUMBER: _builtins.int
     index_id: _builtins.str
@@ -1819,8 +1818,6 @@ class MapAxes(_message.Message):
     """of the index that have a vector"""
     points: _builtins.int
     """that follow: all, or a random sample, the same for each call"""
-    length: _builtins.float
-    """of an item's vector, the root of the mean square"""
     ranges: _builtins.bool
     """whether the groups are ranges, in increasing order"""
     @_builtins.property
@@ -1852,13 +1849,12 @@ class MapAxes(_message.Message):
         explained: _abc.Iterable[_builtins.float] | None = ...,
         items: _builtins.int = ...,
         points: _builtins.int = ...,
-        length: _builtins.float = ...,
         groups: _abc.Iterable[_builtins.str] | None = ...,
         ranges: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explained", b"explained", "first", b"first", "groups", b"groups", "index_id", b"index_id", "items", b"items", "length", b"length", "mean", b"mean", "model_id", b"model_id", "points", b"points", "ranges", b"ranges", "second", b"second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explained", b"explained", "first", b"first", "groups", b"groups", "index_id", b"index_id", "items", b"items", "mean", b"mean", "model_id", b"model_id", "points", b"points", "ranges", b"ranges", "second", b"second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
