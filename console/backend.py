@@ -88,7 +88,9 @@ class Backend:
             return self._abilities[1]
         async with self._connect(_PROBE_SECONDS) as probe:
             admin, query, ingest = await asyncio.gather(
-                _allowed(probe.status()), _allowed(probe.query(user_id="")), _allowed(probe.put_items([]))
+                _allowed(probe.list_indexes(1)),
+                _allowed(probe.query(user_id="")),
+                _allowed(probe.put_items([])),
             )
         write = self.config.write
         found = Abilities(query, write=ingest and write, read_people=admin, govern=admin and write)

@@ -8,7 +8,7 @@ function showMap(root, address, words, person) {
   const colours = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b8a700", "#7a4fbf"];
   const ordered = ["#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#d8c51b", "#fde725"]; // viridis, for ranges
   const rest = "#8a8a8a", parts = { history: "#0072b2", text: "#e69f00", social: "#009e73", whole: "" };
-  let points = null, view = null, frame = 0, hidden = new Set(), near = -1, dragged = null, titles = new Map();
+  let points = null, view = null, frame = 0, hidden = new Set(), near = -1, dragged = null, image = null, titles = new Map();
 
   function rgb(hex) {
     const n = parseInt(hex.slice(1), 16);
@@ -33,7 +33,7 @@ function showMap(root, address, words, person) {
       ids: count ? new TextDecoder().decode(new Uint8Array(body, at + 9 * count)).split("\n") : [],
     };
     points.colours = Uint32Array.from({ length: 256 }, (_, group) => rgb(group < head.groups.length ? colourOf(group) : rest));
-    points.order = sortedByGroup();
+    sortByGroup();
     index();
     showLegend();
     fit();
@@ -41,8 +41,12 @@ function showMap(root, address, words, person) {
     root.dataset.points = count;
   }
 
-  function sortedByGroup() { // those without a group first, so that they hide no other
-    return Uint32Array.from({ length: points.count }, (_, i) => i).sort((a, b) => points.groups[b] - points.groups[a]);
+  function sortByGroup() { // those without a group first, so that they hide no other
+    const { places, groups, ids, count } = points;
+    const order = Uint32Array.from({ length: count }, (_, i) => i).sort((a, b) => groups[b] - groups[a]);
+    points.places = Float32Array.from({ length: 2 * count }, (_, n) => places[2 * order[n >> 1] + (n & 1)]);
+    points.groups = Uint8Array.from(order, (i) => groups[i]);
+    points.ids = Array.from(order, (i) => ids[i]);
   }
 
   // A grid of the places, so that what lies below the mouse is found without looking at every point.
@@ -103,16 +107,19 @@ function showMap(root, address, words, person) {
     const began = performance.now(), ratio = window.devicePixelRatio || 1, { width, height } = canvas.getBoundingClientRect();
     const w = Math.max(1, Math.round(width * ratio)), h = Math.max(1, Math.round(height * ratio));
     if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
-    const image = draw.createImageData(w, h), pixels = new Uint32Array(image.data.buffer);
+    if (!image || image.width !== w || image.height !== h) image = draw.createImageData(w, h);
+    const pixels = new Uint32Array(image.data.buffer);
+    pixels.fill(0);
     const scale = view.scale * ratio, left = w / 2 - view.x * scale, top = h / 2 + view.y * scale;
     const radius = Math.round(ratio * (points.count > 20000 ? 1 : points.count > 2000 ? 1.5 : 3));
-    const { places, groups, order, colours: ink } = points;
-    for (let n = 0; n < order.length; n++) {
-      const i = order[n];
-      if (hidden.size && hidden.has(groups[i])) continue;
-      const x = Math.round(left + places[2 * i] * scale), y = Math.round(top - places[2 * i + 1] * scale);
+    const { places, groups, count, colours: ink } = points, some = hidden.size > 0;
+    for (let i = 0; i < count; i++) {
+      if (some && hidden.has(groups[i])) continue;
+      const x = (left + places[2 * i] * scale + 0.5) | 0, y = (top - places[2 * i + 1] * scale + 0.5) | 0;
       if (x < radius || y < radius || x >= w - radius || y >= h - radius) continue;
-      for (let row = y - radius; row <= y + radius; row++) pixels.fill(ink[groups[i]], row * w + x - radius, row * w + x + radius + 1);
+      const colour = ink[groups[i]], end = (y + radius) * w + x + radius;
+      for (let start = (y - radius) * w + x - radius; start < end; start += w)
+        for (let pixel = start; pixel <= start + 2 * radius; pixel++) pixels[pixel] = colour;
     }
     draw.putImageData(image, 0, 0);
     draw.save();

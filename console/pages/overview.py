@@ -1,5 +1,6 @@
 """The page Overview: alerts, the last hour, what serves, how much is stored, how the background work goes."""
 
+import asyncio
 from datetime import UTC, datetime
 from html import escape
 
@@ -9,7 +10,7 @@ from console.alerts import alerts_html
 from console.frame import Visit
 from console.minutes import MinuteSeries, minutes_html
 from console.tables import facts_html, rows_html
-from triptych_client import CallError
+from triptych_client import AsyncClient, CallError
 from triptych_client.pb.v1 import triptych_pb2 as pb
 
 _EVERY_SECONDS = 10.0
@@ -38,18 +39,25 @@ class _Overview:
         """Ask the server and show what it says, or why it says nothing, in the place of what was there."""
         visit, client = self._visit, self._visit.backend.client
         try:
-            status = await client.status()
-            figures: pb.GetFiguresResponse | CallError = await client.get_figures()
+            status, figures = await asyncio.gather(client.status(), _figures(client))
         except CallError as error:
-            if error.reason != "NOTHING_COUNTED":
-                self._place.clear()
-                with self._place:
-                    visit.failure(error)
-                return
-            figures = error
+            self._place.clear()
+            with self._place:
+                visit.failure(error)
+            return
         self._place.clear()
         with self._place:
             _draw(status, figures, visit)
+
+
+async def _figures(client: AsyncClient) -> pb.GetFiguresResponse | CallError:
+    """Return the last hour, or why there is none: that the server counts nothing hides nothing else."""
+    try:
+        return await client.get_figures()
+    except CallError as error:
+        if error.reason != "NOTHING_COUNTED":
+            raise
+        return error
 
 
 def _draw(status: pb.StatusResponse, figures: pb.GetFiguresResponse | CallError, visit: Visit) -> None:

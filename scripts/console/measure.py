@@ -1,7 +1,7 @@
 """How long each page of a console takes in a browser, as a table in Markdown.
 
 Example: python -m scripts.console.measure http://127.0.0.1:8090 --user u00000008 --item item-00000162
---contains 00162
+--contains 00162 --heavy u00000011
 """
 
 import argparse
@@ -41,19 +41,19 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m scripts.console.measure", description=__doc__)
     parser.add_argument("url", help="where the console is")
-    parser.add_argument("--user", required=True, help="a person who has many rows")
+    parser.add_argument("--user", required=True, help="a person as most are")
+    parser.add_argument("--heavy", default="", help="a person who has many rows; else the same")
     parser.add_argument("--item", required=True, help="an item")
     parser.add_argument("--contains", required=True, help="a part of an id or title that few items have")
     parser.add_argument("--times", type=int, default=5, help="how often each page is opened")
     arguments = parser.parse_args()
-    print(
-        measured(arguments.url, visits(arguments.user, arguments.item, arguments.contains), arguments.times)
-    )
+    wanted = visits(arguments.user, arguments.heavy or arguments.user, arguments.item, arguments.contains)
+    print(measured(arguments.url, wanted, arguments.times))
 
 
-def visits(user: str, item: str, contains: str) -> list[PageVisit]:
+def visits(user: str, heavy: str, item: str, contains: str) -> list[PageVisit]:
     """Return every page, and what takes time on them."""
-    user, item, contains = quote(user), quote(item), quote(contains)
+    user, heavy, item, contains = map(quote, (user, heavy, item, contains))
 
     def more(page: Any) -> None:
         page.get_by_label("How many").locator("> div").press("ArrowRight")
@@ -63,6 +63,7 @@ def visits(user: str, item: str, contains: str) -> list[PageVisit]:
         PageVisit("Try: the form alone", "/try", ".t-filter"),
         PageVisit("Try: a person", f"/try?user={user}", ".t-results > li"),
         PageVisit("Try: two settings", f"/try?user={user}&compare=1&b.history=0", "[data-setting='2'] li"),
+        PageVisit("Try: one who has many rows", f"/try?user={heavy}", ".t-results > li"),
         PageVisit("Try: compare every item", f"/try?user={user}&exact=1&k=200", ".t-results > li"),
         PageVisit("Try: a slider moves", f"/try?user={user}", ".t-results > li", more, "li:nth-child(11)"),
         PageVisit("Map", "/map", ".t-map[data-paint-ms]"),
@@ -71,9 +72,11 @@ def visits(user: str, item: str, contains: str) -> list[PageVisit]:
             f"/map?user={user}&colour=near",
             ".t-map[data-paint-ms]",
         ),
-        PageVisit("People: one of them", f"/people?user={user}", "main h2:has-text('What is stored')"),
         PageVisit(
-            "People: a later page of rows", f"/people?user={user}&table=behaviors&from=50", "details[open]"
+            "People: one who has many rows", f"/people?user={heavy}", "main h2:has-text('What is stored')"
+        ),
+        PageVisit(
+            "People: a later page of rows", f"/people?user={heavy}&table=behaviors&from=50", "details[open]"
         ),
         PageVisit("Items: the first page", "/items", ".t-table tbody tr"),
         PageVisit("Items: a part of an id or title", f"/items?contains={contains}", ".t-table tbody tr"),
