@@ -147,7 +147,7 @@ def _gain_text(whole: _Json) -> str:
     if "gain" not in whole:
         return ""
     low, high = whole["gain"]["recall"]["ci95"]
-    return f"{signed_text(low)} … {signed_text(high)}"
+    return "" if low is None or high is None else f"{signed_text(low)} … {signed_text(high)}"
 
 
 def _table_side_by_side(rows: Sequence[Row], names: Sequence[str], say: Say) -> Table:

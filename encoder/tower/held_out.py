@@ -45,7 +45,8 @@ def held_out_figures(tower: Tower, data: Dataset, split: str, rows: str) -> dict
 
     def figures(subset: str) -> dict[str, Any]:
         some = views.only(tuple(subset))
-        scores = _Scores(tower.vectors(some).astype(np.float32), items, np.asarray(some.present.any(axis=1)), popularity)
+        known = np.asarray(some.present.any(axis=1))
+        scores = _Scores(tower.vectors(some).astype(np.float32), items, known, popularity)
         starts = range(0, len(some), _BATCH)
         ranked = np.concatenate(list(in_threads(lambda start: scores.rank(start, scorer.seen), starts)))
         return _means(ranked, scorer)
