@@ -104,6 +104,22 @@ def checked_rates(written: str) -> str:
     return written
 
 
+class BadUrlError(ValueError):
+    """A home in object storage is not named by a URL."""
+
+    def __init__(self, written: str) -> None:
+        super().__init__(f"{written!r} is no URL of a home in object storage: write s3://bucket/home")
+        self.written = written
+
+
+def checked_url(written: str) -> str:
+    """Check the URL of a home in object storage, return it; "" is none.  Raises: BadUrlError."""
+    protocol, _, place = written.partition("://")
+    if written and not (protocol and place.strip("/")):
+        raise BadUrlError(written)
+    return written
+
+
 class BadTenantError(ValueError):
     """A tenant cannot have a name, which is that of the folder with its home."""
 
@@ -228,6 +244,13 @@ class ServerConfig:
         least=0,
         most=8_760,
     )
+    artifacts: str = option(
+        "storage",
+        "home in object storage, such as s3://bucket/home, that exports, models and indexes belong in; the "
+        "live store stays in the home directory; with tenants, each has a folder there",
+        "",
+        check=checked_url,
+    )
     log_level: str = option(
         "log",
         "what is logged: this and what is worse",
@@ -236,6 +259,12 @@ class ServerConfig:
         reread=True,
     )
     log_format: str = option("log", "what a line of the log is", "text", words=("text", "json"))
+    figures: bool = option(
+        "metrics",
+        "whether calls and answers are counted, for `triptych console` and Prometheus; costs some 3 % of the "
+        "processor time of a query",
+        True,
+    )
     metrics_port: int | None = option(
         "metrics", "port where Prometheus finds metrics by HTTP; 0 takes a free one", least=0, most=65_535
     )
@@ -251,6 +280,11 @@ class ServerConfig:
     def stop_seconds(self) -> float:
         """Seconds that a server may take to stop answering."""
         return self.drain_seconds + self.grace_seconds
+
+    @property
+    def counts(self) -> bool:
+        """Whether calls and answers are counted."""
+        return self.figures or self.metrics_port is not None
 
     @property
     def user_cache_bytes(self) -> int:
@@ -277,7 +311,16 @@ class ServerConfig:
         if not self.tenants:
             return [self]
         folder = self.home.path
-        return [replace(self, home=Home(folder / name), tenants=(), tenant=name) for name in self.tenants]
+        return [
+            replace(
+                self,
+                home=Home(folder / name),
+                tenants=(),
+                tenant=name,
+                artifacts=self.artifacts and f"{self.artifacts.rstrip('/')}/{name}",
+            )
+            for name in self.tenants
+        ]
 
     def on_port(self, port: int) -> "ServerConfig":
         """Return the settings with another port."""
