@@ -24,6 +24,8 @@ from server.exposure import check_exposure
 from server.gauges import watch_calls, watch_index, watch_live_work, watch_log, watch_queries, watch_worker
 from server.identity import Identity, Reached
 from server.live import (
+    ArtifactFollower,
+    BucketArtifacts,
     CommitListener,
     Forgetting,
     GroupCommit,
@@ -32,6 +34,7 @@ from server.live import (
     Publisher,
     QueryProcesses,
     RecordingIndexWriter,
+    artifacts_of,
 )
 from server.pb.triptych.internal.v1 import owner_pb2_grpc as owner_rpc
 from server.query import QueryPriority, Retriever
@@ -52,6 +55,7 @@ from server.wire import (
     answer_observer_of,
 )
 from store.disk import disk_errors
+from store.home import Home
 from store.state import UserState, bring_up_to_date
 from store.store import Store
 from store.writes import Writer
@@ -272,9 +276,12 @@ def _opened(
             cache.on_vectors_removed(listener.texts.sweep)
             ingest = Ingest(home, store, state, cache, commit, listener, config.masking)
             ingest.resume()
-            publisher = Publisher(config, store, state, cache, retriever, listener, supervisor, index_writer)
+            shared = artifacts_of(home, config.artifacts)
+            publisher = Publisher(
+                config, store, state, cache, retriever, listener, supervisor, index_writer, shared
+            )
             identity = Identity.of(home, store)
-            admin = AdminServicer(home, store, retriever, publisher, identity, supervisor)
+            admin = AdminServicer(home, store, retriever, publisher, identity, supervisor, shared)
             observer = answer_observer_of(telemetry, home.models, retriever)
             services = [
                 partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever, observer)),
@@ -293,20 +300,21 @@ def _opened(
                     announce = partial(following.processes.announce_by, announce)
                 publisher.resume(announce)
                 within = timedelta(hours=config.forget_hours)
-                worker = forgetting.enter_context(Forgetting(home, store, publisher, within, supervisor))
+                worker = background.enter_context(
+                    Forgetting(home, store, publisher, within, supervisor, shared=shared)
+                )
+                if isinstance(shared, BucketArtifacts):
+                    background.enter_context(ArtifactFollower(publisher, shared, supervisor))
                 if telemetry.figures is not None:
                     watch_worker(telemetry.figures, worker)
 
-            forgetting = ExitStack()
+            background = ExitStack()
             admission = Admission(config.workers, config.queue, priority, telemetry)
+            _watch(telemetry, admission, retriever, publisher, home, commit, listener)
             if telemetry.figures is not None:
-                watch_calls(telemetry.figures, admission)
-                watch_queries(telemetry.figures, retriever)
-                watch_index(telemetry.figures, home, retriever, publisher)
                 watch_log(telemetry.figures, lambda: state.read(lambda reading: reading.head.sequence))
-                watch_live_work(telemetry.figures, commit, listener)
             try:
-                with forgetting:
+                with background:
                     yield _OpenHome(HomeServices(config.tenant, admission, health_servicer, services), begin)
             finally:
                 if telemetry.figures is not None:
@@ -315,6 +323,23 @@ def _opened(
                     following.processes.close()
                 home.server_file.unlink(missing_ok=True)
                 gc.unfreeze()  # what the publisher froze is else not freed at the end, and DuckDB complains
+
+
+def _watch(
+    telemetry: Telemetry,
+    admission: Admission,
+    retriever: Retriever,
+    publisher: Publisher,
+    home: Home,
+    commit: GroupCommit,
+    listener: CommitListener,
+) -> None:
+    """Have figures of calls, queries, the index and live work, where somebody wants them."""
+    if telemetry.figures is not None:
+        watch_calls(telemetry.figures, admission)
+        watch_queries(telemetry.figures, retriever)
+        watch_index(telemetry.figures, home, retriever, publisher)
+        watch_live_work(telemetry.figures, commit, listener)
 
 
 @contextmanager

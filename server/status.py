@@ -46,6 +46,7 @@ from server.query import (
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
 from store.imports import AmbiguousTimesError, UnknownEncodingError, UnknownFormatError, UnknownTimesError
+from store.objects import NoConditionsError, ObjectStorageError, PointerMovedError, UploadSweptError
 from store.reports import ReportNotFoundError, ReportTooLargeError
 from store.state import DamagedStateError, StateReplacedError
 from store.store import ItemNotFoundError
@@ -117,6 +118,10 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (NotReadyError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NotPreparedError, code_pb2.FAILED_PRECONDITION, "INDEX_REFUSED"),
     (OwnerUnreachableError, code_pb2.UNAVAILABLE, "OWNER_UNREACHABLE"),
+    (ObjectStorageError, code_pb2.UNAVAILABLE, "STORAGE_UNREACHABLE"),
+    (NoConditionsError, code_pb2.FAILED_PRECONDITION, "NO_CONDITIONAL_PUT"),
+    (PointerMovedError, code_pb2.ABORTED, "POINTER_MOVED"),
+    (UploadSweptError, code_pb2.ABORTED, "UPLOAD_SWEPT"),
     (StateReplacedError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NoUserIndexError, code_pb2.FAILED_PRECONDITION, "NO_USER_INDEX"),
     (IndexChangedError, code_pb2.FAILED_PRECONDITION, "INDEX_CHANGED"),

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from scripts.home_access import existing_home
-from scripts.terminal import HomeOption, JsonOption
+from scripts.artifacts import CacheOption, PlaceOption, working_home
+from scripts.terminal import JsonOption
+from store.objects import CURRENT, HomeBucket, in_object_storage
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ class SplitOption(StrEnum):
 
 
 def evaluate_command(
-    home: HomeOption,
+    home: PlaceOption,
     split: Annotated[
         SplitOption, typer.Option(help="Which held-out rows; choose models on valid.")
     ] = SplitOption.TEST,
@@ -36,6 +37,7 @@ def evaluate_command(
         typer.Option(min=0, max=1, help="Also reordered by maximal marginal relevance with this lambda."),
     ] = None,
     index: Annotated[str | None, typer.Option(help="An index id; default: CURRENT.")] = None,
+    cache: CacheOption = None,
 ) -> None:
     """Measure recall on held-out rows.
 
@@ -46,7 +48,7 @@ def evaluate_command(
     """
     from encoder.config import UnknownViewError, parse_views
     from evaluation.baselines import LibraryMissingError, require_library
-    from indexer.publish import current_index, load_index
+    from indexer.publish import load_index
     from scripts.evaluate.page import page_html
     from scripts.evaluate.report import evaluate
     from scripts.evaluate.tables import print_tables
@@ -63,19 +65,26 @@ def evaluate_command(
             LibraryMissingError
         ) as error:  # said before the long work begins; the other baselines still run
             log.warning("ItemKNN, iALS and BPR will be left out: %s", error)
-    place = existing_home(home)
-    pair = load_index(place, index or current_index(place).name)
-    report = evaluate(
-        place,
-        pair,
-        split.value,
-        chosen,
-        baselines=baselines,
-        exact=exact,
-        robustness=robustness,
-        diversity=diversity,
-    )
-    if json_path:
-        json_path.write_text(report_text(report), "utf-8")
-    kept = keep_report(place, report, page_html(report, print_tables(report)))
-    print(f"report: {kept} ({REPORT_FILE}, {PAGE_FILE})")
+    with working_home(home, cache) as work:
+        directory = work.fetch("indexes", index) if index and work.in_bucket else None
+        pair = load_index(work.home, index or (directory or work.named(CURRENT)).name)
+        work.fetch("exports", pair.model.export_id)
+        report = evaluate(
+            work.home,
+            pair,
+            split.value,
+            chosen,
+            baselines=baselines,
+            exact=exact,
+            robustness=robustness,
+            diversity=diversity,
+        )
+        if in_object_storage(home):
+            report["dataset"] = home.rstrip("/").rpartition("/")[2]
+        if json_path:
+            json_path.write_text(report_text(report), "utf-8")
+        kept = keep_report(work.home, report, page_html(report, print_tables(report)))
+        if isinstance(work.place, HomeBucket):
+            work.place.add("reports", kept)
+        where = f"{work.place.name}/reports/{kept.name}" if work.in_bucket else kept
+        print(f"report: {where} ({REPORT_FILE}, {PAGE_FILE})")

@@ -47,7 +47,7 @@ def report(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """The report that the command line writes for the small world."""
     home = copy_home(small_home, tmp_path_factory.mktemp("amounts") / "home")
     path = home.path / "out.json"
-    evaluate_command(home.path, json_path=path)
+    evaluate_command(str(home.path), json_path=path)
     html = next(home.reports.glob("*/report.html")).read_text("utf-8")
     assert [f"{element} cut to n" in html for element in ("H, items", "T, texts", "S, friends")] == [True] * 3
     written: dict[str, Any] = json.loads(path.read_text("utf-8"))
