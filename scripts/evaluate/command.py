@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from scripts.artifacts import CacheOption, PlaceOption, working_home
-from scripts.terminal import JsonOption
-from store.objects import CURRENT, HomeBucket, in_object_storage
+from scripts.terminal import JobsOption, JsonOption, RayOption, workers
+from store.objects import CURRENT, in_object_storage
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +38,14 @@ def evaluate_command(
     ] = None,
     index: Annotated[str | None, typer.Option(help="An index id; default: CURRENT.")] = None,
     cache: CacheOption = None,
+    jobs: JobsOption = "1",
+    ray: RayOption = None,
 ) -> None:
     """Measure recall on held-out rows.
 
     Ranks all items for every user with held-out rows, through the exported graphs and the index; some users
-    also with histories, texts or friends cut to a few. The home keeps the newest 100 reports.
+    also with histories, texts or friends cut to a few. The home keeps the newest 100 reports. With --jobs or
+    --ray each worker chooses and fits a baseline at a time.
 
     Example: triptych evaluate --home demo --split test --json report.json --baselines
     """
@@ -65,7 +68,7 @@ def evaluate_command(
             LibraryMissingError
         ) as error:  # said before the long work begins; the other baselines still run
             log.warning("ItemKNN, iALS and BPR will be left out: %s", error)
-    with working_home(home, cache) as work:
+    with working_home(home, cache) as work, workers(jobs, ray) as working:
         directory = work.fetch("indexes", index) if index and work.in_bucket else None
         pair = load_index(work.home, index or (directory or work.named(CURRENT)).name)
         work.fetch("exports", pair.model.export_id)
@@ -78,13 +81,14 @@ def evaluate_command(
             exact=exact,
             robustness=robustness,
             diversity=diversity,
+            jobs=working,
         )
         if in_object_storage(home):
             report["dataset"] = home.rstrip("/").rpartition("/")[2]
         if json_path:
             json_path.write_text(report_text(report), "utf-8")
         kept = keep_report(work.home, report, page_html(report, print_tables(report)))
-        if isinstance(work.place, HomeBucket):
+        if work.in_bucket:
             work.place.add("reports", kept)
-        where = f"{work.place.name}/reports/{kept.name}" if work.in_bucket else kept
+        where = f"{home.rstrip('/')}/reports/{kept.name}" if in_object_storage(home) else kept
         print(f"report: {where} ({REPORT_FILE}, {PAGE_FILE})")
