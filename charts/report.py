@@ -144,7 +144,9 @@ def _table_of_one(
 
 def _gain_text(whole: _Json) -> str:
     """Return by how much the first row is better, as the report has it."""
-    low, high = whole["gain"]["recall"]["ci95"] if "gain" in whole else (None, None)
+    if "gain" not in whole:
+        return ""
+    low, high = whole["gain"]["recall"]["ci95"]
     return "" if low is None or high is None else f"{signed_text(low)} … {signed_text(high)}"
 
 
@@ -156,7 +158,7 @@ def _table_side_by_side(rows: Sequence[Row], names: Sequence[str], say: Say) -> 
     for row in rows:
         line = [row.name]
         for mark in row.marks:
-            line += [number_text(None if mark is None else mark.value), interval_text(mark)]
+            line += [number_text(mark.value if mark else None), interval_text(mark)]
         cells.append((*line, *_difference(row.marks)))
     if len(names) == 2:
         columns.append(say("{b} less {a}", b=names[1], a=names[0]))

@@ -98,8 +98,8 @@ def _table_html(table: Table) -> str:
         f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
         for name, *cells in table.rows
     )
-    drawn = f'<table class="c-table">{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-    return f'<div class="c-scroll" tabindex="0" role="group">{drawn}</div>'
+    html = f'<table class="c-table">{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    return f'<div class="c-scroll" tabindex="0" role="group">{html}</div>'
 
 
 def _colours(series: tuple[str, ...], ink: str, soft: str, grid: str, paper: str) -> str:

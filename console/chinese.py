@@ -123,6 +123,140 @@ CHINESE: dict[str, str] = {
         "对此对象一无所知，以下为最热门的物品。"
     ),
     "No results: nothing passes the filter.": "没有结果：没有物品符合条件。",
+    # the last hour, the map, filters
+    (
+        "This index reads texts by another language model than the one that serves. Publish it to see "
+        "its answers."
+    ): "此索引所用的语言模型与正在服务的不同。请发布它以查看其结果。",
+    "This server counts nothing. Start it without --no-figures.": (
+        "此服务器不做统计。请不带 --no-figures 启动。"
+    ),
+    "The server has too much to do. Try again in a moment.": "服务器过于繁忙，请稍后再试。",
+    "Map": "地图",
+    "Alerts": "告警",
+    "The last hour": "最近一小时",
+    "Processes": "进程",
+    "calls": "调用",
+    "failed or refused": "失败或被拒",
+    "Calls a minute": "每分钟调用",
+    "Latency of Query": "Query 的延迟",
+    "Method": "方法",
+    "Calls": "调用",
+    "Failed": "失败",
+    "Counted since {time} UTC.": "自 {time} UTC 起统计。",
+    "Process": "进程",
+    "Role": "角色",
+    "Memory": "内存",
+    "Age of the index": "索引的年龄",
+    "Worker": "任务",
+    "Waiting": "等待",
+    "For": "已等",
+    "State": "状态",
+    "All is well: none of {count} conditions holds.": "一切正常：{count} 个告警条件均不成立。",
+    "critical": "严重",
+    "warning": "警告",
+    "for {minutes} min": "已 {minutes} 分钟",
+    "{index} (serves)": "{index}（正在服务）",
+    "Index {index}.": "索引 {index}。",
+    "Filter": "筛选",
+    "Counted in {count} of the items.": "在其中 {count} 个物品中统计。",
+    "{name} from ({end})": "{name} 自（{end}）",
+    "{name} to ({end})": "{name} 至（{end}）",
+    "Map of the items": "物品地图",
+    "The map is told to tokens with the scope admin.": "只有具备 admin 权限的令牌能看到地图。",
+    "Show": "显示",
+    "Coloured by": "着色依据",
+    "Nothing is known of {user}: the vector is zero.": "对 {user} 一无所知：向量为零。",
+    "Drag to move, turn the wheel or press + and − to zoom, 0 shows all. A click opens the item.": (
+        "拖动以移动，滚轮或 + 与 − 缩放，0 显示全部。点击打开物品。"
+    ),
+    "Items as points; the page Try lists them": "以点表示的物品；“试查”页以列表显示",
+    "Loading …": "加载中……",
+    (
+        "The thick arrow is where the person's vector points, the thin ones are its parts, which add up "
+        "to it. {share} of the vector lies in this plane."
+    ): "粗箭头是此用户向量的方向，细箭头是它的各部分，相加即为该向量。该向量的 {share} 在此平面内。",
+    "others": "其他",
+    "the person": "此用户",
+    "The axes hold {first} and {second} of the variance.": "两轴分别包含 {first} 与 {second} 的方差。",
+    "A sample of {points} of {items} items.": "{items} 个物品中的 {points} 个样本。",
+    "{items} items.": "{items} 个物品。",
+    "Previous page": "上一页",
+    "Rows {first} to {last}": "第 {first} 至 {last} 行",
+    "On the map": "在地图上",
+    "TriptychNotServing": "没有可用的索引",
+    "TriptychErrors": "调用失败过多",
+    "TriptychSlowQueries": "查询变慢",
+    "TriptychRefusesCalls": "因拥满而拒绝调用",
+    "TriptychDeniesCalls": "大量调用被令牌检查拒绝",
+    "TriptychRoomNearlyFull": "调用容量将满",
+    "TriptychWriterFails": "无法写入",
+    "TriptychWorkerFails": "后台任务失败",
+    "TriptychLagsBehind": "后台任务落后",
+    "TriptychProcessBehindTheLog": "查询进程落后于变更日志",
+    "TriptychProcessesDisagree": "各进程使用不同的索引",
+    "TriptychProcessesRestart": "进程反复退出",
+    "TriptychOldIndex": "索引过旧",
+    "TriptychPopularityFallback": "多数查询只得到热门物品",
+    "TriptychDrift": "提问者与训练时不同",
+    "TriptychMemoryGrows": "内存持续增长",
+    (
+        "Nothing is published, or it could not be loaded; the log says which. Look with triptych index "
+        "list, go back with triptych index rollback."
+    ): (
+        "尚未发布索引，或无法加载；日志说明原因。用 triptych index list 查看，用 triptych index "
+        "rollback 退回。"
+    ),
+    (
+        "UNAVAILABLE: a process is being replaced. DEADLINE_EXCEEDED: it is too slow. INTERNAL: the "
+        "log has the error under the query id that the caller got. DATA_LOSS: a file is damaged; it "
+        "says which."
+    ): (
+        "UNAVAILABLE：正在更换进程。DEADLINE_EXCEEDED：过慢。INTERNAL：日志中以调用方所得的查询编号记录"
+        "了错误。DATA_LOSS：文件损坏，消息中有其名称。"
+    ),
+    (
+        "Many items changed since the index was built: triptych reindex. Few vectors of people are "
+        "kept: --user-cache-mb. Queries wait for a thread: --processes, or replicas."
+    ): (
+        "索引建成后有大量物品变更：triptych reindex。缓存的用户向量太少：--user-cache-mb。查询在等线程"
+        "：--processes，或增加副本。"
+    ),
+    (
+        "More calls of this kind come than are answered. Add processes (--processes); more workers "
+        "(--workers) help kinds that wait for the disk."
+    ): ("此类调用多于所能应答的。请增加进程（--processes）；对等待磁盘的调用，增加线程（--workers）有用。"),
+    (
+        "Callers come without a token, with one of another scope, or above its rate. One app with an "
+        "expired token is enough."
+    ): "调用方没有令牌，或令牌权限不符，或超过其速率。一个令牌过期的应用就足以如此。",
+    "The log says why, most often a full disk. Writes go on by themselves once it is mended.": (
+        "日志说明原因，多半是磁盘已满。修复后写入会自行继续。"
+    ),
+    "The log says why. Queries go on with what was there before.": "日志说明原因。查询照旧使用之前的内容。",
+    "More is written than can be encoded. Import large amounts with triptych import, and reindex.": (
+        "写入多于所能编码的。大量数据请用 triptych import 导入，再重建索引。"
+    ),
+    (
+        "A query process does not follow. It ends by itself where it cannot read the log; kill it, and "
+        "another one takes its place."
+    ): "有一个查询进程没有跟上。若读不了日志，它会自行退出；请结束它，另一个会接替。",
+    (
+        "The log has the exit code and the reason of each. Code -9 without a reason: the machine has "
+        "too little memory; take fewer processes, or a smaller --user-cache-mb."
+    ): ("日志中有各自的退出码和原因。没有原因的 -9：机器内存不足；请减少进程，或减小 --user-cache-mb。"),
+    "Was the nightly triptych train and triptych reindex run?": (
+        "每夜的 triptych train 和 triptych reindex 运行了吗？"
+    ),
+    "Most people who ask are unknown. Does the app send the ids that were imported?": (
+        "多数提问者是未知的。应用所发的编号与导入的一致吗？"
+    ),
+    "Train anew on a fresh export: triptych train --from LATEST.": (
+        "用新的导出重新训练：triptych train --from LATEST。"
+    ),
+    "Items that changed since the last reindex lie in memory: triptych reindex.": (
+        "上次重建索引以来变更的物品都在内存中：triptych reindex。"
+    ),
     # people
     "Name a person by id.": "请填写用户编号。",
     "Nothing is stored of {user}.": "没有存储 {user} 的任何内容。",
@@ -132,7 +266,6 @@ CHINESE: dict[str, str] = {
     "category": "类别",
     "probability": "概率",
     "Save as a file": "存为文件",
-    "and {count} more": "另有 {count} 条",
     "Consent": "同意",
     "Use for their own results: {view}": "用于本人的结果：{view}",
     "Let others' results show it: {view}": "可显示在他人的结果中：{view}",
@@ -205,7 +338,6 @@ CHINESE: dict[str, str] = {
     "Settings": "设置",
     "They are the same.": "全部相同。",
     "{count} that are the same": "相同的 {count} 项",
-    "Show": "显示",
     "Trained on from": "接续训练自",
     "Export": "导出",
     "Seconds of training": "训练秒数",

@@ -60,6 +60,7 @@ def page_names(say: Words) -> dict[str, str]:
     return {
         "/": say("Overview"),
         "/try": say("Try"),
+        "/map": say("Map"),
         "/people": say("People"),
         "/items": say("Items"),
         "/indexes": say("Indexes"),

@@ -42,6 +42,7 @@ from server.query import (
     NotReadyError,
     NoUserIndexError,
     OwnerUnreachableError,
+    TextModelDiffersError,
 )
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
@@ -98,6 +99,13 @@ class TooManyStreamsError(RuntimeError):
         self.most = most
 
 
+class NothingCountedError(RuntimeError):
+    """The server counts no calls."""
+
+    def __init__(self) -> None:
+        super().__init__("this server counts nothing: start it without --no-figures")
+
+
 _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
     (ItemVectorLengthError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
@@ -125,6 +133,8 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (StateReplacedError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NoUserIndexError, code_pb2.FAILED_PRECONDITION, "NO_USER_INDEX"),
     (IndexChangedError, code_pb2.FAILED_PRECONDITION, "INDEX_CHANGED"),
+    (NothingCountedError, code_pb2.FAILED_PRECONDITION, "NOTHING_COUNTED"),
+    (TextModelDiffersError, code_pb2.FAILED_PRECONDITION, "TEXT_MODEL_DIFFERS"),
     (ReindexNeededError, code_pb2.FAILED_PRECONDITION, "REINDEX_NEEDED"),
     (StoppingError, code_pb2.UNAVAILABLE, "STOPPING"),
     (RequestIdReusedError, code_pb2.FAILED_PRECONDITION, "REQUEST_ID_REUSED"),

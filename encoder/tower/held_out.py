@@ -41,16 +41,12 @@ def held_out_figures(tower: Tower, data: Dataset, split: str, rows: str) -> dict
     scorer = HeldOutScorer(data, split)
     views, items = scorer.views(tower), tower.id_vectors
     popularity = np.asarray(data.seen.sum(axis=0), dtype=np.float32)
-    there = dict(zip(VIEWS, np.asarray((views.amounts > 0).any(axis=0)), strict=True))
+    there = dict(zip(VIEWS, np.any(views.present, axis=0).tolist(), strict=True))
 
     def figures(subset: str) -> dict[str, Any]:
         some = views.only(tuple(subset))
-        scores = _Scores(
-            tower.vectors(some).astype(np.float32),
-            items,
-            np.asarray((some.amounts > 0).any(axis=1)),
-            popularity,
-        )
+        known = np.asarray(some.present.any(axis=1))
+        scores = _Scores(tower.vectors(some).astype(np.float32), items, known, popularity)
         starts = range(0, len(some), _BATCH)
         ranked = np.concatenate(list(in_threads(lambda start: scores.rank(start, scorer.seen), starts)))
         return _means(ranked, scorer)

@@ -14,10 +14,27 @@ from indexer.index import VectorDimError
 from server.access import granted
 from server.identity import Identity
 from server.live import HomeArtifacts, Published, Publisher
-from server.query import Candidates, IndexChangedError, NotReadyError, Query, Retriever
-from server.status import Failure, InvalidRequestError, outcome, status_of_errors
+from server.query import (
+    Candidates,
+    IndexChangedError,
+    ItemMaps,
+    NotReadyError,
+    OtherIndex,
+    Query,
+    Retriever,
+)
+from server.status import (
+    Failure,
+    InvalidRequestError,
+    NothingCountedError,
+    outcome,
+    status_of_errors,
+)
 from server.supervisor import Supervisor
+from server.telemetry import RecentFigures
+from server.wire.figures import figures_reply
 from server.wire.gate import visible_items
+from server.wire.item_map import checked_map, map_replies
 from server.wire.listed import index_summary, listed_at_most, model_summary, report_summary
 from server.wire.micro_batches import answered_together_by
 from server.wire.observed import AnswerObserver
@@ -25,6 +42,7 @@ from server.wire.packed import packed_batch, packed_reply
 from server.wire.predict import predict_reply, question_of
 from server.wire.query import (
     checked_id,
+    compared_query,
     encode_reply,
     place_of,
     queries_of,
@@ -33,6 +51,7 @@ from server.wire.query import (
     stream_reply,
     user_of,
 )
+from store.attribute_summary import CatalogSummary
 from store.export import create_export
 from store.home import Home
 from store.listing import list_artifacts
@@ -179,7 +198,26 @@ class AdminServicer(rpc.AdminServicer):
         identity: Identity,
         supervisor: Supervisor,
         shared: HomeArtifacts,
+        others: OtherIndex,
+        catalog: Callable[[], CatalogSummary],
+        recent: RecentFigures | None = None,
+        tenant: str = "",
     ) -> None:
+        """Take what answers.
+
+        Args:
+            home: whose indexes are listed.
+            store: of the home.
+            retriever: answers from the index that serves.
+            publisher: makes another index serve.
+            identity: of the home and the server.
+            supervisor: of the background work.
+            shared: indexes and models, here and in object storage.
+            others: answers from other indexes.
+            catalog: tells kinds and attributes of items.
+            recent: the last hour; None where nothing is counted.
+            tenant: whose home it is, "" for the only one.
+        """
         self._home = home
         self._store = store
         self._retriever = retriever
@@ -187,6 +225,11 @@ class AdminServicer(rpc.AdminServicer):
         self._identity = identity
         self._supervisor = supervisor
         self._artifacts = shared
+        self._others = others
+        self._catalog = catalog
+        self._recent = recent
+        self._tenant = tenant
+        self._maps = ItemMaps()
         self._start = time.monotonic()
 
     def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:
@@ -283,6 +326,29 @@ class AdminServicer(rpc.AdminServicer):
         """Serve the index before this one.  Status: FAILED_PRECONDITION where there is none."""
         with status_of_errors(context):
             return _publish_reply(self._publisher.roll_back())
+
+    def GetFigures(
+        self, request: pb.GetFiguresRequest, context: grpc.ServicerContext
+    ) -> pb.GetFiguresResponse:
+        """The last hour.  Status: INVALID_ARGUMENT, FAILED_PRECONDITION where nothing is counted."""
+        with status_of_errors(context):
+            if self._recent is None:
+                raise NothingCountedError
+            return figures_reply(request, self._recent, self._tenant)
+
+    def QueryIndex(self, request: pb.QueryIndexRequest, context: grpc.ServicerContext) -> pb.QueryResponse:
+        """Top-k candidates from another index.  Status: as Query, NOT_FOUND, FAILED_PRECONDITION."""
+        with status_of_errors(context):
+            index_id = checked_id("index_id", request.index_id)
+            return query_reply(self._others.retrieve(index_id, compared_query(request)))
+
+    def ReadMap(
+        self, request: pb.ReadMapRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ReadMapResponse]:
+        """The items of the serving index in two dimensions.  Status: INVALID_ARGUMENT, UNAVAILABLE."""
+        with status_of_errors(context):
+            points, index = checked_map(request), self._retriever.snapshot.index
+            yield from map_replies(index, self._maps.of(index), points, request.colour_by, self._catalog)
 
 
 def answering_process(retriever: Retriever) -> pb.AnsweringProcess:
