@@ -50,7 +50,7 @@ def serve_command(home: Path | None, homes: Path | None, config: Path | None, **
     source = SettingsSource(folder, config, given, with_tenants=homes is not None)
     settings = Rereading(source.load(), source.load)
     log_as(settings.config.log_format)
-    if settings.config.processes > 1:
+    if settings.config.processes > 1 or settings.config.read_only:
         serve_with_processes(settings)
         return
     from server.app import serve  # noqa: PLC0415  # the parent of several processes need not load it

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -32,13 +32,14 @@ from server.live import (
     Publisher,
     QueryProcesses,
     RecordingIndexWriter,
+    StateCopy,
 )
 from server.pb.triptych.internal.v1 import owner_pb2_grpc as owner_rpc
 from server.query import QueryPriority, Retriever
 from server.rereading import Rereading, set_log_level
 from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor, set_health
-from server.telemetry import ProcessTelemetry, Telemetry, exposed, noting
+from server.telemetry import Figures, ProcessTelemetry, Telemetry, exposed, noting
 from server.tls import ServerCertificates, TlsFiles
 from server.wire import (
     AdminServicer,
@@ -49,9 +50,11 @@ from server.wire import (
     MethodHandlers,
     OwnerServicer,
     RetrievalServicer,
+    StoredRowsServicer,
     answer_observer_of,
 )
 from store.disk import disk_errors
+from store.home import Home
 from store.state import UserState, bring_up_to_date
 from store.store import Store
 from store.writes import Writer
@@ -264,12 +267,13 @@ def _opened(
             audience_floor=config.audience_floor,
         )
         writer = Writer(store, state, priority.pause)
-        index_writer = IndexWriter() if following is None else RecordingIndexWriter(state)
+        index_writer = RecordingIndexWriter(state) if following or config.state else IndexWriter()
         with (
             CommitListener(store, state, retriever, supervisor, index_writer) as listener,
             GroupCommit(writer, listener.committed, listener.catch_up, supervisor) as commit,
         ):
             cache.on_vectors_removed(listener.texts.sweep)
+            copied = _copied(config, store.home_id, state, cache, supervisor)
             ingest = Ingest(home, store, state, cache, commit, listener, config.masking)
             ingest.resume()
             publisher = Publisher(config, store, state, cache, retriever, listener, supervisor, index_writer)
@@ -280,11 +284,12 @@ def _opened(
                 partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever, observer)),
                 partial(rpc.add_AdminServicer_to_server, admin),
                 partial(ingest_rpc.add_IngestServicer_to_server, IngestServicer(ingest)),
+                partial(owner_rpc.add_StoredRowsServicer_to_server, StoredRowsServicer(store)),
             ]
             if following is not None:
                 publisher.prepare_in(following.processes)
                 supervisor.listen(following.processes.tell_health)
-                owner = OwnerServicer(store, state, cache, following.processes)
+                owner = OwnerServicer(state, cache, following.processes)
                 services.append(partial(owner_rpc.add_OwnerServicer_to_server, owner))
 
             def begin(reached: Reached) -> None:
@@ -294,6 +299,7 @@ def _opened(
                 publisher.resume(announce)
                 within = timedelta(hours=config.forget_hours)
                 worker = forgetting.enter_context(Forgetting(home, store, publisher, within, supervisor))
+                forgetting.enter_context(copied)  # from here on: all stored texts are encoded
                 if telemetry.figures is not None:
                     watch_worker(telemetry.figures, worker)
 
@@ -301,10 +307,8 @@ def _opened(
             admission = Admission(config.workers, config.queue, priority, telemetry)
             if telemetry.figures is not None:
                 watch_calls(telemetry.figures, admission)
-                watch_queries(telemetry.figures, retriever)
-                watch_index(telemetry.figures, home, retriever, publisher)
-                watch_log(telemetry.figures, lambda: state.read(lambda reading: reading.head.sequence))
-                watch_live_work(telemetry.figures, commit, listener)
+                watch_log(telemetry.figures, lambda: state.commit)
+                _watch(telemetry.figures, home, retriever, publisher, commit, listener)
             try:
                 with forgetting:
                     yield _OpenHome(HomeServices(config.tenant, admission, health_servicer, services), begin)
@@ -315,6 +319,33 @@ def _opened(
                     following.processes.close()
                 home.server_file.unlink(missing_ok=True)
                 gc.unfreeze()  # what the publisher froze is else not freed at the end, and DuckDB complains
+
+
+def _watch(
+    figures: Figures,
+    home: Home,
+    retriever: Retriever,
+    publisher: Publisher,
+    commit: GroupCommit,
+    listener: CommitListener,
+) -> None:
+    """Tell of what serves, and of the work that follows writes."""
+    watch_queries(figures, retriever)
+    watch_index(figures, home, retriever, publisher)
+    watch_live_work(figures, commit, listener)
+
+
+def _copied(
+    config: ServerConfig, home_id: str, state: UserState, cache: TextCache, supervisor: Supervisor
+) -> AbstractContextManager[object]:
+    """Return the block in which the state is copied to where replicas read it, if that is wanted.
+
+    Raises:
+        ValkeyNotInstalledError: the client library is missing.
+    """
+    if config.state is None:
+        return nullcontext()
+    return StateCopy(config.home, home_id, state, cache, config.state, supervisor)
 
 
 @contextmanager

@@ -37,17 +37,20 @@ from server.live import IMPORT_ERRORS, NotPreparedError, StoppingError
 from server.query import (
     AudienceGroupError,
     AudienceTooSmallError,
+    CommitNotReachedError,
     IndexChangedError,
     ItemNotServedError,
     NotReadyError,
     NoUserIndexError,
     OwnerUnreachableError,
+    ReadReplicaError,
 )
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
 from store.imports import AmbiguousTimesError, UnknownEncodingError, UnknownFormatError, UnknownTimesError
 from store.state import DamagedStateError, StateReplacedError
 from store.store import ItemNotFoundError
+from store.valkey import StateUnreachableError
 from store.writes import ItemVectorLengthError, RequestIdReusedError
 
 log = logging.getLogger(__name__)
@@ -114,8 +117,11 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (NotReadyError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NotPreparedError, code_pb2.FAILED_PRECONDITION, "INDEX_REFUSED"),
     (OwnerUnreachableError, code_pb2.UNAVAILABLE, "OWNER_UNREACHABLE"),
+    (ReadReplicaError, code_pb2.FAILED_PRECONDITION, "READ_REPLICA"),
+    (StateUnreachableError, code_pb2.UNAVAILABLE, "STATE_UNREACHABLE"),
     (StateReplacedError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NoUserIndexError, code_pb2.FAILED_PRECONDITION, "NO_USER_INDEX"),
+    (CommitNotReachedError, code_pb2.UNAVAILABLE, "COMMIT_NOT_REACHED"),
     (IndexChangedError, code_pb2.FAILED_PRECONDITION, "INDEX_CHANGED"),
     (ReindexNeededError, code_pb2.FAILED_PRECONDITION, "REINDEX_NEEDED"),
     (StoppingError, code_pb2.UNAVAILABLE, "STOPPING"),

@@ -5,7 +5,7 @@ each commit, `commits.py` passes the change on to three background workers: `ite
 two indexes in step with the store (`index_follower.py` is what they share), and `texts.py` encodes new texts.
 `index_writer.py` changes an index and tells the query processes, which `query_processes.py` knows.
 `publisher.py` makes another index the one that serves, while these go on; `forgetting.py` has it do so where
-files hold vectors of erased people.
+files hold vectors of erased people. `state_copy.py` copies commits to a cluster, for read replicas.
 """
 
 from server.live.commits import CommitListener
@@ -14,6 +14,7 @@ from server.live.index_writer import IndexWriter, RecordingIndexWriter, put_live
 from server.live.ingest import IMPORT_ERRORS, Erased, Ingest
 from server.live.publisher import Published, Publisher, freeze_what_stays
 from server.live.query_processes import NotPreparedError, QueryProcesses
+from server.live.state_copy import StateCopy
 from server.live.writer import GroupCommit, StoppingError
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Publisher",
     "QueryProcesses",
     "RecordingIndexWriter",
+    "StateCopy",
     "StoppingError",
     "freeze_what_stays",
     "put_live",
