@@ -149,14 +149,17 @@ class Cluster:
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Raise StateUnreachableError in the place of the client library's errors."""
-        from valkey.exceptions import ValkeyError  # noqa: PLC0415
+        from valkey.exceptions import SlotNotCoveredError, ValkeyClusterException, ValkeyError  # noqa: PLC0415
+
+        broken = (ValkeyError, ValkeyClusterException, SlotNotCoveredError, OSError, ValueError)
 
         try:
             yield
-        except (ValkeyError, OSError) as error:
-            if isinstance(error, StateUnreachableError):
-                raise
-            self.close()  # nodes may have moved: the next call asks who is there
+        except (StateUnreachableError, EvictingClusterError):
+            raise
+        except broken as error:  # a ValueError where a connection breaks amid an answer
+            with self._connecting:
+                self._client = None  # nodes may have moved: the next call asks who is there
             raise StateUnreachableError(str(self.address), _said(error)) from error
 
     @property
@@ -170,7 +173,7 @@ class Cluster:
     def pipeline(self) -> Any:
         """Return a pipeline: commands that are sent to all nodes at once."""
         client = self.client
-        return _pipeline_class()(
+        pipeline = _pipeline_class()(
             nodes_manager=client.nodes_manager,
             commands_parser=client.commands_parser,
             startup_nodes=client.nodes_manager.startup_nodes,
@@ -181,6 +184,8 @@ class Cluster:
             reinitialize_steps=client.reinitialize_steps,
             lock=client._lock,
         )
+        pipeline.made_by = client  # which closes its connections when nobody has it any more
+        return pipeline
 
     def primaries(self) -> "list[NodeFacts]":
         """Ask each primary what it is.  Raises: EvictingClusterError, and the library's."""

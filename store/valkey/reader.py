@@ -261,9 +261,14 @@ class SharedState:
 
     def _poll(self) -> None:
         """Look at the head: whether the owner lives, and the generation is still the same."""
+        if self._cut_off or self._position is None:  # other nodes may hold it by now
+            loaded = self._load()
+            if self._position is None or loaded.generation != self._position.generation:
+                self._advance(loaded, ())
+            return
         with self._cluster.errors():
             head = self._cluster.client.hgetall(self._keys.head)
-        if self._position is None or head.get(b"generation") != self._position.generation.encode():
+        if head.get(b"generation") != self._position.generation.encode():
             self._advance(self._load(), ())
         elif frozenset(head[b"nodes"].decode().split()) != self._nodes:
             raise StateUnreachableError(str(self._address), "other nodes hold it now")
