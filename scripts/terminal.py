@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,19 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+
+def on_disk(path: Path) -> Path:
+    """Refuse the URL of a home in object storage where a command needs a directory."""
+    if re.match(r"\w+:/", str(path)):
+        raise typer.BadParameter("this command needs the directory that holds the live store, not a URL")
+    return path
+
+
 HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False)
+    Path,
+    typer.Option(
+        "--home", envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False, callback=on_disk
+    ),
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
 

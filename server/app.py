@@ -24,6 +24,8 @@ from server.exposure import check_exposure
 from server.gauges import watch_calls, watch_index, watch_live_work, watch_log, watch_queries, watch_worker
 from server.identity import Identity, Reached
 from server.live import (
+    ArtifactFollower,
+    BucketArtifacts,
     CommitListener,
     Forgetting,
     GroupCommit,
@@ -33,13 +35,14 @@ from server.live import (
     QueryProcesses,
     RecordingIndexWriter,
     StateCopy,
+    artifacts_of,
 )
 from server.pb.triptych.internal.v1 import owner_pb2_grpc as owner_rpc
 from server.query import QueryPriority, Retriever
 from server.rereading import Rereading, set_log_level
 from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor, set_health
-from server.telemetry import Figures, ProcessTelemetry, Telemetry, exposed, noting
+from server.telemetry import ProcessTelemetry, Telemetry, exposed, noting
 from server.tls import ServerCertificates, TlsFiles
 from server.wire import (
     AdminServicer,
@@ -276,9 +279,12 @@ def _opened(
             copied = _copied(config, store.home_id, state, cache, supervisor)
             ingest = Ingest(home, store, state, cache, commit, listener, config.masking)
             ingest.resume()
-            publisher = Publisher(config, store, state, cache, retriever, listener, supervisor, index_writer)
+            shared = artifacts_of(home, config.artifacts)
+            publisher = Publisher(
+                config, store, state, cache, retriever, listener, supervisor, index_writer, shared
+            )
             identity = Identity.of(home, store)
-            admin = AdminServicer(home, store, retriever, publisher, identity, supervisor)
+            admin = AdminServicer(home, store, retriever, publisher, identity, supervisor, shared)
             observer = answer_observer_of(telemetry, home.models, retriever)
             services = [
                 partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever, observer)),
@@ -298,19 +304,20 @@ def _opened(
                     announce = partial(following.processes.announce_by, announce)
                 publisher.resume(announce)
                 within = timedelta(hours=config.forget_hours)
-                worker = forgetting.enter_context(Forgetting(home, store, publisher, within, supervisor))
-                forgetting.enter_context(copied)  # from here on: all stored texts are encoded
+                worker = background.enter_context(
+                    Forgetting(home, store, publisher, within, supervisor, shared=shared)
+                )
+                if isinstance(shared, BucketArtifacts):
+                    background.enter_context(ArtifactFollower(publisher, shared, supervisor))
+                background.enter_context(copied)  # from here on: all stored texts are encoded
                 if telemetry.figures is not None:
                     watch_worker(telemetry.figures, worker)
 
-            forgetting = ExitStack()
+            background = ExitStack()
             admission = Admission(config.workers, config.queue, priority, telemetry)
-            if telemetry.figures is not None:
-                watch_calls(telemetry.figures, admission)
-                watch_log(telemetry.figures, lambda: state.commit)
-                _watch(telemetry.figures, home, retriever, publisher, commit, listener)
+            _watch(telemetry, admission, state, retriever, publisher, home, commit, listener)
             try:
-                with forgetting:
+                with background:
                     yield _OpenHome(HomeServices(config.tenant, admission, health_servicer, services), begin)
             finally:
                 if telemetry.figures is not None:
@@ -319,20 +326,6 @@ def _opened(
                     following.processes.close()
                 home.server_file.unlink(missing_ok=True)
                 gc.unfreeze()  # what the publisher froze is else not freed at the end, and DuckDB complains
-
-
-def _watch(
-    figures: Figures,
-    home: Home,
-    retriever: Retriever,
-    publisher: Publisher,
-    commit: GroupCommit,
-    listener: CommitListener,
-) -> None:
-    """Tell of what serves, and of the work that follows writes."""
-    watch_queries(figures, retriever)
-    watch_index(figures, home, retriever, publisher)
-    watch_live_work(figures, commit, listener)
 
 
 def _copied(
@@ -346,6 +339,25 @@ def _copied(
     if config.state is None:
         return nullcontext()
     return StateCopy(config.home, home_id, state, cache, config.state, supervisor)
+
+
+def _watch(
+    telemetry: Telemetry,
+    admission: Admission,
+    state: UserState,
+    retriever: Retriever,
+    publisher: Publisher,
+    home: Home,
+    commit: GroupCommit,
+    listener: CommitListener,
+) -> None:
+    """Have figures of calls, queries, the index and live work, where somebody wants them."""
+    if telemetry.figures is not None:
+        watch_calls(telemetry.figures, admission)
+        watch_queries(telemetry.figures, retriever)
+        watch_index(telemetry.figures, home, retriever, publisher)
+        watch_live_work(telemetry.figures, commit, listener)
+        watch_log(telemetry.figures, lambda: state.commit)
 
 
 @contextmanager

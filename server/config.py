@@ -105,6 +105,22 @@ def checked_rates(written: str) -> str:
     return written
 
 
+class BadUrlError(ValueError):
+    """A home in object storage is not named by a URL."""
+
+    def __init__(self, written: str) -> None:
+        super().__init__(f"{written!r} is no URL of a home in object storage: write s3://bucket/home")
+        self.written = written
+
+
+def checked_url(written: str) -> str:
+    """Check the URL of a home in object storage, return it; "" is none.  Raises: BadUrlError."""
+    protocol, _, place = written.partition("://")
+    if written and not (protocol and place.strip("/")):
+        raise BadUrlError(written)
+    return written
+
+
 class BadTenantError(ValueError):
     """A tenant cannot have a name, which is that of the folder with its home."""
 
@@ -268,6 +284,13 @@ class ServerConfig:
         least=0,
         most=8_760,
     )
+    artifacts: str = option(
+        "storage",
+        "home in object storage, such as s3://bucket/home, that exports, models and indexes belong in; the "
+        "live store stays in the home directory; with tenants, each has a folder there",
+        "",
+        check=checked_url,
+    )
     log_level: str = option(
         "log",
         "what is logged: this and what is worse",
@@ -325,7 +348,16 @@ class ServerConfig:
         if not self.tenants:
             return [self]
         folder = self.home.path
-        return [replace(self, home=Home(folder / name), tenants=(), tenant=name) for name in self.tenants]
+        return [
+            replace(
+                self,
+                home=Home(folder / name),
+                tenants=(),
+                tenant=name,
+                artifacts=self.artifacts and f"{self.artifacts.rstrip('/')}/{name}",
+            )
+            for name in self.tenants
+        ]
 
     def on_port(self, port: int) -> "ServerConfig":
         """Return the settings with another port."""

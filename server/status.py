@@ -48,6 +48,7 @@ from server.query import (
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
 from store.imports import AmbiguousTimesError, UnknownEncodingError, UnknownFormatError, UnknownTimesError
+from store.objects import NoConditionsError, ObjectStorageError, PointerMovedError, UploadSweptError
 from store.state import DamagedStateError, StateReplacedError
 from store.store import ItemNotFoundError
 from store.valkey import StateUnreachableError
@@ -119,6 +120,10 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (OwnerUnreachableError, code_pb2.UNAVAILABLE, "OWNER_UNREACHABLE"),
     (ReadReplicaError, code_pb2.FAILED_PRECONDITION, "READ_REPLICA"),
     (StateUnreachableError, code_pb2.UNAVAILABLE, "STATE_UNREACHABLE"),
+    (ObjectStorageError, code_pb2.UNAVAILABLE, "STORAGE_UNREACHABLE"),
+    (NoConditionsError, code_pb2.FAILED_PRECONDITION, "NO_CONDITIONAL_PUT"),
+    (PointerMovedError, code_pb2.ABORTED, "POINTER_MOVED"),
+    (UploadSweptError, code_pb2.ABORTED, "UPLOAD_SWEPT"),
     (StateReplacedError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NoUserIndexError, code_pb2.FAILED_PRECONDITION, "NO_USER_INDEX"),
     (CommitNotReachedError, code_pb2.UNAVAILABLE, "COMMIT_NOT_REACHED"),

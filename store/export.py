@@ -69,9 +69,9 @@ _log = logging.getLogger(__name__)
 class NoExportError(LookupError):
     """A home has no export yet."""
 
-    def __init__(self, exports: Path) -> None:
+    def __init__(self, exports: Path | str) -> None:
         super().__init__(f"{exports} holds no export yet: make one first (triptych export)")
-        self.exports = exports
+        self.exports = Path(exports)
 
 
 class NotAnExportError(ValueError):

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from scripts.home_access import existing_home
-from scripts.terminal import HomeOption, JsonOption
+from scripts.artifacts import CacheOption, PlaceOption, working_home
+from scripts.terminal import JsonOption
+from store.objects import CURRENT, HomeBucket, in_object_storage
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ class SplitOption(StrEnum):
 
 
 def evaluate_command(
-    home: HomeOption,
+    home: PlaceOption,
     split: Annotated[
         SplitOption, typer.Option(help="Which held-out rows; choose models on valid.")
     ] = SplitOption.TEST,
@@ -37,17 +38,18 @@ def evaluate_command(
         typer.Option(min=0, max=1, help="Also reordered by maximal marginal relevance with this lambda."),
     ] = None,
     index: Annotated[str | None, typer.Option(help="An index id; default: CURRENT.")] = None,
+    cache: CacheOption = None,
 ) -> None:
     """Measure recall on held-out rows.
 
     Ranks all items for every user with held-out rows, through the exported graphs and the index; some users
-    also with histories, texts or friends cut to a few.
+    also with histories, texts or friends cut to a few. The report is written below reports/ of the home.
 
     Example: triptych evaluate --home demo --split test --json report.json --baselines
     """
     from encoder.config import UnknownViewError, parse_views
     from evaluation.baselines import LibraryMissingError, require_library
-    from indexer.publish import current_index, load_index
+    from indexer.publish import load_index
     from scripts.evaluate.report import evaluate
     from scripts.evaluate.tables import write_tables
 
@@ -62,20 +64,27 @@ def evaluate_command(
             LibraryMissingError
         ) as error:  # said before the long work begins; the other baselines still run
             log.warning("ItemKNN, iALS and BPR will be left out: %s", error)
-    place = existing_home(home)
-    pair = load_index(place, index or current_index(place).name)
-    report = evaluate(
-        place,
-        pair,
-        split.value,
-        chosen,
-        baselines=baselines,
-        exact=exact,
-        robustness=robustness,
-        diversity=diversity,
-    )
-    place.reports.mkdir(parents=True, exist_ok=True)
-    name = place.reports / f"evaluate-{split.value}-{pair.index.index_id}"
-    for path in [name.with_suffix(".json"), *([json_path] if json_path else [])]:
-        path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    write_tables(report, name.with_suffix(".html"))
+    with working_home(home, cache) as work:
+        directory = work.fetch("indexes", index) if index and work.in_bucket else None
+        pair = load_index(work.home, index or (directory or work.named(CURRENT)).name)
+        work.fetch("exports", pair.model.export_id)
+        report = evaluate(
+            work.home,
+            pair,
+            split.value,
+            chosen,
+            baselines=baselines,
+            exact=exact,
+            robustness=robustness,
+            diversity=diversity,
+        )
+        if in_object_storage(home):
+            report["dataset"] = home.rstrip("/").rpartition("/")[2]
+        work.home.reports.mkdir(parents=True, exist_ok=True)
+        name = work.home.reports / f"evaluate-{split.value}-{pair.index.index_id}"
+        for path in [name.with_suffix(".json"), *([json_path] if json_path else [])]:
+            path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        write_tables(report, name.with_suffix(".html"))
+        if isinstance(work.place, HomeBucket):
+            for path in (name.with_suffix(".json"), name.with_suffix(".html")):
+                work.place.storage.put(path, f"reports/{path.name}")

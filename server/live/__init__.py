@@ -5,9 +5,11 @@ each commit, `commits.py` passes the change on to three background workers: `ite
 two indexes in step with the store (`index_follower.py` is what they share), and `texts.py` encodes new texts.
 `index_writer.py` changes an index and tells the query processes, which `query_processes.py` knows.
 `publisher.py` makes another index the one that serves, while these go on; `forgetting.py` has it do so where
-files hold vectors of erased people. `state_copy.py` copies commits to a cluster, for read replicas.
+files hold vectors of erased people. `artifacts.py` knows where exports and indexes belong: in the directory
+of the home, or in a bucket, which it follows. `state_copy.py` copies commits to a cluster, for read replicas.
 """
 
+from server.live.artifacts import ArtifactFollower, BucketArtifacts, HomeArtifacts, artifacts_of
 from server.live.commits import CommitListener
 from server.live.forgetting import Forgetting
 from server.live.index_writer import IndexWriter, RecordingIndexWriter, put_live
@@ -19,10 +21,13 @@ from server.live.writer import GroupCommit, StoppingError
 
 __all__ = [
     "IMPORT_ERRORS",
+    "ArtifactFollower",
+    "BucketArtifacts",
     "CommitListener",
     "Erased",
     "Forgetting",
     "GroupCommit",
+    "HomeArtifacts",
     "IndexWriter",
     "Ingest",
     "NotPreparedError",
@@ -32,6 +37,7 @@ __all__ = [
     "RecordingIndexWriter",
     "StateCopy",
     "StoppingError",
+    "artifacts_of",
     "freeze_what_stays",
     "put_live",
 ]

@@ -4,8 +4,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
-from store.artifact import read_pointer
+from server.config import ServerConfig
 from store.home import Home
+from store.objects import LocalCopy
 
 
 class Artifacts(Protocol):
@@ -41,6 +42,11 @@ class SharedHome:
     def release(self, *, but: Collection[str] = ()) -> None:
         """Do nothing: nothing was brought."""
 
-    def serving(self) -> str:
-        """Return the index that serves by the home.  Raises: NotPublishedError, DamagedArtifactError."""
-        return read_pointer(self.home.current_index, self.home.indexes).name
+
+def artifacts_of(config: ServerConfig, folder: Path) -> Artifacts:
+    """Return the artifacts of a home, copied to a folder where they are in object storage.
+
+    Raises:
+        NoObjectStorageError: what reaches the URL is not installed.
+    """
+    return LocalCopy(config.artifacts, folder) if config.artifacts else SharedHome(config.home)

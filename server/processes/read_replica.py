@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,7 @@ from encoder.text import TextCache
 from server.app import HomeServices, answering, draining
 from server.config import ServerConfig
 from server.gauges import watch_calls, watch_log, watch_queries
-from server.processes.artifacts import Artifacts, SharedHome
+from server.processes.artifacts import artifacts_of
 from server.processes.forwarding import add_forwarding
 from server.processes.remote_owner import add_refusing, channel_to_owner, rows_of
 from server.processes.remote_snapshots import RemoteSnapshots
@@ -85,7 +86,8 @@ def _read(config: ServerConfig, telemetry: Telemetry) -> Iterator[HomeServices]:
         raise ValueError("a read replica needs --state-url: where the owner copies the state of users to")
     with ExitStack() as stack:
         folder = config.cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="triptych-")))
-        artifacts: Artifacts = SharedHome(config.home)
+        artifacts = artifacts_of(config, folder)
+        config = replace(config, home=artifacts.home)
         cache = stack.enter_context(closing(TextCache.open(folder / "texts")))
         state = SharedState(address, _end)
         _start(state)

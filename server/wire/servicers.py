@@ -13,7 +13,7 @@ from indexer.index import VectorDimError
 from indexer.listing import ListedIndex, list_indexes
 from server.access import granted
 from server.identity import Identity
-from server.live import Published, Publisher
+from server.live import HomeArtifacts, Published, Publisher
 from server.query import Candidates, IndexChangedError, NotReadyError, Query, Retriever
 from server.status import Failure, InvalidRequestError, outcome, status_of_errors
 from server.supervisor import Supervisor
@@ -178,6 +178,7 @@ class AdminServicer(rpc.AdminServicer):
         publisher: Publisher,
         identity: Identity,
         supervisor: Supervisor,
+        shared: HomeArtifacts,
     ) -> None:
         self._home = home
         self._store = store
@@ -185,6 +186,7 @@ class AdminServicer(rpc.AdminServicer):
         self._publisher = publisher
         self._identity = identity
         self._supervisor = supervisor
+        self._artifacts = shared
         self._start = time.monotonic()
 
     def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:
@@ -217,9 +219,14 @@ class AdminServicer(rpc.AdminServicer):
         request: pb.CreateExportRequest,
         context: grpc.ServicerContext,
     ) -> pb.CreateExportResponse:
-        """Write an immutable copy of the store below exports/."""
+        """Write an immutable copy of the store below exports/; upload it to the bucket, where there is one.
+
+        Status: UNAVAILABLE where the bucket cannot be reached.
+        """
         with status_of_errors(context):
-            return pb.CreateExportResponse(export_id=create_export(self._store, self._home.exports))
+            export_id = create_export(self._store, self._home.exports)
+            self._artifacts.export_made(export_id)
+            return pb.CreateExportResponse(export_id=export_id)
 
     def ListIndexes(
         self, request: pb.ListIndexesRequest, context: grpc.ServicerContext

@@ -47,7 +47,7 @@ def report(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """The report that the command line writes for the small world."""
     home = copy_home(small_home, tmp_path_factory.mktemp("amounts") / "home")
     path = home.path / "out.json"
-    evaluate_command(home.path, json_path=path)
+    evaluate_command(str(home.path), json_path=path)
     (plot,) = home.reports.glob("*-amounts.png")
     assert imread(plot).std() > 0.05  # something is drawn
     html = next(home.reports.glob("*.html")).read_text("utf-8")
