@@ -67,7 +67,7 @@ def serve_command(home: str | None, homes: Path | None, config: Path | None, **f
 
 
 def _folder_of(home: str, given: dict[str, Any]) -> Path:
-    """Return the directory of a home; of one in object storage the folder where a read replica has its copy."""
+    """Return the directory of a home; of one in object storage the folder of a read replica's copy."""
     from store.objects import cache_folder, in_object_storage  # noqa: PLC0415
 
     if not in_object_storage(home):

