@@ -37,7 +37,7 @@ class RemoteSnapshots(Replica):
         super().__init__(config, state, cache, retriever, follower, serving)
         self._shared, self._artifacts = state, artifacts
         self._changed = threading.Condition()
-        self._wanted = ""
+        self._wanted = ""  # the index that the log says serves, while it is not here
         self._over = False
 
     @contextmanager
@@ -58,12 +58,19 @@ class RemoteSnapshots(Replica):
         """Load and serve what the log says that serves, where that is known."""
         index_id = self._state.read(lambda reading: reading.serves)
         if index_id:
+            self._wanted = index_id
             self._bring(index_id)
 
     def _bring(self, index_id: str) -> None:
+        """Fetch and load an index, and serve it where the log has told of no other since."""
+
+        def serve(reading: StateContents) -> None:
+            if self._wanted == index_id:
+                self._serve(index_id, reading)
+
         self._artifacts.fetch_index(index_id)
         self.prepare(index_id)
-        self._follower.exclusively(self._state, lambda reading: self._serve(reading.serves, reading))
+        self._follower.exclusively(self._state, serve)
         self._artifacts.release(but=self._ids())
 
     def _follow(self, entries: Sequence[LogEntry] | None, reading: StateContents) -> None:
@@ -81,13 +88,13 @@ class RemoteSnapshots(Replica):
 
     def _serve(self, index_id: str, reading: StateContents) -> None:
         """Serve an index that is loaded; one that is not is loaded first, on a thread of its own."""
+        missing = index_id if index_id not in ("", *self._ids()) else ""
         if self._prepared is not None and self._prepared.index.index_id == index_id:
             self._shared.text_model_id = self._prepared.model.text_model_id
             super()._serve(index_id, reading)
-        elif index_id and index_id not in self._ids():
-            with self._changed:
-                self._wanted = index_id
-                self._changed.notify_all()
+        with self._changed:
+            self._wanted = missing
+            self._changed.notify_all()
 
     def _fetch_all(self) -> None:
         while True:
@@ -96,13 +103,9 @@ class RemoteSnapshots(Replica):
                 if self._over:
                     return
                 wanted = self._wanted
+            log.info("index %s is published: fetching it", wanted)
             try:
-                if wanted not in self._ids():
-                    log.info("index %s is published: fetching it", wanted)
-                    self._bring(wanted)
-                with self._changed:
-                    if self._wanted == wanted:
-                        self._wanted = ""
+                self._bring(wanted)
             except Exception:  # a supervisor: the snapshot before goes on, and this is tried again
                 log.exception("index %s cannot be served yet, and is tried again", wanted)
                 with self._changed:

@@ -33,7 +33,7 @@ class Keys:
     name: str
 
     def _name(self, bucket: str, *rest: str) -> str:
-        return ":".join((f"triptych:{{{self.name}.{bucket}}}", *rest))
+        return ":".join((f"triptych:{{{self.name}/{bucket}}}", *rest))
 
     @property
     def head(self) -> str:
@@ -68,7 +68,7 @@ class Keys:
     @property
     def pattern(self) -> str:
         """What matches every key of the home."""
-        return f"triptych:{{{self.name}.*"
+        return f"triptych:{{{self.name}/*"
 
     def generation_of(self, key: bytes) -> str:
         """Return the generation of a key that `pattern` matches, "" for one that belongs to none."""

@@ -81,13 +81,9 @@ def reader_of(address: ClusterAddress) -> SharedState:
     return state
 
 
-def log_of(cluster: ValkeyCluster) -> dict[str, list[bytes]]:
-    return {str(node.port): list(node.client().scan_iter(count=1_000)) for node in cluster.nodes}
-
-
 def keys_of(cluster: ValkeyCluster, address: ClusterAddress) -> list[bytes]:
     found = (key for node in cluster.nodes for key in node.client().scan_iter(count=1_000))
-    return [key for key in found if key.startswith(f"triptych:{{{address.name}.".encode())]
+    return [key for key in found if key.startswith(f"triptych:{{{address.name}/".encode())]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +169,7 @@ def test_the_rights_in_the_document_are_enough(
 ) -> None:
     (tmp_path / "password").write_text("a-secret\n")
     for node in cluster.nodes:
-        keys = f"triptych:{{{address.name}.*"
+        keys = f"triptych:{{{address.name}/*"
         for user, rule in (("owner", f"~{keys} +@write {RIGHTS}"), ("replica", f"%R~{keys} {RIGHTS}")):
             node.client().execute_command("ACL", "SETUSER", user, "reset", "on", ">a-secret", *rule.split())
     owner, replica = (
@@ -258,6 +254,21 @@ def test_a_filling_leaves_nothing_of_the_one_before(
         assert len(reader.users(["ann"])[0].history) == 1
 
 
+def test_a_filling_leaves_the_home_of_a_tenant_alone(
+    place: Place, cluster: ValkeyCluster, address: ClusterAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors, "_SWEEP_SECONDS", 0.0)
+    place.see("ann")
+    of_tenant = address.of_tenant("eu")
+    place.mirror(of_tenant).step()
+    kept = set(keys_of(cluster, of_tenant))
+    mirror = place.mirror(address)
+    mirror.step()
+    for _ in range(20):
+        mirror.rest()
+    assert set(keys_of(cluster, of_tenant)) == kept
+
+
 def test_a_reader_that_missed_entries_forgets_all_it_has_kept(
     place: Place, cluster: ValkeyCluster, address: ClusterAddress
 ) -> None:
@@ -272,7 +283,7 @@ def test_a_reader_that_missed_entries_forgets_all_it_has_kept(
     reader.follow_with(lambda reading: seen.append(reading.entries(commit)))
     for node in cluster.nodes:  # as if the stream had been cut
         client = node.client()
-        for key in client.scan_iter(match=f"triptych:{{{address.name}.head}}:log"):
+        for key in client.scan_iter(match=f"triptych:{{{address.name}/head}}:log"):
             client.xtrim(key, maxlen=1, approximate=False)
     with reader:
         assert reader.wait_for(place.state.commit, SOON)
