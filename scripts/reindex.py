@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from scripts.artifacts import CacheOption, PlaceOption, working_home
+from scripts.terminal import JobsOption, RayOption, workers
 
 
 def reindex_command(
@@ -31,6 +32,8 @@ def reindex_command(
         typer.Option("--card-float16", help="Hold vectors as halves on graphics cards; scores stay exact."),
     ] = False,
     cache: CacheOption = None,
+    jobs: JobsOption = "1",
+    ray: RayOption = None,
 ) -> None:
     """Build, tune, check and publish an index of the items.
 
@@ -38,7 +41,11 @@ def reindex_command(
     the changes are written beside them. A run that was killed goes on where it was. In s3://bucket/home it
     takes the newest export there, and loses to another index that is published meanwhile.
 
+    With --jobs or --ray the work is divided, and the index is the same; with a graphics card it is not worth
+    it, because workers leave that alone.
+
     Example: triptych reindex --home demo
+    Example: triptych reindex --home demo --jobs auto
     """
     from encoder.runtime import Model
     from encoder.text import TextCache, TextEncoder
@@ -53,7 +60,11 @@ def reindex_command(
         encoder = TextEncoder.load(work.home.text_models / trained.text_model_id)
         if work.before[CURRENT].artifact_id and not full:
             work.named(CURRENT)  # whose files are taken over where few items changed
-        with closing(TextCache.open(work.home.text_cache)) as texts, work.export() as export:
-            directory = reindex(work.home, export, trained, encoder, texts, spec)
+        with (
+            workers(jobs, ray) as working,
+            closing(TextCache.open(work.home.text_cache)) as texts,
+            work.export() as export,
+        ):
+            directory = reindex(work.home, export, trained, encoder, texts, spec, working)
         work.publish(directory.name)
     print(f"index {directory.name} serves, made by model {trained.model_id}")

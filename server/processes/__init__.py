@@ -13,6 +13,5 @@ machine: they take index and models from the home (`artifacts.py`), the state of
 """
 
 from server.processes.parent import serve_with_processes
-from server.processes.processors import usable_processors
 
-__all__ = ["serve_with_processes", "usable_processors"]
+__all__ = ["serve_with_processes"]
