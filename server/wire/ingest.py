@@ -286,7 +286,7 @@ def export_replies(
 
     The first reply has the number of all rows of the table where it is given, also where none of them comes.
     """
-    part, size = pb.ExportUserResponse(table=table, total=total), 0
+    part, size = pb.ExportUserResponse(table=table, total=total or 0), 0
     for row in rows:
         *first, last = _pieces(row)
         for piece, unfinished in (*((piece, True) for piece in first), (last, False)):
