@@ -1239,7 +1239,7 @@ class Worker(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """writer, texts, items, users, forgetting"""
+    """writer, texts, items, users, forgetting; artifacts, where they belong in a bucket"""
     failing: _builtins.bool
     """what it does failed last, and is repeated until it does not"""
     failures: _builtins.int
