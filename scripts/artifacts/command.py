@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from scripts.artifacts.working_home import PlaceOption
+from scripts.artifacts.homes import PlaceOption
 from scripts.home_access import writable_store
 from scripts.index import creation_time
 from scripts.terminal import console
