@@ -139,6 +139,8 @@ class LocalCopy:
         while key not in self._held:
             fetched = not path.is_dir()
             if fetched:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _mark(path).touch()
                 self.bucket.fetch(kind, artifact_id, self.home)
             with ExitStack() as stack:
                 try:
@@ -180,7 +182,7 @@ class LocalCopy:
     def tidy(self) -> None:
         """Remove what the bucket does not have any more, and what was used least recently beyond the bound.
 
-        Nothing that any process uses is removed.
+        Nothing that any process uses is removed, nor what was made here and is not in the bucket yet.
         """
         for kind in KINDS:
             try:
@@ -188,13 +190,17 @@ class LocalCopy:
             except ObjectStorageError:
                 break
             for artifact_id in HomeDirectory(self.home).ids(kind):
-                if artifact_id not in there:
-                    self._remove(self.home.path / kind / artifact_id)
+                path = self.home.path / kind / artifact_id
+                if artifact_id in there:
+                    _mark(path).touch()
+                elif _mark(path).exists():
+                    self._remove(path)
         kept = [
             home.path / kind / one
             for home in map(Home, self._cache.iterdir())
             for kind in KINDS
             for one in HomeDirectory(home).ids(kind)
+            if _mark(home.path / kind / one).exists()
         ]
         sizes = {path: _size(path) for path in kept}
         surplus = sum(sizes.values()) - self._max_bytes
@@ -217,6 +223,7 @@ class LocalCopy:
         with locked(self._cache / _EVICTING, wait=True, make=True):  # so it is this one that is locked next
             try:
                 remove_artifact(path)
+                _mark(path).unlink(missing_ok=True)
             except FileNotFoundError:
                 return True
             except LockedError:
@@ -227,6 +234,11 @@ class LocalCopy:
     def _let_go(self, keys: Collection[tuple[str, str]]) -> None:
         for key in list(keys):
             self._held.pop(key).close()
+
+
+def _mark(path: Path) -> Path:
+    """Return the file that says of an artifact that the bucket had it, so that it may be removed here."""
+    return path.with_name(f".in-bucket-{path.name}")
 
 
 def _size(directory: Path) -> int:
