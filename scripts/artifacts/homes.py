@@ -123,10 +123,8 @@ class WorkingHome:
         try:
             add_needed(self.place, self.home, kind, artifact_id)
         except ObjectStorageError:
-            log.error(
-                "%s/%s is complete in %s and not uploaded: later, triptych artifacts copy --from %s --to %s",
-                kind, artifact_id, self.home.path, self.home.path, self.place.name,
-            )  # fmt: skip
+            again = f"triptych artifacts copy --from {self.home.path} --to {self.place.name} --no-pointers"
+            log.error("%s/%s is complete, and is not uploaded; to do it later: %s", kind, artifact_id, again)
             raise
 
     def publish(self, index_id: str) -> None:

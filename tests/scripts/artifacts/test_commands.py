@@ -94,12 +94,7 @@ def test_reindexing_takes_over_the_files_of_the_serving_index(
 
 
 def test_what_cannot_be_uploaded_is_kept_and_named(
-    home: Home,
-    run: Run,
-    url: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    home: Home, run: Run, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert run("artifacts", "copy", "--from", home.path, "--to", url)[0] == 0
     bucket, put = HomeBucket(url), ObjectStorage.put
@@ -113,12 +108,13 @@ def test_what_cannot_be_uploaded_is_kept_and_named(
         patch.setattr(ObjectStorage, "put", failing)
         code, _, err = run("reindex", "--home", url)
     assert (code, "the line is dead" in err, len(bucket.ids("indexes"))) == (1, True, 1)
-    words = caplog.text.partition("later, triptych ")[2].split()[:6]
+    words = caplog.text.partition("later: triptych ")[2].split()[:7]
     assert words[:2] == ["artifacts", "copy"]
     assert run("index", "list", "--home", url)[0] == 0  # which tidies up
     code, out, err = run(*words)
     assert (code, "1 artifacts copied" in out) == (0, True), err
     assert len(bucket.ids("indexes")) == 2
+    assert bucket.pointer(CURRENT).artifact_id == bucket.ids("indexes")[0]
 
 
 def test_evaluate_writes_its_report_to_the_bucket(home: Home, run: Run, url: str, tmp_path: Path) -> None:
