@@ -131,7 +131,7 @@ class LocalCopy:
         A copy that is here is used without asking the bucket; one that is damaged is fetched anew.
 
         Raises:
-            DamagedArtifactError: it is damaged or missing in the bucket.
+            DamagedArtifactError: it is damaged or missing in the bucket, or the copy is, and is in use.
             ObjectStorageError: it is not here, and the bucket cannot be reached.
             DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
         """
@@ -153,7 +153,8 @@ class LocalCopy:
                     except DamagedArtifactError as error:
                         log.warning("the copy here is fetched anew: %s", error)
                         stack.close()
-                        self._remove(path)
+                        if not self._remove(path):
+                            raise
                         continue
                 self._held[key] = stack.pop_all()
             if fetched:
@@ -242,7 +243,10 @@ def _mark(path: Path) -> Path:
 
 
 def _size(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    try:
+        return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    except FileNotFoundError:  # removed by another process meanwhile
+        return 0
 
 
 def _used_at(path: Path) -> float:

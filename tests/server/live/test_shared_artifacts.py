@@ -24,7 +24,7 @@ from store.ledger import read_ledger
 from store.objects import CURRENT, HomeBucket, add_needed
 from store.objects import storage as storage_module
 from tests.engines.s3 import BUCKET, environment, s3_process
-from tests.live_server import copy_home, flip, refusal, server, soon
+from tests.live_server import SOON, copy_home, flip, refusal, server, soon
 from triptych_client import Client
 from triptych_client.pb.v1 import triptych_pb2 as pb
 from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
@@ -136,7 +136,8 @@ def test_query_processes_serve_what_the_owner_fetched(
     with server(config.home, "--processes", "2", "--artifacts", config.artifacts) as started:
         soon(lambda: bucket.pointer(CURRENT).artifact_id != "")
         bucket.move_pointer(CURRENT, second, bucket.pointer(CURRENT))
-        soon(lambda: started.query(user_id="u00001").index_id == second)
+        with Client(started.address, timeout=SOON) as client:  # which waits until they listen
+            soon(lambda: serves(client, second))
         for _ in range(4):  # on connections of their own, which either process takes
             with Client(started.address, connections=1) as client:
                 assert serves(client, second)

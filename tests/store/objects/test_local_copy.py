@@ -150,6 +150,9 @@ def test_what_another_process_uses_stays(bucket: HomeBucket, tmp_path: Path) -> 
         with LocalCopy(bucket.name, tmp_path / "cache", max_bytes=0) as copy:
             copy.tidy()
             assert kept(copy.home) == {"t1", "m1", "i1"}
+            (copy.home.models / "m1" / "file").write_bytes(b"damaged")
+            with pytest.raises(DamagedArtifactError, match=r"m1/file: is damaged"):
+                copy.fetch_index("i1")  # the other one still has it open
             process.communicate(b"\n")
             copy.tidy()
             assert kept(copy.home) == set()
