@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from scripts.artifacts import CacheOption, PlaceOption, working_home
+from scripts.terminal import JobsOption, RayOption, workers
 
 
 def reindex_command(
@@ -31,6 +32,8 @@ def reindex_command(
         typer.Option("--card-float16", help="Hold vectors as halves on graphics cards; scores stay exact."),
     ] = False,
     cache: CacheOption = None,
+    jobs: JobsOption = "1",
+    ray: RayOption = None,
 ) -> None:
     """Build, tune, check and publish an index of the items.
 
@@ -38,7 +41,11 @@ def reindex_command(
     the changes are written beside them. A run that was killed goes on where it was. In s3://bucket/home it
     takes the newest export there, and loses to another index that is published meanwhile.
 
+    With --jobs or --ray the work is divided, and the index is the same; with a graphics card it is not worth
+    it, because workers leave that alone.
+
     Example: triptych reindex --home demo
+    Example: triptych reindex --home demo --jobs auto
     """
     from encoder.runtime import Model
     from encoder.text import TextCache, TextEncoder
@@ -54,7 +61,11 @@ def reindex_command(
         trained = Model.load(work.fetch("models", model) if model else work.named(LATEST))
         encoder = TextEncoder.load(work.home.text_models / trained.text_model_id)
         base = work.named(CURRENT) if work.in_bucket and not full else None
-        with closing(TextCache.open(work.home.text_cache)) as texts, work.export() as export:
-            directory = reindex(work.home, export, trained, encoder, texts, spec, base)
+        with (
+            workers(jobs, ray) as working,
+            closing(TextCache.open(work.home.text_cache)) as texts,
+            work.export() as export,
+        ):
+            directory = reindex(work.home, export, trained, encoder, texts, spec, working, base)
         work.publish(directory.name)
     print(f"index {directory.name} serves, made by model {trained.model_id}")

@@ -12,8 +12,10 @@ from rich.console import Console
 
 from scripts.artifacts import CacheOption, PlaceOption, WorkingHome, working_home
 from scripts.home_access import shared_text_models
+from scripts.terminal import JobsOption, RayOption, workers
 from scripts.training import (
     FusionName,
+    encode_texts,
     fit_more_heads,
     head_trainer,
     heads_to_fit,
@@ -132,6 +134,8 @@ def train_command(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
     cache: CacheOption = None,
+    jobs: JobsOption = "1",
+    ray: RayOption = None,
 ) -> None:
     """Learn the user tower from a fresh export.
 
@@ -145,6 +149,8 @@ def train_command(
 
     In s3://bucket/home it takes the newest export there; the model is uploaded, and becomes the latest one
     unless another was made meanwhile.
+
+    With --jobs or --ray the texts are encoded by several workers; the rest of training takes place here.
 
     Example: triptych train --home demo
     """
@@ -213,6 +219,8 @@ def train_command(
                 )
             encoder = TextEncoder.load(text_directory)
             with closing(TextCache.open(place.text_cache)) as texts:
+                with workers(jobs, ray) as working:
+                    encode_texts(place, export, encoder, texts, working)
                 directory = train(place, export, encoder, texts, options, report, heads)
         work.model_made(directory)
         _print_model(console, directory)

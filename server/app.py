@@ -37,11 +37,11 @@ from server.live import (
     artifacts_of,
 )
 from server.pb.triptych.internal.v1 import owner_pb2_grpc as owner_rpc
-from server.query import QueryPriority, Retriever
+from server.query import OtherIndex, QueryPriority, Retriever
 from server.rereading import Rereading, set_log_level
 from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor, set_health
-from server.telemetry import ProcessTelemetry, Telemetry, exposed, noting
+from server.telemetry import Figures, ProcessTelemetry, Telemetry, exposed, noting
 from server.tls import ServerCertificates, TlsFiles
 from server.wire import (
     AdminServicer,
@@ -272,6 +272,7 @@ def _opened(
         with (
             CommitListener(store, state, retriever, supervisor, index_writer) as listener,
             GroupCommit(writer, listener.committed, listener.catch_up, supervisor) as commit,
+            closing(OtherIndex(home, store, state, cache, retriever)) as others,
         ):
             cache.on_vectors_removed(listener.texts.sweep)
             ingest = Ingest(home, store, state, cache, commit, listener, config.masking)
@@ -281,7 +282,19 @@ def _opened(
                 config, store, state, cache, retriever, listener, supervisor, index_writer, shared
             )
             identity = Identity.of(home, store)
-            admin = AdminServicer(home, store, retriever, publisher, identity, supervisor, shared)
+            admin = AdminServicer(
+                home,
+                store,
+                retriever,
+                publisher,
+                identity,
+                supervisor,
+                shared,
+                others,
+                ingest.list_attributes,
+                telemetry.recent,
+                config.tenant,
+            )
             observer = answer_observer_of(telemetry, home.models, retriever)
             services = [
                 partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever, observer)),
@@ -310,9 +323,8 @@ def _opened(
 
             background = ExitStack()
             admission = Admission(config.workers, config.queue, priority, telemetry)
-            _watch(telemetry, admission, retriever, publisher, home, commit, listener)
             if telemetry.figures is not None:
-                watch_log(telemetry.figures, lambda: state.read(lambda reading: reading.head.sequence))
+                _watch(telemetry.figures, admission, home, state, retriever, publisher, commit, listener)
             try:
                 with background:
                     yield _OpenHome(HomeServices(config.tenant, admission, health_servicer, services), begin)
@@ -326,20 +338,21 @@ def _opened(
 
 
 def _watch(
-    telemetry: Telemetry,
+    figures: Figures,
     admission: Admission,
+    home: Home,
+    state: UserState,
     retriever: Retriever,
     publisher: Publisher,
-    home: Home,
     commit: GroupCommit,
     listener: CommitListener,
 ) -> None:
-    """Have figures of calls, queries, the index and live work, where somebody wants them."""
-    if telemetry.figures is not None:
-        watch_calls(telemetry.figures, admission)
-        watch_queries(telemetry.figures, retriever)
-        watch_index(telemetry.figures, home, retriever, publisher)
-        watch_live_work(telemetry.figures, commit, listener)
+    """Tell of all that changes in an open home without a call."""
+    watch_calls(figures, admission)
+    watch_queries(figures, retriever)
+    watch_index(figures, home, retriever, publisher)
+    watch_log(figures, lambda: state.read(lambda reading: reading.head.sequence))
+    watch_live_work(figures, commit, listener)
 
 
 @contextmanager

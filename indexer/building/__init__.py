@@ -4,7 +4,8 @@
 `sample` encodes. `shards` writes the FAISS files of a `factory`; `autotune` builds kinds until one reaches
 the ANN recall against the `ground_truth`, and measures its search parameters and filter policy. `assemble`
 checks and publishes the directory. Every stage goes through a `build_checkpoint`, so that a killed build goes
-on. `incremental` compares an export with an index, for the cheap reindex and for the server.
+on. With workers, `parts` has items and users encoded by them, whose texts they find by `text_vectors`.
+`incremental` compares an export with an index, for the cheap reindex and for the server.
 """
 
 from indexer.building.assemble import assemble_index, copy_changed, lay_out, unchanged_files
@@ -20,6 +21,7 @@ from indexer.building.incremental import (
     without_bad,
 )
 from indexer.building.items import ItemTower, build_main, write_rows
+from indexer.building.parts import items_in_parts, remove_parts
 from indexer.building.sample import QUERIES, sample_users, tuning_queries
 from indexer.building.shards import build_shard
 from indexer.building.users import (
@@ -50,10 +52,12 @@ __all__ = [
     "fit",
     "hashes_array",
     "indexes_with",
+    "items_in_parts",
     "lay_out",
     "lists_for",
     "open_checkpoint",
     "put_users",
+    "remove_parts",
     "row_hashes",
     "sample_users",
     "stored_users",

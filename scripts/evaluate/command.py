@@ -1,6 +1,5 @@
 """triptych evaluate: recall, NDCG and other figures on held-out rows, as JSON and tables."""
 
-import json
 import logging
 from enum import StrEnum
 from typing import Annotated
@@ -8,8 +7,8 @@ from typing import Annotated
 import typer
 
 from scripts.artifacts import CacheOption, PlaceOption, working_home
-from scripts.terminal import JsonOption
-from store.objects import CURRENT, HomeBucket, in_object_storage
+from scripts.terminal import JobsOption, JsonOption, RayOption, workers
+from store.objects import CURRENT, in_object_storage
 
 log = logging.getLogger(__name__)
 
@@ -39,19 +38,24 @@ def evaluate_command(
     ] = None,
     index: Annotated[str | None, typer.Option(help="An index id; default: CURRENT.")] = None,
     cache: CacheOption = None,
+    jobs: JobsOption = "1",
+    ray: RayOption = None,
 ) -> None:
     """Measure recall on held-out rows.
 
     Ranks all items for every user with held-out rows, through the exported graphs and the index; some users
-    also with histories, texts or friends cut to a few. The report is written below reports/ of the home.
+    also with histories, texts or friends cut to a few. The home keeps the newest 100 reports. With --jobs or
+    --ray each worker chooses and fits a baseline at a time.
 
     Example: triptych evaluate --home demo --split test --json report.json --baselines
     """
     from encoder.config import UnknownViewError, parse_views
     from evaluation.baselines import LibraryMissingError, require_library
     from indexer.publish import load_index
+    from scripts.evaluate.page import page_html
     from scripts.evaluate.report import evaluate
-    from scripts.evaluate.tables import write_tables
+    from scripts.evaluate.tables import print_tables
+    from store.reports import PAGE_FILE, REPORT_FILE, keep_report, report_text
 
     try:
         chosen = parse_views(views)
@@ -64,7 +68,7 @@ def evaluate_command(
             LibraryMissingError
         ) as error:  # said before the long work begins; the other baselines still run
             log.warning("ItemKNN, iALS and BPR will be left out: %s", error)
-    with working_home(home, cache) as work:
+    with working_home(home, cache) as work, workers(jobs, ray) as working:
         directory = work.fetch("indexes", index) if index and work.in_bucket else None
         pair = load_index(work.home, index or (directory or work.named(CURRENT)).name)
         work.fetch("exports", pair.model.export_id)
@@ -77,14 +81,14 @@ def evaluate_command(
             exact=exact,
             robustness=robustness,
             diversity=diversity,
+            jobs=working,
         )
         if in_object_storage(home):
             report["dataset"] = home.rstrip("/").rpartition("/")[2]
-        work.home.reports.mkdir(parents=True, exist_ok=True)
-        name = work.home.reports / f"evaluate-{split.value}-{pair.index.index_id}"
-        for path in [name.with_suffix(".json"), *([json_path] if json_path else [])]:
-            path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-        write_tables(report, name.with_suffix(".html"))
-        if isinstance(work.place, HomeBucket):
-            for path in (name.with_suffix(".json"), name.with_suffix(".html")):
-                work.place.storage.put(path, f"reports/{path.name}")
+        if json_path:
+            json_path.write_text(report_text(report), "utf-8")
+        kept = keep_report(work.home, report, page_html(report, print_tables(report)))
+        if work.in_bucket:
+            work.place.add("reports", kept)
+        where = f"{home.rstrip('/')}/reports/{kept.name}" if in_object_storage(home) else kept
+        print(f"report: {where} ({REPORT_FILE}, {PAGE_FILE})")

@@ -8,6 +8,5 @@ and index files and two LMDB files. `replica.py` keeps their snapshots in step w
 """
 
 from server.processes.parent import serve_with_processes
-from server.processes.processors import usable_processors
 
-__all__ = ["serve_with_processes", "usable_processors"]
+__all__ = ["serve_with_processes"]

@@ -41,7 +41,10 @@ def main() -> None:
 
     try:
         folder = Path(facts["figures"]) if facts["figures"] else None
-        with noting(settings.config, folder, counts_passed_on=role != OWNER) as telemetry:
+        owns, parent = role == OWNER, int(facts["parent"])
+        with noting(
+            settings.config, folder, counts_passed_on=not owns, tells_recent=owns, parent=parent
+        ) as telemetry:
             block = _running(role, settings, facts, wait_for_turn, telemetry)
             until_stopped(settings, block, partial(_say, READY))
     except (ValueError, LookupError, OSError, RuntimeError) as error:

@@ -5,8 +5,8 @@ from typing import Any, NoReturn
 
 import grpc
 
-from server.access import AccessError
-from server.peer import PEER_KEY
+from server.access import AccessError, granted
+from server.peer import AVAILABLE_KEY, PEER_KEY, sees_available_alone
 from server.query import OwnerUnreachableError
 from server.status import status_of_errors
 from triptych_client.pb.v1 import ingest_pb2, triptych_pb2
@@ -125,10 +125,13 @@ def _seconds(context: grpc.ServicerContext) -> float | None:
 
 
 def _metadata(context: grpc.ServicerContext) -> list[tuple[str, str | bytes]]:
-    """Return the caller's metadata and address."""
+    """Return the caller's metadata and address, and whether it is told of available items alone."""
     passed = [
         (key, value)
         for key, value in context.invocation_metadata() or ()
-        if not key.startswith(_DROPPED) and key != PEER_KEY
+        if not key.startswith(_DROPPED) and key not in (PEER_KEY, AVAILABLE_KEY)
     ]
+    grant = granted()
+    if grant is not None and sees_available_alone(context, grant.token.scopes):
+        passed.append((AVAILABLE_KEY, "1"))
     return [*passed, (PEER_KEY, context.peer())]

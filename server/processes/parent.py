@@ -80,7 +80,7 @@ def serve_with_processes(settings: Rereading) -> None:
             "counters": str(_counters(Path(folder))),
             "parent": str(os.getpid()),
             "metrics": metrics,
-            "figures": folder if metrics else "",
+            "figures": folder if config.counts else "",
         }
         groups = [
             _Group(QUERY, config, facts, stop, figures, wanted=config.processes, spare=config.spare),
@@ -140,12 +140,13 @@ def _metrics(config: ServerConfig, folder: Path) -> Iterator[tuple["_Counted", s
     Raises:
         BadAddressError, CannotListenError: nothing can listen there.
     """
-    own = Figures()
+    own = Figures(folder / f"{os.getpid()}-0") if config.counts else Figures()  # the owner reads it, too
     files = ProcessFiles(folder, own)
+    if config.counts:
+        watch_process(own)
     if config.metrics_port is None:
         yield _Counted(files, own), ""
         return
-    watch_process(own)
     with exposed(files.sources, config.metrics_host, config.metrics_port) as url:
         yield _Counted(files, own), url
 

@@ -33,6 +33,7 @@ KINDS = (  # of calls, each with a room of its own
     "exports of people",
     "reads of items",
     "admin calls",
+    "maps and comparisons",
     "status calls",
     "reads for query processes",
     "query processes",

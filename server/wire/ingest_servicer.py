@@ -6,19 +6,22 @@ from concurrent.futures import Future
 
 import grpc
 
+from server.access import granted
 from server.cancellation import result_of
 from server.live import Ingest
-from server.peer import peer_of
+from server.peer import peer_of, sees_available_alone
 from server.status import status_of_errors
 from server.wire.ingest import (
     Write,
     add_to,
+    attributes_reply,
     erase_reply,
     export_replies,
     folder_of,
     found_reply,
     import_reply,
     item_search_of,
+    part_of,
     request_of,
     user_of,
     write_reply,
@@ -114,13 +117,23 @@ class IngestServicer(rpc.IngestServicer):
     ) -> Iterator[pb.ExportUserResponse]:
         """Send all that is stored about a user, in messages below 4 MB.  Status: INVALID_ARGUMENT."""
         with status_of_errors(context):
-            for table, rows in self._ingest.export(user_of(request), peer_of(context)):
-                yield from export_replies(table, rows)
+            part = part_of(request)
+            for table, rows, total in self._ingest.export(user_of(request), peer_of(context), part):
+                yield from export_replies(table, rows, total)
 
     def FindItems(self, request: pb.FindItemsRequest, context: grpc.ServicerContext) -> pb.FindItemsResponse:
         """Send items as they are stored, by pages.  Status: INVALID_ARGUMENT."""
         with status_of_errors(context):
-            return found_reply(*self._ingest.find_items(item_search_of(request)))
+            grant = granted()
+            available = sees_available_alone(context, None if grant is None else grant.token.scopes)
+            return found_reply(*self._ingest.find_items(item_search_of(request, available=available)))
+
+    def ListAttributes(
+        self, request: pb.ListAttributesRequest, context: grpc.ServicerContext
+    ) -> pb.ListAttributesResponse:
+        """Tell what filters can ask for."""
+        with status_of_errors(context):
+            return attributes_reply(self._ingest.list_attributes())
 
     def ImportFolder(
         self, request: pb.ImportFolderRequest, context: grpc.ServicerContext

@@ -72,6 +72,20 @@ def query_of(request: pb.QueryRequest, visible: Filter | None = None) -> Query:
     return Query(_subject(request), k, exclude_seen, item_filter, options, target, offset, index_id, visible)
 
 
+def compared_query(request: pb.QueryIndexRequest) -> Query:
+    """Translate the query of an index that does not serve.  Raises: InvalidRequestError."""
+    query = request.query
+    if query.target == pb.TARGET_USERS:
+        raise InvalidRequestError("target is TARGET_USERS: other indexes are asked for items", "query.target")
+    for name in ("offset", "index_id"):
+        if getattr(query, name):
+            raise InvalidRequestError(f"{name} is not for other indexes", f"query.{name}")
+    try:
+        return query_of(query)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(str(error), f"query.{error.field}" if error.field else "query") from error
+
+
 def queries_of(request: pb.QueryBatchRequest, visible: Filter | None = None) -> list[Query]:
     """Translate the requests of a batch; an error names the position.  Raises: InvalidRequestError."""
     if not 1 <= len(request.requests) <= MAX_BATCH:

@@ -20,7 +20,8 @@ from store.artifact import (
 from store.home import Home
 from store.locks import abandoned, locked, remove_abandoned
 
-KINDS = ("exports", "text_models", "models", "indexes")  # folders of a home, in the order of who needs whom
+# Folders of a home, in the order of who needs whom.
+KINDS = ("exports", "text_models", "models", "indexes", "reports")
 # What an artifact serves only with: the kind, and the name in its manifest.
 _NEEDS = {"indexes": {"models": "model_id"}, "models": {"text_models": "text_model_id"}}
 LEFT_BEHIND = (".building-*", ".fetching-*", ".pruned-*")  # by builds, fetches and removals that were killed

@@ -14,6 +14,7 @@ request id, so it is written once. Streams, and calls that administer the server
 
 import asyncio
 import itertools
+import json
 import math
 import time
 from abc import ABC, abstractmethod
@@ -43,21 +44,25 @@ from triptych_client.messages import (
     Consent,
     Impression,
     Item,
+    MapOfItems,
     QueryFields,
     Text,
     Tie,
+    UserRows,
     behaviors_message,
     consents_message,
     deletions_message,
     encode_message,
     impressions_message,
     items_message,
+    map_of_items,
     predict_message,
     query_message,
     stream_messages,
     texts_message,
     ties_message,
     user_export,
+    user_rows,
 )
 from triptych_client.pb.v1 import ingest_pb2 as ingest
 from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
@@ -328,6 +333,11 @@ class Calls(ABC, Generic[_Channel]):
         return unary(lambda on: on.ingest.FindItems, request)
 
     @call
+    def list_attributes(self) -> RemoteCall[ingest.ListAttributesResponse]:
+        """Return which kinds and attributes the available items have, with frequent values or ranges."""
+        return unary(lambda on: on.ingest.ListAttributes, ingest.ListAttributesRequest())
+
+    @call
     def append_behaviors(
         self, behaviors: Iterable[Behavior], request_id: str = ""
     ) -> RemoteCall[ingest.WriteResponse]:
@@ -437,6 +447,21 @@ class Calls(ABC, Generic[_Channel]):
         return RemoteCall(lambda on: on.ingest.ExportUser, request, user_export, streams=True)
 
     @call
+    def user_rows(
+        self, user_id: str, *, limit: int = 100, table: str = "", offset: int = 0
+    ) -> RemoteCall[dict[str, UserRows]]:
+        """Return a part of what is stored about a user, by table, for people to look at.
+
+        Args:
+            user_id: of the user.
+            limit: rows of each table, 1 to 1,000.
+            table: only this one; "" for all that have rows.
+            offset: rows of it that are left out: those of the pages before.
+        """
+        request = ingest.ExportUserRequest(user_id=user_id, limit=limit, table=table, offset=offset)
+        return RemoteCall(lambda on: on.ingest.ExportUser, request, user_rows, streams=True)
+
+    @call
     def import_folder(
         self,
         path: Path,
@@ -464,6 +489,28 @@ class Calls(ABC, Generic[_Channel]):
     def status(self) -> RemoteCall[pb.StatusResponse]:
         """Return which index and model serve, how the background workers do, and how much is stored."""
         return unary(lambda on: on.admin.Status, pb.StatusRequest())
+
+    @call
+    def get_figures(self, minutes: int = 0) -> RemoteCall[pb.GetFiguresResponse]:
+        """Return the last minutes, at most and by default 60: calls, latency, what waits, and alerts."""
+        return unary(lambda on: on.admin.GetFigures, pb.GetFiguresRequest(minutes=minutes))
+
+    @call
+    def query_index(self, index_id: str, /, **fields: Unpack[QueryFields]) -> RemoteCall[pb.QueryResponse]:
+        """Return the candidates of one subject from an index that need not serve; fields as of `query`."""
+        request = pb.QueryIndexRequest(index_id=index_id, query=query_message(fields))
+        return unary(lambda on: on.admin.QueryIndex, request, ADMIN_TIMEOUT)
+
+    @call
+    def read_map(self, colour_by: str = "", limit: int = 0) -> RemoteCall[MapOfItems]:
+        """Return the items of the index that serves as points in two dimensions.
+
+        Args:
+            colour_by: an attribute; "" for the kind.
+            limit: points, at most; 0 means 100,000.
+        """
+        request = pb.ReadMapRequest(colour_by=colour_by, limit=limit)
+        return RemoteCall(lambda on: on.admin.ReadMap, request, map_of_items, streams=True)
 
     @call
     def create_export(self) -> RemoteCall[str]:
@@ -494,6 +541,24 @@ class Calls(ABC, Generic[_Channel]):
         """Make the newest index that is older than the one that serves the one that serves.  Made once."""
         request = pb.RollbackIndexRequest()
         return unary(lambda on: on.admin.RollbackIndex, request, ADMIN_TIMEOUT, repeats=False)
+
+    @call
+    def list_models(self, limit: int = 0) -> RemoteCall[list[pb.ModelSummary]]:
+        """Return the newest models of the home, newest first; 50 where no limit is named, up to 1,000."""
+        request = pb.ListModelsRequest(limit=limit)
+        return RemoteCall(lambda on: on.admin.ListModels, request, lambda reply: list(reply.models))
+
+    @call
+    def list_reports(self, limit: int = 0) -> RemoteCall[list[pb.ReportSummary]]:
+        """Return the newest evaluation reports, newest first; 50 where no limit is named, up to 1,000."""
+        request = pb.ListReportsRequest(limit=limit)
+        return RemoteCall(lambda on: on.admin.ListReports, request, lambda reply: list(reply.reports))
+
+    @call
+    def get_report(self, report_id: str) -> RemoteCall[dict[str, Any]]:
+        """Return an evaluation report, as `triptych evaluate --json` writes it."""
+        request = pb.GetReportRequest(report_id=report_id)
+        return RemoteCall(lambda on: on.admin.GetReport, request, lambda reply: json.loads(reply.json))
 
 
 class Client(Calls[grpc.Channel]):

@@ -9,6 +9,7 @@ from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
 import sys
@@ -20,6 +21,29 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _AttributeType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttributeTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttributeType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTRIBUTE_TYPE_UNSPECIFIED: _AttributeType.ValueType  # 0
+    ATTRIBUTE_TYPE_TEXT: _AttributeType.ValueType  # 1
+    ATTRIBUTE_TYPE_NUMBER: _AttributeType.ValueType  # 2
+    ATTRIBUTE_TYPE_TRUTH: _AttributeType.ValueType  # 3
+    ATTRIBUTE_TYPE_TIME: _AttributeType.ValueType  # 4
+    """texts that are dates or times"""
+
+class AttributeType(_AttributeType, metaclass=_AttributeTypeEnumTypeWrapper): ...
+
+ATTRIBUTE_TYPE_UNSPECIFIED: AttributeType.ValueType  # 0
+ATTRIBUTE_TYPE_TEXT: AttributeType.ValueType  # 1
+ATTRIBUTE_TYPE_NUMBER: AttributeType.ValueType  # 2
+ATTRIBUTE_TYPE_TRUTH: AttributeType.ValueType  # 3
+ATTRIBUTE_TYPE_TIME: AttributeType.ValueType  # 4
+"""texts that are dates or times"""
+Global___AttributeType: _TypeAlias = AttributeType  # noqa: Y015
 
 @_typing.final
 class ItemRow(_message.Message):
@@ -696,6 +720,152 @@ class FindItemsResponse(_message.Message):
 Global___FindItemsResponse: _TypeAlias = FindItemsResponse  # noqa: Y015
 
 @_typing.final
+class ListAttributesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAttributesRequest: _TypeAlias = ListAttributesRequest  # noqa: Y015
+
+@_typing.final
+class ValueCount(_message.Message):
+    """A value as text (true and false for truth values), and how many items have it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    items: _builtins.int
+    def __init__(
+        self,
+        *,
+        value: _builtins.str = ...,
+        items: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValueCount: _TypeAlias = ValueCount  # noqa: Y015
+
+@_typing.final
+class AttributeSummary(_message.Message):
+    """Values of one type of an attribute; an attribute with values of several types is listed once for each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    FREQUENT_FIELD_NUMBER: _builtins.int
+    LEAST_FIELD_NUMBER: _builtins.int
+    GREATEST_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """as filters name it"""
+    type: Global___AttributeType.ValueType
+    items: _builtins.int
+    """that have it"""
+    values: _builtins.int
+    """different ones, about"""
+    least: _builtins.float
+    """of numbers"""
+    greatest: _builtins.float
+    whole: _builtins.bool
+    """all numbers are integers"""
+    @_builtins.property
+    def frequent(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValueCount]:
+        """of texts and truth values, the most frequent first, at most 20 of at most 200 bytes"""
+
+    @_builtins.property
+    def first(self) -> _timestamp_pb2.Timestamp:
+        """of times"""
+
+    @_builtins.property
+    def last(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: Global___AttributeType.ValueType = ...,
+        items: _builtins.int = ...,
+        values: _builtins.int = ...,
+        frequent: _abc.Iterable[Global___ValueCount] | None = ...,
+        least: _builtins.float | None = ...,
+        greatest: _builtins.float | None = ...,
+        whole: _builtins.bool = ...,
+        first: _timestamp_pb2.Timestamp | None = ...,
+        last: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_greatest", b"_greatest", "_least", b"_least", "first", b"first", "greatest", b"greatest", "last", b"last", "least", b"least"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_greatest", b"_greatest", "_least", b"_least", "first", b"first", "frequent", b"frequent", "greatest", b"greatest", "items", b"items", "last", b"last", "least", b"least", "name", b"name", "type", b"type", "values", b"values", "whole", b"whole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__greatest: _TypeAlias = _typing.Literal["greatest"]  # noqa: Y015
+    _WhichOneofArgType__greatest: _TypeAlias = _typing.Literal["_greatest", b"_greatest"]  # noqa: Y015
+    _WhichOneofReturnType__least: _TypeAlias = _typing.Literal["least"]  # noqa: Y015
+    _WhichOneofArgType__least: _TypeAlias = _typing.Literal["_least", b"_least"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__greatest) -> _WhichOneofReturnType__greatest | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__least) -> _WhichOneofReturnType__least | None: ...
+
+Global___AttributeSummary: _TypeAlias = AttributeSummary  # noqa: Y015
+
+@_typing.final
+class ListAttributesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    LOOKED_AT_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    MORE_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    items: _builtins.int
+    """available ones"""
+    looked_at: _builtins.int
+    """fewer where they are too many: what is counted is of these"""
+    more_attributes: _builtins.bool
+    """there are others"""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValueCount]:
+        """at most 100, the most frequent first"""
+
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeSummary]:
+        """those that most items have first, at most 100"""
+
+    def __init__(
+        self,
+        *,
+        items: _builtins.int = ...,
+        looked_at: _builtins.int = ...,
+        kinds: _abc.Iterable[Global___ValueCount] | None = ...,
+        attributes: _abc.Iterable[Global___AttributeSummary] | None = ...,
+        more_attributes: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "items", b"items", "kinds", b"kinds", "looked_at", b"looked_at", "more_attributes", b"more_attributes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAttributesResponse: _TypeAlias = ListAttributesResponse  # noqa: Y015
+
+@_typing.final
 class EraseUserRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -781,15 +951,27 @@ class ExportUserRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
+    limit: _builtins.int
+    """A part, for people to look at: of each table at most so many rows, up to 1,000, in its order; 0 means all of them."""
+    table: _builtins.str
+    """only this table"""
+    offset: _builtins.int
+    """leaves out so many rows; with a limit and a table"""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        table: _builtins.str = ...,
+        offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "offset", b"offset", "table", b"table", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -802,10 +984,13 @@ class ExportUserResponse(_message.Message):
     TABLE_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     UNFINISHED_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
     table: _builtins.str
     """behaviors, texts, social, impressions, consents, named_by, rejects, models, indexes"""
     unfinished: _builtins.bool
     """the last of rows goes on as the first row of the next message"""
+    total: _builtins.int
+    """rows of the table, where a limit was given"""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """JSON objects"""
@@ -816,10 +1001,11 @@ class ExportUserResponse(_message.Message):
         table: _builtins.str = ...,
         rows: _abc.Iterable[_builtins.str] | None = ...,
         unfinished: _builtins.bool = ...,
+        total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "table", b"table", "unfinished", b"unfinished"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "table", b"table", "total", b"total", "unfinished", b"unfinished"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
