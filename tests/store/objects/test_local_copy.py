@@ -153,6 +153,7 @@ def test_what_another_process_uses_stays(bucket: HomeBucket, tmp_path: Path) -> 
             (copy.home.models / "m1" / "file").write_bytes(b"damaged")
             with pytest.raises(DamagedArtifactError, match=r"m1/file: is damaged"):
                 copy.fetch_index("i1")  # the other one still has it open
+            copy.release()
             process.communicate(b"\n")
             copy.tidy()
             assert kept(copy.home) == set()
