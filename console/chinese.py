@@ -328,8 +328,8 @@ CHINESE: dict[str, str] = {
     "Compare the ticked ones": "比较勾选的模型",
     "What they are": "基本情况",
     "differs": "不同",
-    "Training kept no figures of these: too little was held out, or an earlier version made them.": (
-        "训练没有留下它们的指标：留出的数据太少，或由更早的版本训练。"
+    "Training kept no figures of {models}: too little was held out, or an earlier version made it.": (
+        "训练没有留下 {models} 的指标：留出的数据太少，或由更早的版本训练。"
     ),
     "They were not measured on the same rows, so a difference may come from that.": (
         "它们不是在相同的数据行上测得的，差异可能由此而来。"

@@ -3,14 +3,14 @@
 import hashlib
 import json
 import logging
-import secrets
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from store.artifact import DamagedArtifactError, artifacts, build, new_id, read_manifest
+from store.artifact import DamagedArtifactError, artifacts, build, new_id, read_manifest, remove_artifact
 from store.home import Home
+from store.locks import LockedError
 
 KIND = "report"
 REPORT_FILE = "report.json"
@@ -18,7 +18,6 @@ PAGE_FILE = "report.html"
 MOST_REPORTS = 100  # that a home keeps
 MOST_BYTES = 3 << 20  # of the JSON of one report that is told; a reply of gRPC holds 4 MiB
 _MAIN = "20"  # the k of the figures that a manifest repeats
-_REMOVING = ".removing-"
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,8 @@ def keep_report(home: Home, report: Mapping[str, Any], page: str) -> Path:
         (draft.path / PAGE_FILE).write_text(page, "utf-8")
     kept = artifacts(home.reports)
     for report_id in kept[:-MOST_REPORTS]:
-        _remove(home.reports / report_id)
+        with suppress(FileNotFoundError, LockedError):  # another evaluation is about to
+            remove_artifact(home.reports / report_id)
         log.info("report %s is removed: the newest %d are kept", report_id, MOST_REPORTS)
     return home.reports / kept[-1]
 
@@ -111,13 +111,3 @@ def _facts(report: Mapping[str, Any]) -> dict[str, Any]:
             "robustness": bool(report.get("robustness")),
         }
     )
-
-
-def _remove(directory: Path) -> None:
-    """Remove a report; one that is removed in part is none any more."""
-    hidden = directory.with_name(f"{_REMOVING}{directory.name}-{secrets.token_hex(4)}")
-    try:
-        directory.rename(hidden)
-    except FileNotFoundError:
-        return  # another evaluation was quicker
-    shutil.rmtree(hidden, ignore_errors=True)

@@ -85,14 +85,15 @@ def _draw_compared(models: Sequence[pb.ModelSummary], visit: Visit) -> None:
         ui.html(compared_html(names, facts, say("differs")), sanitize=False)
     measured = [one for one in models if one.HasField("held_out")]
     with ui.element("section").classes("t-card q-mt-md"):
-        if not measured:
+        if bare := ", ".join(one.model_id for one in models if not one.HasField("held_out")):
             visit.note(
                 say(
-                    "Training kept no figures of these: too little was held out, "
-                    "or an earlier version made them."
+                    "Training kept no figures of {models}: too little was held out, "
+                    "or an earlier version made it.",
+                    models=bare,
                 )
             )
-        else:
+        if measured:
             ui.html(chart_html(_chart(models, names, say), say), sanitize=False)
             if len({(one.held_out.rows, one.held_out.users, one.export_id) for one in measured}) > 1:
                 visit.note(
@@ -186,6 +187,12 @@ def _heads(models: Sequence[pb.ModelSummary]) -> dict[str, list[str]]:
     ]
     names = sorted({name for each in found for name in each})
     return {name: [each.get(name, "–") for each in found] for name in names}
+
+
+def recall_text(one: pb.ModelSummary) -> str:
+    """Return the recall of all views that training measured, with its interval."""
+    whole = _whole(one)
+    return f"{whole.recall:.3f} ({interval_text(_interval(whole))})" if whole else "–"
 
 
 def _whole(one: pb.ModelSummary) -> pb.ViewFigures | None:

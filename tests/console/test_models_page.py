@@ -86,7 +86,11 @@ def test_one_model_alone_and_one_without_figures(home: Home, pages: str, visit: 
     shown(page, "#held-out .c-svg")
     assert page.locator(".t-differs").count() == 0
     page.goto(f"{pages}/models?model={bare}")
-    shown(page, ".t-note", "Training kept no figures of these")
+    shown(page, ".t-note", f"Training kept no figures of {bare}")
+    assert page.locator("#held-out").count() == 0
+    page.goto(f"{pages}/models?model={bare}&model={newer}")
+    shown(page, ".t-note", f"Training kept no figures of {bare}")
+    shown(page, "#held-out .c-svg")
 
 
 def test_an_address_may_name_what_is_not_there_or_too_many(home: Home, pages: str, visit: Visit) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from encoder.listing import list_models
 from store.artifact import MANIFEST, artifacts, build, new_id, read_manifest
 from store.home import Home
 from tests.console.conftest import OpenConsole
+from tests.console.test_models_page import another_model, better
 from tests.console.test_pages import shown
 from tests.live_server import copy_home, server, soon
 from triptych_client import Client as ApiClient
@@ -17,15 +19,22 @@ from triptych_client import Client as ApiClient
 Visit = Callable[..., Any]
 
 
+def copy_of_index(home: Home, index_id: str, **facts: object) -> str:
+    """Make a newer index of the same files, whose manifest says something else."""
+    folder = home.indexes / index_id
+    with build(home.indexes, new_id()) as draft:
+        shutil.copytree(folder, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+        kept = {name: one for name, one in read_manifest(folder).items() if name != "files"}
+        draft.facts = kept | facts
+    return artifacts(home.indexes)[-1]
+
+
 @pytest.fixture
 def home(small_home: Home, tmp_path: Path) -> Home:
     """A home with a newer index than the one that serves."""
     home = copy_home(small_home, tmp_path / "home")
     (first,) = artifacts(home.indexes)
-    with build(home.indexes, new_id()) as draft:
-        folder = home.indexes / first
-        shutil.copytree(folder, draft.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
-        draft.facts = {name: one for name, one in read_manifest(folder).items() if name != "files"}
+    copy_of_index(home, first)
     return home
 
 
@@ -77,6 +86,32 @@ def test_an_index_is_published_and_rolled_back_after_a_question(
         page.locator("tbody tr").filter(has_text=old).filter(has_text=say("yes")).wait_for()
 
 
+def test_the_question_names_the_figures_of_models_that_differ(
+    home: Home, open_console: OpenConsole, visit: Visit
+) -> None:
+    old, _ = artifacts(home.indexes)
+    (serves,) = artifacts(home.models)
+    model = another_model(home, better)
+    new = copy_of_index(home, old, model_id=model)
+    with server(home) as live, open_console(live.address, "--write") as url:
+        page = visit(f"{url}/indexes")
+        shown(page, "tr", new)
+        page.get_by_role("button", name="Publish", exact=True).click()
+        goes = shown(page, ".q-dialog .t-goes").locator("li").all_inner_texts()
+        kept = list_models(home, 9)[-1].metrics["held_out"]["by_view"]["HTS"]
+        low, high = kept["recall_ci95"]
+        before = f"{kept['recall']:.3f} ({low:.3f}–{high:.3f})"
+        text_model = list_models(home, 9)[-1].artifact.facts["text_model_id"]
+        assert goes == [
+            f"Index: {old} → {new}",
+            f"Model: {serves} → {model}",
+            "Items: 150 → 150",
+            f"recall@20 when trained: {before} → 0.875 (0.750–0.938)",
+            f"Language model: {text_model} → {text_model}",
+        ]
+        page.get_by_role("button", name="Leave it").click()
+
+
 def test_an_index_that_cannot_be_published_says_why_and_the_one_before_serves_on(
     home: Home, open_console: OpenConsole, visit: Visit
 ) -> None:
@@ -84,7 +119,7 @@ def test_an_index_that_cannot_be_published_says_why_and_the_one_before_serves_on
     with server(home) as live, open_console(live.address, "--write") as url, ApiClient(live.address) as api:
         page = visit(f"{url}/indexes")
         shown(page, "tr", new)
-        next(path for path in (home.indexes / new).iterdir() if path.name != MANIFEST).unlink()
+        (home.indexes / new / "vectors.safetensors").unlink()
         page.get_by_role("button", name="Publish", exact=True).click()
         page.get_by_role("button", name="Yes, do it").click()
         shown(page, ".q-notification", "is missing")

@@ -1838,7 +1838,7 @@ class GetReportResponse(_message.Message):
     JSON_FIELD_NUMBER: _builtins.int
     report_id: _builtins.str
     json: _builtins.str
-    """as `triptych evaluate --json` writes it, at most 3 MiB"""
+    """as the option --json of `triptych evaluate` writes it, at most 3 MiB"""
     def __init__(
         self,
         *,
