@@ -245,7 +245,7 @@ def _fetch_model(work: WorkingHome, named: str | None, *, with_export: bool = Fa
 
 
 def _print_model(console: Console, directory: Path) -> None:
-    from encoder.runtime import METRICS_FILE
+    from encoder.model_files import METRICS_FILE
 
     metrics = json.loads((directory / METRICS_FILE).read_text("utf-8"))
     views = ", ".join(
