@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -34,6 +34,7 @@ from server.live import (
     Publisher,
     QueryProcesses,
     RecordingIndexWriter,
+    StateCopy,
     artifacts_of,
 )
 from server.pb.triptych.internal.v1 import owner_pb2_grpc as owner_rpc
@@ -52,6 +53,7 @@ from server.wire import (
     MethodHandlers,
     OwnerServicer,
     RetrievalServicer,
+    StoredRowsServicer,
     answer_observer_of,
 )
 from store.disk import disk_errors
@@ -268,7 +270,7 @@ def _opened(
             audience_floor=config.audience_floor,
         )
         writer = Writer(store, state, priority.pause)
-        index_writer = IndexWriter() if following is None else RecordingIndexWriter(state)
+        index_writer = RecordingIndexWriter(state) if following or config.state else IndexWriter()
         with (
             CommitListener(store, state, retriever, supervisor, index_writer) as listener,
             GroupCommit(writer, listener.committed, listener.catch_up, supervisor) as commit,
@@ -300,11 +302,12 @@ def _opened(
                 partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever, observer)),
                 partial(rpc.add_AdminServicer_to_server, admin),
                 partial(ingest_rpc.add_IngestServicer_to_server, IngestServicer(ingest)),
+                partial(owner_rpc.add_StoredRowsServicer_to_server, StoredRowsServicer(store)),
             ]
             if following is not None:
                 publisher.prepare_in(following.processes)
                 supervisor.listen(following.processes.tell_health)
-                owner = OwnerServicer(store, state, cache, following.processes)
+                owner = OwnerServicer(state, cache, following.processes)
                 services.append(partial(owner_rpc.add_OwnerServicer_to_server, owner))
 
             def begin(reached: Reached) -> None:
@@ -318,6 +321,8 @@ def _opened(
                 )
                 if isinstance(shared, BucketArtifacts):
                     background.enter_context(ArtifactFollower(publisher, shared, supervisor))
+                # From here on: all stored texts are encoded.
+                background.enter_context(_copied(config, store.home_id, state, cache, supervisor))
                 if telemetry.figures is not None:
                     watch_worker(telemetry.figures, worker)
 
@@ -337,6 +342,19 @@ def _opened(
                 gc.unfreeze()  # what the publisher froze is else not freed at the end, and DuckDB complains
 
 
+def _copied(
+    config: ServerConfig, home_id: str, state: UserState, cache: TextCache, supervisor: Supervisor
+) -> AbstractContextManager[object]:
+    """Return the block in which the state is copied to where replicas read it, if that is wanted.
+
+    Raises:
+        ValkeyNotInstalledError: the client library is missing.
+    """
+    if config.state is None:
+        return nullcontext()
+    return StateCopy(config.home, home_id, state, cache, config.state, supervisor)
+
+
 def _watch(
     figures: Figures,
     admission: Admission,
@@ -351,7 +369,7 @@ def _watch(
     watch_calls(figures, admission)
     watch_queries(figures, retriever)
     watch_index(figures, home, retriever, publisher)
-    watch_log(figures, lambda: state.read(lambda reading: reading.head.sequence))
+    watch_log(figures, lambda: state.commit)
     watch_live_work(figures, commit, listener)
 
 

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 from store.home import Home
 from store.masking import KINDS, Masking
+from store.valkey import ClusterAddress, cluster_address
 
 COUNTERS_BYTES = 16_384 * 24  # of rate limits: slots that processes share
 TOKENS = "tokens.json"  # in the home, or in the folder of homes
@@ -138,6 +139,13 @@ def checked_tenant(name: str) -> str:
     return name
 
 
+def checked_state(written: str) -> str:
+    """Check the address of a state, return it; "" is none.  Raises: BadClusterAddressError."""
+    if written:
+        cluster_address(written)
+    return written
+
+
 @dataclass(frozen=True)
 class ServerConfig:
     """Settings of one server process; each with a `table` is an option of `triptych serve`.
@@ -180,6 +188,38 @@ class ServerConfig:
     encode_threads: int = option("server", "threads of the language model per call", 1, least=1, most=64)
     user_cache_mb: int = option(
         "server", "megabytes of user vectors kept by a process", 128, least=0, most=1_000_000
+    )
+    state_url: str = option(
+        "state",
+        "where the owner copies the state of users to, for read replicas, and where these read it: "
+        "valkey://host:port/name in a Valkey or Redis cluster, valkeys:// with TLS; empty for nowhere",
+        "",
+        check=checked_state,
+    )
+    state_user: str = option(
+        "state", "user of the cluster's access control list; empty for the default one", ""
+    )
+    state_password_file: Path | None = option("state", "file with the password of that user")
+    state_ca: Path | None = option("state", "PEM root certificates of the cluster's nodes")
+    read_only: bool = option(
+        "replica",
+        "answer queries of a home that a server on another machine owns: index and models from --home, users "
+        "from --state-url",
+        False,
+    )
+    cache: Path | None = option(
+        "replica",
+        "folder where a read replica keeps what it has fetched and encoded; by default a temporary one",
+    )
+    owner: str = option(
+        "replica",
+        "host:port of the owner: a read replica passes writes and admin calls on to it, and asks it for rows "
+        "of the store; empty: it refuses these",
+        "",
+    )
+    owner_ca: Path | None = option("replica", "PEM root certificates of the owner, where it has TLS")
+    owner_token_file: Path | None = option(
+        "replica", "file with a token of scope admin, with which a read replica asks the owner for rows"
     )
     drain_seconds: float = option(
         "server",
@@ -295,6 +335,14 @@ class ServerConfig:
     def masking(self) -> Masking:
         """What is masked in texts of people.  Raises: UnknownMaskingError."""
         return Masking.named(self.mask, self.mask_regions)
+
+    @property
+    def state(self) -> ClusterAddress | None:
+        """Where the state of users lies for other machines; None for nowhere."""
+        if not self.state_url:
+            return None
+        address = cluster_address(self.state_url, self.state_user, self.state_password_file, self.state_ca)
+        return address.of_tenant(self.tenant)
 
     @property
     def tokens(self) -> Path:

@@ -37,11 +37,13 @@ from server.live import IMPORT_ERRORS, NotPreparedError, StoppingError
 from server.query import (
     AudienceGroupError,
     AudienceTooSmallError,
+    CommitNotReachedError,
     IndexChangedError,
     ItemNotServedError,
     NotReadyError,
     NoUserIndexError,
     OwnerUnreachableError,
+    ReadReplicaError,
     TextModelDiffersError,
 )
 from store.artifact import DamagedArtifactError, NotPublishedError
@@ -51,6 +53,7 @@ from store.objects import NoConditionsError, ObjectStorageError, PointerMovedErr
 from store.reports import ReportNotFoundError, ReportTooLargeError
 from store.state import DamagedStateError, StateReplacedError
 from store.store import ItemNotFoundError
+from store.valkey import StateUnreachableError
 from store.writes import ItemVectorLengthError, RequestIdReusedError
 
 log = logging.getLogger(__name__)
@@ -126,12 +129,15 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (NotReadyError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NotPreparedError, code_pb2.FAILED_PRECONDITION, "INDEX_REFUSED"),
     (OwnerUnreachableError, code_pb2.UNAVAILABLE, "OWNER_UNREACHABLE"),
+    (ReadReplicaError, code_pb2.FAILED_PRECONDITION, "READ_REPLICA"),
+    (StateUnreachableError, code_pb2.UNAVAILABLE, "STATE_UNREACHABLE"),
     (ObjectStorageError, code_pb2.UNAVAILABLE, "STORAGE_UNREACHABLE"),
     (NoConditionsError, code_pb2.FAILED_PRECONDITION, "NO_CONDITIONAL_PUT"),
     (PointerMovedError, code_pb2.ABORTED, "POINTER_MOVED"),
     (UploadSweptError, code_pb2.ABORTED, "UPLOAD_SWEPT"),
     (StateReplacedError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NoUserIndexError, code_pb2.FAILED_PRECONDITION, "NO_USER_INDEX"),
+    (CommitNotReachedError, code_pb2.UNAVAILABLE, "COMMIT_NOT_REACHED"),
     (IndexChangedError, code_pb2.FAILED_PRECONDITION, "INDEX_CHANGED"),
     (NothingCountedError, code_pb2.FAILED_PRECONDITION, "NOTHING_COUNTED"),
     (TextModelDiffersError, code_pb2.FAILED_PRECONDITION, "TEXT_MODEL_DIFFERS"),

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from encoder.jobs.jobs import Jobs, Outcome, attempt
+from encoder.jobs.jobs import Jobs, PartOutcome, attempt
 from encoder.jobs.threads import ONE_THREAD
 
 _CLIENT = "ray://"
@@ -78,12 +78,12 @@ class RayCluster(Jobs):
         self._tasks: dict[Future[Any], Any] = {}
         log.info("ray: %d processors of %d machines", self.workers, sum(one["Alive"] for one in ray.nodes()))
 
-    def submit(self, function: Callable[[_Part], _Result], part: _Part) -> "Future[Outcome[_Result]]":
+    def submit(self, function: Callable[[_Part], _Result], part: _Part) -> "Future[PartOutcome[_Result]]":
         """Hand a part to the cluster."""
         for done in [one for one in self._tasks if one.done()]:
             del self._tasks[done]
         task = self._attempt.remote(function, part)
-        future: Future[Outcome[_Result]] = task.future()
+        future: Future[PartOutcome[_Result]] = task.future()
         self._tasks[future] = task
         return future
 

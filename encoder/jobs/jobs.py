@@ -44,7 +44,7 @@ class PartLostError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Failure:
+class PartFailure:
     """An error as text, because not every error survives the way from one process to another."""
 
     reason: str
@@ -52,21 +52,21 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[_Result]):
+class PartOutcome(Generic[_Result]):
     """What a call returned, or how it failed."""
 
     result: _Result | None = None
-    failure: Failure | None = None
+    failure: PartFailure | None = None
 
 
-def attempt(function: Callable[[_Part], _Result], part: _Part) -> Outcome[_Result]:
+def attempt(function: Callable[[_Part], _Result], part: _Part) -> PartOutcome[_Result]:
     """Call a function with a part; an error becomes part of the outcome."""
     try:
-        return Outcome(function(part))
+        return PartOutcome(function(part))
     except (
         Exception
     ) as error:  # the supervisor of the work on a part: the caller raises it as PartFailedError
-        return Outcome(failure=Failure(f"{type(error).__name__}: {error}", traceback.format_exc()))
+        return PartOutcome(failure=PartFailure(f"{type(error).__name__}: {error}", traceback.format_exc()))
 
 
 class Jobs(ABC):
@@ -126,7 +126,7 @@ class Jobs(ABC):
             run.end()
 
     @abstractmethod
-    def submit(self, function: Callable[[_Part], _Result], part: _Part) -> "Future[Outcome[_Result]]":
+    def submit(self, function: Callable[[_Part], _Result], part: _Part) -> "Future[PartOutcome[_Result]]":
         """Begin to work on a part; called while fewer than `at_once` are worked on."""
 
     @abstractmethod
@@ -143,8 +143,10 @@ class _Run(Generic[_Result]):
 
     def __init__(self, jobs: Jobs, function: Callable[[Any], _Result], label: str) -> None:
         self._jobs, self._function, self._label = jobs, function, label
-        self._at_work: dict[Future[Outcome[_Result]], tuple[int, Any, int]] = {}  # number, part, times begun
-        self._done: dict[int, Outcome[_Result]] = {}
+        self._at_work: dict[
+            Future[PartOutcome[_Result]], tuple[int, Any, int]
+        ] = {}  # number, part, times begun
+        self._done: dict[int, PartOutcome[_Result]] = {}
         self._next = 0
 
     @property
@@ -198,9 +200,9 @@ class InProcess(Jobs):
         """True."""
         return True
 
-    def submit(self, function: Callable[[_Part], _Result], part: _Part) -> "Future[Outcome[_Result]]":
+    def submit(self, function: Callable[[_Part], _Result], part: _Part) -> "Future[PartOutcome[_Result]]":
         """Work on a part; it is finished when this returns."""
-        future: Future[Outcome[_Result]] = Future()
+        future: Future[PartOutcome[_Result]] = Future()
         future.set_result(attempt(function, part))
         return future
 

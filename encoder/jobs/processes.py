@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from loky.process_executor import ProcessPoolExecutor
 
-from encoder.jobs.jobs import Jobs, Outcome, attempt
+from encoder.jobs.jobs import Jobs, PartOutcome, attempt
 from encoder.jobs.threads import ONE_THREAD
 from encoder.progress import be_silent
 
@@ -35,7 +35,7 @@ class LocalProcesses(Jobs):
         self._idle: list[ProcessPoolExecutor] = []
         self._busy: dict[Future[Any], ProcessPoolExecutor] = {}
 
-    def submit(self, function: Callable[[_Part], _Result], part: _Part) -> "Future[Outcome[_Result]]":
+    def submit(self, function: Callable[[_Part], _Result], part: _Part) -> "Future[PartOutcome[_Result]]":
         """Give a part to a process that has none."""
         self._collect()
         while self._idle:
@@ -62,8 +62,8 @@ class LocalProcesses(Jobs):
 
     def _submit(
         self, pool: ProcessPoolExecutor, function: Callable[[_Part], _Result], part: _Part
-    ) -> "Future[Outcome[_Result]]":
-        future: Future[Outcome[_Result]] = pool.submit(attempt, function, part)
+    ) -> "Future[PartOutcome[_Result]]":
+        future: Future[PartOutcome[_Result]] = pool.submit(attempt, function, part)
         self._busy[future] = pool
         return future
 

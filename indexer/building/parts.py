@@ -36,7 +36,7 @@ Batches = Callable[[], Iterator[Sequence[str]]]
 
 
 @dataclass(frozen=True)
-class Sources:
+class PartSources:
     """What the parts of a stage are made from, as workers find it.
 
     Attributes:
@@ -143,23 +143,23 @@ def remove_parts(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def encode_item_part(sources: Sources, rows: Rows) -> str:
+def encode_item_part(sources: PartSources, rows: Rows) -> str:
     """Write the vectors of some items to a file, unless an earlier run did; return its name."""
     return _write_part(sources, rows, _item_part)
 
 
-def encode_user_part(sources: Sources, rows: Rows) -> str:
+def encode_user_part(sources: PartSources, rows: Rows) -> str:
     """Write the vectors of some users to a file, unless an earlier run did; return its name."""
     return _write_part(sources, rows, _user_part)
 
 
-def _sources(folder: Path, export: Export, tower: ItemTower) -> Sources:
+def _sources(folder: Path, export: Export, tower: ItemTower) -> PartSources:
     folder.mkdir(exist_ok=True)
-    return Sources(export.path.resolve(), tower.model.directory.resolve(), folder.resolve())
+    return PartSources(export.path.resolve(), tower.model.directory.resolve(), folder.resolve())
 
 
 def _texts_in_parts(
-    sources: Sources,
+    sources: PartSources,
     batches: Batches,
     total: int,
     label: str,
@@ -176,8 +176,8 @@ def _texts_in_parts(
 
 
 def _vectors(
-    sources: Sources,
-    encode: Callable[[Sources, Rows], str],
+    sources: PartSources,
+    encode: Callable[[PartSources, Rows], str],
     count: int,
     size: int,
     label: str,
@@ -208,7 +208,7 @@ def _written(
         yield [text for _, text in some]
 
 
-def _write_part(sources: Sources, rows: Rows, encode: Callable[[Sources, Rows], FloatArray]) -> str:
+def _write_part(sources: PartSources, rows: Rows, encode: Callable[[PartSources, Rows], FloatArray]) -> str:
     if not sources.folder.is_dir():
         raise NotSharedError(sources.folder, _host())
     name = f"{rows.number:06d}.safetensors"
@@ -221,7 +221,7 @@ def _write_part(sources: Sources, rows: Rows, encode: Callable[[Sources, Rows], 
     return name
 
 
-def _item_part(sources: Sources, rows: Rows) -> FloatArray:
+def _item_part(sources: PartSources, rows: Rows) -> FloatArray:
     export, model, texts_known = _opened(sources)
     ids = map_table(sources.folder / _IDS_FILE).column("item_id").slice(rows.start, rows.stop - rows.start)
     items = export.items_between(ids[0].as_py(), ids[-1].as_py())
@@ -231,7 +231,7 @@ def _item_part(sources: Sources, rows: Rows) -> FloatArray:
     return item_vectors(model, items, rows_of(ids, model.item_ids), texts, texts_known.get(texts))
 
 
-def _user_part(sources: Sources, rows: Rows) -> FloatArray:
+def _user_part(sources: PartSources, rows: Rows) -> FloatArray:
     export, model, texts_known = _opened(sources)
     table = map_table(sources.folder / _IDS_FILE).slice(rows.start, rows.stop - rows.start)
     ids = table.filter(table.column("to_encode")).column("user_id").combine_chunks()
@@ -239,7 +239,7 @@ def _user_part(sources: Sources, rows: Rows) -> FloatArray:
 
 
 @lru_cache(1)
-def _opened(sources: Sources) -> tuple[Export, Model, TextVectors]:
+def _opened(sources: PartSources) -> tuple[Export, Model, TextVectors]:
     """Open the sources once for all parts of a worker."""
     return (
         Export.open(sources.export, verify=False, threads=1),

@@ -6,7 +6,7 @@ two indexes in step with the store (`index_follower.py` is what they share), and
 `index_writer.py` changes an index and tells the query processes, which `query_processes.py` knows.
 `publisher.py` makes another index the one that serves, while these go on; `forgetting.py` has it do so where
 files hold vectors of erased people. `artifacts.py` knows where exports and indexes belong: in the directory
-of the home, or in a bucket, which it follows.
+of the home, or in a bucket, which it follows. `state_copy.py` copies commits to a cluster, for read replicas.
 """
 
 from server.live.artifacts import ArtifactFollower, BucketArtifacts, HomeArtifacts, artifacts_of
@@ -16,6 +16,7 @@ from server.live.index_writer import IndexWriter, RecordingIndexWriter, put_live
 from server.live.ingest import IMPORT_ERRORS, Erased, Ingest
 from server.live.publisher import Published, Publisher, freeze_what_stays
 from server.live.query_processes import NotPreparedError, QueryProcesses
+from server.live.state_copy import StateCopy
 from server.live.writer import GroupCommit, StoppingError
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Publisher",
     "QueryProcesses",
     "RecordingIndexWriter",
+    "StateCopy",
     "StoppingError",
     "artifacts_of",
     "freeze_what_stays",

@@ -128,6 +128,13 @@ class Ingest:
         """Have a request written, its texts masked.  Raises: StoppingError."""
         return self.commit.submit(request.masked_by(self._masker))
 
+    def commit_number(self) -> int:
+        """Return the commit from which on the state reflects all that was acknowledged.
+
+        Where the state could not follow the store, that is the one by which it will have caught up.
+        """
+        return self._state.commit + self.commit.is_listener_behind
+
     def erase(self, user_id: str, peer: str) -> Erased:
         """Erase all that is stored about a user; durable when this returns.
 

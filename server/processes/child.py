@@ -75,6 +75,10 @@ def _running(
             for tenant, socket in sockets.items()
         }
         return running_owner(config, following, settings, telemetry)
+    if settings.config.read_only:
+        from server.processes.read_replica import running_read_replica  # noqa: PLC0415
+
+        return running_read_replica(settings, Path(facts["counters"]), telemetry, wait_for_turn)
     from server.processes.query_process import running_query_process  # noqa: PLC0415
 
     return running_query_process(settings, sockets, Path(facts["counters"]), telemetry, wait_for_turn)

@@ -48,7 +48,7 @@ class ProcessEndedError(RuntimeError):
 
 
 def serve_with_processes(settings: Rereading) -> None:
-    """Run an owner and `config.processes` query processes until SIGTERM or SIGINT.
+    """Run `config.processes` query processes, and an owner but for a read replica, until SIGTERM or SIGINT.
 
     A query process that dies is replaced by one that has loaded everything and waits (`config.spare`), else
     by a new one, as the owner is; one that dies again and again, after a pause of up to five seconds. At
@@ -82,10 +82,9 @@ def serve_with_processes(settings: Rereading) -> None:
             "metrics": metrics,
             "figures": folder if config.counts else "",
         }
-        groups = [
-            _Group(QUERY, config, facts, stop, figures, wanted=config.processes, spare=config.spare),
-            _Group(OWNER, config, facts, stop, figures, wanted=1, spare=0),
-        ]
+        groups = [_Group(QUERY, config, facts, stop, figures, wanted=config.processes, spare=config.spare)]
+        if not config.read_only:
+            groups.append(_Group(OWNER, config, facts, stop, figures, wanted=1, spare=0))
         try:
             for group in reversed(groups):
                 group.start()

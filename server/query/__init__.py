@@ -18,6 +18,7 @@ from server.query.other_index import OtherIndex, TextModelDiffersError
 from server.query.predict import ItemNotServedError, Prediction, Question
 from server.query.query import (
     Candidates,
+    CommitNotReachedError,
     EncodedUser,
     Explanation,
     FloatArray,
@@ -36,7 +37,7 @@ from server.query.query import (
 )
 from server.query.retriever import NotReadyError, QueryPriority, Retriever
 from server.query.snapshot import Snapshot, cache_stored_vectors, prepare, text_encoder
-from server.query.stored_rows import OwnerUnreachableError, StoredRows
+from server.query.stored_rows import OwnerUnreachableError, ReadReplicaError, StoredRows
 from server.query.subject_views import SubjectViews, raw_views, stack
 from server.query.user_search import AudienceGroupError, AudienceTooSmallError, NoUserIndexError
 
@@ -45,6 +46,7 @@ __all__ = [
     "AudienceGroupError",
     "AudienceTooSmallError",
     "Candidates",
+    "CommitNotReachedError",
     "DriftSampler",
     "EncodedUser",
     "Explanation",
@@ -65,6 +67,7 @@ __all__ = [
     "QueryPriority",
     "Question",
     "RawVector",
+    "ReadReplicaError",
     "Retriever",
     "SimilarTo",
     "Snapshot",

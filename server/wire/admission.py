@@ -27,6 +27,7 @@ _KIND_OF_SERVICE = {
     _INGEST: "writes",
     "triptych.v1.Admin": "admin calls",
     _OWNER: "reads for query processes",
+    "triptych.internal.v1.StoredRows": "reads for query processes",
     health.SERVICE_NAME: "health checks",
     reflection.SERVICE_NAME: "reflection streams",
 }

@@ -218,9 +218,10 @@ def _masking(message: pb.ImportFolderRequest) -> Masking:
         raise InvalidRequestError(str(error), "mask") from error
 
 
-def write_reply(done: WriteResult) -> pb.WriteResponse:
-    """Return the result of a request as a reply."""
+def write_reply(done: WriteResult, commit: int) -> pb.WriteResponse:
+    """Return the result of a request, and the commit that has it, as a reply."""
     return pb.WriteResponse(
+        commit=commit,
         inserted=done.inserted,
         updated=done.updated,
         unchanged=done.unchanged,
@@ -249,15 +250,19 @@ def add_to(total: pb.StreamResponse, done: WriteResult) -> None:
     total.requests += 1
 
 
-def erase_reply(done: Erased) -> pb.EraseUserResponse:
-    """Return the result of an erasure as a reply."""
+def erase_reply(done: Erased, commit: int) -> pb.EraseUserResponse:
+    """Return the result of an erasure, and the commit that has it, as a reply."""
     return pb.EraseUserResponse(
-        removed=done.removed, models=done.models, unknown_models=done.unknown_models, indexes=done.indexes
+        removed=done.removed,
+        models=done.models,
+        unknown_models=done.unknown_models,
+        indexes=done.indexes,
+        commit=commit,
     )
 
 
-def import_reply(report: ImportReport) -> pb.ImportFolderResponse:
-    """Return the report of an import as a reply."""
+def import_reply(report: ImportReport, commit: int) -> pb.ImportFolderResponse:
+    """Return the report of an import, and the commit that has it, as a reply."""
     tables = [
         pb.TableReport(
             table=name,
@@ -276,7 +281,9 @@ def import_reply(report: ImportReport) -> pb.ImportFolderResponse:
         )
         for name, one in report.tables.items()
     ]
-    return pb.ImportFolderResponse(import_id=report.import_id, tables=tables, seconds=report.seconds)
+    return pb.ImportFolderResponse(
+        import_id=report.import_id, tables=tables, seconds=report.seconds, commit=commit
+    )
 
 
 def export_replies(

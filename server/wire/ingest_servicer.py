@@ -110,7 +110,8 @@ class IngestServicer(rpc.IngestServicer):
     def EraseUser(self, request: pb.EraseUserRequest, context: grpc.ServicerContext) -> pb.EraseUserResponse:
         """Erase a user.  Status: INVALID_ARGUMENT; an unknown user is no error."""
         with status_of_errors(context):
-            return erase_reply(self._ingest.erase(user_of(request), peer_of(context)))
+            erased = self._ingest.erase(user_of(request), peer_of(context))
+            return erase_reply(erased, self._ingest.commit_number())
 
     def ExportUser(
         self, request: pb.ExportUserRequest, context: grpc.ServicerContext
@@ -141,11 +142,13 @@ class IngestServicer(rpc.IngestServicer):
         """Import a folder of this machine.  Status: PERMISSION_DENIED, INVALID_ARGUMENT."""
         with status_of_errors(context):
             path, options = folder_of(request, peer_of(context))
-            return import_reply(self._ingest.import_folder(path, options))
+            report = self._ingest.import_folder(path, options)
+            return import_reply(report, self._ingest.commit_number())
 
     def _write(self, request: Write, context: grpc.ServicerContext) -> pb.WriteResponse:
         with status_of_errors(context):
-            return write_reply(result_of(self._ingest.write(request_of(request))))
+            done = result_of(self._ingest.write(request_of(request)))
+            return write_reply(done, self._ingest.commit_number())
 
     def _stream(self, requests: Iterator[Write], context: grpc.ServicerContext) -> pb.StreamResponse:
         total = pb.StreamResponse()
@@ -158,6 +161,7 @@ class IngestServicer(rpc.IngestServicer):
                         add_to(total, result_of(waiting.popleft()))
                 for result in waiting:
                     add_to(total, result_of(result))
+                total.commit = self._ingest.commit_number()
             except grpc.RpcError:  # the client went away; what was submitted before may be written
                 return total
         return total

@@ -69,7 +69,18 @@ def query_of(request: pb.QueryRequest, visible: Filter | None = None) -> Query:
         item_filter = visible if item_filter is None else visible.both(item_filter)
     target = _target(request)
     options, offset = options_of(request), request.offset
-    return Query(_subject(request), k, exclude_seen, item_filter, options, target, offset, index_id, visible)
+    return Query(
+        _subject(request),
+        k,
+        exclude_seen,
+        item_filter,
+        options,
+        target,
+        offset,
+        index_id,
+        visible,
+        request.min_commit,
+    )
 
 
 def compared_query(request: pb.QueryIndexRequest) -> Query:

@@ -123,7 +123,8 @@ class RetrievalServicer(rpc.RetrievalServicer):
     ) -> pb.EncodeUserResponse:
         """The vector of a user and its parts.  Status: INVALID_ARGUMENT, UNAVAILABLE."""
         with status_of_errors(context):
-            return encode_reply(self._retriever.encode(user_of(request), visible_items()))
+            subject, visible = user_of(request), visible_items()
+            return encode_reply(self._retriever.encode(subject, visible, request.min_commit))
 
     def Predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> pb.PredictResponse:
         """What a head says of a subject.  Status: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION."""
@@ -360,6 +361,8 @@ def answering_process(retriever: Retriever) -> pb.AnsweringProcess:
         user_vector_bytes=counts.nbytes,
         user_vector_hits=counts.hits,
         user_vector_misses=counts.misses,
+        commit=retriever.commit,
+        state_age_seconds=retriever.state_age,
     )
 
 

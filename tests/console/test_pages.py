@@ -55,6 +55,7 @@ def test_try_answers_at_once_and_its_address_can_be_shared(console: str, visit: 
     shown(page, ".t-results > li")
     assert page.locator(".t-results > li").count() == 10
     page.wait_for_url(f"**/try?user={USER}")
+    page.locator(".t-filter summary").click()
     page.get_by_label("Conditions, one a line").fill("year>=")
     shown(page, ".t-failure")
     page.get_by_label("Conditions, one a line").fill("")

@@ -2,12 +2,13 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
 _TOKEN = secrets.token_hex(32)  # one for all clusters: Ray reads it once in a process
+_TRIES = 4
 
 
 @contextmanager
@@ -23,10 +24,21 @@ def ray_cluster(machines: int) -> Iterator[Any]:
         from ray.cluster_utils import Cluster
 
         machine = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=machine)
+        cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args=machine))
         try:
             for _ in range(machines - 1):
-                cluster.add_node(**machine)
+                _patiently(lambda: cluster.add_node(**machine))
             yield cluster
         finally:
             cluster.shutdown()
+
+
+def _patiently(start: Callable[[], Any]) -> Any:
+    """Start a machine; again where this one is so busy that Ray's half minute for it is over."""
+    for tries in range(_TRIES):
+        try:
+            return start()
+        except Exception:
+            if tries == _TRIES - 1:
+                raise
+    raise AssertionError

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from encoder.jobs import IN_PROCESS, Jobs, PartFailedError
-from encoder.jobs.jobs import Outcome, attempt
+from encoder.jobs.jobs import PartOutcome, attempt
 from encoder.text import TextCache, TextEncoder, encode_with_cache
 from indexer.building import parts
-from indexer.building.parts import Rows, Sources, encode_item_part
+from indexer.building.parts import PartSources, Rows, encode_item_part
 from indexer.building.text_vectors import TextVectors, TextVectorsMissingError, write_text_vectors
 from store.home import Home
 from tests.indexer.divided import built, cached, copy_without_vectors, divide_more
@@ -27,12 +27,12 @@ class Here(Jobs):
         self.done: list[tuple[str, Any]] = []
         self._ends_before = ends_before
 
-    def submit(self, function: Callable[[Any], Any], part: Any) -> "Future[Outcome[Any]]":
+    def submit(self, function: Callable[[Any], Any], part: Any) -> "Future[PartOutcome[Any]]":
         name = function.func.__name__ if isinstance(function, partial) else function.__name__
         if self._ends_before == (name, sum(other == name for other, _ in self.done)):
             raise KeyboardInterrupt
         self.done.append((name, part))
-        future: Future[Outcome[Any]] = Future()
+        future: Future[PartOutcome[Any]] = Future()
         future.set_result(attempt(function, part))
         return future
 
@@ -110,7 +110,7 @@ def test_vectors_are_found_by_the_text(small_home: Home, tmp_path: Path) -> None
 
 
 def test_a_machine_that_does_not_see_the_home_says_so(tmp_path: Path) -> None:
-    sources = Sources(tmp_path / "export", tmp_path / "model", tmp_path / "gone")
+    sources = PartSources(tmp_path / "export", tmp_path / "model", tmp_path / "gone")
     work = Here().map(partial(encode_item_part, sources), [Rows(0, 0, 8)], "item vectors")
     with pytest.raises(
         PartFailedError, match=r"part 0 failed: NotSharedError: .*gone is not there on .* mounts at"

@@ -10,12 +10,18 @@
 Replies are the messages of triptych_client.pb.v1. A call is repeated with growing pauses, until its timeout,
 while the server cannot be reached, as during a restart, or says that it is busy. Every write carries a
 request id, so it is written once. Streams, and calls that administer the server, are made once.
+
+Where read replicas answer, a query may come before the replica knows of the write before it. A client made
+with `read_own_writes` sends the commit of its last write along with each query, and gets no older answer:
+
+    with Client("replicas:50051", read_own_writes=True) as client:
 """
 
 import asyncio
 import itertools
 import json
 import math
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -70,6 +76,12 @@ from triptych_client.pb.v1 import triptych_pb2 as pb
 from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 from triptych_client.tls import Tls, TlsFilesError
 
+_WRITTEN = (
+    ingest.WriteResponse,
+    ingest.StreamResponse,
+    ingest.EraseUserResponse,
+    ingest.ImportFolderResponse,
+)
 _Arguments = ParamSpec("_Arguments")
 _Channel = TypeVar("_Channel", grpc.Channel, grpc.aio.Channel)
 _Request = TypeVar("_Request")
@@ -198,6 +210,7 @@ class Calls(ABC, Generic[_Channel]):
     Attributes:
         address: as given.
         connections: in the order of their turns.
+        commit: the greatest that a write of this client has returned, 0 before the first one.
     """
 
     def __init__(
@@ -210,6 +223,7 @@ class Calls(ABC, Generic[_Channel]):
         token: str | None = None,
         timeout: float = TIMEOUT,
         connections: int = CONNECTIONS,
+        read_own_writes: bool = False,
     ) -> None:
         """Prepare to call host:port, with TLS where a PEM root certificate is given.
 
@@ -221,6 +235,8 @@ class Calls(ABC, Generic[_Channel]):
             token: as `triptych token create` prints it, where the server asks for one.
             timeout: seconds that a call has, repetitions included.
             connections: at most so many are opened, each by its first call.
+            read_own_writes: queries get no answer that is older than this client's last write, whichever
+                replica they reach.
 
         Raises:
             ValueError: fewer than one connection, or something that is no token.
@@ -237,6 +253,9 @@ class Calls(ABC, Generic[_Channel]):
             Connection(self._connect(address, tls)) for _ in range(connections)
         ]
         self._turns = itertools.count()
+        self.commit = 0
+        self._read_own_writes = read_own_writes
+        self._noting = threading.Lock()
         self._timeout = timeout
 
     @property
@@ -249,6 +268,21 @@ class Calls(ABC, Generic[_Channel]):
         """Return the connection whose turn it is."""
         return self.connections[next(self._turns) % len(self.connections)]
 
+    def _since(self, min_commit: int = 0) -> int:
+        """Return the commit that an answer must know of at least."""
+        return max(min_commit, self.commit) if self._read_own_writes else min_commit
+
+    def _query(self, fields: QueryFields) -> pb.QueryRequest:
+        request = query_message(fields)
+        request.min_commit = self._since(request.min_commit)
+        return request
+
+    def _note(self, reply: Any) -> None:
+        """Remember the commit of a write."""
+        if isinstance(reply, _WRITTEN):
+            with self._noting:
+                self.commit = max(self.commit, reply.commit)
+
     @staticmethod
     @abstractmethod
     def _connect(address: str, tls: Tls | None) -> _Channel:
@@ -257,12 +291,12 @@ class Calls(ABC, Generic[_Channel]):
     @call
     def query(self, **fields: Unpack[QueryFields]) -> RemoteCall[pb.QueryResponse]:
         """Return the candidates of one subject; the fields are those of QueryRequest."""
-        return unary(lambda on: on.retrieval.Query, query_message(fields))
+        return unary(lambda on: on.retrieval.Query, self._query(fields))
 
     @call
     def query_batch(self, queries: Sequence[QueryFields]) -> RemoteCall[list[pb.QueryResponse]]:
         """Return the candidates of several subjects, in order."""
-        request = pb.QueryBatchRequest(requests=[query_message(fields) for fields in queries])
+        request = pb.QueryBatchRequest(requests=[self._query(fields) for fields in queries])
         return RemoteCall(lambda on: on.retrieval.QueryBatch, request, lambda reply: list(reply.responses))
 
     @stream
@@ -272,12 +306,16 @@ class Calls(ABC, Generic[_Channel]):
         Queries are drawn as fast as the connection takes them, so a reader who pauses holds the stream up.
         There is no timeout, and a stream that breaks after its first reply is not repeated.
         """
-        return RemoteStream(lambda on: on.retrieval.QueryStream, map(query_message, queries), answer_of)
+        return RemoteStream(lambda on: on.retrieval.QueryStream, map(self._query, queries), answer_of)
 
     @call
-    def encode_user(self, subject: str | pb.Views) -> RemoteCall[pb.EncodeUserResponse]:
+    def encode_user(
+        self, subject: str | pb.Views, *, min_commit: int = 0
+    ) -> RemoteCall[pb.EncodeUserResponse]:
         """Return the vector of a stored user, or of views sent along, and the part of each view in it."""
-        return unary(lambda on: on.retrieval.EncodeUser, encode_message(subject))
+        request = encode_message(subject)
+        request.min_commit = self._since(min_commit)
+        return unary(lambda on: on.retrieval.EncodeUser, request)
 
     @call
     def predict(
@@ -288,12 +326,14 @@ class Calls(ABC, Generic[_Channel]):
         *,
         positions: Sequence[int] = (),
         k: int = 0,
+        min_commit: int = 0,
     ) -> RemoteCall[pb.PredictResponse]:
         """Return what a head says of a stored user, or of views sent along.
 
         By default clicks of the items or, without items, the k most probable categories.
         """
         request = predict_message(subject, item_ids, head, positions, k)
+        request.min_commit = self._since(min_commit)
         return unary(lambda on: on.retrieval.Predict, request)
 
     @call
@@ -586,6 +626,7 @@ class Client(Calls[grpc.Channel]):
                 with errors_of_calls():
                     method = described.method(self._connection())
                     reply = method(described.request, timeout=patience.timeout, metadata=self._metadata)
+                    self._note(reply)
                     return described.result(list(reply) if described.streams else reply)
             except CallError as error:
                 time.sleep(patience.pause(error))
@@ -621,9 +662,9 @@ class AsyncClient(Calls[grpc.aio.Channel]):
                 with errors_of_calls():
                     method = described.method(self._connection())
                     reply = method(described.request, timeout=patience.timeout, metadata=self._metadata)
-                    return described.result(
-                        [part async for part in reply] if described.streams else await reply
-                    )
+                    answer = [part async for part in reply] if described.streams else await reply
+                    self._note(answer)
+                    return described.result(answer)
             except CallError as error:
                 await asyncio.sleep(patience.pause(error))
 

@@ -109,6 +109,7 @@ class QueryFields(TypedDict, total=False):
     exact: bool
     offset: int
     index_id: str
+    min_commit: int
 
 
 def query_message(fields: QueryFields) -> pb.QueryRequest:

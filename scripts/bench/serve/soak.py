@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,9 +113,10 @@ def _memory(server: ServerUnderTest, seconds: float) -> Iterator[list[dict[str, 
 
 
 def private_bytes(pids: Sequence[int]) -> dict[str, int]:
-    """Return the bytes that processes and their children share with no other one, summed by role.
+    """Return the bytes that processes and their children have written for themselves, summed by role.
 
-    The role is "owner" or "query" in a server of several processes; "server" is all else.
+    Pages of files that only one of them has mapped are not among these: the kernel drops them when it needs
+    room. The role is "owner" or "query" in a server of several processes; "server" is all else.
     """
     taken = Counter[str]()
     for pid in pids:
@@ -123,10 +125,15 @@ def private_bytes(pids: Sequence[int]) -> dict[str, int]:
             for one in (parent, *parent.children(recursive=True)):
                 words = one.cmdline()
                 role = words[words.index(_CHILD) + 1] if _CHILD in words else "server"
-                taken[role] += one.memory_full_info().uss
-        except psutil.NoSuchProcess:  # one was replaced
+                taken[role] += _written_bytes(one.pid)
+        except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):  # one was replaced
             continue
     return dict(taken)
+
+
+def _written_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8").splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Anonymous:"))
 
 
 @contextmanager

@@ -547,6 +547,7 @@ class WriteResponse(_message.Message):
     REPEATED_REQUEST_FIELD_NUMBER: _builtins.int
     WITHOUT_TEXT_FIELD_NUMBER: _builtins.int
     MASKED_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
     inserted: _builtins.int
     updated: _builtins.int
     unchanged: _builtins.int
@@ -556,6 +557,8 @@ class WriteResponse(_message.Message):
     """Available items written with neither title nor text: unless a model knows events with them, or something of
     their attributes or vector, filters and the popularity fallback find them, and no search does.
     """
+    commit: _builtins.int
+    """A number that grows with every write, over restarts, too: a query with it as min_commit knows of this write."""
     @_builtins.property
     def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRow]: ...
     @_builtins.property
@@ -572,10 +575,11 @@ class WriteResponse(_message.Message):
         repeated_request: _builtins.bool = ...,
         without_text: _builtins.int = ...,
         masked: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "masked", b"masked", "rejected", b"rejected", "repeated_request", b"repeated_request", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "inserted", b"inserted", "masked", b"masked", "rejected", b"rejected", "repeated_request", b"repeated_request", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -614,6 +618,7 @@ class StreamResponse(_message.Message):
     REPEATED_REQUESTS_FIELD_NUMBER: _builtins.int
     WITHOUT_TEXT_FIELD_NUMBER: _builtins.int
     MASKED_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
     requests: _builtins.int
     inserted: _builtins.int
     updated: _builtins.int
@@ -622,6 +627,8 @@ class StreamResponse(_message.Message):
     repeated_requests: _builtins.int
     without_text: _builtins.int
     """as in WriteResponse"""
+    commit: _builtins.int
+    """likewise, of the last request"""
     @_builtins.property
     def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRow]:
         """the first 10,000"""
@@ -642,10 +649,11 @@ class StreamResponse(_message.Message):
         repeated_requests: _builtins.int = ...,
         without_text: _builtins.int = ...,
         masked: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "masked", b"masked", "rejected", b"rejected", "rejected_rows", b"rejected_rows", "repeated_requests", b"repeated_requests", "requests", b"requests", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "inserted", b"inserted", "masked", b"masked", "rejected", b"rejected", "rejected_rows", b"rejected_rows", "repeated_requests", b"repeated_requests", "requests", b"requests", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -912,6 +920,9 @@ class EraseUserResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     UNKNOWN_MODELS_FIELD_NUMBER: _builtins.int
     INDEXES_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
+    commit: _builtins.int
+    """as in WriteResponse"""
     @_builtins.property
     def removed(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """rows by table, and "rejects", "text_vectors" """
@@ -937,10 +948,11 @@ class EraseUserResponse(_message.Message):
         models: _abc.Iterable[_builtins.str] | None = ...,
         unknown_models: _abc.Iterable[_builtins.str] | None = ...,
         indexes: _abc.Iterable[_builtins.str] | None = ...,
+        commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexes", b"indexes", "models", b"models", "removed", b"removed", "unknown_models", b"unknown_models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "indexes", b"indexes", "models", b"models", "removed", b"removed", "unknown_models", b"unknown_models"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1063,8 +1075,11 @@ class ImportFolderResponse(_message.Message):
     IMPORT_ID_FIELD_NUMBER: _builtins.int
     TABLES_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
     import_id: _builtins.str
     seconds: _builtins.float
+    commit: _builtins.int
+    """as in WriteResponse"""
     @_builtins.property
     def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableReport]: ...
     def __init__(
@@ -1073,10 +1088,11 @@ class ImportFolderResponse(_message.Message):
         import_id: _builtins.str = ...,
         tables: _abc.Iterable[Global___TableReport] | None = ...,
         seconds: _builtins.float = ...,
+        commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["import_id", b"import_id", "seconds", b"seconds", "tables", b"tables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "import_id", b"import_id", "seconds", b"seconds", "tables", b"tables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

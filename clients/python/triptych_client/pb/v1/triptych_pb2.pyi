@@ -530,6 +530,7 @@ class QueryRequest(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     INDEX_ID_FIELD_NUMBER: _builtins.int
+    MIN_COMMIT_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """at most 256 bytes"""
     item_id: _builtins.str
@@ -568,6 +569,10 @@ class QueryRequest(_message.Message):
     """
     index_id: _builtins.str
     """Of the first page: where another index serves by now, the answer is FAILED_PRECONDITION, INDEX_CHANGED."""
+    min_commit: _builtins.int
+    """The answer knows of every write up to this commit, which a write returns; 0 for any state. A server that is not so
+    far waits for two seconds at most, then UNAVAILABLE, COMMIT_NOT_REACHED. Of a batch the greatest one counts for all.
+    """
     @_builtins.property
     def views(self) -> Global___Views: ...
     @_builtins.property
@@ -603,10 +608,11 @@ class QueryRequest(_message.Message):
         target: Global___Target.ValueType = ...,
         offset: _builtins.int = ...,
         index_id: _builtins.str = ...,
+        min_commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_min_score", b"_min_score", "_text_query", b"_text_query", "_text_query_weight", b"_text_query_weight", "diversity", b"diversity", "exclude_seen", b"exclude_seen", "filter", b"filter", "item_id", b"item_id", "min_score", b"min_score", "subject", b"subject", "text", b"text", "text_query", b"text_query", "text_query_weight", b"text_query_weight", "user_id", b"user_id", "vector", b"vector", "view_weights", b"view_weights", "views", b"views"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_min_score", b"_min_score", "_text_query", b"_text_query", "_text_query_weight", b"_text_query_weight", "diversity", b"diversity", "exact", b"exact", "exclude_seen", b"exclude_seen", "explain", b"explain", "filter", b"filter", "index_id", b"index_id", "item_id", b"item_id", "k", b"k", "min_score", b"min_score", "offset", b"offset", "subject", b"subject", "target", b"target", "text", b"text", "text_query", b"text_query", "text_query_weight", b"text_query_weight", "user_id", b"user_id", "vector", b"vector", "view_weights", b"view_weights", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_min_score", b"_min_score", "_text_query", b"_text_query", "_text_query_weight", b"_text_query_weight", "diversity", b"diversity", "exact", b"exact", "exclude_seen", b"exclude_seen", "explain", b"explain", "filter", b"filter", "index_id", b"index_id", "item_id", b"item_id", "k", b"k", "min_commit", b"min_commit", "min_score", b"min_score", "offset", b"offset", "subject", b"subject", "target", b"target", "text", b"text", "text_query", b"text_query", "text_query_weight", b"text_query_weight", "user_id", b"user_id", "vector", b"vector", "view_weights", b"view_weights", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
     _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
@@ -720,12 +726,15 @@ class QueryResponse(_message.Message):
     QUERY_SHARES_FIELD_NUMBER: _builtins.int
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
     USER_IDS_FIELD_NUMBER: _builtins.int
+    STATE_AGE_SECONDS_FIELD_NUMBER: _builtins.int
     fallback: Global___Fallback.ValueType
     exact: _builtins.bool
     """whether every item was compared"""
     query_id: _builtins.str
     model_id: _builtins.str
     index_id: _builtins.str
+    state_age_seconds: _builtins.float
+    """Of a read replica: seconds since it last knew that it had every commit, 0 or more. Not set by other servers, which always have."""
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -777,12 +786,15 @@ class QueryResponse(_message.Message):
         query_shares: _abc.Iterable[_builtins.float] | None = ...,
         explanations: _abc.Iterable[Global___Explanation] | None = ...,
         user_ids: _abc.Iterable[_builtins.str] | None = ...,
+        state_age_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_state_age_seconds", b"_state_age_seconds", "state_age_seconds", b"state_age_seconds", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "explanations", b"explanations", "fallback", b"fallback", "history_shares", b"history_shares", "index_id", b"index_id", "item_ids", b"item_ids", "model_id", b"model_id", "prior_shares", b"prior_shares", "query_id", b"query_id", "query_shares", b"query_shares", "scores", b"scores", "social_shares", b"social_shares", "text_shares", b"text_shares", "timings", b"timings", "user_ids", b"user_ids", "views_used", b"views_used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_state_age_seconds", b"_state_age_seconds", "exact", b"exact", "explanations", b"explanations", "fallback", b"fallback", "history_shares", b"history_shares", "index_id", b"index_id", "item_ids", b"item_ids", "model_id", b"model_id", "prior_shares", b"prior_shares", "query_id", b"query_id", "query_shares", b"query_shares", "scores", b"scores", "social_shares", b"social_shares", "state_age_seconds", b"state_age_seconds", "text_shares", b"text_shares", "timings", b"timings", "user_ids", b"user_ids", "views_used", b"views_used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__state_age_seconds: _TypeAlias = _typing.Literal["state_age_seconds"]  # noqa: Y015
+    _WhichOneofArgType__state_age_seconds: _TypeAlias = _typing.Literal["_state_age_seconds", b"_state_age_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state_age_seconds) -> _WhichOneofReturnType__state_age_seconds | None: ...
 
 Global___QueryResponse: _TypeAlias = QueryResponse  # noqa: Y015
 
@@ -895,7 +907,10 @@ class EncodeUserRequest(_message.Message):
 
     USER_ID_FIELD_NUMBER: _builtins.int
     VIEWS_FIELD_NUMBER: _builtins.int
+    MIN_COMMIT_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
+    min_commit: _builtins.int
+    """as in QueryRequest"""
     @_builtins.property
     def views(self) -> Global___Views: ...
     def __init__(
@@ -903,10 +918,11 @@ class EncodeUserRequest(_message.Message):
         *,
         user_id: _builtins.str = ...,
         views: Global___Views | None = ...,
+        min_commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_commit", b"min_commit", "subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["user_id", "views"]  # noqa: Y015
     _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
@@ -965,11 +981,14 @@ class PredictRequest(_message.Message):
     HEAD_FIELD_NUMBER: _builtins.int
     K_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
+    MIN_COMMIT_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """at most 256 bytes; an unknown one is no error, as in a Query"""
     head: Global___Head.ValueType
     k: _builtins.int
     """of category: at most so many, the most probable first; 0 means 10, at most 1,000"""
+    min_commit: _builtins.int
+    """as in QueryRequest"""
     @_builtins.property
     def views(self) -> Global___Views: ...
     @_builtins.property
@@ -991,10 +1010,11 @@ class PredictRequest(_message.Message):
         head: Global___Head.ValueType = ...,
         k: _builtins.int = ...,
         positions: _abc.Iterable[_builtins.int] | None = ...,
+        min_commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "item_ids", b"item_ids", "k", b"k", "positions", b"positions", "subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "item_ids", b"item_ids", "k", b"k", "min_commit", b"min_commit", "positions", b"positions", "subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["user_id", "views"]  # noqa: Y015
     _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
@@ -1170,6 +1190,8 @@ class AnsweringProcess(_message.Message):
     USER_VECTOR_BYTES_FIELD_NUMBER: _builtins.int
     USER_VECTOR_HITS_FIELD_NUMBER: _builtins.int
     USER_VECTOR_MISSES_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
+    STATE_AGE_SECONDS_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     user_vectors: _builtins.int
     """kept in memory"""
@@ -1178,6 +1200,10 @@ class AnsweringProcess(_message.Message):
     """queries of stored users since the start whose vector was kept"""
     user_vector_misses: _builtins.int
     """and those whose vector had to be made"""
+    commit: _builtins.int
+    """that queries of this process know of"""
+    state_age_seconds: _builtins.float
+    """of a read replica, as in QueryResponse"""
     def __init__(
         self,
         *,
@@ -1186,12 +1212,16 @@ class AnsweringProcess(_message.Message):
         user_vector_bytes: _builtins.int = ...,
         user_vector_hits: _builtins.int = ...,
         user_vector_misses: _builtins.int = ...,
+        commit: _builtins.int = ...,
+        state_age_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_state_age_seconds", b"_state_age_seconds", "state_age_seconds", b"state_age_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pid", b"pid", "user_vector_bytes", b"user_vector_bytes", "user_vector_hits", b"user_vector_hits", "user_vector_misses", b"user_vector_misses", "user_vectors", b"user_vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_state_age_seconds", b"_state_age_seconds", "commit", b"commit", "pid", b"pid", "state_age_seconds", b"state_age_seconds", "user_vector_bytes", b"user_vector_bytes", "user_vector_hits", b"user_vector_hits", "user_vector_misses", b"user_vector_misses", "user_vectors", b"user_vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__state_age_seconds: _TypeAlias = _typing.Literal["state_age_seconds"]  # noqa: Y015
+    _WhichOneofArgType__state_age_seconds: _TypeAlias = _typing.Literal["_state_age_seconds", b"_state_age_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state_age_seconds) -> _WhichOneofReturnType__state_age_seconds | None: ...
 
 Global___AnsweringProcess: _TypeAlias = AnsweringProcess  # noqa: Y015
 
@@ -1239,7 +1269,7 @@ class Worker(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """writer, texts, items, users, forgetting; artifacts, where they belong in a bucket"""
+    """writer, texts, items, users, forgetting; artifacts, where they belong in a bucket; state, where it is copied"""
     failing: _builtins.bool
     """what it does failed last, and is repeated until it does not"""
     failures: _builtins.int

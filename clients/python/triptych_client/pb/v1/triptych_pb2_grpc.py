@@ -29,7 +29,7 @@ class RetrievalStub:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. INVALID_REQUEST comes with
+    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, COMMIT_NOT_REACHED, INTERNAL. INVALID_REQUEST comes with
     google.rpc.BadRequest, which names the field, such as views.events[3].weight; none where the bytes are no message at all. A message beyond
     32 MiB is refused by gRPC itself: RESOURCE_EXHAUSTED without ErrorInfo. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
@@ -72,7 +72,7 @@ class RetrievalServicer:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. INVALID_REQUEST comes with
+    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, COMMIT_NOT_REACHED, INTERNAL. INVALID_REQUEST comes with
     google.rpc.BadRequest, which names the field, such as views.events[3].weight; none where the bytes are no message at all. A message beyond
     32 MiB is refused by gRPC itself: RESOURCE_EXHAUSTED without ErrorInfo. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
@@ -157,7 +157,7 @@ class Retrieval:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. INVALID_REQUEST comes with
+    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, COMMIT_NOT_REACHED, INTERNAL. INVALID_REQUEST comes with
     google.rpc.BadRequest, which names the field, such as views.events[3].weight; none where the bytes are no message at all. A message beyond
     32 MiB is refused by gRPC itself: RESOURCE_EXHAUSTED without ErrorInfo. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
