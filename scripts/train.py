@@ -252,7 +252,7 @@ def _fetched_model(work: WorkingHome, named: _Named, *, with_export: bool = Fals
 
 
 def _print_model(console: Console, directory: Path) -> None:
-    from encoder.runtime import METRICS_FILE
+    from encoder.model_files import METRICS_FILE
 
     metrics = json.loads((directory / METRICS_FILE).read_text("utf-8"))
     views = ", ".join(
