@@ -46,7 +46,7 @@ from store.privacy import (
 )
 from store.state import UserState, bring_up_to_date
 from store.store import Store
-from store.writes import Request, WriteResult
+from store.writes import LogStanding, Request, WriteResult, read_standing
 
 IMPORT_ERRORS = (
     AmbiguousFilesError,
@@ -119,6 +119,11 @@ class Ingest:
     def write(self, request: Request) -> Future[WriteResult]:
         """Have a request written, its texts masked.  Raises: StoppingError."""
         return self.commit.submit(request.masked_by(self._masker))
+
+    def standing(self, log_name: str) -> LogStanding:
+        """Return where the store stands in a log of events."""
+        with self._store.snapshot() as cursor:
+            return read_standing(cursor, log_name)
 
     def erase(self, user_id: str, peer: str) -> Erased:
         """Erase all that is stored about a user; durable when this returns.

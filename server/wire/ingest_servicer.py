@@ -13,17 +13,20 @@ from server.status import status_of_errors
 from server.wire.ingest import (
     Write,
     add_to,
+    batch_of,
     erase_reply,
     export_replies,
     folder_of,
     found_reply,
     import_reply,
     item_search_of,
+    log_of,
     request_of,
+    standing_reply,
     user_of,
     write_reply,
 )
-from store.writes import WriteResult
+from store.writes import LogStanding, WriteResult
 from triptych_client.pb.v1 import ingest_pb2 as pb
 from triptych_client.pb.v1 import ingest_pb2_grpc as rpc
 
@@ -103,6 +106,14 @@ class IngestServicer(rpc.IngestServicer):
     ) -> pb.StreamResponse:
         """Write impressions.  Status: as StreamItems."""
         return self._stream(request_iterator, context)
+
+    def ApplyLog(self, request: pb.ApplyLogRequest, context: grpc.ServicerContext) -> pb.ApplyLogResponse:
+        """Write events of a log.  Status: INVALID_ARGUMENT, UNAVAILABLE."""
+        with status_of_errors(context):
+            if not request.HasField("through"):
+                return standing_reply(self._ingest.standing(log_of(request)))
+            standing = result_of(self._ingest.write(batch_of(request))).standing
+            return standing_reply(standing or LogStanding())
 
     def EraseUser(self, request: pb.EraseUserRequest, context: grpc.ServicerContext) -> pb.EraseUserResponse:
         """Erase a user.  Status: INVALID_ARGUMENT; an unknown user is no error."""
