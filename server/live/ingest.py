@@ -120,6 +120,11 @@ class Ingest:
         """Have a request written, its texts masked.  Raises: StoppingError."""
         return self.commit.submit(request.masked_by(self._masker))
 
+    @property
+    def home_id(self) -> str:
+        """Of the store that is written."""
+        return self._store.home_id
+
     def standing(self, log_name: str) -> LogStanding:
         """Return where the store stands in a log of events."""
         with self._store.snapshot() as cursor:

@@ -123,8 +123,8 @@ def batch_of(message: pb.ApplyLogRequest) -> Request:
     return request
 
 
-def standing_reply(standing: LogStanding) -> pb.ApplyLogResponse:
-    """Return the reply that says where the store stands in a log."""
+def standing_reply(standing: LogStanding, home_id: str) -> pb.ApplyLogResponse:
+    """Return the reply that says where the store of a home stands in a log."""
     epoch, sequence = standing.position
     return pb.ApplyLogResponse(
         position=pb.LogPosition(epoch=epoch, sequence=sequence),
@@ -137,6 +137,7 @@ def standing_reply(standing: LogStanding) -> pb.ApplyLogResponse:
         updated=standing.updated,
         unchanged=standing.unchanged,
         rejected_rows=standing.rejected,
+        home_id=home_id,
     )
 
 

@@ -110,10 +110,11 @@ class IngestServicer(rpc.IngestServicer):
     def ApplyLog(self, request: pb.ApplyLogRequest, context: grpc.ServicerContext) -> pb.ApplyLogResponse:
         """Write events of a log.  Status: INVALID_ARGUMENT, UNAVAILABLE."""
         with status_of_errors(context):
-            if not request.HasField("through"):
-                return standing_reply(self._ingest.standing(log_of(request)))
-            standing = result_of(self._ingest.write(batch_of(request))).standing
-            return standing_reply(standing or LogStanding())
+            if request.HasField("through"):
+                standing = result_of(self._ingest.write(batch_of(request))).standing or LogStanding()
+            else:
+                standing = self._ingest.standing(log_of(request))
+            return standing_reply(standing, self._ingest.home_id)
 
     def EraseUser(self, request: pb.EraseUserRequest, context: grpc.ServicerContext) -> pb.EraseUserResponse:
         """Erase a user.  Status: INVALID_ARGUMENT; an unknown user is no error."""

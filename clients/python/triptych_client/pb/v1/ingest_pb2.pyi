@@ -619,6 +619,7 @@ class ApplyLogResponse(_message.Message):
     UPDATED_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
     REJECTED_ROWS_FIELD_NUMBER: _builtins.int
+    HOME_ID_FIELD_NUMBER: _builtins.int
     events: _builtins.int
     """Sums since this log was first read, of any epoch."""
     inserted: _builtins.int
@@ -626,6 +627,8 @@ class ApplyLogResponse(_message.Message):
     unchanged: _builtins.int
     rejected_rows: _builtins.int
     """and whole events"""
+    home_id: _builtins.str
+    """of the home that the token opens"""
     @_builtins.property
     def position(self) -> Global___LogPosition:
         """where the server stands: `through`, if the entries are written, now or by an earlier call"""
@@ -644,10 +647,11 @@ class ApplyLogResponse(_message.Message):
         updated: _builtins.int = ...,
         unchanged: _builtins.int = ...,
         rejected_rows: _builtins.int = ...,
+        home_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "inserted", b"inserted", "position", b"position", "rejected", b"rejected", "rejected_rows", b"rejected_rows", "unchanged", b"unchanged", "updated", b"updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "home_id", b"home_id", "inserted", b"inserted", "position", b"position", "rejected", b"rejected", "rejected_rows", b"rejected_rows", "unchanged", b"unchanged", "updated", b"updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -261,7 +261,7 @@ class IngestServicer:
 
     def ApplyLog(self, request, context):
         """Writes events of a log, such as a stream of NATS JetStream, and how far the log was read, in one transaction: so each
-        event counts once, whatever is killed or repeated. What `triptych consume` calls; docs/consuming.md says how to call it.
+        event counts once, whatever is killed or repeated. What `triptych consume` calls; docs/consuming.md says how it is done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

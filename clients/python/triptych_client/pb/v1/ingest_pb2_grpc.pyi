@@ -84,7 +84,7 @@ class IngestStub:
     StreamImpressions: _grpc.StreamUnaryMultiCallable[_ingest_pb2.AppendImpressionsRequest, _ingest_pb2.StreamResponse]
     ApplyLog: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.ApplyLogRequest, _ingest_pb2.ApplyLogResponse]
     """Writes events of a log, such as a stream of NATS JetStream, and how far the log was read, in one transaction: so each
-    event counts once, whatever is killed or repeated. What `triptych consume` calls; docs/consuming.md says how to call it.
+    event counts once, whatever is killed or repeated. What `triptych consume` calls; docs/consuming.md says how it is done.
     """
     EraseUser: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.EraseUserRequest, _ingest_pb2.EraseUserResponse]
     """Removes a person: rows, derived state, vectors of texts that nobody else wrote, rejected rows, ties of others
@@ -152,7 +152,7 @@ class IngestAsyncStub(IngestStub):
     StreamImpressions: _aio.StreamUnaryMultiCallable[_ingest_pb2.AppendImpressionsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     ApplyLog: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ApplyLogRequest, _ingest_pb2.ApplyLogResponse]  # type: ignore[assignment]
     """Writes events of a log, such as a stream of NATS JetStream, and how far the log was read, in one transaction: so each
-    event counts once, whatever is killed or repeated. What `triptych consume` calls; docs/consuming.md says how to call it.
+    event counts once, whatever is killed or repeated. What `triptych consume` calls; docs/consuming.md says how it is done.
     """
     EraseUser: _aio.UnaryUnaryMultiCallable[_ingest_pb2.EraseUserRequest, _ingest_pb2.EraseUserResponse]  # type: ignore[assignment]
     """Removes a person: rows, derived state, vectors of texts that nobody else wrote, rejected rows, ties of others
@@ -307,7 +307,7 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_pb2.ApplyLogResponse, _abc.Awaitable[_ingest_pb2.ApplyLogResponse]]:
         """Writes events of a log, such as a stream of NATS JetStream, and how far the log was read, in one transaction: so each
-        event counts once, whatever is killed or repeated. What `triptych consume` calls; docs/consuming.md says how to call it.
+        event counts once, whatever is killed or repeated. What `triptych consume` calls; docs/consuming.md says how it is done.
         """
 
     @_abc_1.abstractmethod
