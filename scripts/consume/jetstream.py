@@ -7,6 +7,7 @@ anything newer. A gap in what is delivered, or a lost connection, ends the sessi
 """
 
 import hashlib
+import logging
 import re
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -18,9 +19,17 @@ from uuid import uuid4
 
 import nats
 from nats.aio.client import Client as Connection
-from nats.errors import AuthorizationError, Error, MaxPayloadError
+from nats.errors import Error, MaxPayloadError
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    ConsumerInfo,
+    DeliverPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
 from nats.js.errors import APIError, BadRequestError, NotFoundError, ServiceUnavailableError
 
 from scripts.consume.source import (
@@ -41,6 +50,7 @@ _SAME_LETTER_SECONDS = 3600.0
 _MOST_DETAIL = 300  # characters of a header
 _RACES = (10013, 10105, 10148)  # the consumer exists, as somebody has just made it
 _READER = "triptych-reader"  # in the metadata of a consumer: which process made it
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -105,8 +115,10 @@ class JetStreamLog:
                 await connection.close()  # what is acknowledged is sent first
 
     async def _connection(self) -> Connection:
-        async def ignore(_: Exception) -> None:
-            """Calls raise what concerns them."""
+        async def note(error: Exception) -> None:
+            """Tell what a user may not do, as the call itself only waits in vain; calls raise the rest."""
+            if "permissions violation" in str(error).lower():
+                log.warning("%s", error)
 
         tls = None
         if self.tls_ca is not None:
@@ -118,7 +130,7 @@ class JetStreamLog:
             name="triptych consume",
             allow_reconnect=False,
             connect_timeout=_CONNECT_SECONDS,
-            error_cb=ignore,
+            error_cb=note,
             user_credentials=str(self.credentials) if self.credentials else None,
             tls=tls,
         )
@@ -132,11 +144,11 @@ class JetStream:
     """
 
     def __init__(
-        self, log: JetStreamLog, connection: Connection, context: JetStreamContext, home_id: str
+        self, stream_log: JetStreamLog, connection: Connection, context: JetStreamContext, home_id: str
     ) -> None:
-        self._log, self._connection, self._context = log, connection, context
-        digest = hashlib.sha256(log.name.encode()).hexdigest()[:8]
-        self._consumer = f"triptych-{home_id[:16]}" + (f"-{digest}" if log.subjects else "")
+        self._log, self._connection, self._context = stream_log, connection, context
+        digest = hashlib.sha256(self._log.name.encode()).hexdigest()[:8]
+        self._consumer = f"triptych-{home_id[:16]}" + (f"-{digest}" if self._log.subjects else "")
         self._epoch = ""
         self._pull: JetStreamContext.PullSubscription | None = None
         self._delivered = self._last = self._written = 0
@@ -144,24 +156,24 @@ class JetStream:
 
     @classmethod
     async def opened(
-        cls, log: JetStreamLog, connection: Connection, context: JetStreamContext, home_id: str
+        cls, stream_log: JetStreamLog, connection: Connection, context: JetStreamContext, home_id: str
     ) -> "JetStream":
         """Return the stream, with a stream for dead letters beside it, made where it is missing."""
-        opened = cls(log, connection, context, home_id)
-        info = await context.stream_info(log.stream)
+        opened = cls(stream_log, connection, context, home_id)
+        info = await context.stream_info(stream_log.stream)
         if info.config.retention == RetentionPolicy.INTEREST:
             raise UnusableLogError(
-                f"stream {log.stream} has the retention interest, which drops messages while a consumer is "
-                f"made anew: give it the retention limits or workqueue"
+                f"stream {stream_log.stream} has the retention interest, which drops messages while a "
+                f"consumer is made anew: give it the retention limits or workqueue"
             )
         opened._epoch = "" if info.created is None else info.created.isoformat()
         try:
-            await context.stream_info(log.dead_letters)
+            await context.stream_info(stream_log.dead_letters)
         except NotFoundError:
             config = StreamConfig(
-                name=log.dead_letters,
-                description=f"What triptych consume could not write of {log.stream}, and why",
-                subjects=[f"{log.dead_letters}.>"],
+                name=stream_log.dead_letters,
+                description=f"What triptych consume could not write of {stream_log.stream}, and why",
+                subjects=[f"{stream_log.dead_letters}.>"],
                 max_age=_KEPT_SECONDS,
                 duplicate_window=_SAME_LETTER_SECONDS,
                 storage=StorageType.FILE,
@@ -207,19 +219,38 @@ class JetStream:
             known = await self._context.consumer_info(self._log.stream, self._consumer)
         except NotFoundError:
             return
-        reader = (known.config.metadata or {}).get(_READER)
-        if self._log.begun and reader != self._log.reader:
+        if self._log.begun:
+            self._check_reader(known)
+        await self._context.delete_consumer(self._log.stream, self._consumer)
+
+    def _check_reader(self, known: ConsumerInfo) -> None:
+        """Raise LogTakenOverError where another process has made the consumer."""
+        if (known.config.metadata or {}).get(_READER) != self._log.reader:
             raise LogTakenOverError(
                 f"another `triptych consume` has begun to read {self._log.stream} for this home, so this "
                 f"one ends: run one of them"
             )
-        await self._context.delete_consumer(self._log.stream, self._consumer)
+
+    async def _info(self) -> ConsumerInfo:
+        """Return what JetStream says of the consumer, which is still this process's.
+
+        Raises:
+            LogUnreachableError: it was removed.
+            LogTakenOverError: another process has made it anew.
+        """
+        try:
+            info: ConsumerInfo = await self._context.consumer_info(self._log.stream, self._consumer)
+        except NotFoundError as error:
+            raise LogUnreachableError("the consumer was removed from the stream") from error
+        self._check_reader(info)
+        return info
 
     async def read(self, most: int, seconds: float) -> list[LogMessage]:
         """Return the next messages, none where none come in time.
 
         Raises:
             LogUnreachableError: the connection or a message was lost.
+            LogTakenOverError: another process reads the log by now.
         """
         if self._pull is None:
             raise RuntimeError("nothing is read before `seek`")
@@ -230,6 +261,8 @@ class JetStream:
                 delivered = []
             if not self._connection.is_connected:
                 raise LogUnreachableError("the connection to NATS was lost")
+            if not delivered:
+                await self._info()
             messages = []
             for one in delivered:
                 about = one.metadata
@@ -248,7 +281,7 @@ class JetStream:
     async def at_end(self) -> bool:
         """Return whether the consumer has nothing more, delivered or not."""
         with _named_errors(self._log.stream):
-            info = await self._context.consumer_info(self._log.stream, self._consumer)
+            info = await self._info()
             return not info.num_pending and (
                 info.delivered is None or info.delivered.stream_seq <= self._last
             )
@@ -305,8 +338,6 @@ def _named_errors(stream: str) -> Iterator[None]:
         raise LogUnreachableError(f"JetStream is not ready: {error.description or error.code}") from error
     except NotFoundError as error:
         raise LogMissingError(f"NATS has no stream {stream}: make it first (nats stream add)") from error
-    except AuthorizationError as error:
-        raise UnusableLogError("NATS refuses this user: see --nats-credentials") from error
     except BadRequestError as error:
         if error.err_code in _RACES:
             raise LogUnreachableError("another consumer was made at the same time") from error
@@ -314,4 +345,6 @@ def _named_errors(stream: str) -> Iterator[None]:
     except (TimeoutError, APIError, Error, OSError) as error:
         if isinstance(error, LogUnreachableError):
             raise
+        if "authorization violation" in str(error).lower():  # NATS says so by its text alone
+            raise UnusableLogError("NATS refuses this user: see --nats-credentials") from error
         raise LogUnreachableError(f"NATS is not reached: {str(error) or type(error).__name__}") from error
