@@ -21,6 +21,7 @@ from encoder.heads import NoHeadError
 from encoder.text import DamagedTextCacheError, NotATextModelError
 from indexer.filters import ReindexNeededError
 from indexer.index import VectorDimError
+from indexer.milvus import MilvusUnreachableError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
 from server.access import (
     ItemsHiddenError,
@@ -114,6 +115,7 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (NotReadyError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NotPreparedError, code_pb2.FAILED_PRECONDITION, "INDEX_REFUSED"),
     (OwnerUnreachableError, code_pb2.UNAVAILABLE, "OWNER_UNREACHABLE"),
+    (MilvusUnreachableError, code_pb2.UNAVAILABLE, "INDEX_UNREACHABLE"),
     (StateReplacedError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NoUserIndexError, code_pb2.FAILED_PRECONDITION, "NO_USER_INDEX"),
     (IndexChangedError, code_pb2.FAILED_PRECONDITION, "INDEX_CHANGED"),

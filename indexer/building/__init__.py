@@ -5,6 +5,7 @@
 the ANN recall against the `ground_truth`, and measures its search parameters and filter policy. `assemble`
 checks and publishes the directory. Every stage goes through a `build_checkpoint`, so that a killed build goes
 on. `incremental` compares an export with an index, for the cheap reindex and for the server.
+`milvus` moves a built index into Milvus, tuned anew.
 """
 
 from indexer.building.assemble import assemble_index, copy_changed, lay_out, unchanged_files
@@ -20,6 +21,12 @@ from indexer.building.incremental import (
     without_bad,
 )
 from indexer.building.items import ItemTower, build_main, write_rows
+from indexer.building.milvus import (
+    MilvusRecallError,
+    move_to_milvus,
+    recall_asked_of,
+    users_to_tune_with,
+)
 from indexer.building.sample import QUERIES, sample_users, tuning_queries
 from indexer.building.shards import build_shard
 from indexer.building.users import (
@@ -38,6 +45,7 @@ __all__ = [
     "Choice",
     "ExportedUsers",
     "ItemTower",
+    "MilvusRecallError",
     "assemble_index",
     "build_main",
     "build_shard",
@@ -52,14 +60,17 @@ __all__ = [
     "indexes_with",
     "lay_out",
     "lists_for",
+    "move_to_milvus",
     "open_checkpoint",
     "put_users",
+    "recall_asked_of",
     "row_hashes",
     "sample_users",
     "stored_users",
     "too_many",
     "tuning_queries",
     "unchanged_files",
+    "users_to_tune_with",
     "without_bad",
     "write_rows",
 ]

@@ -138,6 +138,8 @@ class Consumer:
         try:
             while True:
                 messages = await reading
+                if self._limit:
+                    messages = messages[: self._left]  # a log may give a few more
                 self._figures.pending.set(source.pending)
                 stops = self._stopping.is_set() or (self._limit and len(messages) >= self._left)
                 if not messages and (stops or (self._until_empty and await source.at_end())):

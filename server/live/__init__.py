@@ -5,9 +5,11 @@ each commit, `commits.py` passes the change on to three background workers: `ite
 two indexes in step with the store (`index_follower.py` is what they share), and `texts.py` encodes new texts.
 `index_writer.py` changes an index and tells the query processes, which `query_processes.py` knows.
 `publisher.py` makes another index the one that serves, while these go on; `forgetting.py` has it do so where
-files hold vectors of erased people.
+files hold vectors of erased people. `candidates.py` puts an index that is to serve into Milvus, where that is
+what candidates come from.
 """
 
+from server.live.candidates import candidates_of
 from server.live.commits import CommitListener
 from server.live.forgetting import Forgetting
 from server.live.index_writer import IndexWriter, RecordingIndexWriter, put_live
@@ -30,6 +32,7 @@ __all__ = [
     "QueryProcesses",
     "RecordingIndexWriter",
     "StoppingError",
+    "candidates_of",
     "freeze_what_stays",
     "put_live",
 ]
