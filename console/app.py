@@ -4,6 +4,8 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from functools import cache
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,19 +17,34 @@ from starlette.responses import Response
 from console.backend import NOTHING, Backend
 from console.config import ConsoleConfig
 from console.frame import Visit, frame, visit_of, words_of
-from console.pages import show_indexes, show_items, show_overview, show_people, show_try
+from console.pages import (
+    MAP_ANSWERS,
+    MAP_SCRIPT,
+    show_evaluation,
+    show_indexes,
+    show_items,
+    show_map,
+    show_models,
+    show_overview,
+    show_people,
+    show_try,
+)
 from console.words import Words
 from triptych_client import CallError, target_of
 
 log = logging.getLogger(__name__)
 
 Show = Callable[[Visit], Awaitable[None]]
+Answer = Callable[[Request, Backend], Awaitable[Response]]
 PAGES: dict[str, Show] = {
     "/": show_overview,
     "/try": show_try,
+    "/map": show_map,
     "/people": show_people,
     "/items": show_items,
     "/indexes": show_indexes,
+    "/models": show_models,
+    "/evaluation": show_evaluation,
 }
 _CALLS_OF_A_PAGE = 5  # one after another, at most
 _WAITING = 128  # connections
@@ -61,6 +78,9 @@ def run_console(config: ConsoleConfig, *, insecure: bool = False) -> None:
     backend, app = Backend(config), FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     for path, show in PAGES.items():
         _add_page(path, show, backend)
+    for path, answer in MAP_ANSWERS.items():
+        _add_answer(app, path, answer, backend)
+    app.add_api_route(MAP_SCRIPT, _script, response_model=None)
     if not insecure:  # a page elsewhere that gives its own name this machine's address reaches nothing
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
     app.middleware("http")(_never_framed)
@@ -86,6 +106,23 @@ def _add_page(path: str, show: Show, backend: Backend) -> None:
         say = words_of(request)
         with frame(request, say, writes=backend.config.write):
             await _shown(request, say, show, backend)
+
+
+def _add_answer(app: FastAPI, path: str, answer: Answer, backend: Backend) -> None:
+    async def answered(request: Request) -> Response:
+        return await answer(request, backend)
+
+    app.add_api_route(path, answered, response_model=None)
+
+
+async def _script() -> Response:
+    """Return what draws the map in the browser."""
+    return Response(_map_js(), media_type="text/javascript")
+
+
+@cache
+def _map_js() -> bytes:
+    return (Path(__file__).parent / "map.js").read_bytes()
 
 
 async def _shown(request: Request, say: Words, show: Show, backend: Backend) -> None:

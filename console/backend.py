@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import grpc
 
 from console.config import ConsoleConfig
-from triptych_client import AsyncClient, CallError
+from triptych_client import AsyncClient, CallError, MapOfItems
+from triptych_client.pb.v1 import ingest_pb2 as ingest
 
 _KEPT_SECONDS = 10.0
+_CATALOG_SECONDS = 60.0
 _AT_ONCE = 1_000  # items in one call
 _PROBE_SECONDS = 1.5
 
@@ -45,6 +47,8 @@ class Backend:
     def __init__(self, config: ConsoleConfig) -> None:
         self.config = config
         self._client: AsyncClient | None = None
+        self._catalog: tuple[float, ingest.ListAttributesResponse] | None = None
+        self._map: tuple[float, str, MapOfItems] | None = None
         self._abilities: tuple[float, Abilities] | None = None
 
     @property
@@ -84,12 +88,35 @@ class Backend:
             return self._abilities[1]
         async with self._connect(_PROBE_SECONDS) as probe:
             admin, query, ingest = await asyncio.gather(
-                _allowed(probe.status()), _allowed(probe.query(user_id="")), _allowed(probe.put_items([]))
+                _allowed(probe.list_indexes(1)),
+                _allowed(probe.query(user_id="")),
+                _allowed(probe.put_items([])),
             )
         write = self.config.write
         found = Abilities(query, write=ingest and write, read_people=admin, govern=admin and write)
         self._abilities = time.monotonic(), found
         return found
+
+    async def catalog(self) -> ingest.ListAttributesResponse:
+        """Return kinds and attributes that items have, asked of the server again after a minute.
+
+        Raises:
+            CallError: the server fails, or does not tell them.
+        """
+        if self._catalog is None or time.monotonic() - self._catalog[0] >= _CATALOG_SECONDS:
+            self._catalog = time.monotonic(), await self.client.list_attributes()
+        return self._catalog[1]
+
+    async def item_map(self, colour_by: str) -> MapOfItems:
+        """Return the map of the items, asked of the server again after a minute or for other colours.
+
+        Raises:
+            CallError: the server fails, or has no such attribute.
+        """
+        kept = self._map
+        if kept is None or kept[1] != colour_by or time.monotonic() - kept[0] >= _CATALOG_SECONDS:
+            kept = self._map = time.monotonic(), colour_by, await self.client.read_map(colour_by)
+        return kept[2]
 
     async def titles(self, item_ids: Sequence[str]) -> dict[str, str]:
         """Return the titles of items, of those that have one; none where the server does not tell them.

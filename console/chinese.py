@@ -123,6 +123,140 @@ CHINESE: dict[str, str] = {
         "对此对象一无所知，以下为最热门的物品。"
     ),
     "No results: nothing passes the filter.": "没有结果：没有物品符合条件。",
+    # the last hour, the map, filters
+    (
+        "This index reads texts by another language model than the one that serves. Publish it to see "
+        "its answers."
+    ): "此索引所用的语言模型与正在服务的不同。请发布它以查看其结果。",
+    "This server counts nothing. Start it without --no-figures.": (
+        "此服务器不做统计。请不带 --no-figures 启动。"
+    ),
+    "The server has too much to do. Try again in a moment.": "服务器过于繁忙，请稍后再试。",
+    "Map": "地图",
+    "Alerts": "告警",
+    "The last hour": "最近一小时",
+    "Processes": "进程",
+    "calls": "调用",
+    "failed or refused": "失败或被拒",
+    "Calls a minute": "每分钟调用",
+    "Latency of Query": "Query 的延迟",
+    "Method": "方法",
+    "Calls": "调用",
+    "Failed": "失败",
+    "Counted since {time} UTC.": "自 {time} UTC 起统计。",
+    "Process": "进程",
+    "Role": "角色",
+    "Memory": "内存",
+    "Age of the index": "索引的年龄",
+    "Worker": "任务",
+    "Waiting": "等待",
+    "For": "已等",
+    "State": "状态",
+    "All is well: none of {count} conditions holds.": "一切正常：{count} 个告警条件均不成立。",
+    "critical": "严重",
+    "warning": "警告",
+    "for {minutes} min": "已 {minutes} 分钟",
+    "{index} (serves)": "{index}（正在服务）",
+    "Index {index}.": "索引 {index}。",
+    "Filter": "筛选",
+    "Counted in {count} of the items.": "在其中 {count} 个物品中统计。",
+    "{name} from ({end})": "{name} 自（{end}）",
+    "{name} to ({end})": "{name} 至（{end}）",
+    "Map of the items": "物品地图",
+    "The map is told to tokens with the scope admin.": "只有具备 admin 权限的令牌能看到地图。",
+    "Show": "显示",
+    "Coloured by": "着色依据",
+    "Nothing is known of {user}: the vector is zero.": "对 {user} 一无所知：向量为零。",
+    "Drag to move, turn the wheel or press + and − to zoom, 0 shows all. A click opens the item.": (
+        "拖动以移动，滚轮或 + 与 − 缩放，0 显示全部。点击打开物品。"
+    ),
+    "Items as points; the page Try lists them": "以点表示的物品；“试查”页以列表显示",
+    "Loading …": "加载中……",
+    (
+        "The thick arrow is where the person's vector points, the thin ones are its parts, which add up "
+        "to it. {share} of the vector lies in this plane."
+    ): "粗箭头是此用户向量的方向，细箭头是它的各部分，相加即为该向量。该向量的 {share} 在此平面内。",
+    "others": "其他",
+    "the person": "此用户",
+    "The axes hold {first} and {second} of the variance.": "两轴分别包含 {first} 与 {second} 的方差。",
+    "A sample of {points} of {items} items.": "{items} 个物品中的 {points} 个样本。",
+    "{items} items.": "{items} 个物品。",
+    "Previous page": "上一页",
+    "Rows {first} to {last}": "第 {first} 至 {last} 行",
+    "On the map": "在地图上",
+    "TriptychNotServing": "没有可用的索引",
+    "TriptychErrors": "调用失败过多",
+    "TriptychSlowQueries": "查询变慢",
+    "TriptychRefusesCalls": "因拥满而拒绝调用",
+    "TriptychDeniesCalls": "大量调用被令牌检查拒绝",
+    "TriptychRoomNearlyFull": "调用容量将满",
+    "TriptychWriterFails": "无法写入",
+    "TriptychWorkerFails": "后台任务失败",
+    "TriptychLagsBehind": "后台任务落后",
+    "TriptychProcessBehindTheLog": "查询进程落后于变更日志",
+    "TriptychProcessesDisagree": "各进程使用不同的索引",
+    "TriptychProcessesRestart": "进程反复退出",
+    "TriptychOldIndex": "索引过旧",
+    "TriptychPopularityFallback": "多数查询只得到热门物品",
+    "TriptychDrift": "提问者与训练时不同",
+    "TriptychMemoryGrows": "内存持续增长",
+    (
+        "Nothing is published, or it could not be loaded; the log says which. Look with triptych index "
+        "list, go back with triptych index rollback."
+    ): (
+        "尚未发布索引，或无法加载；日志说明原因。用 triptych index list 查看，用 triptych index "
+        "rollback 退回。"
+    ),
+    (
+        "UNAVAILABLE: a process is being replaced. DEADLINE_EXCEEDED: it is too slow. INTERNAL: the "
+        "log has the error under the query id that the caller got. DATA_LOSS: a file is damaged; it "
+        "says which."
+    ): (
+        "UNAVAILABLE：正在更换进程。DEADLINE_EXCEEDED：过慢。INTERNAL：日志中以调用方所得的查询编号记录"
+        "了错误。DATA_LOSS：文件损坏，消息中有其名称。"
+    ),
+    (
+        "Many items changed since the index was built: triptych reindex. Few vectors of people are "
+        "kept: --user-cache-mb. Queries wait for a thread: --processes, or replicas."
+    ): (
+        "索引建成后有大量物品变更：triptych reindex。缓存的用户向量太少：--user-cache-mb。查询在等线程"
+        "：--processes，或增加副本。"
+    ),
+    (
+        "More calls of this kind come than are answered. Add processes (--processes); more workers "
+        "(--workers) help kinds that wait for the disk."
+    ): ("此类调用多于所能应答的。请增加进程（--processes）；对等待磁盘的调用，增加线程（--workers）有用。"),
+    (
+        "Callers come without a token, with one of another scope, or above its rate. One app with an "
+        "expired token is enough."
+    ): "调用方没有令牌，或令牌权限不符，或超过其速率。一个令牌过期的应用就足以如此。",
+    "The log says why, most often a full disk. Writes go on by themselves once it is mended.": (
+        "日志说明原因，多半是磁盘已满。修复后写入会自行继续。"
+    ),
+    "The log says why. Queries go on with what was there before.": "日志说明原因。查询照旧使用之前的内容。",
+    "More is written than can be encoded. Import large amounts with triptych import, and reindex.": (
+        "写入多于所能编码的。大量数据请用 triptych import 导入，再重建索引。"
+    ),
+    (
+        "A query process does not follow. It ends by itself where it cannot read the log; kill it, and "
+        "another one takes its place."
+    ): "有一个查询进程没有跟上。若读不了日志，它会自行退出；请结束它，另一个会接替。",
+    (
+        "The log has the exit code and the reason of each. Code -9 without a reason: the machine has "
+        "too little memory; take fewer processes, or a smaller --user-cache-mb."
+    ): ("日志中有各自的退出码和原因。没有原因的 -9：机器内存不足；请减少进程，或减小 --user-cache-mb。"),
+    "Was the nightly triptych train and triptych reindex run?": (
+        "每夜的 triptych train 和 triptych reindex 运行了吗？"
+    ),
+    "Most people who ask are unknown. Does the app send the ids that were imported?": (
+        "多数提问者是未知的。应用所发的编号与导入的一致吗？"
+    ),
+    "Train anew on a fresh export: triptych train --from LATEST.": (
+        "用新的导出重新训练：triptych train --from LATEST。"
+    ),
+    "Items that changed since the last reindex lie in memory: triptych reindex.": (
+        "上次重建索引以来变更的物品都在内存中：triptych reindex。"
+    ),
     # people
     "Name a person by id.": "请填写用户编号。",
     "Nothing is stored of {user}.": "没有存储 {user} 的任何内容。",
@@ -132,7 +266,6 @@ CHINESE: dict[str, str] = {
     "category": "类别",
     "probability": "概率",
     "Save as a file": "存为文件",
-    "and {count} more": "另有 {count} 条",
     "Consent": "同意",
     "Use for their own results: {view}": "用于本人的结果：{view}",
     "Let others' results show it: {view}": "可显示在他人的结果中：{view}",
@@ -183,4 +316,105 @@ CHINESE: dict[str, str] = {
     "Change it": "修改",
     "A new item": "新物品",
     "Delete": "删除",
+    # models
+    "Models": "模型",
+    "There is no model yet. Run triptych train for the home.": (
+        "还没有模型。请对数据目录运行 triptych train。"
+    ),
+    "There is no such model: {models}.": "没有这样的模型：{models}。",
+    "The first {count} are shown beside each other.": "只并排显示前 {count} 个。",
+    "Date": "日期",
+    "recall@20 when trained": "训练时的 recall@20",
+    "Compare the ticked ones": "比较勾选的模型",
+    "What they are": "基本情况",
+    "differs": "不同",
+    "Training kept no figures of {models}: too little was held out, or an earlier version made it.": (
+        "训练没有留下 {models} 的指标：留出的数据太少，或由更早的版本训练。"
+    ),
+    "They were not measured on the same rows, so a difference may come from that.": (
+        "它们不是在相同的数据行上测得的，差异可能由此而来。"
+    ),
+    "Heads, measured on valid": "预测头（在 valid 上测得）",
+    "Settings": "设置",
+    "They are the same.": "全部相同。",
+    "{count} that are the same": "相同的 {count} 项",
+    "Trained on from": "接续训练自",
+    "Export": "导出",
+    "Seconds of training": "训练秒数",
+    "Measured on": "测量所用",
+    "a tenth of train": "训练数据的十分之一",
+    "{rows}, {count} people": "{rows}，{count} 名用户",
+    "Recall@20 on the rows that training held out, with the 95 % interval over people.": (
+        "在训练留出的数据行上的 Recall@20，及其在用户上的 95% 区间。"
+    ),
+    "By view, when trained": "训练时各视图的效果",
+    # evaluation
+    "Evaluation": "评估",
+    "Reports are told to tokens with the scope admin.": "只有具备 admin 权限的令牌能看到评估报告。",
+    "There is no report yet. Run triptych evaluate for the home: it keeps what it measures there.": (
+        "还没有报告。请对数据目录运行 triptych evaluate，结果会保存在那里。"
+    ),
+    "There is no such report. The list has those that the home keeps.": (
+        "没有这份报告。列表中是数据目录保存的报告。"
+    ),
+    "Report": "报告",
+    "Beside it": "与之对比",
+    "Each interval is of one report alone: it does not tell whether a difference is chance.": (
+        "每个区间只属于一份报告，不能说明差异是否出于偶然。"
+    ),
+    "Split": "数据划分",
+    "Beside others": "对比对象",
+    "Home": "数据目录",
+    "Views used": "所用视图",
+    "Agreement of a view with the whole": "各视图与整体的一致程度",
+    "Seconds": "秒数",
+    "These reports are not of the same rows and people, so a difference may come from that.": (
+        "两份报告的数据行或用户不同，差异可能由此而来。"
+    ),
+    # charts
+    "The same as a table": "以表格显示",
+    "Recall beside others": "与其他方法相比的召回率",
+    "Recall@20 over all items, with the 95 % interval over people.": (
+        "对全部物品排序的 Recall@20，及其在用户上的 95% 区间。"
+    ),
+    "Left out: {what}.": "未包括：{what}。",
+    "people whom training never saw": "训练中未出现的用户",
+    "By view": "按视图",
+    "history withheld": "不给行为",
+    "Recall@20 where people are ranked by some of their views alone.": (
+        "只用部分视图为用户排序时的 Recall@20。"
+    ),
+    "attributes": "属性",
+    "vector": "向量",
+    "chance": "随机",
+    "Recall@20 of items that training never saw, by what is known of them; people with such a "
+    "target: {count}.": "训练中未出现的物品的 Recall@20，按已知信息区分；有此类目标的用户：{count}。",
+    "New items": "新物品",
+    "gain over it, paired 95 %": "相对它的增益（成对 95%）",
+    "{b} less {a}": "{b} 减 {a}",
+    "By history length": "按行为数量",
+    "By number of texts": "按文本数量",
+    "By number of friends": "按好友数量",
+    "items left of the history": "保留的历史物品数",
+    "texts left": "保留的文本数",
+    "friends left": "保留的好友数",
+    "One view is cut to so many elements, drawn at random, as in a person's first days; the others "
+    "are whole. Bands: 95 %, over {count} people.": (
+        "一个视图只随机保留这么多元素，如同用户最初的日子；其余视图完整。色带：95% 区间，{count} 名用户。"
+    ),
+    "all": "全部",
+    "removed": "移除",
+    "noise": "噪声",
+    "share of it that is changed, %": "被改动的比例（%）",
+    "Robustness": "稳健性",
+    "A share of one view is removed, or replaced by what is not theirs; the others are whole. "
+    "Bands: 95 %.": "一个视图的一部分被移除，或换成他人的内容；其余视图完整。色带：95% 区间。",
+    "Calibration": "校准",
+    "Tenths of the examples by prediction; on the dotted line what is predicted is what happens.": (
+        "按预测值分成十组；虚线上预测与实际相等。"
+    ),
+    "tenths": "十分组",
+    "clicks": "点击",
+    "categories": "类别",
+    "predicted": "预测",
 }

@@ -1,6 +1,6 @@
 """Controls of forms: each has a name that is read aloud, and tells what it became."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
@@ -19,6 +19,45 @@ def text_field(
         f"dense outlined maxlength={_LONGEST} autogrow" if several else f"dense outlined maxlength={_LONGEST}"
     )
     return field.classes("w-full q-mb-sm")
+
+
+def check_boxes(
+    legend: str, boxes: Mapping[str, bool], changed: Callable[[str, bool], Any], *, small: Mapping[str, str]
+) -> None:
+    """Draw a group of check boxes.
+
+    Args:
+        legend: the name of the group.
+        boxes: whether each is checked, by its label.
+        changed: called with the label and whether it is checked now.
+        small: what stands behind a label.
+    """
+    with ui.element("fieldset").classes("t-boxes"):
+        ui.html(escape(legend), sanitize=False, tag="legend")
+        for label, checked in boxes.items():
+            said = f"{label} ({small[label]})" if label in small else label
+            ui.checkbox(
+                said, value=checked, on_change=lambda event, label=label: changed(label, event.value)
+            ).props("dense")
+
+
+def range_fields(
+    names: tuple[str, str], ends: tuple[str, str], kind: str, changed: Callable[[int, str], Any]
+) -> None:
+    """Draw two fields for the ends of a range.
+
+    Args:
+        names: of the fields.
+        ends: what stands in them.
+        kind: of the fields, number or date.
+        changed: called with the number of the field and what stands in it now.
+    """
+    with ui.element("div").classes("t-range"):
+        for place, (name, end) in enumerate(zip(names, ends, strict=True)):
+            field = ui.input(
+                name, value=end, on_change=lambda event, place=place: changed(place, str(event.value or ""))
+            )
+            field.props(f"type={kind} step=any dense outlined stack-label")
 
 
 def number_slider(

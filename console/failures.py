@@ -26,9 +26,16 @@ def sentence_of(error: CallError | ValueError, address: str, say: Words) -> str:
         "ITEM_NOT_FOUND": say("There is no such item, or it is not in the index."),
         "HEAD_NOT_FITTED": say("The model has no head for this. Train with --task."),
         "NO_OLDER_INDEX": say("There is no older index to go back to."),
+        "REPORT_NOT_FOUND": say("There is no such report. The list has those that the home keeps."),
         "INDEX_NOT_FOUND": say("There is no such index."),
         "AUDIENCE_TOO_SMALL": say("Too few people for an audience that this server tells."),
         "REINDEX_NEEDED": say("This index does not hold users. Run triptych reindex."),
+        "TEXT_MODEL_DIFFERS": say(
+            "This index reads texts by another language model than the one that serves. Publish it to see "
+            "its answers."
+        ),
+        "NOTHING_COUNTED": say("This server counts nothing. Start it without --no-figures."),
+        "TOO_MANY_CALLS": say("The server has too much to do. Try again in a moment."),
         "RATE_LIMITED": say("Too many calls with this token. Wait a little."),
     }
     if error.reason in known:

@@ -8,22 +8,60 @@ from nicegui import ui
 from console.words import Words
 
 
-def look_up_form(path: str, fields: Mapping[str, tuple[str, str]], button: str) -> None:
+def look_up_form(
+    path: str,
+    fields: Mapping[str, tuple[str, str]],
+    button: str,
+    choices: Mapping[str, tuple[str, str, Mapping[str, str]]] | None = None,
+) -> None:
     """Draw a form whose answer is a page with an address of its own.
 
     Args:
         path: of that page.
         fields: label and value by the name of the parameter.
         button: what is on the button.
+        choices: label, value and what may be chosen, by the name of the parameter.
     """
     parts = "".join(
         f'<label>{escape(label)}<input name="{name}" value="{escape(value)}" maxlength="256"></label>'
         for name, (label, value) in fields.items()
     )
+    for name, (label, chosen, known) in (choices or {}).items():
+        options = "".join(
+            f'<option value="{escape(value)}"{" selected" if value == chosen else ""}>{escape(said)}</option>'
+            for value, said in known.items()
+        )
+        parts += f'<label>{escape(label)}<select name="{name}">{options}</select></label>'
     ui.html(
         f'<form class="t-look" method="get" action="{path}" role="search">{parts}'
         f'<button class="t-switch">{escape(button)}</button></form>',
         sanitize=False,
+    )
+
+
+def choice_form(path: str, fields: Mapping[str, tuple[str, str, Mapping[str, str]]], button: str) -> None:
+    """Draw a form of choices whose answer is a page with an address of its own.
+
+    Args:
+        path: of that page.
+        fields: label, value, and what is said of each value, by the name of the parameter.
+        button: what is on the button.
+    """
+    parts = "".join(
+        f'<label>{escape(label)}<select name="{name}">{_options(value, said)}</select></label>'
+        for name, (label, value, said) in fields.items()
+    )
+    ui.html(
+        f'<form class="t-look" method="get" action="{path}">{parts}'
+        f'<button class="t-switch">{escape(button)}</button></form>',
+        sanitize=False,
+    )
+
+
+def _options(chosen: str, said: Mapping[str, str]) -> str:
+    return "".join(
+        f'<option value="{escape(value)}"{" selected" if value == chosen else ""}>{escape(text)}</option>'
+        for value, text in said.items()
     )
 
 

@@ -1,8 +1,8 @@
 """The frame of every page: where one is, the language, light or dark; and how failures are shown."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 from nicegui import ui
@@ -27,12 +27,14 @@ class Visit:
         say: the words of its language.
         parameters: of its address.
         can: what is offered.
+        repeated: all values of each parameter, of those that stand there several times.
     """
 
     backend: Backend
     say: Words
     parameters: dict[str, str]
     can: Abilities
+    repeated: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def failure_html(self, error: CallError | ValueError) -> str:
         """Return why something failed as HTML."""
@@ -58,15 +60,20 @@ def page_names(say: Words) -> dict[str, str]:
     return {
         "/": say("Overview"),
         "/try": say("Try"),
+        "/map": say("Map"),
         "/people": say("People"),
         "/items": say("Items"),
         "/indexes": say("Indexes"),
+        "/models": say("Models"),
+        "/evaluation": say("Evaluation"),
     }
 
 
 async def visit_of(backend: Backend, request: Request) -> Visit:
     """Begin a visit: read language and address, and ask what the token may do.  Raises: CallError."""
-    return Visit(backend, words_of(request), dict(request.query_params), await backend.abilities())
+    asked = request.query_params
+    repeated = {name: asked.getlist(name) for name in asked}
+    return Visit(backend, words_of(request), dict(asked), await backend.abilities(), repeated)
 
 
 def words_of(request: Request) -> Words:

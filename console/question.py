@@ -70,6 +70,7 @@ class PageSetting:
         seen: whether items of the subject's history come, too.
         why: whether each result says what it is owed to.
         exact: whether every item is compared.
+        index: which answers; "" is the one that serves.
     """
 
     k: int = 10
@@ -84,6 +85,7 @@ class PageSetting:
     seen: bool = False
     why: bool = True
     exact: bool = False
+    index: str = ""
 
     def within_bounds(self) -> "PageSetting":
         """Return the setting with each number within its bounds: an address may say anything."""

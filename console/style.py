@@ -1,6 +1,8 @@
 """The look of the pages; colours of Okabe and Ito 2008, which colour-blind people can tell apart."""
 
-STYLE = """
+from charts import chart_style
+
+_PAGES = """
 :root {
   --t-back: #f7f7f5; --t-card: #fff; --t-ink: #1b1b1b; --t-soft: #5c5c5c; --t-line: #ddd; --t-link: #00507d;
   --t-bad: #a33000;
@@ -75,11 +77,42 @@ a:focus-visible, button:focus-visible, summary:focus-visible, input:focus-visibl
 .t-table { border-collapse: collapse; width: 100%; } .t-scroll { overflow-x: auto; }
 .t-look { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: end; margin-bottom: .8rem; }
 .t-look label { display: flex; flex-direction: column; font-size: .85rem; color: var(--t-soft); }
-.t-look input {
+.t-look input, .t-look select {
   border: 1px solid var(--t-line); border-radius: .3rem; padding: .35rem .6rem; background: var(--t-card);
   color: var(--t-ink); font-size: 1rem;
 }
 .t-long { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 20rem; overflow-y: auto; }
+.t-charts { display: grid; grid-template-columns: minmax(0, 1fr); gap: 1rem; }
+@media (min-width: 960px) { .t-charts { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+.t-minutes { margin: 0; } .t-minutes svg { width: 100%; height: auto; display: block; }
+.t-minutes figcaption { font-size: .9rem; color: var(--t-soft); }
+.t-minutes text { fill: var(--t-soft); font-size: 11px; }
+.t-minutes .t-axis { stroke: var(--t-line); }
+.t-minutes polyline { fill: none; stroke-width: 2; background: none; }
+.t-minutes polyline.t-social { stroke: #009e73; } .t-minutes polyline.t-text { stroke: #e69f00; }
+.t-minutes rect.t-history { fill: #0072b2; } .t-minutes rect.t-bad { fill: #d55e00; }
+.t-minutes circle.t-social { fill: #009e73; } .t-minutes circle.t-text { fill: #e69f00; }
+.t-key.t-bad::before { background: #d55e00; }
+.t-alerts { list-style: none; padding: 0; margin: 0; }
+.t-alert { border-left: 4px solid #e69f00; padding: .3rem .8rem; margin: .4rem 0; overflow-wrap: anywhere; }
+.t-alert.t-critical { border-color: var(--t-bad); }
+.t-well { color: var(--t-soft); margin: 0; }
+.t-map { position: relative; color: var(--t-ink); }
+.t-map canvas {
+  width: 100%; height: min(70vh, 46rem, 110vw); display: block; touch-action: none; cursor: grab;
+  border: 1px solid var(--t-line); background: var(--t-card);
+}
+.t-map canvas:focus-visible { outline: 3px solid #e69f00; outline-offset: 2px; }
+.t-tip {
+  position: absolute; max-width: 18rem; padding: .2rem .5rem; font-size: .85rem; pointer-events: none;
+  background: var(--t-ink); color: var(--t-card); border-radius: .3rem; overflow-wrap: anywhere;
+}
+.t-map-legend { display: flex; flex-wrap: wrap; gap: .2rem .9rem; font-size: .85rem; margin: .5rem 0; }
+.t-map-legend label { display: inline-flex; align-items: center; gap: .3rem; cursor: pointer; }
+.t-map-legend i { width: .8rem; height: .8rem; display: inline-block; }
+.t-boxes { border: 0; padding: 0; margin: .2rem 0 .5rem; display: flex; flex-wrap: wrap; gap: 0 .8rem; }
+.t-boxes legend { font-size: .85rem; color: var(--t-soft); padding: 0; }
+.t-range { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; margin: .2rem 0 .6rem; }
 .t-goes { list-style: disc; padding-left: 1.2rem; }
 details > summary { cursor: pointer; display: list-item; list-style: disclosure-closed inside; }
 details[open] > summary { list-style-type: disclosure-open; }
@@ -91,4 +124,11 @@ details[open] > summary { list-style-type: disclosure-open; }
   overflow-wrap: anywhere; vertical-align: top;
 }
 .t-table th { font-weight: 600; color: var(--t-soft); }
+.t-table thead th { overflow-wrap: normal; }
+.t-card .c-chart > h2 { margin-top: 0; }
+.t-mark { color: var(--t-bad); font-weight: 700; }
+.t-differs td { font-weight: 600; }
+.t-look select { max-width: min(100%, 24rem); text-overflow: ellipsis; }
+.t-choose input { width: 1.1rem; height: 1.1rem; }
 """
+STYLE = _PAGES + chart_style(".body--dark .c-chart {{ {} }}")

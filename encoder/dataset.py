@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +17,14 @@ from scipy import sparse
 from encoder.arrays import NO_TIME, Actions, Events, IntArray, TextColumns
 from encoder.config import TowerConfig
 from encoder.content import Described, RawContent
+from encoder.jobs import Jobs
 from encoder.text import (
     MAX_PIECES,
     ErasureSafeWriter,
     TextCache,
     TextEncoder,
     cache_imported_vectors,
+    cache_in_parts,
     encode_with_cache,
     item_text,
 )
@@ -161,6 +164,30 @@ def load_dataset(export: Export, encoder: TextEncoder, cache: TextCache) -> Data
         )
     pa.default_memory_pool().release_unused()
     return data
+
+
+def cache_texts(export: Export, encoder: TextEncoder, cache: TextCache, jobs: Jobs, folder: Path) -> None:
+    """Have workers encode the texts of an export that the cache lacks, so that `load_dataset` finds them.
+
+    Args:
+        export: with the texts.
+        encoder: the language model.
+        cache: takes the vectors, which are those of `load_dataset`.
+        jobs: the workers.
+        folder: that they see.
+
+    Raises:
+        ImportedVectorsError: as `load_dataset`.
+    """
+    writer = ErasureSafeWriter(cache, export.texts_among)
+    with Export(export.path, export.manifest) as source:
+        cache_imported_vectors(writer, encoder, source.imported_vectors(encoder.text_model_id))
+        columns = (source.items().column(name).to_pylist() for name in ("title", "text"))
+        texts = [item_text(title, text) for title, text in zip(*columns, strict=True)]
+        cache_in_parts(encoder, cache, [texts], len(texts), "item texts", jobs, folder)
+        batches = (batch.column("text").to_pylist() for batch in source.texts_batches(_TEXT_ROWS))
+        count = sum(map(len, source.texts_batches(_TEXT_ROWS)))
+        cache_in_parts(encoder, cache, batches, count, "user texts", jobs, folder, writer)
 
 
 def load_without_texts(export: Export) -> Dataset:

@@ -13,6 +13,7 @@ from encoder.learned import LearnConfig
 from encoder.left_out import LeftOutShares
 from encoder.tower import Block, ChosenTrust, Decompositions, Spectrum, Tower, fit_closed_form, spectrum
 from encoder.tower.cold_items import choose_content, fit_content
+from encoder.tower.held_out import held_out_figures
 from encoder.tower.mix import Mix, choose_mix, compressed, mixed, with_half_life
 from encoder.tower.select import HeldOutScorer, Trial, choose_config
 from encoder.views import FloatArray
@@ -97,20 +98,23 @@ def fit(
         closed, svd = fit_with_spectrum(choosing, config)
     if split is None or options.learn is None:
         trust = _trust(closed, choosing, split, options.seed)
-        content = choose_content(closed.trusting(trust), choosing, split, options.seed)
+        judged = closed.trusting(trust)
+        content = choose_content(judged, choosing, split, options.seed)
         if choosing is not data:
             closed, svd = fit_with_spectrum(data, config)
         settings = KeptSettings(config, None, (), 0.0, config.half_life, options.max_dim, trust, content)
         reached = trials[-1].ndcg if trials else None
         facts = chosen_facts(data, split, reached, trials, None) | {"unchosen": unchosen}
         tower = finished(closed, data, settings)
-        return FittedTower(tower, facts | {"trust": trust.as_json()}, Kept(settings, svd.right))
+        measured = measured_facts(judged, choosing, split) if split else {}
+        return FittedTower(tower, facts | measured | {"trust": trust.as_json()}, Kept(settings, svd.right))
     runs = _learn(choosing, closed, split, options.learn, training, report)
     blocks = [run.block for run in runs]
     mix = choose_mix(closed, blocks, choosing, split)
     weighed = with_half_life(mixed(closed, blocks, mix.weight, choosing), mix.half_life)
     trust = _trust(weighed, choosing, split, options.seed)
-    content = choose_content(weighed.trusting(trust), choosing, split, options.seed)
+    judged = weighed.trusting(trust)
+    content = choose_content(judged, choosing, split, options.seed)
     learned = learned_facts(options.learn, runs, mix)
     best = tuple(run.epoch for run in runs)
     if choosing is not data:
@@ -123,6 +127,7 @@ def fit(
     tower = finished(mixed(closed, [run.block for run in runs], mix.weight, data), data, settings)
     members = tuple(run.weights for run in runs) if mix.weight else ()
     facts = chosen_facts(data, split, max(mix.ndcg_by_half_life.values()), trials, learned)
+    facts |= measured_facts(judged, choosing, split)
     kept = Kept(settings, svd.right, members)
     return FittedTower(tower, facts | {"trust": trust.as_json()}, kept)
 
@@ -240,6 +245,16 @@ def learned_facts(options: LearnConfig, runs: "list[TrainedBlock]", mix: Mix) ->
     }
 
 
+def measured_facts(tower: Tower, data: Dataset, split: str) -> dict[str, Any]:
+    """Return how a tower ranks held-out rows, as metrics.json keeps it."""
+    return {"held_out": held_out_figures(tower, data, split, rows_of_split(split))}
+
+
+def rows_of_split(split: str) -> str:
+    """Return what people call the rows that a choice was made on."""
+    return "a tenth of train" if split == _INNER else split
+
+
 def chosen_facts(
     data: Dataset,
     split: str | None,
@@ -249,7 +264,7 @@ def chosen_facts(
 ) -> dict[str, Any]:
     """Return how a tower was chosen and trained, as metrics.json keeps it."""
     return {
-        "chosen_on": None if reached is None else "a tenth of train" if split == _INNER else split,
+        "chosen_on": None if reached is None or split is None else rows_of_split(split),
         "ndcg@20": reached,
         "trials": [{"config": t.config.as_json(), "ndcg@20": t.ndcg} for t in trials],
         "unchosen": None,

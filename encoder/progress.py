@@ -16,6 +16,13 @@ log = logging.getLogger(__name__)
 
 _Part = TypeVar("_Part")
 _running: list["LongStage"] = []  # the outermost stage first
+_silent = False
+
+
+def be_silent() -> None:
+    """Show no stage in this process from now on: it works on a part of what another one shows."""
+    global _silent  # noqa: PLW0603  of the process, as its terminal is
+    _silent = True
 
 
 class LongStage:
@@ -58,6 +65,9 @@ class LongStage:
 
     def __enter__(self) -> Self:
         """Draw the bar, or start to log lines."""
+        if _silent:  # nor is a bar made, whose lock would be left behind where the process is ended
+            _running.append(self)
+            return self
         bar: tqdm[NoReturn] = tqdm(
             total=self._total,
             initial=self._before,

@@ -15,6 +15,7 @@ from encoder.fit import (
     finished,
     fit_with_spectrum,
     learned_facts,
+    measured_facts,
 )
 from encoder.learned import LearnConfig
 from encoder.tower import Block, Tower
@@ -65,6 +66,8 @@ def retrain(
         learned = learned_facts(kept.learn, runs, Mix(kept.weight, kept.half_life, {}, {}))
     own = {"started_from": start.model_id, "trust": kept.trust.as_json()}
     facts = chosen_facts(data, split, reached, [], learned) | own
+    if split:
+        facts |= measured_facts(tower, data, split)
     return FittedTower(tower, facts, Kept(kept, svd.right, tuple(run.weights for run in runs)))
 
 

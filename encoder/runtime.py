@@ -64,6 +64,7 @@ class Model:
     """One immutable directory below models/: the towers, the item table and its vocabulary.
 
     Attributes:
+        directory: what it was loaded from.
         model_id: the directory's name; vectors of different models do not compare.
         text_model_id: the language model whose vectors the T view and the item tower take.
         export_id: what it was trained on.
@@ -83,7 +84,7 @@ class Model:
     ) -> None:
         self.model_id = model_id
         self.manifest = manifest
-        self._directory = directory
+        self.directory = directory
         self._warned = False
         self.text_model_id: str = manifest["text_model_id"]
         self.export_id: str = manifest["export_id"]
@@ -182,7 +183,7 @@ class Model:
         """Check that the tables hold finite numbers only.  Raises: NotFiniteModelError."""
         for name, values in (("table", self.table), ("id_vectors", self.id_vectors)):
             if not np.isfinite(values).all():
-                raise NotFiniteModelError(self._directory, f"{TABLES_FILE}: {name}")
+                raise NotFiniteModelError(self.directory, f"{TABLES_FILE}: {name}")
 
     def _not_finite(self, vectors: FloatArray, whose: str) -> npt.NDArray[np.bool_]:
         """Return which rows (B,) are not finite, and log an error the first time that there is one."""

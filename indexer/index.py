@@ -184,6 +184,16 @@ class Index:
         best: IntArray = best_by_id(found, k, len(self.main), self.item_ids)[0][0]
         return best[best >= 0]
 
+    def passing(self, wanted: Filter, state: IndexState | None = None) -> IntArray:
+        """Return the rows (n,), increasing, of the items that pass a filter.  Raises: ReindexNeededError."""
+        state = state or self.delta.state
+        allowed = self._allowed(wanted, state)
+        main = np.arange(len(self.main)) if allowed.main is None else allowed.main
+        appended = np.arange(len(state.removed_at)) if allowed.appended is None else allowed.appended
+        rows = np.concatenate([main, appended + len(self.main)])
+        found: IntArray = rows[state.live(rows) & ~np.isin(rows, allowed.denied)]
+        return found
+
     def rows(self, item_ids: Sequence[str], state: IndexState | None = None) -> IntArray:
         """Return the row of each item as (n,) int64, −1 for an item that is not live.
 

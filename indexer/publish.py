@@ -1,6 +1,6 @@
 """Publishing: load an index with its model, make it CURRENT, roll back, prune."""
 
-import shutil
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 from encoder.runtime import Model
 from indexer.index import Elsewhere, Index
 from indexer.users import open_users
-from store.artifact import DamagedArtifactError, artifacts, read_pointer, set_pointer
+from store.artifact import DamagedArtifactError, artifacts, read_pointer, remove_artifact, set_pointer
 from store.home import Home
 from store.locks import locked
 
@@ -16,9 +16,8 @@ from store.locks import locked
 class IndexNotFoundError(LookupError):
     """No index has that id."""
 
-    def __init__(self, home: Home, index_id: str) -> None:
-        known = ", ".join(artifacts(home.indexes)) or "none"
-        super().__init__(f"there is no index {index_id!r}; there are: {known}")
+    def __init__(self, index_id: str, known: Sequence[str]) -> None:
+        super().__init__(f"there is no index {index_id!r}; there are: {', '.join(known) or 'none'}")
         self.index_id = index_id
 
 
@@ -57,7 +56,7 @@ def load_index(
         DamagedArtifactError: a file of either is missing or damaged, or they do not belong together.
     """
     if index_id not in artifacts(home.indexes):
-        raise IndexNotFoundError(home, index_id)
+        raise IndexNotFoundError(index_id, artifacts(home.indexes))
     index = Index.load(home.indexes / index_id, check=check, elsewhere=elsewhere)
     if index.model_id not in artifacts(home.models):
         raise DamagedArtifactError(home.models / index.model_id, f"is missing and index {index_id} needs it")
@@ -100,27 +99,30 @@ def previous_index(home: Home) -> str:
     Raises:
         NoOlderIndexError: there is none.
     """
-    current = current_index(home).name
-    older = [index_id for index_id in artifacts(home.indexes) if index_id < current]
+    return index_before(current_index(home).name, artifacts(home.indexes))
+
+
+def index_before(current: str, index_ids: Sequence[str]) -> str:
+    """Return the newest of some indexes that is older than another.  Raises: NoOlderIndexError."""
+    older = [index_id for index_id in index_ids if index_id < current]
     if not older:
         raise NoOlderIndexError(f"there is no index older than {current} to roll back to")
-    return older[-1]
+    return max(older)
 
 
 def prune(home: Home, keep: int) -> list[str]:
     """Remove all but the newest `keep` indexes and the one that serves; return the ids removed."""
-    current = current_index(home).name
-    known = artifacts(home.indexes)
-    removed = [index_id for index_id in known[: max(0, len(known) - keep)] if index_id != current]
+    removed = prunable(current_index(home).name, artifacts(home.indexes), keep)
     for index_id in removed:
         remove_index(home, index_id)
     return removed
 
 
+def prunable(current: str, index_ids: Sequence[str], keep: int) -> list[str]:
+    """Return those of some indexes, oldest first, that are not among the newest `keep` and do not serve."""
+    return [index_id for index_id in index_ids[: max(0, len(index_ids) - keep)] if index_id != current]
+
+
 def remove_index(home: Home, index_id: str) -> None:
     """Remove the directory of an index; it vanishes at once and whole, even if the removal is cut short."""
-    directory = home.indexes / index_id
-    hidden = directory.with_name(f".pruned-{index_id}")
-    with locked(directory):
-        directory.rename(hidden)
-        shutil.rmtree(hidden)
+    remove_artifact(home.indexes / index_id)

@@ -8,11 +8,13 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from encoder.jobs import IN_PROCESS, Jobs
 from encoder.runtime import Model
 from encoder.text import TEXT_RULE, TextCache, TextEncoder
 from indexer.building import (
@@ -31,9 +33,11 @@ from indexer.building import (
     empty_faiss,
     fit,
     hashes_array,
+    items_in_parts,
     lay_out,
     open_checkpoint,
     put_users,
+    remove_parts,
     sample_users,
     too_many,
     tuning_queries,
@@ -95,13 +99,15 @@ def reindex(
     encoder: TextEncoder,
     cache: TextCache,
     spec: IndexSpec = IndexSpec(),
+    jobs: Jobs = IN_PROCESS,
 ) -> Path:
     """Build a new index over the available items of an export; return its directory. CURRENT stays as it is.
 
     Where an index of this model serves and few items changed since, its files are copied and the changes are
     written beside them; the same for the users. Items without an id vector and without text have
     no vector: filters and the popularity fallback find them. Users without any view, and items whose
-    attributes cannot be used, are left out. The manifest counts each kind.
+    attributes cannot be used, are left out. The manifest counts each kind. Whoever does the work, the files
+    are the same but for graphs (HNSW, CAGRA), which no two builds of several threads make alike.
 
     Raises:
         ModelMismatchError: the encoder is not the model's text model.
@@ -122,9 +128,9 @@ def reindex(
                  "card_float16": spec.card_float16, "facts_layout": FACTS_LAYOUT,
                  "text_rule": TEXT_RULE}  # fmt: skip
     with open_checkpoint(home.indexes, _key(made_from, hashes, users.hashes)) as folder:
-        directory = None if spec.full else _incremental(home, folder, users, hashes, spec, made_from)
+        directory = None if spec.full else _incremental(home, folder, users, hashes, spec, made_from, jobs)
         if directory is None:
-            directory = _full(home, folder, users, hashes, spec, made_from)
+            directory = _full(home, folder, users, hashes, spec, made_from, jobs)
     # The one time that every byte is read back: files were hashed as they were written, and not since.
     index = Index.load(directory)
     user_index = open_users(directory, index.manifest)
@@ -140,6 +146,7 @@ def _full(
     hashes: pa.Table,
     spec: IndexSpec,
     made_from: dict[str, Any],
+    jobs: Jobs,
 ) -> Path:
     """Build an index from nothing, or from the checkpoint of a killed run; return its directory.
 
@@ -150,9 +157,12 @@ def _full(
         hashes: `export.item_hashes()`.
         spec: of the index.
         made_from: entries of the manifest that name the model and the specification.
+        jobs: who does the work.
     """
     export, tower = users.export, users.tower
-    digests = build_main(folder, export, hashes, tower)
+    encoded = None if jobs.in_this_process else partial(items_in_parts, folder, export, hashes, tower, jobs)
+    digests = build_main(folder, export, hashes, tower, encoded)
+    remove_parts(folder)
     vectors = map_vectors(folder / VECTORS_FILE)
     if spec.factory == AUTO:
         choice = choose(len(vectors), tower.model.dim, spec.memory_bytes, card=gpus().count > 0)
@@ -160,8 +170,8 @@ def _full(
         choice = Choice(spec.factory, "it was asked for", (EXACT,))
     log.info("reindex: %s: %s", choice.factory, choice.reason)
     queries = tuning_queries(vectors, sample_users(export, tower, 0 if choice.factory == EXACT else QUERIES))
-    fitted = fit(folder, queries, choice, spec.ann_recall, float16=spec.card_float16)
-    built = build_users(folder, users, None, spec.ann_recall, spec.memory_bytes)
+    fitted = fit(folder, queries, choice, spec.ann_recall, float16=spec.card_float16, jobs=jobs)
+    built = build_users(folder, users, None, spec.ann_recall, spec.memory_bytes, jobs)
     without_vector = len(read_without_vector(folder, tower.model.dim))
     facts = {**made_from, "export_id": export.export_id, "items_without_vector": without_vector,
              "items_left_out": len(hashes) - len(vectors) - without_vector}  # fmt: skip
@@ -175,6 +185,7 @@ def _incremental(
     hashes: pa.Table,
     spec: IndexSpec,
     made_from: dict[str, Any],
+    jobs: Jobs,
 ) -> Path | None:
     """Make an index from the serving one and the changes; None where all must be rebuilt.  Args: as `_full`.
 
@@ -203,7 +214,7 @@ def _incremental(
             names = [f"{FOLDER}/{name}" for name in unchanged_files(user_index)]
             draft.digests |= {name: digests[name] for name in names}
         else:
-            built = build_users(folder, users, user_index, spec.ann_recall, spec.memory_bytes)
+            built = build_users(folder, users, user_index, spec.ann_recall, spec.memory_bytes, jobs)
             draft.facts[FOLDER] = lay_out(folder / FOLDER, draft.path / FOLDER, built.fitted, built.facts)
             draft.digests |= built.digests
     return home.indexes / index_id

@@ -14,6 +14,7 @@ import grpc
 import lmdb
 import typer
 
+from scripts.artifacts.command import artifacts_app
 from scripts.backups import backup_command, restore_command
 from scripts.bench import app as bench_app
 from scripts.compress_text import compress_text_command
@@ -61,6 +62,7 @@ app.command("doctor")(doctor_command)
 app.command("backup")(backup_command)
 app.command("restore")(restore_command)
 app.add_typer(index_app, name="index")
+app.add_typer(artifacts_app, name="artifacts")
 app.add_typer(token_app, name="token")
 app.command("demo")(demo_command)
 

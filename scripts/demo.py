@@ -75,11 +75,11 @@ def demo_command(
     console.rule("triptych import")
     import_command(home / "world", home)
     console.rule("triptych train")
-    train_command(home, task=[TaskName.CLICK] if impressions else None)
+    train_command(str(home), task=[TaskName.CLICK] if impressions else None)
     console.rule("triptych reindex")
-    reindex_command(home)
+    reindex_command(str(home))
     console.rule("triptych evaluate")
-    evaluate_command(home)
+    evaluate_command(str(home))
     console.rule("triptych serve, and triptych query from another process")
     with demo_server(place, port, keep=serve) as address:
         people = {

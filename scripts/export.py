@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from scripts.artifacts import CacheOption, PlaceOption, working_home
 from scripts.exchange import write_recbole
-from scripts.home_access import existing_home, fresh_export
-from scripts.terminal import HomeOption
+from store.objects import HomeBucket, in_object_storage
 
 
 class ExportFormat(StrEnum):
@@ -19,7 +19,7 @@ class ExportFormat(StrEnum):
 
 
 def export_command(
-    home: HomeOption,
+    home: PlaceOption,
     file_format: Annotated[
         ExportFormat, typer.Option("--format", help="recbole writes RecBole's atomic files, with the split.")
     ] = ExportFormat.PARQUET,
@@ -29,11 +29,13 @@ def export_command(
     name: Annotated[
         str, typer.Option("--name", help="Of the data set in RecBole; default: that of the home.")
     ] = "",
+    cache: CacheOption = None,
 ) -> None:
     """Write a Parquet copy of the store.
 
     It lands below exports/; where a server runs, the server writes it. With --format recbole the rows that
     the copy shows are written as RecBole's atomic files, too: train, valid and test as evaluate takes them.
+    Where the settings of the home name a bucket for artifacts, the copy is uploaded there.
 
     Example: triptych export --home demo; triptych export --home demo --format recbole --out recbole
     """
@@ -43,8 +45,12 @@ def export_command(
         raise typer.BadParameter("it is for recbole: exports lie in the home", param_hint="--out")
     if "/" in name or name.startswith("."):
         raise typer.BadParameter("it is a name, not a path", param_hint="--name")
-    with fresh_export(existing_home(home)) as export:
-        print(export.path)
+    if file_format is ExportFormat.PARQUET and in_object_storage(home):
+        reason = "an export is made where the live store is: name that directory, whose [storage] artifacts"
+        raise typer.BadParameter(f"{reason} say {home}", param_hint="--home")
+    with working_home(home, cache) as work, work.export() as export:
+        in_bucket = isinstance(work.place, HomeBucket)
+        print(f"{work.place.name}/exports/{export.export_id}" if in_bucket else export.path)
         if out is not None:
-            for file in write_recbole(export, out, name or home.absolute().name):
+            for file in write_recbole(export, out, name or Path(home).absolute().name):
                 print(file)

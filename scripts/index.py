@@ -10,10 +10,12 @@ from rich.markup import escape
 from rich.table import Column, Table
 from tqdm import tqdm
 
-from scripts.home_access import existing_home, publish_index, server_of
-from scripts.terminal import HomeOption, console
-from store.artifact import DamagedArtifactError, NotPublishedError, artifacts, made_at, read_manifest, verify
+from scripts.artifacts import CacheOption, PlaceOption, WorkingHome, working_home
+from scripts.home_access import server_of
+from scripts.terminal import console
+from store.artifact import DamagedArtifactError, NotPublishedError, made_at
 from store.home import Home
+from store.objects import CURRENT, ArtifactPlace
 from triptych_client import Client
 
 IdArgument = Annotated[str, typer.Argument(help="An index id, as `triptych index list` prints it.")]
@@ -37,76 +39,91 @@ class IndexOnDisk:
 
 
 @index_app.command("list")
-def list_command(home: HomeOption) -> None:
+def list_command(home: PlaceOption, cache: CacheOption = None) -> None:
     """List all indexes, newest last, every byte checked; a star marks the one that serves.
+
+    In s3://bucket/home, sizes and the checksums that were noted with the files are compared, nothing is read.
 
     Example: triptych index list --home demo
     """
-    place = existing_home(home)
-    ids = artifacts(place.indexes)
-    if not ids:
-        print(f"there is no index yet: run `triptych reindex --home {home}`")
-        return
-    current, broken = _current(place)
-    wanted = ("model", "factory", "ANN recall", "items", "changes", "dim", "created", "size", "state")
-    table = Table("", Column("index", no_wrap=True), *wanted)
-    for index_id in tqdm(ids, desc="check", unit="index", leave=False, disable=None):
-        state = check_index(place, index_id)
-        facts = [str(state.facts.get(name, "–")) for name in _SHOWN]
-        row = [
-            index_id,
-            *facts,
-            creation_time(index_id),
-            f"{state.size / 1e6:,.1f} MB",
-            escape(state.damage or "ok"),
-        ]
-        table.add_row("*" if index_id == current else "", *row)
+    with working_home(home, cache) as work:
+        ids = work.place.ids("indexes")
+        if not ids:
+            print(f"there is no index yet: run `triptych reindex --home {home}`")
+            return
+        current, broken = _current(work)
+        wanted = ("model", "factory", "ANN recall", "items", "changes", "dim", "created", "size", "state")
+        table = Table("", Column("index", no_wrap=True), *wanted)
+        for index_id in tqdm(ids, desc="check", unit="index", leave=False, disable=None):
+            state = check_index(work.place, index_id)
+            facts = [str(state.facts.get(name, "–")) for name in _SHOWN]
+            row = [
+                index_id,
+                *facts,
+                creation_time(index_id),
+                f"{state.size / 1e6:,.1f} MB",
+                escape(state.damage or "ok"),
+            ]
+            table.add_row("*" if index_id == current else "", *row)
     console().print(table)
     if broken:
         print(f"{broken}; publish one: triptych index publish ID --home {home}")
 
 
 @index_app.command("show")
-def show_command(index_id: IdArgument, home: HomeOption) -> None:
+def show_command(index_id: IdArgument, home: PlaceOption, cache: CacheOption = None) -> None:
     """Print the manifest of an index, then check every byte of it and of its model.
 
     Example: triptych index show 20260101T120000000000-abcd --home demo
     """
-    from indexer.publish import IndexNotFoundError, load_index
+    from indexer.publish import load_index
 
-    place = existing_home(home)
-    if index_id not in artifacts(place.indexes):
-        raise IndexNotFoundError(place, index_id)
-    print(json.dumps(read_manifest(place.indexes / index_id), indent=2))
-    pair = load_index(place, index_id)
-    serves = "; it is CURRENT" if _current(place)[0] == index_id else ""
+    with working_home(home, cache) as work:
+        _check_known(work, index_id)
+        print(json.dumps(work.place.manifest("indexes", index_id), indent=2))
+        work.fetch("indexes", index_id)
+        pair = load_index(work.home, index_id)
+        serves = "; it is CURRENT" if _current(work)[0] == index_id else ""
     print(f"ok: every file of the index and of model {pair.model.model_id} is as it was written{serves}")
 
 
 @index_app.command("publish")
-def publish_command(index_id: IdArgument, home: HomeOption) -> None:
+def publish_command(index_id: IdArgument, home: PlaceOption, cache: CacheOption = None) -> None:
     """Make an index the one that serves, after checking it; a running server changes over at once.
+
+    In s3://bucket/home, the servers that read from there change over within seconds.
 
     Example: triptych index publish 20260101T120000000000-abcd --home demo
     """
-    publish_index(existing_home(home), index_id)
+    with working_home(home, cache) as work:
+        _publish(work, index_id)
     print(f"index {index_id} serves")
 
 
 @index_app.command("rollback")
-def rollback_command(home: HomeOption) -> None:
+def rollback_command(home: PlaceOption, cache: CacheOption = None) -> None:
     """Publish the newest index that is older than the one that serves.
 
     Example: triptych index rollback --home demo
     """
-    place = existing_home(home)
-    roll_back(place)
-    print(f"index {_current(place)[0]} serves")
+    from indexer.publish import index_before
+
+    with working_home(home, cache) as work:
+        if work.in_bucket:
+            current = work.before[CURRENT].artifact_id
+            if not current:
+                raise NotPublishedError(f"{work.place.name}/{CURRENT.name}")
+            index_id = index_before(current, work.place.ids("indexes"))
+            _publish(work, index_id)
+        else:
+            roll_back(work.home)
+            index_id = str(_current(work)[0])
+    print(f"index {index_id} serves")
 
 
 @index_app.command("move")
 def move_command(
-    home: HomeOption,
+    home: PlaceOption,
     to: Annotated[str, typer.Option(help="milvus, or faiss for back.", show_default=False)],
     milvus: Annotated[str, typer.Option(help="URI of Milvus, such as http://127.0.0.1:19530.")] = "",
     index_id: Annotated[
@@ -115,6 +132,7 @@ def move_command(
     milvus_token_file: Annotated[
         Path | None, typer.Option(help="File with the token, or user:password, for Milvus.")
     ] = None,
+    cache: CacheOption = None,
 ) -> None:
     """Move an index into Milvus, tuned to the ANN recall that its reindex was asked for, or back.
 
@@ -127,25 +145,24 @@ def move_command(
     from indexer.building import move_to_milvus, recall_asked_of, users_to_tune_with
     from indexer.index import Index
     from indexer.milvus import MilvusAddress, MilvusConnection, drop_collection
-    from indexer.publish import IndexNotFoundError, current_index
 
     if to not in ("milvus", "faiss"):
         raise typer.BadParameter(f"{to!r} is neither milvus nor faiss", param_hint="--to")
     if not milvus:
         raise typer.BadParameter("say where Milvus is", param_hint="--milvus")
-    place = existing_home(home)
-    index_id = index_id or current_index(place).name
     token = "" if milvus_token_file is None else milvus_token_file.read_text("utf-8").strip()
-    connection = MilvusConnection(MilvusAddress(milvus, token))
-    if to == "faiss":
-        there = drop_collection(connection, index_id)
-        print(f"index {index_id} {'is no more' if there else 'was not'} in Milvus")
-        return
-    if index_id not in artifacts(place.indexes):
-        raise IndexNotFoundError(place, index_id)
-    index = Index.load(place.indexes / index_id)
-    queries = users_to_tune_with(place.indexes, index)
-    facts = move_to_milvus(index, connection, queries, recall_asked_of(index))
+    with working_home(home, cache) as work:
+        index_id = index_id or work.named(CURRENT).name
+        connection = MilvusConnection(MilvusAddress(milvus, token))
+        if to == "faiss":
+            there = drop_collection(connection, index_id)
+            print(f"index {index_id} {'is no more' if there else 'was not'} in Milvus")
+            return
+        _check_known(work, index_id)
+        work.fetch("indexes", index_id)
+        index = Index.load(work.home.indexes / index_id)
+        queries = users_to_tune_with(work.home.indexes, index)
+        facts = move_to_milvus(index, connection, queries, recall_asked_of(index))
     print(
         f"index {index_id} is in Milvus: {facts.items} items, efSearch {facts.search_params.ef_search}, "
         f"ANN recall@100 {facts.recall:.4f}"
@@ -154,21 +171,30 @@ def move_command(
 
 @index_app.command("prune")
 def prune_command(
-    home: HomeOption,
+    home: PlaceOption,
     keep: Annotated[int, typer.Option(min=1, help="How many of the newest stay.")] = 3,
+    cache: CacheOption = None,
 ) -> None:
     """Remove all but the newest indexes and the one that serves.
 
     Example: triptych index prune --keep 3 --home demo
     """
-    from indexer.publish import prune
+    from indexer.publish import current_index, prunable, prune
 
-    place = existing_home(home)
-    sizes = {index_id: _size(place.indexes / index_id) for index_id in artifacts(place.indexes)}
-    removed = prune(place, keep)
-    for index_id in removed:
-        print(f"removed {index_id}, {sizes[index_id] / 1e6:,.1f} MB")
-    print(f"{len(sizes) - len(removed)} of {len(sizes)} indexes stay")
+    with working_home(home, cache) as work:
+        ids = work.place.ids("indexes")
+        if work.in_bucket:
+            serving = work.before[CURRENT].artifact_id or (current_index(work.home).name)
+            removed = prunable(serving, ids, keep)
+        else:
+            removed = prunable(current_index(work.home).name, ids, keep)
+        sizes = {index_id: work.place.size("indexes", index_id) for index_id in removed}
+        for index_id in removed:
+            work.place.remove("indexes", index_id)
+            print(f"removed {index_id}, {sizes[index_id] / 1e6:,.1f} MB")
+        if work.in_bucket and work.owned:
+            prune(work.home, keep)
+    print(f"{len(ids) - len(removed)} of {len(ids)} indexes stay")
 
 
 def roll_back(home: Home) -> None:
@@ -189,23 +215,23 @@ def roll_back(home: Home) -> None:
         client.rollback_index()
 
 
-def check_index(home: Home, index_id: str) -> IndexOnDisk:
-    """Return the state of an index after reading every byte of it; damage does not raise."""
-    directory = home.indexes / index_id
+def check_index(place: ArtifactPlace, index_id: str) -> IndexOnDisk:
+    """Return the state of an index after checking its files; damage does not raise."""
+    directory = Path(place.name) / "indexes" / index_id
     facts: dict[str, Any] = {}
     damage = None
     try:
-        facts = read_manifest(directory)
-        verify(directory)
+        facts = place.manifest("indexes", index_id)
+        place.check("indexes", index_id)
         if facts.get("kind") != "index":
             damage = f"damaged: it is a {facts.get('kind')!r}, not an index"
-        elif facts["model_id"] not in artifacts(home.models):
+        elif facts["model_id"] not in place.ids("models"):
             damage = f"of no use: model {facts['model_id']} is missing"
     except DamagedArtifactError as error:
         inside = error.path.is_relative_to(directory) and error.path != directory
         name = error.path.relative_to(directory) if inside else error.path.name
         damage = f"damaged: {name} {error.reason}"
-    return IndexOnDisk(index_id, facts, _size(directory), damage)
+    return IndexOnDisk(index_id, facts, place.size("indexes", index_id), damage)
 
 
 def creation_time(artifact_id: str) -> str:
@@ -217,15 +243,33 @@ def creation_time(artifact_id: str) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _current(home: Home) -> tuple[str | None, str | None]:
+def _publish(work: WorkingHome, index_id: str) -> None:
+    """Publish an index; one in a bucket is fetched and checked first, unless a server does that."""
+    from indexer.publish import load_index
+
+    if work.in_bucket:
+        _check_known(work, index_id)
+        work.fetch("indexes", index_id)
+        load_index(work.home, index_id)
+    work.publish(index_id)
+
+
+def _check_known(work: WorkingHome, index_id: str) -> None:
+    """Raise IndexNotFoundError for an index that there is not."""
+    from indexer.publish import IndexNotFoundError
+
+    known = work.place.ids("indexes")
+    if index_id not in known:
+        raise IndexNotFoundError(index_id, known)
+
+
+def _current(work: WorkingHome) -> tuple[str | None, str | None]:
     """Return the id of the index that serves, or why none does."""
     from indexer.publish import current_index
 
     try:
-        return current_index(home).name, None
+        if work.in_bucket and not (named := work.before[CURRENT].artifact_id):
+            raise NotPublishedError(f"{work.place.name}/{CURRENT.name}")
+        return named if work.in_bucket else current_index(work.home).name, None
     except (NotPublishedError, DamagedArtifactError) as error:
         return None, str(error)
-
-
-def _size(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

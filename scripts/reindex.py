@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from scripts.home_access import existing_home, fresh_export, publish_index
-from scripts.terminal import HomeOption
+from scripts.artifacts import CacheOption, PlaceOption, working_home
+from scripts.terminal import JobsOption, RayOption, workers
 
 
 def reindex_command(
-    home: HomeOption,
+    home: PlaceOption,
     model: Annotated[str | None, typer.Option(help="A model id; default: the latest one.")] = None,
     factory: Annotated[
         str, typer.Option(help="FAISS index factory; Flat is exact, auto fits the number of items.")
@@ -31,28 +31,40 @@ def reindex_command(
         bool,
         typer.Option("--card-float16", help="Hold vectors as halves on graphics cards; scores stay exact."),
     ] = False,
+    cache: CacheOption = None,
+    jobs: JobsOption = "1",
+    ray: RayOption = None,
 ) -> None:
     """Build, tune, check and publish an index of the items.
 
     Available items only. Where few of them changed since the index that serves, its files are taken over and
-    the changes are written beside them. A run that was killed goes on where it was.
+    the changes are written beside them. A run that was killed goes on where it was. In s3://bucket/home it
+    takes the newest export there, and loses to another index that is published meanwhile.
+
+    With --jobs or --ray the work is divided, and the index is the same; with a graphics card it is not worth
+    it, because workers leave that alone.
 
     Example: triptych reindex --home demo
+    Example: triptych reindex --home demo --jobs auto
     """
     from encoder.runtime import Model
     from encoder.text import TextCache, TextEncoder
     from indexer.reindex import IndexSpec, reindex
-    from store.artifact import artifacts, read_pointer
+    from store.objects import CURRENT, LATEST
 
-    place = existing_home(home)
-    if model is not None and model not in artifacts(place.models):
-        raise LookupError(
-            f"there is no model {model!r}; there are: {', '.join(artifacts(place.models)) or 'none'}"
-        )
-    spec = IndexSpec(factory, ann_recall, memory_mib and memory_mib << 20, full, card_float16)
-    trained = Model.load(place.models / model if model else read_pointer(place.latest_model, place.models))
-    encoder = TextEncoder.load(place.text_models / trained.text_model_id)
-    with closing(TextCache.open(place.text_cache)) as cache, fresh_export(place) as export:
-        directory = reindex(place, export, trained, encoder, cache, spec)
-    publish_index(place, directory.name)
+    with working_home(home, cache) as work:
+        if model is not None and model not in (known := work.place.ids("models")):
+            raise LookupError(f"there is no model {model!r}; there are: {', '.join(known) or 'none'}")
+        spec = IndexSpec(factory, ann_recall, memory_mib and memory_mib << 20, full, card_float16)
+        trained = Model.load(work.fetch("models", model) if model else work.named(LATEST))
+        encoder = TextEncoder.load(work.home.text_models / trained.text_model_id)
+        if work.before[CURRENT].artifact_id and not full:
+            work.named(CURRENT)  # whose files are taken over where few items changed
+        with (
+            workers(jobs, ray) as working,
+            closing(TextCache.open(work.home.text_cache)) as texts,
+            work.export() as export,
+        ):
+            directory = reindex(work.home, export, trained, encoder, texts, spec, working)
+        work.publish(directory.name)
     print(f"index {directory.name} serves, made by model {trained.model_id}")

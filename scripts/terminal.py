@@ -2,20 +2,73 @@
 
 import json
 import logging
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+if TYPE_CHECKING:
+    from encoder.jobs import Jobs
+
+
+def on_disk(path: Path) -> Path:
+    """Refuse the URL of a home in object storage where a command needs a directory."""
+    if re.match(r"\w+:/", str(path)):
+        raise typer.BadParameter("this command needs the directory that holds the live store, not a URL")
+    return path
+
+
 HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False)
+    Path,
+    typer.Option(
+        "--home", envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False, callback=on_disk
+    ),
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+JobsOption = Annotated[
+    str,
+    typer.Option(
+        "--jobs",
+        metavar="N|auto",
+        help="Processes of one thread each; auto: one per processor. 1 works in this process, with threads.",
+    ),
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="auto|ADDRESS",
+        help="Work on a Ray cluster, which sees the home at the same path; auto: the one of this machine.",
+    ),
+]
 
 _PIPE_COLUMNS = 400
+MOST_JOBS = 1_024
+
+
+@contextmanager
+def workers(jobs: str, ray: str | None) -> "Iterator[Jobs]":
+    """Yield the workers that `--jobs` and `--ray` ask for.
+
+    Raises:
+        typer.BadParameter: jobs is neither a number from 1 on nor auto, or both options are given.
+        RayMissingError, NoClusterError: there is no Ray, or no cluster.
+    """
+    from encoder.jobs import open_jobs, usable_processors
+
+    if ray is not None and jobs != "1":
+        raise typer.BadParameter("--ray and --jobs exclude each other: a cluster knows its processors")
+    if jobs != "auto" and not (jobs.isascii() and jobs.isdigit() and 1 <= int(jobs) <= MOST_JOBS):
+        raise typer.BadParameter(
+            f"{jobs!r} is neither auto nor a number from 1 to {MOST_JOBS}", param_hint="--jobs"
+        )
+    with open_jobs(usable_processors() if jobs == "auto" else int(jobs), ray) as opened:
+        yield opened
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

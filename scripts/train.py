@@ -10,10 +10,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from scripts.home_access import existing_home, fresh_export, shared_text_models
-from scripts.terminal import HomeOption
+from scripts.artifacts import CacheOption, PlaceOption, WorkingHome, working_home
+from scripts.home_access import shared_text_models
+from scripts.terminal import JobsOption, RayOption, workers
 from scripts.training import (
     FusionName,
+    encode_texts,
     fit_more_heads,
     head_trainer,
     heads_to_fit,
@@ -23,6 +25,7 @@ from scripts.training import (
     wandb_report,
     warm_start,
 )
+from store.objects import LATEST
 
 _TEXT_MODEL = "all-MiniLM-L6-v2"
 _MAX_DIM = 512
@@ -60,7 +63,7 @@ class Pooling(StrEnum):
 
 
 def train_command(
-    home: HomeOption,
+    home: PlaceOption,
     start_from: Annotated[
         str | None,
         typer.Option(
@@ -128,6 +131,9 @@ def train_command(
         typer.Option("--wandb", help="Log to Weights & Biases, too (TensorBoard: HOME/training)."),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
+    cache: CacheOption = None,
+    jobs: JobsOption = "1",
+    ray: RayOption = None,
 ) -> None:
     """Learn the user tower from a fresh export.
 
@@ -139,6 +145,11 @@ def train_command(
     its heads again. Now and then, and where the data has changed much, a training without --from chooses them
     anew.
 
+    In s3://bucket/home it takes the newest export there; the model is uploaded, and becomes the latest one
+    unless another was made meanwhile.
+
+    With --jobs or --ray the texts are encoded by several workers; the rest of training takes place here.
+
     Example: triptych train --home demo
     """
     from encoder.left_out import LeftOutShares
@@ -146,7 +157,7 @@ def train_command(
     from encoder.text.export import export_text_model
     from encoder.train import train
 
-    place, console = existing_home(home), Console()
+    console = Console()
     tasks = [one.value for one in task or [] if one is not TaskName.RETRIEVAL]
     kept = (text_model != _TEXT_MODEL, precision is not Precision.FP32, pooling, adapt_text, tune_text,
             fusion is not FusionName.LEARNED, dim, max_dim != _MAX_DIM, epochs, members, action, config,
@@ -168,38 +179,69 @@ def train_command(
             raise typer.BadParameter("--heads-of takes --task and --label only: it trains no tower")
         if not tasks:
             raise typer.BadParameter("--heads-of needs a --task: click, rating or category")
-        _print_model(console, fit_more_heads(place, heads_of, tasks, label))
+        with working_home(home, cache) as work:
+            _fetch_model(work, heads_of, with_export=True)
+            directory = fit_more_heads(work.home, heads_of, tasks, label)
+            work.model_made(directory)
+            _print_model(console, directory)
         return
     options = train_options(fusion.value, parse_actions(action or []), config, epochs, members, seed)
-    options = replace(
-        options,
-        dims=(dim,) if dim else options.dims,
-        max_dim=max_dim,
-        left_out=LeftOutShares(holdout_users, holdout_items, seed),
-        start=warm_start(place, start_from),
-    )
-    with fresh_export(place) as export, wandb_report(options, wandb=wandb) as report:
-        to_fit = heads_to_fit(tasks, label, options.seed, place, options.start)
-        heads = head_trainer(export, options, to_fit)
-        if options.start is not None:
-            text_directory = place.text_models / options.start.text_model_id
-        else:
-            source = tuned_text_model(
-                text_model, export, place, options, adapt=adapt_text,
-                method=tune_text and tune_text.value, pooling=pooling and pooling.value,
-            )  # fmt: skip
-            text_directory = export_text_model(
-                source,
-                place.text_models,
-                precision=precision.value,
-                pooling=pooling.value if pooling else None,
-                export=export,
-                shared=shared_text_models() if source == text_model else None,  # a tuned one is of this home
-            )
-        encoder = TextEncoder.load(text_directory)
-        with closing(TextCache.open(place.text_cache)) as cache:
-            directory = train(place, export, encoder, cache, options, report, heads)
-    _print_model(console, directory)
+    with working_home(home, cache) as work:
+        place = work.home
+        _fetch_model(work, start_from)
+        options = replace(
+            options,
+            dims=(dim,) if dim else options.dims,
+            max_dim=max_dim,
+            left_out=LeftOutShares(holdout_users, holdout_items, seed),
+            start=warm_start(place, start_from),
+        )
+        with work.export() as export, wandb_report(options, wandb=wandb) as report:
+            to_fit = heads_to_fit(tasks, label, options.seed, place, options.start)
+            heads = head_trainer(export, options, to_fit)
+            if options.start is not None:
+                text_directory = place.text_models / options.start.text_model_id
+            else:
+                source = tuned_text_model(
+                    text_model, export, place, options, adapt=adapt_text,
+                    method=tune_text and tune_text.value, pooling=pooling and pooling.value,
+                )  # fmt: skip
+                text_directory = export_text_model(
+                    source,
+                    place.text_models,
+                    precision=precision.value,
+                    pooling=pooling.value if pooling else None,
+                    export=export,
+                    # A tuned one is of this home.
+                    shared=shared_text_models() if source == text_model else None,
+                )
+            encoder = TextEncoder.load(text_directory)
+            with closing(TextCache.open(place.text_cache)) as texts:
+                with workers(jobs, ray) as working:
+                    encode_texts(place, export, encoder, texts, working)
+                directory = train(place, export, encoder, texts, options, report, heads)
+        work.model_made(directory)
+        _print_model(console, directory)
+
+
+def _fetch_model(work: WorkingHome, named: str | None, *, with_export: bool = False) -> None:
+    """Fetch the model that --from or --heads-of names, where a bucket has it, and the data it was made from.
+
+    Without one, fetch the text model of the latest one, so that it is taken again.
+    """
+    if not work.in_bucket:
+        return
+    latest = work.before[LATEST].artifact_id
+    model_id = latest if named in (None, "LATEST") else named
+    if model_id not in work.place.ids("models"):
+        return  # what needs it says so
+    facts = work.place.manifest("models", model_id)
+    if named is None:
+        work.fetch("text_models", facts["text_model_id"])
+        return
+    work.fetch("models", model_id)
+    if with_export:
+        work.fetch("exports", facts["export_id"])
 
 
 def _print_model(console: Console, directory: Path) -> None:

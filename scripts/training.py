@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from encoder.fit import TrainOptions
     from encoder.heads import Head, HeadOptions, Task
     from encoder.heads.model import FrozenVectors, HeadRows
+    from encoder.jobs import Jobs
     from encoder.learned.trainer import ReportEpoch
     from encoder.left_out import LeftOut
+    from encoder.text import TextCache, TextEncoder
     from encoder.train import HeadTrainer
     from encoder.warm_start import WarmStart
 
@@ -179,6 +181,18 @@ def tuned_text_model(
         )
         source = str(tune_text_model(source, export, home.text_models, tuned))
     return source
+
+
+def encode_texts(
+    home: Home, export: Export, encoder: "TextEncoder", cache: "TextCache", jobs: "Jobs"
+) -> None:
+    """Have workers encode the texts of an export that the cache lacks; without any, nothing is done."""
+    from encoder.dataset import cache_texts
+    from encoder.jobs import shared_folder
+
+    if not jobs.in_this_process:
+        with shared_folder(home) as folder:
+            cache_texts(export, encoder, cache, jobs, folder)
 
 
 def heads_to_fit(

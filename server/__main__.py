@@ -13,7 +13,12 @@ import typer
 from server.config import Option, options
 
 _HomeOption = Annotated[
-    Path | None, typer.Option(envvar="TRIPTYCH_HOME", help="The home directory.", show_default=False)
+    str | None,
+    typer.Option(
+        envvar="TRIPTYCH_HOME",
+        help="The home directory; of a read replica also the URL of a home in object storage, s3://bucket/home.",
+        show_default=False,
+    ),
 ]
 _HomesOption = Annotated[
     Path | None,
@@ -27,7 +32,7 @@ _ConfigOption = Annotated[
 ]
 
 
-def serve_command(home: Path | None, homes: Path | None, config: Path | None, **flags: Any) -> None:
+def serve_command(home: str | None, homes: Path | None, config: Path | None, **flags: Any) -> None:
     """Serve queries over gRPC until SIGTERM.
 
     Health turns SERVING once model and index are loaded. SIGHUP reads the settings again. Where there are
@@ -35,6 +40,7 @@ def serve_command(home: Path | None, homes: Path | None, config: Path | None, **
     socket, which only the server's user may open, without TLS and token.
 
     Example: triptych serve --home demo --port 50051
+    Example: triptych serve --read-only --home s3://bucket/home --state-url valkey://host:6379/home
     """
     # One thread a call: calls run side by side, and FAISS reads this only from the environment.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -43,19 +49,37 @@ def serve_command(home: Path | None, homes: Path | None, config: Path | None, **
     from server.settings import SettingsSource  # noqa: PLC0415
     from server.telemetry import log_as  # noqa: PLC0415
 
-    folder = homes or home
-    if folder is None:
+    if homes is None and home is None:
         raise typer.BadParameter("name the home directory by --home or TRIPTYCH_HOME, or --homes")
     given = {name: value for name, value in flags.items() if value is not None}
+    folder = homes or _folder_of(str(home), given)
     source = SettingsSource(folder, config, given, with_tenants=homes is not None)
     settings = Rereading(source.load(), source.load)
     log_as(settings.config.log_format)
-    if settings.config.processes > 1:
+    if settings.config.read_only and homes is not None:
+        raise typer.BadParameter("a read replica answers for one home: --home in the place of --homes")
+    if settings.config.processes > 1 or settings.config.read_only:
         serve_with_processes(settings)
         return
     from server.app import serve  # noqa: PLC0415  # the parent of several processes need not load it
 
     serve(settings)
+
+
+def _folder_of(home: str, given: dict[str, Any]) -> Path:
+    """Return the directory of a home; of one in object storage the folder of a read replica's copy."""
+    from store.objects import cache_folder, in_object_storage  # noqa: PLC0415
+
+    if not in_object_storage(home):
+        return Path(home)
+    if not (given.get("read_only") or os.environ.get("TRIPTYCH_READ_ONLY", "").lower() in ("1", "true")):
+        raise typer.BadParameter(
+            f"only a read replica serves {home}: --read-only, or name the home directory"
+        )
+    folder = Path(given.get("cache") or os.environ.get("TRIPTYCH_CACHE") or cache_folder())
+    folder.mkdir(parents=True, exist_ok=True)
+    given["artifacts"], given["cache"] = home, folder
+    return folder
 
 
 def _flag(one: Option) -> inspect.Parameter:

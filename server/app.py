@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -24,6 +24,8 @@ from server.exposure import check_exposure
 from server.gauges import watch_calls, watch_index, watch_live_work, watch_log, watch_queries, watch_worker
 from server.identity import Identity, Reached
 from server.live import (
+    ArtifactFollower,
+    BucketArtifacts,
     CommitListener,
     Forgetting,
     GroupCommit,
@@ -32,13 +34,15 @@ from server.live import (
     Publisher,
     QueryProcesses,
     RecordingIndexWriter,
+    StateCopy,
+    artifacts_of,
 )
 from server.pb.triptych.internal.v1 import owner_pb2_grpc as owner_rpc
-from server.query import QueryPriority, Retriever
+from server.query import OtherIndex, QueryPriority, Retriever
 from server.rereading import Rereading, set_log_level
 from server.stopping import StopSignals
 from server.supervisor import SERVICES, Supervisor, set_health
-from server.telemetry import ProcessTelemetry, Telemetry, exposed, noting
+from server.telemetry import Figures, ProcessTelemetry, Telemetry, exposed, noting
 from server.tls import ServerCertificates, TlsFiles
 from server.wire import (
     AdminServicer,
@@ -49,9 +53,11 @@ from server.wire import (
     MethodHandlers,
     OwnerServicer,
     RetrievalServicer,
+    StoredRowsServicer,
     answer_observer_of,
 )
 from store.disk import disk_errors
+from store.home import Home
 from store.state import UserState, bring_up_to_date
 from store.store import Store
 from store.writes import Writer
@@ -264,27 +270,44 @@ def _opened(
             audience_floor=config.audience_floor,
         )
         writer = Writer(store, state, priority.pause)
-        index_writer = IndexWriter() if following is None else RecordingIndexWriter(state)
+        index_writer = RecordingIndexWriter(state) if following or config.state else IndexWriter()
         with (
             CommitListener(store, state, retriever, supervisor, index_writer) as listener,
             GroupCommit(writer, listener.committed, listener.catch_up, supervisor) as commit,
+            closing(OtherIndex(home, store, state, cache, retriever)) as others,
         ):
             cache.on_vectors_removed(listener.texts.sweep)
             ingest = Ingest(home, store, state, cache, commit, listener, config.masking)
             ingest.resume()
-            publisher = Publisher(config, store, state, cache, retriever, listener, supervisor, index_writer)
+            shared = artifacts_of(home, config.artifacts)
+            publisher = Publisher(
+                config, store, state, cache, retriever, listener, supervisor, index_writer, shared
+            )
             identity = Identity.of(home, store)
-            admin = AdminServicer(home, store, retriever, publisher, identity, supervisor)
+            admin = AdminServicer(
+                home,
+                store,
+                retriever,
+                publisher,
+                identity,
+                supervisor,
+                shared,
+                others,
+                ingest.list_attributes,
+                telemetry.recent,
+                config.tenant,
+            )
             observer = answer_observer_of(telemetry, home.models, retriever)
             services = [
                 partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever, observer)),
                 partial(rpc.add_AdminServicer_to_server, admin),
                 partial(ingest_rpc.add_IngestServicer_to_server, IngestServicer(ingest)),
+                partial(owner_rpc.add_StoredRowsServicer_to_server, StoredRowsServicer(store)),
             ]
             if following is not None:
                 publisher.prepare_in(following.processes)
                 supervisor.listen(following.processes.tell_health)
-                owner = OwnerServicer(store, state, cache, following.processes)
+                owner = OwnerServicer(state, cache, following.processes)
                 services.append(partial(owner_rpc.add_OwnerServicer_to_server, owner))
 
             def begin(reached: Reached) -> None:
@@ -293,20 +316,22 @@ def _opened(
                     announce = partial(following.processes.announce_by, announce)
                 publisher.resume(announce)
                 within = timedelta(hours=config.forget_hours)
-                worker = forgetting.enter_context(Forgetting(home, store, publisher, within, supervisor))
+                worker = background.enter_context(
+                    Forgetting(home, store, publisher, within, supervisor, shared=shared)
+                )
+                if isinstance(shared, BucketArtifacts):
+                    background.enter_context(ArtifactFollower(publisher, shared, supervisor))
+                # From here on: all stored texts are encoded.
+                background.enter_context(_copied(config, store.home_id, state, cache, supervisor))
                 if telemetry.figures is not None:
                     watch_worker(telemetry.figures, worker)
 
-            forgetting = ExitStack()
+            background = ExitStack()
             admission = Admission(config.workers, config.queue, priority, telemetry)
             if telemetry.figures is not None:
-                watch_calls(telemetry.figures, admission)
-                watch_queries(telemetry.figures, retriever)
-                watch_index(telemetry.figures, home, retriever, publisher)
-                watch_log(telemetry.figures, lambda: state.read(lambda reading: reading.head.sequence))
-                watch_live_work(telemetry.figures, commit, listener)
+                _watch(telemetry.figures, admission, home, state, retriever, publisher, commit, listener)
             try:
-                with forgetting:
+                with background:
                     yield _OpenHome(HomeServices(config.tenant, admission, health_servicer, services), begin)
             finally:
                 if telemetry.figures is not None:
@@ -315,6 +340,37 @@ def _opened(
                     following.processes.close()
                 home.server_file.unlink(missing_ok=True)
                 gc.unfreeze()  # what the publisher froze is else not freed at the end, and DuckDB complains
+
+
+def _copied(
+    config: ServerConfig, home_id: str, state: UserState, cache: TextCache, supervisor: Supervisor
+) -> AbstractContextManager[object]:
+    """Return the block in which the state is copied to where replicas read it, if that is wanted.
+
+    Raises:
+        ValkeyNotInstalledError: the client library is missing.
+    """
+    if config.state is None:
+        return nullcontext()
+    return StateCopy(config.home, home_id, state, cache, config.state, supervisor)
+
+
+def _watch(
+    figures: Figures,
+    admission: Admission,
+    home: Home,
+    state: UserState,
+    retriever: Retriever,
+    publisher: Publisher,
+    commit: GroupCommit,
+    listener: CommitListener,
+) -> None:
+    """Tell of all that changes in an open home without a call."""
+    watch_calls(figures, admission)
+    watch_queries(figures, retriever)
+    watch_index(figures, home, retriever, publisher)
+    watch_log(figures, lambda: state.commit)
+    watch_live_work(figures, commit, listener)
 
 
 @contextmanager

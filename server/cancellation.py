@@ -45,6 +45,12 @@ class Call:
         return self._context.is_active()
 
     @property
+    def seconds_left(self) -> float:
+        """Seconds until the deadline; very many where the caller has set none."""
+        left = self._context.time_remaining()
+        return _NO_DEADLINE_SECONDS if left is None else max(0.0, left)
+
+    @property
     def has_deadline(self) -> bool:
         """Whether the caller has set a deadline."""
         return self._context.time_remaining() < _NO_DEADLINE_SECONDS
@@ -86,6 +92,12 @@ def check_wanted() -> None:
     call = _current.get()
     if call is not None and not call.wanted:
         raise AbandonedError
+
+
+def seconds_left() -> float:
+    """Return the seconds until the deadline of this thread's call; very many where it has none."""
+    call = _current.get()
+    return _NO_DEADLINE_SECONDS if call is None else call.seconds_left
 
 
 def watch(result: "Future[Any]") -> None:

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 from store.home import Home
 from store.masking import KINDS, Masking
+from store.valkey import ClusterAddress, cluster_address
 
 COUNTERS_BYTES = 16_384 * 24  # of rate limits: slots that processes share
 TOKENS = "tokens.json"  # in the home, or in the folder of homes
@@ -104,6 +105,22 @@ def checked_rates(written: str) -> str:
     return written
 
 
+class BadUrlError(ValueError):
+    """A home in object storage is not named by a URL."""
+
+    def __init__(self, written: str) -> None:
+        super().__init__(f"{written!r} is no URL of a home in object storage: write s3://bucket/home")
+        self.written = written
+
+
+def checked_url(written: str) -> str:
+    """Check the URL of a home in object storage, return it; "" is none.  Raises: BadUrlError."""
+    protocol, _, place = written.partition("://")
+    if written and not (protocol and place.strip("/")):
+        raise BadUrlError(written)
+    return written
+
+
 class BadTenantError(ValueError):
     """A tenant cannot have a name, which is that of the folder with its home."""
 
@@ -120,6 +137,13 @@ def checked_tenant(name: str) -> str:
     if not _TENANT.fullmatch(name):
         raise BadTenantError(name)
     return name
+
+
+def checked_state(written: str) -> str:
+    """Check the address of a state, return it; "" is none.  Raises: BadClusterAddressError."""
+    if written:
+        cluster_address(written)
+    return written
 
 
 @dataclass(frozen=True)
@@ -164,6 +188,38 @@ class ServerConfig:
     encode_threads: int = option("server", "threads of the language model per call", 1, least=1, most=64)
     user_cache_mb: int = option(
         "server", "megabytes of user vectors kept by a process", 128, least=0, most=1_000_000
+    )
+    state_url: str = option(
+        "state",
+        "where the owner copies the state of users to, for read replicas, and where these read it: "
+        "valkey://host:port/name in a Valkey or Redis cluster, valkeys:// with TLS; empty for nowhere",
+        "",
+        check=checked_state,
+    )
+    state_user: str = option(
+        "state", "user of the cluster's access control list; empty for the default one", ""
+    )
+    state_password_file: Path | None = option("state", "file with the password of that user")
+    state_ca: Path | None = option("state", "PEM root certificates of the cluster's nodes")
+    read_only: bool = option(
+        "replica",
+        "answer queries of a home that a server on another machine owns: index and models from --home, users "
+        "from --state-url",
+        False,
+    )
+    cache: Path | None = option(
+        "replica",
+        "folder where a read replica keeps what it has fetched and encoded; by default a temporary one",
+    )
+    owner: str = option(
+        "replica",
+        "host:port of the owner: a read replica passes writes and admin calls on to it, and asks it for rows "
+        "of the store; empty: it refuses these",
+        "",
+    )
+    owner_ca: Path | None = option("replica", "PEM root certificates of the owner, where it has TLS")
+    owner_token_file: Path | None = option(
+        "replica", "file with a token of scope admin, with which a read replica asks the owner for rows"
     )
     drain_seconds: float = option(
         "server",
@@ -239,6 +295,13 @@ class ServerConfig:
         least=0,
         most=8_760,
     )
+    artifacts: str = option(
+        "storage",
+        "home in object storage, such as s3://bucket/home, that exports, models and indexes belong in; the "
+        "live store stays in the home directory; with tenants, each has a folder there",
+        "",
+        check=checked_url,
+    )
     log_level: str = option(
         "log",
         "what is logged: this and what is worse",
@@ -247,6 +310,12 @@ class ServerConfig:
         reread=True,
     )
     log_format: str = option("log", "what a line of the log is", "text", words=("text", "json"))
+    figures: bool = option(
+        "metrics",
+        "whether calls and answers are counted, for `triptych console` and Prometheus; costs some 3 % of the "
+        "processor time of a query",
+        True,
+    )
     metrics_port: int | None = option(
         "metrics", "port where Prometheus finds metrics by HTTP; 0 takes a free one", least=0, most=65_535
     )
@@ -264,6 +333,11 @@ class ServerConfig:
         return self.drain_seconds + self.grace_seconds
 
     @property
+    def counts(self) -> bool:
+        """Whether calls and answers are counted."""
+        return self.figures or self.metrics_port is not None
+
+    @property
     def user_cache_bytes(self) -> int:
         """Bytes of user vectors that a process keeps, at most."""
         return self.user_cache_mb << 20
@@ -272,6 +346,14 @@ class ServerConfig:
     def masking(self) -> Masking:
         """What is masked in texts of people.  Raises: UnknownMaskingError."""
         return Masking.named(self.mask, self.mask_regions)
+
+    @property
+    def state(self) -> ClusterAddress | None:
+        """Where the state of users lies for other machines; None for nowhere."""
+        if not self.state_url:
+            return None
+        address = cluster_address(self.state_url, self.state_user, self.state_password_file, self.state_ca)
+        return address.of_tenant(self.tenant)
 
     @property
     def tokens(self) -> Path:
@@ -288,7 +370,16 @@ class ServerConfig:
         if not self.tenants:
             return [self]
         folder = self.home.path
-        return [replace(self, home=Home(folder / name), tenants=(), tenant=name) for name in self.tenants]
+        return [
+            replace(
+                self,
+                home=Home(folder / name),
+                tenants=(),
+                tenant=name,
+                artifacts=self.artifacts and f"{self.artifacts.rstrip('/')}/{name}",
+            )
+            for name in self.tenants
+        ]
 
     def on_port(self, port: int) -> "ServerConfig":
         """Return the settings with another port."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+from encoder.jobs import usable_processors
 from server.config import Option, ServerConfig, checked_tenant, options
-from server.processes import usable_processors
 from store.home import Home
 
 PREFIX = "TRIPTYCH_"

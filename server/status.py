@@ -38,17 +38,23 @@ from server.live import IMPORT_ERRORS, NotPreparedError, StoppingError
 from server.query import (
     AudienceGroupError,
     AudienceTooSmallError,
+    CommitNotReachedError,
     IndexChangedError,
     ItemNotServedError,
     NotReadyError,
     NoUserIndexError,
     OwnerUnreachableError,
+    ReadReplicaError,
+    TextModelDiffersError,
 )
 from store.artifact import DamagedArtifactError, NotPublishedError
 from store.disk import DiskFullError, ReadOnlyDiskError, disk_error
 from store.imports import AmbiguousTimesError, UnknownEncodingError, UnknownFormatError, UnknownTimesError
+from store.objects import NoConditionsError, ObjectStorageError, PointerMovedError, UploadSweptError
+from store.reports import ReportNotFoundError, ReportTooLargeError
 from store.state import DamagedStateError, StateReplacedError
 from store.store import ItemNotFoundError
+from store.valkey import StateUnreachableError
 from store.writes import ItemVectorLengthError, RequestIdReusedError
 
 log = logging.getLogger(__name__)
@@ -97,6 +103,13 @@ class TooManyStreamsError(RuntimeError):
         self.most = most
 
 
+class NothingCountedError(RuntimeError):
+    """The server counts no calls."""
+
+    def __init__(self) -> None:
+        super().__init__("this server counts nothing: start it without --no-figures")
+
+
 _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (InvalidRequestError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
     (ItemVectorLengthError, code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST"),
@@ -107,6 +120,8 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (ItemNotServedError, code_pb2.NOT_FOUND, "ITEM_NOT_FOUND"),
     (NoHeadError, code_pb2.FAILED_PRECONDITION, "HEAD_NOT_FITTED"),
     (IndexNotFoundError, code_pb2.NOT_FOUND, "INDEX_NOT_FOUND"),
+    (ReportNotFoundError, code_pb2.NOT_FOUND, "REPORT_NOT_FOUND"),
+    (ReportTooLargeError, code_pb2.FAILED_PRECONDITION, "REPORT_TOO_LARGE"),
     (NoOlderIndexError, code_pb2.FAILED_PRECONDITION, "NO_OLDER_INDEX"),
     (NotPublishedError, code_pb2.FAILED_PRECONDITION, "NOTHING_PUBLISHED"),
     (DamagedArtifactError, code_pb2.DATA_LOSS, "DAMAGED_FILE"),
@@ -116,9 +131,18 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (NotPreparedError, code_pb2.FAILED_PRECONDITION, "INDEX_REFUSED"),
     (OwnerUnreachableError, code_pb2.UNAVAILABLE, "OWNER_UNREACHABLE"),
     (MilvusUnreachableError, code_pb2.UNAVAILABLE, "INDEX_UNREACHABLE"),
+    (ReadReplicaError, code_pb2.FAILED_PRECONDITION, "READ_REPLICA"),
+    (StateUnreachableError, code_pb2.UNAVAILABLE, "STATE_UNREACHABLE"),
+    (ObjectStorageError, code_pb2.UNAVAILABLE, "STORAGE_UNREACHABLE"),
+    (NoConditionsError, code_pb2.FAILED_PRECONDITION, "NO_CONDITIONAL_PUT"),
+    (PointerMovedError, code_pb2.ABORTED, "POINTER_MOVED"),
+    (UploadSweptError, code_pb2.ABORTED, "UPLOAD_SWEPT"),
     (StateReplacedError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NoUserIndexError, code_pb2.FAILED_PRECONDITION, "NO_USER_INDEX"),
+    (CommitNotReachedError, code_pb2.UNAVAILABLE, "COMMIT_NOT_REACHED"),
     (IndexChangedError, code_pb2.FAILED_PRECONDITION, "INDEX_CHANGED"),
+    (NothingCountedError, code_pb2.FAILED_PRECONDITION, "NOTHING_COUNTED"),
+    (TextModelDiffersError, code_pb2.FAILED_PRECONDITION, "TEXT_MODEL_DIFFERS"),
     (ReindexNeededError, code_pb2.FAILED_PRECONDITION, "REINDEX_NEEDED"),
     (StoppingError, code_pb2.UNAVAILABLE, "STOPPING"),
     (RequestIdReusedError, code_pb2.FAILED_PRECONDITION, "REQUEST_ID_REUSED"),

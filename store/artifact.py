@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from store.disk import disk_errors, replace_file, sync
-from store.locks import locked_directory, remove_abandoned
+from store.locks import locked, locked_directory, remove_abandoned
 
 MANIFEST = "manifest.json"
+PRUNED = ".pruned-"  # before the name of what is being removed
 _BUILDING = ".building-"
 _COMMANDS = {"CURRENT": "reindex", "LATEST": "train"}  # that write a pointer
 
@@ -22,20 +23,20 @@ _COMMANDS = {"CURRENT": "reindex", "LATEST": "train"}  # that write a pointer
 class DamagedArtifactError(ValueError):
     """A file of an artifact is missing, unexpected or not what was written."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
-        self.path = path
+        self.path = Path(path)
         self.reason = reason
 
 
 class NotPublishedError(LookupError):
     """A pointer such as CURRENT or LATEST does not exist yet."""
 
-    def __init__(self, pointer: Path) -> None:
-        command = _COMMANDS.get(pointer.name)
+    def __init__(self, pointer: Path | str) -> None:
+        command = _COMMANDS.get(Path(pointer).name)
         advice = f"; run `triptych {command}` first" if command else ""
         super().__init__(f"{pointer} does not exist: nothing is published there yet{advice}")
-        self.pointer = pointer
+        self.pointer = Path(pointer)
 
 
 @dataclass
@@ -123,6 +124,15 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raw = path.read_bytes()
     except OSError as error:
         raise DamagedArtifactError(path, "is missing") from error
+    return parse_manifest(raw, path)
+
+
+def parse_manifest(raw: bytes, path: Path | str) -> dict[str, Any]:
+    """Parse what is in the manifest at a path or URL, and compare it with its own checksum.
+
+    Raises:
+        DamagedArtifactError: it is not byte for byte what was written.
+    """
     try:
         manifest: dict[str, Any] = json.loads(raw)
         checksum = manifest.pop("checksum")
@@ -130,6 +140,9 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise DamagedArtifactError(path, "is damaged: it is no manifest") from error
     if checksum != _checksum(manifest) or raw != _dumps(manifest | {"checksum": checksum}):
         raise DamagedArtifactError(path, "is damaged: its checksum does not match")
+    outside = [name for name in manifest["files"] if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise DamagedArtifactError(path, f"is damaged: it names {outside[0]!r}, which is not below it")
     return manifest
 
 
@@ -163,6 +176,18 @@ def artifacts(parent: Path) -> list[str]:
     if not parent.is_dir():
         return []
     return sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def remove_artifact(directory: Path) -> None:
+    """Remove an artifact; it vanishes at once and whole, even if the removal is cut short.
+
+    Raises:
+        LockedError: somebody uses it.
+    """
+    hidden = directory.with_name(f"{PRUNED}{directory.name}")
+    with locked(directory):
+        directory.rename(hidden)
+        shutil.rmtree(hidden)
 
 
 def sha256(path: Path) -> str:

@@ -26,6 +26,7 @@ class ItemSearch:
         after: only items whose id comes after this one.
         limit: at most so many.
         brief: without text and attributes.
+        available: only items that are available.
     """
 
     item_ids: tuple[str, ...] = ()
@@ -34,6 +35,7 @@ class ItemSearch:
     after: str = ""
     limit: int = 100
     brief: bool = False
+    available: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def find_items(store: Store, search: ItemSearch) -> tuple[list[StoredItem], bool
         if value := getattr(search, name):
             given[name] = list(value) if isinstance(value, tuple) else value
             conditions.append(condition)
+    if search.available:
+        conditions.append("AND available")
     long = "NULL, NULL" if search.brief else "text, attributes::VARCHAR"
     found, size = list[StoredItem](), 0
     with store.snapshot() as cursor:

@@ -70,9 +70,9 @@ _log = logging.getLogger(__name__)
 class NoExportError(LookupError):
     """A home has no export yet."""
 
-    def __init__(self, exports: Path) -> None:
+    def __init__(self, exports: Path | str) -> None:
         super().__init__(f"{exports} holds no export yet: make one first (triptych export)")
-        self.exports = exports
+        self.exports = Path(exports)
 
 
 class NotAnExportError(ValueError):
@@ -101,10 +101,10 @@ class Export(Reader):
     what people did not allow to be used when it was made, and friends who did not share their history.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], threads: int | None = None) -> None:
         self.path = path
         self.manifest = manifest
-        self._db = duckdb.connect()
+        self._db = duckdb.connect(config={} if threads is None else {"threads": threads})
         spill = Path(tempfile.gettempdir()) / f"triptych-{artifact.new_id()}"  # DuckDB creates it when needed
         self._db.execute(f"SET GLOBAL temp_directory = {quoted(spill)}")
         self._db.execute("SET GLOBAL python_enable_replacements = false")
@@ -112,8 +112,13 @@ class Export(Reader):
         _create_views(self._db, path, Home(path.parent.parent).erasures, manifest)
 
     @classmethod
-    def open(cls, path: Path, *, verify: bool = True) -> Self:
+    def open(cls, path: Path, *, verify: bool = True, threads: int | None = None) -> Self:
         """Open an export, after comparing every byte with its checksum unless `verify` is off.
+
+        Args:
+            path: of the export.
+            verify: whether to read it whole first.
+            threads: of DuckDB; None takes one for each processor.
 
         Raises:
             DamagedArtifactError: a file is missing or damaged, or the ledger of the home is damaged.
@@ -122,7 +127,7 @@ class Export(Reader):
         manifest = artifact.verify(path) if verify else artifact.read_manifest(path)
         if manifest.get("kind") != "export":
             raise NotAnExportError(path, manifest.get("kind"))
-        return cls(path, manifest)
+        return cls(path, manifest, threads)
 
     @classmethod
     def latest(cls, exports: Path, *, verify: bool = True) -> Self:
@@ -169,12 +174,21 @@ class Export(Reader):
 
         Of items with long vectors fewer come at a time, so that no batch has more than 64 MiB of vectors.
         """
+        # The file is in this order, and so is what is read of it; a sort would hold all vectors in memory.
+        return self._batches("FROM data.items WHERE available", self.items_at_once(rows))
+
+    def items_at_once(self, rows: int) -> int:
+        """Return how many items may be in memory at once: `rows`, or fewer where they have long vectors."""
         longest = (
             self._table("SELECT max(len(vector)) AS numbers FROM data.items").column("numbers")[0].as_py()
         )
-        rows = min(rows, max(1, _VECTOR_NUMBERS // (longest or 1)))
-        # The file is in this order, and so is what is read of it; a sort would hold all vectors in memory.
-        return self._batches("FROM data.items WHERE available", rows)
+        return min(rows, max(1, _VECTOR_NUMBERS // (longest or 1)))
+
+    def items_between(self, first: str, last: str) -> pa.Table:
+        """Return the columns of `items` for the available items from one id to another, in their order."""
+        return self._table(
+            "FROM data.items WHERE available AND item_id BETWEEN $1 AND $2 ORDER BY item_id", [first, last]
+        )
 
     def history(self) -> pa.Table:
         """Return user_id, item_id, action, weight, ts of the history, by user, time (undated first), item."""
@@ -205,6 +219,16 @@ class Export(Reader):
     def texts_batches(self, rows: int = _BATCH) -> Iterator[pa.RecordBatch]:
         """Yield the visible texts in the same order, at most `rows` at a time."""
         return self._batches(_TEXTS, rows)
+
+    def shared_texts_batches(self, rows: int = _BATCH) -> Iterator[pa.RecordBatch]:
+        """Yield the visible texts that their authors share, in the same order, at most `rows` at a time."""
+        return self._batches(_TEXTS.replace(" WHERE ", f" WHERE {shared('T')} AND ", 1), rows)
+
+    def shared_text_counts(self) -> pa.Table:
+        """Return user_id and texts: how many visible texts each author shares, of those who share any."""
+        return self._table(f"""
+            SELECT user_id, count(*) AS texts FROM data.texts WHERE {shared("T")} AND {VISIBLE_TEXT}
+            GROUP BY user_id""")
 
     def friends(self) -> pa.Table:
         """Return user_id, friend_id, weight summed over relations, by both ids, without oneself."""

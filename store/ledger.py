@@ -97,8 +97,13 @@ def write_ledger(path: Path, erasures: Iterable[Erasure]) -> None:
     Raises:
         DiskFullError, ReadOnlyDiskError: the disk takes nothing more; the file is as it was.
     """
+    replace_file(path, dump_ledger(erasures).decode())
+
+
+def dump_ledger(erasures: Iterable[Erasure]) -> bytes:
+    """Return what is in a ledger file."""
     entries = [asdict(one) | {"erased_at": one.erased_at.isoformat()} for one in erasures]
-    replace_file(path, json.dumps({"erasures": entries}, indent=1) + "\n")
+    return (json.dumps({"erasures": entries}, indent=1) + "\n").encode()
 
 
 def read_ledger(path: Path) -> tuple[Erasure, ...]:
@@ -108,15 +113,25 @@ def read_ledger(path: Path) -> tuple[Erasure, ...]:
         DamagedArtifactError: the file is not what was written.
     """
     try:
-        entries = json.loads(path.read_text("utf-8"))["erasures"]
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return ()
+    return parse_ledger(raw, path)
+
+
+def parse_ledger(raw: bytes, path: Path | str) -> tuple[Erasure, ...]:
+    """Parse what is in the ledger file at a path or URL.
+
+    Raises:
+        DamagedArtifactError: it is not what was written.
+    """
+    try:
         return tuple(
             Erasure(
                 datetime.fromisoformat(one["erased_at"]), one["salt"], one["user_hash"], tuple(one["models"])
             )
-            for one in entries
+            for one in json.loads(raw)["erasures"]
         )
-    except FileNotFoundError:
-        return ()
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedArtifactError(path, "is damaged: it is no ledger of erasures") from error
 

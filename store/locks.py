@@ -38,6 +38,23 @@ def locked(path: Path, *, wait: bool = False, make: bool = False) -> Iterator[No
 
 
 @contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    """Lock a directory while the block runs, as others may at once, so that `locked` fails meanwhile.
+
+    Raises:
+        FileNotFoundError: it is not there, or was removed before it was locked.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if not os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise FileNotFoundError(f"{path} was removed")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def locked_directory(path: Path) -> Iterator[Path]:
     """Make a directory and lock it while the block runs, so that nobody removes it as abandoned.
 

@@ -33,6 +33,17 @@ settings.register_profile("nightly", deadline=None, max_examples=4_000)
 settings.load_profile("triptych")
 
 
+NO_CHROMIUM = "no Chromium here: apt-get install chromium"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line how to get what the skipped tests of pages need."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum(NO_CHROMIUM in str(report.longrepr) for report in skipped)
+    if count:
+        terminalreporter.write_line(f"{count} tests are skipped, {NO_CHROMIUM}")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder that commands share between homes: one of this run, not the user's."""

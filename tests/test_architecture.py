@@ -31,6 +31,9 @@ MOST_FILES = 15  # of a walk
 AROUND = {
     "server/wire/admission.py",
     "server/wire/micro_batches.py",
+    "server/wire/observed.py",
+    "server/telemetry/stages.py",
+    "server/query/drift.py",
     "server/status.py",
     "server/cancellation.py",
 }

@@ -1,14 +1,19 @@
 """The page Indexes: which there are, from which models, and which serves; publishing one and rolling back."""
 
+from collections.abc import Mapping
 from html import escape
 
 from nicegui import ui
 
 from console.forms import confirmed
 from console.frame import Visit
+from console.pages.models import recall_text
 from console.tables import rows_html
+from console.words import Words
 from triptych_client import CallError
 from triptych_client.pb.v1 import triptych_pb2 as pb
+
+_MODELS = 1_000  # whose figures are looked for
 
 
 async def show_indexes(visit: Visit) -> None:
@@ -26,7 +31,8 @@ async def show_indexes(visit: Visit) -> None:
     names += [say("Embedding dim"), say("ANN recall"), say("Size")]
     ui.html(rows_html(names, [_row(one, visit) for one in indexes]), sanitize=False)
     if visit.can.govern:
-        _draw_changes(visit, indexes)
+        models = {one.model_id: one for one in await visit.backend.client.list_models(_MODELS)}
+        _draw_changes(visit, indexes, models)
 
 
 def _row(one: pb.IndexSummary, visit: Visit) -> list[str]:
@@ -38,19 +44,32 @@ def _row(one: pb.IndexSummary, visit: Visit) -> list[str]:
     return [one.index_id, say("yes") if one.serving else "", one.model_id, one.factory, *counts]
 
 
-def _draw_changes(visit: Visit, indexes: list[pb.IndexSummary]) -> None:
+def changes_of(
+    now: pb.IndexSummary, to: pb.IndexSummary, models: Mapping[str, pb.ModelSummary], say: Words
+) -> list[str]:
+    """Return what changes where one index serves in place of another, with the figures of other models."""
+    facts = {
+        say("Index"): (now.index_id or "–", to.index_id),
+        say("Model"): (now.model_id or "–", to.model_id),
+        say("Items"): (f"{now.items:,}", f"{to.items:,}"),
+    }
+    if now.model_id != to.model_id:
+        of_now, of_to = (models.get(one.model_id, pb.ModelSummary()) for one in (now, to))
+        facts[say("recall@20 when trained")] = (recall_text(of_now), recall_text(of_to))
+        facts[say("Language model")] = (of_now.text_model_id or "–", of_to.text_model_id or "–")
+    if now.dim != to.dim:
+        facts[say("Embedding dim")] = (f"{now.dim}", f"{to.dim}")
+    return [f"{name}: {before} → {after}" for name, (before, after) in facts.items()]
+
+
+def _draw_changes(
+    visit: Visit, indexes: list[pb.IndexSummary], models: Mapping[str, pb.ModelSummary]
+) -> None:
     """Draw a choice of the index to publish, and the way back; each asks first and says what changes."""
     say = visit.say
     serving = next((one for one in indexes if one.serving), pb.IndexSummary())
     others = {one.index_id: one for one in indexes if not (one.serving or one.damaged)}
     older = [index_id for index_id in others if serving.index_id and index_id < serving.index_id]
-
-    def changes(to: pb.IndexSummary) -> list[str]:
-        return [
-            f"{say('Index')}: {serving.index_id or '–'} → {to.index_id}",
-            f"{say('Model')}: {serving.model_id or '–'} → {to.model_id}",
-            f"{say('Items')}: {serving.items:,} → {to.items:,}",
-        ]
 
     async def publish(index_id: str) -> None:
         try:
@@ -77,13 +96,12 @@ def _draw_changes(visit: Visit, indexes: list[pb.IndexSummary]) -> None:
 
         async def ask_to_publish() -> None:
             index_id = str(choice.value)
-            await confirmed(
-                say("Publish this index?"), changes(others[index_id]), lambda: publish(index_id), say
-            )
+            goes = changes_of(serving, others[index_id], models, say)
+            await confirmed(say("Publish this index?"), goes, lambda: publish(index_id), say)
 
         ui.button(say("Publish"), on_click=ask_to_publish).props("no-caps")
         if older:
-            goes = changes(others[max(older)])
+            goes = changes_of(serving, others[max(older)], models, say)
             ui.button(
                 say("Roll back"),
                 on_click=lambda: confirmed(say("Go back to the index before?"), goes, roll_back, say),

@@ -7,27 +7,57 @@ from typing import Any
 
 from nicegui import ui
 
-from console.controls import number_slider, text_field
+from console.controls import text_field
 from console.frame import Visit
-from console.question import MOST_RESULTS, SUBJECTS, PageQuestion, PageSetting
+from console.question import SUBJECTS, PageQuestion, PageSetting
 from console.results import legend_html, names_in, results_html, summary_of
+from console.setting_form import Change, SettingForm
 from triptych_client import CallError
+from triptych_client.pb.v1 import ingest_pb2 as ingest
 
 _PAUSE_SECONDS = 0.15  # after the last keystroke
 
 
 async def show_try(visit: Visit) -> None:
     """Draw the page of the address, and answer it."""
-    page = _TryPage(visit, PageQuestion.of_address(visit.parameters))
+    catalog, index_ids = await asyncio.gather(_catalog(visit), _indexes(visit))
+    page = _TryPage(visit, PageQuestion.of_address(visit.parameters), catalog, index_ids)
     page.draw()
     await page.answer()
+
+
+async def _catalog(visit: Visit) -> ingest.ListAttributesResponse | None:
+    """Return the attributes that there are; None where they are not told: lines are written by hand."""
+    try:
+        return await visit.backend.catalog()
+    except CallError:
+        return None
+
+
+async def _indexes(visit: Visit) -> list[str]:
+    """Return the ids of the indexes that may answer, the one that serves first; none where not told."""
+    if not visit.can.read_people:
+        return []
+    try:
+        indexes = await visit.backend.client.list_indexes()
+    except CallError:
+        return []
+    serving = [one.index_id for one in indexes if one.serving]
+    return serving + [one.index_id for one in indexes if not (one.serving or one.damaged)] if serving else []
 
 
 class _TryPage:
     """The page of one visitor: its question, and where the answers go."""
 
-    def __init__(self, visit: Visit, question: PageQuestion) -> None:
+    def __init__(
+        self,
+        visit: Visit,
+        question: PageQuestion,
+        catalog: ingest.ListAttributesResponse | None,
+        index_ids: list[str],
+    ) -> None:
         self._visit, self._question, self._turn = visit, question, 0
+        self._catalog, self._index_ids = catalog, index_ids
 
     def draw(self) -> None:
         say = self._visit.say
@@ -89,38 +119,8 @@ class _TryPage:
 
         return changed
 
-    def _draw_setting(self, setting: PageSetting, change: Callable[[str, Any], Any]) -> None:
-        say = self._visit.say
-
-        def to(name: str) -> Callable[[Any], Any]:
-            async def changed(value: Any) -> None:
-                await change(name, value)
-
-            return changed
-
-        number_slider(say("How many"), setting.k, (1, MOST_RESULTS, 1), to("k"))
-        number_slider(say("Weight of history"), setting.history, (0, 2, 0.1), to("history"))
-        number_slider(say("Weight of texts"), setting.words, (0, 2, 0.1), to("words"))
-        number_slider(say("Weight of friends"), setting.social, (0, 2, 0.1), to("social"))
-        number_slider(
-            say("Relevance against variety (1: by score)"), setting.diversity, (0, 1, 0.05), to("diversity")
-        )
-        text_field(say("Also search for this text"), setting.search, to("search"))
-        number_slider(
-            say("Weight of the search text"), setting.search_weight, (0, 1, 0.05), to("search_weight")
-        )
-        text_field(say("Kinds, with commas between"), setting.kinds, to("kinds"))
-        text_field(say("Conditions, one a line: year>=1999"), setting.where, to("where"), several=True)
-        for name, label in {
-            "seen": say("Also what they have had"),
-            "why": say("Say why"),
-            "exact": say("Compare every item"),
-        }.items():
-            ui.checkbox(
-                label,
-                value=getattr(setting, name),
-                on_change=lambda event, name=name: change(name, event.value),
-            ).props("dense").classes("q-mr-md")
+    def _draw_setting(self, setting: PageSetting, change: Change) -> None:
+        SettingForm(setting, change, self._visit.say, self._catalog, self._index_ids).draw()
 
     async def _who(self, event: Any) -> None:
         self._question = replace(self._question, subject=replace(self._question.subject, who=event.value))
@@ -189,11 +189,17 @@ class _TryPage:
         try:
             fields = setting.query_fields(backend.config.read_filter)
             fields.update(self._question.subject.query_fields())
-            reply = await backend.client.query(**fields)
+            if setting.index and setting.index != next(iter(self._index_ids), ""):
+                reply = await backend.client.query_index(setting.index, **fields)
+            else:
+                reply = await backend.client.query(**fields)
             titles = await backend.titles(names_in(reply))
         except (CallError, ValueError) as error:
             return error
-        return summary_of(reply, visit.say), results_html(reply, titles, visit.say)
+        summary = summary_of(reply, visit.say)
+        if len(self._index_ids) > 1:
+            summary += " " + visit.say("Index {index}.", index=reply.index_id)
+        return summary, results_html(reply, titles, visit.say)
 
 
 def _with(setting: PageSetting, name: str, value: Any) -> PageSetting:

@@ -2,8 +2,8 @@
 
 `source` fetches a sentence-transformers model, `export` writes and checks it as ONNX (the torch side of
 that is `graph`), `encoder` runs the exported model without torch, and `cache` keeps every vector on disk,
-so that no text is encoded twice. `samples` draws texts from an export; `agreement` compares two models.
-`tuning` trains a model before its export.
+so that no text is encoded twice; `parts` has texts encoded by the workers of `encoder.jobs`. `samples` draws
+texts from an export; `agreement` compares two models. `tuning` trains a model before its export.
 """
 
 from encoder.text.cache import (
@@ -24,6 +24,7 @@ from encoder.text.encoder import (
     Vectors,
     item_text,
 )
+from encoder.text.parts import cache_in_parts
 from encoder.text.source import DEFAULT_SOURCE, Pooling, Precision, fetch, source_digest, text_model_dims
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "TextEncoder",
     "Vectors",
     "cache_imported_vectors",
+    "cache_in_parts",
     "encode_with_cache",
     "fetch",
     "item_text",

@@ -30,7 +30,7 @@ _STORED = np.dtype("<f4")
 _SUM = struct.Struct("<I")
 _FENCE = b"\0fence"  # a key that no text model can have
 _LOCK = "OPENING"
-_CHUNK = 512  # texts whose vectors are lost at most when a run is killed
+CHUNK = 512  # texts whose vectors are lost at most when a run is killed
 
 log = logging.getLogger(__name__)
 
@@ -354,18 +354,14 @@ def encode_with_cache(
     Shapes:
         returns: (N, D) float32, in the order given.
     """
-    distinct = list(dict.fromkeys(text for text in texts if text.strip()))
-    vectors, found = cache.get(encoder.text_model_id, distinct, encoder.dim, encoder.one_piece_bytes)
-    _reuse_earlier(encoder, cache, distinct, vectors, found)
-    # Longest first over all that is missing: batches of like length need little padding.
-    missing = sorted(np.flatnonzero(~found).tolist(), key=lambda row: len(distinct[row]), reverse=True)
+    distinct, vectors, missing = look_up(encoder, cache, texts)
     count, total = f"{len(missing):,}", f"{len(texts):,}"
     if missing:
         log.info("%s: encoding %s of %s texts with %s", label, count, total, encoder.text_model_id)
     store = cache.put if writer is None else writer.put
     began = time.monotonic()
     with LongStage(label, len(missing), "text") as stage:
-        chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
+        chunks = [missing[start : start + CHUNK] for start in range(0, len(missing), CHUNK)]
         encoded = encoder.encode_chunks([distinct[row] for row in rows] for rows in chunks)
         for rows, new in zip(chunks, encoded, strict=True):
             vectors[rows] = new
@@ -378,6 +374,23 @@ def encode_with_cache(
     result: Vectors = vectors[rows] if distinct else np.zeros((len(texts), encoder.dim), dtype=np.float32)
     result[[text not in row_of for text in texts]] = 0  # blank ones
     return result
+
+
+def look_up(
+    encoder: TextEncoder, cache: TextCache, texts: Sequence[str]
+) -> tuple[list[str], Vectors, list[int]]:
+    """Look up the vectors of texts: return the distinct texts, their vectors, and the rows that lack one.
+
+    Blank texts are left out. The rows come longest text first: batches of like length need little padding.
+
+    Shapes:
+        vectors: (M, D) float32, zero where there is none yet.
+    """
+    distinct = list(dict.fromkeys(text for text in texts if text.strip()))
+    vectors, found = cache.get(encoder.text_model_id, distinct, encoder.dim, encoder.one_piece_bytes)
+    _reuse_earlier(encoder, cache, distinct, vectors, found)
+    missing = sorted(np.flatnonzero(~found).tolist(), key=lambda row: len(distinct[row]), reverse=True)
+    return distinct, vectors, missing
 
 
 def _reuse_earlier(

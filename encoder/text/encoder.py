@@ -61,6 +61,7 @@ class TextEncoder:
     stands before the first piece only.
 
     Attributes:
+        directory: what it was loaded from.
         text_model_id: name of the directory; part of the key of everything derived from the vectors.
         dim: length of a vector.
         max_tokens: of one piece.
@@ -77,6 +78,7 @@ class TextEncoder:
         threads: int | None = None,
         device: Device = "auto",
     ) -> None:
+        self.directory = directory
         self.text_model_id: str = facts["text_model_id"]
         self.dim: int = facts["dim"]
         self.max_tokens: int = facts["max_tokens"]

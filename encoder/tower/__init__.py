@@ -4,8 +4,8 @@
 weighs a user's views by how far each is trusted, `tower` holds the fitted arrays and computes users and
 items from them in float64, the reference of the graphs that `onnx` writes. `closed_form` fits one tower,
 `select` chooses its settings on held-out rows, `mix` joins it with learned blocks and compresses the sum,
-`trust` chooses how far the views are trusted in all blocks together. `collapse`
-measures for whom a tower tells no items apart.
+`trust` chooses how far the views are trusted in all blocks together. `held_out` measures what was chosen,
+`collapse` for whom a tower tells no items apart.
 """
 
 from encoder.tower.closed_form import Decompositions, fit_closed_form

@@ -91,9 +91,12 @@ class HeldOutScorer:
 
     def score_tower(self, tower: Tower) -> float:
         """Return the mean NDCG@20 of a tower on all views of the users."""
+        return self.score(tower.vectors(self.views(tower)), tower.id_vectors)
+
+    def views(self, tower: Tower) -> ViewBatch:
+        """Return the raw views of the users, as a tower takes them."""
         events = event_matrix(self._rows, self._data.shape, tower.config)
-        views = dataset_views(self._data, events, tower.table, tower.widths, self._users)
-        return self.score(tower.vectors(views), tower.id_vectors)
+        return dataset_views(self._data, events, tower.table, tower.widths, self._users)
 
 
 def choose_config(

@@ -4,7 +4,8 @@
 `sample` encodes. `shards` writes the FAISS files of a `factory`; `autotune` builds kinds until one reaches
 the ANN recall against the `ground_truth`, and measures its search parameters and filter policy. `assemble`
 checks and publishes the directory. Every stage goes through a `build_checkpoint`, so that a killed build goes
-on. `incremental` compares an export with an index, for the cheap reindex and for the server.
+on. With workers, `parts` has items and users encoded by them, whose texts they find by `text_vectors`.
+`incremental` compares an export with an index, for the cheap reindex and for the server.
 `milvus` moves a built index into Milvus, tuned anew.
 """
 
@@ -27,6 +28,7 @@ from indexer.building.milvus import (
     recall_asked_of,
     users_to_tune_with,
 )
+from indexer.building.parts import items_in_parts, remove_parts
 from indexer.building.sample import QUERIES, sample_users, tuning_queries
 from indexer.building.shards import build_shard
 from indexer.building.users import (
@@ -58,12 +60,14 @@ __all__ = [
     "fit",
     "hashes_array",
     "indexes_with",
+    "items_in_parts",
     "lay_out",
     "lists_for",
     "move_to_milvus",
     "open_checkpoint",
     "put_users",
     "recall_asked_of",
+    "remove_parts",
     "row_hashes",
     "sample_users",
     "stored_users",

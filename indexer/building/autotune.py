@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from encoder.jobs import IN_PROCESS, Jobs
 from indexer.building.efforts import TunedParams, min_probes, recall_of
 from indexer.building.factory import Choice, cagra_degree
 from indexer.building.filter_tuning import filter_policy
-from indexer.building.ground_truth import SHORT_K, TUNED_K, GroundTruths, ground_truths
+from indexer.building.ground_truth import SHORT_K, TUNED_K, GroundTruths, exact_scores, ground_truths
 from indexer.building.shards import build_shards
 from indexer.files import VECTORS_FILE, FloatArray, map_vectors
 from indexer.search import EXACT, AnnIndex, FilterPolicy, SearchParams, open_shards
@@ -73,7 +74,13 @@ class FittedIndex:
 
 
 def fit(
-    folder: Path, queries: FloatArray, choice: Choice, target: float, *, float16: bool = False
+    folder: Path,
+    queries: FloatArray,
+    choice: Choice,
+    target: float,
+    *,
+    float16: bool = False,
+    jobs: Jobs = IN_PROCESS,
 ) -> FittedIndex:
     """Build the first of the kinds of a choice that reaches an ANN recall; the last one is exact.
 
@@ -86,21 +93,24 @@ def fit(
         choice: the kinds.
         target: ANN recall at TUNED_K.
         float16: hold full vectors as halves on cards.
+        jobs: who writes the FAISS files and finds the ground truth; searches are timed in this process.
 
     Raises:
         FactoryError: FAISS does not understand a factory.
     """
     vectors = map_vectors(folder / VECTORS_FILE)
+    exact: FloatArray | None = None
     for factory in (choice.factory, *choice.fallbacks):
         if factory == EXACT or not len(vectors):
             break
-        files = build_shards(folder, factory)
+        files = build_shards(folder, factory, jobs)
         # A graph is tuned on the CPU: a card looks at as many candidates from more starting points.
         cpu = cagra_degree(factory) is not None
         index = open_shards([folder / name for name in files], SearchParams(), cpu=cpu, float16=float16)
-        tuned = tune(index, ground_truths(vectors, queries[::2]), target)
+        exact = exact_scores(folder, queries, jobs) if exact is None else exact
+        tuned = tune(index, _truths(vectors, queries, exact, 0), target)
         reached = tuned and min_probes(
-            index, ground_truths(vectors, queries[1::2]), target, tuned.search_params
+            index, _truths(vectors, queries, exact, 1), target, tuned.search_params
         )
         if reached:
             policy = filter_policy(vectors, index, queries, reached.search_params, target)
@@ -110,3 +120,8 @@ def fit(
         )
     policy = filter_policy(vectors, None, queries, SearchParams(), target)
     return FittedIndex(EXACT, {}, SearchParams(), 1.0, policy)
+
+
+def _truths(vectors: FloatArray, queries: FloatArray, exact: FloatArray | None, first: int) -> GroundTruths:
+    """Return the ground truth of every other query from a first one on, with scores that may be known."""
+    return ground_truths(vectors, queries[first::2], scores=None if exact is None else exact[first::2])

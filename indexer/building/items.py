@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,9 @@ from store.records import ItemRecord
 
 log = logging.getLogger(__name__)
 MAIN_FILES = (VECTORS_FILE, ITEMS_FILE, LOOKUP_FILE, FACTS_FILE)
-_BATCH = 16_384  # items at a time
+ITEM_BATCH = 16_384  # items at a time
+
+EncodedItems = Callable[[], Iterator[FloatArray]]  # vectors (n, D) of the items, one part after the other
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,9 @@ class ItemTower:
             items: n of them, with title, text, kind, attributes (JSON) and vector.
             rows: (n,) among the model's items, −1 for an item that it does not know.
         """
-        titles, texts, kinds, attributes = (
-            items.column(name).to_pylist() for name in ("title", "text", "kind", "attributes")
-        )
-        texts = [item_text(title, text) for title, text in zip(titles, texts, strict=True)]
-        raw = RawContent(
-            texts,
-            encode_with_cache(self.encoder, self.cache, texts, "item texts"),
-            described_items(kinds, attributes),
-            brought_vectors(items, self.model.content_encoder.vector_length),
-        )
-        known = (rows >= 0)[:, None]
-        id_vectors = np.where(known, self.model.id_vectors[rows], np.float32(0.0))  # (n, D)
-        unneeded = np.asarray(id_vectors.any(axis=1))  # nor need their words be counted
-        return self.model.encode_items(id_vectors, self.model.content_encoder.encode(raw.without(unneeded)))
+        texts = texts_of(items)
+        text_vectors = encode_with_cache(self.encoder, self.cache, texts, "item texts")
+        return item_vectors(self.model, items, rows, texts, text_vectors)
 
     def vectors_of(self, items: Sequence[ItemRecord], rows: IntArray) -> FloatArray:
         """Encode items of the store as `vectors` does."""
@@ -97,7 +88,43 @@ class ItemTower:
         return np.where(rows >= 0, self.model.popularity[rows], 0.0).astype(np.float32)
 
 
-def build_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower) -> dict[str, str]:
+def texts_of(items: pa.Table | pa.RecordBatch) -> list[str]:
+    """Return title and text of each item as one text."""
+    columns = (items.column(name).to_pylist() for name in ("title", "text"))
+    return [item_text(title, text) for title, text in zip(*columns, strict=True)]
+
+
+def item_vectors(
+    model: Model,
+    items: pa.Table | pa.RecordBatch,
+    rows: IntArray,
+    texts: list[str],
+    text_vectors: FloatArray,
+) -> FloatArray:
+    """Encode items to vectors (n, D) float32, as `ItemTower.vectors` does, whose texts are encoded already.
+
+    Args:
+        model: with the item tower.
+        items: n of them, with kind, attributes (JSON) and vector.
+        rows: (n,) among the model's items, −1 for an item that it does not know.
+        texts: of the items.
+        text_vectors: (n, D_T) float32.
+    """
+    raw = RawContent(
+        texts,
+        text_vectors,
+        described_items(*(items.column(name).to_pylist() for name in ("kind", "attributes"))),
+        brought_vectors(items, model.content_encoder.vector_length),
+    )
+    known = (rows >= 0)[:, None]
+    id_vectors = np.where(known, model.id_vectors[rows], np.float32(0.0))  # (n, D)
+    unneeded = np.asarray(id_vectors.any(axis=1))  # nor need their words be counted
+    return model.encode_items(id_vectors, model.content_encoder.encode(raw.without(unneeded)))
+
+
+def build_main(
+    folder: Path, export: Export, hashes: pa.Table, tower: ItemTower, vectors: EncodedItems | None = None
+) -> dict[str, str]:
     """Write the main part of an index into a folder: vectors, ids, lookup and attributes; return the sha256.
 
     Vectors and texts are in memory some items at a time; ids, hashes and attribute terms of all items are.
@@ -109,23 +136,30 @@ def build_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower)
         export: whose available items are taken.
         hashes: `export.item_hashes()`.
         tower: encodes the items.
+        vectors: begins to yield the vectors of all items, in their order; None encodes them here.
     """
-    write = partial(_write_main, folder, export, hashes, tower)
+    write = partial(_write_main, folder, export, hashes, tower, vectors)
     return checkpointed(folder, "items", [*MAIN_FILES, WITHOUT_VECTOR_FILE], write)
 
 
-def _write_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower) -> None:
+def _write_main(
+    folder: Path, export: Export, hashes: pa.Table, tower: ItemTower, encoded_items: EncodedItems | None
+) -> None:
     with_vector: list[npt.NDArray[np.bool_]] = []
     unknown_vectors = list[int]()  # numbers of items whose vector the model knows nothing of
     attributes, without_vector, reasons = AttributeIndexBuilder(), list[ItemChange](), dict[str, str]()
     rows = rows_of(hashes.column("item_id"), tower.model.item_ids)  # (N,)
     known_length = tower.model.content_encoder.vector_length
+    encoded_parts = None if encoded_items is None else Regrouped(encoded_items())
 
     def chunks() -> Iterator[FloatArray]:
         start = count = 0
-        for batch in export.item_batches(_BATCH):
+        for batch in export.item_batches(ITEM_BATCH):
             part = slice(start, start + len(batch))
-            vectors = tower.vectors(batch, rows[part])
+            if encoded_parts is None:
+                vectors = tower.vectors(batch, rows[part])
+            else:
+                vectors = encoded_parts.take(len(batch))
             lengths = np.asarray(pc.fill_null(pc.list_value_length(batch.column("vector")), 0))
             unknown_vectors.append(int(((lengths > 0) & (lengths != known_length)).sum()))
             ids, kinds, texts = (batch.column(name).to_pylist() for name in ("item_id", "kind", "attributes"))
@@ -160,6 +194,22 @@ def _write_main(folder: Path, export: Export, hashes: pa.Table, tower: ItemTower
             "reindex: %d items bring vectors of a length that the model knows nothing of, and they count for "
             "nothing: run `triptych train`", unknown,
         )  # fmt: skip
+
+
+class Regrouped:
+    """Rows that come in parts of one size and are taken in groups of another."""
+
+    def __init__(self, parts: Iterator[FloatArray]) -> None:
+        self._parts = parts
+        self._left: list[FloatArray] = []
+
+    def take(self, count: int) -> FloatArray:
+        """Return the next rows (count, D); fewer where there are no more."""
+        while sum(map(len, self._left)) < count and (more := next(self._parts, None)) is not None:
+            self._left.append(more)
+        rows = self._left[0] if len(self._left) == 1 else np.concatenate(self._left)
+        self._left = [rows[count:]]
+        return rows[:count]
 
 
 def as_changes(

@@ -1,7 +1,7 @@
 """User vectors from the rows of an export, a batch of users at a time, and queries to tune an index with."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ from scipy import sparse
 from encoder.arrays import NO_TIME, Actions, Events
 from encoder.dataset import rows_of
 from encoder.progress import watched
+from encoder.runtime import Model
 from encoder.text import ErasureSafeWriter, cache_imported_vectors, encode_with_cache
 from encoder.views import FloatArray, assemble_views, event_matrix, text_pool, text_view
 from indexer.building.items import ItemTower
@@ -41,7 +42,7 @@ def user_vectors(export: Export, tower: ItemTower, batches: Sequence[pa.StringAr
     with Export(export.path, export.manifest) as source:  # DuckDB keeps what it has read until it is closed
         cache_imported_vectors(writer, tower.encoder, source.imported_vectors(tower.encoder.text_model_id))
         for user_ids in watched(batches, "user vectors", "block"):
-            yield _encode_batch(source, tower, user_ids, writer)
+            yield encode_users(source, tower.model, user_ids, lambda texts: _encoded(tower, texts, writer))
 
 
 def batches_of(user_ids: pa.StringArray) -> list[pa.StringArray]:
@@ -76,11 +77,17 @@ def tuning_queries(vectors: FloatArray, users: FloatArray) -> FloatArray:
     return np.ascontiguousarray((picked / norms).sum(axis=1), dtype=np.float32)
 
 
-def _encode_batch(
-    export: Export, tower: ItemTower, user_ids: pa.StringArray, writer: ErasureSafeWriter
+def encode_users(
+    export: Export, model: Model, user_ids: pa.StringArray, encode_texts: Callable[[list[str]], FloatArray]
 ) -> FloatArray:
-    """Encode the users of a batch: (B, D) float32."""
-    model = tower.model
+    """Encode some users: (B, D) float32, zero for one without any view.
+
+    Args:
+        export: their behaviours, texts and friends.
+        model: with the user tower.
+        user_ids: each once.
+        encode_texts: returns the vectors (m, D_T) of m distinct texts.
+    """
     history, texts, friends = export.some_users(user_ids)
     with_friends = pc.unique(pa.concat_arrays([user_ids, *friends.column("friend_id").chunks]))
     with_friends = with_friends.take(
@@ -101,7 +108,7 @@ def _encode_batch(
     )
     authors = rows_of(texts.column("user_id"), user_ids)
     distinct = texts.column("text").combine_chunks().dictionary_encode()
-    vectors = _encoded(tower, distinct.dictionary.to_pylist(), writer)  # (m, D_T)
+    vectors = encode_texts(distinct.dictionary.to_pylist())  # (m, D_T)
     pool = text_pool(authors, np.asarray(distinct.indices), (len(user_ids), len(vectors)))
     views = assemble_views(
         events,

@@ -10,7 +10,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from encoder.progress import watched
+from encoder.jobs import IN_PROCESS, Jobs
+from encoder.progress import LongStage, watched
 from indexer.building.build_checkpoint import checkpointed
 from indexer.building.factory import cagra_degree, empty_faiss
 from indexer.files import (
@@ -90,16 +91,34 @@ def shards_of(rows: int) -> Iterator[slice]:
         yield slice(start, min(rows, start + SHARD_ITEMS))
 
 
-def build_shards(folder: Path, factory: str) -> dict[str, str]:
+def build_shards(folder: Path, factory: str, jobs: Jobs = IN_PROCESS) -> dict[str, str]:
     """Write the FAISS files over the vectors in a folder; return their sha256 by name.
+
+    One file alone is written in this process, with all its threads; of several each worker writes one.
 
     Raises:
         FactoryError: FAISS does not understand the factory.
     """
-    vectors = map_vectors(folder / VECTORS_FILE)
-    digests: dict[str, str] = {}
-    for i, rows in enumerate(shards_of(len(vectors))):
-        name = faiss_file(i)
-        write = partial(build_shard, vectors[rows], factory, folder / name)
-        digests |= checkpointed(folder, f"{factory.replace(',', '-')}-{i}", [name], write)
+    parts = list(enumerate(shards_of(len(map_vectors(folder / VECTORS_FILE)))))
+    write, digests = partial(write_shard, folder.resolve(), factory), dict[str, str]()
+    if len(parts) == 1:
+        return write(parts[0])
+    with LongStage("index", len(parts), "shard") as stage:
+        for written in jobs.map(write, parts, "index"):
+            digests |= written
+            stage.advance()
     return digests
+
+
+def write_shard(folder: Path, factory: str, part: tuple[int, slice]) -> dict[str, str]:
+    """Write one FAISS file over some vectors of a folder, unless an earlier run did; return its sha256.
+
+    Args:
+        folder: of the build.
+        factory: of the index.
+        part: number of the shard, and its rows.
+    """
+    number, rows = part
+    name = faiss_file(number)
+    write = partial(build_shard, map_vectors(folder / VECTORS_FILE)[rows], factory, folder / name)
+    return checkpointed(folder, f"{factory.replace(',', '-')}-{number}", [name], write)

@@ -12,11 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from encoder.jobs import IN_PROCESS, Jobs
 from indexer.building.autotune import FittedIndex, fit
 from indexer.building.build_checkpoint import checkpointed
 from indexer.building.factory import choose
 from indexer.building.incremental import difference, too_many
 from indexer.building.items import MAIN_FILES, ItemTower, write_rows
+from indexer.building.parts import remove_parts, users_in_parts
 from indexer.building.sample import QUERIES, USER_BATCH, batches_of, user_vectors
 from indexer.files import VECTORS_FILE, FloatArray, MainPart, map_vectors, read_delta, write_vectors
 from indexer.filters import AttributeIndexBuilder
@@ -77,7 +79,12 @@ class BuiltUsers:
 
 
 def build_users(
-    folder: Path, exported: ExportedUsers, base: Index | None, ann_recall: float, memory_bytes: int | None
+    folder: Path,
+    exported: ExportedUsers,
+    base: Index | None,
+    ann_recall: float,
+    memory_bytes: int | None,
+    jobs: Jobs = IN_PROCESS,
 ) -> BuiltUsers:
     """Write the files of a user index below the folder of a build, where a killed run goes on.
 
@@ -87,10 +94,12 @@ def build_users(
         base: a user index of the same model, whose vectors are reused for users who did not change.
         ann_recall: to be reached at k = 100 where not every user is compared.
         memory_bytes: budget of the FAISS index; None is half of the free memory.
+        jobs: who does the work.
     """
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
-    digests = checkpointed(place, "rows", MAIN_FILES, partial(_write_users, place, exported, base))
+    digests = checkpointed(place, "rows", MAIN_FILES, partial(_write_users, place, exported, base, jobs))
+    remove_parts(place)
     rows = map_vectors(place / VECTORS_FILE)
     choice = choose(len(rows), rows.shape[1], memory_bytes, card=gpus().count > 0)
     log.info("reindex: users: %s: %s", choice.factory, choice.reason)
@@ -101,7 +110,7 @@ def build_users(
         EMBEDDING_DIM: model.dim,
         "without_vector": len(exported.hashes) - len(rows),
     }
-    fitted = fit(place, _queries(rows), choice, ann_recall)
+    fitted = fit(place, _queries(rows), choice, ann_recall, jobs=jobs)
     digests = {f"{FOLDER}/{name}": digest for name, digest in {**digests, **fitted.files}.items()}
     return BuiltUsers(fitted, facts, digests)
 
@@ -137,7 +146,7 @@ def put_users(users: Index, exported: ExportedUsers) -> bool:
     return True
 
 
-def _write_users(place: Path, exported: ExportedUsers, base: Index | None) -> None:
+def _write_users(place: Path, exported: ExportedUsers, base: Index | None, jobs: Jobs) -> None:
     """Write the main part of a user index."""
     hashes = exported.hashes
     to_encode = np.ones(len(hashes), dtype=bool)
@@ -152,9 +161,13 @@ def _write_users(place: Path, exported: ExportedUsers, base: Index | None) -> No
         for start in starts
     ]
     with_vector: list[npt.NDArray[np.bool_]] = []
+    if jobs.in_this_process or not to_encode.any():
+        vectors = exported.vectors(batches)
+    else:
+        vectors = users_in_parts(place, exported.export, ids, to_encode, exported.tower, jobs)
 
     def chunks() -> Iterator[FloatArray]:
-        for start, encoded in zip(starts, exported.vectors(batches), strict=True):
+        for start, encoded in zip(starts, vectors, strict=True):
             fresh = to_encode[start : start + USER_BATCH]
             rows = np.zeros((len(fresh), width), dtype=np.float32)
             rows[fresh] = user_rows(encoded)

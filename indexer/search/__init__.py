@@ -17,7 +17,14 @@ from indexer.search.ann import (
     open_ann,
     open_shards,
 )
-from indexer.search.exact import Searched, best_of_all, best_of_masked, best_of_some, scores_of
+from indexer.search.exact import (
+    Searched,
+    best_of_all,
+    best_of_masked,
+    best_of_parts,
+    best_of_some,
+    scores_of,
+)
 from indexer.search.filter_cache import FilterCache
 from indexer.search.gpu import cagra_graph, gpus, has_cuvs, inner_of, to_cpu, to_gpu
 from indexer.search.lists import Bits, Portions
@@ -40,6 +47,7 @@ __all__ = [
     "best_by_id",
     "best_of_all",
     "best_of_masked",
+    "best_of_parts",
     "best_of_some",
     "bits_of",
     "cagra_graph",

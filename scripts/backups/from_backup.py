@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from scripts.backups.object_storage import ObjectStorage, in_object_storage
+from scripts.backups.object_storage import BackupFolder
 from scripts.backups.to_backup import KIND, link_tree, newest_backup
 from scripts.terminal import HomeOption
 from store.artifact import MANIFEST, DamagedArtifactError, artifacts, read_manifest, set_pointer, verify
@@ -28,6 +28,7 @@ from store.ledger import (
     write_ledger,
 )
 from store.locks import locked_directory, remove_abandoned
+from store.objects import in_object_storage
 from store.privacy import add_erasures, delete_user_rows, list_erasures
 from store.store import Store
 from store.writes import LogPosition, LogStanding, write_standing
@@ -106,10 +107,10 @@ def _restore_from(url: str, home: Home, ledger: Path | None) -> tuple[str, dict[
     """
     target = home.path.resolve()
     _check_free(target)
-    storage = ObjectStorage(url)
+    storage = BackupFolder(url)
     if storage.is_backup():
         parent, _, backup_id = storage.url.rpartition("/")
-        storage = ObjectStorage(parent)
+        storage = BackupFolder(parent)
     elif ids := storage.backups():
         backup_id = ids[-1]
     else:

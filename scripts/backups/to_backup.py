@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from scripts.backups.object_storage import ObjectStorage, in_object_storage
+from scripts.backups.object_storage import BackupFolder
 from scripts.home_access import existing_home, fresh_export
 from scripts.terminal import HomeOption
 from store.artifact import (
@@ -27,6 +27,7 @@ from store.artifact import (
 )
 from store.home import Home
 from store.locks import locked_directory, remove_abandoned
+from store.objects import in_object_storage
 
 KIND = "backup"
 _STAGED = ".backing-up-"  # folders in the home, of links that are uploaded
@@ -64,7 +65,7 @@ def backup_command(
     """
     place = existing_home(home)
     if in_object_storage(to):
-        _back_up_to(ObjectStorage(to), place, with_index=not without_index, full=full)
+        _back_up_to(BackupFolder(to), place, with_index=not without_index, full=full)
         return
     with fresh_export(place) as export:
         directory = back_up(place, export.export_id, Path(to), with_index=not without_index, full=full)
@@ -76,7 +77,7 @@ def backup_command(
     print(f"to restore it: triptych restore --from {directory} --home NEW_HOME")
 
 
-def _back_up_to(storage: ObjectStorage, home: Home, *, with_index: bool, full: bool) -> None:
+def _back_up_to(storage: BackupFolder, home: Home, *, with_index: bool, full: bool) -> None:
     """Upload a backup that is put together of links in the home.
 
     Raises:

@@ -103,6 +103,40 @@ def index_bench(
         plot_curves(plot_path, report["curves"])
 
 
+@app.command("capacity")
+def capacity_bench(
+    home_cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the synthetic home; a copy is served.")
+    ] = None,
+    items: Annotated[int, typer.Option(min=150, help="Of the synthetic home.")] = 100_000,
+    users: Annotated[int, typer.Option(min=200, help="Of the synthetic home.")] = 50_000,
+    dim: Annotated[int, typer.Option(min=2, help="Embedding dim of the synthetic home.")] = 128,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure what a person, an event, an item and a text take on disk and in memory, and multiply.
+
+    The larger homes of the last table are the measured units times their sizes, not measured themselves.
+
+    Example: triptych bench capacity --home-cache ~/.cache/bench --json capacity.json
+    """
+    from scripts.bench.capacity import measure_capacity
+    from scripts.bench.large_home import HomeSizes, large_home
+    from scripts.bench.output import print_rows
+
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        kept = large_home(home_cache or Path(name) / "large", HomeSizes(items, users, dim, 0))
+        report = measure_capacity(kept, Path(name))
+    print_rows("bytes", [{"unit": unit, "bytes": size} for unit, size in report["bytes_per_unit"].items()])
+    memory = (report["private_mib_started"], report["private_mib_asked"])
+    print_rows(
+        "private MiB",
+        [{"role": role, "started": memory[0][role], "asked": memory[1][role]} for role in memory[1]],
+    )
+    print_rows("GiB of larger homes, by multiplication", report["extended"])
+    if json_path is not None:
+        write_json(json_path, report)
+
+
 @app.command("faults")
 def faults_bench(
     home: Annotated[

@@ -31,22 +31,30 @@ from encoder.text.cache import inspect_text_cache
 print(*inspect_text_cache(Path(sys.argv[1])))
 """
 _UNIT = 1e-3
-_NAMES = {"export": "exports", "text_model": "text models", "model": "models", "index": "indexes"}
+_NAMES = {
+    "export": "exports",
+    "text_model": "text models",
+    "model": "models",
+    "index": "indexes",
+    "report": "reports",
+}
 _MAKES = {
     "export": "triptych export",
     "text_model": "triptych train",
     "model": "triptych train",
     "index": "triptych reindex",
+    "report": "triptych evaluate",
 }
 
 
 def file_checks(home: Home) -> Iterator[Check]:
-    """Yield the checks of exports, models, indexes and of what serves."""
+    """Yield the checks of exports, models, indexes, reports and of what serves."""
     parents = {
         "export": home.exports,
         "text_model": home.text_models,
         "model": home.models,
         "index": home.indexes,
+        "report": home.reports,
     }
     for kind, parent in parents.items():
         yield from artifact_checks(kind, parent)

@@ -23,6 +23,8 @@ from encoder.views import unit_rows
 from indexer.publish import current_index, load_index
 from store.export import Export
 from store.home import Home
+from store.listing import list_artifacts
+from store.reports import MOST_REPORTS, read_report
 
 _NAMES = {"H": "history", "T": "text", "S": "social"}
 _COLOURS = {"H": "#0072b2", "T": "#e69f00", "S": "#009e73"}  # of Okabe and Ito 2008
@@ -36,8 +38,8 @@ Floats = npt.NDArray[np.float32]
 class NoReportError(LookupError):
     """A home has no evaluation report of the index that serves."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"{path} is not there: run triptych evaluate first")
+    def __init__(self, reports: Path, index_id: str) -> None:
+        super().__init__(f"{reports} has no report of index {index_id}: run triptych evaluate first")
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,7 @@ def draw(home_path: Path, folder: Path) -> None:
     """
     home = Home(home_path)
     pair = load_index(home, current_index(home).name)
-    report_file = home.reports / f"evaluate-test-{pair.index.index_id}.json"
-    if not report_file.exists():
-        raise NoReportError(report_file)
-    report = json.loads(report_file.read_text("utf-8"))
+    report = _report(home, pair.index.index_id)
     model, encoder = pair.model, TextEncoder.load(home.text_models / pair.model.text_model_id)
     with (
         Export.open(home.exports / model.export_id) as export,
@@ -73,6 +72,15 @@ def draw(home_path: Path, folder: Path) -> None:
     _trust(home.models / model.model_id, folder / "trust.png")
     _by_history(report, folder / "by-history.png")
     _by_view(report, folder / "by-view.png")
+
+
+def _report(home: Home, index_id: str) -> dict[str, Any]:
+    """Return the newest report of an index on test.  Raises: NoReportError."""
+    for one in list_artifacts(home.reports, MOST_REPORTS):
+        if (one.facts.get("index_id"), one.facts.get("split")) == (index_id, "test"):
+            report: dict[str, Any] = json.loads(read_report(home, one.artifact_id))
+            return report
+    raise NoReportError(home.reports, index_id)
 
 
 def _people(data: Dataset, model: Model) -> _People:

@@ -2,7 +2,7 @@
 
 `command` parses and calls; `report` puts the report of DESIGN section 5 together. `protocol` ranks and
 measures: every figure comes from its Evaluator, also those of `amounts`, `baselines`, `diversity` and
-`robustness`. `tables` prints the report, `plots` draws it.
+`robustness`. `tables` prints the report, `page` draws it with `charts`.
 """
 
 from scripts.evaluate.command import evaluate_command

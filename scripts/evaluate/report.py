@@ -10,6 +10,7 @@ import numpy as np
 from encoder.config import VIEWS
 from encoder.dataset import load_dataset
 from encoder.heads.model import FrozenVectors, head_report
+from encoder.jobs import IN_PROCESS, Jobs
 from encoder.left_out import LeftOutIds
 from encoder.text import TextCache, TextEncoder
 from indexer.publish import LoadedIndex
@@ -34,10 +35,11 @@ def evaluate(
     exact: bool,
     robustness: bool = False,
     diversity: float | None = None,
+    jobs: Jobs = IN_PROCESS,
 ) -> dict[str, Any]:
     """Return the report of DESIGN section 5 as JSON values; `robustness` and `diversity` add a block.
 
-    `diversity` is the λ of maximal marginal relevance.
+    `diversity` is the λ of maximal marginal relevance; `jobs` fit the baselines.
     """
     seconds: dict[str, float] = {}
     with timed_stage(seconds, "load"):
@@ -83,7 +85,7 @@ def evaluate(
     if baselines:
         with timed_stage(seconds, "baselines"):
             report["baselines"] = baseline_figures(
-                evaluator, known.without_users(left_out.users), main, ~unseen
+                evaluator, known.without_users(left_out.users), main, ~unseen, home, jobs
             )
     if pair.model.heads:
         with timed_stage(seconds, "heads"):

@@ -1,6 +1,5 @@
 """An evaluation report as tables on the terminal and in HTML."""
 
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -9,23 +8,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from scripts.evaluate.amounts import ALL, BLOCKS, WHOLE, columns_of
-from scripts.evaluate.page import TABLES_FORMAT, page_html
-from scripts.evaluate.plots import (
-    CUT_ELEMENTS,
-    ELEMENTS,
-    METRICS,
-    amounts_figure,
-    reliability_figure,
-    robustness_figure,
-    save_png,
-)
+from scripts.evaluate.page import TABLES_FORMAT
 from scripts.terminal import console
 
 K = "20"
+ELEMENTS = {"H": "H, events", "T": "T, texts", "S": "S, friends"}
+CUT_ELEMENTS = {"H": "H, items", "T": "T, texts", "S": "S, friends"}
+METRICS = ("recall", "ndcg")
 
 
-def write_tables(report: dict[str, Any], html: Path) -> None:
-    """Print the tables of a report, save charts and tables as one HTML file, and some charts as PNG."""
+def print_tables(report: dict[str, Any]) -> str:
+    """Print the tables of a report; return them as HTML."""
     out = console(record=True)
     title = f"{escape(report['dataset'])}, split {report['split']}, {report['users']:,} users"
     out.print(f"[bold]{title}[/bold]  model {report['model_id']}  index {report['index_id']}")
@@ -49,20 +42,7 @@ def write_tables(report: dict[str, Any], html: Path) -> None:
     robustness = report.get("robustness")
     if robustness:
         out.print(robustness_table(robustness))
-    tables = out.export_html(inline_styles=True, code_format=TABLES_FORMAT)
-    html.write_text(page_html(report, tables), "utf-8")
-    print(f"report: {html.with_suffix('.json')} and .html")
-    plot = html.with_name(f"{html.stem}-amounts.png")
-    save_png(amounts_figure(report), plot)
-    print(f"plot: {plot}")
-    if any("calibration" in one for one in heads.values()):
-        plot = html.with_name(f"{html.stem}-reliability.png")
-        save_png(reliability_figure(heads), plot)
-        print(f"plot: {plot}")
-    if robustness and robustness["by_view"]:  # none where the data has no view asked for
-        plot = html.with_name(f"{html.stem}-robustness.png")
-        save_png(robustness_figure(report), plot)
-        print(f"plot: {plot}")
+    return out.export_html(inline_styles=True, code_format=TABLES_FORMAT)
 
 
 def new_items_table(figures: dict[str, Any]) -> Table:

@@ -72,9 +72,15 @@ BOUNDS: dict[str, dict[str, dict[str, Any]]] = {
         "after": {"maxLength": 256},
         "limit": {"maximum": 1_000},
     },
+    "GetFiguresRequest": {"minutes": {"maximum": 60}},
+    "QueryIndexRequest": {"index_id": _ID},
+    "ReadMapRequest": {"colour_by": {"maxLength": 1_024}, "limit": {"maximum": 100_000}},
     "ListIndexesRequest": {"limit": {"maximum": 1_000}},
+    "ListModelsRequest": {"limit": {"maximum": 1_000}},
+    "ListReportsRequest": {"limit": {"maximum": 1_000}},
+    "GetReportRequest": {"report_id": _ID},
     "EraseUserRequest": {"user_id": _ID},
-    "ExportUserRequest": {"user_id": _ID},
+    "ExportUserRequest": {"user_id": _ID, "limit": {"maximum": 1_000}},
 }
 # Fields that a request or its parts cannot be without.
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -101,4 +107,6 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "EraseUserRequest": ("user_id",),
     "ExportUserRequest": ("user_id",),
     "PublishIndexRequest": ("index_id",),
+    "GetReportRequest": ("report_id",),
+    "QueryIndexRequest": ("index_id",),
 }

@@ -29,6 +29,7 @@ _PLAIN: dict[int, _Schema] = {
     _Kind.TYPE_UINT64: {"type": "string", "format": "uint64", "pattern": "^[0-9]{1,20}$"},
     _Kind.TYPE_BOOL: {"type": "boolean"},
     _Kind.TYPE_STRING: {"type": "string"},
+    _Kind.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
 }
 _ABOUT = (
     "One interest vector per user from what they did, wrote and whom they know, and the items nearest to it. "
@@ -67,6 +68,8 @@ _EXAMPLES: dict[str, Any] = {
     "FindItems": {"contains": "blue", "kinds": ["track"], "limit": 20},
     "EraseUser": {"user_id": "alice"},
     "ExportUser": {"user_id": "alice"},
+    "QueryIndex": {"index_id": "20300101T120000000000-abcd", "query": {"user_id": "alice", "k": 5}},
+    "ReadMap": {"colour_by": "genre", "limit": 10000},
     "PublishIndex": {"index_id": "20300101T120000000000-abcd"},
 }
 
@@ -185,8 +188,10 @@ def _field(owner: str, field: FieldDescriptorProto, message: DescriptorProto, co
 def _parameter(owner: str, field: FieldDescriptorProto, comments: _Comments) -> _Schema:
     """Return a field of a request without a body as a query parameter."""
     said = _described(comments.get(f"{owner}.{field.name}"))
-    bound = BOUNDS.get(owner.removeprefix(f"{PACKAGE}."), {}).get(field.name, {})
-    return {"name": field.name, "in": "query", "schema": _value(field) | bound} | said
+    short = owner.removeprefix(f"{PACKAGE}.")
+    bound, needed = BOUNDS.get(short, {}).get(field.name, {}), field.name in REQUIRED.get(short, ())
+    parameter = {"name": field.name, "in": "query", "schema": _value(field) | bound}
+    return parameter | ({"required": True} if needed else {}) | said
 
 
 def _value(field: FieldDescriptorProto) -> _Schema:

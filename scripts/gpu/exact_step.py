@@ -70,6 +70,7 @@ def halves_on_the_card(dim: int) -> Any:
     """Return an empty index on the first card that keeps vectors as halves and compares all of them."""
     config = _FAISS.GpuIndexFlatConfig()
     config.device, config.useFloat16 = 0, True
+    config.use_cuvs = hasattr(_FAISS, "GpuIndexCagra")  # as indexer.search.to_gpu has it
     return _FAISS.GpuIndexFlatIP(_FAISS.StandardGpuResources(), dim, config)
 
 

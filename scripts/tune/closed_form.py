@@ -107,13 +107,13 @@ class Objective:
 
     def __init__(self, data: Dataset, space: Space) -> None:
         self._data = data
-        self._space = space
+        self.space = space
         self._chooser = HeldOutScorer(data, SPLIT)
         self._spectra = Decompositions(data, space.base, space.dims[1])
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Return the NDCG@20 of one trial."""
-        config = self._space.draw(trial)
+        config = self.space.draw(trial)
         trial.set_user_attr(CONFIG_ATTR, config.as_json())
         return self._chooser.score_tower(fit_closed_form(self._data, config, *self._spectra.of(config)))
 

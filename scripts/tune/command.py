@@ -2,23 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from scripts.home_access import existing_home, fresh_export, shared_text_models
-from scripts.terminal import HomeOption, write_json
-from scripts.training import FusionName, head_trainer, parse_actions
+from scripts.terminal import HomeOption, JobsOption, RayOption, workers, write_json
+from scripts.training import FusionName, encode_texts, head_trainer, parse_actions
 from store.artifact import NotPublishedError, read_pointer
 from store.export import Export
 from store.home import Home
 
 if TYPE_CHECKING:
-    import optuna
-
     from encoder.config import Fusion, TowerConfig
 
 TUNED_FILE = "tuned.json"
@@ -43,12 +41,21 @@ def tune_command(
         list[str] | None, typer.Option(help="Weight of an action, e.g. share=2 or author=0.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
+    together: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Trials drawn at once, without knowing of each other; default: one a worker."
+        ),
+    ] = None,
+    jobs: JobsOption = "1",
+    ray: RayOption = None,
 ) -> None:
     """Search the settings of training by NDCG@20 on valid, never on test; killed, it goes on where it was.
 
     Trials on the same data, text model, fusion and actions add up; those of a learned block also need the
     same closed form beside it: that of the latest model, or one that is chosen first. The best settings so
-    far are in HOME/tuned.json. Run one search at a time in a home.
+    far are in HOME/tuned.json. Run one search at a time in a home. With --jobs or --ray each worker has a
+    trial at a time; which settings are tried depends on --together alone.
 
     Example: triptych tune --home demo --trials 50
     """
@@ -56,9 +63,10 @@ def tune_command(
     from encoder.dataset import load_dataset
     from encoder.fit import TrainOptions
     from encoder.text import TextCache, TextEncoder
-    from scripts.tune.closed_form import SPLIT, NoValidSplitError, closed_search
-    from scripts.tune.learned import closed_settings, learned_search
+    from scripts.tune.closed_form import SPLIT, NoValidSplitError
+    from scripts.tune.learned import closed_settings
     from scripts.tune.study import Tuning
+    from scripts.tune.trials import Search, run_trials
 
     learned = fusion is FusionName.LEARNED
     if epochs is not None and not learned:
@@ -67,34 +75,35 @@ def tune_command(
     closed_fusion = cast("Fusion", "ridge" if learned else fusion.value)
     base = TowerConfig(fusion=closed_fusion, actions=parse_actions(action or []))
     latest = _latest(place)
-    with fresh_export(place) as export:
-        head_trainer(export, TrainOptions(base=base), {})
-        if not export.held_out(SPLIT).num_rows:
-            raise NoValidSplitError
-        encoder = TextEncoder.load(_text_directory(place, text_model, latest))
-        with closing(TextCache.open(place.text_cache)) as cache:
-            data = load_dataset(export, encoder, cache)
-        if learned:
-            base = closed_settings(data, base, latest)
-        name = study_name(export, encoder.text_model_id, base, learned=learned)
-    tuning = Tuning(place.reports / STUDIES_FILE, name)
-    print(f"{tuning.done} trials are done on this data, {max(0, trials - tuning.done)} to go")
-    objective: Callable[[optuna.Trial], float]
-    if learned:
-        objective, first = learned_search(data, base, latest, place.training / name, epochs, seed)
-    else:
-        objective, first = closed_search(data, base, latest)
-    tuning.retry_killed()
-    for params in first:
-        tuning.enqueue(params)
-    try:
-        tuning.run(objective, trials, timeout, seed)
-    finally:
-        if tuning.done:  # also when interrupted: what was found is kept
-            settings, reached = tuning.best
-            write_json(place.path / TUNED_FILE, settings)
-            print(f"best of {tuning.done} trials: NDCG@20 {reached:.4f} on valid")
-            print(json.dumps(settings))
+    with workers(jobs, ray) as working:
+        with fresh_export(place) as export:
+            head_trainer(export, TrainOptions(base=base), {})
+            if not export.held_out(SPLIT).num_rows:
+                raise NoValidSplitError
+            encoder = TextEncoder.load(_text_directory(place, text_model, latest))
+            with closing(TextCache.open(place.text_cache)) as cache:
+                encode_texts(place, export, encoder, cache, working)
+                data = load_dataset(export, encoder, cache)
+            if learned:
+                base = closed_settings(data, base, latest)
+            name = study_name(export, encoder.text_model_id, base, learned=learned)
+        tuning = Tuning(place.reports / STUDIES_FILE, name)
+        print(f"{tuning.done} trials are done on this data, {max(0, trials - tuning.done)} to go")
+        training = place.training.resolve() / name
+        search = Search(base.as_json(), learned, str(training), epochs, seed)
+        objective, first = search.begin(data, latest)
+        tuning.retry_killed()
+        for params in first:
+            tuning.enqueue(params)
+        try:
+            run = partial(run_trials, tuning, objective, trials=trials, timeout=timeout, seed=seed)
+            run(place, working, data, search, together=together or working.workers)
+        finally:
+            if tuning.done:  # also when interrupted: what was found is kept
+                settings, reached = tuning.best
+                write_json(place.path / TUNED_FILE, settings)
+                print(f"best of {tuning.done} trials: NDCG@20 {reached:.4f} on valid")
+                print(json.dumps(settings))
     print(f"to use it: triptych train --home {home} --config {place.path / TUNED_FILE}")
 
 

@@ -1,5 +1,6 @@
 """The search of `triptych tune` over a learned block: the space of settings and their objective."""
 
+import hashlib
 import json
 import logging
 from dataclasses import dataclass, replace
@@ -94,12 +95,12 @@ class LearnObjective:
             data: blocks are trained on its visible rows.
             closed: settings of the closed form.
             space: of the block's settings.
-            training: folder of this study alone: checkpoints, removed when a trial has ended, and
-                TensorBoard's files, which stay.
+            training: folder of this study alone, with one for each trial: checkpoints, removed when it has
+                ended, and TensorBoard's files, which stay.
             epochs: of a trial, at most; None leaves what the space says.
         """
         self._data = data
-        self._space = space
+        self.space = space
         self._training = training
         self._epochs = space.base.epochs if epochs is None else epochs
         self._chooser = HeldOutScorer(data, SPLIT)
@@ -108,7 +109,7 @@ class LearnObjective:
 
     def __call__(self, trial: optuna.Trial) -> float:
         """Return the NDCG@20 of one trial.  Raises: optuna.TrialPruned."""
-        options = self._space.draw(trial)
+        options = self.space.draw(trial)
         config = self._closed.config
         trial.set_user_attr(CONFIG_ATTR, config.as_json() | {"learned": options.as_json()})
 
@@ -119,13 +120,14 @@ class LearnObjective:
                     raise optuna.TrialPruned
 
         one = replace(options, members=1, epochs=self._epochs)
+        folder = self._training / hashlib.sha256(json.dumps(one.as_json()).encode()).hexdigest()[:16]
         try:
-            learned = train_block(self._data, config, one, self._score, self._training, report)
+            learned = train_block(self._data, config, one, self._score, folder, report)
         except optuna.TrialPruned:
             log.info("tune: trial %d is hopeless", trial.number)
-            self._remove_checkpoints()
+            _remove_checkpoints(folder)
             raise
-        self._remove_checkpoints()
+        _remove_checkpoints(folder)
         trial.set_user_attr("best_epoch", learned.epoch)
         mix = choose_mix(self._closed, [learned.block], self._data, SPLIT)
         trial.set_user_attr("weight", mix.weight)
@@ -134,9 +136,11 @@ class LearnObjective:
     def _score(self, block: Block) -> float:
         return self._chooser.score_tower(Tower(self._closed.config, (block,)))
 
-    def _remove_checkpoints(self) -> None:
-        for checkpoint in self._training.glob(f"*/{CHECKPOINT_FILE}"):
-            checkpoint.unlink()
+
+def _remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a trial that has ended; others may be at work."""
+    for checkpoint in folder.glob(f"*/{CHECKPOINT_FILE}"):
+        checkpoint.unlink()
 
 
 def learned_search(

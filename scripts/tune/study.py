@@ -1,7 +1,9 @@
 """A study of `triptych tune`: trials are written to a file as they end, so that a killed search goes on."""
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,40 @@ class StudiesError(ValueError):
         self.path = path
 
 
+@dataclass(frozen=True)
+class DrawnTrial:
+    """The settings that a trial drew, and what complete ones reached before, epoch by epoch.
+
+    A worker needs no more: it does not see the file of studies.
+    """
+
+    params: Params
+    curves: tuple[dict[int, float], ...]
+
+
+@dataclass(frozen=True)
+class EndedTrial:
+    """What a trial reached on a worker; `value` is None where it was pruned."""
+
+    value: float | None
+    curve: dict[int, float]
+    attributes: dict[str, Any]
+
+
+def end_trial(objective: Callable[[optuna.Trial], float], drawn: DrawnTrial) -> EndedTrial:
+    """Try the settings that were drawn elsewhere, pruned by what complete trials had reached then."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", pruner=_pruner())
+    study.add_trials(
+        [optuna.trial.create_trial(value=0.0, intermediate_values=dict(one)) for one in drawn.curves]
+    )
+    study.enqueue_trial(drawn.params)
+    study.optimize(objective, n_trials=1)
+    trial = study.get_trials(deepcopy=False)[-1]
+    value = trial.value if trial.state is TrialState.COMPLETE else None
+    return EndedTrial(value, trial.intermediate_values, trial.user_attrs)
+
+
 class Tuning:
     """One study below a home: the trials on one state of the data; one process at a time runs it."""
 
@@ -47,9 +83,7 @@ class Tuning:
                 study_name=name,
                 direction="maximize",
                 load_if_exists=True,
-                pruner=optuna.pruners.MedianPruner(
-                    _STARTUP_TRIALS, _WARMUP_EPOCHS, n_min_trials=_STARTUP_TRIALS
-                ),
+                pruner=_pruner(),
             )
         except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
             raise StudiesError(file, str(error).splitlines()[0]) from error
@@ -98,6 +132,62 @@ class Tuning:
             self._study.optimize(objective, n_trials=trials - done, timeout=timeout, callbacks=[count])
         log.info("tune: %d trials are done", self.done)
 
+    def run_together(
+        self,
+        draw: Callable[[optuna.Trial], object],
+        end: Callable[[Sequence[DrawnTrial]], Iterable[EndedTrial]],
+        trials: int,
+        timeout: float | None,
+        seed: int,
+        together: int,
+    ) -> None:
+        """End trials as `run` does, but some at once, which are drawn without knowing of each other.
+
+        Which settings are tried depends on their number, not on who tries them or in what order they end.
+
+        Args:
+            draw: draws the settings of a trial.
+            end: ends drawn trials, in their order.
+            trials: those of earlier runs count.
+            timeout: seconds after which no new trials start.
+            seed: of the draws.
+            together: how many trials are drawn and ended at once.
+        """
+        done = self.done
+        if done >= trials:
+            return
+        log.info("tune: %d of %d trials are done already", done, trials)
+        self._study.sampler = optuna.samplers.TPESampler(seed=seed + done)
+        began = time.monotonic()
+        with LongStage("tune", trials, "trial", done=done) as stage:
+            while done < trials and (timeout is None or time.monotonic() - began < timeout):
+                asked = [self._study.ask() for _ in range(min(together, trials - done))]
+                for trial in asked:
+                    draw(trial)
+                complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+                curves = tuple(trial.intermediate_values for trial in complete)
+                ended = end([DrawnTrial(trial.params, curves) for trial in asked])
+                for trial, one in zip(asked, ended, strict=True):
+                    self._tell(trial, one)
+                    stage.advance(note=self._note())
+                done += len(asked)
+        log.info("tune: %d trials are done", self.done)
+
+    def _tell(self, trial: optuna.Trial, ended: EndedTrial) -> None:
+        """Write down what a trial reached."""
+        for name, value in ended.attributes.items():
+            trial.set_user_attr(name, value)
+        for epoch, reached in ended.curve.items():
+            trial.report(reached, epoch)
+        if ended.value is None:
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, ended.value)
+
+    def _note(self) -> str:
+        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return f"NDCG@20 {self._study.best_value:.4f}" if complete else ""
+
     def retry_killed(self) -> None:
         """Try killed or interrupted trials once more, before all others: their checkpoints are kept."""
         trials = self._study.get_trials(deepcopy=False)
@@ -107,6 +197,10 @@ class Tuning:
             killed = trial.state in (TrialState.RUNNING, TrialState.FAIL)
             if killed and params and tried.count(params) == 1:
                 self._study.enqueue_trial(params)
+
+
+def _pruner() -> optuna.pruners.BasePruner:
+    return optuna.pruners.MedianPruner(_STARTUP_TRIALS, _WARMUP_EPOCHS, n_min_trials=_STARTUP_TRIALS)
 
 
 def _parameters_of(trial: FrozenTrial) -> Params:

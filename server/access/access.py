@@ -20,7 +20,7 @@ _NO_DIGEST = bytes(32)  # compared with where no token has the id: that takes as
 log = logging.getLogger(__name__)
 
 # What tells of items without asking a filter.
-_OF_ALL_ITEMS = {"/triptych.v1.Ingest/FindItems"}
+_OF_ALL_ITEMS = {"/triptych.v1.Ingest/FindItems", "/triptych.v1.Ingest/ListAttributes"}
 
 
 class AccessError(PermissionError):

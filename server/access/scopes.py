@@ -6,6 +6,7 @@ from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
+from server.pb.triptych.internal.v1 import owner_pb2
 from triptych_client.pb.v1 import ingest_pb2, triptych_pb2
 
 SCOPES = ("query", "ingest", "admin")
@@ -27,6 +28,7 @@ def _declared() -> dict[str, str]:
     files: tuple[tuple[FileDescriptor, object], ...] = (
         (triptych_pb2.DESCRIPTOR, triptych_pb2.scope),
         (ingest_pb2.DESCRIPTOR, ingest_pb2.ingest_scope),
+        (owner_pb2.DESCRIPTOR, owner_pb2.rows_scope),
     )
     return {
         f"{service.full_name}/{method.name}": method.GetOptions().Extensions[option] or NOBODY  # type: ignore[index]

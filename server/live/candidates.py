@@ -6,6 +6,7 @@ from indexer.building import move_to_milvus, recall_asked_of, users_to_tune_with
 from indexer.index import Elsewhere, Index
 from indexer.milvus import MilvusAddress, MilvusConnection, MilvusSearch, point_alias, read_facts
 from server.config import ServerConfig
+from store.artifact import artifacts
 from store.home import Home
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class MilvusCandidates:
         Raises:
             MilvusUnreachableError, MilvusRecallError: there is none.
         """
-        if read_facts(self._connection, index_id) is None:
+        if index_id in artifacts(home.indexes) and read_facts(self._connection, index_id) is None:
             log.info("index %s is not in Milvus yet: moving it there", index_id)
             index = Index.load(home.indexes / index_id)
             move_to_milvus(

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from indexer.publish import remove_index
 from indexer.without_erased import erased_in
+from server.live.artifacts import HomeArtifacts
 from server.live.publisher import Publisher
 from server.supervisor import Supervisor, Worker
-from store.artifact import DamagedArtifactError, artifacts
+from store.artifact import DamagedArtifactError, artifacts, made_at
 from store.database import utc_now
 from store.export import create_export
 from store.home import Home
-from store.ledger import Erasure
+from store.ledger import Erasure, erasures_since
 from store.locks import abandoned, remove_abandoned
 from store.privacy import append_audit_line, list_erasures
 from store.store import Store
@@ -53,6 +53,7 @@ class Forgetting(Worker):
         within: timedelta,
         supervisor: Supervisor | None = None,
         now: Callable[[], datetime] = utc_now,
+        shared: HomeArtifacts | None = None,
     ) -> None:
         """Take what to look through.
 
@@ -63,6 +64,7 @@ class Forgetting(Worker):
             within: the time from an erasure to the removal; zero for never.
             supervisor: of health and Status.
             now: the time, UTC without a zone.
+            shared: where artifacts belong; by default in the directory of the home.
         """
         super().__init__("forgetting", supervisor)
         self._home = home
@@ -70,6 +72,7 @@ class Forgetting(Worker):
         self._publisher = publisher
         self._within = within
         self._now = now
+        self._artifacts = shared or HomeArtifacts(home)
         self._pause_s = within.total_seconds() / _LOOKS
         self.look_at = time.monotonic() if within else None
 
@@ -87,17 +90,17 @@ class Forgetting(Worker):
         if not due:
             return []
         self._sweep(due)
-        held = self._held(ledger)
-        if not any(one in due for erasures in held.values() for one in erasures):
+        held, others = self._held(ledger), self._held_elsewhere(due)
+        if not others and not any(one in due for erasures in held.values() for one in erasures):
             return []
         current = self._publisher.index_id
         if current in held:
             published = self._publisher.publish_in_place_of(current, self._build())
             log.info("index %s serves, without people who were erased", published.snapshot.index.index_id)
             held = self._held(ledger)
-        removed = [index_id for index_id in held if index_id != self._publisher.index_id]
+        removed = [one for one in [*others, *held] if one != self._publisher.index_id]
         for index_id in removed:
-            remove_index(self._home, index_id)
+            self._artifacts.remove(index_id)
         append_audit_line(self._home.audit_log, "remove_indexes", indexes=removed)
         log.info("removed indexes that held vectors of erased people: %s", ", ".join(removed) or "none")
         return removed
@@ -112,6 +115,11 @@ class Forgetting(Worker):
                 log.warning("index %s may hold vectors of erased people: %s", index_id, error)
                 found[index_id] = ledger
         return {index_id: erasures for index_id, erasures in found.items() if erasures}
+
+    def _held_elsewhere(self, due: list[Erasure]) -> list[str]:
+        """Return the indexes that are not here and were made from exports of before one of some erasures."""
+        made = {one: made_at(export_id) for one, export_id in self._artifacts.elsewhere().items()}
+        return [index_id for index_id, at in made.items() if erasures_since(at, due)]
 
     def _sweep(self, due: list[Erasure]) -> None:
         """Remove what killed builds left before one of some erasures; it may hold the person's vector."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from indexer.files import ItemChange
 from indexer.packed_change import pack_change, unpack_change
 from server.query import Snapshot
-from store.state import IndexPart, StateReading, UserState
+from store.state import IndexPart, StateContents, StateReading, UserState
 
 
 class IndexWriter:
@@ -107,7 +107,7 @@ class RecordingIndexWriter(IndexWriter):
 
 def put_live(
     snapshot: Snapshot,
-    reading: StateReading,
+    reading: StateContents,
     items: Sequence[str] | None = None,
     users: Sequence[str] | None = None,
 ) -> None:

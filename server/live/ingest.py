@@ -1,6 +1,8 @@
 """Erasures, exports of users and imports of folders: the calls of Ingest that concern more than rows."""
 
 import logging
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -11,6 +13,7 @@ from indexer.building import indexes_with
 from server.live.commits import CommitListener
 from server.live.writer import GroupCommit
 from store.artifact import artifacts
+from store.attribute_summary import CatalogSummary, summarise_attributes
 from store.catalog import ItemSearch, StoredItem, find_items
 from store.home import Home
 from store.imports import (
@@ -34,6 +37,7 @@ from store.ledger import write_ledger
 from store.locks import remove_abandoned
 from store.masking import UNMASKED, Masker, Masking
 from store.privacy import (
+    RowPart,
     UnfinishedErasure,
     append_audit_line,
     erase_user,
@@ -61,6 +65,7 @@ IMPORT_ERRORS = (
     UnreadableFileError,
     UnusableColumnError,
 )
+_SUMMARY_SECONDS = 10.0  # that what was counted of attributes is told again
 log = logging.getLogger(__name__)
 
 
@@ -107,6 +112,9 @@ class Ingest:
         self._listener = listener
         self._masking = masking
         self._masker = Masker(masking)
+        self._summarising = threading.Lock()
+        self._summarised = 0.0
+        self._summary: CatalogSummary | None = None
         self.commit = commit
 
     def resume(self) -> None:
@@ -130,6 +138,13 @@ class Ingest:
         with self._store.snapshot() as cursor:
             return read_standing(cursor, log_name)
 
+    def commit_number(self) -> int:
+        """Return the commit from which on the state reflects all that was acknowledged.
+
+        Where the state could not follow the store, that is the one by which it will have caught up.
+        """
+        return self._state.commit + self.commit.is_listener_behind
+
     def erase(self, user_id: str, peer: str) -> Erased:
         """Erase all that is stored about a user; durable when this returns.
 
@@ -150,22 +165,42 @@ class Ingest:
 
         return self.commit.alone(run)
 
-    def export(self, user_id: str, peer: str) -> Iterator[tuple[str, list[str]]]:
-        """Yield table and rows, as JSON objects, of all that is stored about a user; write an audit line."""
+    def export(
+        self, user_id: str, peer: str, part: RowPart | None = None
+    ) -> Iterator[tuple[str, list[str], int | None]]:
+        """Yield tables with rows, as JSON objects, of all that is stored about a user; write an audit line.
+
+        With a part, each table comes once, with the number of all of its rows.
+        """
         append_audit_line(
             self._home.audit_log, "export_user", user=pseudonym(self._store, user_id), peer=peer
         )
-        yield from rows_about(self._store, user_id)
-        rejects = rejects_about(self._home.rejects, user_id)
-        if rejects:
-            yield "rejects", rejects
-        models, unknown = trained_on(self._home, user_id)
-        for model_id in models:
-            yield "models", [f'{{"model_id": "{model_id}", "trained_on": true}}']
-        for model_id in unknown:
-            yield "models", [f'{{"model_id": "{model_id}", "trained_on": null}}']
-        for index_id in indexes_with(self._home.indexes, user_id):
-            yield "indexes", [f'{{"index_id": "{index_id}"}}']
+        yield from rows_about(self._store, user_id, part)
+        for table, rows in self._beside_store(user_id, part):
+            wanted = rows if part is None else rows[part.offset :][: part.limit]
+            if rows:
+                yield table, wanted, None if part is None else len(rows)
+
+    def _beside_store(self, user_id: str, part: RowPart | None) -> Iterator[tuple[str, list[str]]]:
+        """Yield what is kept about a user outside the store, of the tables that are wanted."""
+        home, table = self._home, "" if part is None else part.table
+        if table in ("", "rejects"):
+            yield "rejects", rejects_about(home.rejects, user_id)
+        if table in ("", "models"):
+            models, unknown = trained_on(home, user_id)
+            said = [(model_id, "true") for model_id in models] + [(model_id, "null") for model_id in unknown]
+            yield "models", [f'{{"model_id": "{one}", "trained_on": {trained}}}' for one, trained in said]
+        if table in ("", "indexes"):
+            found = indexes_with(home.indexes, user_id)
+            yield "indexes", [f'{{"index_id": "{index_id}"}}' for index_id in found]
+
+    def list_attributes(self) -> CatalogSummary:
+        """Return the kinds and attributes of the available items, as they were at most ten seconds ago."""
+        with self._summarising:
+            if time.monotonic() - self._summarised >= _SUMMARY_SECONDS or self._summary is None:
+                self._summary = summarise_attributes(self._store)
+                self._summarised = time.monotonic()
+            return self._summary
 
     def find_items(self, search: ItemSearch) -> tuple[list[StoredItem], bool]:
         """Return items by a search, in the order of their ids, and whether others follow."""

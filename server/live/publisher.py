@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from encoder.text import TextCache
-from indexer.publish import changing_current, load_index, previous_index
+from indexer.publish import changing_current, load_index
 from server.config import ServerConfig
+from server.live.artifacts import BucketArtifacts, HomeArtifacts
 from server.live.candidates import candidates_of
 from server.live.commits import CommitListener
 from server.live.index_writer import IndexWriter
 from server.live.query_processes import QueryProcesses
 from server.query import Retriever, Snapshot, prepare
 from server.supervisor import Supervisor
-from store.artifact import read_pointer, set_pointer
 from store.state import UserState
 from store.store import Store
 
@@ -59,6 +59,7 @@ class Publisher:
         listener: CommitListener,
         supervisor: Supervisor,
         writer: IndexWriter | None = None,
+        shared: HomeArtifacts | None = None,
     ) -> None:
         """Take what snapshots are made of, and who has to hear of them.
 
@@ -71,6 +72,7 @@ class Publisher:
             listener: keeps snapshots in step with the store.
             supervisor: of health.
             writer: tells which index serves.
+            shared: where artifacts belong; by default in the directory of the home.
         """
         self._config = config
         self._store = store
@@ -81,6 +83,7 @@ class Publisher:
         self._listener = listener
         self._writer = writer or IndexWriter()
         self._candidates = candidates_of(config, store.home_id)
+        self._artifacts = shared or HomeArtifacts(config.home)
         self._preparing: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
         self._publishing = threading.RLock()  # a rollback looks for an index and publishes it
         self.published = 0
@@ -94,8 +97,8 @@ class Publisher:
     def resume(self, announce: Callable[[], None] = lambda: None) -> None:
         """Serve what CURRENT names; without it the server is NOT_SERVING until an index is published.
 
-        CURRENT is only read, and held until `announce` has written where the server is reached: a command
-        that publishes meanwhile waits, and goes through the server then.
+        CURRENT is held until `announce` has written where the server is reached: a command that publishes
+        meanwhile waits, and goes through the server then.
 
         Raises:
             DamagedArtifactError: CURRENT, the index or its model is damaged; names the file.
@@ -103,8 +106,8 @@ class Publisher:
         home = self._config.home
         # Calls are answered already, and one of them may publish.
         with self._publishing, changing_current(home):
-            if home.current_index.exists():
-                self._serve(read_pointer(home.current_index, home.indexes).name, lambda: None)
+            if index_id := self._artifacts.serving():
+                self._serve(index_id, partial(self._artifacts.follow, index_id))
             else:
                 log.warning(
                     "nothing is published in %s yet: run `triptych train` and `triptych reindex`", home.path
@@ -119,8 +122,20 @@ class Publisher:
         """
         with self._publishing:
             before = self._index_id
-            make_current = partial(set_pointer, self._config.home.current_index, index_id)
-            return Published(self._serve(index_id, make_current), before)
+            return Published(self._serve(index_id, self._artifacts.publishing(index_id)), before)
+
+    def follow(self, shared: BucketArtifacts) -> None:
+        """Serve what CURRENT in the bucket names by now.
+
+        Raises:
+            ObjectStorageError, DamagedArtifactError, NotPreparedError: the one before goes on serving.
+        """
+        with self._publishing:  # whoever publishes here moves CURRENT meanwhile
+            index_id = shared.named()
+            if index_id and index_id != self._index_id:
+                shared.fetch(index_id)
+                self._serve(index_id, partial(shared.follow, index_id))
+                log.info("index %s serves, which %s names", index_id, shared.bucket.name)
 
     def publish_in_place_of(self, before: str, index_id: str) -> Published:
         """Publish an index that was made from the one that served then.
@@ -137,7 +152,7 @@ class Publisher:
     def roll_back(self) -> Published:
         """Serve the newest index older than CURRENT.  Raises: NoOlderIndexError, and as `publish`."""
         with self._publishing:
-            return self.publish(previous_index(self._config.home))
+            return self.publish(self._artifacts.previous())
 
     @property
     def index_id(self) -> str:

@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from typing import cast
 
 import numpy as np
 
 from encoder.text import ErasureSafeWriter
 from server.query import NotReadyError, Retriever, cache_stored_vectors
 from server.supervisor import Supervisor, WaitingSince, Worker, attempt_each
+from store.state import UserState
 from store.store import Store
 
 _AT_ONCE = 8  # texts that are encoded together: more are hardly faster, and a new text would wait for them
@@ -137,7 +139,8 @@ class LiveTexts(Worker):
         fence = snapshot.cache.fence()
         written = ErasureSafeWriter(snapshot.cache, self._store.texts_among, fence)
         cache_stored_vectors(self._store, snapshot.encoder, written)
-        with snapshot.state.writing() as draft:  # some may take the place of others, of the same texts
+        state = cast(UserState, snapshot.state)  # whoever encodes texts writes the state
+        with state.writing() as draft:  # some may take the place of others, of the same texts
             draft.change_all()
         for texts in self._store.distinct_texts():
             yield dict.fromkeys(texts, fence)

@@ -121,6 +121,11 @@ class GroupCommit(Worker):
         with self.wake:
             return len(self._queue), time.monotonic() - self._since[0] if self._since else 0.0
 
+    @property
+    def is_listener_behind(self) -> bool:
+        """Whether what follows commits has missed one, and will catch up."""
+        return self._listener_behind
+
     def _has_work(self) -> bool:
         return bool(self._queue)
 

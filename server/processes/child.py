@@ -41,7 +41,10 @@ def main() -> None:
 
     try:
         folder = Path(facts["figures"]) if facts["figures"] else None
-        with noting(settings.config, folder, counts_passed_on=role != OWNER) as telemetry:
+        owns, parent = role == OWNER, int(facts["parent"])
+        with noting(
+            settings.config, folder, counts_passed_on=not owns, tells_recent=owns, parent=parent
+        ) as telemetry:
             block = _running(role, settings, facts, wait_for_turn, telemetry)
             until_stopped(settings, block, partial(_say, READY))
     except (ValueError, LookupError, OSError, RuntimeError) as error:
@@ -72,6 +75,10 @@ def _running(
             for tenant, socket in sockets.items()
         }
         return running_owner(config, following, settings, telemetry)
+    if settings.config.read_only:
+        from server.processes.read_replica import running_read_replica  # noqa: PLC0415
+
+        return running_read_replica(settings, Path(facts["counters"]), telemetry, wait_for_turn)
     from server.processes.query_process import running_query_process  # noqa: PLC0415
 
     return running_query_process(settings, sockets, Path(facts["counters"]), telemetry, wait_for_turn)

@@ -5,8 +5,8 @@ from typing import Any, NoReturn
 
 import grpc
 
-from server.access import AccessError
-from server.peer import PEER_KEY
+from server.access import AccessError, granted
+from server.peer import AVAILABLE_KEY, PEER_KEY, sees_available_alone
 from server.query import OwnerUnreachableError
 from server.status import status_of_errors
 from triptych_client.pb.v1 import ingest_pb2, triptych_pb2
@@ -22,7 +22,11 @@ _Handler = Any  # grpc.RpcMethodHandler of bytes
 
 
 def add_forwarding(
-    server: grpc.Server, channel: grpc.Channel, amend: Mapping[str, Callable[[bytes], bytes]] | None = None
+    server: grpc.Server,
+    channel: grpc.Channel,
+    amend: Mapping[str, Callable[[bytes], bytes]] | None = None,
+    *,
+    remote: str = "",
 ) -> None:
     """Pass every call of Ingest and Admin on to the owner.
 
@@ -34,6 +38,7 @@ def add_forwarding(
         server: that takes the calls.
         channel: to the owner.
         amend: what is done to the reply of a unary method, by its name, before it is sent.
+        remote: the owner's address where it runs on another machine; it asks for the token itself then.
     """
     for service in _SERVICES:
         handlers = {}
@@ -45,9 +50,9 @@ def add_forwarding(
             call = getattr(channel, shape)(f"/{service.full_name}/{method.name}")
             make: Callable[..., _Handler] = getattr(grpc, f"{shape}_rpc_method_handler")
             if method.server_streaming:
-                handlers[method.name] = make(_stream(call))
+                handlers[method.name] = make(_stream(call, remote))
             else:
-                handlers[method.name] = make(_unary(call, (amend or {}).get(method.name)))
+                handlers[method.name] = make(_unary(call, (amend or {}).get(method.name), remote))
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
 
 
@@ -73,10 +78,12 @@ class _Requests:
             raise StopIteration from error
 
 
-def _unary(call: Any, amend: Callable[[bytes], bytes] | None) -> Callable[[Any, grpc.ServicerContext], bytes]:
+def _unary(
+    call: Any, amend: Callable[[bytes], bytes] | None, remote: str
+) -> Callable[[Any, grpc.ServicerContext], bytes]:
     def forward(request: bytes | Iterable[bytes], context: grpc.ServicerContext) -> bytes:
         requests = request if isinstance(request, bytes) else _Requests(request)
-        passed = call.future(requests, timeout=_seconds(context), metadata=_metadata(context))
+        passed = call.future(requests, timeout=_seconds(context), metadata=_metadata(context, remote))
         if not context.add_callback(passed.cancel):
             passed.cancel()
         try:
@@ -84,7 +91,7 @@ def _unary(call: Any, amend: Callable[[bytes], bytes] | None) -> Callable[[Any, 
         except grpc.FutureCancelledError:
             context.abort(grpc.StatusCode.CANCELLED, "the caller has cancelled")
         except grpc.RpcError as error:
-            _abort(context, error)
+            _abort(context, error, remote)
         if isinstance(requests, _Requests) and requests.error is not None:
             with status_of_errors(context):
                 raise requests.error
@@ -93,20 +100,20 @@ def _unary(call: Any, amend: Callable[[bytes], bytes] | None) -> Callable[[Any, 
     return forward
 
 
-def _stream(call: Any) -> Callable[[Any, grpc.ServicerContext], Iterator[bytes]]:
+def _stream(call: Any, remote: str) -> Callable[[Any, grpc.ServicerContext], Iterator[bytes]]:
     def forward(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        passed = call(request, timeout=_seconds(context), metadata=_metadata(context))
+        passed = call(request, timeout=_seconds(context), metadata=_metadata(context, remote))
         if not context.add_callback(passed.cancel):
             passed.cancel()
         try:
             yield from passed
         except grpc.RpcError as error:
-            _abort(context, error)
+            _abort(context, error, remote)
 
     return forward
 
 
-def _abort(context: grpc.ServicerContext, error: grpc.RpcError) -> NoReturn:
+def _abort(context: grpc.ServicerContext, error: grpc.RpcError, remote: str) -> NoReturn:
     """End a call with the status of the owner's, details included."""
     if isinstance(error, grpc.Call):
         trailing = tuple(error.trailing_metadata() or ())
@@ -114,7 +121,7 @@ def _abort(context: grpc.ServicerContext, error: grpc.RpcError) -> NoReturn:
             context.set_trailing_metadata(trailing)
             context.abort(error.code(), error.details() or "")
     with status_of_errors(context):
-        raise OwnerUnreachableError("this call") from error
+        raise OwnerUnreachableError("this call", f"the owner {remote}" if remote else "") from error
     raise AssertionError  # `status_of_errors` has raised
 
 
@@ -124,11 +131,20 @@ def _seconds(context: grpc.ServicerContext) -> float | None:
     return left if left is not None and left < _NO_DEADLINE_SECONDS else None
 
 
-def _metadata(context: grpc.ServicerContext) -> list[tuple[str, str | bytes]]:
-    """Return the caller's metadata and address."""
+def _metadata(context: grpc.ServicerContext, remote: str) -> list[tuple[str, str | bytes]]:
+    """Return the caller's metadata and address, and whether it is told of available items alone.
+
+    A remote owner asks for the token itself, and believes nothing else of what another machine says.
+    """
+    given = context.invocation_metadata() or ()
     passed = [
         (key, value)
-        for key, value in context.invocation_metadata() or ()
-        if not key.startswith(_DROPPED) and key != PEER_KEY
+        for key, value in given
+        if not key.startswith(_DROPPED) and key not in (PEER_KEY, AVAILABLE_KEY)
     ]
+    if remote:
+        return [*passed, *((key, value) for key, value in given if key == "authorization")]
+    grant = granted()
+    if grant is not None and sees_available_alone(context, grant.token.scopes):
+        passed.append((AVAILABLE_KEY, "1"))
     return [*passed, (PEER_KEY, context.peer())]

@@ -30,7 +30,60 @@ _OPTIONS = [
 log = logging.getLogger(__name__)
 
 
-class OwnerLink:
+class RowsOfOwner:
+    """Rows of the store, asked of the owner; threads may share it."""
+
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        metadata: Callable[[], tuple[tuple[str, str | bytes], ...]] = tuple,
+        name: str = "",
+    ) -> None:
+        """Take the connection.
+
+        Args:
+            channel: to the owner.
+            metadata: of each call, such as a token.
+            name: of an owner on another machine, for people.
+        """
+        self._stub = rpc.StoredRowsStub(channel)
+        self._metadata = metadata
+        self._name = name
+
+    def title_and_text(self, item_id: str) -> tuple[str | None, str | None]:
+        """Read title and text of an item.  Raises: ItemNotFoundError, OwnerUnreachableError."""
+        (row,) = self.item_table(item_id).select(["title", "text"]).to_pylist()
+        return row["title"], row["text"]
+
+    def item_table(self, item_id: str) -> pa.Table:
+        """Read an item, one row.  Raises: ItemNotFoundError, OwnerUnreachableError."""
+        try:
+            reply = self._stub.ReadItem(
+                pb.ReadItemRequest(item_id=item_id), timeout=_READ_SECONDS, metadata=self._metadata()
+            )
+        except grpc.RpcError as error:
+            if _code(error) is grpc.StatusCode.NOT_FOUND:
+                raise ItemNotFoundError(item_id) from error
+            raise self._error("an item as the subject", error) from error
+        with pa.ipc.open_stream(reply.table) as reader:
+            return reader.read_all()
+
+    def texts_of(self, user_id: str) -> set[str]:
+        """Return the texts of a user.  Raises: OwnerUnreachableError."""
+        try:
+            reply = self._stub.ReadTexts(
+                pb.ReadTextsRequest(user_id=user_id), timeout=_READ_SECONDS, metadata=self._metadata()
+            )
+        except grpc.RpcError as error:
+            raise self._error("an explanation", error) from error
+        return set(reply.texts)
+
+    def _error(self, what: str, error: grpc.RpcError) -> OwnerUnreachableError:
+        code = _code(error)
+        return OwnerUnreachableError(what, self._name, "" if code is None else code.name)
+
+
+class OwnerLink(RowsOfOwner):
     """The connection to the owner; threads may share it.
 
     Attributes:
@@ -40,7 +93,8 @@ class OwnerLink:
     def __init__(self, socket: str) -> None:
         """Take the address of the owner, unix:/path; it is connected to when it is needed."""
         self.channel = grpc.insecure_channel(socket, _OPTIONS)
-        self._stub = rpc.OwnerStub(self.channel)
+        super().__init__(self.channel)
+        self._owner = rpc.OwnerStub(self.channel)
 
     @contextmanager
     def joined(
@@ -62,7 +116,7 @@ class OwnerLink:
         """
         work: SimpleQueue[pb.JoinResponse | None] = SimpleQueue()
         obeying = threading.Thread(target=self._obey, args=(work, prepare, drop), name="preparing")
-        membership = _Membership(self._stub, work.put, health)
+        membership = _Membership(self._owner, work.put, health)
         listening = threading.Thread(target=membership.keep, name="owner")
         for thread in (listening, obeying):
             thread.start()
@@ -74,34 +128,10 @@ class OwnerLink:
             work.put(None)
             obeying.join()
 
-    def title_and_text(self, item_id: str) -> tuple[str | None, str | None]:
-        """Read title and text of an item.  Raises: ItemNotFoundError, OwnerUnreachableError."""
-        (row,) = self.item_table(item_id).select(["title", "text"]).to_pylist()
-        return row["title"], row["text"]
-
-    def item_table(self, item_id: str) -> pa.Table:
-        """Read an item, one row.  Raises: ItemNotFoundError, OwnerUnreachableError."""
-        try:
-            reply = self._stub.ReadItem(pb.ReadItemRequest(item_id=item_id), timeout=_READ_SECONDS)
-        except grpc.RpcError as error:
-            if _code(error) is grpc.StatusCode.NOT_FOUND:
-                raise ItemNotFoundError(item_id) from error
-            raise OwnerUnreachableError("an item as the subject") from error
-        with pa.ipc.open_stream(reply.table) as reader:
-            return reader.read_all()
-
-    def texts_of(self, user_id: str) -> set[str]:
-        """Return the texts of a user.  Raises: OwnerUnreachableError."""
-        try:
-            reply = self._stub.ReadTexts(pb.ReadTextsRequest(user_id=user_id), timeout=_READ_SECONDS)
-        except grpc.RpcError as error:
-            raise OwnerUnreachableError("an explanation") from error
-        return set(reply.texts)
-
     def repair(self, user_id: str) -> None:
         """Have damaged records of a user written again.  Raises: OwnerUnreachableError."""
         try:
-            self._stub.RepairUser(pb.RepairUserRequest(user_id=user_id), timeout=_READ_SECONDS)
+            self._owner.RepairUser(pb.RepairUserRequest(user_id=user_id), timeout=_READ_SECONDS)
         except grpc.RpcError as error:
             raise OwnerUnreachableError("a damaged record") from error
 
@@ -123,7 +153,7 @@ class OwnerLink:
                 refused = str(error) or type(error).__name__
             answer = pb.PreparedRequest(pid=os.getpid(), index_id=told.prepare, error=refused)
             try:
-                self._stub.Prepared(answer, timeout=_READ_SECONDS)
+                self._owner.Prepared(answer, timeout=_READ_SECONDS)
             except grpc.RpcError as error:
                 log.warning("the owner does not hear that %s is prepared: %s", told.prepare, _code(error))
 

@@ -48,7 +48,7 @@ class ProcessEndedError(RuntimeError):
 
 
 def serve_with_processes(settings: Rereading) -> None:
-    """Run an owner and `config.processes` query processes until SIGTERM or SIGINT.
+    """Run `config.processes` query processes, and an owner but for a read replica, until SIGTERM or SIGINT.
 
     A query process that dies is replaced by one that has loaded everything and waits (`config.spare`), else
     by a new one, as the owner is; one that dies again and again, after a pause of up to five seconds. At
@@ -80,12 +80,11 @@ def serve_with_processes(settings: Rereading) -> None:
             "counters": str(_counters(Path(folder))),
             "parent": str(os.getpid()),
             "metrics": metrics,
-            "figures": folder if metrics else "",
+            "figures": folder if config.counts else "",
         }
-        groups = [
-            _Group(QUERY, config, facts, stop, figures, wanted=config.processes, spare=config.spare),
-            _Group(OWNER, config, facts, stop, figures, wanted=1, spare=0),
-        ]
+        groups = [_Group(QUERY, config, facts, stop, figures, wanted=config.processes, spare=config.spare)]
+        if not config.read_only:
+            groups.append(_Group(OWNER, config, facts, stop, figures, wanted=1, spare=0))
         try:
             for group in reversed(groups):
                 group.start()
@@ -140,12 +139,13 @@ def _metrics(config: ServerConfig, folder: Path) -> Iterator[tuple["_Counted", s
     Raises:
         BadAddressError, CannotListenError: nothing can listen there.
     """
-    own = Figures()
+    own = Figures(folder / f"{os.getpid()}-0") if config.counts else Figures()  # the owner reads it, too
     files = ProcessFiles(folder, own)
+    if config.counts:
+        watch_process(own)
     if config.metrics_port is None:
         yield _Counted(files, own), ""
         return
-    watch_process(own)
     with exposed(files.sources, config.metrics_host, config.metrics_port) as url:
         yield _Counted(files, own), url
 

@@ -12,7 +12,7 @@ from indexer.publish import load_index
 from server.config import ServerConfig
 from server.live import candidates_of, freeze_what_stays, put_live
 from server.query import Retriever, Snapshot, text_encoder
-from store.state import LogEntry, LogFollower, StateReading, UserState
+from store.state import LogEntry, LogFollower, StateContents, StateReader
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Replica:
     def __init__(
         self,
         config: ServerConfig,
-        state: UserState,
+        state: StateReader,
         cache: TextCache,
         retriever: Retriever,
         follower: LogFollower,
@@ -72,7 +72,7 @@ class Replica:
                 return
             snapshot = self._load(index_id)
 
-            def take(reading: StateReading) -> None:
+            def take(reading: StateContents) -> None:
                 if index_id not in self._ids():  # it may serve by now
                     put_live(snapshot, reading)
                     self._prepared = snapshot
@@ -83,14 +83,14 @@ class Replica:
         """Forget what was prepared and does not serve."""
         self._follower.exclusively(self._state, lambda _: self._forget())
 
-    def _follow(self, entries: Sequence[LogEntry] | None, reading: StateReading) -> None:
+    def _follow(self, entries: Sequence[LogEntry] | None, reading: StateContents) -> None:
         for snapshot in (self._current, self._prepared):
             if snapshot is not None:
                 _bring_up(snapshot, entries, reading)
         if entries is None or any(entry.serves for entry in entries):
             self._serve(reading.serves, reading)
 
-    def _serve(self, index_id: str, reading: StateReading) -> None:
+    def _serve(self, index_id: str, reading: StateContents) -> None:
         """Have an index serve; one that was not prepared is loaded, which queries wait for."""
         if not index_id or (self._current is not None and self._current.index.index_id == index_id):
             return
@@ -124,7 +124,7 @@ class Replica:
         return snapshot
 
 
-def _bring_up(snapshot: Snapshot, entries: Sequence[LogEntry] | None, reading: StateReading) -> None:
+def _bring_up(snapshot: Snapshot, entries: Sequence[LogEntry] | None, reading: StateContents) -> None:
     """Put into a snapshot what entries tell of its indexes, or all that was told where they are None."""
     if entries is None:
         put_live(snapshot, reading)

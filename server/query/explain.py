@@ -91,9 +91,9 @@ def _items(snapshot: Snapshot, subject_views: SubjectViews) -> Sources | None:
 
 
 def _texts(snapshot: Snapshot, subject_views: SubjectViews, stored_texts: TextNames) -> Sources | None:
-    model_id, dim = snapshot.encoder.text_model_id, snapshot.encoder.dim
+    dim = snapshot.encoder.dim
     digests, texts = subject_views.record.texts, subject_views.texts
-    vectors, cached = snapshot.cache.get(model_id, digests, dim)
+    vectors, cached = snapshot.stored_text_vectors([subject_views.record])
     names = [stored_texts.get(digests[place], "") for place in np.flatnonzero(cached).tolist()]
     names += texts
     if not names:

@@ -33,6 +33,7 @@ class Question:
         positions: (n,) int64, where in a list the items are shown; of click.
         k: of category, at most so many.
         visible: what items the caller may see; None for all.
+        min_commit: as of a Query.
     """
 
     subject: StoredUser | InlineViews
@@ -41,6 +42,7 @@ class Question:
     positions: IntArray
     k: int
     visible: Filter | None = None
+    min_commit: int = 0
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,7 @@ class Query:
         offset: how many of the best are left out, because an earlier page had them.
         index_id: of the index that must answer; "" for any.
         visible: what the caller may see at all, which is in `filter`, too; None for everything.
+        min_commit: of the state; the answer knows of all up to it.
     """
 
     subject: Subject
@@ -112,6 +113,7 @@ class Query:
     offset: int = 0
     index_id: str = ""
     visible: Filter | None = None
+    min_commit: int = 0
 
     @property
     def depth(self) -> int:
@@ -139,6 +141,17 @@ class IndexChangedError(RuntimeError):
     def __init__(self, index_id: str, serving: str) -> None:
         super().__init__(f"index {serving} serves by now, not {index_id}: begin again with the first page")
         self.index_id = index_id
+
+
+class CommitNotReachedError(RuntimeError):
+    """A query is for a state with a commit that this server does not know of yet."""
+
+    def __init__(self, wanted: int, reached: int) -> None:
+        super().__init__(
+            f"commit {wanted} is not here yet, this server has come to {reached}: try again, or ask another "
+            f"replica or the owner"
+        )
+        self.wanted, self.reached = wanted, reached
 
 
 @dataclass(frozen=True)
@@ -267,6 +280,7 @@ class Candidates:
         exact: whether every item, or user, was scored.
         fallback: whether these are the most popular items, because the query vector is empty.
         explanations: n of them where the query wants them and the candidates have shares.
+        state_age: seconds since the state was known to have every commit; None where it always has.
     """
 
     ids: list[str]
@@ -280,6 +294,7 @@ class Candidates:
     fallback: bool = False
     explanations: tuple[Explanation, ...] = ()
     timings: Timings = Timings(0.0, 0.0, 0.0)
+    state_age: float | None = None
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from encoder.views import FloatArray
 from indexer.delta import IndexState
 from indexer.files import IntArray
 from indexer.filters import Filter
-from server.cancellation import check_wanted
+from server.cancellation import check_wanted, seconds_left
 from server.query.explain import by_digest, explained
 from server.query.pages import NO_ROWS, Ranked, page_of, parts_of, search, shares_of
 from server.query.predict import Prediction, Question, predict
 from server.query.query import (
     Candidates,
+    CommitNotReachedError,
     EncodedUser,
     Explanation,
     FreeText,
@@ -39,8 +40,9 @@ from server.query.subject_vectors import EncodedSubjects, KnownSubjects, Subject
 from server.query.user_search import audience_of, check_groups, in_groups, similar_users_of
 from server.query.user_vectors import DEFAULT_BYTES, UserVector, UserVectors
 from server.query.visible import visible_explanations, visible_subject
-from store.state import LogFollower, UserState
+from store.state import LogFollower, StateReader
 
+_LONGEST_WAIT_SECONDS = 2.0  # for a commit
 _LONGEST_PAUSE_SECONDS = 0.002  # of one pause, so that writes go on under any load
 
 
@@ -100,7 +102,7 @@ class Retriever:
     def __init__(
         self,
         store: StoredRows,
-        state: UserState,
+        state: StateReader,
         snapshot: Snapshot | None = None,
         priority: QueryPriority | None = None,
         follower: LogFollower | None = None,
@@ -119,6 +121,7 @@ class Retriever:
             audience_floor: people in a group, in which alone answers name people; 0 for none.
         """
         self._store = store
+        self._state = state
         self._priority = priority or QueryPriority()
         self._snapshot: Snapshot | None = None
         self._audience_floor = audience_floor
@@ -158,8 +161,10 @@ class Retriever:
             ReindexNeededError: a filter needs what the files of an older index do not hold.
             ItemNotFoundError: a subject is an item that the store does not have.
             VectorDimError: a raw vector is not of the model's embedding dim.
+            CommitNotReachedError: a query is for a later commit than the state has.
             AbandonedError: the call ended meanwhile.
         """
+        self._wait_for(max((query.min_commit for query in queries), default=0))
         with self._priority.query():
             start = time.perf_counter()
             queries = [self._seen(query) for query in queries]
@@ -181,12 +186,18 @@ class Retriever:
     def retrieve_together(self, queries: Sequence[Query]) -> list[Candidates | None]:
         """Find the candidates of small queries, in order; None for one that would hold up the others.
 
-        That is one of a user who has no finished vector and so many events, with those of friends, that
-        making it takes long.
+        That is one for a commit that is not here yet, or of a user who has no finished vector and so many
+        events, with those of friends, that making it takes long.
 
         Raises:
             as `retrieve`.
         """
+        here = self._state.commit if any(query.min_commit for query in queries) else 0
+        waits = [query.min_commit > here for query in queries]
+        if any(waits):
+            others = [query for query, one in zip(queries, waits, strict=True) if not one]
+            answers = iter(self.retrieve_together(others) if others else ())
+            return [None if one else next(answers) for one in waits]
         with self._priority.query():
             start = time.perf_counter()
             known = self._read([query.subject for query in queries])
@@ -199,16 +210,21 @@ class Retriever:
             found = dict(zip(quick, self._find_items(known.only(quick), encoded, some, start), strict=True))
             return [found.get(i) for i in range(len(queries))]
 
-    def encode(self, subject: StoredUser | InlineViews, visible: Filter | None = None) -> EncodedUser:
+    def encode(
+        self, subject: StoredUser | InlineViews, visible: Filter | None = None, min_commit: int = 0
+    ) -> EncodedUser:
         """Encode a user as the user tower of the serving model does.
 
         Args:
             subject: the user.
             visible: what items the caller may see; events about others are left out of views sent along.
+            min_commit: as of a Query.
 
         Raises:
             NotReadyError: no index is loaded.
+            CommitNotReachedError: the state has not come so far.
         """
+        self._wait_for(min_commit)
         subject = visible_subject(self.snapshot.index, visible, subject)
         known = self._read([subject])
         (vector,) = self._subjects.encode(known, [subject]).vectors
@@ -222,12 +238,35 @@ class Retriever:
             NotReadyError: no index is loaded.
             NoHeadError: the model has no such head.
             ItemNotServedError: an item is unknown, deleted or unavailable.
+            CommitNotReachedError: the state has not come so far.
             AbandonedError: the call ended meanwhile.
         """
+        self._wait_for(question.min_commit)
         with self._priority.query():
             subject = visible_subject(self.snapshot.index, question.visible, question.subject)
             known = self._read([subject], frozenset([0]))
             return predict(known.snapshot, question, known.views_of(0))
+
+    @property
+    def commit(self) -> int:
+        """The last commit that queries know of."""
+        return self._state.commit
+
+    @property
+    def state_age(self) -> float | None:
+        """Seconds since the state was known to have every commit; None where it always has."""
+        return self._state.age
+
+    def _wait_for(self, commit: int) -> None:
+        """Wait for a commit as long as the call has time, for two seconds at most.
+
+        Raises:
+            CommitNotReachedError: it has not come.
+            AbandonedError: the call ended meanwhile.
+        """
+        if commit and not self._state.wait_for(commit, min(_LONGEST_WAIT_SECONDS, seconds_left())):
+            check_wanted()
+            raise CommitNotReachedError(commit, self._state.commit)
 
     def _seen(self, query: Query) -> Query:
         """Return a query about what its caller may see.  Raises: ItemNotFoundError."""
@@ -267,6 +306,7 @@ class Retriever:
             for i, query in enumerate(queries)
         ]
         timings = _timings(start, encoded.views_end, encode_end, search_end)
+        state_age = self._state.age
         return [
             Candidates(
                 list(islice(ids, len(pages[i][0]))),
@@ -279,6 +319,7 @@ class Retriever:
                 fallback=query_vectors[i].is_empty,
                 explanations=explanations[i],
                 timings=timings,
+                state_age=state_age,
             )
             for i, query in enumerate(queries)
         ]
@@ -321,7 +362,8 @@ class Retriever:
             encode_end = time.perf_counter()
             answer = similar_users_of(snapshot, query, query_vector)
         named = in_groups(answer, self._audience_floor)
-        return replace(named, timings=_timings(start, views_end, encode_end))
+        timings = _timings(start, views_end, encode_end)
+        return replace(named, timings=timings, state_age=self._state.age)
 
 
 def _check_index(snapshot: Snapshot, queries: Sequence[Query]) -> None:

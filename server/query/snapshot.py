@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from indexer.publish import LoadedIndex
 from server.cancellation import check_wanted
 from store.artifact import verify
 from store.home import Home
-from store.state import UserState, Vocabulary
+from store.state import StateReader, UserRecord, Vocabulary
 from store.store import Store
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Snapshot:
     model: Model
     encoder: TextEncoder
     cache: TextCache
-    state: UserState
+    state: StateReader
     users: Index | None = None
 
     @cached_property
@@ -106,12 +107,25 @@ class Snapshot:
         names = self.state.items.names
         return self.index.current_rows(main_rows, lambda position: names[codes[position]], state)
 
-    def stored_text_vectors(self, digests: tuple[bytes, ...]) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-        """Return unit vectors (m, D_T), and which texts (m,) are cached; the others have zero rows.
+    def stored_text_vectors(self, records: Sequence[UserRecord]) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+        """Return unit vectors (m, D_T) of all texts of records, and which (m,) are there; others are zero.
 
-        Those are encoded in the background.
+        Those are encoded in the background. Vectors come with a record, or lie in the cache.
         """
-        return self.cache.get(self.encoder.text_model_id, digests, self.encoder.dim)
+        text_model_id, dim = self.encoder.text_model_id, self.encoder.dim
+        digests = tuple(chain.from_iterable(record.texts for record in records))
+        if all(record.vectors is None for record in records):
+            return self.cache.get(text_model_id, digests, dim)
+        vectors, found = np.zeros((len(digests), dim), np.float32), np.zeros(len(digests), np.bool_)
+        row = 0
+        for record in records:
+            theirs = record.vectors is not None and record.vectors.text_model_id == text_model_id
+            for digest in record.texts:
+                raw = record.vectors.by_digest.get(digest) if theirs and record.vectors else None
+                if raw is not None and len(raw) == dim * 4:
+                    vectors[row], found[row] = np.frombuffer(raw, "<f4"), True
+                row += 1
+        return vectors, found
 
     def text_vectors(self, texts: tuple[str, ...], *, keep: bool) -> FloatArray:
         """Read unit vectors (n, D_T) from the cache, and encode the texts that it lacks.
@@ -162,7 +176,7 @@ def prepare(
     home: Home,
     loaded: LoadedIndex,
     store: Store,
-    state: UserState,
+    state: StateReader,
     cache: TextCache,
     threads: int,
     serving: Snapshot | None = None,

@@ -6,10 +6,25 @@ import pyarrow as pa
 
 
 class OwnerUnreachableError(ConnectionError):
-    """The process that owns the home does not answer; it is being restarted."""
+    """The owner of the home does not answer; it is being restarted, or cannot be reached from here."""
+
+    def __init__(self, what: str, owner: str = "", code: str = "") -> None:
+        if owner:
+            super().__init__(
+                f"{what} needs {owner}, which does not answer ({code or 'no connection'}): try again"
+            )
+        else:
+            super().__init__(f"{what} needs the process that owns the home, which is restarting: try again")
+        self.what, self.owner = what, owner
+
+
+class ReadReplicaError(RuntimeError):
+    """A read replica that does not know its owner is asked for what only that can do."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what} needs the process that owns the home, which is restarting: try again")
+        super().__init__(
+            f"{what} needs the owner of the home: this is a read replica that was started without --owner"
+        )
         self.what = what
 
 

@@ -22,7 +22,7 @@ from server.query.stored_rows import StoredRows
 from server.query.subject_views import SubjectViews, all_raw_views
 from server.query.user_vectors import UserVector, UserVectors
 from store.records import Event
-from store.state import EMPTY_RECORD, LogFollower, StateReading, UserState
+from store.state import EMPTY_RECORD, LogFollower, StateContents, StateReader
 
 _MOST_EVENTS = 5_000  # which take a millisecond or two
 
@@ -81,7 +81,9 @@ class EncodedSubjects:
 class SubjectVectors:
     """Makes the vectors of subjects, and keeps those of stored users; threads may share it."""
 
-    def __init__(self, store: StoredRows, state: UserState, follower: LogFollower, kept: UserVectors) -> None:
+    def __init__(
+        self, store: StoredRows, state: StateReader, follower: LogFollower, kept: UserVectors
+    ) -> None:
         """Keep what is read.
 
         Args:
@@ -116,7 +118,7 @@ class SubjectVectors:
         stored = [(i, one.user_id) for i, one in enumerate(subjects) if isinstance(one, StoredUser)]
         asked = [i for i, _ in stored if i not in whole]
 
-        def read(reading: StateReading) -> KnownSubjects:
+        def read(reading: StateContents) -> KnownSubjects:
             self._follower.catch_up(reading)
             serving, sequence = snapshot(), reading.head.sequence
             finished: list[UserVector | None] = [None] * len(subjects)
@@ -176,7 +178,7 @@ class SubjectVectors:
         return None
 
 
-def _views_of_anonymous(reading: StateReading, subject: InlineViews) -> SubjectViews:
+def _views_of_anonymous(reading: StateContents, subject: InlineViews) -> SubjectViews:
     views = subject.views
     friends = {friend.friend_id: friend.weight for friend in views.friends}
     return SubjectViews(reading.record_of_friends(friends), views.history, views.texts)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -92,9 +91,8 @@ def _texts(
     """Sum the vectors of each subject's texts (B, D_T); count them (B,), and tell who has none without."""
     text = np.zeros((len(subjects), snapshot.encoder.dim), dtype=np.float32)
     counts, complete = np.zeros(len(subjects), dtype=np.int64), np.ones(len(subjects), dtype=bool)
-    digests = tuple(chain.from_iterable(one.record.texts for one in subjects))
-    if digests:
-        vectors, cached = snapshot.stored_text_vectors(digests)
+    if any(one.record.texts for one in subjects):
+        vectors, cached = snapshot.stored_text_vectors([one.record for one in subjects])
     start = 0
     for i, one in enumerate(subjects):
         end = start + len(one.record.texts)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from indexer.files import IntArray
 from server.query.query import FloatArray, QueryVector
 from server.query.snapshot import Snapshot
-from store.state import LogEntry, StateReading, UserRecord
+from store.state import LogEntry, StateContents, UserRecord
 
 DEFAULT_BYTES = 128 << 20
 _MOST_CHANGES = 65_536  # users of the newest entries that are remembered, some 10 MB
@@ -160,7 +160,7 @@ class UserVectors:
                 self._drop(next(iter(self._entries)))
             return True
 
-    def follow(self, entries: Sequence[LogEntry] | None, reading: StateReading) -> None:
+    def follow(self, entries: Sequence[LogEntry] | None, reading: StateContents) -> None:
         """Drop what entries of the log make stale, all where they are not known any more: a `LogListener`."""
         with self._lock:
             if entries is None:

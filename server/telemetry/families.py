@@ -33,6 +33,7 @@ KINDS = (  # of calls, each with a room of its own
     "exports of people",
     "reads of items",
     "admin calls",
+    "maps and comparisons",
     "status calls",
     "reads for query processes",
     "query processes",
@@ -42,7 +43,7 @@ KINDS = (  # of calls, each with a room of its own
 )
 STAGES = ("views", "encode", "search", "page", "reply")
 VIEWS = ("H", "T", "S")
-WORKERS = ("writer", "texts", "items", "users", "forgetting")
+WORKERS = ("writer", "texts", "items", "users", "forgetting", "artifacts", "state")
 ROLES = ("owner", "query")
 DENIALS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED")
 _CALL_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)

@@ -150,6 +150,28 @@ def read_figures(path: Path) -> Reading:
     return _reading(path.read_bytes())
 
 
+def quantile(cells: Sequence[float], bounds: Sequence[float], wanted: float) -> float | None:
+    """Estimate a quantile of what a histogram counted; None where it counted nothing.
+
+    Within a bucket it is interpolated, and beyond the last bound it is that bound, as Prometheus does.
+
+    Args:
+        cells: numbers by bucket, that of +Inf among them; a sum of the values that follows is not read.
+        bounds: upper ones of the buckets but for +Inf.
+        wanted: 0 to 1.
+    """
+    counts = cells[: len(bounds) + 1]
+    reached, rank = 0.0, wanted * sum(counts)
+    if not rank:
+        return None
+    for place, count in enumerate(counts[:-1]):
+        if reached + count >= rank:
+            low = bounds[place - 1] if place else 0.0
+            return low + (bounds[place] - low) * (rank - reached) / count
+        reached += count
+    return bounds[-1]
+
+
 def _reading(raw: "bytes | mmap.mmap") -> Reading:
     facts: dict[str, str] = json.loads(bytes(raw[:_FACTS_BYTES]).rstrip(b"\0"))
     return Reading(array("d", bytes(raw[_FACTS_BYTES:])), facts.pop(_TENANT, None), facts)

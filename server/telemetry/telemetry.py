@@ -3,9 +3,11 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from server.config import ServerConfig
 from server.telemetry.exposition import FiguresSource
 from server.telemetry.figures import Figures
 from server.telemetry.process import watch_process
+from server.telemetry.recent import LOOK_SECONDS, ProcessReading, RecentFigures, readings_of
 
 if TYPE_CHECKING:
     from server.telemetry.traces import CallTracer
@@ -42,11 +45,13 @@ class Telemetry:
         figures: counts; None for none.
         tracer: of calls; None for none.
         counts_passed_on: whether calls are counted that a query process has passed on; it counts them itself.
+        recent: the last hour of all processes; None where this process does not tell of it.
     """
 
     figures: Figures | None = None
     tracer: "CallTracer | None" = None
     counts_passed_on: bool = True
+    recent: RecentFigures | None = None
 
     @property
     def wanted(self) -> bool:
@@ -59,6 +64,7 @@ class ProcessTelemetry:
 
     Attributes:
         own: numbers of the process; None for none.
+        recent: the last hour of all processes; None where this process does not tell of it.
     """
 
     def __init__(self, name: str, make: Callable[[str | None], Figures] | None) -> None:
@@ -76,6 +82,7 @@ class ProcessTelemetry:
         self.own = None if make is None else make(None)
         if self.own is not None:
             watch_process(self.own)
+        self.recent: RecentFigures | None = None
 
     def with_tracer(self, tracer: "CallTracer | None", *, counts_passed_on: bool) -> None:
         """Trace calls from now on; say whether calls are counted that a query process has passed on."""
@@ -86,7 +93,7 @@ class ProcessTelemetry:
         figures = None if self._make is None else self._make(tenant)
         if figures is not None:
             self._homes.append(figures)
-        return Telemetry(figures, self._tracer, self._counts_passed_on)
+        return Telemetry(figures, self._tracer, self._counts_passed_on, self.recent)
 
     def refresh(self) -> None:
         """Bring all numbers up to now."""
@@ -98,13 +105,22 @@ class ProcessTelemetry:
         self.refresh()
         return [FiguresSource(self._name, one.tenant, one.read()) for one in self._each()]
 
+    def readings(self) -> list[ProcessReading]:
+        """Read all numbers of this process, which is the only one of its server."""
+        return [ProcessReading(os.getpid(), self._name, one.tenant, one.read()) for one in self._each()]
+
     def _each(self) -> list[Figures]:
         return [*([] if self.own is None else [self.own]), *self._homes]
 
 
 @contextmanager
 def noting(
-    config: ServerConfig, folder: Path | None = None, *, counts_passed_on: bool = True
+    config: ServerConfig,
+    folder: Path | None = None,
+    *,
+    counts_passed_on: bool = True,
+    tells_recent: bool = True,
+    parent: int = 0,
 ) -> Iterator[ProcessTelemetry]:
     """Yield what a process notes while the block runs.
 
@@ -112,6 +128,8 @@ def noting(
         config: of the server: whether there are metrics, where traces go, and of how many calls.
         folder: where numbers lie that another process reads; None where this one is asked for them.
         counts_passed_on: as `Telemetry` says.
+        tells_recent: whether it keeps the last hour of all processes.
+        parent: id of the process that watches the others, which has a file in the folder, too.
 
     Raises:
         TracesNotInstalledError: there is no OpenTelemetry.
@@ -122,7 +140,10 @@ def noting(
         path = None if folder is None else folder / f"{os.getpid()}-{next(numbers)}"
         return Figures(path, tenant)
 
-    telemetry = ProcessTelemetry("server", make if config.metrics_port is not None else None)
+    telemetry = ProcessTelemetry("server", make if config.counts else None)
+    if config.counts and tells_recent:
+        read = telemetry.readings if folder is None else partial(readings_of, folder, parent)
+        telemetry.recent = RecentFigures(read)
     with _tracing(config) as tracer, _every_second(telemetry):
         telemetry.with_tracer(tracer, counts_passed_on=counts_passed_on)
         yield telemetry
@@ -151,12 +172,17 @@ def _every_second(telemetry: ProcessTelemetry) -> Iterator[None]:
         yield
         return
     over = threading.Event()
+    if telemetry.recent is not None:
+        telemetry.recent.look()  # what is counted from now on is told
 
     def work() -> None:
-        failing = False
+        failing, next_look = False, 0.0
         while not over.wait(_EVERY_SECONDS):
             try:
                 telemetry.refresh()
+                if telemetry.recent is not None and time.monotonic() >= next_look:
+                    telemetry.recent.look()
+                    next_look = time.monotonic() + LOOK_SECONDS
                 failing = False
             except Exception:  # a supervisor: without it the numbers would stand still
                 if not failing and not over.is_set():

@@ -11,7 +11,7 @@ from server.wire.admission import Admission
 from server.wire.gate import Gate, HomeCalls, MethodHandlers
 from server.wire.ingest_servicer import IngestServicer
 from server.wire.observed import answer_observer_of
-from server.wire.owner_servicer import OwnerServicer
+from server.wire.owner_servicer import OwnerServicer, StoredRowsServicer
 from server.wire.query import filter_of
 from server.wire.servicers import AdminServicer, RetrievalServicer, answering_process
 
@@ -24,6 +24,7 @@ __all__ = [
     "MethodHandlers",
     "OwnerServicer",
     "RetrievalServicer",
+    "StoredRowsServicer",
     "answer_observer_of",
     "answering_process",
     "filter_of",

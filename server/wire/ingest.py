@@ -10,9 +10,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from server.live import Erased
 from server.status import InvalidRequestError, NotThisMachineError
 from server.wire.query import MAX_ID_BYTES
+from store.attribute_summary import AttributeSummary, CatalogSummary, ValueCounts
 from store.catalog import ItemSearch, StoredItem
 from store.imports import AUTO, FORMATS, UTF_8, ImportOptions, ImportReport
 from store.masking import Masking, UnknownMaskingError
+from store.privacy import USER_TABLES, RowPart
 from store.state import NO_TIME
 from store.tables import MAX_VECTOR_LENGTH
 from store.writes import (
@@ -52,6 +54,7 @@ MAX_LOG_BYTES = 256  # of the name of a log, and of an epoch
 MAX_SEQUENCE = 2**63 - 1
 FOUND, MAX_FOUND = 100, 1_000  # items that one search returns, where it does not say how many, and at most
 MAX_KINDS = 100
+MAX_PART_ROWS = 1_000  # of each table, where not all rows of a person are asked for
 MAX_PART_BYTES = 3_000_000  # of rows; a client that sets no limit of its own takes messages below 4 MiB
 _ROW_BYTES = 8  # of a message, beside the text of a row
 
@@ -149,8 +152,25 @@ def user_of(message: pb.EraseUserRequest | pb.ExportUserRequest) -> str:
     return message.user_id
 
 
-def item_search_of(message: pb.FindItemsRequest) -> ItemSearch:
-    """Return the search in a message.  Raises: InvalidRequestError."""
+def part_of(message: pb.ExportUserRequest) -> RowPart | None:
+    """Return which part of the rows a message asks for; None for all.  Raises: InvalidRequestError."""
+    if message.limit > MAX_PART_ROWS:
+        raise InvalidRequestError(f"limit is {message.limit}, more than {MAX_PART_ROWS}", "limit")
+    if message.table and message.table not in USER_TABLES:
+        raise InvalidRequestError(f"table is none of {', '.join(USER_TABLES)}", "table")
+    if message.offset and not (message.limit and message.table):
+        raise InvalidRequestError("offset goes with a limit and a table", "offset")
+    if not (message.limit or message.table):
+        return None
+    return RowPart(message.limit or None, message.table, message.offset)
+
+
+def item_search_of(message: pb.FindItemsRequest, *, available: bool = False) -> ItemSearch:
+    """Return the search in a message; only of available items where that is said.
+
+    Raises:
+        InvalidRequestError: something is beyond its bound.
+    """
     _at_most("item_ids", message.item_ids, MAX_FOUND)
     _at_most("kinds", message.kinds, MAX_KINDS)
     for name in ("contains", "after"):
@@ -166,12 +186,45 @@ def item_search_of(message: pb.FindItemsRequest) -> ItemSearch:
         after=message.after,
         limit=message.limit or FOUND,
         brief=message.brief,
+        available=available,
     )
 
 
 def found_reply(items: Sequence[StoredItem], more: bool) -> pb.FindItemsResponse:
     """Return the reply that brings items, and whether others follow."""
     return pb.FindItemsResponse(items=map(_row_of, items), more=more)
+
+
+def attributes_reply(found: CatalogSummary) -> pb.ListAttributesResponse:
+    """Return the reply that tells of kinds and attributes."""
+    return pb.ListAttributesResponse(
+        items=found.items,
+        looked_at=found.looked_at,
+        kinds=_counts(found.kinds),
+        attributes=map(_summary_of, found.attributes),
+        more_attributes=found.more_attributes,
+    )
+
+
+def _summary_of(one: AttributeSummary) -> pb.AttributeSummary:
+    summary = pb.AttributeSummary(
+        name=one.name,
+        type=pb.AttributeType.Value(f"ATTRIBUTE_TYPE_{one.type.upper()}"),
+        items=one.items,
+        values=one.values,
+        frequent=_counts(one.frequent),
+        least=one.least,
+        greatest=one.greatest,
+        whole=one.whole and one.type == "number",
+    )
+    if one.first is not None and one.last is not None:
+        summary.first.FromDatetime(one.first)
+        summary.last.FromDatetime(one.last)
+    return summary
+
+
+def _counts(values: ValueCounts) -> list[pb.ValueCount]:
+    return [pb.ValueCount(value=value, items=items) for value, items in values]
 
 
 def _row_of(item: StoredItem) -> pb.ItemRow:
@@ -226,9 +279,10 @@ def _masking(message: pb.ImportFolderRequest) -> Masking:
         raise InvalidRequestError(str(error), "mask") from error
 
 
-def write_reply(done: WriteResult) -> pb.WriteResponse:
-    """Return the result of a request as a reply."""
+def write_reply(done: WriteResult, commit: int) -> pb.WriteResponse:
+    """Return the result of a request, and the commit that has it, as a reply."""
     return pb.WriteResponse(
+        commit=commit,
         inserted=done.inserted,
         updated=done.updated,
         unchanged=done.unchanged,
@@ -257,15 +311,19 @@ def add_to(total: pb.StreamResponse, done: WriteResult) -> None:
     total.requests += 1
 
 
-def erase_reply(done: Erased) -> pb.EraseUserResponse:
-    """Return the result of an erasure as a reply."""
+def erase_reply(done: Erased, commit: int) -> pb.EraseUserResponse:
+    """Return the result of an erasure, and the commit that has it, as a reply."""
     return pb.EraseUserResponse(
-        removed=done.removed, models=done.models, unknown_models=done.unknown_models, indexes=done.indexes
+        removed=done.removed,
+        models=done.models,
+        unknown_models=done.unknown_models,
+        indexes=done.indexes,
+        commit=commit,
     )
 
 
-def import_reply(report: ImportReport) -> pb.ImportFolderResponse:
-    """Return the report of an import as a reply."""
+def import_reply(report: ImportReport, commit: int) -> pb.ImportFolderResponse:
+    """Return the report of an import, and the commit that has it, as a reply."""
     tables = [
         pb.TableReport(
             table=name,
@@ -284,12 +342,19 @@ def import_reply(report: ImportReport) -> pb.ImportFolderResponse:
         )
         for name, one in report.tables.items()
     ]
-    return pb.ImportFolderResponse(import_id=report.import_id, tables=tables, seconds=report.seconds)
+    return pb.ImportFolderResponse(
+        import_id=report.import_id, tables=tables, seconds=report.seconds, commit=commit
+    )
 
 
-def export_replies(table: str, rows: Sequence[str]) -> Iterator[pb.ExportUserResponse]:
-    """Yield rows of a table in replies of at most `MAX_PART_BYTES`; a longer row goes on in the next one."""
-    part, size = pb.ExportUserResponse(table=table), 0
+def export_replies(
+    table: str, rows: Sequence[str], total: int | None = None
+) -> Iterator[pb.ExportUserResponse]:
+    """Yield rows of a table in replies of at most `MAX_PART_BYTES`; a longer row goes on in the next one.
+
+    The first reply has the number of all rows of the table where it is given, also where none of them comes.
+    """
+    part, size = pb.ExportUserResponse(table=table, total=total or 0), 0
     for row in rows:
         *first, last = _pieces(row)
         for piece, unfinished in (*((piece, True) for piece in first), (last, False)):
@@ -303,7 +368,7 @@ def export_replies(table: str, rows: Sequence[str]) -> Iterator[pb.ExportUserRes
                 part.unfinished = True
                 yield part
                 part, size = pb.ExportUserResponse(table=table), 0
-    if part.rows:
+    if part.rows or part.total:
         yield part
 
 

@@ -6,13 +6,15 @@ from concurrent.futures import Future
 
 import grpc
 
+from server.access import granted
 from server.cancellation import result_of
 from server.live import Ingest
-from server.peer import peer_of
+from server.peer import peer_of, sees_available_alone
 from server.status import status_of_errors
 from server.wire.ingest import (
     Write,
     add_to,
+    attributes_reply,
     batch_of,
     erase_reply,
     export_replies,
@@ -21,6 +23,7 @@ from server.wire.ingest import (
     import_reply,
     item_search_of,
     log_of,
+    part_of,
     request_of,
     standing_reply,
     user_of,
@@ -119,20 +122,31 @@ class IngestServicer(rpc.IngestServicer):
     def EraseUser(self, request: pb.EraseUserRequest, context: grpc.ServicerContext) -> pb.EraseUserResponse:
         """Erase a user.  Status: INVALID_ARGUMENT; an unknown user is no error."""
         with status_of_errors(context):
-            return erase_reply(self._ingest.erase(user_of(request), peer_of(context)))
+            erased = self._ingest.erase(user_of(request), peer_of(context))
+            return erase_reply(erased, self._ingest.commit_number())
 
     def ExportUser(
         self, request: pb.ExportUserRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ExportUserResponse]:
         """Send all that is stored about a user, in messages below 4 MB.  Status: INVALID_ARGUMENT."""
         with status_of_errors(context):
-            for table, rows in self._ingest.export(user_of(request), peer_of(context)):
-                yield from export_replies(table, rows)
+            part = part_of(request)
+            for table, rows, total in self._ingest.export(user_of(request), peer_of(context), part):
+                yield from export_replies(table, rows, total)
 
     def FindItems(self, request: pb.FindItemsRequest, context: grpc.ServicerContext) -> pb.FindItemsResponse:
         """Send items as they are stored, by pages.  Status: INVALID_ARGUMENT."""
         with status_of_errors(context):
-            return found_reply(*self._ingest.find_items(item_search_of(request)))
+            grant = granted()
+            available = sees_available_alone(context, None if grant is None else grant.token.scopes)
+            return found_reply(*self._ingest.find_items(item_search_of(request, available=available)))
+
+    def ListAttributes(
+        self, request: pb.ListAttributesRequest, context: grpc.ServicerContext
+    ) -> pb.ListAttributesResponse:
+        """Tell what filters can ask for."""
+        with status_of_errors(context):
+            return attributes_reply(self._ingest.list_attributes())
 
     def ImportFolder(
         self, request: pb.ImportFolderRequest, context: grpc.ServicerContext
@@ -140,11 +154,13 @@ class IngestServicer(rpc.IngestServicer):
         """Import a folder of this machine.  Status: PERMISSION_DENIED, INVALID_ARGUMENT."""
         with status_of_errors(context):
             path, options = folder_of(request, peer_of(context))
-            return import_reply(self._ingest.import_folder(path, options))
+            report = self._ingest.import_folder(path, options)
+            return import_reply(report, self._ingest.commit_number())
 
     def _write(self, request: Write, context: grpc.ServicerContext) -> pb.WriteResponse:
         with status_of_errors(context):
-            return write_reply(result_of(self._ingest.write(request_of(request))))
+            done = result_of(self._ingest.write(request_of(request)))
+            return write_reply(done, self._ingest.commit_number())
 
     def _stream(self, requests: Iterator[Write], context: grpc.ServicerContext) -> pb.StreamResponse:
         total = pb.StreamResponse()
@@ -157,6 +173,7 @@ class IngestServicer(rpc.IngestServicer):
                         add_to(total, result_of(waiting.popleft()))
                 for result in waiting:
                     add_to(total, result_of(result))
+                total.commit = self._ingest.commit_number()
             except grpc.RpcError:  # the client went away; what was submitted before may be written
                 return total
         return total

@@ -1,4 +1,4 @@
-"""The RPCs of Owner, which query processes call: joining, and what they read of the store."""
+"""The RPCs of Owner and StoredRows, which query processes call: joining, and what they read of the store."""
 
 from collections.abc import Iterator
 
@@ -17,8 +17,7 @@ from store.store import Store
 class OwnerServicer(rpc.OwnerServicer):
     """triptych.internal.v1.Owner."""
 
-    def __init__(self, store: Store, state: UserState, cache: TextCache, processes: QueryProcesses) -> None:
-        self._store = store
+    def __init__(self, state: UserState, cache: TextCache, processes: QueryProcesses) -> None:
         self._state = state
         self._cache = cache
         self._processes = processes
@@ -39,6 +38,21 @@ class OwnerServicer(rpc.OwnerServicer):
         self._processes.prepared(request.pid, request.index_id, request.error)
         return pb.PreparedResponse()
 
+    def RepairUser(
+        self, request: pb.RepairUserRequest, context: grpc.ServicerContext
+    ) -> pb.RepairUserResponse:
+        """Have damaged records of a user written again."""
+        with status_of_errors(context):
+            self._state.users([request.user_id])
+            return pb.RepairUserResponse()
+
+
+class StoredRowsServicer(rpc.StoredRowsServicer):
+    """triptych.internal.v1.StoredRows."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
     def ReadItem(self, request: pb.ReadItemRequest, context: grpc.ServicerContext) -> pb.ReadItemResponse:
         """Read an item of the store.  Status: NOT_FOUND."""
         with status_of_errors(context):
@@ -52,11 +66,3 @@ class OwnerServicer(rpc.OwnerServicer):
         """Read the texts of a user."""
         with status_of_errors(context):
             return pb.ReadTextsResponse(texts=sorted(self._store.texts_of(request.user_id)))
-
-    def RepairUser(
-        self, request: pb.RepairUserRequest, context: grpc.ServicerContext
-    ) -> pb.RepairUserResponse:
-        """Have damaged records of a user written again."""
-        with status_of_errors(context):
-            self._state.users([request.user_id])
-            return pb.RepairUserResponse()

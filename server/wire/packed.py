@@ -53,6 +53,7 @@ def packed_reply(candidates: Candidates) -> bytes:
             views_ms=timings.views_ms, encode_ms=timings.encode_ms, search_ms=timings.search_ms
         ),
         explanations=[_explanation(one) for one in candidates.explanations],
+        state_age_seconds=candidates.state_age,
     )
     count = len(candidates.scores)
     if not count:

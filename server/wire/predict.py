@@ -45,7 +45,7 @@ def question_of(request: pb.PredictRequest, visible: Filter | None = None) -> Qu
         raise InvalidRequestError(f"positions has {n_positions} entries for {n_items} item_ids", "positions")
     ids = tuple(checked_id(f"item_ids[{i}]", item_id) for i, item_id in enumerate(request.item_ids))
     positions = np.array(request.positions or [FIRST] * n_items, dtype=np.int64)
-    return Question(subject, task, ids, positions, request.k or DEFAULT_K, visible)
+    return Question(subject, task, ids, positions, request.k or DEFAULT_K, visible, request.min_commit)
 
 
 def predict_reply(prediction: Prediction) -> pb.PredictResponse:

@@ -69,7 +69,32 @@ def query_of(request: pb.QueryRequest, visible: Filter | None = None) -> Query:
         item_filter = visible if item_filter is None else visible.both(item_filter)
     target = _target(request)
     options, offset = options_of(request), request.offset
-    return Query(_subject(request), k, exclude_seen, item_filter, options, target, offset, index_id, visible)
+    return Query(
+        _subject(request),
+        k,
+        exclude_seen,
+        item_filter,
+        options,
+        target,
+        offset,
+        index_id,
+        visible,
+        request.min_commit,
+    )
+
+
+def compared_query(request: pb.QueryIndexRequest) -> Query:
+    """Translate the query of an index that does not serve.  Raises: InvalidRequestError."""
+    query = request.query
+    if query.target == pb.TARGET_USERS:
+        raise InvalidRequestError("target is TARGET_USERS: other indexes are asked for items", "query.target")
+    for name in ("offset", "index_id"):
+        if getattr(query, name):
+            raise InvalidRequestError(f"{name} is not for other indexes", f"query.{name}")
+    try:
+        return query_of(query)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(str(error), f"query.{error.field}" if error.field else "query") from error
 
 
 def queries_of(request: pb.QueryBatchRequest, visible: Filter | None = None) -> list[Query]:

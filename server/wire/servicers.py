@@ -9,21 +9,40 @@ from typing import Any, TypeVar
 
 import grpc
 
+from encoder.listing import list_models
 from indexer.index import VectorDimError
-from indexer.listing import ListedIndex, list_indexes
 from server.access import granted
 from server.identity import Identity
-from server.live import Published, Publisher
-from server.query import Candidates, IndexChangedError, NotReadyError, Query, Retriever
-from server.status import Failure, InvalidRequestError, outcome, status_of_errors
+from server.live import HomeArtifacts, Published, Publisher
+from server.query import (
+    Candidates,
+    IndexChangedError,
+    ItemMaps,
+    NotReadyError,
+    OtherIndex,
+    Query,
+    Retriever,
+)
+from server.status import (
+    Failure,
+    InvalidRequestError,
+    NothingCountedError,
+    outcome,
+    status_of_errors,
+)
 from server.supervisor import Supervisor
+from server.telemetry import RecentFigures
+from server.wire.figures import figures_reply
 from server.wire.gate import visible_items
+from server.wire.item_map import checked_map, map_replies
+from server.wire.listed import index_summary, listed_at_most, model_summary, report_summary
 from server.wire.micro_batches import answered_together_by
 from server.wire.observed import AnswerObserver
 from server.wire.packed import packed_batch, packed_reply
 from server.wire.predict import predict_reply, question_of
 from server.wire.query import (
     checked_id,
+    compared_query,
     encode_reply,
     place_of,
     queries_of,
@@ -32,13 +51,14 @@ from server.wire.query import (
     stream_reply,
     user_of,
 )
+from store.attribute_summary import CatalogSummary
 from store.export import create_export
 from store.home import Home
+from store.listing import list_artifacts
+from store.reports import read_report
 from store.store import ItemNotFoundError, Store
 from triptych_client.pb.v1 import triptych_pb2 as pb
 from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
-
-INDEXES, MAX_INDEXES = 50, 1_000  # that one call lists, where it does not say how many, and at most
 
 _Answer = TypeVar("_Answer")
 _Reply = TypeVar("_Reply")
@@ -103,7 +123,8 @@ class RetrievalServicer(rpc.RetrievalServicer):
     ) -> pb.EncodeUserResponse:
         """The vector of a user and its parts.  Status: INVALID_ARGUMENT, UNAVAILABLE."""
         with status_of_errors(context):
-            return encode_reply(self._retriever.encode(user_of(request), visible_items()))
+            subject, visible = user_of(request), visible_items()
+            return encode_reply(self._retriever.encode(subject, visible, request.min_commit))
 
     def Predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> pb.PredictResponse:
         """What a head says of a subject.  Status: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION."""
@@ -177,13 +198,39 @@ class AdminServicer(rpc.AdminServicer):
         publisher: Publisher,
         identity: Identity,
         supervisor: Supervisor,
+        shared: HomeArtifacts,
+        others: OtherIndex,
+        catalog: Callable[[], CatalogSummary],
+        recent: RecentFigures | None = None,
+        tenant: str = "",
     ) -> None:
+        """Take what answers.
+
+        Args:
+            home: whose indexes are listed.
+            store: of the home.
+            retriever: answers from the index that serves.
+            publisher: makes another index serve.
+            identity: of the home and the server.
+            supervisor: of the background work.
+            shared: indexes and models, here and in object storage.
+            others: answers from other indexes.
+            catalog: tells kinds and attributes of items.
+            recent: the last hour; None where nothing is counted.
+            tenant: whose home it is, "" for the only one.
+        """
         self._home = home
         self._store = store
         self._retriever = retriever
         self._publisher = publisher
         self._identity = identity
         self._supervisor = supervisor
+        self._artifacts = shared
+        self._others = others
+        self._catalog = catalog
+        self._recent = recent
+        self._tenant = tenant
+        self._maps = ItemMaps()
         self._start = time.monotonic()
 
     def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:
@@ -216,23 +263,54 @@ class AdminServicer(rpc.AdminServicer):
         request: pb.CreateExportRequest,
         context: grpc.ServicerContext,
     ) -> pb.CreateExportResponse:
-        """Write an immutable copy of the store below exports/."""
+        """Write an immutable copy of the store below exports/; upload it to the bucket, where there is one.
+
+        Status: UNAVAILABLE where the bucket cannot be reached.
+        """
         with status_of_errors(context):
-            return pb.CreateExportResponse(export_id=create_export(self._store, self._home.exports))
+            export_id = create_export(self._store, self._home.exports)
+            self._artifacts.export_made(export_id)
+            return pb.CreateExportResponse(export_id=export_id)
 
     def ListIndexes(
         self, request: pb.ListIndexesRequest, context: grpc.ServicerContext
     ) -> pb.ListIndexesResponse:
         """The newest indexes of the home, newest first.  Status: INVALID_ARGUMENT."""
         with status_of_errors(context):
-            if request.limit > MAX_INDEXES:
-                raise InvalidRequestError(f"limit is {request.limit}, more than {MAX_INDEXES}", "limit")
-            try:
-                serving = self._retriever.snapshot.index.index_id
-            except NotReadyError:
-                serving = ""
-            listed = list_indexes(self._home, request.limit or INDEXES)
-            return pb.ListIndexesResponse(indexes=[_index_summary(one, serving) for one in listed])
+            listed = list_artifacts(self._home.indexes, listed_at_most(request.limit))
+            serving, _ = self._serving()
+            return pb.ListIndexesResponse(indexes=[index_summary(one, serving) for one in listed])
+
+    def ListModels(
+        self, request: pb.ListModelsRequest, context: grpc.ServicerContext
+    ) -> pb.ListModelsResponse:
+        """The newest models of the home, newest first, with their figures.  Status: INVALID_ARGUMENT."""
+        with status_of_errors(context):
+            listed = list_models(self._home, listed_at_most(request.limit))
+            _, serving = self._serving()
+            return pb.ListModelsResponse(models=[model_summary(one, serving) for one in listed])
+
+    def ListReports(
+        self, request: pb.ListReportsRequest, context: grpc.ServicerContext
+    ) -> pb.ListReportsResponse:
+        """The newest evaluation reports of the home, newest first.  Status: INVALID_ARGUMENT."""
+        with status_of_errors(context):
+            listed = list_artifacts(self._home.reports, listed_at_most(request.limit))
+            return pb.ListReportsResponse(reports=[report_summary(one) for one in listed])
+
+    def GetReport(self, request: pb.GetReportRequest, context: grpc.ServicerContext) -> pb.GetReportResponse:
+        """One evaluation report.  Status: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION, DATA_LOSS."""
+        with status_of_errors(context):
+            report_id = checked_id("report_id", request.report_id)
+            return pb.GetReportResponse(report_id=report_id, json=read_report(self._home, report_id))
+
+    def _serving(self) -> tuple[str, str]:
+        """Return the ids of the index and the model that serve, "" where none does."""
+        try:
+            snapshot = self._retriever.snapshot
+        except NotReadyError:
+            return "", ""
+        return snapshot.index.index_id, snapshot.model.model_id
 
     def PublishIndex(
         self, request: pb.PublishIndexRequest, context: grpc.ServicerContext
@@ -250,6 +328,29 @@ class AdminServicer(rpc.AdminServicer):
         with status_of_errors(context):
             return _publish_reply(self._publisher.roll_back())
 
+    def GetFigures(
+        self, request: pb.GetFiguresRequest, context: grpc.ServicerContext
+    ) -> pb.GetFiguresResponse:
+        """The last hour.  Status: INVALID_ARGUMENT, FAILED_PRECONDITION where nothing is counted."""
+        with status_of_errors(context):
+            if self._recent is None:
+                raise NothingCountedError
+            return figures_reply(request, self._recent, self._tenant)
+
+    def QueryIndex(self, request: pb.QueryIndexRequest, context: grpc.ServicerContext) -> pb.QueryResponse:
+        """Top-k candidates from another index.  Status: as Query, NOT_FOUND, FAILED_PRECONDITION."""
+        with status_of_errors(context):
+            index_id = checked_id("index_id", request.index_id)
+            return query_reply(self._others.retrieve(index_id, compared_query(request)))
+
+    def ReadMap(
+        self, request: pb.ReadMapRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ReadMapResponse]:
+        """The items of the serving index in two dimensions.  Status: INVALID_ARGUMENT, UNAVAILABLE."""
+        with status_of_errors(context):
+            points, index = checked_map(request), self._retriever.snapshot.index
+            yield from map_replies(index, self._maps.of(index), points, request.colour_by, self._catalog)
+
 
 def answering_process(retriever: Retriever) -> pb.AnsweringProcess:
     """Return what this process has kept of users, and how often that was asked for."""
@@ -260,26 +361,9 @@ def answering_process(retriever: Retriever) -> pb.AnsweringProcess:
         user_vector_bytes=counts.nbytes,
         user_vector_hits=counts.hits,
         user_vector_misses=counts.misses,
+        commit=retriever.commit,
+        state_age_seconds=retriever.state_age,
     )
-
-
-def _index_summary(listed: ListedIndex, serving: str) -> pb.IndexSummary:
-    facts = listed.facts
-    summary = pb.IndexSummary(
-        index_id=listed.index_id,
-        model_id=facts.get("model_id", ""),
-        factory=facts.get("factory", ""),
-        items=facts.get("items", 0),
-        changes=facts.get("changes", 0),
-        dim=facts.get("dim", 0),
-        ann_recall=facts.get("ann_recall@100"),
-        bytes=listed.nbytes,
-        serving=listed.index_id == serving,
-        damaged=listed.damaged,
-    )
-    if listed.created is not None:
-        summary.created.FromDatetime(listed.created)
-    return summary
 
 
 def _publish_reply(published: Published) -> pb.PublishIndexResponse:

@@ -16,9 +16,11 @@ from store.privacy.erase import (
     list_erasures,
     unfinished_erasures,
 )
-from store.privacy.subject_access import rows_about, trained_on
+from store.privacy.subject_access import USER_TABLES, RowPart, rows_about, trained_on
 
 __all__ = [
+    "USER_TABLES",
+    "RowPart",
     "UnfinishedErasure",
     "add_erasures",
     "append_audit_line",

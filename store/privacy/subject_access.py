@@ -1,6 +1,7 @@
 """Subject access: the rows that the store holds about a user, and the models that were trained on them."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from store.artifact import DamagedArtifactError, artifacts, read_manifest
 from store.export import Export
@@ -16,16 +17,43 @@ _ROWS = {
     "consents": "SELECT to_json(t) FROM data.consents AS t WHERE user_id = $1 ORDER BY view",
     "named_by": "SELECT to_json(t) FROM data.social AS t WHERE friend_id = $1 ORDER BY user_id, relation",
 }
+USER_TABLES = (*_ROWS, "rejects", "models", "indexes")  # the last three are kept outside the store
 _BATCH = 1_000
 
 
-def rows_about(store: Store, user_id: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield (table, rows as JSON objects) of all that the store holds about a user, from one snapshot."""
+@dataclass(frozen=True)
+class RowPart:
+    """A part of the rows about a user, for people to look at.
+
+    Attributes:
+        limit: rows of each table, at most; None for all.
+        table: the only one, one of USER_TABLES; "" for all of them.
+        offset: rows of it that are left out first.
+    """
+
+    limit: int | None = None
+    table: str = ""
+    offset: int = 0
+
+
+def rows_about(
+    store: Store, user_id: str, part: RowPart | None = None
+) -> Iterator[tuple[str, list[str], int | None]]:
+    """Yield (table, rows as JSON objects, None) of all that the store holds about a user, from one snapshot.
+
+    With a part, each table that has rows comes once, with the number of all of them in the place of None.
+    """
     with store.snapshot() as cursor:
         for table, sql in _ROWS.items():
-            cursor.execute(sql, [user_id])
-            while rows := cursor.fetchmany(_BATCH):
-                yield table, [str(row[0]) for row in rows]
+            if part is None:
+                cursor.execute(sql, [user_id])
+                while rows := cursor.fetchmany(_BATCH):
+                    yield table, [str(row[0]) for row in rows], None
+            elif part.table in ("", table):
+                ((total,),) = cursor.execute(f"SELECT count(*) FROM ({sql})", [user_id]).fetchall()
+                if total:
+                    cursor.execute(f"{sql} LIMIT $2 OFFSET $3", [user_id, part.limit or total, part.offset])
+                    yield table, [str(row[0]) for row in cursor.fetchall()], int(total)
 
 
 def trained_on(home: Home, user_id: str) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ commit of the store that it reflects. `log` tells readers what each transaction 
 """
 
 from store.state.environment import stored_commit_id
-from store.state.log import IndexPart, LogEntry, LogFollower, LogHead
+from store.state.log import Committed, IndexPart, LogEntry, LogFollower, LogHead
 from store.state.packing import (
     EVENT,
     NO_ITEM,
@@ -21,16 +21,18 @@ from store.state.packing import (
     find_row,
     pack_event_identity,
     pack_text_identity,
+    with_checksum,
+    without_checksum,
 )
+from store.state.reader import StateContents, StateReader
 from store.state.rebuild import bring_up_to_date
+from store.state.records import EMPTY_RECORD, StoredVectors, UserRecord, UserRecords, visible_digests
 from store.state.state import (
-    EMPTY_RECORD,
     TABLES,
     DamagedStateError,
     StateDraft,
     StateReading,
     StateReplacedError,
-    UserRecord,
     UserState,
 )
 from store.state.vocabulary import Vocabulary
@@ -42,6 +44,7 @@ __all__ = [
     "NO_TIME",
     "TABLES",
     "TEXT",
+    "Committed",
     "Consents",
     "DamagedRecordError",
     "DamagedStateError",
@@ -51,10 +54,14 @@ __all__ = [
     "LogEntry",
     "LogFollower",
     "LogHead",
+    "StateContents",
     "StateDraft",
+    "StateReader",
     "StateReading",
     "StateReplacedError",
+    "StoredVectors",
     "UserRecord",
+    "UserRecords",
     "UserState",
     "Vocabulary",
     "bring_up_to_date",
@@ -62,4 +69,7 @@ __all__ = [
     "pack_event_identity",
     "pack_text_identity",
     "stored_commit_id",
+    "visible_digests",
+    "with_checksum",
+    "without_checksum",
 ]

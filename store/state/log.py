@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from store.state.packing import with_checksum, without_checksum
 
 if TYPE_CHECKING:
-    from store.state.state import StateReading, UserState
+    from store.state.reader import StateContents, StateReader
 
 _Result = TypeVar("_Result")
 
@@ -52,7 +52,7 @@ class LogEntry:
     """What one transaction changed.
 
     Attributes:
-        sequence: counts from 1.
+        sequence: one more than that of the entry before; callers know it as the commit.
         users: whose rows changed; None for all.
         index_id: of the index whose live items or users changed, "" for none.
         items, members: ids of its items and of the users in its user index that were put or removed.
@@ -80,27 +80,53 @@ class LogEntry:
         return cls(sequence, changed, index_id, tuple(items), tuple(members), serves)
 
 
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a transaction has changed, for whoever copies the state.
+
+    Attributes:
+        entry: of the log.
+        users: whose rows changed, however many; None for all.
+        texts: those of them whose texts did.
+    """
+
+    entry: LogEntry
+    users: frozenset[str] | None
+    texts: frozenset[str]
+
+
 @dataclass
 class EntryDraft:
     """What a write transaction has changed so far.
 
     Attributes:
         users: whose rows changed; None for all.
+        texts: those of them whose texts did.
+        above: the number of the entry is greater than this.
         and as in LogEntry.
     """
 
     users: set[str] | None = field(default_factory=set)
+    texts: set[str] = field(default_factory=set)
     index_id: str = ""
     items: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
     serves: str = ""
+    above: int = 0
 
-    def changed(self, user_id: str) -> None:
-        """Note that rows of a user changed."""
+    def changed(self, user_id: str, *, texts: bool) -> None:
+        """Note that rows of a user changed, and whether the texts did."""
         if self.users is not None:
             self.users.add(user_id)
-            if len(self.users) > MOST_USERS:
-                self.users = None
+            if texts:
+                self.texts.add(user_id)
+
+    def committed(self, sequence: int) -> Committed:
+        """Return what changed; the entry names all users where there are more than `MOST_USERS`."""
+        users = None if self.users is None else frozenset(self.users)
+        named = None if users is None or len(users) > MOST_USERS else users
+        entry = LogEntry(sequence, named, self.index_id, self.items, self.members, self.serves)
+        return Committed(entry, users, frozenset(self.texts))
 
     @property
     def empty(self) -> bool:
@@ -138,19 +164,28 @@ def read_entries(transaction: Any, table: Any, after: int, head: LogHead) -> lis
     return entries
 
 
-def append_entry(transaction: Any, table: Any, draft: EntryDraft, items: int, words: int) -> int:
-    """Append what a transaction changed, and how many codes there are; return the number of the last entry.
+def append_entry(
+    transaction: Any, table: Any, draft: EntryDraft, items: int, words: int
+) -> tuple[int, Committed | None]:
+    """Append what a transaction changed, and how many codes there are.
 
     Older entries than the last `KEPT_ENTRIES` are removed.
+
+    Returns:
+        the number of the last entry, and what was appended, None for nothing.
     """
     before = read_head(transaction)
     sequence, oldest = before.sequence, before.oldest
+    if draft.above > sequence:
+        for earlier in range(oldest, sequence + 1):
+            transaction.delete(_SEQUENCE.pack(earlier), db=table)
+        sequence, oldest = draft.above, draft.above + 1
+    committed = None
     if not draft.empty:
         sequence += 1
-        users = None if draft.users is None else frozenset(draft.users)
-        entry = LogEntry(sequence, users, draft.index_id, draft.items, draft.members, draft.serves)
+        committed = draft.committed(sequence)
         key = _SEQUENCE.pack(sequence)
-        transaction.put(key, with_checksum(key, entry.pack()), db=table)
+        transaction.put(key, with_checksum(key, committed.entry.pack()), db=table)
         while oldest <= sequence - KEPT_ENTRIES:
             transaction.delete(_SEQUENCE.pack(oldest), db=table)
             oldest += 1
@@ -160,7 +195,7 @@ def append_entry(transaction: Any, table: Any, draft: EntryDraft, items: int, wo
     if after != before:
         raw = _HEAD.pack(after.sequence, after.oldest, after.items, after.words)
         transaction.put(_HEAD_KEY, with_checksum(_HEAD_KEY, raw))
-    return sequence
+    return sequence, committed
 
 
 def put_live(
@@ -228,7 +263,7 @@ def _behind(transaction: Any, table: Any, prefix: bytes) -> Iterator[tuple[bytes
         at = cursor.next()
 
 
-LogListener = Callable[[Sequence[LogEntry] | None, "StateReading"], None]
+LogListener = Callable[[Sequence[LogEntry] | None, "StateContents"], None]
 """Makes up for entries in order, or for everything where it is None: some of them are not kept any more.
 It reads what they are about from the transaction of the reading, which is at the end of the log."""
 
@@ -261,7 +296,7 @@ class LogFollower:
         with self._following:
             self._listeners.append(listener)
 
-    def catch_up(self, reading: "StateReading") -> None:
+    def catch_up(self, reading: "StateContents") -> None:
         """Bring all listeners up to a read transaction, or further.
 
         Where one fails, the next call begins with the same entries again.
@@ -274,21 +309,21 @@ class LogFollower:
             with self._following:
                 self._advance(reading)
 
-    def exclusively(self, state: "UserState", action: "Callable[[StateReading], _Result]") -> _Result:
+    def exclusively(self, state: "StateReader", action: "Callable[[StateContents], _Result]") -> _Result:
         """Catch up with the present end of the log, and act there before any listener hears of more.
 
         Raises:
             as `catch_up`, and what the action raises.
         """
 
-        def act(reading: "StateReading") -> _Result:
+        def act(reading: "StateContents") -> _Result:
             self._advance(reading)
             return action(reading)
 
         with self._following:  # first: so no listener is further than the transaction
             return state.read(act)
 
-    def _advance(self, reading: "StateReading") -> None:
+    def _advance(self, reading: "StateContents") -> None:
         if reading.head.sequence <= self._sequence:  # another thread has done it
             return
         entries = reading.entries(self._sequence)

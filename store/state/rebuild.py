@@ -21,6 +21,7 @@ from store.state.vocabulary import VocabularyDraft
 from store.store import Store
 
 _BATCH = 65_536
+_ENTRIES_BITS = 20  # of a number of the log: entries since a commit of the store
 _TS = f"coalesce(epoch_us(ts), ({NO_TIME + 1} - 1)::BIGINT)"  # the literal itself would be a HUGEINT
 _EVENTS = f"""
     SELECT user_id, {_TS} AS ts, i.code AS item, a.code AS action, weight, NOT {VISIBLE} AS hidden
@@ -63,11 +64,21 @@ def bring_up_to_date(store: Store, state: UserState) -> None:
 
 
 def rebuild(store: Store, state: UserState) -> None:
-    """Derive the state of all users again; readers see the old one until the new one is complete."""
+    """Derive the state of all users again; readers see the old one until the new one is complete.
+
+    The log of a state that was made anew goes on behind all numbers that earlier states have had: there have
+    been fewer than 2^20 entries for each commit of the store, which counts one more commit for that.
+    """
+    made_anew = not state.commit_id
+    if made_anew:
+        with store.writing(set()):
+            pass
     last, start = store.last_commit, time.monotonic()
     log.info("making the state of all users for commit %d", last.sequence)
     with state.writing() as draft, store.snapshot() as cursor:
         draft.clear()
+        if made_anew:
+            draft.number_above(last.sequence << _ENTRIES_BITS)
         total = cursor.execute("""
             SELECT (SELECT count(*) FROM data.behaviors) + (SELECT count(*) FROM data.texts)
                 + (SELECT count(*) FROM data.social)""").fetchall()[0][0]

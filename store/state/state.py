@@ -3,15 +3,13 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self, TypeVar
-
-import numpy as np
-import numpy.typing as npt
 
 from store.disk import disk_errors
 from store.lmdb_file import DAMAGE_ERRORS, DATA_FILE, DamagedLmdbFileError
@@ -22,6 +20,7 @@ from store.state.environment import (
     open_for_reading,
 )
 from store.state.log import (
+    Committed,
     EntryDraft,
     IndexPart,
     LogEntry,
@@ -36,21 +35,18 @@ from store.state.log import (
     read_serves,
 )
 from store.state.packing import (
-    ALL_ALLOWED,
-    EVENT,
-    TEXT,
-    Consents,
     DamagedRecordError,
-    EventRows,
-    Friendships,
     with_checksum,
     without_checksum,
 )
+from store.state.records import UserRecord, UserRecords
 from store.state.vocabulary import Vocabulary, VocabularyDraft
 
 TABLES = ("events", "texts", "friends", "consents")  # packed rows by user id
 _VOCABULARIES = ("items", "words")
 _LOG = ("log", "live")
+_LOOK_SECONDS = 0.005  # how often whoever waits for a commit of another process looks for it
+_IDENTITY = b"identity"  # key of a random id, drawn when the state is made
 _COMMIT_ID = b"head"  # key of the commit that the state reflects
 _Result = TypeVar("_Result")
 _Repair = Callable[["StateDraft", str, str], None]
@@ -74,43 +70,13 @@ class _DamagedRowsError(DamagedRecordError):
         self.user_id = user_id
 
 
-@dataclass(frozen=True, slots=True)
-class UserRecord:
-    """The visible rows of a user and of the user's friends, as far as all of them allow.
-
-    Shapes:
-        events: (n,) EVENT, those of the user, then those of each friend; each part by time, undated first.
-        owners: (n,) int64, whose event it is: 0 the user's, i the i-th friend's.
-        texts: sha256 digests of the user's texts, by time.
-        friends: F user ids, sorted.
-        weights: (F,) float64, in the order of `friends`.
-
-    Attributes:
-        withheld: further friends, who do not share their history; the record changes when they do.
-    """
-
-    events: EventRows
-    owners: npt.NDArray[np.int64]
-    texts: tuple[bytes, ...]
-    friends: tuple[str, ...]
-    weights: npt.NDArray[np.float64]
-    withheld: tuple[str, ...] = ()
-
-    @property
-    def history(self) -> EventRows:
-        """The user's own events."""
-        return self.events[: int(np.searchsorted(self.owners, 1))]
-
-
-EMPTY_RECORD = UserRecord(np.zeros(0, EVENT), np.zeros(0, np.int64), (), (), np.zeros(0))
-
-
 class StateDraft:
     """One write transaction of the state.
 
     Attributes:
         items: the codes of item ids.
         words: the codes of actions and relations.
+        committed: what `append_to_log` appended, None for nothing.
     """
 
     def __init__(
@@ -127,6 +93,7 @@ class StateDraft:
         self._repair = repair
         self._entry = EntryDraft()
         self._live: dict[IndexPart, Mapping[str, bytes]] = {}
+        self.committed: Committed | None = None
         self.items = VocabularyDraft(items, transaction, tables["items"])
         self.words = VocabularyDraft(words, transaction, tables["words"])
 
@@ -144,7 +111,7 @@ class StateDraft:
 
     def put(self, table: str, user_id: str, packed: bytes) -> None:
         """Replace the packed rows of a user; no bytes remove the key."""
-        self._entry.changed(user_id)
+        self._entry.changed(user_id, texts=table == "texts")
         key, db = user_id.encode(), self._tables[table]
         # Deleted first: a shorter value in its place would keep pages that `lmdb.verify` takes for damage.
         self._transaction.delete(key, db=db)
@@ -156,6 +123,10 @@ class StateDraft:
         self._entry.users = None
         for name in TABLES:
             self._transaction.drop(self._tables[name], delete=False)
+
+    def number_above(self, sequence: int) -> None:
+        """Give the log entry of this transaction, and later ones, a number greater than this."""
+        self._entry.above = sequence
 
     def change_all(self) -> None:
         """Note that what is made of the rows of all users may have changed, though no row does."""
@@ -184,7 +155,7 @@ class StateDraft:
     def append_to_log(self) -> None:
         """Append what this transaction changed to the log; the last step before it is committed."""
         counts = len(self.items), len(self.words)
-        sequence = append_entry(self._transaction, self._tables["log"], self._entry, *counts)
+        sequence, self.committed = append_entry(self._transaction, self._tables["log"], self._entry, *counts)
         for part, changes in self._live.items():
             put_live(self._transaction, self._tables["live"], sequence, self._entry.index_id, part, changes)
 
@@ -201,35 +172,40 @@ class StateReading:
         self._transaction = transaction
         self.head = head
 
+    @property
+    def _records(self) -> UserRecords:
+        anybody = bool(self._transaction.stat(self._state._tables["consents"])["entries"])
+        return UserRecords(self.rows, any_consents=anybody)
+
     def users(self, user_ids: Sequence[str]) -> list[UserRecord]:
         """Read the records of some users, as their own results use them; an unknown user has an empty one."""
-        return self._records(user_ids, lambda consents: consents.used)
+        return self._records.users(user_ids)
 
     def shared_users(self, user_ids: Sequence[str]) -> list[UserRecord]:
         """Read the records of some users, without the views that others must not see."""
-        return self._records(user_ids, lambda consents: consents.seen_by_others)
-
-    def _records(
-        self, user_ids: Sequence[str], allowed: Callable[[Consents], frozenset[str]]
-    ) -> list[UserRecord]:
-        transaction, read = self._transaction, self._state._record
-        if not self._any_consents():
-            return [read(transaction, one) for one in user_ids]
-        consents = self._state._consents
-        return [read(transaction, one, allowed(consents(transaction, one)), True) for one in user_ids]
-
-    def _any_consents(self) -> bool:
-        """Return whether anybody keeps a view back."""
-        return bool(self._transaction.stat(self._state._tables["consents"])["entries"])
+        return self._records.shared_users(user_ids)
 
     def record_of_friends(self, weights: Mapping[str, float]) -> UserRecord:
         """Read the record of a user who has nothing but friends, given with weights."""
-        friends = dict(sorted(weights.items()))
-        return self._state._with_friends(self._transaction, b"", b"", friends, self._any_consents())
+        return self._records.record_of_friends(weights)
 
     def entries(self, after: int) -> list[LogEntry] | None:
         """Read the log entries behind a number; None where some of them are not kept any more."""
         return read_entries(self._transaction, self._state._tables["log"], after, self.head)
+
+    def rows(self, table: str, user_id: str) -> bytes:
+        """Read the packed rows of a user in one of TABLES, b"" for none."""
+        return self._state._rows(self._transaction, table, user_id)
+
+    def user_ids(self, after: str, most: int) -> list[str]:
+        """Return the next users who have rows, at most so many, in the order of the bytes of their ids."""
+        found: set[bytes] = set()
+        for table in TABLES:
+            cursor = self._transaction.cursor(self._state._tables[table])
+            at = cursor.set_range(after.encode() + b"\0")
+            for _, key in zip(range(most), cursor.iternext(values=False) if at else (), strict=False):
+                found.add(bytes(key))
+        return [key.decode() for key in sorted(found)[:most]]
 
     def live(
         self, index_id: str, part: IndexPart, names: Sequence[str] | None = None
@@ -274,10 +250,12 @@ class UserState:
         self._env = env
         self._repair: _Repair | None = None
         self._ask_to_repair: Callable[[str], None] | None = None
+        self._listeners: list[Callable[[Committed], None]] = []
         self._reads_only = reads_only
         self._file = str(path / DATA_FILE)
         self._inode = os.stat(self._file).st_ino
         self._catching_up = threading.Lock()
+        self._writing = threading.Lock()
         names = (*TABLES, *_VOCABULARIES, *_LOG)
         self._tables = {name: env.open_db(name.encode(), create=not reads_only) for name in names}
         self.items = Vocabulary.load(env, self._tables["items"])
@@ -330,6 +308,10 @@ class UserState:
         """Free what killed processes were reading, so that the file need not keep it for them."""
         self._env.reader_check()
 
+    def on_commit(self, listener: Callable[[Committed], None]) -> None:
+        """Pass what each later transaction changes to a function, on the thread that writes; it is quick."""
+        self._listeners.append(listener)
+
     def repair_with(self, repair: _Repair) -> None:
         """Take the function that writes the damaged rows of a table and user again, for all later reads."""
         self._repair = repair
@@ -337,6 +319,36 @@ class UserState:
     def repair_by(self, ask: Callable[[str], None]) -> None:
         """Take the function that has the process which writes repair the rows of a user, for a reader."""
         self._ask_to_repair = ask
+
+    @property
+    def identity(self) -> str:
+        """A random id, drawn when the state was made: what codes mean is the same as long as this is."""
+        with self._reading() as transaction:
+            found = transaction.get(_IDENTITY)
+        if found is None:
+            found = token_hex(16).encode()
+            with disk_errors(self._path), self._env.begin(write=True) as transaction:
+                transaction.put(_IDENTITY, found)
+        return str(found.decode())
+
+    @property
+    def commit(self) -> int:
+        """The number of the last log entry: whoever reads from here on finds all that it tells of."""
+        return self.read(lambda reading: reading.head.sequence)
+
+    @property
+    def age(self) -> None:
+        """None: a reading always has every commit."""
+        return None
+
+    def wait_for(self, commit: int, seconds: float) -> bool:
+        """Wait until the log has come to a number; return whether it has in that time."""
+        end = time.monotonic() + seconds
+        while self.commit < commit:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        return True
 
     @property
     def commit_id(self) -> str:
@@ -368,19 +380,23 @@ class UserState:
             DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
         """
         draft = None
-        try:
-            with disk_errors(self._path), self._env.begin(write=True) as transaction:
-                draft = StateDraft(transaction, self._tables, self.items, self.words, self._repair_rows)
-                yield draft
-                draft.append_to_log()
-                # Before the commit: readers must know a code as soon as a row may hold it.
-                self.items.add(draft.items)
-                self.words.add(draft.words)
-        except BaseException:
-            if draft is not None:
-                self.items.roll_back(draft.items)
-                self.words.roll_back(draft.words)
-            raise
+        with self._writing:  # until the listeners know: they hear of commits in their order
+            try:
+                with disk_errors(self._path), self._env.begin(write=True) as transaction:
+                    draft = StateDraft(transaction, self._tables, self.items, self.words, self._repair_rows)
+                    yield draft
+                    draft.append_to_log()
+                    # Before the commit: readers must know a code as soon as a row may hold it.
+                    self.items.add(draft.items)
+                    self.words.add(draft.words)
+            except BaseException:
+                if draft is not None:
+                    self.items.roll_back(draft.items)
+                    self.words.roll_back(draft.words)
+                raise
+            if draft.committed is not None:
+                for listener in self._listeners:
+                    listener(draft.committed)
 
     @contextmanager
     def _reading(self) -> Iterator[Any]:
@@ -439,55 +455,6 @@ class UserState:
             return _packed_rows(transaction, self._tables[table], table, user_id)
         except DamagedRecordError as error:
             raise _DamagedRowsError(table, user_id) from error
-
-    def _consents(self, transaction: Any, user_id: str) -> Consents:
-        return Consents.unpack(self._rows(transaction, "consents", user_id))
-
-    def _record(
-        self,
-        transaction: Any,
-        user_id: str,
-        views: frozenset[str] = ALL_ALLOWED.used,
-        consents: bool = False,
-    ) -> UserRecord:
-        """Read the record of a user.
-
-        Args:
-            transaction: of the reading.
-            user_id: of the user.
-            views: the user's own that are used.
-            consents: whether to ask for those of friends.
-        """
-        events, texts, friends = (
-            self._rows(transaction, name, user_id) if view in views else b""
-            for view, name in (("H", "events"), ("T", "texts"), ("S", "friends"))
-        )
-        by_friend = Friendships.unpack(friends).by_friend()
-        return self._with_friends(transaction, events, texts, by_friend, consents)
-
-    def _with_friends(
-        self, transaction: Any, own: bytes, texts: bytes, friends: Mapping[str, float], consents: bool
-    ) -> UserRecord:
-        """Build a record of a user's packed events and texts, with the events of friends (weight by id)."""
-        withheld: tuple[str, ...] = ()
-        if consents:
-            get, table = transaction.get, self._tables["consents"]  # most friends have none
-            some = [one for one in friends if get(one.encode(), db=table) is not None]
-            withheld = tuple(
-                one for one in some if "H" not in self._consents(transaction, one).seen_by_others
-            )
-            hidden = set(withheld)
-            friends = {friend: weight for friend, weight in friends.items() if friend not in hidden}
-        parts = [own, *(self._rows(transaction, "events", friend) for friend in friends)]
-        events = np.frombuffer(b"".join(parts), EVENT)
-        owners = np.repeat(np.arange(len(parts)), [len(part) // EVENT.itemsize for part in parts])
-        if events["hidden"].any():
-            visible = ~events["hidden"]
-            events, owners = events[visible], owners[visible]
-        rows = np.frombuffer(texts, TEXT)
-        digests = tuple(row.tobytes() for row in rows["digest"][~rows["hidden"]])
-        weights = np.fromiter(friends.values(), np.float64, len(friends))
-        return UserRecord(events, owners, digests, tuple(friends), weights, withheld)
 
 
 def _packed_rows(transaction: Any, db: Any, table: str, user_id: str) -> bytes:

@@ -1,6 +1,7 @@
 """The vocabulary of the derived state: item ids, and names of actions and relations, as small numbers."""
 
 import struct
+from collections.abc import Sequence
 from typing import Any, Self
 
 from store.state.packing import DamagedRecordError, with_checksum, without_checksum
@@ -46,6 +47,12 @@ class Vocabulary:
             name = without_checksum("codes", key, raw).decode()
             self.names.append(name)
             self.code_of[name] = code
+
+    def learn(self, names: Sequence[str]) -> None:
+        """Take the strings of the next codes, which another process has given out."""
+        for name in names:
+            self.code_of[name] = len(self.names)
+            self.names.append(name)
 
     def add(self, draft: "VocabularyDraft") -> None:
         """Make the new codes of a draft known to readers."""

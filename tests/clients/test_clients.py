@@ -26,7 +26,7 @@ def test_every_call_of_the_api_is_a_method_of_both_clients() -> None:
     services = [service for file in files for service in file.services_by_name.values()]
     calls = {method.name for service in services for method in service.methods}
     names = {name.title().replace("_", "") for name in remote_methods()}
-    assert names == calls
+    assert names == calls | {"UserRows"}  # user_rows calls ExportUser for a part
     for client in (Client, AsyncClient):
         assert not {name for name in vars(client) if name in remote_methods()}  # nothing is written twice
 

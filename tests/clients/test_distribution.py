@@ -86,7 +86,11 @@ def test_every_call_works_from_an_environment_that_has_the_client_alone(
     files = (triptych_pb2.DESCRIPTOR, ingest_pb2.DESCRIPTOR)
     services = [service for file in files for service in file.services_by_name.values()]
     rpcs = {method.name for service in services for method in service.methods}
-    refused = {"predict": "HEAD_NOT_FITTED", "rollback_index": "NO_OLDER_INDEX"}  # of a home without these
+    refused = {  # of a home without these
+        "predict": "HEAD_NOT_FITTED",
+        "rollback_index": "NO_OLDER_INDEX",
+        "get_report": "REPORT_NOT_FOUND",
+    }
     for kind in ("threads", "asyncio"):
         outcomes: dict[str, str] = found[kind]
         assert {name.title().replace("_", "") for name in outcomes} == rpcs

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from store.home import Home
+from tests.conftest import NO_CHROMIUM
 from tests.live_server import SOON, Client, copy_home, server
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,7 @@ def chromium() -> Iterator[Any]:
     """
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
+        pytest.skip(NO_CHROMIUM)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:

@@ -1,7 +1,11 @@
 """What the command refuses, and to whom the pages answer."""
 
+import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +13,7 @@ from console import ConsoleConfig, OpenConsoleError, run_console
 from scripts.console import background
 from scripts.console.command import _filter
 from tests.command_line import Run
-from tests.console.conftest import OpenConsole
+from tests.console.conftest import ROOT, OpenConsole
 from triptych_client import BadAddressError
 
 
@@ -42,6 +46,24 @@ def test_conditions_are_read_as_the_command_line_reads_them() -> None:
     assert _filter([], []) is None
     with pytest.raises(ValueError, match="no operator, write >="):
         _filter([], ["year=>1999"])
+
+
+def test_without_a_browser_one_line_says_how_to_get_one(tmp_path: Path) -> None:
+    """What needs one is skipped, however many tests that are."""
+    (tmp_path / "test_pages.py").write_text(
+        'pytest_plugins = ["tests.conftest", "tests.console.conftest"]\n'
+        "def test_one(chromium): pass\n"
+        "def test_two(chromium): pass\n"
+    )
+    (tmp_path / "bin").mkdir()
+    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml"]
+    environment = os.environ | {"PATH": str(tmp_path / "bin")}
+    done = subprocess.run(
+        [*command, "--rootdir", ROOT, tmp_path], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = [line for line in done.stdout.splitlines() if "Chromium" in line]
+    assert said == ["2 tests are skipped, no Chromium here: apt-get install chromium"]
 
 
 def test_names_of_other_machines_are_refused_and_no_page_is_framed(open_console: OpenConsole) -> None:

@@ -9,14 +9,23 @@ import pytest
 
 from server.access import TokenFile
 from store.home import Home
+from tests.command_line import Run
 from tests.console.conftest import OpenConsole
 from tests.live_server import SOON, Client, copy_home, server
-from triptych_client import CallError, Consent, Item
+from triptych_client import CallError, Consent, Item, Text
 from triptych_client import Client as ApiClient
 
 Visit = Callable[..., Any]
 USER = "u00001"
-PATHS = ("/", f"/try?user={USER}", f"/people?user={USER}", "/items", "/items?new=1", "/indexes")
+PATHS = (
+    "/",
+    f"/try?user={USER}&where=year%3E%3D2000",
+    f"/map?user={USER}&colour=year",
+    f"/people?user={USER}",
+    "/items",
+    "/items?new=1",
+    "/indexes",
+)
 
 
 def shown(page: Any, selector: str, text: str = "") -> Any:
@@ -46,6 +55,7 @@ def test_try_answers_at_once_and_its_address_can_be_shared(console: str, visit: 
     shown(page, ".t-results > li")
     assert page.locator(".t-results > li").count() == 10
     page.wait_for_url(f"**/try?user={USER}")
+    page.locator(".t-filter summary").click()
     page.get_by_label("Conditions, one a line").fill("year>=")
     shown(page, ".t-failure")
     page.get_by_label("Conditions, one a line").fill("")
@@ -74,9 +84,108 @@ def test_try_by_the_keyboard_alone(console: str, visit: Visit) -> None:
     tab_to(".q-slider[aria-label='How many'] > div")
     page.keyboard.press("ArrowLeft")
     page.wait_for_function("document.querySelectorAll('.t-results > li').length === 9")
+    tab_to(".t-filter summary")
+    page.keyboard.press("Enter")
+    tab_to(".t-boxes .q-checkbox")
+    page.keyboard.press("Space")
+    page.wait_for_url("**kinds=**")
+    tab_to("input[type=number]")
+    page.keyboard.type("2015")
+    page.wait_for_url("**where=year%3E%3D2015**")
+    tab_to("textarea")
+    page.keyboard.press("Control+a")
+    page.keyboard.press("Delete")
+    page.wait_for_function("!location.search.includes('where=')")
+    shown(page, ".t-results > li")
     tab_to(".t-result summary")
     page.keyboard.press("Enter")
     shown(page, ".t-result details ul li")
+
+
+def test_controls_and_lines_of_a_filter_say_the_same(console: str, visit: Visit) -> None:
+    page = visit(f"{console}/try?user={USER}&kinds=video&where=topic%3Dchess%0Ayear%3E%3D2014")
+    shown(page, ".t-results > li")
+    box = page.locator(".t-boxes").filter(has_text="topic").locator(".q-checkbox").filter(has_text="chess")
+    assert box.get_attribute("aria-checked") == "true"
+    assert page.get_by_label("year from").input_value() == "2014"
+    box.click()
+    page.wait_for_function("!location.search.includes('chess')")
+    lines = page.get_by_label("Conditions, one a line")
+    assert lines.input_value() == "year>=2014"
+    page.get_by_label("year to").fill("2020")
+    page.wait_for_url("**year%3C%3D2020**")
+    assert lines.input_value() == "year>=2014\nyear<=2020"
+    page.locator(".t-boxes").first.locator(".q-checkbox").filter(has_text="video").click()
+    page.wait_for_function("!location.search.includes('kinds')")
+
+
+def test_the_map_shows_items_and_a_person_and_opens_an_item(console: str, visit: Visit) -> None:
+    page = visit(f"{console}/map?user={USER}&colour=topic")
+    shown(page, ".t-map[data-points='150']")
+    shown(page, ".t-map-status", "150 items. The axes hold")
+    shown(page, ".t-note", "of the vector lies in this plane")
+    assert page.locator(".t-map-legend label").count() >= 2
+    box = page.locator(".t-map canvas").bounding_box()
+    x, y = page.evaluate("""() => {
+        const map = document.querySelector('.t-map').mapView, { points } = map.state();
+        return map.onScreen(points.places[0], points.places[1]);
+    }""")
+    page.mouse.move(box["x"] + x, box["y"] + y)
+    shown(page, ".t-tip", "·")
+    page.wait_for_function("document.querySelector('.t-tip').textContent.split('·').length === 3")  # a title
+    page.locator(".t-map canvas").focus()
+    before = page.evaluate("document.querySelector('.t-map').mapView.state().view.scale")
+    page.keyboard.press("+")
+    assert page.evaluate("document.querySelector('.t-map').mapView.state().view.scale") > before
+    page.keyboard.press("0")
+    page.mouse.move(5, 5)
+    page.mouse.click(box["x"] + x, box["y"] + y)
+    page.wait_for_url("**/items?item=**")
+
+
+def test_a_map_without_such_an_attribute_or_person_says_so(console: str, visit: Visit) -> None:
+    shown(visit(f"{console}/map?colour=nothing"), ".t-failure", "no item has such an attribute")
+    page = visit(f"{console}/map?user=nobody")
+    shown(page, ".t-note", "Nothing is known of nobody")
+    shown(page, ".t-map[data-points='150']")
+
+
+def test_the_overview_tells_the_last_hour(console: str, visit: Visit, live: Client) -> None:
+    for _ in range(30):
+        live.query(user_id=USER)
+    page = visit(console)
+    shown(page, "h2", "The last hour")
+    shown(page, ".t-minutes figcaption", "Calls a minute")
+    page.wait_for_function("document.querySelector('main').textContent.includes('Retrieval/Query')")
+    shown(page, "h2", "Processes")
+
+
+def test_long_lists_of_a_person_have_pages(console: str, visit: Visit, live: Client) -> None:
+    with ApiClient(live.address) as client:
+        client.append_texts([Text("writer", f"text number {n}") for n in range(120)])
+    page = visit(f"{console}/people?user=writer")
+    shown(page, "summary", "texts: 120").click()
+    page.get_by_role("link", name="Next page").click()
+    shown(page, ".t-note", "Rows 51 to 100")
+    page.get_by_role("link", name="Next page").click()
+    shown(page, ".t-note", "Rows 101 to 120")
+    assert page.get_by_role("link", name="Next page").count() == 0
+    page.get_by_role("link", name="Previous page").click()
+    shown(page, ".t-note", "Rows 51 to 100")
+
+
+def test_two_indexes_answer_side_by_side(
+    small_home: Home, tmp_path: Path, open_console: OpenConsole, visit: Visit, run: Run
+) -> None:
+    home = copy_home(small_home, tmp_path / "home")
+    with server(home) as live, open_console(live.address) as url:
+        first = live.query(user_id=USER).index_id
+        code, _, err = run("reindex", "--home", str(home.path), "--full")
+        assert code == 0, err
+        page = visit(f"{url}/try?user={USER}&compare=1&b.index={first}")
+        shown(page, "[data-setting='2'] .t-results")
+        shown(page, "[data-setting='2'] .t-note", f"Index {first}.")
+        assert first not in page.locator("[data-setting='1'] .t-note").first.inner_text()
 
 
 def test_an_anonymous_person_an_item_and_a_text(console: str, visit: Visit) -> None:

@@ -8,15 +8,17 @@ import pytest
 
 from console.chinese import CHINESE
 from console.words import Words, language_of
+from server.telemetry.alerts import RULES
 
-CONSOLE = Path(__file__).parents[2] / "console"
+ROOT = Path(__file__).parents[2]
 
 
 def sentences() -> set[str]:
     """What the pages say: the first argument of each call of `say`, where it is written there."""
     return {
         node.args[0].value
-        for path in sorted(CONSOLE.rglob("*.py"))
+        for folder in ("console", "charts")
+        for path in sorted((ROOT / folder).rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Call)
         and getattr(node.func, "id", getattr(node.func, "attr", "")) == "say"
@@ -33,6 +35,11 @@ def test_every_sentence_has_a_chinese_one() -> None:
 def test_the_places_of_both_are_the_same() -> None:
     places = re.compile(r"\{(\w+)\}")
     assert [e for e, c in CHINESE.items() if sorted(places.findall(e)) != sorted(places.findall(c))] == []
+
+
+def test_what_the_server_says_of_alerts_has_a_chinese_form() -> None:
+    said = {rule.name for rule in RULES} | {rule.advice for rule in RULES}
+    assert sorted(said - set(CHINESE)) == []
 
 
 @pytest.mark.parametrize(

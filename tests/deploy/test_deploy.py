@@ -132,7 +132,10 @@ def test_the_server_image_runs_as_nobody_special_and_has_no_torch() -> None:
     text = (DEPLOY / "docker" / "Dockerfile").read_text("utf-8")
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
     assert re.search(r"^HEALTHCHECK .*server\.probe", text, re.MULTILINE)
-    assert "pip install --no-cache-dir -c constraints.txt ./clients/python '.[cpu,gateway,traces]'" in text
+    assert (
+        "pip install --no-cache-dir -c constraints.txt ./clients/python '.[cpu,gateway,s3,traces,valkey]'"
+        in text
+    )
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["cpu"]]
     assert not [one for one in wanted if re.match(r"(torch|transformers|sentence|tensorboard)", one)]

@@ -14,6 +14,7 @@ from encoder.dataset import Dataset
 from encoder.runtime import ITEM_GRAPH, USER_GRAPH
 from encoder.tower.closed_form import fit_closed_form
 from encoder.tower.cold_items import fit_content
+from encoder.tower.held_out import held_out_figures
 from encoder.tower.onnx import export_towers, item_graph, user_graph
 from encoder.tower.select import HeldOutScorer, choose_config
 from encoder.tower.tower import Tower, dataset_views
@@ -159,6 +160,31 @@ def test_choice_ends_with_the_best_gates_and_they_stay_above_zero(data: Dataset)
     assert chosen.config.gates[2] > 0
     tower = fit_closed_form(data, chosen.config)
     assert HeldOutScorer(data, "valid").score_tower(tower) == pytest.approx(chosen.ndcg, abs=1e-6)
+
+
+def test_held_out_figures_rank_all_items_and_know_nobody_by_popularity(data: Dataset) -> None:
+    some = replace(data, texts=data.texts.where(data.texts.users % 3 > 0))
+    tower, scorer = fit_closed_form(some, RIDGE), HeldOutScorer(some, "valid")
+    figures = held_out_figures(tower, some, "valid", "valid")
+    assert list(figures["by_view"]) == ["H", "T", "S", "TS", "HTS"]
+    assert (figures["rows"], figures["users"]) == ("valid", len(scorer.users))
+    whole = figures["by_view"]["HTS"]
+    assert whole["ndcg"] == pytest.approx(scorer.score_tower(tower))
+    assert whole["ndcg_ci95"][0] < whole["ndcg"] < whole["ndcg_ci95"][1]
+    views = tower.views(some, scorer.users).only(("T",))
+    scores = tower.vectors(views) @ tower.id_vectors.T
+    scores[scorer.users % 3 == 0] = some.seen.sum(axis=0)
+    scores[scorer.seen.toarray() > 0] = -np.inf
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :20]
+    relevant = scorer.relevant.toarray() > 0
+    found = np.take_along_axis(relevant, best, axis=1).sum(axis=1)
+    assert figures["by_view"]["T"]["recall"] == pytest.approx((found / relevant.sum(axis=1)).mean())
+
+
+def test_held_out_figures_leave_out_what_the_data_lacks(data: Dataset) -> None:
+    alone = replace(data, texts=data.texts.where(np.zeros(USERS - 1, dtype=bool)))
+    figures = held_out_figures(fit_closed_form(alone, RIDGE), alone, "valid", "a tenth of train")
+    assert list(figures["by_view"]) == ["H", "S", "TS", "HTS"]
 
 
 def test_people_on_their_first_visit_have_a_share_in_the_choice_of_gates(data: Dataset) -> None:

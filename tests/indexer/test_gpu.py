@@ -59,6 +59,8 @@ def test_halves_on_a_card_are_looked_at_again(tmp_path: Path) -> None:
 def test_a_cagra_graph_serves_on_the_card_and_on_the_cpu(tmp_path: Path) -> None:
     index = make_index(tmp_path, 4_000, "CAGRA32")
     exact = index.brute_force(queries_of(32), 20)[0]
+    assert index.approximate is not None
+    assert index.approximate._shards[0].referenced_objects[0].ntotal == 4_000  # it reads its vectors
     on_cpu = open_shards([tmp_path / index.index_id / faiss_file(0)], SearchParams(128), cpu=True)
     for rows in (index.search(queries_of(32), 20)[0], on_cpu.search(queries_of(32), 20, SearchParams(128))):
         assert np.mean([len(np.intersect1d(f, e)) for f, e in zip(rows, exact, strict=True)]) >= 0.95 * 20

@@ -7,6 +7,7 @@ from typing import Any
 from scripts.index import check_index, creation_time
 from store.artifact import artifacts, build, read_manifest, read_pointer
 from store.home import Home
+from store.objects import HomeDirectory
 from tests.command_line import Run
 from tests.live_server import flip
 from tests.small_stores import ROWS, make_store
@@ -41,12 +42,12 @@ def test_index_list_marks_what_serves_and_what_is_damaged(home: Home, run: Run) 
 def test_an_index_without_its_model_is_of_no_use(home: Home) -> None:
     (first,) = artifacts(home.indexes)
     model_id = read_manifest(home.indexes / first)["model_id"]
-    assert check_index(home, first).damage is None
+    assert check_index(HomeDirectory(home), first).damage is None
     shutil.rmtree(home.models / model_id)
-    assert check_index(home, first).damage == f"of no use: model {model_id} is missing"
+    assert check_index(HomeDirectory(home), first).damage == f"of no use: model {model_id} is missing"
     with build(home.indexes, "a") as draft:
         draft.facts["kind"] = "export"
-    assert check_index(home, "a").damage == "damaged: it is a 'export', not an index"
+    assert check_index(HomeDirectory(home), "a").damage == "damaged: it is a 'export', not an index"
     assert creation_time("a") == "–"
 
 
@@ -76,4 +77,4 @@ def test_a_home_without_indexes_says_what_to_do(tmp_path: Path, run: Run) -> Non
 def test_index_list_names_a_damaged_file_of_the_user_index(home: Home) -> None:
     directory, _ = described(home)
     flip(directory / "users" / "vectors.safetensors")
-    assert "users/vectors.safetensors" in str(check_index(home, directory.name).damage)
+    assert "users/vectors.safetensors" in str(check_index(HomeDirectory(home), directory.name).damage)

@@ -17,7 +17,17 @@ from triptych_client.addresses import BadAddressError, target_of
 from triptych_client.channel import MAX_MESSAGE_BYTES, connect, metadata_of
 from triptych_client.client import AsyncClient, Client
 from triptych_client.errors import CallError
-from triptych_client.messages import Behavior, Consent, Impression, Item, QueryFields, Text, Tie
+from triptych_client.messages import (
+    Behavior,
+    Consent,
+    Impression,
+    Item,
+    MapOfItems,
+    QueryFields,
+    Text,
+    Tie,
+    UserRows,
+)
 from triptych_client.tls import Tls, TlsFilesError, read_certificates, read_key_pair
 
 __all__ = [
@@ -30,11 +40,13 @@ __all__ = [
     "Consent",
     "Impression",
     "Item",
+    "MapOfItems",
     "QueryFields",
     "Text",
     "Tie",
     "Tls",
     "TlsFilesError",
+    "UserRows",
     "connect",
     "metadata_of",
     "read_certificates",

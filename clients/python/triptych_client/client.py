@@ -10,11 +10,18 @@
 Replies are the messages of triptych_client.pb.v1. A call is repeated with growing pauses, until its timeout,
 while the server cannot be reached, as during a restart, or says that it is busy. Every write carries a
 request id, so it is written once. Streams, and calls that administer the server, are made once.
+
+Where read replicas answer, a query may come before the replica knows of the write before it. A client made
+with `read_own_writes` sends the commit of its last write along with each query, and gets no older answer:
+
+    with Client("replicas:50051", read_own_writes=True) as client:
 """
 
 import asyncio
 import itertools
+import json
 import math
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -43,21 +50,25 @@ from triptych_client.messages import (
     Consent,
     Impression,
     Item,
+    MapOfItems,
     QueryFields,
     Text,
     Tie,
+    UserRows,
     behaviors_message,
     consents_message,
     deletions_message,
     encode_message,
     impressions_message,
     items_message,
+    map_of_items,
     predict_message,
     query_message,
     stream_messages,
     texts_message,
     ties_message,
     user_export,
+    user_rows,
 )
 from triptych_client.pb.v1 import ingest_pb2 as ingest
 from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
@@ -65,6 +76,12 @@ from triptych_client.pb.v1 import triptych_pb2 as pb
 from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
 from triptych_client.tls import Tls, TlsFilesError
 
+_WRITTEN = (
+    ingest.WriteResponse,
+    ingest.StreamResponse,
+    ingest.EraseUserResponse,
+    ingest.ImportFolderResponse,
+)
 _Arguments = ParamSpec("_Arguments")
 _Channel = TypeVar("_Channel", grpc.Channel, grpc.aio.Channel)
 _Request = TypeVar("_Request")
@@ -193,6 +210,7 @@ class Calls(ABC, Generic[_Channel]):
     Attributes:
         address: as given.
         connections: in the order of their turns.
+        commit: the greatest that a write of this client has returned, 0 before the first one.
     """
 
     def __init__(
@@ -205,6 +223,7 @@ class Calls(ABC, Generic[_Channel]):
         token: str | None = None,
         timeout: float = TIMEOUT,
         connections: int = CONNECTIONS,
+        read_own_writes: bool = False,
     ) -> None:
         """Prepare to call host:port, with TLS where a PEM root certificate is given.
 
@@ -216,6 +235,8 @@ class Calls(ABC, Generic[_Channel]):
             token: as `triptych token create` prints it, where the server asks for one.
             timeout: seconds that a call has, repetitions included.
             connections: at most so many are opened, each by its first call.
+            read_own_writes: queries get no answer that is older than this client's last write, whichever
+                replica they reach.
 
         Raises:
             ValueError: fewer than one connection, or something that is no token.
@@ -232,6 +253,9 @@ class Calls(ABC, Generic[_Channel]):
             Connection(self._connect(address, tls)) for _ in range(connections)
         ]
         self._turns = itertools.count()
+        self.commit = 0
+        self._read_own_writes = read_own_writes
+        self._noting = threading.Lock()
         self._timeout = timeout
 
     @property
@@ -244,6 +268,21 @@ class Calls(ABC, Generic[_Channel]):
         """Return the connection whose turn it is."""
         return self.connections[next(self._turns) % len(self.connections)]
 
+    def _since(self, min_commit: int = 0) -> int:
+        """Return the commit that an answer must know of at least."""
+        return max(min_commit, self.commit) if self._read_own_writes else min_commit
+
+    def _query(self, fields: QueryFields) -> pb.QueryRequest:
+        request = query_message(fields)
+        request.min_commit = self._since(request.min_commit)
+        return request
+
+    def _note(self, reply: Any) -> None:
+        """Remember the commit of a write."""
+        if isinstance(reply, _WRITTEN):
+            with self._noting:
+                self.commit = max(self.commit, reply.commit)
+
     @staticmethod
     @abstractmethod
     def _connect(address: str, tls: Tls | None) -> _Channel:
@@ -252,12 +291,12 @@ class Calls(ABC, Generic[_Channel]):
     @call
     def query(self, **fields: Unpack[QueryFields]) -> RemoteCall[pb.QueryResponse]:
         """Return the candidates of one subject; the fields are those of QueryRequest."""
-        return unary(lambda on: on.retrieval.Query, query_message(fields))
+        return unary(lambda on: on.retrieval.Query, self._query(fields))
 
     @call
     def query_batch(self, queries: Sequence[QueryFields]) -> RemoteCall[list[pb.QueryResponse]]:
         """Return the candidates of several subjects, in order."""
-        request = pb.QueryBatchRequest(requests=[query_message(fields) for fields in queries])
+        request = pb.QueryBatchRequest(requests=[self._query(fields) for fields in queries])
         return RemoteCall(lambda on: on.retrieval.QueryBatch, request, lambda reply: list(reply.responses))
 
     @stream
@@ -267,12 +306,16 @@ class Calls(ABC, Generic[_Channel]):
         Queries are drawn as fast as the connection takes them, so a reader who pauses holds the stream up.
         There is no timeout, and a stream that breaks after its first reply is not repeated.
         """
-        return RemoteStream(lambda on: on.retrieval.QueryStream, map(query_message, queries), answer_of)
+        return RemoteStream(lambda on: on.retrieval.QueryStream, map(self._query, queries), answer_of)
 
     @call
-    def encode_user(self, subject: str | pb.Views) -> RemoteCall[pb.EncodeUserResponse]:
+    def encode_user(
+        self, subject: str | pb.Views, *, min_commit: int = 0
+    ) -> RemoteCall[pb.EncodeUserResponse]:
         """Return the vector of a stored user, or of views sent along, and the part of each view in it."""
-        return unary(lambda on: on.retrieval.EncodeUser, encode_message(subject))
+        request = encode_message(subject)
+        request.min_commit = self._since(min_commit)
+        return unary(lambda on: on.retrieval.EncodeUser, request)
 
     @call
     def predict(
@@ -283,12 +326,14 @@ class Calls(ABC, Generic[_Channel]):
         *,
         positions: Sequence[int] = (),
         k: int = 0,
+        min_commit: int = 0,
     ) -> RemoteCall[pb.PredictResponse]:
         """Return what a head says of a stored user, or of views sent along.
 
         By default clicks of the items or, without items, the k most probable categories.
         """
         request = predict_message(subject, item_ids, head, positions, k)
+        request.min_commit = self._since(min_commit)
         return unary(lambda on: on.retrieval.Predict, request)
 
     @call
@@ -326,6 +371,11 @@ class Calls(ABC, Generic[_Channel]):
             item_ids=item_ids, contains=contains, kinds=kinds, after=after, limit=limit, brief=brief
         )
         return unary(lambda on: on.ingest.FindItems, request)
+
+    @call
+    def list_attributes(self) -> RemoteCall[ingest.ListAttributesResponse]:
+        """Return which kinds and attributes the available items have, with frequent values or ranges."""
+        return unary(lambda on: on.ingest.ListAttributes, ingest.ListAttributesRequest())
 
     @call
     def append_behaviors(
@@ -453,6 +503,21 @@ class Calls(ABC, Generic[_Channel]):
         return RemoteCall(lambda on: on.ingest.ExportUser, request, user_export, streams=True)
 
     @call
+    def user_rows(
+        self, user_id: str, *, limit: int = 100, table: str = "", offset: int = 0
+    ) -> RemoteCall[dict[str, UserRows]]:
+        """Return a part of what is stored about a user, by table, for people to look at.
+
+        Args:
+            user_id: of the user.
+            limit: rows of each table, 1 to 1,000.
+            table: only this one; "" for all that have rows.
+            offset: rows of it that are left out: those of the pages before.
+        """
+        request = ingest.ExportUserRequest(user_id=user_id, limit=limit, table=table, offset=offset)
+        return RemoteCall(lambda on: on.ingest.ExportUser, request, user_rows, streams=True)
+
+    @call
     def import_folder(
         self,
         path: Path,
@@ -480,6 +545,28 @@ class Calls(ABC, Generic[_Channel]):
     def status(self) -> RemoteCall[pb.StatusResponse]:
         """Return which index and model serve, how the background workers do, and how much is stored."""
         return unary(lambda on: on.admin.Status, pb.StatusRequest())
+
+    @call
+    def get_figures(self, minutes: int = 0) -> RemoteCall[pb.GetFiguresResponse]:
+        """Return the last minutes, at most and by default 60: calls, latency, what waits, and alerts."""
+        return unary(lambda on: on.admin.GetFigures, pb.GetFiguresRequest(minutes=minutes))
+
+    @call
+    def query_index(self, index_id: str, /, **fields: Unpack[QueryFields]) -> RemoteCall[pb.QueryResponse]:
+        """Return the candidates of one subject from an index that need not serve; fields as of `query`."""
+        request = pb.QueryIndexRequest(index_id=index_id, query=query_message(fields))
+        return unary(lambda on: on.admin.QueryIndex, request, ADMIN_TIMEOUT)
+
+    @call
+    def read_map(self, colour_by: str = "", limit: int = 0) -> RemoteCall[MapOfItems]:
+        """Return the items of the index that serves as points in two dimensions.
+
+        Args:
+            colour_by: an attribute; "" for the kind.
+            limit: points, at most; 0 means 100,000.
+        """
+        request = pb.ReadMapRequest(colour_by=colour_by, limit=limit)
+        return RemoteCall(lambda on: on.admin.ReadMap, request, map_of_items, streams=True)
 
     @call
     def create_export(self) -> RemoteCall[str]:
@@ -511,6 +598,24 @@ class Calls(ABC, Generic[_Channel]):
         request = pb.RollbackIndexRequest()
         return unary(lambda on: on.admin.RollbackIndex, request, ADMIN_TIMEOUT, repeats=False)
 
+    @call
+    def list_models(self, limit: int = 0) -> RemoteCall[list[pb.ModelSummary]]:
+        """Return the newest models of the home, newest first; 50 where no limit is named, up to 1,000."""
+        request = pb.ListModelsRequest(limit=limit)
+        return RemoteCall(lambda on: on.admin.ListModels, request, lambda reply: list(reply.models))
+
+    @call
+    def list_reports(self, limit: int = 0) -> RemoteCall[list[pb.ReportSummary]]:
+        """Return the newest evaluation reports, newest first; 50 where no limit is named, up to 1,000."""
+        request = pb.ListReportsRequest(limit=limit)
+        return RemoteCall(lambda on: on.admin.ListReports, request, lambda reply: list(reply.reports))
+
+    @call
+    def get_report(self, report_id: str) -> RemoteCall[dict[str, Any]]:
+        """Return an evaluation report, as `triptych evaluate --json` writes it."""
+        request = pb.GetReportRequest(report_id=report_id)
+        return RemoteCall(lambda on: on.admin.GetReport, request, lambda reply: json.loads(reply.json))
+
 
 class Client(Calls[grpc.Channel]):
     """Makes calls and waits for them; threads may share one.  `with` closes its connections."""
@@ -537,6 +642,7 @@ class Client(Calls[grpc.Channel]):
                 with errors_of_calls():
                     method = described.method(self._connection())
                     reply = method(described.request, timeout=patience.timeout, metadata=self._metadata)
+                    self._note(reply)
                     return described.result(list(reply) if described.streams else reply)
             except CallError as error:
                 time.sleep(patience.pause(error))
@@ -572,9 +678,9 @@ class AsyncClient(Calls[grpc.aio.Channel]):
                 with errors_of_calls():
                     method = described.method(self._connection())
                     reply = method(described.request, timeout=patience.timeout, metadata=self._metadata)
-                    return described.result(
-                        [part async for part in reply] if described.streams else await reply
-                    )
+                    answer = [part async for part in reply] if described.streams else await reply
+                    self._note(answer)
+                    return described.result(answer)
             except CallError as error:
                 await asyncio.sleep(patience.pause(error))
 

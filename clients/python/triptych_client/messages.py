@@ -109,6 +109,7 @@ class QueryFields(TypedDict, total=False):
     exact: bool
     offset: int
     index_id: str
+    min_commit: int
 
 
 def query_message(fields: QueryFields) -> pb.QueryRequest:
@@ -248,6 +249,57 @@ def user_export(parts: Iterable[ingest.ExportUserResponse]) -> dict[str, list[Ma
                 tables.setdefault(part.table, []).append(json.loads("".join(pieces)))
                 pieces.clear()
     return tables
+
+
+@dataclass(frozen=True)
+class UserRows:
+    """A part of the rows of one table about a user.
+
+    Attributes:
+        rows: the part.
+        total: the number of all of them.
+    """
+
+    rows: list[Mapping[str, object]]
+    total: int
+
+
+def user_rows(parts: Iterable[ingest.ExportUserResponse]) -> dict[str, UserRows]:
+    """Return the rows of a part of an export of a user by table, with the number of all of them."""
+    known = list(parts)
+    rows = user_export(known)
+    totals = {part.table: part.total for part in reversed(known)}  # the first message of a table has it
+    return {table: UserRows(rows.get(table, []), total) for table, total in reversed(totals.items())}
+
+
+@dataclass(frozen=True)
+class MapOfItems:
+    """Items as points in two dimensions, in parallel arrays.
+
+    Attributes:
+        axes: on which vectors of people are placed, too, and what the groups are.
+        item_ids: of the points.
+        places: x and y of each in turn, float32, little-endian.
+        groups: a byte each: the number of its group; 255 where it has none of them.
+    """
+
+    axes: pb.MapAxes
+    item_ids: list[str]
+    places: bytes
+    groups: bytes
+
+
+def map_of_items(parts: Iterable[pb.ReadMapResponse]) -> MapOfItems:
+    """Return the points that several messages brought."""
+    known = list(parts)
+    axes = next((part.axes for part in known if part.HasField("axes")), pb.MapAxes())
+    points = [part.points for part in known if part.HasField("points")]
+    return MapOfItems(
+        axes,
+        [item_id for some in points for item_id in some.item_ids],
+        b"".join(some.places for some in points),
+        b"".join(some.groups for some in points),
+    )
 
 
 def _id_or_new(request_id: str) -> str:

@@ -63,7 +63,9 @@ def measure_overhead(home: Home, work: Work, folder: Path, options: OverheadOpti
         watched = (*_OPTIONS, *traces) if traces else _OPTIONS[:4]
         stack.enter_context(_variable(TOKEN_VARIABLE, secret))  # plain servers do not look at it
         servers: dict[str, ServerUnderTest] = {
-            name: stack.enter_context(own_server(place, 8, options=watched if name == WATCHED else ()))
+            name: stack.enter_context(
+                own_server(place, 8, options=watched if name == WATCHED else ("--no-figures",))
+            )
             for name, place in places.items()
         }
         callers = stack.enter_context(Callers(options.clients, 1))

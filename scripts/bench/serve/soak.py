@@ -2,9 +2,11 @@
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ _PAUSE_SECONDS = 0.2  # between writes
 _ITEMS = 200  # that are put and deleted in turn, so that the home does not grow by them
 _SAMPLES = 120  # of memory, over the whole time
 _MIB = 1 << 20
+_CHILD = "server.processes.child"  # before the role in a command line
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,10 @@ def measure_soak(
         loop = OpenLoop(options.share * peak, options.seconds)
         with _memory(server, options.seconds) as memory, _writing(server.address, item_ids) as written:
             load = callers.measure(server.address, work, loop, server.cpu, tolerant=True)
+    by_role = {role: [one.get(role, 0.0) for one in memory] for role in memory[0]}
     first = int(options.warm_up * len(memory))
-    warm, end = np.median(memory[first : first + 10]), np.median(memory[-10:])
+    warm = {role: float(np.median(series[first : first + 10])) for role, series in by_role.items()}
+    end = {role: float(np.median(series[-10:])) for role, series in by_role.items()}
     log.info("bench soak: done")
     return {
         "seconds": load.seconds,
@@ -79,21 +84,22 @@ def measure_soak(
         "failed": dict(load.failed),
         "writes": written.writes,
         "failed_writes": written.failed,
-        "memory_warm_mib": float(warm),
-        "memory_end_mib": float(end),
-        "memory_growth": float(end / warm),
-        "memory_mib": memory,
+        "memory_warm_mib": sum(warm.values()),
+        "memory_end_mib": sum(end.values()),
+        "memory_growth": sum(end.values()) / sum(warm.values()),
+        "growth_by_role": {role: end[role] / warm[role] for role in warm},
+        "memory_mib": by_role,
     }
 
 
 @contextmanager
-def _memory(server: ServerUnderTest, seconds: float) -> Iterator[list[float]]:
-    """Yield MiB that the processes of a server have for themselves, taken evenly while the block runs."""
-    over, taken = threading.Event(), list[float]()
+def _memory(server: ServerUnderTest, seconds: float) -> Iterator[list[dict[str, float]]]:
+    """Yield MiB that a server's processes have for themselves by role, taken evenly while the block runs."""
+    over, taken = threading.Event(), list[dict[str, float]]()
 
     def take() -> None:
         while True:
-            taken.append(sum(private_bytes(pid) for pid in server.pids) / _MIB)
+            taken.append({role: used / _MIB for role, used in private_bytes(server.pids).items()})
             if over.wait(seconds / _SAMPLES):
                 return
 
@@ -106,13 +112,28 @@ def _memory(server: ServerUnderTest, seconds: float) -> Iterator[list[float]]:
         thread.join()
 
 
-def private_bytes(pid: int) -> int:
-    """Return the bytes that a process and its children share with no other one."""
-    try:
-        parent = psutil.Process(pid)
-        return sum(one.memory_full_info().uss for one in (parent, *parent.children(recursive=True)))
-    except psutil.NoSuchProcess:  # one was replaced
-        return 0
+def private_bytes(pids: Sequence[int]) -> dict[str, int]:
+    """Return the bytes that processes and their children have written for themselves, summed by role.
+
+    Pages of files that only one of them has mapped are not among these: the kernel drops them when it needs
+    room. The role is "owner" or "query" in a server of several processes; "server" is all else.
+    """
+    taken = Counter[str]()
+    for pid in pids:
+        try:
+            parent = psutil.Process(pid)
+            for one in (parent, *parent.children(recursive=True)):
+                words = one.cmdline()
+                role = words[words.index(_CHILD) + 1] if _CHILD in words else "server"
+                taken[role] += _written_bytes(one.pid)
+        except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):  # one was replaced
+            continue
+    return dict(taken)
+
+
+def _written_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8").splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Anonymous:"))
 
 
 @contextmanager

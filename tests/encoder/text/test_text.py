@@ -247,7 +247,7 @@ class DyingEncoder(TextEncoder):
 def test_an_interrupted_run_resumes(
     directory: Path, counting: CountingEncoder, cache: TextCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_cache, "_CHUNK", 2)
+    monkeypatch.setattr(text_cache, "CHUNK", 2)
     texts = ["l", "longer", "long", "longest of them"]
     with pytest.raises(InterruptedError):
         encode_with_cache(DyingEncoder.load(directory, verify=False), cache, texts, "items")

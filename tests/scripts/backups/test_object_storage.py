@@ -8,11 +8,12 @@ from pathlib import Path
 import fsspec.registry  # noqa: F401  # looked up in sys.modules: the package hides it behind a mapping
 import pytest
 
-from scripts.backups.object_storage import ObjectStorage, ObjectStorageError
+from scripts.backups.object_storage import BackupFolder
 from server.app import running
 from server.config import ServerConfig
 from store.artifact import MANIFEST
 from store.home import Home
+from store.objects import ObjectStorage, ObjectStorageError
 from tests.command_line import Run
 from tests.engines.s3 import BUCKET, environment, s3_server
 from tests.small_stores import table_rows
@@ -35,10 +36,10 @@ def url(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
 def test_a_home_restored_from_a_bucket_holds_the_same(home: Home, run: Run, url: str, tmp_path: Path) -> None:
     code, out, err = run("backup", "--home", home.path, "--to", url)
     assert (code, err.count("Error")) == (0, 0)
-    (first,) = ObjectStorage(url).backups()
+    (first,) = BackupFolder(url).backups()
     assert f"backup {url}/{first}: " in out
     code, out, _ = run("backup", "--home", home.path, "--to", f"{url}/")
-    second = ObjectStorage(url).backups()[1]
+    second = BackupFolder(url).backups()[1]
     sent, files = (int(word) for word in out.splitlines()[1].split() if word.isdigit())
     assert (code, 0 < sent < files / 2) == (0, True)  # the fresh export, and what tells of it
     code, out, _ = run("restore", "--from", url, "--home", tmp_path / "copy")
@@ -59,24 +60,24 @@ def test_an_upload_that_does_not_end_is_no_backup(
 ) -> None:
     url = url.replace("[", "-").replace("]", "")
     assert run("backup", "--home", home.path, "--to", url, "--without-index")[0] == 0
-    storage = ObjectStorage(url)
-    (first,), put = storage.backups(), ObjectStorage._put
+    storage = BackupFolder(url)
+    (first,), put = storage.backups(), BackupFolder._put
 
-    def failing(self: ObjectStorage, backup: Path, name: str) -> None:
+    def failing(self: BackupFolder, backup: Path, name: str) -> None:
         if name == MANIFEST:
             if refused:  # from here on, the removal, too
                 patch.setenv("AWS_SECRET_ACCESS_KEY", "another")
-                self._files = ObjectStorage(self.url)._files
+                self.storage = ObjectStorage(self.url)
             else:
                 raise ObjectStorageError(self.url, OSError("the line is dead"))
         put(self, backup, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectStorage, "_put", failing)
+        patch.setattr(BackupFolder, "_put", failing)
         code, _, err = run("backup", "--home", home.path, "--to", url, "--without-index")
     assert (code, "AWS_SECRET_ACCESS_KEY" in err) == (1, True)
     assert storage.backups() == [first]
-    left = [file for file in storage._files.find(storage._root) if first not in file]
+    left = [file for file in storage.storage.files() if first not in file]
     assert bool(left) == refused  # removed where it can be
     code, out, _ = run("restore", "--from", url, "--home", tmp_path / "copy")
     assert (code, f"restored {url}/{first} to" in out) == (0, True)
@@ -88,13 +89,13 @@ def test_a_damaged_backup_does_not_keep_the_next_from_being_whole(
 ) -> None:
     url = url.replace("[", "-").replace("]", "").replace(" ", "-")
     assert run("backup", "--home", home.path, "--to", url)[0] == 0
-    storage = ObjectStorage(url)
+    storage = BackupFolder(url)
     (first,) = storage.backups()
     if damage == "a file is gone":
         name = next(one for one in storage._files_of(first) if one.endswith("vectors.safetensors"))
-        storage._files.rm_file(storage._path(first, name))
+        storage.storage._files.rm_file(storage.storage._path(f"{first}/{name}"))
     else:
-        storage._files.pipe_file(storage._path(first, MANIFEST), b"[]")
+        storage.storage._files.pipe_file(storage.storage._path(f"{first}/{MANIFEST}"), b"[]")
     assert run("backup", "--home", home.path, "--to", url)[0] == 0
     assert run("restore", "--from", url, "--home", tmp_path / "copy")[0] == 0
     assert table_rows(Home(tmp_path / "copy")) == table_rows(home)
@@ -114,7 +115,7 @@ def test_the_extra_that_is_missing_is_named(
 
 def test_a_person_erased_after_a_backup_stays_erased(home: Home, run: Run, url: str, tmp_path: Path) -> None:
     assert run("backup", "--home", home.path, "--to", url, "--without-index")[0] == 0
-    (first,) = ObjectStorage(url).backups()
+    (first,) = BackupFolder(url).backups()
     with running(ServerConfig(home, port=0)) as address, Client(address) as client:
         client.erase_user("u00003")
     assert run("backup", "--home", home.path, "--to", url, "--without-index")[0] == 0
@@ -128,15 +129,15 @@ def test_a_file_that_is_not_what_was_uploaded_is_refused(
     home: Home, run: Run, url: str, tmp_path: Path
 ) -> None:
     assert run("backup", "--home", home.path, "--to", url)[0] == 0
-    storage = ObjectStorage(url)
+    storage = BackupFolder(url)
     (backup_id,) = storage.backups()
     name = next(name for name in storage._files_of(backup_id) if name.endswith("texts.parquet"))
-    raw = bytearray(storage._files.cat_file(storage._path(backup_id, name)))
+    raw = bytearray(storage.storage._files.cat_file(storage.storage._path(f"{backup_id}/{name}")))
     raw[len(raw) // 2] ^= 1
-    storage._files.pipe_file(storage._path(backup_id, name), bytes(raw))
+    storage.storage._files.pipe_file(storage.storage._path(f"{backup_id}/{name}"), bytes(raw))
     code, _, err = run("restore", "--from", url, "--home", tmp_path / "copy")
     assert (code, "texts.parquet: is damaged" in err) == (1, True)
-    storage._files.rm_file(storage._path(backup_id, name))
+    storage.storage._files.rm_file(storage.storage._path(f"{backup_id}/{name}"))
     code, _, err = run("restore", "--from", url, "--home", tmp_path / "copy")
     assert (code, f"{name}: is not in {url}/{backup_id}" in err) == (1, True), err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]

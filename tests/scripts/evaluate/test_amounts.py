@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.image import imread
 
+from charts import chart_html, in_english
+from charts.curves import amount_charts
 from encoder.arrays import Actions, Events
 from encoder.config import VIEWS, TowerConfig
 from encoder.dataset import Dataset
@@ -29,7 +30,6 @@ from scripts.evaluate.amounts import (
     cut_views,
     first_drawn,
 )
-from scripts.evaluate.plots import amounts_figure, save_png
 from scripts.evaluate.protocol import Evaluator
 from scripts.evaluate.tables import amounts_table, gain_mark
 from store.home import Home
@@ -47,10 +47,8 @@ def report(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """The report that the command line writes for the small world."""
     home = copy_home(small_home, tmp_path_factory.mktemp("amounts") / "home")
     path = home.path / "out.json"
-    evaluate_command(home.path, json_path=path)
-    (plot,) = home.reports.glob("*-amounts.png")
-    assert imread(plot).std() > 0.05  # something is drawn
-    html = next(home.reports.glob("*.html")).read_text("utf-8")
+    evaluate_command(str(home.path), json_path=path)
+    html = next(home.reports.glob("*/report.html")).read_text("utf-8")
     assert [f"{element} cut to n" in html for element in ("H, items", "T, texts", "S, friends")] == [True] * 3
     written: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return written
@@ -219,9 +217,7 @@ def test_n_0_of_a_history_alone_is_the_fallback_of_serving(
     assert report["by_history"]["0"]["H"]["20"] == popular
 
 
-def test_data_without_texts_and_friends_still_tell_what_a_history_gives(
-    measured: Evaluator, tmp_path: Path
-) -> None:
+def test_data_without_texts_and_friends_still_tell_what_a_history_gives(measured: Evaluator) -> None:
     data = measured.data
     bare = replace(
         data,
@@ -238,19 +234,19 @@ def test_data_without_texts_and_friends_still_tell_what_a_history_gives(
     assert recalls[-1] > recalls[0]
     table = amounts_table(figures, "H")
     assert table.row_count == len(KEYS)
-    whole = figures | {"dataset": "d", "split": "test", "users": 1}
-    save_png(amounts_figure(whole), tmp_path / "plot.png")
-    assert imread(tmp_path / "plot.png").std() > 0.05
+    (chart,) = amount_charts([figures], in_english, ("",))
+    assert [line.name for line in chart.panels[0].lines] == ["history", "history + text + friends"]
 
 
-def test_over_nobody_the_figures_are_null_and_the_table_has_gaps(measured: Evaluator, tmp_path: Path) -> None:
+def test_over_nobody_the_figures_are_null_and_the_table_has_gaps(measured: Evaluator) -> None:
     figures = amount_figures(measured, np.zeros(len(measured.users), dtype=bool))
     assert figures["cut"]["users"] == 0
     assert figures["by_history"]["1"]["HTS"]["20"]["recall"] is None
     json.dumps(figures, allow_nan=False)
     assert amounts_table(figures, "H").row_count == len(KEYS)
-    figure = amounts_figure(figures | {"dataset": "d", "split": "test", "users": 0})
-    save_png(figure, tmp_path / "plot.png")
+    for chart in amount_charts([figures], in_english, ("",)):
+        assert [panel.lines for panel in chart.panels] == [(), ()]
+        assert "<svg" in chart_html(chart, in_english)
 
 
 def test_a_gain_is_marked_where_its_interval_excludes_0() -> None:
@@ -266,4 +262,4 @@ def test_the_command_prints_the_tables(small_home: Home, tmp_path: Path, run: Ru
     assert code == 0
     assert "H, items cut to n, " in out
     assert "S, friends cut to n, " in out
-    assert "-amounts.png" in out
+    assert "report.html" in out

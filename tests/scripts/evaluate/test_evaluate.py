@@ -32,12 +32,15 @@ from encoder.train import train
 from indexer.publish import LoadedIndex, current_index, load_index, publish
 from indexer.reindex import reindex
 from scripts import cli
+from scripts.evaluate.page import page_html
 from scripts.evaluate.protocol import Evaluator, NothingHeldOutError, NothingToFindError
 from scripts.evaluate.report import evaluate
-from scripts.evaluate.tables import write_tables
+from scripts.evaluate.tables import print_tables
+from store.artifact import artifacts, verify
 from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
+from store.reports import read_report
 from store.store import Store
 from tests.live_server import copy_home
 
@@ -75,9 +78,10 @@ def small_report(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> 
             cli.main()
     assert ended.value.code == 0
     report: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    kept = home.reports / f"evaluate-test-{report['index_id']}.json"
-    assert json.loads(kept.read_text("utf-8")) == report
-    assert kept.with_suffix(".html").read_text("utf-8").startswith("<!DOCTYPE html>")
+    (kept,) = artifacts(home.reports)
+    assert verify(home.reports / kept)["index_id"] == report["index_id"]
+    assert json.loads(read_report(home, kept)) == report
+    assert (home.reports / kept / "report.html").read_text("utf-8").startswith("<!DOCTYPE html>")
     return report
 
 
@@ -388,7 +392,7 @@ def test_without_text_and_without_a_valid_split(variant: Any, capsys: pytest.Cap
 
     home = variant("no_text", change, TrainOptions(dims=(16,)))
     report = report_of(home)
-    write_tables(report, home.path / "report.html")
+    print_tables(report)
     assert "absent from the data: T" in capsys.readouterr().out
     assert report["views_in_data"] == {"H": True, "T": False, "S": True}
     assert report["by_view"]["T"] is None
@@ -406,7 +410,7 @@ def test_without_friends_and_with_users_left_out_of_training(
         "no_social", lambda name, t: None if name == "social" else t, quick(left_out=LeftOutShares(users=0.3))
     )
     report = report_of(home, baselines=True)
-    write_tables(report, home.path / "report.html")
+    print_tables(report)
     assert "users never trained on" in capsys.readouterr().out
     assert report["views_in_data"]["S"] is False
     assert report["by_view"]["S"] is None
@@ -429,7 +433,7 @@ def test_new_items_are_ranked_among_all_and_told_apart(
     shares = LeftOutShares(items=0.2, seed=1)
     home = variant("new_items", lambda _, table: table, quick(left_out=shares))
     report = report_of(home)
-    write_tables(report, home.path / "report.html")
+    print_tables(report)
     said, figures = capsys.readouterr().out, report["new_items"]
     assert f"new items: {figures['items']} that training never saw" in said
     assert list(figures["by_content"]) == ["text", "text+attributes"]
@@ -502,7 +506,7 @@ def test_a_report_over_nobody_is_null_not_nan(variant: Any, capsys: pytest.Captu
     assert report["k"]["20"]["recall"] is None
     assert report["k"]["20"]["recall_ci95"] == [None, None]
     json.dumps(report, allow_nan=False)
-    write_tables(report, home.path / "report.html")
+    assert "–" in page_html(report, print_tables(report))
     assert "–" in capsys.readouterr().out
 
 

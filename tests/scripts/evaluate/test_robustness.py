@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.image import imread
 
+from charts import chart_html, in_english, report_charts
+from charts.curves import robustness_chart
 from encoder.config import VIEWS
 from encoder.views import ViewBatch
 from indexer.publish import current_index, load_index
 from scripts import cli
-from scripts.evaluate.plots import robustness_figure, save_png
 from scripts.evaluate.protocol import Evaluator
 from scripts.evaluate.report import evaluate
 from scripts.evaluate.robustness import (
@@ -28,7 +28,7 @@ from scripts.evaluate.robustness import (
     perturbed_views,
     robustness_figures,
 )
-from scripts.evaluate.tables import robustness_table, write_tables
+from scripts.evaluate.tables import print_tables, robustness_table
 from store.home import Home
 from tests.live_server import copy_home
 
@@ -195,30 +195,30 @@ def test_only_views_that_are_on_are_perturbed(measured: Evaluator) -> None:
     assert block["by_view"]["T"][REMOVED]["100"] == expected  # what serving falls back to
 
 
-def test_over_nobody_the_table_and_the_plot_have_gaps(measured: Evaluator, tmp_path: Path) -> None:
+def test_over_nobody_the_table_and_the_chart_have_gaps(measured: Evaluator) -> None:
     evaluator = measured
     block = robustness_figures(evaluator, ("S",), ~everybody(evaluator))
     assert block["by_view"]["S"][NOISE]["10"]["recall"] is None
     json.dumps(block, allow_nan=False)
     assert robustness_table(block).row_count == 9
-    report = {"robustness": block, "dataset": "d", "split": "test", "users": 0, "views": "S"}
-    save_png(robustness_figure(report), tmp_path / "plot.png")
-    assert imread(tmp_path / "plot.png").shape[0] > 500
+    (chart,) = robustness_chart([{"robustness": block}], in_english, ("",))
+    assert [panel.lines for panel in chart.panels] == [(), ()]
+    assert "<svg" in chart_html(chart, in_english)
 
 
-def test_without_a_view_to_perturb_there_is_a_table_and_no_plot_of_it(
+def test_without_a_view_to_perturb_there_is_a_table_and_no_chart_of_it(
     small_home: Home, tmp_path: Path
 ) -> None:
     home = copy_home(small_home, tmp_path / "home")
     pair = load_index(home, current_index(home).name)
     report = evaluate(home, pair, "test", VIEWS, baselines=False, exact=False)
     block = {"seed": 0, "k": 20, "unchanged": report["k"]["20"], "by_view": {}}
-    write_tables(report | {"robustness": block}, tmp_path / "report.html")
-    assert "unchanged" in (tmp_path / "report.html").read_text("utf-8")
-    assert not list(tmp_path.glob("*robustness.png"))
+    report |= {"robustness": block}
+    assert "unchanged" in print_tables(report)
+    assert "robustness" not in [chart.key for chart in report_charts([report], in_english)]
 
 
-def test_the_command_writes_the_block_the_table_and_the_plot(
+def test_the_command_writes_the_block_the_table_and_the_chart(
     small_home: Home,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -241,9 +241,6 @@ def test_the_command_writes_the_block_the_table_and_the_plot(
         assert modes[REMOVED]["100"] == report["by_view"][OTHERS[view]]["20"]
     out = capsys.readouterr().out
     assert "H, events" in out
-    (plot,) = home.reports.glob("*-robustness.png")
-    assert f"plot: {plot}" in out
-    assert "H, events" in next(home.reports.glob("*.html")).read_text("utf-8")
-    pixels = imread(plot)
-    assert pixels.shape[1] > pixels.shape[0] > 500
-    assert pixels.std() > 0.05  # something is drawn
+    (page,) = home.reports.glob("*/report.html")
+    assert f"report: {page.parent} (report.json, report.html)" in out
+    assert "H, events" in page.read_text("utf-8")

@@ -69,10 +69,11 @@ def test_every_method_of_ours_has_a_scope() -> None:
 def test_a_token_that_sees_a_part_of_the_items_is_told_of_no_others(file: TokenFile) -> None:
     _, part = file.create(("query",), NOW, filter={"kinds": ["film"]})
     _, all_ = file.create(("query",), NOW)
-    find = "/triptych.v1.Ingest/FindItems"
-    assert Access(file).authorise(find, bearer(all_)) is not None
-    with pytest.raises(ItemsHiddenError, match="sees a part of the items"):
-        Access(file).authorise(find, bearer(part))
+    for name in ("FindItems", "ListAttributes"):
+        find = f"/triptych.v1.Ingest/{name}"
+        assert Access(file).authorise(find, bearer(all_)) is not None
+        with pytest.raises(ItemsHiddenError, match="sees a part of the items"):
+            Access(file).authorise(find, bearer(part))
     assert Access(file).authorise(QUERY, bearer(part)) is not None
 
 

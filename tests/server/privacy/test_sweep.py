@@ -157,6 +157,9 @@ def asks(sweep: Sweep) -> None:
     sweep.call(
         "FindItems", ingest.FindItemsRequest(contains=PERSON), ingest.FindItemsRequest(contains="x" * 257)
     )
+    sweep.call("ListAttributes", ingest.ListAttributesRequest())
+    for wrong in ({"table": PERSON}, {"limit": 2_000}, {"offset": 1}):
+        sweep.call("ExportUser", ingest.ExportUserRequest(user_id=PERSON, **wrong))
     parts = sweep.call("ExportUser", ingest.ExportUserRequest(user_id=PERSON))
     rows = [json.loads(row) for part in parts for row in part.rows if part.table == "texts"]
     assert rows
@@ -166,10 +169,21 @@ def asks(sweep: Sweep) -> None:
 def streams(sweep: Sweep) -> None:
     """Make the calls that concern the whole server."""
     sweep.said += [str(one) for one in sweep.call("Status", pb.StatusRequest())]
+    sweep.said += [str(one) for one in sweep.call("GetFigures", pb.GetFiguresRequest())]
+    index_id = sweep.call("ListIndexes", pb.ListIndexesRequest())[0].indexes[0].index_id
+    asked = pb.QueryRequest(user_id=PERSON, k=5_000), pb.QueryRequest(text=ASKED, offset=1)
+    sweep.call("QueryIndex", *(pb.QueryIndexRequest(index_id=index_id, query=one) for one in asked))
+    sweep.call(
+        "QueryIndex", pb.QueryIndexRequest(index_id="no such index", query=pb.QueryRequest(user_id=PERSON))
+    )
+    sweep.call("ReadMap", pb.ReadMapRequest(), pb.ReadMapRequest(colour_by=SAID))
     sweep.call("CreateExport", pb.CreateExportRequest())
     sweep.call("PublishIndex", pb.PublishIndexRequest(index_id="no such index"))
     sweep.call("RollbackIndex", pb.RollbackIndexRequest())
     sweep.call("ListIndexes", pb.ListIndexesRequest())
+    sweep.call("ListModels", pb.ListModelsRequest())
+    sweep.call("ListReports", pb.ListReportsRequest())
+    sweep.call("GetReport", pb.GetReportRequest(report_id="no such report"))
 
 
 def imports(sweep: Sweep, folder: Path) -> None:

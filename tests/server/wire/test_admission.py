@@ -113,6 +113,7 @@ def test_every_method_has_a_kind() -> None:
         "Watch",
         "ServerReflectionInfo",
         "CreateExport",
+        "ReadMap",
     )
     assert len({kinds[name] for name in alone} | {"queries", "writes", "write streams"}) == len(alone) + 3
 

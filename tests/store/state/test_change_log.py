@@ -54,10 +54,13 @@ def test_a_rebuild_changes_all_users_and_so_does_an_entry_of_too_many(state: Use
         draft.put("events", "ann", b"rows")
     many = EntryDraft()
     for number in range(MOST_USERS + 1):
-        many.changed(f"user-{number}")
+        many.changed(f"user-{number}", texts=False)
 
     assert entries(state) == [LogEntry(1, None)]
-    assert many.users is None
+    committed = many.committed(2)
+    assert committed.entry == LogEntry(2, None)
+    assert committed.users is not None
+    assert len(committed.users) == MOST_USERS + 1
 
 
 def test_the_head_counts_the_codes_that_rows_may_hold(state: UserState) -> None:

@@ -127,8 +127,9 @@ def test_another_store_with_as_many_commits_is_told_apart(
 ) -> None:
     bring_up_to_date(store, state)
     with Store.open(tmp_path / "other.duckdb") as other:
-        with other.writing():
-            pass
+        for _ in range(store.last_commit.sequence):
+            with other.writing():
+                pass
         assert other.last_commit.sequence == store.last_commit.sequence
         bring_up_to_date(other, state)
     assert state_of(state, "ann") == expected_state(UserViews())

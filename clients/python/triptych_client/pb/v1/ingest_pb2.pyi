@@ -9,6 +9,7 @@ from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
 import sys
@@ -20,6 +21,29 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _AttributeType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttributeTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttributeType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTRIBUTE_TYPE_UNSPECIFIED: _AttributeType.ValueType  # 0
+    ATTRIBUTE_TYPE_TEXT: _AttributeType.ValueType  # 1
+    ATTRIBUTE_TYPE_NUMBER: _AttributeType.ValueType  # 2
+    ATTRIBUTE_TYPE_TRUTH: _AttributeType.ValueType  # 3
+    ATTRIBUTE_TYPE_TIME: _AttributeType.ValueType  # 4
+    """texts that are dates or times"""
+
+class AttributeType(_AttributeType, metaclass=_AttributeTypeEnumTypeWrapper): ...
+
+ATTRIBUTE_TYPE_UNSPECIFIED: AttributeType.ValueType  # 0
+ATTRIBUTE_TYPE_TEXT: AttributeType.ValueType  # 1
+ATTRIBUTE_TYPE_NUMBER: AttributeType.ValueType  # 2
+ATTRIBUTE_TYPE_TRUTH: AttributeType.ValueType  # 3
+ATTRIBUTE_TYPE_TIME: AttributeType.ValueType  # 4
+"""texts that are dates or times"""
+Global___AttributeType: _TypeAlias = AttributeType  # noqa: Y015
 
 @_typing.final
 class ItemRow(_message.Message):
@@ -747,6 +771,7 @@ class WriteResponse(_message.Message):
     REPEATED_REQUEST_FIELD_NUMBER: _builtins.int
     WITHOUT_TEXT_FIELD_NUMBER: _builtins.int
     MASKED_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
     inserted: _builtins.int
     updated: _builtins.int
     unchanged: _builtins.int
@@ -756,6 +781,8 @@ class WriteResponse(_message.Message):
     """Available items written with neither title nor text: unless a model knows events with them, or something of
     their attributes or vector, filters and the popularity fallback find them, and no search does.
     """
+    commit: _builtins.int
+    """A number that grows with every write, over restarts, too: a query with it as min_commit knows of this write."""
     @_builtins.property
     def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRow]: ...
     @_builtins.property
@@ -772,10 +799,11 @@ class WriteResponse(_message.Message):
         repeated_request: _builtins.bool = ...,
         without_text: _builtins.int = ...,
         masked: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "masked", b"masked", "rejected", b"rejected", "repeated_request", b"repeated_request", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "inserted", b"inserted", "masked", b"masked", "rejected", b"rejected", "repeated_request", b"repeated_request", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -814,6 +842,7 @@ class StreamResponse(_message.Message):
     REPEATED_REQUESTS_FIELD_NUMBER: _builtins.int
     WITHOUT_TEXT_FIELD_NUMBER: _builtins.int
     MASKED_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
     requests: _builtins.int
     inserted: _builtins.int
     updated: _builtins.int
@@ -822,6 +851,8 @@ class StreamResponse(_message.Message):
     repeated_requests: _builtins.int
     without_text: _builtins.int
     """as in WriteResponse"""
+    commit: _builtins.int
+    """likewise, of the last request"""
     @_builtins.property
     def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedRow]:
         """the first 10,000"""
@@ -842,10 +873,11 @@ class StreamResponse(_message.Message):
         repeated_requests: _builtins.int = ...,
         without_text: _builtins.int = ...,
         masked: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inserted", b"inserted", "masked", b"masked", "rejected", b"rejected", "rejected_rows", b"rejected_rows", "repeated_requests", b"repeated_requests", "requests", b"requests", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "inserted", b"inserted", "masked", b"masked", "rejected", b"rejected", "rejected_rows", b"rejected_rows", "repeated_requests", b"repeated_requests", "requests", b"requests", "unchanged", b"unchanged", "updated", b"updated", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -920,6 +952,152 @@ class FindItemsResponse(_message.Message):
 Global___FindItemsResponse: _TypeAlias = FindItemsResponse  # noqa: Y015
 
 @_typing.final
+class ListAttributesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAttributesRequest: _TypeAlias = ListAttributesRequest  # noqa: Y015
+
+@_typing.final
+class ValueCount(_message.Message):
+    """A value as text (true and false for truth values), and how many items have it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    items: _builtins.int
+    def __init__(
+        self,
+        *,
+        value: _builtins.str = ...,
+        items: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValueCount: _TypeAlias = ValueCount  # noqa: Y015
+
+@_typing.final
+class AttributeSummary(_message.Message):
+    """Values of one type of an attribute; an attribute with values of several types is listed once for each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    FREQUENT_FIELD_NUMBER: _builtins.int
+    LEAST_FIELD_NUMBER: _builtins.int
+    GREATEST_FIELD_NUMBER: _builtins.int
+    WHOLE_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """as filters name it"""
+    type: Global___AttributeType.ValueType
+    items: _builtins.int
+    """that have it"""
+    values: _builtins.int
+    """different ones, about"""
+    least: _builtins.float
+    """of numbers"""
+    greatest: _builtins.float
+    whole: _builtins.bool
+    """all numbers are integers"""
+    @_builtins.property
+    def frequent(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValueCount]:
+        """of texts and truth values, the most frequent first, at most 20 of at most 200 bytes"""
+
+    @_builtins.property
+    def first(self) -> _timestamp_pb2.Timestamp:
+        """of times"""
+
+    @_builtins.property
+    def last(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: Global___AttributeType.ValueType = ...,
+        items: _builtins.int = ...,
+        values: _builtins.int = ...,
+        frequent: _abc.Iterable[Global___ValueCount] | None = ...,
+        least: _builtins.float | None = ...,
+        greatest: _builtins.float | None = ...,
+        whole: _builtins.bool = ...,
+        first: _timestamp_pb2.Timestamp | None = ...,
+        last: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_greatest", b"_greatest", "_least", b"_least", "first", b"first", "greatest", b"greatest", "last", b"last", "least", b"least"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_greatest", b"_greatest", "_least", b"_least", "first", b"first", "frequent", b"frequent", "greatest", b"greatest", "items", b"items", "last", b"last", "least", b"least", "name", b"name", "type", b"type", "values", b"values", "whole", b"whole"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__greatest: _TypeAlias = _typing.Literal["greatest"]  # noqa: Y015
+    _WhichOneofArgType__greatest: _TypeAlias = _typing.Literal["_greatest", b"_greatest"]  # noqa: Y015
+    _WhichOneofReturnType__least: _TypeAlias = _typing.Literal["least"]  # noqa: Y015
+    _WhichOneofArgType__least: _TypeAlias = _typing.Literal["_least", b"_least"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__greatest) -> _WhichOneofReturnType__greatest | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__least) -> _WhichOneofReturnType__least | None: ...
+
+Global___AttributeSummary: _TypeAlias = AttributeSummary  # noqa: Y015
+
+@_typing.final
+class ListAttributesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    LOOKED_AT_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    MORE_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    items: _builtins.int
+    """available ones"""
+    looked_at: _builtins.int
+    """fewer where they are too many: what is counted is of these"""
+    more_attributes: _builtins.bool
+    """there are others"""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValueCount]:
+        """at most 100, the most frequent first"""
+
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeSummary]:
+        """those that most items have first, at most 100"""
+
+    def __init__(
+        self,
+        *,
+        items: _builtins.int = ...,
+        looked_at: _builtins.int = ...,
+        kinds: _abc.Iterable[Global___ValueCount] | None = ...,
+        attributes: _abc.Iterable[Global___AttributeSummary] | None = ...,
+        more_attributes: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "items", b"items", "kinds", b"kinds", "looked_at", b"looked_at", "more_attributes", b"more_attributes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAttributesResponse: _TypeAlias = ListAttributesResponse  # noqa: Y015
+
+@_typing.final
 class EraseUserRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -966,6 +1144,9 @@ class EraseUserResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     UNKNOWN_MODELS_FIELD_NUMBER: _builtins.int
     INDEXES_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
+    commit: _builtins.int
+    """as in WriteResponse"""
     @_builtins.property
     def removed(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """rows by table, and "rejects", "text_vectors" """
@@ -991,10 +1172,11 @@ class EraseUserResponse(_message.Message):
         models: _abc.Iterable[_builtins.str] | None = ...,
         unknown_models: _abc.Iterable[_builtins.str] | None = ...,
         indexes: _abc.Iterable[_builtins.str] | None = ...,
+        commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexes", b"indexes", "models", b"models", "removed", b"removed", "unknown_models", b"unknown_models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "indexes", b"indexes", "models", b"models", "removed", b"removed", "unknown_models", b"unknown_models"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1005,15 +1187,27 @@ class ExportUserRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
+    limit: _builtins.int
+    """A part, for people to look at: of each table at most so many rows, up to 1,000, in its order; 0 means all of them."""
+    table: _builtins.str
+    """only this table"""
+    offset: _builtins.int
+    """leaves out so many rows; with a limit and a table"""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        table: _builtins.str = ...,
+        offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "offset", b"offset", "table", b"table", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1026,10 +1220,13 @@ class ExportUserResponse(_message.Message):
     TABLE_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     UNFINISHED_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
     table: _builtins.str
     """behaviors, texts, social, impressions, consents, named_by, rejects, models, indexes"""
     unfinished: _builtins.bool
     """the last of rows goes on as the first row of the next message"""
+    total: _builtins.int
+    """rows of the table, where a limit was given"""
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """JSON objects"""
@@ -1040,10 +1237,11 @@ class ExportUserResponse(_message.Message):
         table: _builtins.str = ...,
         rows: _abc.Iterable[_builtins.str] | None = ...,
         unfinished: _builtins.bool = ...,
+        total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "table", b"table", "unfinished", b"unfinished"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "table", b"table", "total", b"total", "unfinished", b"unfinished"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1101,8 +1299,11 @@ class ImportFolderResponse(_message.Message):
     IMPORT_ID_FIELD_NUMBER: _builtins.int
     TABLES_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
     import_id: _builtins.str
     seconds: _builtins.float
+    commit: _builtins.int
+    """as in WriteResponse"""
     @_builtins.property
     def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableReport]: ...
     def __init__(
@@ -1111,10 +1312,11 @@ class ImportFolderResponse(_message.Message):
         import_id: _builtins.str = ...,
         tables: _abc.Iterable[Global___TableReport] | None = ...,
         seconds: _builtins.float = ...,
+        commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["import_id", b"import_id", "seconds", b"seconds", "tables", b"tables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "import_id", b"import_id", "seconds", b"seconds", "tables", b"tables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

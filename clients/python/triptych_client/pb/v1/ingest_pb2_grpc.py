@@ -89,6 +89,11 @@ class IngestStub:
                 request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.FindItemsRequest.SerializeToString,
                 response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.FindItemsResponse.FromString,
                 _registered_method=True)
+        self.ListAttributes = channel.unary_unary(
+                '/triptych.v1.Ingest/ListAttributes',
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ListAttributesRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ListAttributesResponse.FromString,
+                _registered_method=True)
         self.StreamItems = channel.stream_unary(
                 '/triptych.v1.Ingest/StreamItems',
                 request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.PutItemsRequest.SerializeToString,
@@ -213,7 +218,16 @@ class IngestServicer:
 
     def FindItems(self, request, context):
         """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told.
-        A token with a filter may not call this.
+        A token that has neither the scope ingest nor admin is told of available items alone, which queries can find, too;
+        one with a filter may not call this.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAttributes(self, request, context):
+        """Kinds and attributes of the available items, with their most frequent values or their range: what filters can ask
+        for. Of more than 200,000 items those of a sample. A token with a filter may not call this.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -332,6 +346,11 @@ def add_IngestServicer_to_server(servicer, server):
                     servicer.FindItems,
                     request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.FindItemsRequest.FromString,
                     response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.FindItemsResponse.SerializeToString,
+            ),
+            'ListAttributes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAttributes,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ListAttributesRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ListAttributesResponse.SerializeToString,
             ),
             'StreamItems': grpc.stream_unary_rpc_method_handler(
                     servicer.StreamItems,
@@ -615,6 +634,33 @@ class Ingest:
             '/triptych.v1.Ingest/FindItems',
             triptych__client_dot_pb_dot_v1_dot_ingest__pb2.FindItemsRequest.SerializeToString,
             triptych__client_dot_pb_dot_v1_dot_ingest__pb2.FindItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAttributes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Ingest/ListAttributes',
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ListAttributesRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ListAttributesResponse.FromString,
             options,
             channel_credentials,
             insecure,

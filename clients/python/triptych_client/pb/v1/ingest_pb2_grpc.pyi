@@ -69,7 +69,12 @@ class IngestStub:
     """
     FindItems: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.FindItemsRequest, _ingest_pb2.FindItemsResponse]
     """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told.
-    A token with a filter may not call this.
+    A token that has neither the scope ingest nor admin is told of available items alone, which queries can find, too;
+    one with a filter may not call this.
+    """
+    ListAttributes: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.ListAttributesRequest, _ingest_pb2.ListAttributesResponse]
+    """Kinds and attributes of the available items, with their most frequent values or their range: what filters can ask
+    for. Of more than 200,000 items those of a sample. A token with a filter may not call this.
     """
     StreamItems: _grpc.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
@@ -137,7 +142,12 @@ class IngestAsyncStub(IngestStub):
     """
     FindItems: _aio.UnaryUnaryMultiCallable[_ingest_pb2.FindItemsRequest, _ingest_pb2.FindItemsResponse]  # type: ignore[assignment]
     """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told.
-    A token with a filter may not call this.
+    A token that has neither the scope ingest nor admin is told of available items alone, which queries can find, too;
+    one with a filter may not call this.
+    """
+    ListAttributes: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ListAttributesRequest, _ingest_pb2.ListAttributesResponse]  # type: ignore[assignment]
+    """Kinds and attributes of the available items, with their most frequent values or their range: what filters can ask
+    for. Of more than 200,000 items those of a sample. A token with a filter may not call this.
     """
     StreamItems: _aio.StreamUnaryMultiCallable[_ingest_pb2.PutItemsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     """The same as client streams. Every request of a stream is written on its own, several at a time, and by its own
@@ -250,7 +260,18 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_pb2.FindItemsResponse, _abc.Awaitable[_ingest_pb2.FindItemsResponse]]:
         """Items as they are stored, in the order of their ids, for people to look at; vectors that callers brought are not told.
-        A token with a filter may not call this.
+        A token that has neither the scope ingest nor admin is told of available items alone, which queries can find, too;
+        one with a filter may not call this.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAttributes(
+        self,
+        request: _ingest_pb2.ListAttributesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_pb2.ListAttributesResponse, _abc.Awaitable[_ingest_pb2.ListAttributesResponse]]:
+        """Kinds and attributes of the available items, with their most frequent values or their range: what filters can ask
+        for. Of more than 200,000 items those of a sample. A token with a filter may not call this.
         """
 
     @_abc_1.abstractmethod

@@ -530,6 +530,7 @@ class QueryRequest(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     INDEX_ID_FIELD_NUMBER: _builtins.int
+    MIN_COMMIT_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """at most 256 bytes"""
     item_id: _builtins.str
@@ -568,6 +569,10 @@ class QueryRequest(_message.Message):
     """
     index_id: _builtins.str
     """Of the first page: where another index serves by now, the answer is FAILED_PRECONDITION, INDEX_CHANGED."""
+    min_commit: _builtins.int
+    """The answer knows of every write up to this commit, which a write returns; 0 for any state. A server that is not so
+    far waits for two seconds at most, then UNAVAILABLE, COMMIT_NOT_REACHED. Of a batch the greatest one counts for all.
+    """
     @_builtins.property
     def views(self) -> Global___Views: ...
     @_builtins.property
@@ -603,10 +608,11 @@ class QueryRequest(_message.Message):
         target: Global___Target.ValueType = ...,
         offset: _builtins.int = ...,
         index_id: _builtins.str = ...,
+        min_commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_min_score", b"_min_score", "_text_query", b"_text_query", "_text_query_weight", b"_text_query_weight", "diversity", b"diversity", "exclude_seen", b"exclude_seen", "filter", b"filter", "item_id", b"item_id", "min_score", b"min_score", "subject", b"subject", "text", b"text", "text_query", b"text_query", "text_query_weight", b"text_query_weight", "user_id", b"user_id", "vector", b"vector", "view_weights", b"view_weights", "views", b"views"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_min_score", b"_min_score", "_text_query", b"_text_query", "_text_query_weight", b"_text_query_weight", "diversity", b"diversity", "exact", b"exact", "exclude_seen", b"exclude_seen", "explain", b"explain", "filter", b"filter", "index_id", b"index_id", "item_id", b"item_id", "k", b"k", "min_score", b"min_score", "offset", b"offset", "subject", b"subject", "target", b"target", "text", b"text", "text_query", b"text_query", "text_query_weight", b"text_query_weight", "user_id", b"user_id", "vector", b"vector", "view_weights", b"view_weights", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_min_score", b"_min_score", "_text_query", b"_text_query", "_text_query_weight", b"_text_query_weight", "diversity", b"diversity", "exact", b"exact", "exclude_seen", b"exclude_seen", "explain", b"explain", "filter", b"filter", "index_id", b"index_id", "item_id", b"item_id", "k", b"k", "min_commit", b"min_commit", "min_score", b"min_score", "offset", b"offset", "subject", b"subject", "target", b"target", "text", b"text", "text_query", b"text_query", "text_query_weight", b"text_query_weight", "user_id", b"user_id", "vector", b"vector", "view_weights", b"view_weights", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
     _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
@@ -720,12 +726,15 @@ class QueryResponse(_message.Message):
     QUERY_SHARES_FIELD_NUMBER: _builtins.int
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
     USER_IDS_FIELD_NUMBER: _builtins.int
+    STATE_AGE_SECONDS_FIELD_NUMBER: _builtins.int
     fallback: Global___Fallback.ValueType
     exact: _builtins.bool
     """whether every item was compared"""
     query_id: _builtins.str
     model_id: _builtins.str
     index_id: _builtins.str
+    state_age_seconds: _builtins.float
+    """Of a read replica: seconds since it last knew that it had every commit, 0 or more. Not set by other servers, which always have."""
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -777,12 +786,15 @@ class QueryResponse(_message.Message):
         query_shares: _abc.Iterable[_builtins.float] | None = ...,
         explanations: _abc.Iterable[Global___Explanation] | None = ...,
         user_ids: _abc.Iterable[_builtins.str] | None = ...,
+        state_age_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_state_age_seconds", b"_state_age_seconds", "state_age_seconds", b"state_age_seconds", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "explanations", b"explanations", "fallback", b"fallback", "history_shares", b"history_shares", "index_id", b"index_id", "item_ids", b"item_ids", "model_id", b"model_id", "prior_shares", b"prior_shares", "query_id", b"query_id", "query_shares", b"query_shares", "scores", b"scores", "social_shares", b"social_shares", "text_shares", b"text_shares", "timings", b"timings", "user_ids", b"user_ids", "views_used", b"views_used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_state_age_seconds", b"_state_age_seconds", "exact", b"exact", "explanations", b"explanations", "fallback", b"fallback", "history_shares", b"history_shares", "index_id", b"index_id", "item_ids", b"item_ids", "model_id", b"model_id", "prior_shares", b"prior_shares", "query_id", b"query_id", "query_shares", b"query_shares", "scores", b"scores", "social_shares", b"social_shares", "state_age_seconds", b"state_age_seconds", "text_shares", b"text_shares", "timings", b"timings", "user_ids", b"user_ids", "views_used", b"views_used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__state_age_seconds: _TypeAlias = _typing.Literal["state_age_seconds"]  # noqa: Y015
+    _WhichOneofArgType__state_age_seconds: _TypeAlias = _typing.Literal["_state_age_seconds", b"_state_age_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state_age_seconds) -> _WhichOneofReturnType__state_age_seconds | None: ...
 
 Global___QueryResponse: _TypeAlias = QueryResponse  # noqa: Y015
 
@@ -895,7 +907,10 @@ class EncodeUserRequest(_message.Message):
 
     USER_ID_FIELD_NUMBER: _builtins.int
     VIEWS_FIELD_NUMBER: _builtins.int
+    MIN_COMMIT_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
+    min_commit: _builtins.int
+    """as in QueryRequest"""
     @_builtins.property
     def views(self) -> Global___Views: ...
     def __init__(
@@ -903,10 +918,11 @@ class EncodeUserRequest(_message.Message):
         *,
         user_id: _builtins.str = ...,
         views: Global___Views | None = ...,
+        min_commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_commit", b"min_commit", "subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["user_id", "views"]  # noqa: Y015
     _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
@@ -965,11 +981,14 @@ class PredictRequest(_message.Message):
     HEAD_FIELD_NUMBER: _builtins.int
     K_FIELD_NUMBER: _builtins.int
     POSITIONS_FIELD_NUMBER: _builtins.int
+    MIN_COMMIT_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """at most 256 bytes; an unknown one is no error, as in a Query"""
     head: Global___Head.ValueType
     k: _builtins.int
     """of category: at most so many, the most probable first; 0 means 10, at most 1,000"""
+    min_commit: _builtins.int
+    """as in QueryRequest"""
     @_builtins.property
     def views(self) -> Global___Views: ...
     @_builtins.property
@@ -991,10 +1010,11 @@ class PredictRequest(_message.Message):
         head: Global___Head.ValueType = ...,
         k: _builtins.int = ...,
         positions: _abc.Iterable[_builtins.int] | None = ...,
+        min_commit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "item_ids", b"item_ids", "k", b"k", "positions", b"positions", "subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "item_ids", b"item_ids", "k", b"k", "min_commit", b"min_commit", "positions", b"positions", "subject", b"subject", "user_id", b"user_id", "views", b"views"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["user_id", "views"]  # noqa: Y015
     _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
@@ -1170,6 +1190,8 @@ class AnsweringProcess(_message.Message):
     USER_VECTOR_BYTES_FIELD_NUMBER: _builtins.int
     USER_VECTOR_HITS_FIELD_NUMBER: _builtins.int
     USER_VECTOR_MISSES_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
+    STATE_AGE_SECONDS_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     user_vectors: _builtins.int
     """kept in memory"""
@@ -1178,6 +1200,10 @@ class AnsweringProcess(_message.Message):
     """queries of stored users since the start whose vector was kept"""
     user_vector_misses: _builtins.int
     """and those whose vector had to be made"""
+    commit: _builtins.int
+    """that queries of this process know of"""
+    state_age_seconds: _builtins.float
+    """of a read replica, as in QueryResponse"""
     def __init__(
         self,
         *,
@@ -1186,12 +1212,16 @@ class AnsweringProcess(_message.Message):
         user_vector_bytes: _builtins.int = ...,
         user_vector_hits: _builtins.int = ...,
         user_vector_misses: _builtins.int = ...,
+        commit: _builtins.int = ...,
+        state_age_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_state_age_seconds", b"_state_age_seconds", "state_age_seconds", b"state_age_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pid", b"pid", "user_vector_bytes", b"user_vector_bytes", "user_vector_hits", b"user_vector_hits", "user_vector_misses", b"user_vector_misses", "user_vectors", b"user_vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_state_age_seconds", b"_state_age_seconds", "commit", b"commit", "pid", b"pid", "state_age_seconds", b"state_age_seconds", "user_vector_bytes", b"user_vector_bytes", "user_vector_hits", b"user_vector_hits", "user_vector_misses", b"user_vector_misses", "user_vectors", b"user_vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__state_age_seconds: _TypeAlias = _typing.Literal["state_age_seconds"]  # noqa: Y015
+    _WhichOneofArgType__state_age_seconds: _TypeAlias = _typing.Literal["_state_age_seconds", b"_state_age_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state_age_seconds) -> _WhichOneofReturnType__state_age_seconds | None: ...
 
 Global___AnsweringProcess: _TypeAlias = AnsweringProcess  # noqa: Y015
 
@@ -1239,7 +1269,7 @@ class Worker(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """writer, texts, items, users, forgetting"""
+    """writer, texts, items, users, forgetting; artifacts, where they belong in a bucket; state, where it is copied"""
     failing: _builtins.bool
     """what it does failed last, and is repeated until it does not"""
     failures: _builtins.int
@@ -1394,6 +1424,436 @@ class ListIndexesResponse(_message.Message):
 Global___ListIndexesResponse: _TypeAlias = ListIndexesResponse  # noqa: Y015
 
 @_typing.final
+class ListModelsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """at most so many, 1 to 1,000; 0 means 50"""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
+
+@_typing.final
+class ModelSummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SettingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    TEXT_MODEL_ID_FIELD_NUMBER: _builtins.int
+    EXPORT_ID_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    DIM_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    STARTED_FROM_FIELD_NUMBER: _builtins.int
+    TRAINING_SECONDS_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    HELD_OUT_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    serving: _builtins.bool
+    damaged: _builtins.bool
+    """its manifest or its figures are; nothing else is known of it"""
+    text_model_id: _builtins.str
+    export_id: _builtins.str
+    """that it was trained on"""
+    users: _builtins.int
+    """of the export, and its items"""
+    items: _builtins.int
+    dim: _builtins.int
+    bytes: _builtins.int
+    """of its files"""
+    started_from: _builtins.str
+    """the model that its training went on from, "" where it began anew"""
+    training_seconds: _builtins.float
+    """without the encoding of texts"""
+    @_builtins.property
+    def created(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """that were chosen or given, by name"""
+
+    @_builtins.property
+    def held_out(self) -> Global___HeldOutFigures:
+        """absent where too little could be held out, and of models of earlier versions"""
+
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadFigures]: ...
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        created: _timestamp_pb2.Timestamp | None = ...,
+        serving: _builtins.bool = ...,
+        damaged: _builtins.bool = ...,
+        text_model_id: _builtins.str = ...,
+        export_id: _builtins.str = ...,
+        users: _builtins.int = ...,
+        items: _builtins.int = ...,
+        dim: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        started_from: _builtins.str = ...,
+        training_seconds: _builtins.float = ...,
+        settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        held_out: Global___HeldOutFigures | None = ...,
+        heads: _abc.Iterable[Global___HeadFigures] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "held_out", b"held_out"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "created", b"created", "damaged", b"damaged", "dim", b"dim", "export_id", b"export_id", "heads", b"heads", "held_out", b"held_out", "items", b"items", "model_id", b"model_id", "serving", b"serving", "settings", b"settings", "started_from", b"started_from", "text_model_id", b"text_model_id", "training_seconds", b"training_seconds", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelSummary: _TypeAlias = ModelSummary  # noqa: Y015
+
+@_typing.final
+class HeldOutFigures(_message.Message):
+    """What training measured on the rows that it did not learn from, all items ranked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    BY_VIEW_FIELD_NUMBER: _builtins.int
+    rows: _builtins.str
+    """"valid", or "a tenth of train" where the data has no valid split"""
+    users: _builtins.int
+    @_builtins.property
+    def by_view(self) -> _containers.RepeatedCompositeFieldContainer[Global___ViewFigures]:
+        """each view alone, T and S together, and all; none that the data lacks"""
+
+    def __init__(
+        self,
+        *,
+        rows: _builtins.str = ...,
+        users: _builtins.int = ...,
+        by_view: _abc.Iterable[Global___ViewFigures] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_view", b"by_view", "rows", b"rows", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldOutFigures: _TypeAlias = HeldOutFigures  # noqa: Y015
+
+@_typing.final
+class ViewFigures(_message.Message):
+    """Means over users at 20, with their 95 % intervals."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEWS_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
+    RECALL_LOW_FIELD_NUMBER: _builtins.int
+    RECALL_HIGH_FIELD_NUMBER: _builtins.int
+    NDCG_FIELD_NUMBER: _builtins.int
+    NDCG_LOW_FIELD_NUMBER: _builtins.int
+    NDCG_HIGH_FIELD_NUMBER: _builtins.int
+    views: _builtins.str
+    """such as HTS: history, texts, friends"""
+    recall: _builtins.float
+    recall_low: _builtins.float
+    recall_high: _builtins.float
+    ndcg: _builtins.float
+    ndcg_low: _builtins.float
+    ndcg_high: _builtins.float
+    def __init__(
+        self,
+        *,
+        views: _builtins.str = ...,
+        recall: _builtins.float = ...,
+        recall_low: _builtins.float = ...,
+        recall_high: _builtins.float = ...,
+        ndcg: _builtins.float = ...,
+        ndcg_low: _builtins.float = ...,
+        ndcg_high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ndcg", b"ndcg", "ndcg_high", b"ndcg_high", "ndcg_low", b"ndcg_low", "recall", b"recall", "recall_high", b"recall_high", "recall_low", b"recall_low", "views", b"views"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ViewFigures: _TypeAlias = ViewFigures  # noqa: Y015
+
+@_typing.final
+class HeadFigures(_message.Message):
+    """What was measured of a task head on valid."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetricsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TASK_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    label: _builtins.str
+    """of categories: which attribute"""
+    examples: _builtins.int
+    @_builtins.property
+    def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """by name, such as auc"""
+
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        label: _builtins.str = ...,
+        examples: _builtins.int = ...,
+        metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "label", b"label", "metrics", b"metrics", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeadFigures: _TypeAlias = HeadFigures  # noqa: Y015
+
+@_typing.final
+class ListModelsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelSummary]: ...
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___ModelSummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
+
+@_typing.final
+class ListReportsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """at most so many, 1 to 1,000; 0 means 50"""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReportsRequest: _TypeAlias = ListReportsRequest  # noqa: Y015
+
+@_typing.final
+class ReportSummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_ID_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    INDEX_ID_FIELD_NUMBER: _builtins.int
+    VIEWS_FIELD_NUMBER: _builtins.int
+    USERS_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
+    RECALL_LOW_FIELD_NUMBER: _builtins.int
+    RECALL_HIGH_FIELD_NUMBER: _builtins.int
+    NDCG_FIELD_NUMBER: _builtins.int
+    BASELINES_FIELD_NUMBER: _builtins.int
+    ROBUSTNESS_FIELD_NUMBER: _builtins.int
+    report_id: _builtins.str
+    damaged: _builtins.bool
+    """its manifest is; nothing else is known of it"""
+    dataset: _builtins.str
+    """the name of the home"""
+    split: _builtins.str
+    """valid or test"""
+    model_id: _builtins.str
+    index_id: _builtins.str
+    views: _builtins.str
+    """that the main figures use, such as HTS"""
+    users: _builtins.int
+    """that the main figures are over"""
+    recall: _builtins.float
+    """at 20, with its 95 % interval; absent where there is nobody"""
+    recall_low: _builtins.float
+    recall_high: _builtins.float
+    ndcg: _builtins.float
+    """at 20"""
+    robustness: _builtins.bool
+    """whether it was measured"""
+    @_builtins.property
+    def created(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def baselines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """that were measured beside it"""
+
+    def __init__(
+        self,
+        *,
+        report_id: _builtins.str = ...,
+        created: _timestamp_pb2.Timestamp | None = ...,
+        damaged: _builtins.bool = ...,
+        dataset: _builtins.str = ...,
+        split: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        index_id: _builtins.str = ...,
+        views: _builtins.str = ...,
+        users: _builtins.int = ...,
+        recall: _builtins.float | None = ...,
+        recall_low: _builtins.float | None = ...,
+        recall_high: _builtins.float | None = ...,
+        ndcg: _builtins.float | None = ...,
+        baselines: _abc.Iterable[_builtins.str] | None = ...,
+        robustness: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ndcg", b"_ndcg", "_recall", b"_recall", "_recall_high", b"_recall_high", "_recall_low", b"_recall_low", "created", b"created", "ndcg", b"ndcg", "recall", b"recall", "recall_high", b"recall_high", "recall_low", b"recall_low"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ndcg", b"_ndcg", "_recall", b"_recall", "_recall_high", b"_recall_high", "_recall_low", b"_recall_low", "baselines", b"baselines", "created", b"created", "damaged", b"damaged", "dataset", b"dataset", "index_id", b"index_id", "model_id", b"model_id", "ndcg", b"ndcg", "recall", b"recall", "recall_high", b"recall_high", "recall_low", b"recall_low", "report_id", b"report_id", "robustness", b"robustness", "split", b"split", "users", b"users", "views", b"views"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ndcg: _TypeAlias = _typing.Literal["ndcg"]  # noqa: Y015
+    _WhichOneofArgType__ndcg: _TypeAlias = _typing.Literal["_ndcg", b"_ndcg"]  # noqa: Y015
+    _WhichOneofReturnType__recall: _TypeAlias = _typing.Literal["recall"]  # noqa: Y015
+    _WhichOneofArgType__recall: _TypeAlias = _typing.Literal["_recall", b"_recall"]  # noqa: Y015
+    _WhichOneofReturnType__recall_high: _TypeAlias = _typing.Literal["recall_high"]  # noqa: Y015
+    _WhichOneofArgType__recall_high: _TypeAlias = _typing.Literal["_recall_high", b"_recall_high"]  # noqa: Y015
+    _WhichOneofReturnType__recall_low: _TypeAlias = _typing.Literal["recall_low"]  # noqa: Y015
+    _WhichOneofArgType__recall_low: _TypeAlias = _typing.Literal["_recall_low", b"_recall_low"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ndcg) -> _WhichOneofReturnType__ndcg | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recall) -> _WhichOneofReturnType__recall | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recall_high) -> _WhichOneofReturnType__recall_high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recall_low) -> _WhichOneofReturnType__recall_low | None: ...
+
+Global___ReportSummary: _TypeAlias = ReportSummary  # noqa: Y015
+
+@_typing.final
+class ListReportsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReportSummary]: ...
+    def __init__(
+        self,
+        *,
+        reports: _abc.Iterable[Global___ReportSummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reports", b"reports"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReportsResponse: _TypeAlias = ListReportsResponse  # noqa: Y015
+
+@_typing.final
+class GetReportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_ID_FIELD_NUMBER: _builtins.int
+    report_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        report_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report_id", b"report_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReportRequest: _TypeAlias = GetReportRequest  # noqa: Y015
+
+@_typing.final
+class GetReportResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_ID_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
+    report_id: _builtins.str
+    json: _builtins.str
+    """as the option --json of `triptych evaluate` writes it, at most 3 MiB"""
+    def __init__(
+        self,
+        *,
+        report_id: _builtins.str = ...,
+        json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json", b"json", "report_id", b"report_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReportResponse: _TypeAlias = GetReportResponse  # noqa: Y015
+
+@_typing.final
 class PublishIndexRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1451,6 +1911,470 @@ class PublishIndexResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PublishIndexResponse: _TypeAlias = PublishIndexResponse  # noqa: Y015
+
+@_typing.final
+class GetFiguresRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MINUTES_FIELD_NUMBER: _builtins.int
+    minutes: _builtins.int
+    """the last so many, at most 60; 0 means 60"""
+    def __init__(
+        self,
+        *,
+        minutes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["minutes", b"minutes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFiguresRequest: _TypeAlias = GetFiguresRequest  # noqa: Y015
+
+@_typing.final
+class MinuteFigures(_message.Message):
+    """One minute. Health checks do not count."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGIN_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    P50_MS_FIELD_NUMBER: _builtins.int
+    P99_MS_FIELD_NUMBER: _builtins.int
+    calls: _builtins.int
+    """that ended, refused ones among them"""
+    failed: _builtins.int
+    """with UNKNOWN, INTERNAL, DATA_LOSS, UNAVAILABLE or DEADLINE_EXCEEDED"""
+    refused: _builtins.int
+    """because the room of their kind was full"""
+    queries: _builtins.int
+    """answered, those of batches and streams among them"""
+    p50_ms: _builtins.float
+    """Of the method Query, estimated from a histogram as Prometheus does; not set where none was called."""
+    p99_ms: _builtins.float
+    @_builtins.property
+    def begin(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        begin: _timestamp_pb2.Timestamp | None = ...,
+        calls: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        queries: _builtins.int = ...,
+        p50_ms: _builtins.float | None = ...,
+        p99_ms: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_p50_ms", b"_p50_ms", "_p99_ms", b"_p99_ms", "begin", b"begin", "p50_ms", b"p50_ms", "p99_ms", b"p99_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p50_ms", b"_p50_ms", "_p99_ms", b"_p99_ms", "begin", b"begin", "calls", b"calls", "failed", b"failed", "p50_ms", b"p50_ms", "p99_ms", b"p99_ms", "queries", b"queries", "refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__p50_ms: _TypeAlias = _typing.Literal["p50_ms"]  # noqa: Y015
+    _WhichOneofArgType__p50_ms: _TypeAlias = _typing.Literal["_p50_ms", b"_p50_ms"]  # noqa: Y015
+    _WhichOneofReturnType__p99_ms: _TypeAlias = _typing.Literal["p99_ms"]  # noqa: Y015
+    _WhichOneofArgType__p99_ms: _TypeAlias = _typing.Literal["_p99_ms", b"_p99_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p50_ms) -> _WhichOneofReturnType__p50_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p99_ms) -> _WhichOneofReturnType__p99_ms | None: ...
+
+Global___MinuteFigures: _TypeAlias = MinuteFigures  # noqa: Y015
+
+@_typing.final
+class MethodFigures(_message.Message):
+    """One method over all these minutes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    P50_MS_FIELD_NUMBER: _builtins.int
+    P99_MS_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """such as Retrieval/Query"""
+    calls: _builtins.int
+    failed: _builtins.int
+    p50_ms: _builtins.float
+    p99_ms: _builtins.float
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        calls: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        p50_ms: _builtins.float | None = ...,
+        p99_ms: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_p50_ms", b"_p50_ms", "_p99_ms", b"_p99_ms", "p50_ms", b"p50_ms", "p99_ms", b"p99_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p50_ms", b"_p50_ms", "_p99_ms", b"_p99_ms", "calls", b"calls", "failed", b"failed", "method", b"method", "p50_ms", b"p50_ms", "p99_ms", b"p99_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__p50_ms: _TypeAlias = _typing.Literal["p50_ms"]  # noqa: Y015
+    _WhichOneofArgType__p50_ms: _TypeAlias = _typing.Literal["_p50_ms", b"_p50_ms"]  # noqa: Y015
+    _WhichOneofReturnType__p99_ms: _TypeAlias = _typing.Literal["p99_ms"]  # noqa: Y015
+    _WhichOneofArgType__p99_ms: _TypeAlias = _typing.Literal["_p99_ms", b"_p99_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p50_ms) -> _WhichOneofReturnType__p50_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p99_ms) -> _WhichOneofReturnType__p99_ms | None: ...
+
+Global___MethodFigures: _TypeAlias = MethodFigures  # noqa: Y015
+
+@_typing.final
+class PendingWork(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    LAG_SECONDS_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    """writer, texts, items, users, forgetting"""
+    waiting: _builtins.int
+    lag_seconds: _builtins.float
+    """how long the oldest has waited"""
+    def __init__(
+        self,
+        *,
+        worker: _builtins.str = ...,
+        waiting: _builtins.int = ...,
+        lag_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lag_seconds", b"lag_seconds", "waiting", b"waiting", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PendingWork: _TypeAlias = PendingWork  # noqa: Y015
+
+@_typing.final
+class ProcessFigures(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PID_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    role: _builtins.str
+    """server, owner, query or parent"""
+    resident_bytes: _builtins.int
+    serving: _builtins.bool
+    """has an index to answer from"""
+    def __init__(
+        self,
+        *,
+        pid: _builtins.int = ...,
+        role: _builtins.str = ...,
+        resident_bytes: _builtins.int = ...,
+        serving: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pid", b"pid", "resident_bytes", b"resident_bytes", "role", b"role", "serving", b"serving"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProcessFigures: _TypeAlias = ProcessFigures  # noqa: Y015
+
+@_typing.final
+class Alert(_message.Message):
+    """A condition of deploy/observability/alerts.yml that holds now, for as long as the rule says at least."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    ADVICE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """such as TriptychSlowQueries"""
+    severity: _builtins.str
+    """critical or warning"""
+    value: _builtins.float
+    summary: _builtins.str
+    advice: _builtins.str
+    """what to do"""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """what it is about, such as the method"""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        severity: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        value: _builtins.float = ...,
+        summary: _builtins.str = ...,
+        advice: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "labels", b"labels", "name", b"name", "severity", b"severity", "since", b"since", "summary", b"summary", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alert: _TypeAlias = Alert  # noqa: Y015
+
+@_typing.final
+class GetFiguresResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    MINUTES_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    INDEX_BUILT_FIELD_NUMBER: _builtins.int
+    ALERTS_FIELD_NUMBER: _builtins.int
+    CONDITIONS_FIELD_NUMBER: _builtins.int
+    conditions: _builtins.int
+    """how many are looked at"""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """what was before is not counted"""
+
+    @_builtins.property
+    def minutes(self) -> _containers.RepeatedCompositeFieldContainer[Global___MinuteFigures]:
+        """the oldest first; the last one is not over"""
+
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodFigures]:
+        """those that were called, the most called first"""
+
+    @_builtins.property
+    def pending(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingWork]: ...
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProcessFigures]:
+        """with several homes: none"""
+
+    @_builtins.property
+    def index_built(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alert]:
+        """critical ones first"""
+
+    def __init__(
+        self,
+        *,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        minutes: _abc.Iterable[Global___MinuteFigures] | None = ...,
+        methods: _abc.Iterable[Global___MethodFigures] | None = ...,
+        pending: _abc.Iterable[Global___PendingWork] | None = ...,
+        processes: _abc.Iterable[Global___ProcessFigures] | None = ...,
+        index_built: _timestamp_pb2.Timestamp | None = ...,
+        alerts: _abc.Iterable[Global___Alert] | None = ...,
+        conditions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index_built", b"index_built", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "conditions", b"conditions", "index_built", b"index_built", "methods", b"methods", "minutes", b"minutes", "pending", b"pending", "processes", b"processes", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFiguresResponse: _TypeAlias = GetFiguresResponse  # noqa: Y015
+
+@_typing.final
+class QueryIndexRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_ID_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    index_id: _builtins.str
+    """of the home; the one that serves may be named, too"""
+    @_builtins.property
+    def query(self) -> Global___QueryRequest:
+        """for items; without offset and index_id"""
+
+    def __init__(
+        self,
+        *,
+        index_id: _builtins.str = ...,
+        query: Global___QueryRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index_id", b"index_id", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryIndexRequest: _TypeAlias = QueryIndexRequest  # noqa: Y015
+
+@_typing.final
+class ReadMapRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLOUR_BY_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    colour_by: _builtins.str
+    """an attribute; empty means the kind"""
+    limit: _builtins.int
+    """at most so many points, up to 100,000; 0 means 100,000"""
+    def __init__(
+        self,
+        *,
+        colour_by: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["colour_by", b"colour_by", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadMapRequest: _TypeAlias = ReadMapRequest  # noqa: Y015
+
+@_typing.final
+class MapAxes(_message.Message):
+    """Where a vector v lies: v times each axis, less the place of the mean vector."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_ID_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    EXPLAINED_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
+    index_id: _builtins.str
+    model_id: _builtins.str
+    items: _builtins.int
+    """of the index that have a vector"""
+    points: _builtins.int
+    """that follow: all, or a random sample, the same for each call"""
+    ranges: _builtins.bool
+    """whether the groups are ranges, in increasing order"""
+    @_builtins.property
+    def first(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """a unit vector of the embedding dim"""
+
+    @_builtins.property
+    def second(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """the two coordinates of the mean vector"""
+
+    @_builtins.property
+    def explained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """share of the variance along each axis"""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names of the colours: the most frequent values, or ranges of a number"""
+
+    def __init__(
+        self,
+        *,
+        index_id: _builtins.str = ...,
+        model_id: _builtins.str = ...,
+        first: _abc.Iterable[_builtins.float] | None = ...,
+        second: _abc.Iterable[_builtins.float] | None = ...,
+        mean: _abc.Iterable[_builtins.float] | None = ...,
+        explained: _abc.Iterable[_builtins.float] | None = ...,
+        items: _builtins.int = ...,
+        points: _builtins.int = ...,
+        groups: _abc.Iterable[_builtins.str] | None = ...,
+        ranges: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explained", b"explained", "first", b"first", "groups", b"groups", "index_id", b"index_id", "items", b"items", "mean", b"mean", "model_id", b"model_id", "points", b"points", "ranges", b"ranges", "second", b"second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MapAxes: _TypeAlias = MapAxes  # noqa: Y015
+
+@_typing.final
+class MapPoints(_message.Message):
+    """Points in parallel arrays."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_IDS_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    places: _builtins.bytes
+    """x and y of each, float32, little-endian"""
+    groups: _builtins.bytes
+    """a byte each: the number of its group; 255 where it has none of them"""
+    @_builtins.property
+    def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        places: _builtins.bytes = ...,
+        groups: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups", b"groups", "item_ids", b"item_ids", "places", b"places"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MapPoints: _TypeAlias = MapPoints  # noqa: Y015
+
+@_typing.final
+class ReadMapResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AXES_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def axes(self) -> Global___MapAxes: ...
+    @_builtins.property
+    def points(self) -> Global___MapPoints: ...
+    def __init__(
+        self,
+        *,
+        axes: Global___MapAxes | None = ...,
+        points: Global___MapPoints | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["axes", b"axes", "part", b"part", "points", b"points"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["axes", b"axes", "part", b"part", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["axes", "points"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ReadMapResponse: _TypeAlias = ReadMapResponse  # noqa: Y015
 
 SCOPE_FIELD_NUMBER: _builtins.int
 scope: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.str]

@@ -29,7 +29,7 @@ class RetrievalStub:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. INVALID_REQUEST comes with
+    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, COMMIT_NOT_REACHED, INTERNAL. INVALID_REQUEST comes with
     google.rpc.BadRequest, which names the field, such as views.events[3].weight; none where the bytes are no message at all. A message beyond
     32 MiB is refused by gRPC itself: RESOURCE_EXHAUSTED without ErrorInfo. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
@@ -72,7 +72,7 @@ class RetrievalServicer:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. INVALID_REQUEST comes with
+    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, COMMIT_NOT_REACHED, INTERNAL. INVALID_REQUEST comes with
     google.rpc.BadRequest, which names the field, such as views.events[3].weight; none where the bytes are no message at all. A message beyond
     32 MiB is refused by gRPC itself: RESOURCE_EXHAUSTED without ErrorInfo. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
@@ -157,7 +157,7 @@ class Retrieval:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. INVALID_REQUEST comes with
+    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, COMMIT_NOT_REACHED, INTERNAL. INVALID_REQUEST comes with
     google.rpc.BadRequest, which names the field, such as views.events[3].weight; none where the bytes are no message at all. A message beyond
     32 MiB is refused by gRPC itself: RESOURCE_EXHAUSTED without ErrorInfo. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
@@ -335,6 +335,36 @@ class AdminStub:
                 request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.RollbackIndexRequest.SerializeToString,
                 response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexResponse.FromString,
                 _registered_method=True)
+        self.ListModels = channel.unary_unary(
+                '/triptych.v1.Admin/ListModels',
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
+        self.ListReports = channel.unary_unary(
+                '/triptych.v1.Admin/ListReports',
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListReportsRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListReportsResponse.FromString,
+                _registered_method=True)
+        self.GetReport = channel.unary_unary(
+                '/triptych.v1.Admin/GetReport',
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetReportRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetReportResponse.FromString,
+                _registered_method=True)
+        self.GetFigures = channel.unary_unary(
+                '/triptych.v1.Admin/GetFigures',
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetFiguresRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetFiguresResponse.FromString,
+                _registered_method=True)
+        self.QueryIndex = channel.unary_unary(
+                '/triptych.v1.Admin/QueryIndex',
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryIndexRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryResponse.FromString,
+                _registered_method=True)
+        self.ReadMap = channel.unary_stream(
+                '/triptych.v1.Admin/ReadMap',
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ReadMapRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ReadMapResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -377,6 +407,54 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListModels(self, request, context):
+        """The newest models of the home, newest first, with what training chose and measured on held-out rows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReports(self, request, context):
+        """The newest reports of `triptych evaluate` that the home keeps, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReport(self, request, context):
+        """One of these reports whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFigures(self, request, context):
+        """The last hour: calls and their latency by minute, what waits for background work, and the alerts that hold now.
+        Of all processes of the server, since its owner started; a scrape of Prometheus keeps more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QueryIndex(self, request, context):
+        """Answers a query from another index of the home than the one that serves, so that two can be compared. It has the
+        items that it was built with, less those that are deleted or unavailable by now, and people as they are now. The
+        first call loads the index with its model, which stays in memory for five minutes after the last one; there is
+        one at a time. FAILED_PRECONDITION, TEXT_MODEL_DIFFERS, where its model reads texts by another language model than
+        the one that serves, so that texts of people are not encoded for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadMap(self, request, context):
+        """The items of the index that serves as points in two dimensions: their principal components. The first message has
+        the axes, on which vectors of people are placed, too; the others have the points, in the order of their rows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -404,6 +482,36 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RollbackIndex,
                     request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.RollbackIndexRequest.FromString,
                     response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexResponse.SerializeToString,
+            ),
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListModelsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'ListReports': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReports,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListReportsRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListReportsResponse.SerializeToString,
+            ),
+            'GetReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReport,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetReportRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetReportResponse.SerializeToString,
+            ),
+            'GetFigures': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFigures,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetFiguresRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetFiguresResponse.SerializeToString,
+            ),
+            'QueryIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryIndex,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryIndexRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryResponse.SerializeToString,
+            ),
+            'ReadMap': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadMap,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ReadMapRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ReadMapResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -543,6 +651,168 @@ class Admin:
             '/triptych.v1.Admin/RollbackIndex',
             triptych__client_dot_pb_dot_v1_dot_triptych__pb2.RollbackIndexRequest.SerializeToString,
             triptych__client_dot_pb_dot_v1_dot_triptych__pb2.PublishIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Admin/ListModels',
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListModelsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Admin/ListReports',
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListReportsRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ListReportsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Admin/GetReport',
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetReportRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFigures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Admin/GetFigures',
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetFiguresRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.GetFiguresResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Admin/QueryIndex',
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryIndexRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.QueryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadMap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/triptych.v1.Admin/ReadMap',
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ReadMapRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_triptych__pb2.ReadMapResponse.FromString,
             options,
             channel_credentials,
             insecure,

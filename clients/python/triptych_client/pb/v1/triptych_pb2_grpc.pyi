@@ -30,7 +30,7 @@ class RetrievalStub:
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. INVALID_REQUEST comes with
+    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, COMMIT_NOT_REACHED, INTERNAL. INVALID_REQUEST comes with
     google.rpc.BadRequest, which names the field, such as views.events[3].weight; none where the bytes are no message at all. A message beyond
     32 MiB is refused by gRPC itself: RESOURCE_EXHAUSTED without ErrorInfo. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
@@ -62,7 +62,7 @@ class RetrievalAsyncStub(RetrievalStub):
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. INVALID_REQUEST comes with
+    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, COMMIT_NOT_REACHED, INTERNAL. INVALID_REQUEST comes with
     google.rpc.BadRequest, which names the field, such as views.events[3].weight; none where the bytes are no message at all. A message beyond
     32 MiB is refused by gRPC itself: RESOURCE_EXHAUSTED without ErrorInfo. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
@@ -90,7 +90,7 @@ class RetrievalServicer(metaclass=_abc_1.ABCMeta):
     """Finds the items for a person, a text or an item.
 
     Errors carry google.rpc.ErrorInfo with domain "triptych" and one of the reasons INVALID_REQUEST,
-    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, INTERNAL. INVALID_REQUEST comes with
+    ITEM_NOT_FOUND, INDEX_CHANGED, AUDIENCE_TOO_SMALL, REINDEX_NEEDED, HEAD_NOT_FITTED, NOT_READY, COMMIT_NOT_REACHED, INTERNAL. INVALID_REQUEST comes with
     google.rpc.BadRequest, which names the field, such as views.events[3].weight; none where the bytes are no message at all. A message beyond
     32 MiB is refused by gRPC itself: RESOURCE_EXHAUSTED without ErrorInfo. A server with too many calls waiting answers
     RESOURCE_EXHAUSTED, reason TOO_MANY_CALLS, with google.rpc.RetryInfo. A call that is cancelled or past its deadline is computed no further.
@@ -163,6 +163,27 @@ class AdminStub:
     """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then."""
     RollbackIndex: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.RollbackIndexRequest, _triptych_pb2.PublishIndexResponse]
     """Publishes the newest index that is older than the one that serves."""
+    ListModels: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.ListModelsRequest, _triptych_pb2.ListModelsResponse]
+    """The newest models of the home, newest first, with what training chose and measured on held-out rows."""
+    ListReports: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.ListReportsRequest, _triptych_pb2.ListReportsResponse]
+    """The newest reports of `triptych evaluate` that the home keeps, newest first."""
+    GetReport: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.GetReportRequest, _triptych_pb2.GetReportResponse]
+    """One of these reports whole."""
+    GetFigures: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.GetFiguresRequest, _triptych_pb2.GetFiguresResponse]
+    """The last hour: calls and their latency by minute, what waits for background work, and the alerts that hold now.
+    Of all processes of the server, since its owner started; a scrape of Prometheus keeps more.
+    """
+    QueryIndex: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.QueryIndexRequest, _triptych_pb2.QueryResponse]
+    """Answers a query from another index of the home than the one that serves, so that two can be compared. It has the
+    items that it was built with, less those that are deleted or unavailable by now, and people as they are now. The
+    first call loads the index with its model, which stays in memory for five minutes after the last one; there is
+    one at a time. FAILED_PRECONDITION, TEXT_MODEL_DIFFERS, where its model reads texts by another language model than
+    the one that serves, so that texts of people are not encoded for it.
+    """
+    ReadMap: _grpc.UnaryStreamMultiCallable[_triptych_pb2.ReadMapRequest, _triptych_pb2.ReadMapResponse]
+    """The items of the index that serves as points in two dimensions: their principal components. The first message has
+    the axes, on which vectors of people are placed, too; the others have the points, in the order of their rows.
+    """
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -181,6 +202,27 @@ class AdminAsyncStub(AdminStub):
     """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then."""
     RollbackIndex: _aio.UnaryUnaryMultiCallable[_triptych_pb2.RollbackIndexRequest, _triptych_pb2.PublishIndexResponse]  # type: ignore[assignment]
     """Publishes the newest index that is older than the one that serves."""
+    ListModels: _aio.UnaryUnaryMultiCallable[_triptych_pb2.ListModelsRequest, _triptych_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """The newest models of the home, newest first, with what training chose and measured on held-out rows."""
+    ListReports: _aio.UnaryUnaryMultiCallable[_triptych_pb2.ListReportsRequest, _triptych_pb2.ListReportsResponse]  # type: ignore[assignment]
+    """The newest reports of `triptych evaluate` that the home keeps, newest first."""
+    GetReport: _aio.UnaryUnaryMultiCallable[_triptych_pb2.GetReportRequest, _triptych_pb2.GetReportResponse]  # type: ignore[assignment]
+    """One of these reports whole."""
+    GetFigures: _aio.UnaryUnaryMultiCallable[_triptych_pb2.GetFiguresRequest, _triptych_pb2.GetFiguresResponse]  # type: ignore[assignment]
+    """The last hour: calls and their latency by minute, what waits for background work, and the alerts that hold now.
+    Of all processes of the server, since its owner started; a scrape of Prometheus keeps more.
+    """
+    QueryIndex: _aio.UnaryUnaryMultiCallable[_triptych_pb2.QueryIndexRequest, _triptych_pb2.QueryResponse]  # type: ignore[assignment]
+    """Answers a query from another index of the home than the one that serves, so that two can be compared. It has the
+    items that it was built with, less those that are deleted or unavailable by now, and people as they are now. The
+    first call loads the index with its model, which stays in memory for five minutes after the last one; there is
+    one at a time. FAILED_PRECONDITION, TEXT_MODEL_DIFFERS, where its model reads texts by another language model than
+    the one that serves, so that texts of people are not encoded for it.
+    """
+    ReadMap: _aio.UnaryStreamMultiCallable[_triptych_pb2.ReadMapRequest, _triptych_pb2.ReadMapResponse]  # type: ignore[assignment]
+    """The items of the index that serves as points in two dimensions: their principal components. The first message has
+    the axes, on which vectors of people are placed, too; the others have the points, in the order of their rows.
+    """
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """What the command line asks of a running server, which owns the store. Reasons of errors: INDEX_NOT_FOUND,
@@ -226,5 +268,62 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_triptych_pb2.PublishIndexResponse, _abc.Awaitable[_triptych_pb2.PublishIndexResponse]]:
         """Publishes the newest index that is older than the one that serves."""
+
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _triptych_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_triptych_pb2.ListModelsResponse, _abc.Awaitable[_triptych_pb2.ListModelsResponse]]:
+        """The newest models of the home, newest first, with what training chose and measured on held-out rows."""
+
+    @_abc_1.abstractmethod
+    def ListReports(
+        self,
+        request: _triptych_pb2.ListReportsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_triptych_pb2.ListReportsResponse, _abc.Awaitable[_triptych_pb2.ListReportsResponse]]:
+        """The newest reports of `triptych evaluate` that the home keeps, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetReport(
+        self,
+        request: _triptych_pb2.GetReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_triptych_pb2.GetReportResponse, _abc.Awaitable[_triptych_pb2.GetReportResponse]]:
+        """One of these reports whole."""
+
+    @_abc_1.abstractmethod
+    def GetFigures(
+        self,
+        request: _triptych_pb2.GetFiguresRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_triptych_pb2.GetFiguresResponse, _abc.Awaitable[_triptych_pb2.GetFiguresResponse]]:
+        """The last hour: calls and their latency by minute, what waits for background work, and the alerts that hold now.
+        Of all processes of the server, since its owner started; a scrape of Prometheus keeps more.
+        """
+
+    @_abc_1.abstractmethod
+    def QueryIndex(
+        self,
+        request: _triptych_pb2.QueryIndexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_triptych_pb2.QueryResponse, _abc.Awaitable[_triptych_pb2.QueryResponse]]:
+        """Answers a query from another index of the home than the one that serves, so that two can be compared. It has the
+        items that it was built with, less those that are deleted or unavailable by now, and people as they are now. The
+        first call loads the index with its model, which stays in memory for five minutes after the last one; there is
+        one at a time. FAILED_PRECONDITION, TEXT_MODEL_DIFFERS, where its model reads texts by another language model than
+        the one that serves, so that texts of people are not encoded for it.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadMap(
+        self,
+        request: _triptych_pb2.ReadMapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_triptych_pb2.ReadMapResponse], _abc.AsyncIterator[_triptych_pb2.ReadMapResponse]]:
+        """The items of the index that serves as points in two dimensions: their principal components. The first message has
+        the axes, on which vectors of people are placed, too; the others have the points, in the order of their rows.
+        """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

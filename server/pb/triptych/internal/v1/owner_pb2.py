@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*server/pb/triptych/internal/v1/owner.proto\x12\x14triptych.internal.v1\"\x1a\n\x0bJoinRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\"\x9c\x01\n\x0cJoinResponse\x12\x0f\n\x07prepare\x18\x01 \x01(\t\x12\x0c\n\x04\x64rop\x18\x02 \x01(\x08\x12>\n\x06health\x18\x03 \x03(\x0b\x32..triptych.internal.v1.JoinResponse.HealthEntry\x1a-\n\x0bHealthEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x08:\x02\x38\x01\"?\n\x0fPreparedRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x10\n\x08index_id\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x12\n\x10PreparedResponse\"\"\n\x0fReadItemRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\"!\n\x10ReadItemResponse\x12\r\n\x05table\x18\x01 \x01(\x0c\"#\n\x10ReadTextsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\"\n\x11ReadTextsResponse\x12\r\n\x05texts\x18\x01 \x03(\t\"$\n\x11RepairUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x14\n\x12RepairUserResponse2\xcd\x03\n\x05Owner\x12O\n\x04Join\x12!.triptych.internal.v1.JoinRequest\x1a\".triptych.internal.v1.JoinResponse0\x01\x12Y\n\x08Prepared\x12%.triptych.internal.v1.PreparedRequest\x1a&.triptych.internal.v1.PreparedResponse\x12Y\n\x08ReadItem\x12%.triptych.internal.v1.ReadItemRequest\x1a&.triptych.internal.v1.ReadItemResponse\x12\\\n\tReadTexts\x12&.triptych.internal.v1.ReadTextsRequest\x1a\'.triptych.internal.v1.ReadTextsResponse\x12_\n\nRepairUser\x12\'.triptych.internal.v1.RepairUserRequest\x1a(.triptych.internal.v1.RepairUserResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*server/pb/triptych/internal/v1/owner.proto\x12\x14triptych.internal.v1\x1a google/protobuf/descriptor.proto\"\x1a\n\x0bJoinRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\"\x9c\x01\n\x0cJoinResponse\x12\x0f\n\x07prepare\x18\x01 \x01(\t\x12\x0c\n\x04\x64rop\x18\x02 \x01(\x08\x12>\n\x06health\x18\x03 \x03(\x0b\x32..triptych.internal.v1.JoinResponse.HealthEntry\x1a-\n\x0bHealthEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x08:\x02\x38\x01\"?\n\x0fPreparedRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x10\n\x08index_id\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x12\n\x10PreparedResponse\"\"\n\x0fReadItemRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\"!\n\x10ReadItemResponse\x12\r\n\x05table\x18\x01 \x01(\x0c\"#\n\x10ReadTextsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\"\n\x11ReadTextsResponse\x12\r\n\x05texts\x18\x01 \x03(\t\"$\n\x11RepairUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x14\n\x12RepairUserResponse2\x94\x02\n\x05Owner\x12O\n\x04Join\x12!.triptych.internal.v1.JoinRequest\x1a\".triptych.internal.v1.JoinResponse0\x01\x12Y\n\x08Prepared\x12%.triptych.internal.v1.PreparedRequest\x1a&.triptych.internal.v1.PreparedResponse\x12_\n\nRepairUser\x12\'.triptych.internal.v1.RepairUserRequest\x1a(.triptych.internal.v1.RepairUserResponse2\xdb\x01\n\nStoredRows\x12\x64\n\x08ReadItem\x12%.triptych.internal.v1.ReadItemRequest\x1a&.triptych.internal.v1.ReadItemResponse\"\t\x9a\xe8\x18\x05\x61\x64min\x12g\n\tReadTexts\x12&.triptych.internal.v1.ReadTextsRequest\x1a\'.triptych.internal.v1.ReadTextsResponse\"\t\x9a\xe8\x18\x05\x61\x64min:4\n\nrows_scope\x12\x1e.google.protobuf.MethodOptions\x18\x83\x8d\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,28 +34,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_JOINRESPONSE_HEALTHENTRY']._loaded_options = None
   _globals['_JOINRESPONSE_HEALTHENTRY']._serialized_options = b'8\001'
-  _globals['_JOINREQUEST']._serialized_start=68
-  _globals['_JOINREQUEST']._serialized_end=94
-  _globals['_JOINRESPONSE']._serialized_start=97
-  _globals['_JOINRESPONSE']._serialized_end=253
-  _globals['_JOINRESPONSE_HEALTHENTRY']._serialized_start=208
-  _globals['_JOINRESPONSE_HEALTHENTRY']._serialized_end=253
-  _globals['_PREPAREDREQUEST']._serialized_start=255
-  _globals['_PREPAREDREQUEST']._serialized_end=318
-  _globals['_PREPAREDRESPONSE']._serialized_start=320
-  _globals['_PREPAREDRESPONSE']._serialized_end=338
-  _globals['_READITEMREQUEST']._serialized_start=340
-  _globals['_READITEMREQUEST']._serialized_end=374
-  _globals['_READITEMRESPONSE']._serialized_start=376
-  _globals['_READITEMRESPONSE']._serialized_end=409
-  _globals['_READTEXTSREQUEST']._serialized_start=411
-  _globals['_READTEXTSREQUEST']._serialized_end=446
-  _globals['_READTEXTSRESPONSE']._serialized_start=448
-  _globals['_READTEXTSRESPONSE']._serialized_end=482
-  _globals['_REPAIRUSERREQUEST']._serialized_start=484
-  _globals['_REPAIRUSERREQUEST']._serialized_end=520
-  _globals['_REPAIRUSERRESPONSE']._serialized_start=522
-  _globals['_REPAIRUSERRESPONSE']._serialized_end=542
-  _globals['_OWNER']._serialized_start=545
-  _globals['_OWNER']._serialized_end=1006
+  _globals['_STOREDROWS'].methods_by_name['ReadItem']._loaded_options = None
+  _globals['_STOREDROWS'].methods_by_name['ReadItem']._serialized_options = b'\232\350\030\005admin'
+  _globals['_STOREDROWS'].methods_by_name['ReadTexts']._loaded_options = None
+  _globals['_STOREDROWS'].methods_by_name['ReadTexts']._serialized_options = b'\232\350\030\005admin'
+  _globals['_JOINREQUEST']._serialized_start=102
+  _globals['_JOINREQUEST']._serialized_end=128
+  _globals['_JOINRESPONSE']._serialized_start=131
+  _globals['_JOINRESPONSE']._serialized_end=287
+  _globals['_JOINRESPONSE_HEALTHENTRY']._serialized_start=242
+  _globals['_JOINRESPONSE_HEALTHENTRY']._serialized_end=287
+  _globals['_PREPAREDREQUEST']._serialized_start=289
+  _globals['_PREPAREDREQUEST']._serialized_end=352
+  _globals['_PREPAREDRESPONSE']._serialized_start=354
+  _globals['_PREPAREDRESPONSE']._serialized_end=372
+  _globals['_READITEMREQUEST']._serialized_start=374
+  _globals['_READITEMREQUEST']._serialized_end=408
+  _globals['_READITEMRESPONSE']._serialized_start=410
+  _globals['_READITEMRESPONSE']._serialized_end=443
+  _globals['_READTEXTSREQUEST']._serialized_start=445
+  _globals['_READTEXTSREQUEST']._serialized_end=480
+  _globals['_READTEXTSRESPONSE']._serialized_start=482
+  _globals['_READTEXTSRESPONSE']._serialized_end=516
+  _globals['_REPAIRUSERREQUEST']._serialized_start=518
+  _globals['_REPAIRUSERREQUEST']._serialized_end=554
+  _globals['_REPAIRUSERRESPONSE']._serialized_start=556
+  _globals['_REPAIRUSERRESPONSE']._serialized_end=576
+  _globals['_OWNER']._serialized_start=579
+  _globals['_OWNER']._serialized_end=855
+  _globals['_STOREDROWS']._serialized_start=858
+  _globals['_STOREDROWS']._serialized_end=1077
 # @@protoc_insertion_point(module_scope)

@@ -46,16 +46,6 @@ class OwnerStub:
                 request_serializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.PreparedRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.PreparedResponse.FromString,
                 _registered_method=True)
-        self.ReadItem = channel.unary_unary(
-                '/triptych.internal.v1.Owner/ReadItem',
-                request_serializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadItemRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadItemResponse.FromString,
-                _registered_method=True)
-        self.ReadTexts = channel.unary_unary(
-                '/triptych.internal.v1.Owner/ReadTexts',
-                request_serializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadTextsRequest.SerializeToString,
-                response_deserializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadTextsResponse.FromString,
-                _registered_method=True)
         self.RepairUser = channel.unary_unary(
                 '/triptych.internal.v1.Owner/RepairUser',
                 request_serializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.RepairUserRequest.SerializeToString,
@@ -82,20 +72,6 @@ class OwnerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ReadItem(self, request, context):
-        """Reads an item of the store.  NOT_FOUND.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ReadTexts(self, request, context):
-        """Reads the texts of a user.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def RepairUser(self, request, context):
         """Writes the damaged records of a user and the user's friends in the state again, from the store.
         """
@@ -115,16 +91,6 @@ def add_OwnerServicer_to_server(servicer, server):
                     servicer.Prepared,
                     request_deserializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.PreparedRequest.FromString,
                     response_serializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.PreparedResponse.SerializeToString,
-            ),
-            'ReadItem': grpc.unary_unary_rpc_method_handler(
-                    servicer.ReadItem,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadItemRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadItemResponse.SerializeToString,
-            ),
-            'ReadTexts': grpc.unary_unary_rpc_method_handler(
-                    servicer.ReadTexts,
-                    request_deserializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadTextsRequest.FromString,
-                    response_serializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadTextsResponse.SerializeToString,
             ),
             'RepairUser': grpc.unary_unary_rpc_method_handler(
                     servicer.RepairUser,
@@ -199,6 +165,99 @@ class Owner:
             _registered_method=True)
 
     @staticmethod
+    def RepairUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.internal.v1.Owner/RepairUser',
+            server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.RepairUserRequest.SerializeToString,
+            server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.RepairUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class StoredRowsStub:
+    """What query processes, and read replicas on other machines, read of the store.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ReadItem = channel.unary_unary(
+                '/triptych.internal.v1.StoredRows/ReadItem',
+                request_serializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadItemRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadItemResponse.FromString,
+                _registered_method=True)
+        self.ReadTexts = channel.unary_unary(
+                '/triptych.internal.v1.StoredRows/ReadTexts',
+                request_serializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadTextsRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadTextsResponse.FromString,
+                _registered_method=True)
+
+
+class StoredRowsServicer:
+    """What query processes, and read replicas on other machines, read of the store.
+    """
+
+    def ReadItem(self, request, context):
+        """Reads an item.  NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadTexts(self, request, context):
+        """Reads the texts of a user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_StoredRowsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ReadItem': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadItem,
+                    request_deserializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadItemRequest.FromString,
+                    response_serializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadItemResponse.SerializeToString,
+            ),
+            'ReadTexts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadTexts,
+                    request_deserializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadTextsRequest.FromString,
+                    response_serializer=server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadTextsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'triptych.internal.v1.StoredRows', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('triptych.internal.v1.StoredRows', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class StoredRows:
+    """What query processes, and read replicas on other machines, read of the store.
+    """
+
+    @staticmethod
     def ReadItem(request,
             target,
             options=(),
@@ -212,7 +271,7 @@ class Owner:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/triptych.internal.v1.Owner/ReadItem',
+            '/triptych.internal.v1.StoredRows/ReadItem',
             server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadItemRequest.SerializeToString,
             server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadItemResponse.FromString,
             options,
@@ -239,36 +298,9 @@ class Owner:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/triptych.internal.v1.Owner/ReadTexts',
+            '/triptych.internal.v1.StoredRows/ReadTexts',
             server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadTextsRequest.SerializeToString,
             server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.ReadTextsResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def RepairUser(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/triptych.internal.v1.Owner/RepairUser',
-            server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.RepairUserRequest.SerializeToString,
-            server_dot_pb_dot_triptych_dot_internal_dot_v1_dot_owner__pb2.RepairUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,10 +39,6 @@ class OwnerStub:
     """A query process joins, stays joined while the stream lasts, and is told what to prepare."""
     Prepared: _grpc.UnaryUnaryMultiCallable[_owner_pb2.PreparedRequest, _owner_pb2.PreparedResponse]
     """A query process has prepared an index, or cannot."""
-    ReadItem: _grpc.UnaryUnaryMultiCallable[_owner_pb2.ReadItemRequest, _owner_pb2.ReadItemResponse]
-    """Reads an item of the store.  NOT_FOUND."""
-    ReadTexts: _grpc.UnaryUnaryMultiCallable[_owner_pb2.ReadTextsRequest, _owner_pb2.ReadTextsResponse]
-    """Reads the texts of a user."""
     RepairUser: _grpc.UnaryUnaryMultiCallable[_owner_pb2.RepairUserRequest, _owner_pb2.RepairUserResponse]
     """Writes the damaged records of a user and the user's friends in the state again, from the store."""
 
@@ -57,10 +53,6 @@ class OwnerAsyncStub(OwnerStub):
     """A query process joins, stays joined while the stream lasts, and is told what to prepare."""
     Prepared: _aio.UnaryUnaryMultiCallable[_owner_pb2.PreparedRequest, _owner_pb2.PreparedResponse]  # type: ignore[assignment]
     """A query process has prepared an index, or cannot."""
-    ReadItem: _aio.UnaryUnaryMultiCallable[_owner_pb2.ReadItemRequest, _owner_pb2.ReadItemResponse]  # type: ignore[assignment]
-    """Reads an item of the store.  NOT_FOUND."""
-    ReadTexts: _aio.UnaryUnaryMultiCallable[_owner_pb2.ReadTextsRequest, _owner_pb2.ReadTextsResponse]  # type: ignore[assignment]
-    """Reads the texts of a user."""
     RepairUser: _aio.UnaryUnaryMultiCallable[_owner_pb2.RepairUserRequest, _owner_pb2.RepairUserResponse]  # type: ignore[assignment]
     """Writes the damaged records of a user and the user's friends in the state again, from the store."""
 
@@ -86,12 +78,47 @@ class OwnerServicer(metaclass=_abc_1.ABCMeta):
         """A query process has prepared an index, or cannot."""
 
     @_abc_1.abstractmethod
+    def RepairUser(
+        self,
+        request: _owner_pb2.RepairUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_owner_pb2.RepairUserResponse, _abc.Awaitable[_owner_pb2.RepairUserResponse]]:
+        """Writes the damaged records of a user and the user's friends in the state again, from the store."""
+
+def add_OwnerServicer_to_server(servicer: OwnerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class StoredRowsStub:
+    """What query processes, and read replicas on other machines, read of the store."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> StoredRowsAsyncStub: ...
+    ReadItem: _grpc.UnaryUnaryMultiCallable[_owner_pb2.ReadItemRequest, _owner_pb2.ReadItemResponse]
+    """Reads an item.  NOT_FOUND."""
+    ReadTexts: _grpc.UnaryUnaryMultiCallable[_owner_pb2.ReadTextsRequest, _owner_pb2.ReadTextsResponse]
+    """Reads the texts of a user."""
+
+@_typing.type_check_only
+class StoredRowsAsyncStub(StoredRowsStub):
+    """What query processes, and read replicas on other machines, read of the store."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ReadItem: _aio.UnaryUnaryMultiCallable[_owner_pb2.ReadItemRequest, _owner_pb2.ReadItemResponse]  # type: ignore[assignment]
+    """Reads an item.  NOT_FOUND."""
+    ReadTexts: _aio.UnaryUnaryMultiCallable[_owner_pb2.ReadTextsRequest, _owner_pb2.ReadTextsResponse]  # type: ignore[assignment]
+    """Reads the texts of a user."""
+
+class StoredRowsServicer(metaclass=_abc_1.ABCMeta):
+    """What query processes, and read replicas on other machines, read of the store."""
+
+    @_abc_1.abstractmethod
     def ReadItem(
         self,
         request: _owner_pb2.ReadItemRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_owner_pb2.ReadItemResponse, _abc.Awaitable[_owner_pb2.ReadItemResponse]]:
-        """Reads an item of the store.  NOT_FOUND."""
+        """Reads an item.  NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ReadTexts(
@@ -101,12 +128,4 @@ class OwnerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_owner_pb2.ReadTextsResponse, _abc.Awaitable[_owner_pb2.ReadTextsResponse]]:
         """Reads the texts of a user."""
 
-    @_abc_1.abstractmethod
-    def RepairUser(
-        self,
-        request: _owner_pb2.RepairUserRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_owner_pb2.RepairUserResponse, _abc.Awaitable[_owner_pb2.RepairUserResponse]]:
-        """Writes the damaged records of a user and the user's friends in the state again, from the store."""
-
-def add_OwnerServicer_to_server(servicer: OwnerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+def add_StoredRowsServicer_to_server(servicer: StoredRowsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,22 @@
+"""Batch work in parts, with the same results in this process, in several processes and on several machines.
+
+`jobs` says what a way to do such work is: a function, which workers import by its name, is called with each
+part; what is large lies in files that every worker sees, and a part is a path and some numbers. `processes`
+works in processes of this machine and `cluster` on a Ray cluster; both start again what a lost worker had.
+`opening` chooses between them by the options `--jobs` and `--ray`.
+"""
+
+from encoder.jobs.jobs import IN_PROCESS, Jobs, NotByNameError, PartFailedError, PartLostError
+from encoder.jobs.opening import open_jobs, shared_folder
+from encoder.jobs.processors import usable_processors
+
+__all__ = [
+    "IN_PROCESS",
+    "Jobs",
+    "NotByNameError",
+    "PartFailedError",
+    "PartLostError",
+    "open_jobs",
+    "shared_folder",
+    "usable_processors",
+]

@@ -1,0 +1,108 @@
+"""Work on a Ray cluster: tasks of one processor each, which leave what is large in files that all see."""
+
+import logging
+import os
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+from encoder.jobs.jobs import Jobs, PartOutcome, attempt
+from encoder.jobs.threads import ONE_THREAD
+
+_CLIENT = "ray://"
+_WAITING = 2  # parts per processor that Ray knows of, so that none waits for the next one
+_RETRIES = 3
+
+_Part = TypeVar("_Part")
+_Result = TypeVar("_Result")
+
+log = logging.getLogger(__name__)
+
+
+class RayMissingError(LookupError):
+    """Ray is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("--ray needs Ray, of the extra ray: pip install 'triptych[ray]'")
+
+
+class NoClusterError(ConnectionError):
+    """No Ray cluster answers at an address."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(
+            f"no Ray cluster answers at {address!r} ({reason}): start one with `ray start --head`, or name "
+            "its address, such as --ray 10.0.0.5:6379"
+        )
+        self.address = address
+
+
+class RayCluster(Jobs):
+    """Works on a Ray cluster. Ray itself begins the tasks of a lost worker or node again, elsewhere."""
+
+    def __init__(self, address: str) -> None:
+        """Connect to a cluster.
+
+        Args:
+            address: host and port, or "auto" for the one that RAY_ADDRESS names or this machine is part of.
+
+        Raises:
+            RayMissingError: Ray is not installed.
+            NoClusterError: no cluster answers there.
+        """
+        if address.startswith(_CLIENT):
+            raise NoClusterError(address, "that is a client server, which our files do not reach")
+        if find_spec("ray") is None:
+            raise RayMissingError
+        os.environ.setdefault(
+            "RAY_USAGE_STATS_ENABLED", "0"
+        )  # before it is loaded: nothing is told to anybody
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+        import ray  # noqa: PLC0415  takes seconds
+
+        self._ray: Any = ray
+        self.lost = (ray.exceptions.RayError,)
+        try:
+            ray.init(
+                address=address,
+                configure_logging=False,
+                log_to_driver=False,
+                runtime_env={"env_vars": ONE_THREAD},
+            )
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            raise NoClusterError(address, _reason(error, ray.exceptions.AuthenticationError)) from error
+        self.workers = max(1, int(ray.cluster_resources().get("CPU", 0)))
+        self.at_once = _WAITING * self.workers
+        self._attempt: Any = ray.remote(num_cpus=1, max_retries=_RETRIES, retry_exceptions=False)(attempt)
+        self._tasks: dict[Future[Any], Any] = {}
+        log.info("ray: %d processors of %d machines", self.workers, sum(one["Alive"] for one in ray.nodes()))
+
+    def submit(self, function: Callable[[_Part], _Result], part: _Part) -> "Future[PartOutcome[_Result]]":
+        """Hand a part to the cluster."""
+        for done in [one for one in self._tasks if one.done()]:
+            del self._tasks[done]
+        task = self._attempt.remote(function, part)
+        future: Future[PartOutcome[_Result]] = task.future()
+        self._tasks[future] = task
+        return future
+
+    def abandon(self, futures: "Collection[Future[Any]]") -> None:
+        """End the tasks of some parts."""
+        for future in futures:
+            if (task := self._tasks.pop(future, None)) is not None:
+                self._ray.cancel(task, force=True)
+
+    def close(self) -> None:
+        """Leave the cluster, which ends what still runs of ours."""
+        self._ray.shutdown()
+
+
+def _reason(error: BaseException, denied: type[BaseException]) -> str:
+    """Return why Ray did not connect, in a line; that a token is missing stands in a cause of its error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, denied):
+            return "it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what the cluster has"
+        cause = cause.__cause__
+    return str(error).strip().splitlines()[0]

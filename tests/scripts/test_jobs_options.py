@@ -1,0 +1,45 @@
+"""`--jobs` and `--ray` of the commands."""
+
+import json
+import shutil
+
+import optuna
+import pytest
+
+from store.home import Home
+from tests.command_line import Run
+from tests.indexer.divided import cached
+
+
+def test_every_command_divides_its_work(home: Home, run: Run) -> None:
+    before = cached(home)
+    shutil.rmtree(home.text_cache)
+    for words in (
+        ("train", "--fusion", "ridge", "--dim", 16),
+        ("reindex", "--full"),
+        ("tune", "--fusion", "ridge", "--trials", 2),
+        ("evaluate", "--split", "valid", "--baselines", "--json", home.path / "report.json"),
+    ):
+        code, _, err = run(*words, "--home", home.path, "--jobs", 2)
+        assert code == 0, err
+    assert cached(home).keys() == before.keys()
+    assert not list(home.indexes.glob(".spool-*"))
+    report = json.loads((home.path / "report.json").read_text())
+    assert report["baselines"]["EASE"]["20"]["recall"] > 0
+    (study,) = optuna.get_all_study_summaries(f"sqlite:///{home.reports / 'tune.db'}")
+    assert study.n_trials == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--jobs", 0), "'0' is neither auto nor a number from 1 to 1024"),
+        (("--jobs", "many"), "'many' is neither auto nor a number"),
+        (("--jobs", 2, "--ray", "auto"), "--ray and --jobs exclude each other"),
+    ],
+)
+def test_what_is_no_number_of_jobs_is_refused(
+    home: Home, run: Run, words: tuple[object, ...], reason: str
+) -> None:
+    code, _, err = run("reindex", "--home", home.path, *words)
+    assert (code, reason in " ".join(err.replace("│", "").split())) == (2, True), err
