@@ -41,7 +41,7 @@ def entries(*sequences: int) -> list[pb.LogEntry]:
         (request(entries(3, 7), through=at(6)), "entries[1].sequence"),
         (request(entries(*range(1, MAX_EVENTS + 2))), "entries"),
         (
-            request([pb.LogEntry(sequence=n, event=behaviors(MAX_EVENT_ROWS // 2 + 1)) for n in (1, 2)]),
+            request([pb.LogEntry(sequence=n, event=behaviors(MAX_EVENT_ROWS // 3 + 1)) for n in (1, 2, 3)]),
             "entries",
         ),
         (request([], through=at(2**63)), "through.sequence"),
