@@ -47,6 +47,7 @@ nightly: $(READY)
 	  tests/scripts/gateway/test_same_answers.py tests/scripts/gateway/test_description.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly -n 2 --dist loadfile --timeout 0
 	$(BIN)/triptych bench faults --rounds 20
+	$(BIN)/triptych bench faults --stage log --rounds 20 --events 100000
 	$(BIN)/triptych bench import --gib 2 --most-mib 1536
 
 # Every figure of docs/results.md, at one commit: make results DATA=folder-of-data-sets RESULTS=working-folder.  Hours; started again it goes on.

@@ -15,14 +15,17 @@ from indexer.files import (
     FloatArray,
     IntArray,
     ItemChange,
+    ItemIds,
     MainPart,
     read_delta,
     read_without_vector,
 )
-from indexer.filters import AttributeIndex, Filter
+from indexer.filters import AttributeIndex, AttributesByRow, Filter
+from indexer.milvus import MilvusSearch
 from indexer.search import (
     ALL_ALLOWED,
     EXACT,
+    CandidateSearch,
     Exclusions,
     FilterCache,
     FilterPolicy,
@@ -36,6 +39,9 @@ from store.artifact import DamagedArtifactError, read_manifest, verify
 from store.attributes import BadAttributesError, left_out_message, usable_attributes
 
 log = logging.getLogger(__name__)
+
+Elsewhere = Callable[[str, ItemIds], MilvusSearch]
+"""Opens what finds candidates for an index, by its id and the ids of its main part."""
 
 LAYOUT = 2  # of the files; 1 had no changes beside a main part
 
@@ -59,29 +65,38 @@ class Index:
         index_id: the directory's name.
         model_id: of the model that made the vectors; vectors of another model do not compare with them.
         main, delta: the main part and the changes.
-        approximate: FAISS over the vectors of the main part; None where every vector is compared.
+        elsewhere: what finds candidates in place of FAISS; None for FAISS.
+        approximate: FAISS over the vectors of the main part; None where every vector is compared, and with
+            `elsewhere`.
         policy: of filtered searches.
         exact: whether a search without a filter compares every item.
     """
 
-    def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, manifest: dict[str, Any], elsewhere: Elsewhere | None = None) -> None:
         self.index_id = directory.name
         self.manifest = manifest
         self.model_id: str = manifest["model_id"]
         self.dim: int = manifest["dim"]
         self.exact: bool = manifest["factory"] == EXACT
         self.main = MainPart.open(directory)
-        self.approximate = open_ann(directory, manifest, self.main.vectors)
-        self.policy = FilterPolicy.from_json(manifest["filters"])
+        self.elsewhere = None if elsewhere is None else elsewhere(self.index_id, self.main.ids)
+        if self.elsewhere is None:
+            self.approximate = open_ann(directory, manifest, self.main.vectors)
+            self.policy = FilterPolicy.from_json(manifest["filters"])
+        else:
+            self.approximate, self.policy, self.exact = None, self.elsewhere.policy, False
         self.delta = Delta(self.main.ids, self.dim)
         changes, removed = read_delta(directory)
         self._apply_stored([*changes, *read_without_vector(directory, self.dim)], removed)
-        self._allowed = FilterCache(self.main, AttributeIndex(directory / FACTS_FILE), self.delta).allowed
+        self._attributes = AttributeIndex(directory / FACTS_FILE)
+        self._allowed = FilterCache(self.main, self._attributes, self.delta).allowed
         self._check_sizes(directory, len(changes))
 
     @classmethod
-    def load(cls, directory: Path, *, check: bool = True) -> "Index":
+    def load(cls, directory: Path, *, check: bool = True, elsewhere: Elsewhere | None = None) -> "Index":
         """Open the index in a directory; with `check`, after comparing the checksum of every file.
+
+        Candidates come from FAISS, or from what `elsewhere` opens.
 
         Raises:
             DamagedArtifactError: a file is missing, damaged or of another kind; names the file.
@@ -93,7 +108,7 @@ class Index:
             found = manifest.get("layout")
             reason = f"has layout {found}, this version reads {LAYOUT}: run `triptych reindex`"
             raise DamagedArtifactError(directory, reason)
-        return cls(directory, manifest)
+        return cls(directory, manifest, elsewhere)
 
     def __len__(self) -> int:
         state = self.delta.state
@@ -250,6 +265,10 @@ class Index:
         found[appended] = self.delta.state.popularity[rows[appended] - main]
         return found
 
+    def attributes_by_row(self) -> AttributesByRow:
+        """Return the attributes of the main part, row by row.  Raises: ReindexNeededError."""
+        return self._attributes.by_row(len(self.main))
+
     @property
     def ids(self) -> pa.LargeStringArray:
         """The item id of every row, removed or not."""
@@ -260,6 +279,8 @@ class Index:
     def put(self, changes: Sequence[ItemChange], removed: Sequence[str] = ()) -> None:
         """Put and remove items; a search sees all of it or nothing.  Raises: as `Delta.apply`."""
         self.delta.apply(changes, removed)
+        if self.elsewhere is not None:
+            self.elsewhere.put(changes, removed)
 
     def _apply_stored(self, changes: Sequence[ItemChange], removed_rows: IntArray) -> None:
         """Put the changes stored beside the main part; those with bad attributes are logged and left out."""
@@ -272,7 +293,7 @@ class Index:
             self.delta.apply([change for change in changes if change.item_id in usable], removed)
 
     def _searchable(self, state: IndexState) -> Searchable:
-        return Searchable(self.main, self.approximate, self.policy, state, self.item_ids)
+        return Searchable(self.main, self.elsewhere or self.approximate, self.policy, state, self.item_ids)
 
     def _queries(self, vectors: FloatArray) -> FloatArray:
         if vectors.shape[1] != self.dim:
@@ -282,7 +303,8 @@ class Index:
     def _check_sizes(self, directory: Path, changes: int) -> None:
         """Raise DamagedArtifactError where the files and the manifest do not fit together."""
         main = self.main
-        searched = (len(self.approximate), self.approximate.dim) if self.approximate else main.vectors.shape
+        searcher: CandidateSearch | None = self.elsewhere or self.approximate
+        searched = main.vectors.shape if searcher is None else (len(searcher), searcher.dim)
         found = (len(main), *main.vectors.shape, *searched, changes)
         items = self.manifest["main_items"]
         named = (items, items, self.dim, items, self.dim, self.manifest["changes"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from encoder.runtime import Model
-from indexer.index import Index
+from indexer.index import Elsewhere, Index
 from indexer.users import open_users
 from store.artifact import DamagedArtifactError, artifacts, read_pointer, remove_artifact, set_pointer
 from store.home import Home
@@ -34,7 +34,14 @@ class LoadedIndex:
     users: Index | None = None
 
 
-def load_index(home: Home, index_id: str, *, threads: int | None = None, check: bool = True) -> LoadedIndex:
+def load_index(
+    home: Home,
+    index_id: str,
+    *,
+    threads: int | None = None,
+    check: bool = True,
+    elsewhere: Elsewhere | None = None,
+) -> LoadedIndex:
     """Load an index, its model and its user index.
 
     Args:
@@ -42,6 +49,7 @@ def load_index(home: Home, index_id: str, *, threads: int | None = None, check: 
         index_id: of the index.
         threads: of the model per call; None lets ONNX Runtime choose.
         check: compare the checksums of all their files first.
+        elsewhere: opens what finds candidates in place of FAISS.
 
     Raises:
         IndexNotFoundError: no index has that id.
@@ -49,7 +57,7 @@ def load_index(home: Home, index_id: str, *, threads: int | None = None, check: 
     """
     if index_id not in artifacts(home.indexes):
         raise IndexNotFoundError(index_id, artifacts(home.indexes))
-    index = Index.load(home.indexes / index_id, check=check)
+    index = Index.load(home.indexes / index_id, check=check, elsewhere=elsewhere)
     if index.model_id not in artifacts(home.models):
         raise DamagedArtifactError(home.models / index.model_id, f"is missing and index {index_id} needs it")
     model = Model.load(home.models / index.model_id, threads=threads, check=check)

@@ -19,6 +19,7 @@ from scripts.backups import backup_command, restore_command
 from scripts.bench import app as bench_app
 from scripts.compress_text import compress_text_command
 from scripts.console import console_command
+from scripts.consume import consume_command
 from scripts.demo import demo_command
 from scripts.doctor import doctor_command
 from scripts.evaluate import evaluate_command
@@ -44,6 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("import")(import_command)
+app.command("consume")(consume_command)
 app.command("train")(train_command)
 app.command("reindex")(reindex_command)
 app.command("serve")(serve_command)

@@ -121,6 +121,54 @@ def rollback_command(home: PlaceOption, cache: CacheOption = None) -> None:
     print(f"index {index_id} serves")
 
 
+@index_app.command("move")
+def move_command(
+    home: PlaceOption,
+    to: Annotated[str, typer.Option(help="milvus, or faiss for back.", show_default=False)],
+    milvus: Annotated[str, typer.Option(help="URI of Milvus, such as http://127.0.0.1:19530.")] = "",
+    index_id: Annotated[
+        str | None, typer.Argument(help="An index id; the one that serves without it.")
+    ] = None,
+    milvus_token_file: Annotated[
+        Path | None, typer.Option(help="File with the token, or user:password, for Milvus.")
+    ] = None,
+    cache: CacheOption = None,
+) -> None:
+    """Move an index into Milvus, tuned to the ANN recall that its reindex was asked for, or back.
+
+    What serves does not change: `triptych serve --index-engine milvus --milvus URI` says where candidates
+    come from, and moves an index by itself where this was not done before. The files of the index stay, so
+    the way back only removes the collection.
+
+    Example: triptych index move --to milvus --milvus http://127.0.0.1:19530 --home demo
+    """
+    from indexer.building import move_to_milvus, recall_asked_of, users_to_tune_with
+    from indexer.index import Index
+    from indexer.milvus import MilvusAddress, MilvusConnection, drop_collection
+
+    if to not in ("milvus", "faiss"):
+        raise typer.BadParameter(f"{to!r} is neither milvus nor faiss", param_hint="--to")
+    if not milvus:
+        raise typer.BadParameter("say where Milvus is", param_hint="--milvus")
+    token = "" if milvus_token_file is None else milvus_token_file.read_text("utf-8").strip()
+    with working_home(home, cache) as work:
+        index_id = index_id or work.named(CURRENT).name
+        connection = MilvusConnection(MilvusAddress(milvus, token))
+        if to == "faiss":
+            there = drop_collection(connection, index_id)
+            print(f"index {index_id} {'is no more' if there else 'was not'} in Milvus")
+            return
+        _check_known(work, index_id)
+        work.fetch("indexes", index_id)
+        index = Index.load(work.home.indexes / index_id)
+        queries = users_to_tune_with(work.home.indexes, index)
+        facts = move_to_milvus(index, connection, queries, recall_asked_of(index))
+    print(
+        f"index {index_id} is in Milvus: {facts.items} items, efSearch {facts.search_params.ef_search}, "
+        f"ANN recall@100 {facts.recall:.4f}"
+    )
+
+
 @index_app.command("prune")
 def prune_command(
     home: PlaceOption,

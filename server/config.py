@@ -244,6 +244,17 @@ class ServerConfig:
         most=MAX_GRACE,
         reread=True,
     )
+    index_engine: str = option(
+        "index",
+        "where the candidates of searches for items come from: faiss, in the process, or milvus, into which "
+        "an index is moved when it begins to serve",
+        "faiss",
+        words=("faiss", "milvus"),
+    )
+    milvus: str = option("index", "URI of Milvus, such as http://127.0.0.1:19530", "")
+    milvus_token: Path | None = option(
+        "index", "file with the token, or user:password, for Milvus", name="milvus_token_file"
+    )
     tls_cert: Path | None = option(
         "tls", "PEM certificate chain; needs a key; both are read again when they change"
     )

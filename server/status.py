@@ -21,6 +21,7 @@ from encoder.heads import NoHeadError
 from encoder.text import DamagedTextCacheError, NotATextModelError
 from indexer.filters import ReindexNeededError
 from indexer.index import VectorDimError
+from indexer.milvus import MilvusUnreachableError
 from indexer.publish import IndexNotFoundError, NoOlderIndexError
 from server.access import (
     ItemsHiddenError,
@@ -129,6 +130,7 @@ _CODES: tuple[tuple[type[Exception], int, str], ...] = (
     (NotReadyError, code_pb2.UNAVAILABLE, "NOT_READY"),
     (NotPreparedError, code_pb2.FAILED_PRECONDITION, "INDEX_REFUSED"),
     (OwnerUnreachableError, code_pb2.UNAVAILABLE, "OWNER_UNREACHABLE"),
+    (MilvusUnreachableError, code_pb2.UNAVAILABLE, "INDEX_UNREACHABLE"),
     (ReadReplicaError, code_pb2.FAILED_PRECONDITION, "READ_REPLICA"),
     (StateUnreachableError, code_pb2.UNAVAILABLE, "STATE_UNREACHABLE"),
     (ObjectStorageError, code_pb2.UNAVAILABLE, "STORAGE_UNREACHABLE"),

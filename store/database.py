@@ -21,7 +21,7 @@ from store.locks import locked
 _ROW_GROUP_SIZE = 10_240
 # DuckDB takes what follows a question mark for options, and a backslash for a slash.
 _UNUSABLE_CHARACTERS = ("?", "\\")
-_SCHEMAS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
+_SCHEMAS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql", "schema_5.sql")
 
 
 class StoreLockedError(OSError):

@@ -62,6 +62,7 @@ _ALLOWED = {
     "impressions": (used("H"),),
 }
 _ALL_IMPRESSIONS = _IMPRESSIONS.replace(f" WHERE {VISIBLE_IMPRESSION}", "")
+_LOGS = "SELECT log, epoch, sequence FROM data.logs ORDER BY log"
 _VECTOR_NUMBERS = 1 << 24  # of all vectors of a batch
 _log = logging.getLogger(__name__)
 
@@ -310,6 +311,7 @@ def create_export(store: Store, exports: Path) -> str:
             "created_at": created_at,
             "counts": counts,
             "held_out": held_out,
+            "logs": {log: [epoch, sequence] for log, epoch, sequence in cursor.execute(_LOGS).fetchall()},
         }
     _log.info("export %s done: %s", export_id, counts)
     return export_id

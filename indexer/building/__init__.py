@@ -6,6 +6,7 @@ the ANN recall against the `ground_truth`, and measures its search parameters an
 checks and publishes the directory. Every stage goes through a `build_checkpoint`, so that a killed build goes
 on. With workers, `parts` has items and users encoded by them, whose texts they find by `text_vectors`.
 `incremental` compares an export with an index, for the cheap reindex and for the server.
+`milvus` moves a built index into Milvus, tuned anew.
 """
 
 from indexer.building.assemble import assemble_index, copy_changed, lay_out, unchanged_files
@@ -21,6 +22,12 @@ from indexer.building.incremental import (
     without_bad,
 )
 from indexer.building.items import ItemTower, build_main, write_rows
+from indexer.building.milvus import (
+    MilvusRecallError,
+    move_to_milvus,
+    recall_asked_of,
+    users_to_tune_with,
+)
 from indexer.building.parts import items_in_parts, remove_parts
 from indexer.building.sample import QUERIES, sample_users, tuning_queries
 from indexer.building.shards import build_shard
@@ -40,6 +47,7 @@ __all__ = [
     "Choice",
     "ExportedUsers",
     "ItemTower",
+    "MilvusRecallError",
     "assemble_index",
     "build_main",
     "build_shard",
@@ -55,8 +63,10 @@ __all__ = [
     "items_in_parts",
     "lay_out",
     "lists_for",
+    "move_to_milvus",
     "open_checkpoint",
     "put_users",
+    "recall_asked_of",
     "remove_parts",
     "row_hashes",
     "sample_users",
@@ -64,6 +74,7 @@ __all__ = [
     "too_many",
     "tuning_queries",
     "unchanged_files",
+    "users_to_tune_with",
     "without_bad",
     "write_rows",
 ]

@@ -7,8 +7,10 @@ index: `attribute_index.AttributeIndex` is the memory-mapped one of the main par
 
 from indexer.filters.attribute_index import (
     FACTS_LAYOUT,
+    KIND,
     AttributeIndex,
     AttributeIndexBuilder,
+    AttributesByRow,
     ItemTerms,
     Moment,
     MutableAttributeIndex,
@@ -16,15 +18,19 @@ from indexer.filters.attribute_index import (
     ReindexNeededError,
     Value,
     moment_of,
+    term,
     terms_of,
+    truth,
 )
 from indexer.filters.filter import AttributeLookup, Filter, FilterError, above, allowed_rows, below
 
 __all__ = [
     "FACTS_LAYOUT",
+    "KIND",
     "AttributeIndex",
     "AttributeIndexBuilder",
     "AttributeLookup",
+    "AttributesByRow",
     "Filter",
     "FilterError",
     "ItemTerms",
@@ -37,5 +43,7 @@ __all__ = [
     "allowed_rows",
     "below",
     "moment_of",
+    "term",
     "terms_of",
+    "truth",
 ]

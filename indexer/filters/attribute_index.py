@@ -8,6 +8,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from array import array
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -247,6 +248,25 @@ class AttributeIndex:
         start, end = np.searchsorted(times, int(first), "left"), np.searchsorted(times, int(last), "right")
         return rows_once(self._tensors[f"moment_owners{i}"][start:end])
 
+    def by_row(self, total: int) -> "AttributesByRow":
+        """Return the attributes of `total` rows, not inverted.  Raises: ReindexNeededError."""
+        if self._old:
+            raise ReindexNeededError(self._index_id, "the attributes of an item")
+        counts = np.diff(self._tensors["starts"])
+        rows = self._tensors["rows"].astype(np.int64)
+        order = np.argsort(rows, kind="stable")
+        terms = np.repeat(self._tensors["terms"], counts)[order]
+        starts = np.searchsorted(rows[order], np.arange(total + 1))
+        numbers = {
+            name: _ends(self._tensors[f"values{i}"], self._tensors[f"owners{i}"], total)
+            for name, i in self._number.items()
+        }
+        moments = {
+            name: _ends(self._tensors[f"moments{i}"], self._tensors[f"moment_owners{i}"], total)
+            for name, i in self._moment.items()
+        }
+        return AttributesByRow(terms, starts, numbers, moments)
+
     def _place(self, i: int, value: Number, side: Literal["left", "right"]) -> int:
         """Return where a number belongs among an attribute's sorted ones, left or right of equal ones."""
         double, rest = as_double(value)
@@ -254,6 +274,23 @@ class AttributeIndex:
         first, last = np.searchsorted(values, double, "left"), np.searchsorted(values, double, "right")
         equal = np.zeros(last - first, np.int64) if rests is None else rests[first:last]
         return int(first + np.searchsorted(equal, rest, side))
+
+
+@dataclass(frozen=True)
+class AttributesByRow:
+    """The attributes of N rows, as far as an attribute index keeps them.
+
+    Attributes:
+        terms: (T,) uint64, the hashes of the terms of one row after another.
+        starts: (N + 1,) int64, where those of a row begin.
+        numbers, moments: the least and the greatest value (2, N) float64 by attribute; NaN for a row
+            without one.
+    """
+
+    terms: npt.NDArray[np.uint64]
+    starts: IntArray
+    numbers: dict[str, npt.NDArray[np.float64]]
+    moments: dict[str, npt.NDArray[np.float64]]
 
 
 class MutableAttributeIndex(_Columns):
@@ -298,6 +335,14 @@ def rows_once(rows: npt.NDArray[Any]) -> IntArray:
     rows = np.sort(rows)
     first = np.append(True, rows[1:] != rows[:-1])[: len(rows)]
     return np.asarray(rows[first], dtype=np.int64)
+
+
+def _ends(values: npt.NDArray[Any], owners: npt.NDArray[Any], total: int) -> npt.NDArray[np.float64]:
+    """Return the least and the greatest of the values (n,) of each owner, (2, total); NaN for none."""
+    ends = np.full((2, total), np.nan)
+    np.fmin.at(ends[0], owners, values.astype(np.float64))
+    np.fmax.at(ends[1], owners, values.astype(np.float64))
+    return ends
 
 
 def _copied(columns: "tuple[array[Any], ...]") -> list[npt.NDArray[Any]]:

@@ -1,12 +1,13 @@
 """The search of an index, exact or through FAISS.
 
 `search.Searchable` takes candidates of the main part, drops what the filter and the exclusions mask, and
-merges the appended rows. Candidates come from `exact`, which compares vectors, or from `ann`, FAISS with
-tuned search parameters; `exact.scores_of` computes every score that is returned. `gpu` puts FAISS on graphics
-cards. `filter_cache` remembers which rows a filter allows, and `lists` chooses what is compared of them in
-an IVF.
+merges the appended rows. Candidates come from `exact`, which compares vectors, or from what fulfils
+`allowed.CandidateSearch`, such as `ann`, FAISS with tuned search parameters; `exact.scores_of` computes every
+score that is returned. `gpu` puts FAISS on graphics cards. `filter_cache` remembers which rows a filter
+allows, and `lists` chooses what is compared of them in an IVF.
 """
 
+from indexer.search.allowed import ALL_ALLOWED, Allowed, CandidateSearch, bits_of
 from indexer.search.ann import (
     EXACT,
     AnnIndex,
@@ -27,13 +28,15 @@ from indexer.search.exact import (
 from indexer.search.filter_cache import FilterCache
 from indexer.search.gpu import cagra_graph, gpus, has_cuvs, inner_of, to_cpu, to_gpu
 from indexer.search.lists import Bits, Portions
-from indexer.search.search import ALL_ALLOWED, Exclusions, Searchable, best_by_id, bits_of
+from indexer.search.search import Exclusions, Searchable, best_by_id
 
 __all__ = [
     "ALL_ALLOWED",
     "EXACT",
+    "Allowed",
     "AnnIndex",
     "Bits",
+    "CandidateSearch",
     "Exclusions",
     "FilterCache",
     "FilterPolicy",

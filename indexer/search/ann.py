@@ -11,6 +11,7 @@ import faiss
 import numpy as np
 
 from indexer.files import FloatArray, IntArray, faiss_file
+from indexer.search.allowed import Allowed
 from indexer.search.exact import Searched, scores_of
 from indexer.search.gpu import (
     MOST_RESULTS,
@@ -263,6 +264,14 @@ class AnnIndex:
         """
         rows = self.search(queries, search_params.candidates(count) + spare, search_params, allowed)
         return rows, scores_of(vectors, queries, rows)
+
+    def candidates(
+        self, vectors: FloatArray, queries: FloatArray, count: int, search_params: SearchParams,
+        allowed: Allowed, *, spare: int = 0,
+    ) -> Searched:  # fmt: skip
+        """Search the rows that a filter allows; otherwise as `scored`."""
+        bits = allowed.bits_among(len(self))
+        return self.scored(vectors, queries, count, search_params, bits, spare=spare)
 
     def _of_shard(
         self, i: int, queries: FloatArray, count: int, search_params: SearchParams, allowed: Bits | None

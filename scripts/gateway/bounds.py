@@ -63,6 +63,8 @@ BOUNDS: dict[str, dict[str, dict[str, Any]]] = {
     "AppendImpressionsRequest": {"impressions": _entries(1, 10_000), "request_id": _REQUEST_ID},
     "SetConsentRequest": {"consents": _entries(1, 10_000), "request_id": _REQUEST_ID},
     "ItemRow": {"vector": _entries(0, 8_192)},
+    "ApplyLogRequest": {"log": _ID, "entries": _entries(0, 10_000)},
+    "LogPosition": {"epoch": {"maxLength": 256}},
     "FindItemsRequest": {
         "item_ids": _entries(0, 1_000) | {"items": _ID},
         "contains": {"maxLength": 256},
@@ -96,6 +98,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "AppendImpressionsRequest": ("impressions",),
     "SetConsentRequest": ("consents",),
     "ItemRow": ("item_id",),
+    "ApplyLogRequest": ("log",),
     "BehaviorRow": ("user_id", "item_id"),
     "TextRow": ("user_id", "text"),
     "FriendRow": ("user_id", "friend_id"),

@@ -54,6 +54,17 @@ _EXAMPLES: dict[str, Any] = {
         ]
     },
     "SetConsent": {"consents": [{"user_id": "alice", "view": "S", "share": False}]},
+    "ApplyLog": {
+        "log": "queue/clicks",
+        "after": {"sequence": "41"},
+        "through": {"sequence": "42"},
+        "entries": [
+            {
+                "sequence": "42",
+                "event": {"append_behaviors": {"behaviors": [{"user_id": "alice", "item_id": "i00012"}]}},
+            }
+        ],
+    },
     "FindItems": {"contains": "blue", "kinds": ["track"], "limit": 20},
     "EraseUser": {"user_id": "alice"},
     "ExportUser": {"user_id": "alice"},

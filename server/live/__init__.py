@@ -7,9 +7,11 @@ two indexes in step with the store (`index_follower.py` is what they share), and
 `publisher.py` makes another index the one that serves, while these go on; `forgetting.py` has it do so where
 files hold vectors of erased people. `artifacts.py` knows where exports and indexes belong: in the directory
 of the home, or in a bucket, which it follows. `state_copy.py` copies commits to a cluster, for read replicas.
+`candidates.py` puts an index that is to serve into Milvus, where that is what candidates come from.
 """
 
 from server.live.artifacts import ArtifactFollower, BucketArtifacts, HomeArtifacts, artifacts_of
+from server.live.candidates import candidates_of
 from server.live.commits import CommitListener
 from server.live.forgetting import Forgetting
 from server.live.index_writer import IndexWriter, RecordingIndexWriter, put_live
@@ -38,6 +40,7 @@ __all__ = [
     "StateCopy",
     "StoppingError",
     "artifacts_of",
+    "candidates_of",
     "freeze_what_stays",
     "put_live",
 ]

@@ -50,7 +50,7 @@ from store.privacy import (
 )
 from store.state import UserState, bring_up_to_date
 from store.store import Store
-from store.writes import Request, WriteResult
+from store.writes import LogStanding, Request, WriteResult, read_standing
 
 IMPORT_ERRORS = (
     AmbiguousFilesError,
@@ -127,6 +127,16 @@ class Ingest:
     def write(self, request: Request) -> Future[WriteResult]:
         """Have a request written, its texts masked.  Raises: StoppingError."""
         return self.commit.submit(request.masked_by(self._masker))
+
+    @property
+    def home_id(self) -> str:
+        """Of the store that is written."""
+        return self._store.home_id
+
+    def standing(self, log_name: str) -> LogStanding:
+        """Return where the store stands in a log of events."""
+        with self._store.snapshot() as cursor:
+            return read_standing(cursor, log_name)
 
     def commit_number(self) -> int:
         """Return the commit from which on the state reflects all that was acknowledged.

@@ -12,6 +12,7 @@ from encoder.text import TextCache
 from indexer.publish import changing_current, load_index
 from server.config import ServerConfig
 from server.live.artifacts import BucketArtifacts, HomeArtifacts
+from server.live.candidates import candidates_of
 from server.live.commits import CommitListener
 from server.live.index_writer import IndexWriter
 from server.live.query_processes import QueryProcesses
@@ -81,6 +82,7 @@ class Publisher:
         self._supervisor = supervisor
         self._listener = listener
         self._writer = writer or IndexWriter()
+        self._candidates = candidates_of(config, store.home_id)
         self._artifacts = shared or HomeArtifacts(config.home)
         self._preparing: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
         self._publishing = threading.RLock()  # a rollback looks for an index and publishes it
@@ -163,7 +165,10 @@ class Publisher:
         return len(self._listener.items.left_out)
 
     def _serve(self, index_id: str, make_current: Callable[[], None]) -> Snapshot:
-        loaded = load_index(self._config.home, index_id, threads=1)
+        elsewhere = None
+        if self._candidates is not None:
+            elsewhere = self._candidates.writing(self._config.home, index_id)
+        loaded = load_index(self._config.home, index_id, threads=1, elsewhere=elsewhere)
         self._writer.begin(index_id)
         threads = self._config.encode_threads
         with self._listener.texts.publishing():
@@ -175,6 +180,8 @@ class Publisher:
                 make_current()
                 self._retriever.serve(snapshot)
                 self._writer.serve(index_id)
+        if self._candidates is not None:
+            self._candidates.serve(index_id)
         self._supervisor.ready()
         self._index_id, self._snapshot = index_id, snapshot
         self.published += 1

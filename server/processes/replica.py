@@ -10,7 +10,7 @@ import numpy as np
 from encoder.text import TextCache
 from indexer.publish import load_index
 from server.config import ServerConfig
-from server.live import freeze_what_stays, put_live
+from server.live import candidates_of, freeze_what_stays, put_live
 from server.query import Retriever, Snapshot, text_encoder
 from store.state import LogEntry, LogFollower, StateContents, StateReader
 
@@ -48,6 +48,7 @@ class Replica:
         self._retriever = retriever
         self._follower = follower
         self._serving = serving
+        self._candidates = candidates_of(config)
         self._loading = threading.Lock()
         self._current: Snapshot | None = None
         self._prepared: Snapshot | None = None
@@ -113,7 +114,8 @@ class Replica:
 
     def _load(self, index_id: str) -> Snapshot:
         home = self._config.home
-        loaded = load_index(home, index_id, threads=1, check=False)
+        elsewhere = None if self._candidates is None else self._candidates.reading()
+        loaded = load_index(home, index_id, threads=1, check=False, elsewhere=elsewhere)
         threads, text_model_id = self._config.encode_threads, loaded.model.text_model_id
         encoder = text_encoder(home, text_model_id, threads, self._current, check=False)
         snapshot = Snapshot(loaded.index, loaded.model, encoder, self._cache, self._state, loaded.users)

@@ -27,6 +27,8 @@ from store.writes import (
     ConsentRow,
     Content,
     Deletion,
+    EventBatch,
+    EventEntry,
     FloatArray,
     FriendRow,
     Friends,
@@ -34,6 +36,8 @@ from store.writes import (
     Impressions,
     ItemRow,
     Items,
+    LogPosition,
+    LogStanding,
     Request,
     TextRow,
     Texts,
@@ -44,6 +48,10 @@ from triptych_client.pb.v1 import ingest_pb2 as pb
 MAX_ROWS = 10_000
 MAX_TEXT_ROWS = 1_000
 MAX_REQUEST_ID_BYTES = 64
+MAX_EVENTS = 10_000  # of a batch
+MAX_EVENT_ROWS = 20_000  # of a batch of more than one event
+MAX_LOG_BYTES = 256  # of the name of a log, and of an epoch
+MAX_SEQUENCE = 2**63 - 1
 FOUND, MAX_FOUND = 100, 1_000  # items that one search returns, where it does not say how many, and at most
 MAX_KINDS = 100
 MAX_PART_ROWS = 1_000  # of each table, where not all rows of a person are asked for
@@ -81,6 +89,59 @@ def request_of(message: Write) -> Request:
     # With the kind of the request: an empty field more or less must not make two requests one.
     digest = hashlib.sha256(type(message).__name__.encode() + message.SerializeToString(deterministic=True))
     return Request(content, message.request_id, digest.hexdigest())
+
+
+def log_of(message: pb.ApplyLogRequest) -> str:
+    """Return the name of the log in a message.  Raises: InvalidRequestError."""
+    size = len(message.log.encode())
+    if not 1 <= size <= MAX_LOG_BYTES:
+        raise InvalidRequestError(f"log has {size} bytes, not 1..{MAX_LOG_BYTES}", "log")
+    return message.log
+
+
+def batch_of(message: pb.ApplyLogRequest) -> Request:
+    """Return the events of a message as a request; one that cannot be read is refused when it is written.
+
+    Raises:
+        InvalidRequestError: there are too many of them or of their rows, or their sequences do not ascend
+            from `after` to `through`.
+    """
+    after, through = _position(message.after, "after"), _position(message.through, "through")
+    if through.epoch == after.epoch and through.sequence <= after.sequence:
+        raise InvalidRequestError(
+            f"through is at {through.sequence}, not behind {after.sequence}", "through.sequence"
+        )
+    _at_most("entries", message.entries, MAX_EVENTS)
+    last = after.sequence if through.epoch == after.epoch else 0
+    for number, entry in enumerate(message.entries):
+        if not last < entry.sequence <= through.sequence:
+            said = f"sequence {entry.sequence} is not between {last} and {through.sequence}"
+            raise InvalidRequestError(said, f"entries[{number}].sequence")
+        last = entry.sequence
+    request = Request(EventBatch(log_of(message), after, through, [_event(one) for one in message.entries]))
+    if len(message.entries) > 1 and request.rows > MAX_EVENT_ROWS:
+        raise InvalidRequestError(
+            f"entries have {request.rows} rows together, more than {MAX_EVENT_ROWS}", "entries"
+        )
+    return request
+
+
+def standing_reply(standing: LogStanding, home_id: str) -> pb.ApplyLogResponse:
+    """Return the reply that says where the store of a home stands in a log."""
+    epoch, sequence = standing.position
+    return pb.ApplyLogResponse(
+        position=pb.LogPosition(epoch=epoch, sequence=sequence),
+        rejected=[
+            pb.RejectedEvent(sequence=one.sequence, reason=one.reason, position=one.position)
+            for one in standing.refusals
+        ],
+        events=standing.events,
+        inserted=standing.inserted,
+        updated=standing.updated,
+        unchanged=standing.unchanged,
+        rejected_rows=standing.rejected,
+        home_id=home_id,
+    )
 
 
 def user_of(message: pb.EraseUserRequest | pb.ExportUserRequest) -> str:
@@ -336,6 +397,30 @@ def _content(message: Write) -> Content:
             _bounded("item_ids", message.item_ids, MAX_ROWS)
             content = Deletion(list(message.item_ids))
     return content
+
+
+def _position(message: pb.LogPosition, field: str) -> LogPosition:
+    size = len(message.epoch.encode())
+    if size > MAX_LOG_BYTES:
+        raise InvalidRequestError(f"epoch has {size} bytes, more than {MAX_LOG_BYTES}", f"{field}.epoch")
+    if message.sequence > MAX_SEQUENCE:
+        raise InvalidRequestError(
+            f"sequence is {message.sequence}, more than {MAX_SEQUENCE}", f"{field}.sequence"
+        )
+    return LogPosition(message.epoch, message.sequence)
+
+
+def _event(entry: pb.LogEntry) -> EventEntry:
+    published = _time(entry.published) if entry.HasField("published") else NO_TIME
+    write = entry.event.WhichOneof("write")
+    if published == BAD_TIME:
+        return EventEntry(entry.sequence, NO_TIME, None, "unparsable_time")
+    if write is None:
+        return EventEntry(entry.sequence, published, None, "empty_event")
+    try:
+        return EventEntry(entry.sequence, published, request_of(getattr(entry.event, write)))
+    except InvalidRequestError:
+        return EventEntry(entry.sequence, published, None, "invalid_request")
 
 
 def _bounded(field: str, rows: Sized, most: int) -> None:

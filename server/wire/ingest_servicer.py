@@ -15,18 +15,21 @@ from server.wire.ingest import (
     Write,
     add_to,
     attributes_reply,
+    batch_of,
     erase_reply,
     export_replies,
     folder_of,
     found_reply,
     import_reply,
     item_search_of,
+    log_of,
     part_of,
     request_of,
+    standing_reply,
     user_of,
     write_reply,
 )
-from store.writes import WriteResult
+from store.writes import LogStanding, WriteResult
 from triptych_client.pb.v1 import ingest_pb2 as pb
 from triptych_client.pb.v1 import ingest_pb2_grpc as rpc
 
@@ -106,6 +109,15 @@ class IngestServicer(rpc.IngestServicer):
     ) -> pb.StreamResponse:
         """Write impressions.  Status: as StreamItems."""
         return self._stream(request_iterator, context)
+
+    def ApplyLog(self, request: pb.ApplyLogRequest, context: grpc.ServicerContext) -> pb.ApplyLogResponse:
+        """Write events of a log.  Status: INVALID_ARGUMENT, UNAVAILABLE."""
+        with status_of_errors(context):
+            if request.HasField("through"):
+                standing = result_of(self._ingest.write(batch_of(request))).standing or LogStanding()
+            else:
+                standing = self._ingest.standing(log_of(request))
+            return standing_reply(standing, self._ingest.home_id)
 
     def EraseUser(self, request: pb.EraseUserRequest, context: grpc.ServicerContext) -> pb.EraseUserResponse:
         """Erase a user.  Status: INVALID_ARGUMENT; an unknown user is no error."""

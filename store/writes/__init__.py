@@ -4,9 +4,17 @@
 one transaction: `apply` brings behaviours, texts and friendships into the state and gathers the rows for the
 store, `consents` does so with what people allow, `impressions` merges what was shown with what is known,
 `put_items` puts and deletes items by the statements of an import, and `idempotency` remembers the ids of
-requests so that a repeated one is not written again.
+requests so that a repeated one is not written again. `events` has how far a log of events was read, which
+`writer` writes with the rows of a batch of them, and `batches` makes requests of these.
 """
 
+from store.writes.events import (
+    LogPosition,
+    LogStanding,
+    RefusedEvent,
+    read_standing,
+    write_standing,
+)
 from store.writes.idempotency import RequestIdReusedError
 from store.writes.put_items import ItemVectorLengthError
 from store.writes.request import (
@@ -19,6 +27,8 @@ from store.writes.request import (
     ConsentRow,
     Content,
     Deletion,
+    EventBatch,
+    EventEntry,
     FloatArray,
     FriendRow,
     Friends,
@@ -44,6 +54,8 @@ __all__ = [
     "ConsentRow",
     "Content",
     "Deletion",
+    "EventBatch",
+    "EventEntry",
     "FloatArray",
     "FriendRow",
     "Friends",
@@ -52,6 +64,9 @@ __all__ = [
     "ItemRow",
     "ItemVectorLengthError",
     "Items",
+    "LogPosition",
+    "LogStanding",
+    "RefusedEvent",
     "Request",
     "RequestIdReusedError",
     "TextRow",
@@ -59,4 +74,6 @@ __all__ = [
     "WriteResult",
     "Writer",
     "WrittenChange",
+    "read_standing",
+    "write_standing",
 ]

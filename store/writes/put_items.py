@@ -50,18 +50,20 @@ class ItemVectorLengthError(ValueError):
 
 
 def put_items(
-    cursor: duckdb.DuckDBPyConnection, draft: StateDraft, rows: Sequence[ItemRow]
+    cursor: duckdb.DuckDBPyConnection, draft: StateDraft, rows: Sequence[ItemRow], *, by_row: bool = False
 ) -> tuple[WriteResult, list[ItemRecord]]:
     """Put items; a known one is replaced whole. Returns the result, and the items that are new or changed.
 
+    An item whose vector has another length than those of other items is rejected where `by_row` is set.
+
     Raises:
-        ItemVectorLengthError: a vector has another length than those of other items.
+        ItemVectorLengthError: there is one, and `by_row` is not set.
     """
     cursor.register("put_rows", _staged(rows))
     faultless = "NULL::VARCHAR AS _line, NULL::VARCHAR AS _fault"
     cursor.execute(f"CREATE TEMP VIEW raw_items AS SELECT *, {faultless} FROM put_rows")
     check(cursor, _SOURCE)
-    for row, item_id, length in cursor.execute(_OTHER_LENGTH).fetchall():
+    for row, item_id, length in [] if by_row else cursor.execute(_OTHER_LENGTH).fetchall():
         raise ItemVectorLengthError(row - 1, item_id, length, item_vector_length(cursor))
     cursor.execute(f"""
         UPDATE checked_items SET _reason = 'word_too_long'

@@ -14,6 +14,7 @@ from store.masking import Masker
 from store.records import ItemRecord
 from store.state import NO_TIME
 from store.tables import MAX_ID_BYTES, MAX_TEXT_CHARS, MAX_WEIGHT, MAX_WHOLE, VIEWS
+from store.writes.events import LogPosition, LogStanding
 
 FIRST_TIME = -62_135_596_800_000_000  # microseconds: 0001-01-01
 LAST_TIME = 253_402_300_799_999_999  # 9999-12-31
@@ -102,6 +103,7 @@ class WriteResult:
         repeated: the request was written earlier, with this result.
         without_text: items that are available and have neither title nor text.
         masked: how much was masked in the texts of the request, by kind.
+        standing: where the store stands in the log of an EventBatch; None of other requests.
     """
 
     inserted: int = 0
@@ -111,6 +113,7 @@ class WriteResult:
     repeated: bool = False
     without_text: int = 0
     masked: Mapping[str, int] = field(default_factory=dict)
+    standing: LogStanding | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,34 @@ class Deletion:
     item_ids: Sequence[str]
 
 
-Content = Behaviors | Texts | Friends | Impressions | ConsentChanges | Items | Deletion
+@dataclass(frozen=True)
+class EventEntry:
+    """One event of a log.
+
+    Attributes:
+        sequence: in its log.
+        published: when the log took it, in microseconds since 1970, NO_TIME where that is not known.
+        request: what it asks to be written, None where it cannot be written.
+        reason: why not.
+    """
+
+    sequence: int
+    published: int
+    request: "Request | None"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class EventBatch:
+    """Events of a log to write where the store stands at `after`; it stands at `through` then."""
+
+    log: str
+    after: LogPosition
+    through: LogPosition
+    entries: Sequence[EventEntry]
+
+
+Content = Behaviors | Texts | Friends | Impressions | ConsentChanges | Items | Deletion | EventBatch
 
 
 @dataclass(frozen=True)
@@ -180,16 +210,31 @@ class Request:
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return len(self.content.item_ids if isinstance(self.content, Deletion) else self.content.rows)
+        match self.content:
+            case Deletion(item_ids):
+                return len(item_ids)
+            case EventBatch():
+                return sum(one.request.rows for one in self.content.entries if one.request is not None)
+            case _:
+                return len(self.content.rows)
 
     def masked_by(self, masker: Masker) -> "Request":
         """Return the request with its texts masked; nothing else of it is text of a person."""
+        if masker and isinstance(self.content, EventBatch):
+            return self._with_masked_entries(self.content, masker)
         if not masker or not isinstance(self.content, Texts):
             return self
         texts = [masker.mask(row.text) for row in self.content.rows]
         rows = [row._replace(text=one.text) for row, one in zip(self.content.rows, texts, strict=True)]
         masked = sum((Counter(one.counts) for one in texts), Counter[str]())
         return replace(self, content=Texts(rows), masked=masked)
+
+    def _with_masked_entries(self, batch: EventBatch, masker: Masker) -> "Request":
+        entries = [
+            one if one.request is None else replace(one, request=one.request.masked_by(masker))
+            for one in batch.entries
+        ]
+        return replace(self, content=replace(batch, entries=entries))
 
 
 @dataclass(frozen=True)

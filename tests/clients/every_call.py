@@ -30,6 +30,7 @@ def calls(folder: Path, index_id: str) -> dict[str, Callable[[Any], Any]]:
             [Impression("ann", ITEM, query_id="q")]
         ),
         "set_consent": lambda client: client.set_consent([Consent("ann", "S", share=False)]),
+        "apply_log": lambda client: client.apply_log("log"),
         "stream_items": lambda client: client.stream_items([[Item("a")], [Item("b"), Item("c")]]),
         "stream_behaviors": lambda client: client.stream_behaviors(
             [[Behavior("bob", "a")]], request_id="once"

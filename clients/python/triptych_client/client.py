@@ -409,6 +409,22 @@ class Calls(ABC, Generic[_Channel]):
         return unary(lambda on: on.ingest.SetConsent, consents_message(consents, request_id))
 
     @call
+    def apply_log(
+        self,
+        log: str,
+        after: ingest.LogPosition | None = None,
+        through: ingest.LogPosition | None = None,
+        entries: Iterable[ingest.LogEntry] = (),
+    ) -> RemoteCall[ingest.ApplyLogResponse]:
+        """Write events of a log where the server stands at `after`, and let it stand at `through`.
+
+        Without `through` nothing is written. The reply says where the server stands: at `through`, if this
+        call wrote the entries, or one that was made before.
+        """
+        request = ingest.ApplyLogRequest(log=log, after=after, through=through, entries=entries)
+        return unary(lambda on: on.ingest.ApplyLog, request)
+
+    @call
     def stream_items(
         self, batches: Iterable[Iterable[Item]], request_id: str = ""
     ) -> RemoteCall[ingest.StreamResponse]:

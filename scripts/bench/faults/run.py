@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 SWAP, PROCESS, OWNER, STALE = "swap", "process", "owner", "stale"
 SERVING = (SWAP, PROCESS, OWNER, STALE)
+LOG = "log"
 _DIM, _OTHER_DIM = 16, 24
 
 
@@ -47,16 +48,18 @@ class FaultOptions:
         seed: of the moments.
         processes: of the server of the stages of `SERVING`.
         times: of the kills of query processes.
+        events: of the stage LOG, which go from NATS to the server.
     """
 
     rounds: int = 20
     seed: int = 0
     processes: int = 2
     times: KillTimes = field(default_factory=KillTimes)
+    events: int = 20_000
 
 
 def run_faults(
-    folder: Path, options: FaultOptions, names: Sequence[str] = (*STAGES, *WRITES, *SERVING)
+    folder: Path, options: FaultOptions, names: Sequence[str] = (*STAGES, *WRITES, *SERVING, LOG)
 ) -> dict[str, dict[str, Any]]:
     """Return the counts of each stage, from rounds in a small world below an empty folder.
 
@@ -79,7 +82,7 @@ def run_faults(
         for name in needing_commands:
             if name in WRITES:
                 counts[name] = asdict(write_rounds(name, home, options.rounds, chance))
-    if serving := [name for name in names if name in SERVING]:
+    if serving := [name for name in names if name in (*SERVING, LOG)]:
         place = folder / "serving"
         place.mkdir(parents=True)
         home = small_home.make_small_home(place, dim=_DIM, users=MIN_USERS, items=MIN_ITEMS)
@@ -100,10 +103,16 @@ def _serving_stage(
         small_home.run("reindex", "--home", str(home.path))  # a second index, of another model
         return swap_rounds(home, rounds, processes, folder)
 
+    def consume() -> dict[str, Any]:
+        from scripts.bench.faults.log_kills import log_rounds  # needs the library for NATS
+
+        return log_rounds(home, rounds, options.events, folder, chance)
+
     stages: dict[str, Callable[[], dict[str, Any]]] = {
         SWAP: swap,
         PROCESS: lambda: process_rounds(home, rounds, processes, options.times, folder, chance),
         OWNER: lambda: owner_rounds(home, rounds, processes, folder, chance),
+        LOG: consume,
         STALE: lambda: stale_rounds(home, rounds, processes, chance),
     }
     return stages[name]()

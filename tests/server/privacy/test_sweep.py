@@ -117,6 +117,12 @@ def writes(sweep: Sweep) -> None:
     sweep.call("SetConsent", ingest.SetConsentRequest(consents=consents))
     sweep.call("PutItems", ingest.PutItemsRequest(items=[ingest.ItemRow(item_id="i", attributes="{")]))
     sweep.call("DeleteItems", ingest.DeleteItemsRequest(item_ids=[PERSON]))
+    said = ingest.LogEvent(append_texts=ingest.AppendTextsRequest(texts=texts))
+    through = ingest.LogPosition(epoch="sweep", sequence=1)
+    for event in (said, ingest.LogEvent(append_behaviors=ingest.AppendBehaviorsRequest(behaviors=behaviors))):
+        entry = ingest.LogEntry(sequence=through.sequence, event=event)
+        batch = ingest.ApplyLogRequest(log="nats/sweep", through=through, entries=[entry])
+        sweep.call("ApplyLog", batch, ingest.ApplyLogRequest(log=PERSON * 50))
     sweep.call("StreamItems", ingest.PutItemsRequest(items=[ingest.ItemRow(item_id="i")]), streams=True)
     sweep.call("StreamDeletions", ingest.DeleteItemsRequest(item_ids=["i"]), streams=True)
     sweep.call("StreamBehaviors", ingest.AppendBehaviorsRequest(behaviors=behaviors), streams=True)

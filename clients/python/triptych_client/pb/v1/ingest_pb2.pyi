@@ -489,6 +489,230 @@ class SetConsentRequest(_message.Message):
 Global___SetConsentRequest: _TypeAlias = SetConsentRequest  # noqa: Y015
 
 @_typing.final
+class LogEvent(_message.Message):
+    """An event of a log: one write, as JSON or as protobuf bytes, by the rules of the method that it names."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUT_ITEMS_FIELD_NUMBER: _builtins.int
+    DELETE_ITEMS_FIELD_NUMBER: _builtins.int
+    APPEND_BEHAVIORS_FIELD_NUMBER: _builtins.int
+    APPEND_TEXTS_FIELD_NUMBER: _builtins.int
+    PUT_FRIENDS_FIELD_NUMBER: _builtins.int
+    APPEND_IMPRESSIONS_FIELD_NUMBER: _builtins.int
+    SET_CONSENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def put_items(self) -> Global___PutItemsRequest: ...
+    @_builtins.property
+    def delete_items(self) -> Global___DeleteItemsRequest: ...
+    @_builtins.property
+    def append_behaviors(self) -> Global___AppendBehaviorsRequest: ...
+    @_builtins.property
+    def append_texts(self) -> Global___AppendTextsRequest: ...
+    @_builtins.property
+    def put_friends(self) -> Global___PutFriendsRequest: ...
+    @_builtins.property
+    def append_impressions(self) -> Global___AppendImpressionsRequest: ...
+    @_builtins.property
+    def set_consent(self) -> Global___SetConsentRequest: ...
+    def __init__(
+        self,
+        *,
+        put_items: Global___PutItemsRequest | None = ...,
+        delete_items: Global___DeleteItemsRequest | None = ...,
+        append_behaviors: Global___AppendBehaviorsRequest | None = ...,
+        append_texts: Global___AppendTextsRequest | None = ...,
+        put_friends: Global___PutFriendsRequest | None = ...,
+        append_impressions: Global___AppendImpressionsRequest | None = ...,
+        set_consent: Global___SetConsentRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["append_behaviors", b"append_behaviors", "append_impressions", b"append_impressions", "append_texts", b"append_texts", "delete_items", b"delete_items", "put_friends", b"put_friends", "put_items", b"put_items", "set_consent", b"set_consent", "write", b"write"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["append_behaviors", b"append_behaviors", "append_impressions", b"append_impressions", "append_texts", b"append_texts", "delete_items", b"delete_items", "put_friends", b"put_friends", "put_items", b"put_items", "set_consent", b"set_consent", "write", b"write"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_write: _TypeAlias = _typing.Literal["put_items", "delete_items", "append_behaviors", "append_texts", "put_friends", "append_impressions", "set_consent"]  # noqa: Y015
+    _WhichOneofArgType_write: _TypeAlias = _typing.Literal["write", b"write"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_write) -> _WhichOneofReturnType_write | None: ...
+
+Global___LogEvent: _TypeAlias = LogEvent  # noqa: Y015
+
+@_typing.final
+class LogPosition(_message.Message):
+    """How far a log was read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.str
+    """which log of this name it is, where one was deleted and made anew: at most 256 bytes"""
+    sequence: _builtins.int
+    """of the last event that was read; 0 before the first; at most 2^63 - 1"""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogPosition: _TypeAlias = LogPosition  # noqa: Y015
+
+@_typing.final
+class LogEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    PUBLISHED_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """greater than that of the entry before"""
+    @_builtins.property
+    def published(self) -> _timestamp_pb2.Timestamp:
+        """When the log took the event. Rows of a person who was erased later are rejected as erased; not set: written in any case."""
+
+    @_builtins.property
+    def event(self) -> Global___LogEvent: ...
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        published: _timestamp_pb2.Timestamp | None = ...,
+        event: Global___LogEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "published", b"published"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "published", b"published", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogEntry: _TypeAlias = LogEntry  # noqa: Y015
+
+@_typing.final
+class ApplyLogRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    THROUGH_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    log: _builtins.str
+    """its name, 1 to 256 bytes"""
+    @_builtins.property
+    def after(self) -> Global___LogPosition:
+        """where the server stands by what it said last; elsewhere, nothing is written"""
+
+    @_builtins.property
+    def through(self) -> Global___LogPosition:
+        """Where it stands after this; not set: nothing is written, and the reply says where it stands. Events between the
+        entries were read and are not for this server.
+        """
+
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogEntry]:
+        """at most 10,000, with at most 20,000 rows together (one entry may have what its method allows)"""
+
+    def __init__(
+        self,
+        *,
+        log: _builtins.str = ...,
+        after: Global___LogPosition | None = ...,
+        through: Global___LogPosition | None = ...,
+        entries: _abc.Iterable[Global___LogEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "through", b"through"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "entries", b"entries", "log", b"log", "through", b"through"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyLogRequest: _TypeAlias = ApplyLogRequest  # noqa: Y015
+
+@_typing.final
+class ApplyLogResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    INSERTED_FIELD_NUMBER: _builtins.int
+    UPDATED_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
+    REJECTED_ROWS_FIELD_NUMBER: _builtins.int
+    HOME_ID_FIELD_NUMBER: _builtins.int
+    events: _builtins.int
+    """Sums since this log was first read, of any epoch."""
+    inserted: _builtins.int
+    updated: _builtins.int
+    unchanged: _builtins.int
+    rejected_rows: _builtins.int
+    """and whole events"""
+    home_id: _builtins.str
+    """of the home that the token opens"""
+    @_builtins.property
+    def position(self) -> Global___LogPosition:
+        """where the server stands: `through`, if the entries are written, now or by an earlier call"""
+
+    @_builtins.property
+    def rejected(self) -> _containers.RepeatedCompositeFieldContainer[Global___RejectedEvent]:
+        """of the batch that ends at `position`"""
+
+    def __init__(
+        self,
+        *,
+        position: Global___LogPosition | None = ...,
+        rejected: _abc.Iterable[Global___RejectedEvent] | None = ...,
+        events: _builtins.int = ...,
+        inserted: _builtins.int = ...,
+        updated: _builtins.int = ...,
+        unchanged: _builtins.int = ...,
+        rejected_rows: _builtins.int = ...,
+        home_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "home_id", b"home_id", "inserted", b"inserted", "position", b"position", "rejected", b"rejected", "rejected_rows", b"rejected_rows", "unchanged", b"unchanged", "updated", b"updated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyLogResponse: _TypeAlias = ApplyLogResponse  # noqa: Y015
+
+@_typing.final
+class RejectedEvent(_message.Message):
+    """A row, or a whole event, that was not written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    reason: _builtins.str
+    """Those of RejectedRow, or erased; of whole events invalid_request, empty_event, request_id_reused."""
+    position: _builtins.int
+    """of the row in the event; not set: the whole event"""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        position: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "position", b"position", "reason", b"reason", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__position: _TypeAlias = _typing.Literal["position"]  # noqa: Y015
+    _WhichOneofArgType__position: _TypeAlias = _typing.Literal["_position", b"_position"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__position) -> _WhichOneofReturnType__position | None: ...
+
+Global___RejectedEvent: _TypeAlias = RejectedEvent  # noqa: Y015
+
+@_typing.final
 class RejectedRow(_message.Message):
     """A row that was not written. Reasons are those of an import (empty_user_id, unknown_item, …) and word_too_long."""
 

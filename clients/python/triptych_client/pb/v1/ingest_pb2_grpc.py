@@ -124,6 +124,11 @@ class IngestStub:
                 request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
                 response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
                 _registered_method=True)
+        self.ApplyLog = channel.unary_unary(
+                '/triptych.v1.Ingest/ApplyLog',
+                request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ApplyLogRequest.SerializeToString,
+                response_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ApplyLogResponse.FromString,
+                _registered_method=True)
         self.EraseUser = channel.unary_unary(
                 '/triptych.v1.Ingest/EraseUser',
                 request_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.EraseUserRequest.SerializeToString,
@@ -268,6 +273,14 @@ class IngestServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApplyLog(self, request, context):
+        """Writes events of a log, such as a stream of NATS JetStream, and how far the log was read, in one transaction: so each
+        event counts once, whatever is killed or repeated. What `triptych consume` calls; docs/consuming.md says how it is done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EraseUser(self, request, context):
         """Removes a person: rows, derived state, vectors of texts that nobody else wrote, rejected rows, ties of others
         to them. Exports that were made before hide the person, and so does a restore of an older backup that is given
@@ -368,6 +381,11 @@ def add_IngestServicer_to_server(servicer, server):
                     servicer.StreamImpressions,
                     request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.FromString,
                     response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.SerializeToString,
+            ),
+            'ApplyLog': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyLog,
+                    request_deserializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ApplyLogRequest.FromString,
+                    response_serializer=triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ApplyLogResponse.SerializeToString,
             ),
             'EraseUser': grpc.unary_unary_rpc_method_handler(
                     servicer.EraseUser,
@@ -805,6 +823,33 @@ class Ingest:
             '/triptych.v1.Ingest/StreamImpressions',
             triptych__client_dot_pb_dot_v1_dot_ingest__pb2.AppendImpressionsRequest.SerializeToString,
             triptych__client_dot_pb_dot_v1_dot_ingest__pb2.StreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApplyLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.Ingest/ApplyLog',
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ApplyLogRequest.SerializeToString,
+            triptych__client_dot_pb_dot_v1_dot_ingest__pb2.ApplyLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -87,6 +87,10 @@ class IngestStub:
     StreamTexts: _grpc.StreamUnaryMultiCallable[_ingest_pb2.AppendTextsRequest, _ingest_pb2.StreamResponse]
     StreamFriends: _grpc.StreamUnaryMultiCallable[_ingest_pb2.PutFriendsRequest, _ingest_pb2.StreamResponse]
     StreamImpressions: _grpc.StreamUnaryMultiCallable[_ingest_pb2.AppendImpressionsRequest, _ingest_pb2.StreamResponse]
+    ApplyLog: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.ApplyLogRequest, _ingest_pb2.ApplyLogResponse]
+    """Writes events of a log, such as a stream of NATS JetStream, and how far the log was read, in one transaction: so each
+    event counts once, whatever is killed or repeated. What `triptych consume` calls; docs/consuming.md says how it is done.
+    """
     EraseUser: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.EraseUserRequest, _ingest_pb2.EraseUserResponse]
     """Removes a person: rows, derived state, vectors of texts that nobody else wrote, rejected rows, ties of others
     to them. Exports that were made before hide the person, and so does a restore of an older backup that is given
@@ -156,6 +160,10 @@ class IngestAsyncStub(IngestStub):
     StreamTexts: _aio.StreamUnaryMultiCallable[_ingest_pb2.AppendTextsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     StreamFriends: _aio.StreamUnaryMultiCallable[_ingest_pb2.PutFriendsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
     StreamImpressions: _aio.StreamUnaryMultiCallable[_ingest_pb2.AppendImpressionsRequest, _ingest_pb2.StreamResponse]  # type: ignore[assignment]
+    ApplyLog: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ApplyLogRequest, _ingest_pb2.ApplyLogResponse]  # type: ignore[assignment]
+    """Writes events of a log, such as a stream of NATS JetStream, and how far the log was read, in one transaction: so each
+    event counts once, whatever is killed or repeated. What `triptych consume` calls; docs/consuming.md says how it is done.
+    """
     EraseUser: _aio.UnaryUnaryMultiCallable[_ingest_pb2.EraseUserRequest, _ingest_pb2.EraseUserResponse]  # type: ignore[assignment]
     """Removes a person: rows, derived state, vectors of texts that nobody else wrote, rejected rows, ties of others
     to them. Exports that were made before hide the person, and so does a restore of an older backup that is given
@@ -312,6 +320,16 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_ingest_pb2.AppendImpressionsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_pb2.StreamResponse, _abc.Awaitable[_ingest_pb2.StreamResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ApplyLog(
+        self,
+        request: _ingest_pb2.ApplyLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_pb2.ApplyLogResponse, _abc.Awaitable[_ingest_pb2.ApplyLogResponse]]:
+        """Writes events of a log, such as a stream of NATS JetStream, and how far the log was read, in one transaction: so each
+        event counts once, whatever is killed or repeated. What `triptych consume` calls; docs/consuming.md says how it is done.
+        """
 
     @_abc_1.abstractmethod
     def EraseUser(

@@ -1,0 +1,154 @@
+"""Filters as expressions of Milvus: each is true of every item that the filter allows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.building.milvus import MilvusRecallError, move_to_milvus
+from indexer.filters import Filter, Moment
+from indexer.filters.attribute_index import moment_of
+from indexer.index import Index
+from indexer.milvus import (
+    MilvusAddress,
+    MilvusConnection,
+    MilvusSearch,
+    NoCollectionError,
+    collection_of,
+    expression_of,
+    read_facts,
+)
+from scripts.bench.index.synthetic import write_index
+from tests.engines.milvus import milvus_server
+from tests.random_index import DIM, queries_of
+
+ITEMS = 300
+BIG = 2**53
+
+
+def attributes(row: int) -> dict[str, object]:
+    found: dict[str, object] = {
+        "maker": {"country": ["Norway", "中国", 'a"b\\c'][row % 3]},
+        "tags": [f"t{row % 7}", row % 4],
+        "sold": row % 5 == 0,
+        "balance": (row - 150) / 7,
+        "serial": BIG + row,
+    }
+    if row % 2:
+        found["released"] = f"{1990 + row % 40}-05-01T12:00:00.123456Z"
+    return found
+
+
+def day(text: str) -> Moment:
+    found = moment_of(text)
+    assert found is not None
+    return found
+
+
+EXACT = [  # of texts and truth values alone
+    Filter(equals=(("maker.country", ("Norway",)),)),
+    Filter(equals=(("maker.country", ("中国", 'a"b\\c')), ("sold", (True,)))),
+    Filter(equals=(("tags", ("t3",)),), unequal=(("maker.country", ("Norway",)),)),
+    Filter(unequal=(("sold", (True,)),)),
+]
+WIDER = [
+    Filter(ranges=(("balance", -3.25, 9.5),)),
+    Filter(ranges=(("balance", -np.inf, -1e-300),)),
+    Filter(ranges=(("balance", -np.inf, np.inf),)),
+    Filter(ranges=(("serial", BIG + 5, BIG + 11),)),
+    Filter(equals=(("serial", (BIG + 7,)),)),
+    Filter(equals=(("tags", ("t1", 3)),)),
+    Filter(equals=(("tags", (2, 3)),), ranges=(("balance", 0.0, 1e20),)),
+    Filter(times=(("released", day("2000-01-01"), day("2010-05-01T12:00:00.123456Z")),)),
+    Filter(equals=(("released", (day("1995-05-01T12:00:00.123456Z"),)),)),
+    Filter(unequal=(("balance", (0.0,)), ("tags", ("t2", 1)))),
+    Filter(equals=(("unknown", (1.0,)),)),
+    Filter(deny=("item-000000003",), kinds=("film",)),
+]
+
+
+@pytest.fixture(scope="module")
+def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusConnection]:
+    with milvus_server(tmp_path_factory.mktemp("milvus")) as uri:
+        one = MilvusConnection(MilvusAddress(uri))
+        yield one
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def index(connection: MilvusConnection, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    vectors = np.random.default_rng(0).standard_normal((ITEMS, DIM)).astype(np.float32)
+    folder = tmp_path_factory.mktemp("index")
+    made = write_index(folder, vectors, "Flat", queries_of(64), attributes=attributes)
+    move_to_milvus(made, connection, queries_of(64), 0.99)
+    return Index.load(
+        folder / made.index_id, elsewhere=lambda name, ids: MilvusSearch(connection, name, ids, writes=True)
+    )
+
+
+def selected(connection: MilvusConnection, index: Index, wanted: Filter) -> set[str]:
+    """The items of which the expression of a filter is true, by Milvus itself."""
+    facts = read_facts(connection, index.index_id)
+    assert facts is not None
+    found = connection.client.query(
+        collection_of(index.index_id),
+        filter=expression_of(wanted, facts),
+        output_fields=["item_id"],
+        limit=ITEMS + 10,
+        consistency_level="Strong",
+    )
+    return {one["item_id"] for one in found}
+
+
+def allowed(index: Index, wanted: Filter) -> set[str]:
+    rows, _ = index.brute_force(queries_of(1), ITEMS + 10, wanted=wanted)
+    return set(index.item_ids(rows[0][rows[0] >= 0]))
+
+
+@pytest.mark.parametrize("wanted", EXACT, ids=range(len(EXACT)))
+def test_texts_and_truth_values_select_just_what_is_allowed(
+    connection: MilvusConnection, index: Index, wanted: Filter
+) -> None:
+    assert selected(connection, index, wanted) == allowed(index, wanted) != set()
+
+
+@pytest.mark.parametrize("wanted", WIDER, ids=range(len(WIDER)))
+def test_other_conditions_select_at_least_what_is_allowed(
+    connection: MilvusConnection, index: Index, wanted: Filter
+) -> None:
+    found = selected(connection, index, wanted)
+    assert found >= allowed(index, wanted)
+    if wanted.ranges or wanted.times:
+        assert len(found) <= ITEMS // 2 + 150
+
+
+def test_an_index_that_was_not_moved_is_refused(connection: MilvusConnection, index: Index) -> None:
+    with pytest.raises(NoCollectionError, match="run `triptych index move"):
+        MilvusSearch(connection, "20300101T000000000000-none", index.main.ids)
+
+
+def test_a_move_that_was_cut_off_counts_as_none(
+    connection: MilvusConnection, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = np.random.default_rng(1).standard_normal((50, DIM)).astype(np.float32)
+    made = write_index(tmp_path, vectors, "Flat", queries_of(64), attributes=attributes)
+    with monkeypatch.context() as patch:
+        patch.setattr(connection.client, "flush", lambda *_: (_ for _ in ()).throw(OSError("cut off")))
+        with pytest.raises(ConnectionError, match="cut off"):
+            move_to_milvus(made, connection, queries_of(64), 0.9)
+    assert connection.client.has_collection(collection_of(made.index_id))
+    assert read_facts(connection, made.index_id) is None
+    facts = move_to_milvus(made, connection, queries_of(64), 0.9)
+    assert read_facts(connection, made.index_id) == facts
+    assert facts.items == 50
+
+
+def test_a_recall_that_is_not_reached_leaves_no_collection(
+    connection: MilvusConnection, tmp_path: Path
+) -> None:
+    vectors = np.random.default_rng(2).standard_normal((50, DIM)).astype(np.float32)
+    made = write_index(tmp_path, vectors, "Flat", queries_of(64), attributes=attributes)
+    with pytest.raises(MilvusRecallError, match=r"not 1\.5 as asked"):
+        move_to_milvus(made, connection, queries_of(64), 1.5)
+    assert not connection.client.has_collection(collection_of(made.index_id))
