@@ -15,7 +15,7 @@ from server.query.snapshot import Snapshot
 from store.state import LogEntry, StateContents, UserRecord
 
 DEFAULT_BYTES = 128 << 20
-_MOST_CHANGES = 65_536  # users of the newest entries that are remembered, some 10 MB
+_MOST_CHANGES = 65_536  # users of the newest entries that are remembered: 1 MB, and up to 10 where all differ
 _ENTRY_BYTES = 1_000  # of Python's objects for one user, measured
 _FRIEND_BYTES = 70  # for each friend, in both directions, without the id
 _MOST_IN_TUPLE = 8  # followers of one person
@@ -91,7 +91,7 @@ class UserVectors:
         self._followers: dict[str, tuple[str, ...] | set[str]] = {}  # of a friend: users in `_entries`
         self._nbytes = self._hits = self._misses = 0
         self._changed: dict[str, int] = {}  # the newest entry of the log that names each user
-        self._changes: deque[tuple[int, frozenset[str]]] = deque()  # entries behind `_known_from`
+        self._changes: deque[tuple[int, tuple[str, ...]]] = deque()  # entries behind `_known_from`
         self._remembered = 0  # users in `_changes`, with repeats
         self._known_from = 0  # all changes of later entries, which the log has told of, are remembered
 
@@ -178,12 +178,13 @@ class UserVectors:
             return CacheCounts(self._hits, self._misses, len(self._entries), self._nbytes)
 
     def _follow_users(self, sequence: int, users: frozenset[str]) -> None:
-        for user_id in users:
+        same = tuple(map(sys.intern, users))  # an id that changes often is kept once: 8 bytes, not 145
+        for user_id in same:
             self._changed[user_id] = sequence
             self._drop(user_id)
             for follower in list(self._followers.get(user_id, ())):
                 self._drop(follower)
-        self._changes.append((sequence, users))
+        self._changes.append((sequence, same))
         self._remembered += len(users)
         while self._remembered > _MOST_CHANGES:
             self._known_from, oldest = self._changes.popleft()
