@@ -7,6 +7,7 @@ nothing but the standard library is needed, and none of ours.
 
 from charts.chart import (
     Chart,
+    FigureTable,
     Interval,
     IntervalChart,
     Line,
@@ -15,7 +16,6 @@ from charts.chart import (
     Point,
     Row,
     Say,
-    Table,
     in_english,
     interval_text,
     views_text,
@@ -25,6 +25,7 @@ from charts.section import chart_html, chart_style
 
 __all__ = [
     "Chart",
+    "FigureTable",
     "Interval",
     "IntervalChart",
     "Line",
@@ -33,7 +34,6 @@ __all__ = [
     "Point",
     "Row",
     "Say",
-    "Table",
     "chart_html",
     "chart_style",
     "in_english",

@@ -86,7 +86,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Table:
+class FigureTable:
     """The figures of a chart as text; the first column names the rows."""
 
     columns: tuple[str, ...]
@@ -112,7 +112,7 @@ class IntervalChart:
     note: str
     series: tuple[str, ...]
     rows: tuple[Row, ...]
-    tables: tuple[Table, ...]
+    tables: tuple[FigureTable, ...]
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class LineChart:
     note: str
     series: tuple[str, ...]
     panels: tuple[Panel, ...]
-    tables: tuple[Table, ...]
+    tables: tuple[FigureTable, ...]
 
 
 Chart: TypeAlias = IntervalChart | LineChart

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from charts.chart import (
+    FigureTable,
     Interval,
     Line,
     LineChart,
     Panel,
     Point,
     Say,
-    Table,
     counts_text,
     figure_of,
     interval_text,
@@ -134,11 +134,11 @@ def _line(
     return [Line(whose, colour, place > 0, points)] if points else []
 
 
-def _tables(panels: Sequence[Panel], digits: int = 3) -> tuple[Table, ...]:
+def _tables(panels: Sequence[Panel], digits: int = 3) -> tuple[FigureTable, ...]:
     return tuple(_table(panel, digits) for panel in panels)
 
 
-def _table(panel: Panel, digits: int) -> Table:
+def _table(panel: Panel, digits: int) -> FigureTable:
     """Return the figures of a panel: a row for each place on the x axis, a column for each line."""
     names = {} if panel.diagonal else dict(panel.ticks)  # those of numbers are round
     places = sorted({point.x for line in panel.lines for point in line.points})
@@ -147,7 +147,7 @@ def _table(panel: Panel, digits: int) -> Table:
         (names.get(x, number_text(x, digits)), *(_cell(line.get(x), digits) for line in by_place))
         for x in places
     )
-    return Table((panel.x_label, *(line.name for line in panel.lines)), rows, panel.title)
+    return FigureTable((panel.x_label, *(line.name for line in panel.lines)), rows, panel.title)
 
 
 def _cell(mark: Interval | None, digits: int) -> str:

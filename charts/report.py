@@ -5,11 +5,11 @@ from typing import Any
 
 from charts.chart import (
     Chart,
+    FigureTable,
     Interval,
     IntervalChart,
     Row,
     Say,
-    Table,
     counts_text,
     figure_of,
     interval_text,
@@ -126,7 +126,7 @@ def _intervals(
 
 def _table_of_one(
     rows: Mapping[str, Sequence[tuple[_Json | None, _Json]]], ours: set[str], say: Say
-) -> Table:
+) -> FigureTable:
     gains = any("gain" in whole for ((_, whole),) in rows.values())
     columns = ("", "recall@20", "95 %", "NDCG@20")
     cells = [
@@ -139,7 +139,7 @@ def _table_of_one(
         )
         for name, ((figures, whole),) in rows.items()
     ]
-    return Table((*columns, *([say("gain over it, paired 95 %")] if gains else [])), tuple(cells))
+    return FigureTable((*columns, *([say("gain over it, paired 95 %")] if gains else [])), tuple(cells))
 
 
 def _gain_text(whole: _Json) -> str:
@@ -150,7 +150,7 @@ def _gain_text(whole: _Json) -> str:
     return "" if low is None or high is None else f"{signed_text(low)} … {signed_text(high)}"
 
 
-def _table_side_by_side(rows: Sequence[Row], names: Sequence[str], say: Say) -> Table:
+def _table_side_by_side(rows: Sequence[Row], names: Sequence[str], say: Say) -> FigureTable:
     columns = [""]
     for name in names:
         columns += [f"{name} recall@20", f"{name} 95 %"]
@@ -162,7 +162,7 @@ def _table_side_by_side(rows: Sequence[Row], names: Sequence[str], say: Say) -> 
         cells.append((*line, *_difference(row.marks)))
     if len(names) == 2:
         columns.append(say("{b} less {a}", b=names[1], a=names[0]))
-    return Table(tuple(columns), tuple(cells))
+    return FigureTable(tuple(columns), tuple(cells))
 
 
 def _difference(marks: Sequence[Interval | None]) -> tuple[str, ...]:

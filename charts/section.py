@@ -2,7 +2,7 @@
 
 from html import escape
 
-from charts.chart import Chart, IntervalChart, Panel, Say, Table
+from charts.chart import Chart, FigureTable, IntervalChart, Panel, Say
 from charts.svg import interval_svg, key_svg, panel_svg
 
 # Okabe and Ito 2008, which people who do not tell red from green can tell apart.
@@ -91,7 +91,7 @@ def _details(tables: str, say: Say, *, shown: bool) -> str:
     )
 
 
-def _table_html(table: Table) -> str:
+def _table_html(table: FigureTable) -> str:
     caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.columns)
     rows = "".join(

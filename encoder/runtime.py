@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
 ITEMS_FILE = "items.parquet"
 TABLES_FILE = "item_tables.safetensors"
-METRICS_FILE = "metrics.json"
 CONTENT_FILE = "content.json"
 _LOAD_ERRORS = (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoModel, errors.NoSuchFile)
 

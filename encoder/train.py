@@ -23,14 +23,13 @@ from encoder.heads import OLD_FILES, Head, save_head
 from encoder.heads.model import FrozenVectors
 from encoder.learned import CHECKPOINT_FILE
 from encoder.left_out import LeftOut, LeftOutIds
-from encoder.model_files import ITEM_GRAPH, USER_GRAPH
+from encoder.model_files import ITEM_GRAPH, METRICS_FILE, USER_GRAPH
 from encoder.preflight import check_actions, known_actions, warn_of_weights
 from encoder.retrain import retrain
 from encoder.runtime import (
     CONFIG_FILE,
     CONTENT_FILE,
     ITEMS_FILE,
-    METRICS_FILE,
     TABLES_FILE,
     Model,
     NotFiniteModelError,

@@ -22,7 +22,8 @@ from encoder.content import ContentSettings
 from encoder.dataset import Dataset, rows_of
 from encoder.learned import BlockStart, LearnConfig
 from encoder.left_out import LeftOutIds
-from encoder.runtime import ITEMS_FILE, METRICS_FILE
+from encoder.model_files import METRICS_FILE
+from encoder.runtime import ITEMS_FILE
 from encoder.tower import ChosenTrust
 from encoder.views import FloatArray
 from store.artifact import verify

@@ -100,14 +100,16 @@ def reindex(
     cache: TextCache,
     spec: IndexSpec = IndexSpec(),
     jobs: Jobs = IN_PROCESS,
+    base: Path | None = None,
 ) -> Path:
     """Build a new index over the available items of an export; return its directory. CURRENT stays as it is.
 
-    Where an index of this model serves and few items changed since, its files are copied and the changes are
-    written beside them; the same for the users. Items without an id vector and without text have
-    no vector: filters and the popularity fallback find them. Users without any view, and items whose
-    attributes cannot be used, are left out. The manifest counts each kind. Whoever does the work, the files
-    are the same but for graphs (HNSW, CAGRA), which no two builds of several threads make alike.
+    Where `base`, or without one the index that serves, is of this model and few items changed since, its
+    files are copied and the changes are written beside them; the same for the users. Items without an id
+    vector and without text have no vector: filters and the popularity fallback find them. Users without any
+    view, and items whose attributes cannot be used, are left out. The manifest counts each kind. Whoever
+    does the work, the files are the same but for graphs (HNSW, CAGRA), which no two builds of several
+    threads make alike.
 
     Raises:
         ModelMismatchError: the encoder is not the model's text model.
@@ -128,7 +130,9 @@ def reindex(
                  "card_float16": spec.card_float16, "facts_layout": FACTS_LAYOUT,
                  "text_rule": TEXT_RULE}  # fmt: skip
     with open_checkpoint(home.indexes, _key(made_from, hashes, users.hashes)) as folder:
-        directory = None if spec.full else _incremental(home, folder, users, hashes, spec, made_from, jobs)
+        directory = (
+            None if spec.full else _incremental(home, folder, users, hashes, spec, made_from, jobs, base)
+        )
         if directory is None:
             directory = _full(home, folder, users, hashes, spec, made_from, jobs)
     # The one time that every byte is read back: files were hashed as they were written, and not since.
@@ -186,16 +190,19 @@ def _incremental(
     spec: IndexSpec,
     made_from: dict[str, Any],
     jobs: Jobs,
+    base_directory: Path | None,
 ) -> Path | None:
-    """Make an index from the serving one and the changes; None where all must be rebuilt.  Args: as `_full`.
+    """Make an index from an earlier one and the changes; None where all must be rebuilt.
+
+    Args: as `_full`, and the directory of the earlier one; None for the one that serves.
 
     Raises:
         DamagedArtifactError: CURRENT names an index that does not exist.
     """
-    base = _base(home, made_from)
+    base = _base(home, made_from, base_directory)
     if base is None or not _put_items(base, users.export, hashes, users.tower):
         return None
-    source = home.indexes / base.index_id
+    source = base_directory or home.indexes / base.index_id
     user_index = open_users(source, base.manifest)
     index_id = new_id()
     with build(home.indexes, index_id) as draft:
@@ -241,11 +248,12 @@ def _put_items(base: Index, export: Export, hashes: pa.Table, tower: ItemTower) 
     return True
 
 
-def _base(home: Home, made_from: dict[str, Any]) -> Index | None:
-    """Load the serving index if its manifest has the entries wanted, so that its files can be copied."""
-    if not home.current_index.exists():
-        return None
-    directory = read_pointer(home.current_index, home.indexes)
+def _base(home: Home, made_from: dict[str, Any], directory: Path | None) -> Index | None:
+    """Load an index, or the serving one, if its manifest has the entries wanted, to copy its files."""
+    if directory is None:
+        if not home.current_index.exists():
+            return None
+        directory = read_pointer(home.current_index, home.indexes)
     try:
         index = Index.load(directory)
     except DamagedArtifactError as error:

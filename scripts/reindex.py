@@ -55,16 +55,17 @@ def reindex_command(
     with working_home(home, cache) as work:
         if model is not None and model not in (known := work.place.ids("models")):
             raise LookupError(f"there is no model {model!r}; there are: {', '.join(known) or 'none'}")
+        current = work.before[CURRENT].artifact_id
+        full = full or (work.in_bucket and not current)
         spec = IndexSpec(factory, ann_recall, memory_mib and memory_mib << 20, full, card_float16)
         trained = Model.load(work.fetch("models", model) if model else work.named(LATEST))
         encoder = TextEncoder.load(work.home.text_models / trained.text_model_id)
-        if work.before[CURRENT].artifact_id and not full:
-            work.named(CURRENT)  # whose files are taken over where few items changed
+        base = work.named(CURRENT) if work.in_bucket and not full else None
         with (
             workers(jobs, ray) as working,
             closing(TextCache.open(work.home.text_cache)) as texts,
             work.export() as export,
         ):
-            directory = reindex(work.home, export, trained, encoder, texts, spec, working)
+            directory = reindex(work.home, export, trained, encoder, texts, spec, working, base)
         work.publish(directory.name)
     print(f"index {directory.name} serves, made by model {trained.model_id}")

@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -25,10 +25,12 @@ from scripts.training import (
     wandb_report,
     warm_start,
 )
+from store.artifact import read_manifest
 from store.objects import LATEST
 
 _TEXT_MODEL = "all-MiniLM-L6-v2"
 _MAX_DIM = 512
+_Named = TypeVar("_Named", str, str | None)  # LATEST, or the id of a model
 
 
 class TuneMethod(StrEnum):
@@ -180,7 +182,7 @@ def train_command(
         if not tasks:
             raise typer.BadParameter("--heads-of needs a --task: click, rating or category")
         with working_home(home, cache) as work:
-            _fetch_model(work, heads_of, with_export=True)
+            heads_of = _fetched_model(work, heads_of, with_export=True)
             directory = fit_more_heads(work.home, heads_of, tasks, label)
             work.model_made(directory)
             _print_model(console, directory)
@@ -188,7 +190,7 @@ def train_command(
     options = train_options(fusion.value, parse_actions(action or []), config, epochs, members, seed)
     with working_home(home, cache) as work:
         place = work.home
-        _fetch_model(work, start_from)
+        start_from = _fetched_model(work, start_from)
         options = replace(
             options,
             dims=(dim,) if dim else options.dims,
@@ -224,28 +226,33 @@ def train_command(
         _print_model(console, directory)
 
 
-def _fetch_model(work: WorkingHome, named: str | None, *, with_export: bool = False) -> None:
-    """Fetch the model that --from or --heads-of names, where a bucket has it, and the data it was made from.
+def _fetched_model(work: WorkingHome, named: _Named, *, with_export: bool = False) -> _Named:
+    """Return the id of the model that --from or --heads-of names, fetched where a bucket has it.
 
     Without one, fetch the text model of the latest one, so that it is taken again.
+
+    Raises:
+        NotPublishedError: LATEST is asked for, and there is no model yet.
     """
     if not work.in_bucket:
-        return
+        return named
     latest = work.before[LATEST].artifact_id
-    model_id = latest if named in (None, "LATEST") else named
-    if model_id not in work.place.ids("models"):
-        return  # what needs it says so
-    facts = work.place.manifest("models", model_id)
     if named is None:
-        work.fetch("text_models", facts["text_model_id"])
-        return
-    work.fetch("models", model_id)
+        if latest:
+            work.fetch("text_models", work.place.manifest("models", latest)["text_model_id"])
+        return named
+    directory = work.named(LATEST) if named == "LATEST" else None
+    if directory is None and named in work.place.ids("models"):
+        directory = work.fetch("models", named)
+    if directory is None:
+        return named  # what needs it says that there is none
     if with_export:
-        work.fetch("exports", facts["export_id"])
+        work.fetch("exports", read_manifest(directory)["export_id"])
+    return directory.name
 
 
 def _print_model(console: Console, directory: Path) -> None:
-    from encoder.runtime import METRICS_FILE
+    from encoder.model_files import METRICS_FILE
 
     metrics = json.loads((directory / METRICS_FILE).read_text("utf-8"))
     views = ", ".join(

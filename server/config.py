@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from store.home import Home
 from store.masking import KINDS, Masking
-from store.valkey import ClusterAddress, cluster_address
+
+if TYPE_CHECKING:
+    from store.valkey import ClusterAddress
 
 COUNTERS_BYTES = 16_384 * 24  # of rate limits: slots that processes share
 TOKENS = "tokens.json"  # in the home, or in the folder of homes
@@ -142,6 +144,8 @@ def checked_tenant(name: str) -> str:
 def checked_state(written: str) -> str:
     """Check the address of a state, return it; "" is none.  Raises: BadClusterAddressError."""
     if written:
+        from store.valkey import cluster_address  # noqa: PLC0415  # loads what reads the state
+
         cluster_address(written)
     return written
 
@@ -348,10 +352,12 @@ class ServerConfig:
         return Masking.named(self.mask, self.mask_regions)
 
     @property
-    def state(self) -> ClusterAddress | None:
+    def state(self) -> "ClusterAddress | None":
         """Where the state of users lies for other machines; None for nowhere."""
         if not self.state_url:
             return None
+        from store.valkey import cluster_address  # noqa: PLC0415
+
         address = cluster_address(self.state_url, self.state_user, self.state_password_file, self.state_ca)
         return address.of_tenant(self.tenant)
 

@@ -5,7 +5,7 @@ from html import escape
 
 from nicegui import ui
 
-from charts import Interval, IntervalChart, Row, Table, chart_html, interval_text, views_text
+from charts import FigureTable, Interval, IntervalChart, Row, chart_html, interval_text, views_text
 from console.frame import Visit
 from console.tables import compared_html, date_text
 from console.words import Words
@@ -161,7 +161,7 @@ def _chart(models: Sequence[pb.ModelSummary], names: Sequence[str], say: Words) 
     cells = tuple((views_text(one, say), *_cells([each.get(one) for each in by_view])) for one in views)
     note = say("Recall@20 on the rows that training held out, with the 95 % interval over people.")
     heading = say("By view, when trained")
-    return IntervalChart("held-out", heading, note, tuple(names), rows, (Table(("", *columns), cells),))
+    return IntervalChart("held-out", heading, note, tuple(names), rows, (FigureTable(("", *columns), cells),))
 
 
 def _cells(figures: Sequence[pb.ViewFigures | None]) -> list[str]:

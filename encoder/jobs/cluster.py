@@ -11,6 +11,7 @@ from encoder.jobs.jobs import Jobs, PartOutcome, attempt
 from encoder.jobs.threads import ONE_THREAD
 
 _CLIENT = "ray://"
+_DENIED = "AuthenticationError"
 _WAITING = 2  # parts per processor that Ray knows of, so that none waits for the next one
 _RETRIES = 3
 
@@ -71,7 +72,7 @@ class RayCluster(Jobs):
                 runtime_env={"env_vars": ONE_THREAD},
             )
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            raise NoClusterError(address, _reason(error, ray.exceptions.AuthenticationError)) from error
+            raise NoClusterError(address, _reason(error)) from error
         self.workers = max(1, int(ray.cluster_resources().get("CPU", 0)))
         self.at_once = _WAITING * self.workers
         self._attempt: Any = ray.remote(num_cpus=1, max_retries=_RETRIES, retry_exceptions=False)(attempt)
@@ -98,11 +99,11 @@ class RayCluster(Jobs):
         self._ray.shutdown()
 
 
-def _reason(error: BaseException, denied: type[BaseException]) -> str:
-    """Return why Ray did not connect, in a line; that a token is missing stands in a cause of its error."""
+def _reason(error: BaseException) -> str:
+    """Return why Ray did not connect, in a line; that a token is missing stands in the text of a cause."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, denied):
+        if _DENIED in str(cause) or type(cause).__name__ == _DENIED:
             return "it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what the cluster has"
         cause = cause.__cause__
     return str(error).strip().splitlines()[0]

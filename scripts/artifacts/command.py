@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from scripts.artifacts.working_home import PlaceOption
+from scripts.artifacts.homes import PlaceOption
 from scripts.home_access import writable_store
 from scripts.index import creation_time
 from scripts.terminal import console
@@ -46,6 +46,9 @@ def copy_command(
     serving: Annotated[
         bool, typer.Option("--serving", help="Only what CURRENT and models/LATEST need to serve.")
     ] = False,
+    pointers: Annotated[
+        bool, typer.Option("--pointers/--no-pointers", help="Whether to move CURRENT and models/LATEST, too.")
+    ] = True,
 ) -> None:
     """Copy the artifacts of a home to another place, and then CURRENT and models/LATEST.
 
@@ -65,13 +68,14 @@ def copy_command(
     add_erasures(there, erasures_of(here))
     with tempfile.TemporaryDirectory(prefix="triptych-") as folder:
         copied = [copy_artifact(*one, here, there, Home(Path(folder))) for one in dict.fromkeys(wanted)]
-    for pointer, artifact_id in named.items():
+    for pointer, artifact_id in named.items() if pointers else ():
         if artifact_id and artifact_id != before[pointer].artifact_id:
             there.move_pointer(pointer, artifact_id, before[pointer])
     print(
         f"{here.name} to {there.name}: {sum(copied)} artifacts copied, {len(copied) - sum(copied)} were there"
     )
-    print(f"index {named[CURRENT] or 'none'} serves there; the latest model is {named[LATEST] or 'none'}")
+    current, latest = (there.pointer(one).artifact_id or "none" for one in (CURRENT, LATEST))
+    print(f"index {current} serves there; the latest model is {latest}")
 
 
 @artifacts_app.command("list")

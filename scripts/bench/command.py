@@ -111,9 +111,12 @@ def capacity_bench(
     items: Annotated[int, typer.Option(min=150, help="Of the synthetic home.")] = 100_000,
     users: Annotated[int, typer.Option(min=200, help="Of the synthetic home.")] = 50_000,
     dim: Annotated[int, typer.Option(min=2, help="Embedding dim of the synthetic home.")] = 128,
+    state_url: Annotated[
+        str, typer.Option(help="Also copy the users to this Valkey cluster, which asks for no password.")
+    ] = "",
     json_path: JsonOption = None,
 ) -> None:
-    """Measure what a person, an event, an item and a text take on disk and in memory, and multiply.
+    """Measure what a person, an event and an item take on disk and in memory, and multiply.
 
     The larger homes of the last table are the measured units times their sizes, not measured themselves.
 
@@ -125,8 +128,9 @@ def capacity_bench(
 
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         kept = large_home(home_cache or Path(name) / "large", HomeSizes(items, users, dim, 0))
-        report = measure_capacity(kept, Path(name))
-    print_rows("bytes", [{"unit": unit, "bytes": size} for unit, size in report["bytes_per_unit"].items()])
+        report = measure_capacity(kept, Path(name), state_url)
+    units = report["bytes_per_unit"] | {"person_in_the_cluster": report["cluster_bytes_per_person"]}
+    print_rows("bytes", [{"unit": unit, "bytes": size} for unit, size in units.items()])
     memory = (report["private_mib_started"], report["private_mib_asked"])
     print_rows(
         "private MiB",

@@ -129,7 +129,8 @@ def current_check(home: Home) -> Check:
 def model_check(home: Home) -> Iterator[Check]:
     """Check that the latest model, if any, loads, is finite, and ranks items differently by user."""
     try:
-        from encoder.runtime import METRICS_FILE, Model, NotFiniteModelError
+        from encoder.model_files import METRICS_FILE
+        from encoder.runtime import Model, NotFiniteModelError
 
         model = read_pointer(home.latest_model, home.models)
         Model.load(model, check=False).check_finite()

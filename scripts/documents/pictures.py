@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from encoder.config import VIEWS
 from encoder.dataset import Dataset, load_dataset
-from encoder.runtime import METRICS_FILE, EncodedUsers, Model
+from encoder.model_files import METRICS_FILE
+from encoder.runtime import EncodedUsers, Model
 from encoder.text import TextCache, TextEncoder
 from encoder.tower import dataset_views
 from encoder.tower.fusion import ChosenTrust

@@ -23,6 +23,7 @@ _ELSEWHERE = {
     "contributing.md": Path("CONTRIBUTING.md"),
     "zh.md": Path("README.zh.md"),
     "deploy.md": Path("deploy/README.md"),
+    "what-runs-where.md": Path("deploy/kubernetes/machines/map.md"),
     "client.md": Path("clients/python/README.md"),
 }
 _MOVED = {
@@ -32,6 +33,7 @@ _MOVED = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "deploy/README.md": "deploy.md",
+    "kubernetes/machines/map.md": "what-runs-where.md",
 }
 _NAMED = re.compile(r"(?<![\w/\[`])(?<!\]\()(`?)docs/((?:decisions/)?\d{4}[\w-]*|[\w/-]+)(\.md)?\1(?![\w/`])")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)

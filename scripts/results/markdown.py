@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from encoder.config import VIEWS
-from encoder.runtime import CONFIG_FILE, METRICS_FILE
+from encoder.model_files import METRICS_FILE
+from encoder.runtime import CONFIG_FILE
 from scripts.evaluate.amounts import BLOCKS, MOST_USERS, columns_of
 from scripts.evaluate.tables import gain_mark
 from scripts.results.plan import DataSet, ResultStep

@@ -13,7 +13,7 @@ from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.learned import CHECKPOINT_FILE, LearnConfig
 from encoder.learned.trainer import train_block
-from encoder.runtime import METRICS_FILE
+from encoder.model_files import METRICS_FILE
 from encoder.tower import Block, Tower, fit_closed_form
 from encoder.tower.mix import choose_mix
 from encoder.tower.select import HeldOutScorer, choose_config

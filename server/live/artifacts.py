@@ -99,11 +99,11 @@ class BucketArtifacts(HomeArtifacts):
     def serving(self) -> str:
         """Return the index that CURRENT in the bucket names, and have it here.
 
-        Where the bucket cannot be reached, it is the index that served last; a bucket without CURRENT gets
-        the one of the directory.
+        Where the bucket cannot be reached, or what it names is damaged, it is the index that served last; a
+        bucket without CURRENT gets the one of the directory.
 
         Raises:
-            DamagedArtifactError: the index or what it needs is damaged or missing.
+            DamagedArtifactError: what the bucket names is damaged, and none has served here.
         """
         known = super().serving()
         try:
@@ -116,6 +116,10 @@ class BucketArtifacts(HomeArtifacts):
                 self.bucket.move_pointer(CURRENT, known, before)
         except ObjectStorageError as error:
             log.warning("%s; starting with what is here: index %s", error, known or "none")
+        except DamagedArtifactError as error:
+            if not known:
+                raise
+            log.error("%s; starting with what is here: index %s", error, known)
         return known
 
     def named(self) -> str:

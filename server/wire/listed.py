@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from encoder.listing import ListedModel
+from encoder.model_files import ListedModel
 from server.status import InvalidRequestError
 from store.listing import ListedArtifact
 from store.reports import KIND

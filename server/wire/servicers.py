@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from encoder.listing import list_models
+from encoder.model_files import list_models
 from indexer.index import VectorDimError
 from server.access import granted
 from server.identity import Identity

@@ -9,14 +9,12 @@ from typing import Any
 from tqdm import tqdm
 
 from store.artifact import MANIFEST, DamagedArtifactError, parse_manifest, sha256, verify
-from store.disk import disk_errors, replace_file, sync
+from store.disk import disk_errors, sync
 from store.home import Home
 from store.ledger import LEDGER, Erasure, dump_ledger, merge_ledgers, parse_ledger
 from store.locks import locked
 from store.objects.places import (
-    CURRENT,
     KINDS,
-    LATEST,
     ArtifactPlace,
     HomeDirectory,
     Pointer,
@@ -198,18 +196,6 @@ class HomeBucket:
         ]
         self.storage.remove(probes)
         return swept + len(probes)
-
-    def fetch_pointers(self, home: Home) -> dict[Pointer, PointerVersion]:
-        """Write the pointers to a home on the disk, and return what they name."""
-        found = {pointer: self.pointer(pointer) for pointer in (CURRENT, LATEST)}
-        for pointer, named in found.items():
-            path = home.path / pointer.name
-            if named.artifact_id:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                replace_file(path, f"{named.artifact_id}\n")
-            else:
-                path.unlink(missing_ok=True)
-        return found
 
     def fetch_needed(self, kind: str, artifact_id: str, home: Home) -> Path:
         """Fetch an artifact and what it needs, those that are missing on the disk; return its directory.

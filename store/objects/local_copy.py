@@ -131,7 +131,7 @@ class LocalCopy:
         A copy that is here is used without asking the bucket; one that is damaged is fetched anew.
 
         Raises:
-            DamagedArtifactError: it is damaged or missing in the bucket.
+            DamagedArtifactError: it is damaged or missing in the bucket, or the copy is, and is in use.
             ObjectStorageError: it is not here, and the bucket cannot be reached.
             DiskFullError, ReadOnlyDiskError: the disk takes nothing more.
         """
@@ -139,6 +139,8 @@ class LocalCopy:
         while key not in self._held:
             fetched = not path.is_dir()
             if fetched:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _mark(path).touch()
                 self.bucket.fetch(kind, artifact_id, self.home)
             with ExitStack() as stack:
                 try:
@@ -151,7 +153,8 @@ class LocalCopy:
                     except DamagedArtifactError as error:
                         log.warning("the copy here is fetched anew: %s", error)
                         stack.close()
-                        self._remove(path)
+                        if not self._remove(path):
+                            raise
                         continue
                 self._held[key] = stack.pop_all()
             if fetched:
@@ -180,7 +183,7 @@ class LocalCopy:
     def tidy(self) -> None:
         """Remove what the bucket does not have any more, and what was used least recently beyond the bound.
 
-        Nothing that any process uses is removed.
+        Nothing that any process uses is removed, nor what was made here and is not in the bucket yet.
         """
         for kind in KINDS:
             try:
@@ -188,13 +191,17 @@ class LocalCopy:
             except ObjectStorageError:
                 break
             for artifact_id in HomeDirectory(self.home).ids(kind):
-                if artifact_id not in there:
-                    self._remove(self.home.path / kind / artifact_id)
+                path = self.home.path / kind / artifact_id
+                if artifact_id in there:
+                    _mark(path).touch()
+                elif _mark(path).exists():
+                    self._remove(path)
         kept = [
             home.path / kind / one
             for home in map(Home, self._cache.iterdir())
             for kind in KINDS
             for one in HomeDirectory(home).ids(kind)
+            if _mark(home.path / kind / one).exists()
         ]
         sizes = {path: _size(path) for path in kept}
         surplus = sum(sizes.values()) - self._max_bytes
@@ -217,6 +224,7 @@ class LocalCopy:
         with locked(self._cache / _EVICTING, wait=True, make=True):  # so it is this one that is locked next
             try:
                 remove_artifact(path)
+                _mark(path).unlink(missing_ok=True)
             except FileNotFoundError:
                 return True
             except LockedError:
@@ -229,8 +237,16 @@ class LocalCopy:
             self._held.pop(key).close()
 
 
+def _mark(path: Path) -> Path:
+    """Return the file that says of an artifact that the bucket had it, so that it may be removed here."""
+    return path.with_name(f".in-bucket-{path.name}")
+
+
 def _size(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    try:
+        return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    except FileNotFoundError:  # removed by another process meanwhile
+        return 0
 
 
 def _used_at(path: Path) -> float:

@@ -15,9 +15,9 @@ from store.disk import DiskFullError, ReadOnlyDiskError, disk_errors
 
 _SEPARATOR = "://"
 _S3 = ("s3", "s3a")
-# A part of an upload and how many are on the way at once: 64 MiB of memory, and files of 80 GB before parts
-# have to be larger.
-_PART_BYTES = 16 << 20
+# A part of an upload, and how many are on the way at once: about 100 MiB of memory with the copies that the
+# libraries make, and files of 80 GB before parts have to be larger.
+_PART_BYTES = 8 << 20
 _PARTS = 4
 _CONNECT_SECONDS, _READ_SECONDS = 3, 20
 _ASK_SECONDS = 15.0  # for what is small: a pointer, a manifest, the head of an object

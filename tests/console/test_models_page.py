@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from encoder.runtime import METRICS_FILE
+from encoder.model_files import METRICS_FILE
 from store.artifact import MANIFEST, artifacts, build, new_id, read_manifest
 from store.home import Home
 from tests.console.conftest import OpenConsole

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from encoder.listing import list_models
+from encoder.model_files import list_models
 from store.artifact import MANIFEST, artifacts, build, new_id, read_manifest
 from store.home import Home
 from tests.console.conftest import OpenConsole

@@ -19,7 +19,8 @@ from encoder.content import RawContent
 from encoder.dataset import Dataset, hold_out
 from encoder.fit import LEAST_JUDGES, TrainOptions, fit
 from encoder.learned import LearnConfig
-from encoder.runtime import METRICS_FILE, TABLES_FILE, Model, NotFiniteModelError
+from encoder.model_files import METRICS_FILE
+from encoder.runtime import TABLES_FILE, Model, NotFiniteModelError
 from encoder.tower.closed_form import fit_closed_form
 from encoder.tower.collapse import Collapse, measure_collapse
 from encoder.tower.spectral import spectrum

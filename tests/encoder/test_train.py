@@ -13,8 +13,9 @@ from encoder.config import TowerConfig
 from encoder.dataset import hold_out, load_dataset
 from encoder.fit import TrainOptions, fit
 from encoder.left_out import LeftOutIds, LeftOutShares
+from encoder.model_files import METRICS_FILE
 from encoder.preflight import NothingToLearnError
-from encoder.runtime import METRICS_FILE, USER_GRAPH, Model
+from encoder.runtime import USER_GRAPH, Model
 from encoder.text.cache import TextCache, encode_with_cache
 from encoder.text.encoder import TextEncoder
 from encoder.train import ParityError, train

@@ -22,9 +22,10 @@ from encoder.learned import BlockStart, LearnConfig, StartMismatchError
 from encoder.learned.model import LearnedBlock
 from encoder.learned.trainer import train_block
 from encoder.left_out import LeftOutIds
+from encoder.model_files import METRICS_FILE
 from encoder.preflight import known_actions
 from encoder.retrain import retrain
-from encoder.runtime import METRICS_FILE, Model
+from encoder.runtime import Model
 from encoder.text import TextCache, TextEncoder
 from encoder.tower.select import HeldOutScorer
 from encoder.train import train

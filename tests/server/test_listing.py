@@ -7,8 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from encoder.listing import list_models
-from encoder.runtime import METRICS_FILE
+from encoder.model_files import METRICS_FILE, list_models
 from store.home import Home
 from store.listing import list_artifacts
 from store.reports import keep_report

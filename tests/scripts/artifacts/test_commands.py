@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import fsspec
@@ -14,7 +15,15 @@ from server.config import ServerConfig
 from store.artifact import artifacts, verify
 from store.home import Home
 from store.ledger import read_ledger
-from store.objects import CURRENT, KINDS, LATEST, HomeBucket, HomeDirectory
+from store.objects import (
+    CURRENT,
+    KINDS,
+    LATEST,
+    HomeBucket,
+    HomeDirectory,
+    ObjectStorage,
+    ObjectStorageError,
+)
 from tests.command_line import Run
 from triptych_client import Client
 
@@ -71,6 +80,42 @@ def test_training_and_reindexing_need_the_bucket_alone(home: Home, run: Run, url
     code, _, err = run("index", "publish", first, "--home", url)
     assert (code, f"there is no index '{first}'; there are: {second}" in err) == (1, True)
     assert (home.path / "indexes" / first).is_dir()  # the directory that was copied has nothing to do with it
+
+
+def test_reindexing_takes_over_the_files_of_the_serving_index(
+    home: Home, run: Run, url: str, tmp_path: Path
+) -> None:
+    assert run("artifacts", "copy", "--from", home.path, "--to", url)[0] == 0
+    bucket = HomeBucket(url)
+    first = bucket.pointer(CURRENT).artifact_id
+    code, _, err = run("reindex", "--home", url)
+    assert code == 0, err
+    second = bucket.pointer(CURRENT).artifact_id
+    assert bucket.manifest("indexes", second)["base"] == first
+
+
+def test_what_cannot_be_uploaded_is_kept_and_named(
+    home: Home, run: Run, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("artifacts", "copy", "--from", home.path, "--to", url)[0] == 0
+    bucket, put = HomeBucket(url), ObjectStorage.put
+
+    def failing(self: ObjectStorage, path: Path, name: str, *args: Any) -> None:
+        if name.endswith("vectors.safetensors"):
+            raise ObjectStorageError(self.url, OSError("the line is dead"))
+        put(self, path, name, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStorage, "put", failing)
+        code, _, err = run("reindex", "--home", url)
+    assert (code, "the line is dead" in err, len(bucket.ids("indexes"))) == (1, True, 1)
+    words = caplog.text.partition("later: triptych ")[2].split()[:7]
+    assert words[:2] == ["artifacts", "copy"]
+    assert run("index", "list", "--home", url)[0] == 0  # which tidies up
+    code, out, err = run(*words)
+    assert (code, "1 artifacts copied" in out) == (0, True), err
+    assert len(bucket.ids("indexes")) == 2
+    assert bucket.pointer(CURRENT).artifact_id == bucket.ids("indexes")[0]
 
 
 def test_evaluate_writes_its_report_to_the_bucket(home: Home, run: Run, url: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_every_unit_of_a_home_is_measured_and_the_home_stays_as_it_is(
 
 def test_larger_homes_by_hand() -> None:
     units = Units(index_item=100.0, model_item=50.0, store_row=40.0, state_user=1_000.0, export_row=8.0)
-    rows = {"behaviors": 60, "texts": 10, "friends": 30, "items": 5}  # ten of each person's
+    rows = {"behaviors": 60, "texts": 10, "social": 30, "items": 5}  # ten of each person's
     found = extended(units, rows, people=10, items=1 << 20, users=1 << 30)
     assert found["index_gib"] == pytest.approx(100 / 1024)
     assert found["state_gib"] == pytest.approx(1_000)

@@ -24,7 +24,7 @@ from store.ledger import read_ledger
 from store.objects import CURRENT, HomeBucket, add_needed
 from store.objects import storage as storage_module
 from tests.engines.s3 import BUCKET, environment, s3_process
-from tests.live_server import copy_home, flip, refusal, soon
+from tests.live_server import SOON, copy_home, flip, refusal, server, soon
 from triptych_client import Client
 from triptych_client.pb.v1 import triptych_pb2 as pb
 from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
@@ -127,6 +127,20 @@ def test_whoever_moves_current_in_the_bucket_is_followed(
     bucket.move_pointer(CURRENT, third, bucket.pointer(CURRENT))
     with running(config) as address, Client(address) as client:  # one that starts takes it, too
         assert serves(client, third)
+
+
+def test_query_processes_serve_what_the_owner_fetched(
+    config: ServerConfig, bucket: HomeBucket, elsewhere: Home
+) -> None:
+    second = made(elsewhere, bucket)
+    with server(config.home, "--processes", "2", "--artifacts", config.artifacts) as started:
+        soon(lambda: bucket.pointer(CURRENT).artifact_id != "")
+        bucket.move_pointer(CURRENT, second, bucket.pointer(CURRENT))
+        with Client(started.address, timeout=SOON) as client:  # which waits until they listen
+            soon(lambda: serves(client, second))
+        for _ in range(4):  # on connections of their own, which either process takes
+            with Client(started.address, connections=1) as client:
+                assert serves(client, second)
 
 
 def test_of_two_who_publish_the_server_loses_to_the_first(

@@ -43,9 +43,8 @@ def fill(bucket: HomeBucket, source: Path) -> None:
 
 
 def kept(home: Home) -> set[str]:
-    return {
-        path.name for kind in ("text_models", "models", "indexes") for path in (home.path / kind).glob("*")
-    }
+    paths = [path for kind in ("text_models", "models", "indexes") for path in (home.path / kind).glob("*")]
+    return {path.name for path in paths if not path.name.startswith(".")}
 
 
 def test_an_index_comes_with_its_models_and_once(
@@ -151,9 +150,26 @@ def test_what_another_process_uses_stays(bucket: HomeBucket, tmp_path: Path) -> 
         with LocalCopy(bucket.name, tmp_path / "cache", max_bytes=0) as copy:
             copy.tidy()
             assert kept(copy.home) == {"t1", "m1", "i1"}
+            (copy.home.models / "m1" / "file").write_bytes(b"damaged")
+            with pytest.raises(DamagedArtifactError, match=r"m1/file: is damaged"):
+                copy.fetch_index("i1")  # the other one still has it open
+            copy.release()
             process.communicate(b"\n")
             copy.tidy()
             assert kept(copy.home) == set()
+
+
+def test_what_was_made_here_stays_until_the_bucket_has_it(bucket: HomeBucket, tmp_path: Path) -> None:
+    with LocalCopy(bucket.name, tmp_path / "cache", max_bytes=0) as copy:
+        with build(copy.home.models, "m9") as draft:
+            (draft.path / "file").write_bytes(b"hours of work")
+        copy.fetch("models", "m1")
+        copy.release()
+        copy.tidy()
+        assert kept(copy.home) == {"m9"}
+        bucket.add("models", copy.home.models / "m9")
+        copy.tidy()
+        assert [path.name for path in copy.home.models.iterdir()] == []  # no marks are left, either
 
 
 def test_what_the_bucket_has_no_more_goes_from_here_too(bucket: HomeBucket, tmp_path: Path) -> None:

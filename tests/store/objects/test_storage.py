@@ -136,4 +136,4 @@ def test_a_large_file_takes_little_memory(url: str, tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "back").stat().st_size == 320 << 20
-    assert int(ended.stdout) < 200  # MiB
+    assert int(ended.stdout) < 150  # MiB; 92 when it was written

@@ -301,7 +301,8 @@ class Retrieval:
 
 class AdminStub:
     """What the command line asks of a running server, which owns the store. Reasons of errors: INDEX_NOT_FOUND,
-    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL.
+    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL; where artifacts belong in a bucket also
+    STORAGE_UNREACHABLE, POINTER_MOVED, UPLOAD_SWEPT, NO_CONDITIONAL_PUT.
     """
 
     def __init__(self, channel):
@@ -369,7 +370,8 @@ class AdminStub:
 
 class AdminServicer:
     """What the command line asks of a running server, which owns the store. Reasons of errors: INDEX_NOT_FOUND,
-    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL.
+    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL; where artifacts belong in a bucket also
+    STORAGE_UNREACHABLE, POINTER_MOVED, UPLOAD_SWEPT, NO_CONDITIONAL_PUT.
     """
 
     def Status(self, request, context):
@@ -380,7 +382,7 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateExport(self, request, context):
-        """Writes an immutable Parquet copy of the store below exports/.
+        """Writes an immutable Parquet copy of the store below exports/, and uploads it where artifacts belong in a bucket.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -395,6 +397,7 @@ class AdminServicer:
 
     def PublishIndex(self, request, context):
         """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then.
+        One that is only in the bucket of the home is fetched first; ABORTED where CURRENT there was moved meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -523,7 +526,8 @@ def add_AdminServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Admin:
     """What the command line asks of a running server, which owns the store. Reasons of errors: INDEX_NOT_FOUND,
-    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL.
+    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL; where artifacts belong in a bucket also
+    STORAGE_UNREACHABLE, POINTER_MOVED, UPLOAD_SWEPT, NO_CONDITIONAL_PUT.
     """
 
     @staticmethod

@@ -146,7 +146,8 @@ def add_RetrievalServicer_to_server(servicer: RetrievalServicer, server: _typing
 
 class AdminStub:
     """What the command line asks of a running server, which owns the store. Reasons of errors: INDEX_NOT_FOUND,
-    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL.
+    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL; where artifacts belong in a bucket also
+    STORAGE_UNREACHABLE, POINTER_MOVED, UPLOAD_SWEPT, NO_CONDITIONAL_PUT.
     """
 
     @_typing.overload
@@ -156,11 +157,13 @@ class AdminStub:
     Status: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.StatusRequest, _triptych_pb2.StatusResponse]
     """What serves, how much is stored, how background work goes, and which process has answered."""
     CreateExport: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.CreateExportRequest, _triptych_pb2.CreateExportResponse]
-    """Writes an immutable Parquet copy of the store below exports/."""
+    """Writes an immutable Parquet copy of the store below exports/, and uploads it where artifacts belong in a bucket."""
     ListIndexes: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.ListIndexesRequest, _triptych_pb2.ListIndexesResponse]
     """The newest indexes of the home as their manifests describe them, newest first."""
     PublishIndex: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.PublishIndexRequest, _triptych_pb2.PublishIndexResponse]
-    """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then."""
+    """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then.
+    One that is only in the bucket of the home is fetched first; ABORTED where CURRENT there was moved meanwhile.
+    """
     RollbackIndex: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.RollbackIndexRequest, _triptych_pb2.PublishIndexResponse]
     """Publishes the newest index that is older than the one that serves."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.ListModelsRequest, _triptych_pb2.ListModelsResponse]
@@ -188,18 +191,21 @@ class AdminStub:
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
     """What the command line asks of a running server, which owns the store. Reasons of errors: INDEX_NOT_FOUND,
-    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL.
+    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL; where artifacts belong in a bucket also
+    STORAGE_UNREACHABLE, POINTER_MOVED, UPLOAD_SWEPT, NO_CONDITIONAL_PUT.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_triptych_pb2.StatusRequest, _triptych_pb2.StatusResponse]  # type: ignore[assignment]
     """What serves, how much is stored, how background work goes, and which process has answered."""
     CreateExport: _aio.UnaryUnaryMultiCallable[_triptych_pb2.CreateExportRequest, _triptych_pb2.CreateExportResponse]  # type: ignore[assignment]
-    """Writes an immutable Parquet copy of the store below exports/."""
+    """Writes an immutable Parquet copy of the store below exports/, and uploads it where artifacts belong in a bucket."""
     ListIndexes: _aio.UnaryUnaryMultiCallable[_triptych_pb2.ListIndexesRequest, _triptych_pb2.ListIndexesResponse]  # type: ignore[assignment]
     """The newest indexes of the home as their manifests describe them, newest first."""
     PublishIndex: _aio.UnaryUnaryMultiCallable[_triptych_pb2.PublishIndexRequest, _triptych_pb2.PublishIndexResponse]  # type: ignore[assignment]
-    """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then."""
+    """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then.
+    One that is only in the bucket of the home is fetched first; ABORTED where CURRENT there was moved meanwhile.
+    """
     RollbackIndex: _aio.UnaryUnaryMultiCallable[_triptych_pb2.RollbackIndexRequest, _triptych_pb2.PublishIndexResponse]  # type: ignore[assignment]
     """Publishes the newest index that is older than the one that serves."""
     ListModels: _aio.UnaryUnaryMultiCallable[_triptych_pb2.ListModelsRequest, _triptych_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -226,7 +232,8 @@ class AdminAsyncStub(AdminStub):
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """What the command line asks of a running server, which owns the store. Reasons of errors: INDEX_NOT_FOUND,
-    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL.
+    NO_OLDER_INDEX, NOTHING_PUBLISHED, DAMAGED_FILE, INTERNAL; where artifacts belong in a bucket also
+    STORAGE_UNREACHABLE, POINTER_MOVED, UPLOAD_SWEPT, NO_CONDITIONAL_PUT.
     """
 
     @_abc_1.abstractmethod
@@ -243,7 +250,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _triptych_pb2.CreateExportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_triptych_pb2.CreateExportResponse, _abc.Awaitable[_triptych_pb2.CreateExportResponse]]:
-        """Writes an immutable Parquet copy of the store below exports/."""
+        """Writes an immutable Parquet copy of the store below exports/, and uploads it where artifacts belong in a bucket."""
 
     @_abc_1.abstractmethod
     def ListIndexes(
@@ -259,7 +266,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _triptych_pb2.PublishIndexRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_triptych_pb2.PublishIndexResponse, _abc.Awaitable[_triptych_pb2.PublishIndexResponse]]:
-        """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then."""
+        """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then.
+        One that is only in the bucket of the home is fetched first; ABORTED where CURRENT there was moved meanwhile.
+        """
 
     @_abc_1.abstractmethod
     def RollbackIndex(

@@ -21,6 +21,7 @@ from store.objects import (
     HomeBucket,
     HomeDirectory,
     LocalCopy,
+    ObjectStorageError,
     Pointer,
     PointerVersion,
     add_needed,
@@ -115,8 +116,16 @@ class WorkingHome:
             PointerMovedError: another model was made meanwhile, and stays the latest.
         """
         if self.in_bucket:
-            add_needed(self.place, self.home, "models", directory.name)
+            self._upload("models", directory.name)
             self.place.move_pointer(LATEST, directory.name, self.before[LATEST])
+
+    def _upload(self, kind: str, artifact_id: str) -> None:
+        try:
+            add_needed(self.place, self.home, kind, artifact_id)
+        except ObjectStorageError:
+            again = f"triptych artifacts copy --from {self.home.path} --to {self.place.name} --no-pointers"
+            log.error("%s/%s is complete, and is not uploaded; to do it later: %s", kind, artifact_id, again)
+            raise
 
     def publish(self, index_id: str) -> None:
         """Make an index CURRENT, through the running server where there is one; upload it where that is due.
@@ -128,7 +137,7 @@ class WorkingHome:
             publish_index(self.home, index_id)
             return
         if index_id in HomeDirectory(self.home).ids("indexes"):
-            add_needed(self.place, self.home, "indexes", index_id)
+            self._upload("indexes", index_id)
         address = server_of(self.home) if self.owned else None
         if address is not None:
             with Client(address, connections=1) as client:
@@ -153,7 +162,7 @@ def working_home(named: str, cache: Path | None = None) -> Iterator[WorkingHome]
     """
     if in_object_storage(named):
         with LocalCopy(named, cache or cache_folder()) as copy:
-            before = copy.bucket.fetch_pointers(copy.home)
+            before = {pointer: copy.bucket.pointer(pointer) for pointer in (CURRENT, LATEST)}
             write_ledger(copy.home.erasures, copy.bucket.ledger())
             yield WorkingHome(copy.home, copy.bucket, copy.fetch_needed, owned=False, before=before)
             copy.release()
