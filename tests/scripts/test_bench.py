@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from indexer.building.factory import FactoryError
 from indexer.filters.filter import Filter
 from indexer.index import Index
-from indexer.search.search import Exclusions, bits_of
+from indexer.search import Exclusions, bits_of
 from scripts.bench.command import app
 from scripts.bench.faults import commands as bench_kills
 from scripts.bench.faults.commands import Stage, TooFastError

@@ -194,7 +194,10 @@ def test_a_damaged_text_cache_answers_right(place: Home, tmp_path: Path, with_se
 
 @pytest.fixture
 def own(place: Home, tmp_path: Path) -> Home:
-    return Home(shutil.copytree(place.path, tmp_path / "own"))
+    home = Home(shutil.copytree(place.path, tmp_path / "own"))
+    with Store.open(home.database) as store, UserState.open(home.state) as state:
+        bring_up_to_date(store, state)  # each state that was made anew beside the store has counted a commit
+    return home
 
 
 def rewrite(folder: Path, table: bytes | None, change: Callable[[bytes, bytes], bytes | None]) -> None:

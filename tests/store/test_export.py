@@ -65,8 +65,9 @@ def test_the_manifest_tells_what_is_inside(export: Export, tmp_path: Path) -> No
     facts = {name: value for name, value in export.manifest.items() if name not in ("files", "created_at")}
     assert facts == {
         "kind": "export",
-        "schema_version": 4,
+        "schema_version": 5,
         "counts": {"items": 3, "behaviors": 6, "texts": 5, "social": 4, "impressions": 0, "consents": 0},
+        "logs": {},
         "held_out": {"valid": 1, "test": 1},
     }
     assert datetime.fromisoformat(export.manifest["created_at"]).utcoffset() is not None

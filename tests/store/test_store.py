@@ -268,7 +268,7 @@ def test_a_newer_store_is_refused_and_left_alone(store: Store, tmp_path: Path) -
     with store.writing() as cursor:
         cursor.execute("INSERT INTO data.migrations VALUES (99, now()::TIMESTAMP)")
     store.close()
-    with pytest.raises(NewerStoreError, match="schema version 99 and this Triptych knows up to 4") as caught:
+    with pytest.raises(NewerStoreError, match="schema version 99 and this Triptych knows up to 5") as caught:
         Store.open(tmp_path / "home" / "views.duckdb")
     assert caught.value.version == 99
 
@@ -284,11 +284,11 @@ def test_migrations_are_recorded_and_all_or_nothing(tmp_path: Path) -> None:
     with pytest.raises(duckdb.Error):
         migrate(connection, path, steps)
     versions = "SELECT version FROM data.migrations ORDER BY 1"
-    assert connection.execute(versions).fetchall() == [(1,), (2,), (3,), (4,), (5,)]
+    assert connection.execute(versions).fetchall() == [(1,), (2,), (3,), (4,), (5,), (6,)]
     with pytest.raises(duckdb.CatalogException):
         connection.execute("FROM data.three")
     migrate(connection, path, [*steps[:-1], "CREATE TABLE data.three (x INTEGER)"])
-    assert connection.execute(versions).fetchall() == [(1,), (2,), (3,), (4,), (5,), (6,)]
+    assert connection.execute(versions).fetchall() == [(1,), (2,), (3,), (4,), (5,), (6,), (7,)]
     connection.close()
 
 

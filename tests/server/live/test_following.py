@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-import server.live.publisher
+import server.live.artifacts
 from encoder.text.cache import TextCache
 from encoder.text.encoder import Vectors
 from indexer.publish import load_index
@@ -188,7 +188,7 @@ def test_nobody_finds_what_was_removed_during_a_publish(
         user_id = client.query(text="stars", k=1, target=pb.TARGET_USERS).user_ids[0]
         monkeypatch.setattr(LiveItems, "_since_serving", lambda *_: None)
         monkeypatch.setattr(LiveUsers, "_since_serving", lambda *_: None)
-        came, go_on = held(monkeypatch, server.live.publisher, "set_pointer")  # between comparison and swap
+        came, go_on = held(monkeypatch, server.live.artifacts, "set_pointer")  # between comparison and swap
         index_id = home.current_index.read_text().strip()
         published = pool.submit(Publishing(address).publish, index_id)
         assert came.wait(SOON)

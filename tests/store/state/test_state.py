@@ -220,7 +220,7 @@ def test_damage_met_under_way_names_the_folder(store: Store, tmp_path: Path) -> 
 def test_a_store_of_the_first_schema_gets_a_head(tmp_path: Path) -> None:
     path = tmp_path / "views.duckdb"
     connection = connect(path)
-    for table in ("head", "requests", "erasures", "salt", "impressions", "consents"):
+    for table in ("head", "requests", "erasures", "salt", "impressions", "consents", "logs"):
         connection.execute(f"DROP TABLE data.{table}")
     connection.execute("ALTER TABLE data.items DROP COLUMN vector")
     connection.execute("DELETE FROM data.migrations WHERE version > 1")

@@ -197,7 +197,7 @@ def test_users_who_share_nothing_have_no_vector_for_others(place: Place) -> None
 
 def test_consents_are_told_and_erased(place: Place) -> None:
     place.consent(ConsentRow("b", "H", share=False))
-    about = dict(rows_about(place.store, "b"))
+    about = {table: rows for table, rows, _ in rows_about(place.store, "b")}
     assert len(about["consents"]) == 3
     assert '{"user_id":"b","view":"H","use":true,"share":false}' in about["consents"]
     done = erase_user(place.store, place.state, "b", (), ())

@@ -227,7 +227,7 @@ def test_an_export_hides_impressions_of_the_erased_and_of_held_out_pairs(place: 
         assert [row["user_id"] for row in export.impressions().to_pylist()] == ["gone", "u"]
         assert export.mentions("gone")
         assert export.manifest["counts"]["impressions"] == 3
-    assert ("impressions", 1) in [(table, len(rows)) for table, rows in rows_about(place.store, "gone")]
+    assert ("impressions", 1) in [(table, len(rows)) for table, rows, _ in rows_about(place.store, "gone")]
     done = erase_user(place.store, place.state, "gone", (), ())
     assert done.removed == {"behaviors": 0, "texts": 0, "social": 0, "impressions": 1, "consents": 0}
     assert "gone" not in place.store.user_ids()
