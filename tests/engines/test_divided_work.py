@@ -63,6 +63,7 @@ def test_a_reindex_makes_the_same_files(
 
 
 @divided
+@pytest.mark.nightly
 def test_a_reindex_whose_workers_are_killed_makes_the_same_files(
     small_home: Home, jobs: Jobs, alone: tuple[dict[str, bytes], dict[bytes, bytes]], tmp_path: Path
 ) -> None:
@@ -109,6 +110,7 @@ def tuned_alone(
 
 
 @divided
+@pytest.mark.nightly
 @pytest.mark.parametrize("learned", [False, True])
 def test_a_search_makes_the_same_choices(
     small_home: Home,
@@ -123,6 +125,7 @@ def test_a_search_makes_the_same_choices(
 
 
 @divided
+@pytest.mark.nightly
 def test_baselines_reach_the_same(small_home: Home, jobs: Jobs, small_data: Dataset, tmp_path: Path) -> None:
     shutil.copytree(small_home.path, tmp_path / "home")
     users = np.flatnonzero(np.diff(small_data.relevant("test").indptr)).astype(np.int64)

@@ -124,6 +124,7 @@ def test_a_worker_that_is_lost_between_two_parts_is_replaced(jobs: Jobs) -> None
     assert list(jobs.map(work.doubled, range(8), "numbers")) == [2 * number for number in range(8)]
 
 
+@pytest.mark.nightly
 @apart
 def test_a_part_that_ends_every_worker_ends_the_work(jobs: Jobs) -> None:
     with pytest.raises(PartLostError, match=r"whoever worked on part 0 was ended each time"):
@@ -143,7 +144,7 @@ def test_who_stops_early_ends_what_is_at_work(jobs: Jobs, tmp_path: Path) -> Non
     assert list(jobs.map(work.doubled, range(4), "numbers")) == [0, 2, 4, 6]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.nightly)])
 def test_processes_end_with_the_one_that_gave_out_the_work(tmp_path: Path, how: signal.Signals) -> None:
     program = (
         "import sys; from functools import partial; from pathlib import Path\n"
