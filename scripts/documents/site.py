@@ -34,6 +34,7 @@ _MOVED = {
     "CONTRIBUTING.md": "contributing.md",
     "deploy/README.md": "deploy.md",
     "kubernetes/machines/map.md": "what-runs-where.md",
+    "deploy/kubernetes/machines/map.md": "what-runs-where.md",
 }
 _NAMED = re.compile(r"(?<![\w/\[`])(?<!\]\()(`?)docs/((?:decisions/)?\d{4}[\w-]*|[\w/-]+)(\.md)?\1(?![\w/`])")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
