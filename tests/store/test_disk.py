@@ -266,7 +266,7 @@ def test_a_server_whose_files_may_not_grow_refuses_by_name_and_goes_on_afterward
         assert (reply.inserted, reply.repeated_request) == (2000, False)
         assert client.append_texts([Text("new-0-0", "a word or two about stars")]).inserted == 1
         soon(lambda: len(client.query(user_id="new-0-0", k=1).views_used) == 2)
-        assert not any(worker.failing for worker in client.status().workers)
+        soon(lambda: not any(worker.failing for worker in client.status().workers))
         live.process.kill()
         live.process.wait()
     home.server_file.unlink()
