@@ -252,10 +252,10 @@ def test_a_cluster_that_is_emptied_is_filled_again(world: World) -> None:
     world.alike(*USERS[:10], "writer", commit=commit)
 
 
-@pytest.mark.nightly
 def test_a_node_that_lost_everything_is_not_believed(world: World) -> None:
     for node in world.cluster.nodes:
         commit = world.see()
+        _until_filled(world, commit)  # without that, an answer of before the commit would be right as well
         node.kill()
         node.start()
         for user_id in USERS:  # an answer is right, or there is none
@@ -288,7 +288,6 @@ def _until_filled(world: World, commit: int) -> None:
     soon(filled)
 
 
-@pytest.mark.nightly
 def test_a_replica_that_is_cut_off_answers_what_it_has_and_says_how_old_that_is(world: World) -> None:
     commit = world.see()
     known = world.alone.query(USER, k=10, min_commit=commit)
@@ -329,7 +328,6 @@ def test_two_owners_of_a_home_do_not_write_to_one_place(world: World, tmp_path: 
                 assert next(w for w in client.status().workers if w.name == "state").failing
 
 
-@pytest.mark.nightly
 def test_a_bucket_that_cannot_be_reached_stops_nobody(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
