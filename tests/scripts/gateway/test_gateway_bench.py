@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from scripts.bench.gateway import BARE, DIRECT, GATEWAY, REST, GatewayBenchOptions, bare, measure_gateway
 from scripts.bench.serve.work import STORED, make_work
 from store.export import Export
@@ -13,7 +11,6 @@ from tests.scripts.gateway.conftest import Open
 from triptych_client import Client as ApiClient
 
 
-@pytest.mark.nightly
 def test_every_way_is_measured_beside_the_direct_one(small_home: Home, tmp_path: Path) -> None:
     home = copy_home(small_home, tmp_path / "home")
     with Export.latest(home.exports) as export:
