@@ -126,6 +126,21 @@ def test_services_policies_budgets_and_the_autoscaler_name_pods_that_are_there()
     assert [one["type"] for one in scaled["metrics"]] == ["Pods", "Resource"]
 
 
+def test_a_replica_is_probed_where_it_listens_and_by_a_name_in_its_certificate() -> None:
+    (container,) = pod_of("Deployment", "triptych-replica")["spec"]["containers"]
+    port = container["ports"][0]["containerPort"]
+    service = of_kind("Service", "triptych-replica")["metadata"]["name"]
+    mounts = tuple(one["mountPath"] for one in container["volumeMounts"])
+    for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
+        command = container[kind]["exec"]["command"]
+        given = dict(one.split("=", 1) for one in command if "=" in one)
+        assert command[:3] == ["python", "-m", "server.probe"]
+        assert given.keys() == {"--address", "--tls-ca", "--tls-name"}
+        assert (given["--address"], given["--tls-name"]) == (f"127.0.0.1:{port}", service)
+        assert given["--tls-ca"].startswith(mounts)
+        assert ("--alive" in command) == (kind != "readinessProbe")
+
+
 def test_the_metric_that_scales_is_one_that_a_server_tells() -> None:
     from server.telemetry.families import FAMILIES
 

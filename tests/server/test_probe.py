@@ -43,3 +43,11 @@ def test_a_server_without_an_index_is_alive_and_not_ready(tmp_path: Path) -> Non
         assert probe(home, "--alive") == (0, "")
     shutil.rmtree(home.path)
     assert probe(home, "--alive")[0] == 1
+
+
+def test_it_wants_to_know_whom_to_ask() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRIPTYCH_HOME"}
+    command = [sys.executable, "-m", "server.probe"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert "--home or --address" in done.stderr

@@ -11,6 +11,7 @@ import pytest
 from server.access import TokenFile
 from server.app import running
 from server.config import ServerConfig
+from server.probe import problem_at
 from store.home import Home
 from tests.authority import Authority
 from tests.live_server import SOON, copy_home, run_server, server, soon
@@ -55,6 +56,17 @@ def test_a_client_that_trusts_the_wrong_authority_is_not_connected(
 ) -> None:
     assert asks(served, tls_ca=ours.root)
     assert "not vouched for by the root certificate" in str(refused(served, tls_ca=theirs.root))
+
+
+def test_a_probe_at_an_address_trusts_whom_it_is_told_to(
+    served: str, ours: Authority, theirs: Authority, tmp_path: Path
+) -> None:
+    assert problem_at(served, ours.root) == ""
+    assert problem_at(served, ours.root, "localhost") == ""
+    assert problem_at(served, ours.root, "another") == "no answer: UNAVAILABLE"
+    assert problem_at(served, theirs.root, alive=True) == "no answer: UNAVAILABLE"
+    assert problem_at(served) == "no answer: UNAVAILABLE"
+    assert "missing.pem cannot be read" in problem_at(served, tmp_path / "missing.pem")
 
 
 def test_plaintext_to_a_tls_port_is_not_answered(served: str) -> None:

@@ -16,6 +16,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.probe import problem_at
 from store.home import Home
 from tests.engines.s3 import BUCKET, environment, s3_server
 from tests.engines.valkey import ValkeyCluster, valkey_cluster
@@ -145,6 +146,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     for log in (owner.log, world.replica.log, world.alone.log):
         said = log.read_text()
         assert "Traceback" not in said or "StateUnreachableError" in said, said
+
+
+def test_a_replica_is_probed_at_its_address(world: World) -> None:
+    assert problem_at(world.alone.address) == problem_at(world.replica.address, alive=True) == ""
 
 
 def test_a_replica_answers_as_the_owner_does(world: World) -> None:
