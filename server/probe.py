@@ -1,7 +1,7 @@
 """python -m server.probe: whether a server answers; for containers, which ask again and again.
 
-It asks at the unix socket for commands of a home, which needs neither TLS nor a token, or, as a read replica has
-no such socket, at an address. Health needs no token there, either.
+It asks at the unix socket for commands of a home, which needs neither TLS nor a token, or, as a read replica
+has no such socket, at an address. Health needs no token there, either.
 """
 
 import json
@@ -22,7 +22,8 @@ _SECONDS = 4.0
 
 def probe_command(
     home: Annotated[
-        Path | None, typer.Option(envvar="TRIPTYCH_HOME", help="The home directory, of whose server is asked.")
+        Path | None,
+        typer.Option(envvar="TRIPTYCH_HOME", help="The home directory, of whose server is asked."),
     ] = None,
     alive: Annotated[bool, typer.Option("--alive", help="An answer is enough, SERVING or not.")] = False,
     address: Annotated[str, typer.Option(help="host:port of the server, in place of a home.")] = "",
