@@ -66,7 +66,6 @@ def test_an_index_comes_with_its_models_and_once(
 def test_without_the_bucket_what_it_said_last_serves_and_is_marked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(storage, "_ASK_SECONDS", 1.5)
     with s3_process(tmp_path / "s3") as (endpoint, server):
         for name, value in environment(endpoint).items():
             monkeypatch.setenv(name, value)
@@ -76,6 +75,8 @@ def test_without_the_bucket_what_it_said_last_serves_and_is_marked(
             assert copy.serving() == ServingIndex("i1", confirmed=True)
             copy.fetch_index("i1")
             server.send_signal(signal.SIGSTOP)  # it takes connections and does not answer
+            patience = pytest.MonkeyPatch()
+            patience.setattr(storage, "_ASK_SECONDS", 1.5)
             begun = time.monotonic()
             assert copy.serving() == ServingIndex("i1", confirmed=False)
             assert time.monotonic() - begun < 10
@@ -83,6 +84,7 @@ def test_without_the_bucket_what_it_said_last_serves_and_is_marked(
             assert copy.fetch_index("i1").is_dir()
             with pytest.raises(ObjectStorageError):
                 LocalCopy(bucket.name, tmp_path / "another").serving()  # which has never been told
+            patience.undo()
             server.send_signal(signal.SIGCONT)
             bucket.move_pointer(CURRENT, "i2", bucket.pointer(CURRENT))
             assert copy.serving() == ServingIndex("i2", confirmed=True)
