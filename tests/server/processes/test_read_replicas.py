@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.probe import problem_at
 from store.home import Home
+from tests.command_line import Run
 from tests.engines.s3 import BUCKET, environment, s3_server
 from tests.engines.valkey import ValkeyCluster, valkey_cluster
 from tests.live_server import SOON, refusal, server, soon
@@ -334,7 +335,7 @@ def test_two_owners_of_a_home_do_not_write_to_one_place(world: World, tmp_path: 
 
 
 def test_a_bucket_that_cannot_be_reached_stops_nobody(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     home, bucket = unpack(STORED, tmp_path / "home"), f"s3://{BUCKET}/home"
     state_url = world.cluster.url.replace("/home", "/in-a-bucket")
@@ -342,8 +343,8 @@ def test_a_bucket_that_cannot_be_reached_stops_nobody(
         with s3_server(tmp_path / "s3") as endpoint:
             for name, value in environment(endpoint).items():
                 monkeypatch.setenv(name, value)
-            copy = ["artifacts", "copy", "--from", str(home.path), "--to", bucket, "--serving"]
-            subprocess.run([sys.executable, "-m", "scripts.cli", *copy], check=True, timeout=SOON)
+            code, _, err = run("artifacts", "copy", "--from", home.path, "--to", bucket, "--serving")
+            assert code == 0, err
             options = ("--state-url", state_url, "--artifacts", bucket)
             owner = stack.enter_context(server(home, *options))
             client = stack.enter_context(Client(owner.address, timeout=SOON))
