@@ -10,7 +10,7 @@ from indexer.milvus import MilvusAddress, MilvusConnection, aliases_of, collecti
 from indexer.publish import current_index
 from store.home import Home
 from tests.command_line import Run
-from tests.engines.milvus import milvus_server
+from tests.engines.milvus import EVERY_MILVUS, milvus_server
 from tests.live_server import copy_home, run_server, server, soon
 from triptych_client import CallError, Item
 from triptych_client import Client as TypedClient
@@ -19,9 +19,9 @@ from triptych_client.pb.v1 import triptych_pb2 as pb
 USERS = [f"u{number:05}" for number in range(6)]
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with milvus_server(tmp_path_factory.mktemp("milvus")) as address:
+@pytest.fixture(scope="module", params=EVERY_MILVUS)
+def uri(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with milvus_server(tmp_path_factory.mktemp("milvus"), request.param) as address:
         yield address
 
 
