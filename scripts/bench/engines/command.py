@@ -41,7 +41,10 @@ def engines_command(
         ),
     ] = "",
     milvus_url: Annotated[
-        str, typer.Option(help="URI of a Milvus that runs. Default: milvus-lite is started.")
+        str,
+        typer.Option(
+            help="URI of a Milvus that runs. Default: that of the wheel milvus is started, else milvus-lite."
+        ),
     ] = "",
     callers: Annotated[
         list[int] | None, typer.Option(min=1, help="At once; repeatable; default: 1 and 16.")

@@ -1,6 +1,6 @@
 """A Milvus as a server of its own, for measurements and tests: milvus-lite, or the real one of a wheel."""
 
-import importlib.util
+import importlib.metadata
 import shutil
 import sys
 import sysconfig
@@ -43,7 +43,11 @@ def milvus_lite(folder: Path) -> Iterator[RunningMilvus]:
 
 def has_standalone() -> bool:
     """Tell whether the wheel `milvus` is installed, which has the server with etcd inside."""
-    return importlib.util.find_spec(STANDALONE) is not None
+    try:
+        importlib.metadata.version(STANDALONE)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from indexer.milvus import (
     read_facts,
 )
 from indexer.publish import current_index
-from scripts.bench.engines.milvus_server import milvus_lite
+from scripts.bench.engines.milvus_server import has_standalone, milvus_lite, milvus_standalone
 from scripts.bench.engines.program import EngineNotStartedError, free_port, running_program
 from scripts.bench.engines.valkey_cluster import valkey_cluster
 from scripts.bench.serve.servers import ServerUnderTest, own_server
@@ -226,7 +226,8 @@ class _Starter:
         with ExitStack() as own:
             uri, pids, where = self._addresses.milvus, (), "that ran already"
             if not uri:
-                running = own.enter_context(milvus_lite(self._folder / "milvus-data"))
+                start = milvus_standalone if has_standalone() else milvus_lite
+                running = own.enter_context(start(self._folder / "milvus-data"))
                 uri, pids, where = running.uri, running.pids, "started here"
             connection = MilvusConnection(MilvusAddress(uri))
             own.callback(connection.close)

@@ -1,6 +1,7 @@
 """`bench engines` on a small home with real engines: what it counts and compares, never how fast it is."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,23 @@ from scripts.bench.engines.measure import (
     measure_engines,
 )
 from scripts.bench.engines.program import EngineNotStartedError, start_program
-from scripts.bench.engines.setups import BOTH, EMBEDDED, MILVUS, PEERS, VALKEY, EngineAddresses
+from scripts.bench.engines.setups import (
+    BOTH,
+    EMBEDDED,
+    MILVUS,
+    PEERS,
+    VALKEY,
+    EngineAddresses,
+    EngineUnderTest,
+    started_engines,
+)
 from scripts.bench.serve.callers import Load
 from scripts.bench.serve.ratios import HALF, LoadStep
 from scripts.bench.serve.work import STORED, Work, make_work
 from scripts.terminal import write_json
 from store.export import Export
 from store.home import Home
+from store.valkey import Cluster, Keys, StateUnreachableError, cluster_address
 from tests.engines.valkey import valkey_cluster
 
 K = 10
@@ -37,19 +48,30 @@ def asked(small_home: Home) -> tuple[list[Work], list[str]]:
         return make_work(export, 32, KINDS, k=K, seed=0), export.users().to_pylist()
 
 
+@pytest.mark.parametrize("real_both", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_every_engine_is_measured_beside_what_is_embedded(
-    small_home: Home, asked: tuple[list[Work], list[str]], tmp_path: Path
+    real_both: bool,
+    small_home: Home,
+    asked: tuple[list[Work], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """With both at once nightly alone: processes cost time; else it is one that does not start."""
     work, users = asked
+    if not real_both:
+        monkeypatch.setattr("scripts.bench.engines.setups._Starter.both", cannot_start)
     with valkey_cluster(tmp_path / "cluster") as cluster:
         addresses = EngineAddresses(state=cluster.url)
-        report = measure_engines(small_home, work, users, tmp_path, OPTIONS, addresses, required=True)
+        report = measure_engines(small_home, work, users, tmp_path, OPTIONS, addresses)
         assert [node.client().dbsize() for node in cluster.nodes] == [0, 0, 0]  # it has tidied up
-        assert report["engines"][1]["what"].startswith("users in Valkey ")
     told = {row["engine"]: row for row in report["engines"]}
     assert list(told) == [EMBEDDED, *PEERS]
+    if not real_both:
+        what = "valkey+milvus could not be started: it is told not to"
+        assert told.pop(BOTH) == {"engine": BOTH, "started": False, "recall_at_k": None, "what": what}
+    assert told[VALKEY]["what"].startswith("users in Valkey ")
     assert told[EMBEDDED]["recall_at_k"] == told[VALKEY]["recall_at_k"] == 1.0  # of an exact index
-    assert told[MILVUS]["recall_at_k"] == told[BOTH]["recall_at_k"] >= 0.95
+    assert all(told[name]["recall_at_k"] >= 0.95 for name in told)
     rows = {(row["kind"], row["engine"], row["callers"]): row for row in report["results"]}
     assert rows.keys() == {(kind, name, n) for kind in KINDS for name in told for n in (1, 4, None)}
     for (_, name, callers), row in rows.items():
@@ -63,10 +85,10 @@ def test_every_engine_is_measured_beside_what_is_embedded(
         peak = max(rows[kind, EMBEDDED, callers]["throughput"] for callers in (1, 4))
         assert rows[kind, EMBEDDED, None]["rate"] == pytest.approx(HALF * peak)
         assert rows[kind, MILVUS, None]["rate"] <= HALF * peak
-        # A user who was asked for is kept by the replica; of one who was not it reads what they did.
-        assert rows["uncached", VALKEY, 1]["engine_bytes_per_query"] > 100
+    assert rows["uncached", VALKEY, 1]["engine_bytes_per_query"] > 100  # what a user did, and friends
+    peers, loads = [name for name in told if name != EMBEDDED], ("c1", "c4", "p99_half_load")
     assert report["ratios"].keys() == {
-        f"{name}/{kind}_{load}" for name in PEERS for kind in KINDS for load in ("c1", "c4", "p99_half_load")
+        f"{name}/{kind}_{load}" for name in peers for kind in KINDS for load in loads
     }
     assert report["ratios"][f"{VALKEY}/{STORED}_c1"] > 0
     print_engines(report)
@@ -76,26 +98,36 @@ def test_every_engine_is_measured_beside_what_is_embedded(
     assert (tmp_path / "engines.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_engine_that_does_not_start_is_told_with_the_reason(
+def cannot_start(_: object) -> EngineUnderTest:
+    raise EngineNotStartedError(BOTH, "it is told not to")
+
+
+def test_an_engine_that_is_required_and_does_not_start_is_an_error(
     small_home: Home, asked: tuple[list[Work], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, users = asked
     monkeypatch.setattr("scripts.bench.engines.milvus_server.shutil.which", lambda *_, **__: None)
+    monkeypatch.setattr("scripts.bench.engines.setups.has_standalone", lambda: False)
     nobody = EngineAddresses(state="valkey://127.0.0.1:1/bench")
-    options = EngineBenchOptions(rounds=1, seconds=0.05, open_factor=1.0, callers=(1,), k=K, warm_up=8)
-    report = measure_engines(small_home, work, users[:5], tmp_path, options, nobody)
-    told = {row["engine"]: (row["started"], row["what"]) for row in report["engines"]}
-    assert told[EMBEDDED][0]
-    assert "valkey://127.0.0.1:1/bench cannot be reached" in told[VALKEY][1]
-    assert told[MILVUS] == (
-        False,
-        "milvus-lite could not be started: it is not installed: pip install milvus-lite",
-    )
-    assert told[BOTH][1] == told[VALKEY][1]
-    assert {row["engine"] for row in report["results"]} == {EMBEDDED}
-    assert report["ratios"] == {}
-    with pytest.raises(EngineNotStartedError, match="milvus-lite could not be started: it is not installed"):
-        measure_engines(small_home, work, users, tmp_path, options, nobody, [MILVUS], required=True)
+    reasons = {
+        MILVUS: "milvus-lite could not be started: it is not installed: pip install milvus-lite",
+        VALKEY: "valkey://127.0.0.1:1/bench cannot be reached",
+        BOTH: "valkey://127.0.0.1:1/bench cannot be reached",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises((EngineNotStartedError, StateUnreachableError), match=reason):
+            measure_engines(small_home, *asked, tmp_path, OPTIONS, nobody, [name], required=True)
+
+
+def test_a_place_that_holds_the_state_of_a_home_is_left_alone(small_home: Home, tmp_path: Path) -> None:
+    with valkey_cluster(tmp_path / "cluster") as cluster:
+        with closing(Cluster(cluster_address(cluster.url))) as connection:
+            connection.client.hset(Keys("home").head, "owner", "somebody")
+        with (
+            pytest.raises(EngineNotStartedError, match="holds the state of a home already"),
+            started_engines(small_home, tmp_path, EngineAddresses(cluster.url), [VALKEY], required=True),
+        ):
+            pass
+        assert sum(node.client().dbsize() for node in cluster.nodes) == 1
 
 
 def test_a_program_that_ends_early_is_told_with_its_last_line(tmp_path: Path) -> None:
