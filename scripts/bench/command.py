@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from scripts.bench.engines.command import engines_command
 from scripts.bench.serve.command import (
     gateway_bench_command,
     overhead_command,
@@ -42,6 +43,7 @@ app.command("overload")(overload_command)
 app.command("soak")(soak_command)
 app.command("overhead")(overhead_command)
 app.command("gateway")(gateway_bench_command)
+app.command("engines")(engines_command)
 
 
 @app.command("index")

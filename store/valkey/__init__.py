@@ -15,6 +15,7 @@ from store.valkey.connection import (
     ValkeyNotInstalledError,
     cluster_address,
 )
+from store.valkey.keys import Keys
 from store.valkey.mirror import StateMirror, TextVectors
 from store.valkey.reader import SharedState
 
@@ -23,6 +24,7 @@ __all__ = [
     "Cluster",
     "ClusterAddress",
     "EvictingClusterError",
+    "Keys",
     "SharedState",
     "StateMirror",
     "StateUnreachableError",
