@@ -130,10 +130,10 @@ class JetStreamLog:
                 error_cb=note,
                 **self.access.options(),
             )
-        except (ssl.SSLError, UnusableLogError) as error:
+        except ssl.SSLError as error:  # the connection is gone, and `close` would wait for it
+            raise self.access.refused(", ".join(self.servers), error) from error
+        except UnusableLogError:
             await connection.close()
-            if isinstance(error, ssl.SSLError):
-                raise self.access.refused(", ".join(self.servers), error) from error
             raise
         return connection
 

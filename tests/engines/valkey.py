@@ -200,7 +200,7 @@ def tls_node(folder: Path, certificate: tuple[Path, Path], root: Path) -> Iterat
     host = Host("127.0.0.1", (), False)
     plain, encrypted = _free_ports((host, host))
     files = ("--tls-cert-file", certificate[0], "--tls-key-file", certificate[1], "--tls-ca-cert-file", root)
-    options = ("--tls-port", str(encrypted), *map(str, files))
+    options = ("--tls-port", str(encrypted), "--tls-cluster", "yes", *map(str, files))
     node = Node(folder, host, plain, options, program_with_tls())
     try:
         node.start()

@@ -192,8 +192,11 @@ def operated(folder: Path) -> list[str]:
         f"-----BEGIN NATS USER JWT-----\n{of_user}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
     )
+    system = pair(nkeys.PREFIX_BYTE_ACCOUNT, "system")
+    accounts = {account: of_account, system: token(operator, system, "system", {"type": "account"})}
+    known = ", ".join(f"{one.public_key.decode()}: {facts}" for one, facts in accounts.items())
     (folder / "operator.conf").write_text(
-        f"operator: {of_operator}\nresolver: MEMORY\n"
-        f"resolver_preload: {{ {account.public_key.decode()}: {of_account} }}\n"
+        f"operator: {of_operator}\nsystem_account: {system.public_key.decode()}\n"
+        f"resolver: MEMORY\nresolver_preload: {{ {known} }}\n"
     )
     return ["-c", str(folder / "operator.conf")]
