@@ -127,7 +127,9 @@ def measure_serving(
                 if not alone:
                     search = search_ms(ours.address) if search_ms else None
                     turns.open(some, options)
-                    h2load = _by_h2load((ours, empty), some, options, options.callers) if options.h2load else []
+                    h2load = (
+                        _by_h2load((ours, empty), some, options, options.callers) if options.h2load else []
+                    )
     log.info("bench serve: done")
     queries = {one.kind: one.queries for one in work}
     return {
