@@ -245,13 +245,15 @@ def test_tune_searches_in_a_copy_and_goes_on(home: Home, run: Run, url: str, tmp
 
 
 @pytest.mark.nightly
-def test_a_text_model_is_compressed_and_trained_with(home: Home, run: Run, url: str) -> None:
+def test_a_text_model_is_compressed_and_trained_with(
+    home: Home, run: Run, url: str, settings: tuple[str, Path]
+) -> None:
     assert run("artifacts", "copy", "--from", home.path, "--to", url)[0] == 0
     code, out, err = run("compress-text", "--home", url, "--layers", 1, "--epochs", 1, "--texts", 16)
     assert code == 0, err
     words = out.splitlines()[-1].split()
     assert words[:4] == ["triptych", "train", "--home", url]
-    code, _, err = run(*words[1:], *SMALL)
+    code, _, err = run(*words[1:], *settings)
     assert code == 0, err
     bucket = HomeBucket(url)
     (text_model_id,) = set(bucket.ids("text_models")) - set(HomeDirectory(home).ids("text_models"))

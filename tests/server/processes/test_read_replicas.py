@@ -363,7 +363,8 @@ def test_a_bucket_that_cannot_be_reached_stops_nobody(
             assert locations(replica) == {replica.status.index_id: pb.INDEX_LOCATION_BOTH}
             (published,) = artifacts(home.indexes)
             shutil.copytree(home.indexes / published, home.indexes / f"{published}-more")
-            subprocess.run([sys.executable, "-m", "scripts.cli", *copy[:-1]], check=True, timeout=SOON)
+            code, _, err = run("artifacts", "copy", "--from", home.path, "--to", bucket)
+            assert code == 0, err
             assert locations(replica)[f"{published}-more"] == pb.INDEX_LOCATION_BUCKET
         for number in range(2):  # the bucket is gone
             (best,) = client.query(user_id=USER, k=1).item_ids
