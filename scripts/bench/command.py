@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from scripts.artifacts import CacheOption, PlaceOption, working_home
+from scripts.bench.engines.command import engines_command
 from scripts.bench.serve.command import (
     gateway_bench_command,
     overhead_command,
@@ -14,8 +16,9 @@ from scripts.bench.serve.command import (
     serve_command,
     soak_command,
 )
-from scripts.home_access import existing_home, shared_text_models
-from scripts.terminal import HomeOption, JsonOption, write_json
+from scripts.home_access import shared_text_models
+from scripts.terminal import JsonOption, on_disk, write_json
+from store.objects import LATEST
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -42,6 +45,7 @@ app.command("overload")(overload_command)
 app.command("soak")(soak_command)
 app.command("overhead")(overhead_command)
 app.command("gateway")(gateway_bench_command)
+app.command("engines")(engines_command)
 
 
 @app.command("index")
@@ -144,7 +148,8 @@ def capacity_bench(
 @app.command("faults")
 def faults_bench(
     home: Annotated[
-        Path | None, typer.Option(help="A new folder to work in; default: a temporary one.")
+        Path | None,
+        typer.Option(help="A new folder to work in; default: a temporary one.", callback=on_disk),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Kills, swaps, or writes and queries per stage.")] = 20,
     processes: Annotated[
@@ -361,13 +366,14 @@ def train_bench(
 
 @app.command("ratings")
 def ratings_bench(
-    home: HomeOption,
+    home: PlaceOption,
     factors: Annotated[
         list[int] | None, typer.Option(min=1, help="Of the factorisation, to choose from; default: 20, 100.")
     ] = None,
     epochs: Annotated[
         list[int] | None, typer.Option(min=1, help="To choose from; default: 20, 30, 40.")
     ] = None,
+    cache: CacheOption = None,
     json_path: JsonOption = None,
 ) -> None:
     """Measure the rating head of the latest model beside surprise's models on the test ratings.
@@ -376,12 +382,15 @@ def ratings_bench(
 
     Example: triptych bench ratings --home demo
     """
+    from encoder.runtime import Model
     from scripts.bench.output import print_rows
     from scripts.bench.ratings import check_library, measure_ratings
 
     check_library()
-    place = existing_home(home)
-    report = measure_ratings(place, tuple(factors or (20, 100)), tuple(epochs or (20, 30, 40)))
+    with working_home(home, cache) as work:
+        model = Model.load(work.named(LATEST))
+        work.fetch("exports", model.export_id)
+        report = measure_ratings(work.home, model, tuple(factors or (20, 100)), tuple(epochs or (20, 30, 40)))
     print_rows("bench ratings", report["results"])
     if json_path is not None:
         write_json(json_path, report)
