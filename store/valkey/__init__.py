@@ -16,6 +16,7 @@ from store.valkey.connection import (
     ValkeyNotInstalledError,
     cluster_address,
 )
+from store.valkey.keys import Keys
 from store.valkey.mirror import StateMirror, TextVectors
 from store.valkey.reader import SharedState
 
@@ -25,6 +26,7 @@ __all__ = [
     "ClusterAddress",
     "ClusterTlsError",
     "EvictingClusterError",
+    "Keys",
     "SharedState",
     "StateMirror",
     "StateUnreachableError",

@@ -10,6 +10,7 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
+from encoder.config import TowerConfig
 from indexer.publish import current_index, load_index
 from server.app import running
 from server.config import ServerConfig
@@ -28,7 +29,13 @@ from store.objects import (
 from tests.command_line import Run
 from triptych_client import Client
 
-SMALL = ("--dim", "16", "--fusion", "ridge")
+
+@pytest.fixture
+def settings(tmp_path: Path) -> tuple[str, Path]:
+    """Options of `train` that leave nothing to choose: a closed form with fixed settings."""
+    file = tmp_path / "tower.json"
+    file.write_text(json.dumps(TowerConfig(dim=16).as_json()))
+    return "--config", file
 
 
 def test_a_home_goes_to_a_bucket_and_back(home: Home, run: Run, url: str, tmp_path: Path) -> None:
@@ -53,11 +60,13 @@ def test_a_home_goes_to_a_bucket_and_back(home: Home, run: Run, url: str, tmp_pa
     assert [len(HomeBucket(f"{url}2").ids(kind)) for kind in KINDS] == [0, 1, 1, 1, 0]
 
 
-def test_training_and_reindexing_need_the_bucket_alone(home: Home, run: Run, url: str) -> None:
+def test_training_and_reindexing_need_the_bucket_alone(
+    home: Home, run: Run, url: str, settings: tuple[str, Path]
+) -> None:
     assert run("artifacts", "copy", "--from", home.path, "--to", url)[0] == 0
     bucket = HomeBucket(url)
     first = bucket.pointer(CURRENT).artifact_id
-    code, out, err = run("train", "--home", url, *SMALL)
+    code, out, err = run("train", "--home", url, *settings)
     assert code == 0, err
     models, text_models = bucket.ids("models"), bucket.ids("text_models")
     assert (len(models), len(text_models), bucket.pointer(LATEST).artifact_id) == (2, 1, models[1])
@@ -164,7 +173,7 @@ def test_who_publishes_second_loses(
 
 
 def test_an_owner_s_exports_models_and_indexes_belong_in_the_bucket(
-    home: Home, run: Run, url: str, tmp_path: Path
+    home: Home, run: Run, url: str, settings: tuple[str, Path]
 ) -> None:
     with running(ServerConfig(home, port=0)) as address, Client(address) as client:
         client.erase_user("u00003")
@@ -174,7 +183,7 @@ def test_an_owner_s_exports_models_and_indexes_belong_in_the_bucket(
     (export_id,) = bucket.ids("exports")
     assert (code, out) == (0, f"{url}/exports/{export_id}\n"), err
     assert bucket.ledger() == list(read_ledger(home.erasures)) != []
-    code, _, err = run("train", "--home", home.path, *SMALL)
+    code, _, err = run("train", "--home", home.path, *settings)
     assert code == 0, err
     latest = bucket.pointer(LATEST).artifact_id
     assert home.latest_model.read_text() == f"{latest}\n"
@@ -236,13 +245,15 @@ def test_tune_searches_in_a_copy_and_goes_on(home: Home, run: Run, url: str, tmp
 
 
 @pytest.mark.nightly
-def test_a_text_model_is_compressed_and_trained_with(home: Home, run: Run, url: str) -> None:
+def test_a_text_model_is_compressed_and_trained_with(
+    home: Home, run: Run, url: str, settings: tuple[str, Path]
+) -> None:
     assert run("artifacts", "copy", "--from", home.path, "--to", url)[0] == 0
     code, out, err = run("compress-text", "--home", url, "--layers", 1, "--epochs", 1, "--texts", 16)
     assert code == 0, err
     words = out.splitlines()[-1].split()
     assert words[:4] == ["triptych", "train", "--home", url]
-    code, _, err = run(*words[1:], *SMALL)
+    code, _, err = run(*words[1:], *settings)
     assert code == 0, err
     bucket = HomeBucket(url)
     (text_model_id,) = set(bucket.ids("text_models")) - set(HomeDirectory(home).ids("text_models"))

@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server.probe import problem_at
 from store.artifact import artifacts
 from store.home import Home
+from tests.command_line import Run
 from tests.engines.s3 import BUCKET, environment, s3_server
 from tests.engines.valkey import ValkeyCluster, valkey_cluster
 from tests.live_server import SOON, refusal, server, soon
@@ -343,7 +344,7 @@ def locations(replica: Replica) -> dict[str, int]:
 
 
 def test_a_bucket_that_cannot_be_reached_stops_nobody(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     home, bucket = unpack(STORED, tmp_path / "home"), f"s3://{BUCKET}/home"
     state_url = world.cluster.url.replace("/home", "/in-a-bucket")
@@ -351,8 +352,8 @@ def test_a_bucket_that_cannot_be_reached_stops_nobody(
         with s3_server(tmp_path / "s3") as endpoint:
             for name, value in environment(endpoint).items():
                 monkeypatch.setenv(name, value)
-            copy = ["artifacts", "copy", "--from", str(home.path), "--to", bucket, "--serving"]
-            subprocess.run([sys.executable, "-m", "scripts.cli", *copy], check=True, timeout=SOON)
+            code, _, err = run("artifacts", "copy", "--from", home.path, "--to", bucket, "--serving")
+            assert code == 0, err
             options = ("--state-url", state_url, "--artifacts", bucket)
             owner = stack.enter_context(server(home, *options))
             client = stack.enter_context(Client(owner.address, timeout=SOON))
@@ -362,7 +363,8 @@ def test_a_bucket_that_cannot_be_reached_stops_nobody(
             assert locations(replica) == {replica.status.index_id: pb.INDEX_LOCATION_BOTH}
             (published,) = artifacts(home.indexes)
             shutil.copytree(home.indexes / published, home.indexes / f"{published}-more")
-            subprocess.run([sys.executable, "-m", "scripts.cli", *copy[:-1]], check=True, timeout=SOON)
+            code, _, err = run("artifacts", "copy", "--from", home.path, "--to", bucket)
+            assert code == 0, err
             assert locations(replica)[f"{published}-more"] == pb.INDEX_LOCATION_BUCKET
         for number in range(2):  # the bucket is gone
             (best,) = client.query(user_id=USER, k=1).item_ids
