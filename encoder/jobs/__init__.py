@@ -7,15 +7,17 @@ works in processes of this machine and `cluster` on a Ray cluster; both start ag
 """
 
 from encoder.jobs.jobs import IN_PROCESS, Jobs, NotByNameError, PartFailedError, PartLostError
-from encoder.jobs.opening import open_jobs, shared_folder
+from encoder.jobs.opening import NotSharedError, check_shared, open_jobs, shared_folder
 from encoder.jobs.processors import usable_processors
 
 __all__ = [
     "IN_PROCESS",
     "Jobs",
     "NotByNameError",
+    "NotSharedError",
     "PartFailedError",
     "PartLostError",
+    "check_shared",
     "open_jobs",
     "shared_folder",
     "usable_processors",

@@ -95,7 +95,8 @@ def train_block(
         options: of training; negatives 0 means the full softmax up to FULL_SOFTMAX_ITEMS items.
         score: gives the NDCG@20 of a block on held-out rows; None trains for all the epochs.
         folder: of checkpoints and TensorBoard's files.
-        report: takes the figures of an epoch and its number, besides TensorBoard.
+        report: takes the figures of an epoch and its number, besides TensorBoard; of a run that goes on,
+            first the NDCG@20 of each check before, so that it hears all checks whenever one was killed.
         start: weights of an earlier block; where `score` is given, they stay unless an epoch beats them.
 
     Raises:
@@ -113,6 +114,9 @@ def train_block(
         run.keep()
     if progress.epoch:
         log.info("training goes on after epoch %d (%s)", progress.epoch, folder.name)
+        for epoch, ndcg in run.checks:
+            if report is not None and epoch:  # 0 is the start itself
+                report({"ndcg@20": ndcg}, epoch)
 
     def after_epoch(figures: EpochFigures) -> None:
         values = {"loss": figures.training}

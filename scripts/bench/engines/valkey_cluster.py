@@ -38,9 +38,13 @@ class NodeHost:
 class ValkeyNode:
     """A node, which may be killed, emptied and started again."""
 
-    def __init__(self, folder: Path, on: NodeHost, port: int, options: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, on: NodeHost, port: int, options: Sequence[str], program: str | None = None
+    ) -> None:
+        """Say where it runs; of `valkey_program` where none is named."""
         self.host, self.port, self._folder, self._options = on.address, port, folder, options
         self._prefix = on.prefix
+        self._program = program
         folder.mkdir(parents=True)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -53,7 +57,8 @@ class ValkeyNode:
         """Start it, with what is in its folder.  Raises: EngineNotStartedError."""
         command = [
             *self._prefix,
-            *(valkey_program(), "--port", str(self.port), "--bind", self.host, "--dir", str(self._folder)),
+            *(self._program or valkey_program(), "--port", str(self.port), "--bind", self.host),
+            *("--dir", str(self._folder)),
             *("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--save", ""),
             *("--protected-mode", "no", "--cluster-node-timeout", "2000"),
             *("--cluster-require-full-coverage", "no", *self._options),
@@ -123,7 +128,7 @@ def valkey_cluster(
     """
     nodes = [
         ValkeyNode(folder / str(number), host, port, options)
-        for number, (host, port) in enumerate(zip(hosts, _free_ports(hosts), strict=True))
+        for number, (host, port) in enumerate(zip(hosts, free_ports(hosts), strict=True))
     ]
     try:
         for node in nodes:
@@ -161,13 +166,14 @@ def _form(nodes: Sequence[ValkeyNode]) -> None:
     for node in nodes[1:]:
         nodes[0].client().execute_command("CLUSTER", "MEET", node.host, node.port)
     deadline = time.monotonic() + _SECONDS
-    while not all(_whole(node, len(nodes)) for node in nodes):
+    while not all(is_whole(node, len(nodes)) for node in nodes):
         if time.monotonic() > deadline:
             raise EngineNotStartedError(_NAME, f"{len(nodes)} nodes are no cluster after {_SECONDS:.0f} s")
         time.sleep(0.05)
 
 
-def _whole(node: ValkeyNode, count: int) -> bool:
+def is_whole(node: ValkeyNode, count: int) -> bool:
+    """Whether a node says that it is of a cluster of so many nodes that has all slots."""
     said = node.client().execute_command("CLUSTER", "INFO")
     facts = (
         said
@@ -181,7 +187,7 @@ def _whole(node: ValkeyNode, count: int) -> bool:
     )
 
 
-def _free_ports(hosts: Sequence[NodeHost]) -> list[int]:
+def free_ports(hosts: Sequence[NodeHost]) -> list[int]:
     """Return a port for each host whose bus, 10,000 above it, is free as well."""
     found: list[int] = []
     while len(found) < len(hosts):
