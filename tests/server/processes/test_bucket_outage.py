@@ -117,7 +117,7 @@ def refused_publish(shop: Shop) -> None:
 def test_a_bucket_that_does_not_answer_for_a_minute(shop: Shop, tmp_path: Path) -> None:
     shop.client.append_behaviors([Behavior("erased-one", "sea-03", "view")])
     expected: Expected = {shop.serving: ask_for(shop.owner.address, ASKED, 20)}
-    writes = 0
+    writes = 2
     with ExitStack() as load:
         watched = [
             load.enter_context(watching(address, expected, tmp_path, processes=1))
@@ -126,7 +126,9 @@ def test_a_bucket_that_does_not_answer_for_a_minute(shop: Shop, tmp_path: Path) 
         shop.storage.send_signal(signal.SIGSTOP)
         end = time.monotonic() + OUTAGE_SECONDS
         try:
+            shop.write("new-0")
             told = seconds_of(lambda: soon(shop.failing))
+            shop.write("new-1")
             refused = seconds_of(lambda: refused_publish(shop))
             by_command = command("index", "publish", shop.other, "--home", shop.bucket.name)
             assert (by_command.returncode, "no answer within" in by_command.stderr) == (1, True)
