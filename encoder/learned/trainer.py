@@ -114,9 +114,9 @@ def train_block(
         run.keep()
     if progress.epoch:
         log.info("training goes on after epoch %d (%s)", progress.epoch, folder.name)
-        for epoch, ndcg in run.checks:
+        for epoch, known in run.checks:
             if report is not None and epoch:  # 0 is the start itself
-                report({"ndcg@20": ndcg}, epoch)
+                report({"ndcg@20": known}, epoch)
 
     def after_epoch(figures: EpochFigures) -> None:
         values = {"loss": figures.training}
