@@ -26,6 +26,7 @@ from indexer.milvus import (
     create_collection,
     drop_collection,
     entity_of,
+    load_built,
     write_facts,
 )
 from indexer.search import FilterPolicy, SearchParams
@@ -83,6 +84,7 @@ def move_to_milvus(
             connection.call(lambda batch=batch: client.insert(name, batch))  # type: ignore[misc]
             bar.update(len(batch))
     connection.call(lambda: client.flush(name))
+    load_built(connection, index.index_id, len(index.main))
     untuned = CollectionFacts(
         len(index.main), index.dim, numbers, moments, SearchParams(), 0.0, FilterPolicy()
     )

@@ -6,13 +6,14 @@ the least and the greatest.
 
 import json
 import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from indexer.files import FloatArray, ItemChange, hash_of
 from indexer.filters import terms_of
-from indexer.milvus.connection import CALL_SECONDS, MilvusConnection
+from indexer.milvus.connection import CALL_SECONDS, MilvusConnection, MilvusUnreachableError
 from indexer.search import FilterPolicy, SearchParams
 from store.attributes import parse_attributes
 from store.tables import MAX_ID_BYTES
@@ -24,6 +25,8 @@ ID, VECTOR, TERMS, BUCKET = "item_id", "vector", "terms", "bucket"
 BUCKETS = 100  # an item is in one by its id, so that an expression can select a share of them
 M, EF_CONSTRUCTION = 32, 200
 MOST_TERMS = 4_096  # of an item, by Milvus's own bound
+_BUILD_SECONDS = 600.0  # without progress
+_PAUSE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,31 @@ def create_collection(connection: MilvusConnection, index_id: str, dim: int) -> 
     connection.call(
         lambda: client.create_collection(name, schema=schema, index_params=built, consistency_level="Bounded")
     )
+
+
+def load_built(connection: MilvusConnection, index_id: str, items: int) -> None:
+    """Wait until the graph of a collection has so many items, and have searches use it.
+
+    Milvus builds graphs after a flush, and goes on comparing every vector, or by a provisional graph, until
+    the node that searches has taken the finished one, which may be long after; whatever is measured before
+    tells nothing of later. A collection that is loaded anew has it at once.
+
+    Raises:
+        MilvusUnreachableError: nothing was added to it for ten minutes.
+    """
+    client, name = connection.client, collection_of(index_id)
+    built, deadline = -1, 0.0
+    while built < items:
+        told = connection.call(lambda: client.describe_index(name, VECTOR, timeout=CALL_SECONDS))
+        if int(told["indexed_rows"]) != built:
+            built, deadline = int(told["indexed_rows"]), time.monotonic() + _BUILD_SECONDS
+        elif time.monotonic() > deadline:
+            reason = f"its graph has {built} of {items} items, and no more for {_BUILD_SECONDS:.0f} s"
+            raise MilvusUnreachableError(connection.uri, reason)
+        else:
+            time.sleep(_PAUSE_SECONDS)
+    connection.call(lambda: client.release_collection(name))
+    connection.call(lambda: client.load_collection(name))
 
 
 def write_facts(connection: MilvusConnection, index_id: str, facts: CollectionFacts) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from indexer.building.ground_truth import GroundTruth
 from indexer.building.milvus import MilvusRecallError, move_to_milvus
 from indexer.filters import Filter, Moment
 from indexer.filters.attribute_index import moment_of
@@ -20,6 +21,7 @@ from indexer.milvus import (
     MilvusUnreachableError,
     NoCollectionError,
     collection_of,
+    drop_collection,
     expression_of,
     read_facts,
 )
@@ -149,6 +151,24 @@ def test_a_move_that_was_cut_off_counts_as_none(
     facts = move_to_milvus(made, connection, queries_of(64), 0.9)
     assert read_facts(connection, made.index_id) == facts
     assert facts.items == 50
+
+
+def test_what_was_tuned_is_what_searches_use_from_then_on(
+    connection: MilvusConnection, tmp_path: Path
+) -> None:
+    """Milvus builds a graph after a flush, and compares every vector until then."""
+    vectors = np.random.default_rng(4).standard_normal((6_000, DIM)).astype(np.float32)
+    made = write_index(tmp_path, vectors, "Flat", queries_of(64))
+    facts = move_to_milvus(made, connection, queries_of(64), 0.9)
+    assert facts.recall < 1.0  # of a graph
+    name = collection_of(made.index_id)
+    connection.client.release_collection(name)
+    connection.client.load_collection(name)
+    found = MilvusSearch(connection, made.index_id, made.main.ids)
+    truth = GroundTruth(vectors, queries_of(64)[1::2])
+    rows = found.search(truth.queries, truth.k, facts.search_params.ef_search)
+    assert truth.recall(rows) == pytest.approx(facts.recall, abs=1e-3)
+    drop_collection(connection, made.index_id)
 
 
 def test_a_recall_that_is_not_reached_leaves_no_collection(
