@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from loky.process_executor import ProcessPoolExecutor
 
-from encoder.jobs.jobs import Jobs, PartOutcome, attempt
+from encoder.jobs.jobs import Jobs, PartOutcome, Room, attempt
+from encoder.jobs.processors import usable_processors
 from encoder.jobs.threads import ONE_THREAD
 from encoder.progress import be_silent
 
@@ -45,6 +46,11 @@ class LocalProcesses(Jobs):
             except BrokenProcessPool:  # it was ended while it had no part
                 pool.shutdown(kill_workers=True)
         return self._submit(_new_pool(), function, part)
+
+    def room(self, cards: int = 0) -> Room:
+        """Return the processes, which share the processors; where there are cards, one for each."""
+        count = min(self.workers, cards) if cards else self.workers
+        return Room(count, max(1, usable_processors() // count), with_cards=cards > 0)
 
     def abandon(self, futures: "Collection[Future[Any]]") -> None:
         """End the processes that work on some parts."""
