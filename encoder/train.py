@@ -100,7 +100,7 @@ def train(
         NotFiniteModelError: a number of the model is not finite; nothing is published.
         ParityError: the exported graph does not compute what was fitted.
         OtherTextModelError, UnknownItemsError, StartMismatchError: the start is of no use for this data.
-        PartLostError, PartFailedError: workers were lost several times, or one raised an error.
+        WorkersLostError, PartFailedError: workers were lost again and again, or one raised an error.
     """
     start = time.perf_counter()
     origin = options.start

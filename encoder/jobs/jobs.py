@@ -47,8 +47,9 @@ class PartLostError(RuntimeError):
 class WorkerLostError(RuntimeError):
     """A worker that worked at the same time as others ended before the work was over."""
 
-    def __init__(self, label: str, number: int, reason: str) -> None:
-        super().__init__(f"{label}: worker {number} is lost ({reason})")
+    def __init__(self, label: str, number: int | None, reason: str) -> None:
+        who = "a worker" if number is None else f"worker {number}"
+        super().__init__(f"{label}: {who} is lost ({reason})")
         self.number = number
         self.reason = reason
 

@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
-from encoder.jobs import PartLostError, WorkerLostError
+from encoder.jobs import WorkerLostError
 from encoder.learned.config import LearnConfig
 from encoder.learned.parallel import TrainingWorkers
 from encoder.learned.parallel.group import RankGroup, RankTask
@@ -39,11 +39,22 @@ __all__ = [
     "ReportEpoch",
     "Score",
     "TrainedBlock",
+    "WorkersLostError",
     "member_settings",
     "train_block",
 ]
 
 log = logging.getLogger(__name__)
+
+
+class WorkersLostError(RuntimeError):
+    """The workers that trained a learned block together were lost again and again."""
+
+    def __init__(self, last: WorkerLostError) -> None:
+        super().__init__(
+            f"{last}, as others were before it, {TRIES} times without a checkpoint between: perhaps there is "
+            "too little memory; what is finished is kept, so run this again with fewer jobs"
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ def train_block(
     Raises:
         LearningDivergedError: the loss is infinite or no number.
         StartMismatchError: a parameter of `start` has another shape.
-        PartLostError: workers were lost, TRIES times without a checkpoint between.
+        WorkersLostError: workers were lost, TRIES times without a checkpoint between.
         PartFailedError: a worker raised an error.
     """
     began = time.perf_counter()
@@ -120,7 +131,7 @@ def train_block(
             break
         except WorkerLostError as error:
             if tries == TRIES:
-                raise PartLostError(LABEL, error.number, error.reason) from error
+                raise WorkersLostError(error) from error
             log.warning("%s: training goes on with new workers from the last checkpoint", error)
     ndcg = -run.progress.best_loss if score else None
     result = "" if ndcg is None else f", NDCG@20 {ndcg:.4f}"

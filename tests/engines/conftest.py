@@ -7,7 +7,7 @@ from encoder.jobs import Jobs, open_jobs
 from tests.engines.ray_cluster import ray_cluster
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Any]:
     """A Ray cluster of two machines with one processor each."""
     with ray_cluster(2) as started:

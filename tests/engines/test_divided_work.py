@@ -2,7 +2,7 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,13 @@ def alone(
 
 def workers() -> list[psutil.Process]:
     """The processes that work on a part of ours: children of this one, or Ray's."""
-    found = psutil.Process().children(recursive=True)
-    return [
-        one
-        for one in found
-        if "ray::attempt" in (words := " ".join(one.cmdline())) or "loky.backend.popen" in words
-    ]
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            words = " ".join(one.cmdline())
+            if "ray::attempt" in words or "loky.backend.popen" in words:
+                found.append(one)
+    return found
 
 
 @divided

@@ -86,3 +86,5 @@ def _check(crew: Crew[str], error: RuntimeError) -> None:
     crew.wait_for_one(_NOTICE_SECONDS)
     for number, reason in crew.results().items():
         raise WorkerLostError(LABEL, number, reason) from error
+    if isinstance(error, dist.DistError) or "gloo" in str(error):  # whose errors name its files
+        raise WorkerLostError(LABEL, None, str(error)) from error

@@ -85,8 +85,9 @@ def test_the_gradients_of_the_parts_add_up_to_that_of_the_step(
     assert summed.keys() == whole.keys()
     assert any(gradient.any() for gradient in whole.values())
     for name, gradient in whole.items():
-        # With one view the gates are 1, whatever their parameters: a gradient of rounding errors alone.
-        largest = max(0.01, float(gradient.abs().max())) if gradient.numel() else 0.0
+        largest = float(gradient.abs().max()) if gradient.numel() else 0.0
+        if largest < 1e-4:  # with one view gates are 1 whatever their parameters: rounding errors alone
+            largest = 1.0
         torch.testing.assert_close(summed[name], gradient, rtol=1e-5, atol=1e-6 * largest, msg=name)
 
 
