@@ -16,6 +16,7 @@ from encoder.jobs.processors import usable_processors
 from encoder.jobs.threads import ONE_THREAD
 from encoder.progress import be_silent
 
+MOST_TOGETHER = 2  # processes of one machine that add up gradients: more would do little else
 _LOOK_SECONDS = 1.0  # from one look at whether the parent is there to the next
 
 _Part = TypeVar("_Part")
@@ -48,8 +49,12 @@ class LocalProcesses(Jobs):
         return self._submit(_new_pool(), function, part)
 
     def room(self, cards: int = 0) -> Room:
-        """Return the processes, which share the processors; where there are cards, one for each."""
-        count = min(self.workers, cards) if cards else self.workers
+        """Return the processes, which share the processors; where there are cards, one for each.
+
+        Without cards they are two at most: what they exchange grows with their number, and the threads of one
+        share its weights and gradients.
+        """
+        count = min(self.workers, cards or MOST_TOGETHER)
         return Room(count, max(1, usable_processors() // count), with_cards=cards > 0)
 
     def abandon(self, futures: "Collection[Future[Any]]") -> None:

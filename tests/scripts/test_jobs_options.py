@@ -11,17 +11,19 @@ from tests.command_line import Run
 from tests.indexer.divided import cached
 
 
-def test_every_command_divides_its_work(home: Home, run: Run) -> None:
+def test_every_command_divides_its_work(home: Home, run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     before = cached(home)
     shutil.rmtree(home.text_cache)
     for words in (
-        ("train", "--fusion", "ridge", "--dim", 16),
+        ("train", "--dim", 16, "--epochs", 2),
         ("reindex", "--full"),
         ("tune", "--fusion", "ridge", "--trials", 2),
         ("evaluate", "--split", "valid", "--baselines", "--json", home.path / "report.json"),
     ):
         code, _, err = run(*words, "--home", home.path, "--jobs", 2)
         assert code == 0, err
+    assert "learned block: trained by 2 processes with" in caplog.text
     assert cached(home).keys() == before.keys()
     assert not list(home.indexes.glob(".spool-*"))
     report = json.loads((home.path / "report.json").read_text())

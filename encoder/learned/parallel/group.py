@@ -12,10 +12,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import ProcessGroupGloo, Store, TCPStore  # type: ignore[attr-defined]  # not marked so
 from torch.nn.parallel import DistributedDataParallel
 
 from encoder.training_loop import Progress
 
+JOIN_SECONDS = 60.0  # that a rank needs to reach the others, at most
 STEP_SECONDS = 60.0  # that a rank waits for the others within a step, at most
 _CHECK_DAYS = 7.0  # that a rank waits for a check, which takes as long as scoring does
 _GLOO = "gloo_at_address"
@@ -78,7 +80,7 @@ class RankGroup:
         store: what they tell each other by name.
     """
 
-    def __init__(self, rank: int, ranks: int, store: dist.Store) -> None:
+    def __init__(self, rank: int, ranks: int, store: Store) -> None:
         self.rank, self.ranks, self.store = rank, ranks, store
 
     @property
@@ -125,8 +127,26 @@ class RankGroup:
         return float(self.store.get(key))
 
 
+def opened_store(address: str, ranks: int) -> tuple[TCPStore, int]:
+    """Return the store of rank 0, which listens at one address, and its port."""
+    listener = socket.create_server((address, 0))
+    port: int = listener.getsockname()[1]
+    # By itself it would listen at every address of this machine.
+    return _store(address, port, ranks, is_master=True, master_listen_fd=listener.detach()), port
+
+
+def found_store(task: RankTask) -> TCPStore:
+    """Return the store of rank 0 as another rank reaches it."""
+    return _store(task.address, task.port, task.ranks, is_master=False)
+
+
+def _store(address: str, port: int, ranks: int, **how: Any) -> TCPStore:
+    timeout = timedelta(seconds=JOIN_SECONDS)
+    return TCPStore(address, port, ranks, timeout=timeout, wait_for_workers=False, **how)
+
+
 @contextmanager
-def joined(rank: int, task: RankTask, store: dist.Store) -> Iterator[RankGroup]:
+def joined(rank: int, task: RankTask, store: Store) -> Iterator[RankGroup]:
     """Yield the group of a training, which every rank joins, and leave it afterwards."""
     if not hasattr(dist.Backend, _GLOO.upper()):
         dist.Backend.register_backend(_GLOO, _gloo, extended_api=True, devices=["cpu"])
@@ -155,9 +175,9 @@ def _address_towards(task: RankTask) -> str:
         return address
 
 
-def _gloo(group: Any, address: str) -> dist.Backend:
+def _gloo(group: Any, address: str) -> Any:
     """Make a gloo backend that listens at one address: by itself it takes that of the machine's name."""
-    options = dist.ProcessGroupGloo._Options()
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]
+    options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # so it is called
+    options._devices = [ProcessGroupGloo.create_device(hostname=address)]
     options._timeout = group.timeout
-    return dist.ProcessGroupGloo(group.store, group.group_rank, group.group_size, options)
+    return ProcessGroupGloo(group.store, group.group_rank, group.group_size, options)

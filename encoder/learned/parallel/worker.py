@@ -1,19 +1,15 @@
 """A training as all ranks but the first see it: the same steps, and no checks of their own."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from encoder.config import TowerConfig
 from encoder.dataset_files import read_dataset
 from encoder.learned.config import LearnConfig
-from encoder.learned.parallel.group import OtherCheckpointError, RankGroup, RankTask, joined
+from encoder.learned.parallel.group import OtherCheckpointError, RankGroup, RankTask, found_store, joined
 from encoder.learned.run import LearningDivergedError, TrainingRun
 from encoder.training_loop import train_epochs
-
-JOIN_SECONDS = 60.0
 
 
 class NoCardHereError(RuntimeError):
@@ -46,14 +42,7 @@ def train_rank(file: Path, rank: int) -> str:
         Path(task.checkpoints),
         _device(task, rank),
     )
-    store = dist.TCPStore(
-        task.address,
-        task.port,
-        task.ranks,
-        is_master=False,
-        timeout=timedelta(seconds=JOIN_SECONDS),
-        wait_for_workers=False,
-    )
+    store = found_store(task)
     store.set(f"rank {rank}", "ready")
     try:
         with joined(rank, task, store) as group:
