@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -150,20 +151,23 @@ def joined(rank: int, task: RankTask, store: Store) -> Iterator[RankGroup]:
     """Yield the group of a training, which every rank joins, and leave it afterwards."""
     if not hasattr(dist.Backend, _GLOO.upper()):
         dist.Backend.register_backend(_GLOO, _gloo, extended_api=True, devices=["cpu"])
-    threads = torch.get_num_threads()
+    threads, hook = torch.get_num_threads(), sys.excepthook
     torch.set_num_threads(task.threads)
-    dist.init_process_group(
-        _NCCL if task.with_cards else _GLOO,
-        store=store,
-        rank=rank,
-        world_size=task.ranks,
-        timeout=timedelta(seconds=STEP_SECONDS),
-        pg_options=None if task.with_cards else _address_towards(task),
-    )
     try:
-        yield RankGroup(rank, task.ranks, store)
+        dist.init_process_group(
+            _NCCL if task.with_cards else _GLOO,
+            store=store,
+            rank=rank,
+            world_size=task.ranks,
+            timeout=timedelta(seconds=STEP_SECONDS),
+            pg_options=None if task.with_cards else _address_towards(task),
+        )
+        try:
+            yield RankGroup(rank, task.ranks, store)
+        finally:
+            dist.destroy_process_group()
     finally:
-        dist.destroy_process_group()
+        sys.excepthook = hook  # torch puts the rank before every line of an error
         torch.set_num_threads(threads)
 
 
