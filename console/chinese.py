@@ -287,6 +287,13 @@ CHINESE: dict[str, str] = {
     "Changes": "变更",
     "ANN recall": "近似召回率",
     "Size": "大小",
+    "Where": "位置",
+    "server": "服务器",
+    "bucket": "存储桶",
+    "server and bucket": "服务器和存储桶",
+    "The bucket cannot be reached: these are on the disk of the server.": (
+        "无法访问存储桶：以下是服务器磁盘上的索引。"
+    ),
     "There is no other index to publish.": "没有其他可发布的索引。",
     "Index to publish": "要发布的索引",
     "Publish this index?": "发布此索引？",

@@ -2,14 +2,15 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from scripts.home_access import existing_home, shared_text_models
-from scripts.terminal import HomeOption, JsonOption, console
-from store.artifact import read_manifest, read_pointer
-from store.export import Export
+from scripts.artifacts import CacheOption, PlaceOption, WorkingHome, working_home
+from scripts.home_access import shared_text_models
+from scripts.terminal import JsonOption, console
+from store.artifact import read_manifest
 from store.home import Home
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class ChangedTextModelError(ValueError):
 
 
 def compress_text_command(
-    home: HomeOption,
+    home: PlaceOption,
     text_model: Annotated[
         str | None, typer.Option(help="A sentence-transformers id or folder; default: the latest model's.")
     ] = None,
@@ -45,6 +46,7 @@ def compress_text_command(
         bool, typer.Option("--int8/--no-int8", help="Quantise its weights, too: faster still.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
+    cache: CacheOption = None,
     json_path: JsonOption = None,
 ) -> None:
     """Make a smaller text model: fewer layers, taught on the newest export's texts.
@@ -57,18 +59,20 @@ def compress_text_command(
     from encoder.text.tuning.options import CompressOptions
     from scripts.terminal import write_json
 
-    place = existing_home(home)
-    source, pooling = (text_model, None) if text_model else text_model_source(place)
-    options = CompressOptions(
-        layers=layers,
-        epochs=epochs,
-        texts=texts,
-        max_tokens=max_tokens,
-        learning_rate=learning_rate,
-        seed=seed,
-        pooling=pooling,
-    )
-    report = compress(place, source, options, int8=int8)
+    with working_home(home, cache) as work:
+        source, pooling = (
+            (text_model, None) if text_model else text_model_source(work.home, work.latest_model())
+        )
+        options = CompressOptions(
+            layers=layers,
+            epochs=epochs,
+            texts=texts,
+            max_tokens=max_tokens,
+            learning_rate=learning_rate,
+            seed=seed,
+            pooling=pooling,
+        )
+        report = compress(work, source, options, int8=int8)
     if json_path is not None:
         write_json(json_path, report)
     kept = report["agreement"]
@@ -79,11 +83,11 @@ def compress_text_command(
         f"{kept['speedup']:.2f} × its texts per second"
     )
     precision = " --precision int8" if int8 else ""
-    print(f"triptych train --home {place.path} --text-model {report['folder']}{precision}")
+    print(f"triptych train --home {home} --text-model {report['folder']}{precision}")
 
 
-def text_model_source(home: Home) -> "tuple[str, Pooling | None]":
-    """Return source and pooling of the latest model's text model; the default one where nothing is trained.
+def text_model_source(home: Home, model: Path | None) -> "tuple[str, Pooling | None]":
+    """Return source and pooling of a model's text model; the default one where there is no model.
 
     Raises:
         ChangedTextModelError: the source is no longer what the model was trained with.
@@ -91,9 +95,9 @@ def text_model_source(home: Home) -> "tuple[str, Pooling | None]":
     """
     from encoder.text import DEFAULT_SOURCE, fetch, source_digest
 
-    if not home.latest_model.exists():
+    if model is None:
         return DEFAULT_SOURCE, None
-    text_model_id = str(read_manifest(read_pointer(home.latest_model, home.models))["text_model_id"])
+    text_model_id = str(read_manifest(model)["text_model_id"])
     facts = read_manifest(home.text_models / text_model_id)
     source = str(facts["source"])
     if source_digest(fetch(source)) != facts["source_digest"]:
@@ -102,7 +106,7 @@ def text_model_source(home: Home) -> "tuple[str, Pooling | None]":
     return source, None if own else cast("Pooling", facts["pooling"])
 
 
-def compress(home: Home, source: str, options: "CompressOptions", *, int8: bool) -> dict[str, Any]:
+def compress(work: WorkingHome, source: str, options: "CompressOptions", *, int8: bool) -> dict[str, Any]:
     """Compress a text model; return the student's folder and how it agrees with its teacher."""
     from encoder.text import TextEncoder
     from encoder.text.agreement import agreement
@@ -111,7 +115,8 @@ def compress(home: Home, source: str, options: "CompressOptions", *, int8: bool)
     from encoder.text.tuning.pairs import draw_texts
     from encoder.text.tuning.registry import METRICS_FILE
 
-    with Export.latest(home.exports) as export:
+    home = work.home
+    with work.newest_export() as export:
         folder = compress_text_model(source, export, home.text_models, options)
         held_out = draw_texts(export, options)[1]
         export_id = export.export_id

@@ -8,7 +8,7 @@ import typer
 
 from scripts.artifacts import CacheOption, PlaceOption, working_home
 from scripts.exchange import write_recbole
-from store.objects import HomeBucket, in_object_storage
+from store.objects import HomeBucket, LiveStoreElsewhereError, in_object_storage
 
 
 class ExportFormat(StrEnum):
@@ -46,8 +46,8 @@ def export_command(
     if "/" in name or name.startswith("."):
         raise typer.BadParameter("it is a name, not a path", param_hint="--name")
     if file_format is ExportFormat.PARQUET and in_object_storage(home):
-        reason = "an export is made where the live store is: name that directory, whose [storage] artifacts"
-        raise typer.BadParameter(f"{reason} say {home}", param_hint="--home")
+        reason = LiveStoreElsewhereError(home)
+        raise typer.BadParameter(f"{reason}; [storage] artifacts there say {home}", param_hint="--home")
     with working_home(home, cache) as work, work.export() as export:
         in_bucket = isinstance(work.place, HomeBucket)
         print(f"{work.place.name}/exports/{export.export_id}" if in_bucket else export.path)

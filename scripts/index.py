@@ -1,6 +1,7 @@
 """triptych index: list, check, publish and remove the indexes of a home."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,17 +11,18 @@ from rich.markup import escape
 from rich.table import Column, Table
 from tqdm import tqdm
 
-from scripts.artifacts import CacheOption, PlaceOption, WorkingHome, working_home
-from scripts.home_access import server_of
+from scripts.artifacts import CacheOption, PlaceOption, WorkingHome, directory_home, working_home
+from scripts.home_access import existing_home, server_of
 from scripts.terminal import console
 from store.artifact import DamagedArtifactError, NotPublishedError, made_at
 from store.home import Home
-from store.objects import CURRENT, ArtifactPlace
+from store.objects import CURRENT, ArtifactPlace, HomeDirectory, ObjectStorageError, in_object_storage
 from triptych_client import Client
 
 IdArgument = Annotated[str, typer.Argument(help="An index id, as `triptych index list` prints it.")]
 
 _SHOWN = ("model_id", "factory", "ann_recall@100", "items", "changes", "dim")
+log = logging.getLogger(__name__)
 
 index_app = typer.Typer(
     help="List, check, publish and remove indexes.  Example: triptych index list --home demo",
@@ -42,29 +44,49 @@ class IndexOnDisk:
 def list_command(home: PlaceOption, cache: CacheOption = None) -> None:
     """List all indexes, newest last, every byte checked; a star marks the one that serves.
 
-    In s3://bucket/home, sizes and the checksums that were noted with the files are compared, nothing is read.
+    In s3://bucket/home, the checksums that were noted with the files are compared, nothing is read. Where
+    artifacts of a directory belong in a bucket, the indexes of both are listed; while it cannot be reached,
+    those of the directory.
 
     Example: triptych index list --home demo
     """
-    with working_home(home, cache) as work:
-        ids = work.place.ids("indexes")
-        if not ids:
-            print(f"there is no index yet: run `triptych reindex --home {home}`")
-            return
-        current, broken = _current(work)
-        wanted = ("model", "factory", "ANN recall", "items", "changes", "dim", "created", "size", "state")
-        table = Table("", Column("index", no_wrap=True), *wanted)
-        for index_id in tqdm(ids, desc="check", unit="index", leave=False, disable=None):
-            state = check_index(work.place, index_id)
-            facts = [str(state.facts.get(name, "–")) for name in _SHOWN]
-            row = [
-                index_id,
-                *facts,
-                creation_time(index_id),
-                f"{state.size / 1e6:,.1f} MB",
-                escape(state.damage or "ok"),
-            ]
-            table.add_row("*" if index_id == current else "", *row)
+    try:
+        with working_home(home, cache) as work:
+            _print_list(work, home)
+    except ObjectStorageError as error:
+        if in_object_storage(home):
+            raise
+        log.warning("%s; these are in %s", error, home)
+        _print_list(directory_home(existing_home(Path(home))), home)
+
+
+def _print_list(work: WorkingHome, home: str) -> None:
+    """Print the indexes of a home: where they belong, and those that are in the directory of their owner."""
+    shared = work.owned and work.in_bucket
+    here = HomeDirectory(work.home)
+    places: dict[str, list[ArtifactPlace]] = {one: [work.place] for one in work.place.ids("indexes")}
+    for one in here.ids("indexes") if shared else ():
+        places.setdefault(one, []).append(here)
+    if not places:
+        print(f"there is no index yet: run `triptych reindex --home {home}`")
+        return
+    current, broken = _current(work)
+    wanted = ["model", "factory", "ANN recall", "items", "changes", "dim", "created", "size", "state"]
+    table = Table("", Column("index", no_wrap=True), *wanted, *(["where"] if shared else []))
+    for index_id in tqdm(sorted(places), desc="check", unit="index", leave=False, disable=None):
+        states = [check_index(place, index_id) for place in places[index_id]]
+        state = next((one for one in states if one.damage), states[0])
+        facts = [str(state.facts.get(name, "–")) for name in _SHOWN]
+        row = [
+            index_id,
+            *facts,
+            creation_time(index_id),
+            f"{state.size / 1e6:,.1f} MB",
+            escape(state.damage or "ok"),
+        ]
+        if shared:
+            row.append(" and ".join("directory" if one is here else "bucket" for one in places[index_id]))
+        table.add_row("*" if index_id == current else "", *row)
     console().print(table)
     if broken:
         print(f"{broken}; publish one: triptych index publish ID --home {home}")

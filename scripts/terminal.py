@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,14 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from store.objects import LiveStoreElsewhereError, url_of
+
 if TYPE_CHECKING:
     from encoder.jobs import Jobs
 
 
-def on_disk(path: Path) -> Path:
-    """Refuse the URL of a home in object storage where a command needs a directory."""
-    if re.match(r"\w+:/", str(path)):
-        raise typer.BadParameter("this command needs the directory that holds the live store, not a URL")
+def on_disk(path: Path | None) -> Path | None:
+    """Refuse the URL of a home in object storage where a command needs the live store."""
+    if path is not None and (url := url_of(path)):
+        raise typer.BadParameter(str(LiveStoreElsewhereError(url)))
     return path
 
 
@@ -43,7 +44,8 @@ RayOption = Annotated[
     typer.Option(
         "--ray",
         metavar="auto|ADDRESS",
-        help="Work on a Ray cluster, which sees the home at the same path; auto: the one of this machine.",
+        help="Work on a Ray cluster, which sees the home (or --cache) at the same path; auto: "
+        "the one of this machine.",
     ),
 ]
 

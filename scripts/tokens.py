@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from scripts.filter_options import filter_message
-from scripts.terminal import console
+from scripts.terminal import console, on_disk
 
 token_app = typer.Typer(
     help="Make, list and revoke the tokens of a server, which reads them again by itself.",
@@ -161,7 +161,7 @@ def _tokens(home: Path | None, homes: Path | None) -> Any:
     from server.access import TokenFile
     from server.config import TOKENS
 
-    folder = homes or home
+    folder = homes or on_disk(home)
     if folder is None:
         raise typer.BadParameter("name the home by --home or TRIPTYCH_HOME, or --homes")
     if not folder.is_dir():

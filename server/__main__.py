@@ -56,6 +56,8 @@ def serve_command(home: str | None, homes: Path | None, config: Path | None, **f
     source = SettingsSource(folder, config, given, with_tenants=homes is not None)
     settings = Rereading(source.load(), source.load)
     log_as(settings.config.log_format)
+    if settings.config.state is not None:
+        settings.config.state.check_files()
     if settings.config.read_only and homes is not None:
         raise typer.BadParameter("a read replica answers for one home: --home in the place of --homes")
     if settings.config.processes > 1 or settings.config.read_only:
@@ -68,13 +70,13 @@ def serve_command(home: str | None, homes: Path | None, config: Path | None, **f
 
 def _folder_of(home: str, given: dict[str, Any]) -> Path:
     """Return the directory of a home; of one in object storage the folder of a read replica's copy."""
-    from store.objects import cache_folder, in_object_storage  # noqa: PLC0415
+    from store.objects import LiveStoreElsewhereError, cache_folder, in_object_storage  # noqa: PLC0415
 
     if not in_object_storage(home):
         return Path(home)
     if not (given.get("read_only") or os.environ.get("TRIPTYCH_READ_ONLY", "").lower() in ("1", "true")):
         raise typer.BadParameter(
-            f"only a read replica serves {home}: --read-only, or name the home directory"
+            f"{LiveStoreElsewhereError(home)}; a read replica answers queries of it: --read-only"
         )
     folder = Path(given.get("cache") or os.environ.get("TRIPTYCH_CACHE") or cache_folder())
     folder.mkdir(parents=True, exist_ok=True)

@@ -205,6 +205,10 @@ class ServerConfig:
     )
     state_password_file: Path | None = option("state", "file with the password of that user")
     state_ca: Path | None = option("state", "PEM root certificates of the cluster's nodes")
+    state_cert: Path | None = option(
+        "state", "PEM certificate of one's own, where the nodes ask for one; needs a key"
+    )
+    state_key: Path | None = option("state", "PEM private key of that")
     read_only: bool = option(
         "replica",
         "answer queries of a home that a server on another machine owns: index and models from --home, users "
@@ -358,7 +362,14 @@ class ServerConfig:
             return None
         from store.valkey import cluster_address  # noqa: PLC0415
 
-        address = cluster_address(self.state_url, self.state_user, self.state_password_file, self.state_ca)
+        address = cluster_address(
+            self.state_url,
+            self.state_user,
+            self.state_password_file,
+            self.state_ca,
+            self.state_cert,
+            self.state_key,
+        )
         return address.of_tenant(self.tenant)
 
     @property

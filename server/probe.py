@@ -40,12 +40,22 @@ def probe_command(
     if address:
         reason = problem_at(address, tls_ca, tls_name, alive=alive)
     elif home is not None:
+        _refuse_url(home)
         reason = problem(Home(home), alive=alive)
     else:
         raise typer.BadParameter("give --home or --address")
     if reason:
         print(f"probe: {reason}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _refuse_url(home: Path) -> None:
+    """Refuse the URL of a home in object storage.  Raises: typer.BadParameter."""
+    if ":/" in str(home):
+        from store.objects import LiveStoreElsewhereError, url_of  # noqa: PLC0415  # probes are many
+
+        reason = LiveStoreElsewhereError(url_of(home))
+        raise typer.BadParameter(f"{reason}; a read replica is asked by --address")
 
 
 def problem(home: Home, *, alive: bool = False) -> str:

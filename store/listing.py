@@ -1,4 +1,4 @@
-"""The artifacts in a folder of a home as their manifests describe them; no other file is read."""
+"""The artifacts of a home as their manifests describe them; no other file is read."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +10,7 @@ from store.artifact import DamagedArtifactError, artifacts, made_at, read_manife
 
 @dataclass(frozen=True)
 class ListedArtifact:
-    """One artifact on disk.
+    """One artifact.
 
     Attributes:
         artifact_id: its id.
@@ -29,19 +29,25 @@ class ListedArtifact:
 
 def list_artifacts(parent: Path, limit: int) -> list[ListedArtifact]:
     """Return the newest artifacts of a folder, newest first, at most `limit`."""
-    return [_listed(parent / artifact_id) for artifact_id in artifacts(parent)[::-1][:limit]]
+    return [list_artifact(parent / artifact_id) for artifact_id in artifacts(parent)[::-1][:limit]]
 
 
-def _listed(directory: Path) -> ListedArtifact:
+def list_artifact(directory: Path) -> ListedArtifact:
+    """Return the artifact in a directory as its manifest describes it."""
     try:
-        facts, damaged = read_manifest(directory), False
+        facts: dict[str, Any] | None = read_manifest(directory)
     except DamagedArtifactError:
-        facts, damaged = {}, True
+        facts = None
+    return described(directory.name, facts, _size(directory))
+
+
+def described(artifact_id: str, facts: dict[str, Any] | None, nbytes: int) -> ListedArtifact:
+    """Return an artifact by its id, its manifest, None where that is damaged, and its bytes."""
     try:
-        created = made_at(directory.name)
+        created = made_at(artifact_id)
     except ValueError:
         created = None
-    return ListedArtifact(directory.name, facts, _size(directory), created, damaged)
+    return ListedArtifact(artifact_id, facts or {}, nbytes, created, damaged=facts is None)
 
 
 def _size(directory: Path) -> int:

@@ -17,8 +17,10 @@ class Authority:
     def root(self) -> Path:
         return self.folder / f"{self.name}.crt"
 
-    def issue(self, name: str, *, days: int = 365) -> tuple[Path, Path]:
-        """Make a certificate for this machine, or renew it in its place; return it and its key.
+    def issue(
+        self, name: str, *, days: int = 365, of: str = "IP:127.0.0.1,DNS:localhost"
+    ) -> tuple[Path, Path]:
+        """Make a certificate for this machine, or others, or renew it in its place; return it and its key.
 
         With −1 days it has expired.
         """
@@ -27,7 +29,7 @@ class Authority:
         new = ("-keyout", f"{name}.new", "-out", request.name)
         self._openssl("req", *_NEW_KEY, "-subj", f"/CN={name}", *new)
         names = self.folder / "names.cnf"
-        names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+        names.write_text(f"subjectAltName={of}\n")
         signed = ("-CA", f"{self.name}.crt", "-CAkey", f"{self.name}.key", "-CAcreateserial")
         result = ("-days", str(days), "-extfile", names.name, "-out", f"{name}.signed")
         self._openssl("x509", "-req", "-in", request.name, *signed, *result)

@@ -102,12 +102,18 @@ _JSON = (
 
 
 class Draws:
-    """Strategies for requests; the ids of existing users and items make some calls find something."""
+    """Strategies for requests; the ids of existing users and items make some calls find something.
 
-    def __init__(self, user_ids: list[str], item_ids: list[str], dim: int, folders: list[str]) -> None:
+    Few requests name a later commit than `commit`, which servers have reached: such a call waits for seconds.
+    """
+
+    def __init__(
+        self, user_ids: list[str], item_ids: list[str], dim: int, folders: list[str], commit: int
+    ) -> None:
         self._known = {"user_id": user_ids, "friend_id": user_ids, "item_id": item_ids, "item_ids": item_ids}
         self._known |= {"allow": item_ids, "path": folders}
         self._dim = dim
+        self._commits = st.sampled_from([0, commit] * 10 + [2**64 - 1])
         self.message = cache(self._message)
 
     def request(self, method: MethodDescriptor) -> st.SearchStrategy[Message]:
@@ -155,6 +161,8 @@ class Draws:
             return st.deferred(lambda: self.message(field.message_type))
         if field.cpp_type == kinds.CPPTYPE_STRING:
             return self._text(field.name)
+        if field.name == "min_commit":
+            return self._commits
         usual = st.sampled_from((0.0, 0.25, 0.5, 1.0, 3.0))
         few = st.integers(0, 20)
         number = st.sampled_from(_NUMBERS)

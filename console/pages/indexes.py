@@ -1,6 +1,6 @@
 """The page Indexes: which there are, from which models, and which serves; publishing one and rolling back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from nicegui import ui
@@ -27,21 +27,40 @@ async def show_indexes(visit: Visit) -> None:
     if not indexes:
         visit.note(say("There is no index yet. Run triptych train and triptych reindex for the home."))
         return
-    names = [say("Index"), say("Serves"), say("Model"), say("Factory"), say("Items"), say("Changes")]
-    names += [say("Embedding dim"), say("ANN recall"), say("Size")]
-    ui.html(rows_html(names, [_row(one, visit) for one in indexes]), sanitize=False)
+    if any(one.location == pb.INDEX_LOCATION_UNKNOWN for one in indexes):
+        visit.note(say("The bucket cannot be reached: these are on the disk of the server."))
+    ui.html(index_table(indexes, say), sanitize=False)
     if visit.can.govern:
         models = {one.model_id: one for one in await visit.backend.client.list_models(_MODELS)}
         _draw_changes(visit, indexes, models)
 
 
-def _row(one: pb.IndexSummary, visit: Visit) -> list[str]:
-    say = visit.say
+def index_table(indexes: Sequence[pb.IndexSummary], say: Words) -> str:
+    """Return the indexes as a table; where artifacts belong in a bucket, with the place of each."""
+    names = [say("Index"), say("Serves"), say("Model"), say("Factory"), say("Items"), say("Changes")]
+    names += [say("Embedding dim"), say("ANN recall"), say("Size")]
+    if any(one.location != pb.INDEX_LOCATION_DISK for one in indexes):
+        names.append(say("Where"))
+    return rows_html(names, [_row(one, say)[: len(names)] for one in indexes])
+
+
+def _row(one: pb.IndexSummary, say: Words) -> list[str]:
     if one.damaged:
-        return [one.index_id, say("damaged"), *["–"] * 6, f"{one.bytes / 1e6:,.1f} MB"]
+        return [one.index_id, say("damaged"), *["–"] * 6, f"{one.bytes / 1e6:,.1f} MB", _where(one, say)]
     recall = f"{one.ann_recall:.3f}" if one.HasField("ann_recall") else "–"
     counts = [f"{one.items:,}", f"{one.changes:,}", str(one.dim), recall, f"{one.bytes / 1e6:,.1f} MB"]
-    return [one.index_id, say("yes") if one.serving else "", one.model_id, one.factory, *counts]
+    serves = say("yes") if one.serving else ""
+    return [one.index_id, serves, one.model_id, one.factory, *counts, _where(one, say)]
+
+
+def _where(one: pb.IndexSummary, say: Words) -> str:
+    """Return where the files of an index are."""
+    return {
+        pb.INDEX_LOCATION_DISK: say("server"),
+        pb.INDEX_LOCATION_BUCKET: say("bucket"),
+        pb.INDEX_LOCATION_BOTH: say("server and bucket"),
+        pb.INDEX_LOCATION_UNKNOWN: say("server"),
+    }.get(one.location, "")
 
 
 def changes_of(
@@ -69,7 +88,9 @@ def _draw_changes(
     say = visit.say
     serving = next((one for one in indexes if one.serving), pb.IndexSummary())
     others = {one.index_id: one for one in indexes if not (one.serving or one.damaged)}
-    older = [index_id for index_id in others if serving.index_id and index_id < serving.index_id]
+    shared = any(one.location in (pb.INDEX_LOCATION_BUCKET, pb.INDEX_LOCATION_BOTH) for one in indexes)
+    there = [one for one in others.values() if not shared or one.location != pb.INDEX_LOCATION_DISK]
+    older = [one.index_id for one in there if serving.index_id and one.index_id < serving.index_id]
 
     async def publish(index_id: str) -> None:
         try:

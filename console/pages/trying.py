@@ -14,6 +14,7 @@ from console.results import legend_html, names_in, results_html, summary_of
 from console.setting_form import Change, SettingForm
 from triptych_client import CallError
 from triptych_client.pb.v1 import ingest_pb2 as ingest
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 _PAUSE_SECONDS = 0.15  # after the last keystroke
 
@@ -43,7 +44,8 @@ async def _indexes(visit: Visit) -> list[str]:
     except CallError:
         return []
     serving = [one.index_id for one in indexes if one.serving]
-    return serving + [one.index_id for one in indexes if not (one.serving or one.damaged)] if serving else []
+    here = [one for one in indexes if one.location != pb.INDEX_LOCATION_BUCKET]
+    return serving + [one.index_id for one in here if not (one.serving or one.damaged)] if serving else []
 
 
 class _TryPage:

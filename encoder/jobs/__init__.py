@@ -16,7 +16,7 @@ from encoder.jobs.jobs import (
     Room,
     WorkerLostError,
 )
-from encoder.jobs.opening import open_jobs, shared_folder
+from encoder.jobs.opening import NotSharedError, check_shared, open_jobs, shared_folder
 from encoder.jobs.processors import usable_processors
 
 __all__ = [
@@ -24,10 +24,12 @@ __all__ = [
     "Crew",
     "Jobs",
     "NotByNameError",
+    "NotSharedError",
     "PartFailedError",
     "PartLostError",
     "Room",
     "WorkerLostError",
+    "check_shared",
     "open_jobs",
     "shared_folder",
     "usable_processors",

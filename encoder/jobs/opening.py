@@ -1,6 +1,7 @@
 """The way to work that the options `--jobs` and `--ray` ask for, and a folder for what parts leave."""
 
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -9,6 +10,17 @@ from encoder.jobs.jobs import IN_PROCESS, Jobs
 from store.artifact import new_id
 from store.home import Home
 from store.locks import locked_directory
+
+
+class NotSharedError(FileNotFoundError):
+    """A worker does not see the files of the process that gives out the work."""
+
+    def __init__(self, folder: Path, host: str) -> None:
+        super().__init__(
+            f"{folder} is not there on {host}: the home, and of one in object storage the folder of --cache, "
+            "must lie on storage that every machine of the cluster mounts at the same path"
+        )
+        self.folder, self.host = folder, host
 
 
 @contextmanager
@@ -55,3 +67,9 @@ def shared_folder(home: Home) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder)
+
+
+def check_shared(folder: Path) -> None:
+    """Check, on a worker, that it sees a folder of whoever gave it the work.  Raises: NotSharedError."""
+    if not folder.is_dir():
+        raise NotSharedError(folder, socket.gethostname())

@@ -101,8 +101,9 @@ def train_block(
         options: of training; negatives 0 means the full softmax up to FULL_SOFTMAX_ITEMS items.
         score: gives the NDCG@20 of a block on held-out rows; None trains for all the epochs.
         folder: of checkpoints and TensorBoard's files.
-        report: takes the figures of an epoch and its number, besides TensorBoard; those of an epoch again
-            that is trained again.
+        report: takes the figures of an epoch and its number, besides TensorBoard; of a run that goes on,
+            first the NDCG@20 of each check before, so that it hears all checks whenever one was killed.
+            Where a worker is lost, it hears of the epochs since the last check again.
         start: weights of an earlier block; where `score` is given, they stay unless an epoch beats them.
         workers: train together with this process; None leaves it alone.
 
@@ -120,6 +121,8 @@ def train_block(
     tries, reached = 0, -1
     while True:
         run = TrainingRun(data, config, options, folder, device, start)
+        if report is not None and not tries:
+            _report_checks(run, report)
         tries = 1 if run.progress.epoch > reached else tries + 1
         reached = run.progress.epoch
         if start is not None and score is not None and not run.checks:
@@ -145,6 +148,13 @@ def train_block(
 def member_settings(options: LearnConfig) -> list[LearnConfig]:
     """Return the settings of each member block; they differ in the seed alone."""
     return [replace(options, seed=options.seed + 1_000 * i) for i in range(options.members)]
+
+
+def _report_checks(run: TrainingRun, report: ReportEpoch) -> None:
+    """Report the checks of a run that goes on."""
+    for epoch, ndcg in run.checks:
+        if epoch:  # 0 is the start itself
+            report({"ndcg@20": ndcg}, epoch)
 
 
 @contextmanager

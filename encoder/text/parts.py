@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
-from encoder.jobs import Jobs
+from encoder.jobs import Jobs, check_shared
 from encoder.progress import LongStage
 from encoder.text.cache import CHUNK, ErasureSafeWriter, TextCache, look_up
 from encoder.text.encoder import TextEncoder
@@ -76,6 +76,7 @@ def cache_in_parts(
 
 def encode_chunk(text_model: Path, folder: Path, number: int) -> int:
     """Encode the texts of a chunk into a file beside them; return its number."""
+    check_shared(folder)
     texts = pq.read_table(_texts(folder, number)).column(_TEXT).to_pylist()
     draft = folder / f"{number}.draft"
     save_file({_VECTORS: _encoder_of(text_model).encode(texts)}, draft)

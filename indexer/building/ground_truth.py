@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from encoder.jobs import Jobs
+from encoder.jobs import Jobs, check_shared
 from encoder.progress import LongStage
 from indexer.files import VECTORS_FILE, FloatArray, IntArray, map_tensors, map_vectors
 from indexer.search import Searched, best_of_all, best_of_parts, best_of_some, scores_of
@@ -118,6 +118,7 @@ def exact_scores(folder: Path, queries: FloatArray, jobs: Jobs) -> FloatArray | 
 
 def search_part(place: Path, part: tuple[int, slice]) -> str:
     """Write what brute force finds among some of the vectors to a file, and return its name."""
+    check_shared(place)
     number, rows = part
     vectors = map_vectors(place.parent / VECTORS_FILE)[rows]
     best, scores = best_of_all(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from encoder.dataset import rows_of
-from encoder.jobs import Jobs
+from encoder.jobs import Jobs, check_shared
 from encoder.progress import LongStage
 from encoder.runtime import Model
 from encoder.text import ErasureSafeWriter, cache_imported_vectors, cache_in_parts
@@ -56,16 +56,6 @@ class Rows:
     number: int
     start: int
     stop: int
-
-
-class NotSharedError(FileNotFoundError):
-    """A worker does not see the files of the build."""
-
-    def __init__(self, folder: Path, host: str) -> None:
-        super().__init__(
-            f"{folder} is not there on {host}: the home must lie on storage that every machine of the "
-            "cluster mounts at the same path"
-        )
 
 
 class OtherRowsError(RuntimeError):
@@ -209,8 +199,7 @@ def _written(
 
 
 def _write_part(sources: PartSources, rows: Rows, encode: Callable[[PartSources, Rows], FloatArray]) -> str:
-    if not sources.folder.is_dir():
-        raise NotSharedError(sources.folder, _host())
+    check_shared(sources.folder)
     name = f"{rows.number:06d}.safetensors"
 
     def write() -> None:
@@ -246,9 +235,3 @@ def _opened(sources: PartSources) -> tuple[Export, Model, TextVectors]:
         Model.load(sources.model, threads=1, check=False),
         TextVectors.open(sources.folder / _TEXTS),
     )
-
-
-def _host() -> str:
-    import socket  # noqa: PLC0415  for an error only
-
-    return socket.gethostname()

@@ -10,7 +10,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from encoder.jobs import IN_PROCESS, Jobs
+from encoder.jobs import IN_PROCESS, Jobs, check_shared
 from encoder.progress import LongStage, watched
 from indexer.building.build_checkpoint import checkpointed
 from indexer.building.factory import cagra_degree, empty_faiss
@@ -118,6 +118,7 @@ def write_shard(folder: Path, factory: str, part: tuple[int, slice]) -> dict[str
         factory: of the index.
         part: number of the shard, and its rows.
     """
+    check_shared(folder)
     number, rows = part
     name = faiss_file(number)
     write = partial(build_shard, map_vectors(folder / VECTORS_FILE)[rows], factory, folder / name)

@@ -1,10 +1,11 @@
 """A connection to Milvus, and the errors of this package."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-LEAST_VERSION = (2, 4)
+LEAST_VERSION = (2, 3, 5)  # the oldest that was tried; arrays in expressions are in none before 2.3.2
 CALL_SECONDS = 30.0
 
 
@@ -101,11 +102,6 @@ class MilvusConnection:
 
 
 def _is_new_enough(version: str) -> bool:
-    """Tell whether a version such as v2.6.1 or milvus_lite-3.2.2 has what is needed."""
-    digits = version.rpartition("-")[2] if version.startswith("milvus_lite") else version.lstrip("v")
-    parts = digits.split(".")
-    return (
-        len(parts) > 1
-        and all(one.isdecimal() for one in parts[:2])
-        and tuple(map(int, parts[:2])) >= LEAST_VERSION
-    )
+    """Tell whether a version such as v2.6.1, v2.3.5-lite or milvus_lite-3.2.2 has what is needed."""
+    found = re.match(r"(?:milvus_lite-|v)?(\d+(?:\.\d+)+)", version)
+    return found is not None and tuple(map(int, found[1].split("."))) >= LEAST_VERSION

@@ -5,6 +5,6 @@ bucket, whose artifacts are fetched to this machine and uploaded from it. `comma
 one place to another, lists them and removes what was left behind.
 """
 
-from scripts.artifacts.homes import CacheOption, PlaceOption, WorkingHome, working_home
+from scripts.artifacts.homes import CacheOption, PlaceOption, WorkingHome, directory_home, working_home
 
-__all__ = ["CacheOption", "PlaceOption", "WorkingHome", "working_home"]
+__all__ = ["CacheOption", "PlaceOption", "WorkingHome", "directory_home", "working_home"]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -88,6 +88,17 @@ class WorkingHome:
             raise NotPublishedError(f"{self.place.name}/{pointer.name}")
         return self.fetch(pointer.kind, artifact_id)
 
+    def latest_model(self) -> Path | None:
+        """Fetch the latest model, with its text model; return its directory, None where there is none yet.
+
+        Raises:
+            DamagedArtifactError: LATEST names what is not there.
+        """
+        try:
+            return self.named(LATEST)
+        except NotPublishedError:
+            return None
+
     @contextmanager
     def export(self) -> Iterator[Export]:
         """Yield a fresh export of the live store, or the newest in the bucket, where another machine has it.
@@ -108,6 +119,14 @@ class WorkingHome:
         log.info("taking export %s, the newest one in %s", ids[-1], self.place.name)
         with Export.open(self.fetch("exports", ids[-1]), verify=False) as export:
             yield export
+
+    def newest_export(self) -> AbstractContextManager[Export]:
+        """Return the newest export: of the directory where the live store is there, else of the bucket.
+
+        Raises:
+            NoExportError: there is none yet.
+        """
+        return Export.latest(self.home.exports) if self.owned else self.export()
 
     def model_made(self, directory: Path) -> None:
         """Upload a model that was made in the directory, and what it needs, and name it in LATEST.
@@ -170,11 +189,10 @@ def working_home(named: str, cache: Path | None = None) -> Iterator[WorkingHome]
         return
     home = existing_home(Path(named))
     url = artifacts_url(home)
-    here = HomeDirectory(home)
     if not url:
-        before = {pointer: here.pointer(pointer) for pointer in (CURRENT, LATEST)}
-        yield WorkingHome(home, here, lambda kind, one: home.path / kind / one, owned=True, before=before)
+        yield directory_home(home)
         return
+    here = HomeDirectory(home)
     bucket = HomeBucket(url)
     before = {pointer: bucket.pointer(pointer) for pointer in (CURRENT, LATEST)}
     if before[LATEST].artifact_id:
@@ -187,6 +205,13 @@ def working_home(named: str, cache: Path | None = None) -> Iterator[WorkingHome]
         return bucket.fetch_needed(kind, artifact_id, home)
 
     yield WorkingHome(home, bucket, fetch, owned=True, before=before)
+
+
+def directory_home(home: Home) -> WorkingHome:
+    """Return a home in its directory, whatever its settings say of a bucket."""
+    here = HomeDirectory(home)
+    before = {pointer: here.pointer(pointer) for pointer in (CURRENT, LATEST)}
+    return WorkingHome(home, here, lambda kind, one: home.path / kind / one, owned=True, before=before)
 
 
 def artifacts_url(home: Home) -> str:

@@ -2,9 +2,10 @@
 
 `command` holds the subcommands. `serve/` measures queries beside an empty gRPC method, `ingest` writes (by
 the calls of `load`), `text` the text encoder, `user_state` the derived state beside other stores, `index/`
-the search beside FAISS and others, `ratings` the rating head beside surprise, `imports` a large import;
-`output` prints and draws. `faults/` kills and swaps, and looks at what is left. `small_home` and `large_home`
-make the homes that they work on.
+the search beside FAISS and others, `engines/` the engines past one machine beside what is embedded,
+`ratings` the rating head beside surprise, `imports` a large import, `jobs` work in parts (with a
+`ray_cluster`); `output` prints and draws. `faults/` kills and swaps, and looks at what is left.
+`small_home` and `large_home` make the homes that they work on.
 """
 
 from scripts.bench.command import app

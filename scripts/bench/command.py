@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from scripts.artifacts import CacheOption, PlaceOption, working_home
+from scripts.bench.engines.command import engines_command
 from scripts.bench.serve.command import (
     gateway_bench_command,
     overhead_command,
@@ -14,8 +16,9 @@ from scripts.bench.serve.command import (
     serve_command,
     soak_command,
 )
-from scripts.home_access import existing_home, shared_text_models
-from scripts.terminal import HomeOption, JsonOption, write_json
+from scripts.home_access import shared_text_models
+from scripts.terminal import JsonOption, on_disk, write_json
+from store.objects import LATEST
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -42,6 +45,7 @@ app.command("overload")(overload_command)
 app.command("soak")(soak_command)
 app.command("overhead")(overhead_command)
 app.command("gateway")(gateway_bench_command)
+app.command("engines")(engines_command)
 
 
 @app.command("index")
@@ -144,7 +148,8 @@ def capacity_bench(
 @app.command("faults")
 def faults_bench(
     home: Annotated[
-        Path | None, typer.Option(help="A new folder to work in; default: a temporary one.")
+        Path | None,
+        typer.Option(help="A new folder to work in; default: a temporary one.", callback=on_disk),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Kills, swaps, or writes and queries per stage.")] = 20,
     processes: Annotated[
@@ -395,13 +400,14 @@ def learn_bench(
 
 @app.command("ratings")
 def ratings_bench(
-    home: HomeOption,
+    home: PlaceOption,
     factors: Annotated[
         list[int] | None, typer.Option(min=1, help="Of the factorisation, to choose from; default: 20, 100.")
     ] = None,
     epochs: Annotated[
         list[int] | None, typer.Option(min=1, help="To choose from; default: 20, 30, 40.")
     ] = None,
+    cache: CacheOption = None,
     json_path: JsonOption = None,
 ) -> None:
     """Measure the rating head of the latest model beside surprise's models on the test ratings.
@@ -410,12 +416,15 @@ def ratings_bench(
 
     Example: triptych bench ratings --home demo
     """
+    from encoder.runtime import Model
     from scripts.bench.output import print_rows
     from scripts.bench.ratings import check_library, measure_ratings
 
     check_library()
-    place = existing_home(home)
-    report = measure_ratings(place, tuple(factors or (20, 100)), tuple(epochs or (20, 30, 40)))
+    with working_home(home, cache) as work:
+        model = Model.load(work.named(LATEST))
+        work.fetch("exports", model.export_id)
+        report = measure_ratings(work.home, model, tuple(factors or (20, 100)), tuple(epochs or (20, 30, 40)))
     print_rows("bench ratings", report["results"])
     if json_path is not None:
         write_json(json_path, report)
@@ -442,3 +451,51 @@ def import_bench(
         write_json(json_path, {"results": [figures], "ratios": {}})
     if most_mib is not None:
         check_memory(figures, most_mib)
+
+
+@app.command("jobs")
+def jobs_bench(
+    home_cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the synthetic home; a copy is worked on.")
+    ] = None,
+    items: Annotated[int, typer.Option(min=150, help="Of the synthetic home.")] = 100_000,
+    users: Annotated[int, typer.Option(min=200, help="Of the synthetic home.")] = 50_000,
+    dim: Annotated[int, typer.Option(min=2, help="Embedding dim of the synthetic home.")] = 128,
+    jobs: Annotated[
+        int | None, typer.Option(min=2, help="Processes, and processors of the cluster; default: all.")
+    ] = None,
+    parts: Annotated[int, typer.Option(min=2, help="That do nothing: what giving one out takes.")] = 1_000,
+    texts: Annotated[int, typer.Option(min=1, help="That are encoded.")] = 4_096,
+    trials: Annotated[int, typer.Option(min=1, help="Settings of the closed form that are tried.")] = 6,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are taken over these.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the home, of the texts and of the draws.")] = 0,
+    ray: Annotated[bool, typer.Option(help="Measure a Ray cluster, too; it needs the extra ray.")] = True,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure divided work: in this process, in processes of this machine, on a Ray cluster started here.
+
+    Ratios are of one way over another: ray_over_processes is what Ray adds. Each work opens its workers
+    anew, as a command does; the cluster's own start is a row of its own. The command fails where processes
+    and Ray come to different vectors or choices.
+
+    Example: triptych bench jobs --home-cache ~/.cache/bench --json jobs.json
+    """
+    import shutil
+
+    from encoder.jobs import usable_processors
+    from scripts.bench.jobs import JobsBenchOptions, measure_jobs
+    from scripts.bench.large_home import HomeSizes, large_home
+    from scripts.bench.output import print_ratios, print_rows
+    from store.home import Home
+
+    count = jobs or max(2, usable_processors())
+    options = JobsBenchOptions(count, parts, texts, trials, rounds, seed, ray)
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        kept = large_home(home_cache or Path(name) / "large", HomeSizes(items, users, dim, seed))
+        home = Home(Path(name) / "home")
+        shutil.copytree(kept.path, home.path)
+        report = measure_jobs(home, Path(name), options)
+    print_rows(f"bench jobs: {count} processors", report["results"])
+    print_ratios(report["ratios"])
+    if json_path is not None:
+        write_json(json_path, report)

@@ -18,7 +18,6 @@ from encoder.heads.subjects import asked
 from encoder.runtime import Model
 from encoder.text import TextCache, TextEncoder
 from evaluation.classification import mae, rmse
-from store.artifact import read_pointer
 from store.export import Export
 from store.home import Home
 
@@ -42,13 +41,16 @@ def check_library() -> None:
         raise SurpriseMissingError
 
 
-def measure_ratings(home: Home, factors: tuple[int, ...], epochs: tuple[int, ...]) -> dict[str, Any]:
-    """Measure the rating head of the latest model and surprise's models on the test ratings.
+def measure_ratings(
+    home: Home, model: Model, factors: tuple[int, ...], epochs: tuple[int, ...]
+) -> dict[str, Any]:
+    """Measure the rating head of a model and surprise's models on the test ratings.
 
     Intervals are of the head's mean error less the other's, over ratings, by bootstrap over users.
 
     Args:
-        home: with a model that has a rating head, and held-out rows valid and test.
+        home: where the text model and the export of the model lie; with held-out rows valid and test.
+        model: with a rating head.
         factors: of the matrix factorisation, to choose from.
         epochs: as `factors`.
 
@@ -56,7 +58,6 @@ def measure_ratings(home: Home, factors: tuple[int, ...], epochs: tuple[int, ...
         NoHeadError: the model has no rating head.
         NoExamplesError: a split has no ratings.
     """
-    model = Model.load(read_pointer(home.latest_model, home.models))
     head = model.head("rating")
     encoder = TextEncoder.load(home.text_models / model.text_model_id)
     with (

@@ -62,6 +62,12 @@ def consume_command(
     nats_credentials: Annotated[
         Path | None, typer.Option(help="File of a NATS user's credentials, as nsc writes it.")
     ] = None,
+    nats_nkey: Annotated[Path | None, typer.Option(help="File with the seed of a NATS user's nkey.")] = None,
+    nats_user: Annotated[str, typer.Option(help="A NATS user, with --nats-password-file.")] = "",
+    nats_password_file: Annotated[
+        Path | None, typer.Option(help="File with the password of that user.")
+    ] = None,
+    nats_token_file: Annotated[Path | None, typer.Option(help="File with a token for NATS.")] = None,
     nats_tls_ca: Annotated[
         Path | None,
         typer.Option(help="PEM root certificate of the NATS server, where it is your own."),
@@ -86,14 +92,24 @@ def consume_command(
     """
     try:
         from scripts.consume.jetstream import JetStreamLog
+        from scripts.consume.nats_access import NatsAccess
     except ModuleNotFoundError as error:
         raise MissingNatsError from error
     stream = JetStreamLog.of_url(source)
     stream.subjects = tuple(subject or ())
     stream.dead_letters = dead_letters or f"{stream.stream}_DEAD"
     stream.batch = batch
-    stream.credentials = nats_credentials
-    stream.tls_ca, stream.tls_cert, stream.tls_key = nats_tls_ca, nats_tls_cert, nats_tls_key
+    stream.access = NatsAccess(
+        nats_credentials,
+        nats_nkey,
+        nats_user,
+        nats_password_file,
+        nats_token_file,
+        nats_tls_ca,
+        nats_tls_cert,
+        nats_tls_key,
+    )
+    stream.access.check()
     figures = ConsumerFigures()
     if metrics_port is not None:
         from prometheus_client import start_http_server

@@ -14,10 +14,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import uuid4
 
-import nats
 from nats.aio.client import Client as Connection
 from nats.errors import Error, MaxPayloadError
 from nats.js import JetStreamContext
@@ -32,6 +30,7 @@ from nats.js.api import (
 )
 from nats.js.errors import APIError, BadRequestError, NotFoundError, ServiceUnavailableError
 
+from scripts.consume.nats_access import EncryptedConnection, NatsAccess
 from scripts.consume.source import (
     DeadLetter,
     LogMessage,
@@ -50,6 +49,7 @@ _SAME_LETTER_SECONDS = 3600.0
 _MOST_DETAIL = 300  # characters of a header
 _RACES = (10013, 10105, 10148)  # the consumer exists, as somebody has just made it
 _READER = "triptych-reader"  # in the metadata of a consumer: which process made it
+_REFUSED = "NATS refuses this user: see --nats-credentials, --nats-nkey, --nats-user and --nats-token-file"
 log = logging.getLogger(__name__)
 
 
@@ -63,8 +63,7 @@ class JetStreamLog:
         subjects: only messages under these; all without any.
         dead_letters: name of the stream for what is rejected.
         batch: messages that are read at once, at most.
-        credentials: file of a user's credentials, as `nsc` writes it.
-        tls_ca, tls_cert, tls_key: PEM files, where the server asks for them.
+        access: how one is known to the servers, and these to us.
     """
 
     servers: list[str]
@@ -72,10 +71,7 @@ class JetStreamLog:
     subjects: tuple[str, ...] = ()
     dead_letters: str = ""
     batch: int = 1_000
-    credentials: Path | None = None
-    tls_ca: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
+    access: NatsAccess = field(default_factory=NatsAccess)
     reader: str = field(default_factory=lambda: uuid4().hex)
     begun: bool = False
 
@@ -87,8 +83,11 @@ class JetStreamLog:
             UnusableLogError: it names none.
         """
         found = _ADDRESS.fullmatch(url)
-        if found is None:
-            raise UnusableLogError("a log is given as nats://HOST:PORT/STREAM, or tls:// where it speaks TLS")
+        if found is None or "@" in found[2]:
+            raise UnusableLogError(
+                "a log is given as nats://HOST:PORT/STREAM, or tls:// where it speaks TLS; user, password "
+                "and token have options of their own, as every user of the machine sees a command"
+            )
         scheme, hosts, stream = found.groups()
         return cls([f"{scheme}://{host}" for host in hosts.split(",")], stream)
 
@@ -120,20 +119,23 @@ class JetStreamLog:
             if "permissions violation" in str(error).lower():
                 log.warning("%s", error)
 
-        tls = None
-        if self.tls_ca is not None:
-            tls = ssl.create_default_context(cafile=str(self.tls_ca))
-            if self.tls_cert is not None:
-                tls.load_cert_chain(self.tls_cert, self.tls_key)
-        return await nats.connect(
-            self.servers,
-            name="triptych consume",
-            allow_reconnect=False,
-            connect_timeout=_CONNECT_SECONDS,
-            error_cb=note,
-            user_credentials=str(self.credentials) if self.credentials else None,
-            tls=tls,
-        )
+        encrypted = self.access.ca is not None or any(one.startswith("tls:") for one in self.servers)
+        connection = EncryptedConnection() if encrypted else Connection()
+        try:
+            await connection.connect(
+                self.servers,
+                name="triptych consume",
+                allow_reconnect=False,
+                connect_timeout=_CONNECT_SECONDS,
+                error_cb=note,
+                **self.access.options(),
+            )
+        except ssl.SSLError as error:  # the connection is gone, and `close` would wait for it
+            raise self.access.refused(", ".join(self.servers), error) from error
+        except UnusableLogError:
+            await connection.close()
+            raise
+        return connection
 
 
 class JetStream:
@@ -346,5 +348,5 @@ def _named_errors(stream: str) -> Iterator[None]:
         if isinstance(error, LogUnreachableError):
             raise
         if "authorization violation" in str(error).lower():  # NATS says so by its text alone
-            raise UnusableLogError("NATS refuses this user: see --nats-credentials") from error
+            raise UnusableLogError(_REFUSED) from error
         raise LogUnreachableError(f"NATS is not reached: {str(error) or type(error).__name__}") from error

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 
+from scripts.doctor.bucket import shared_bucket_check
 from scripts.doctor.check import Check, State
 from server.access import DamagedTokensError, TokenFile
 from server.config import ServerConfig
@@ -10,6 +11,7 @@ from server.exposure import ExposedError, check_exposure
 from server.settings import FILE_NAME, SettingsSource, WrongSettingError
 from server.tls import TlsFiles
 from store.home import Home
+from store.valkey import ClusterTlsError
 from triptych_client import TlsFilesError
 
 
@@ -24,8 +26,20 @@ def configuration_checks(home: Home) -> Iterator[Check]:
     file = home.path / FILE_NAME
     found = str(file) if file.exists() else f"no {FILE_NAME}: defaults and the environment"
     yield Check("configuration", State.OK, found)
+    if config.artifacts:
+        yield shared_bucket_check(home, config.artifacts)
+    yield from _cluster_checks(config, hint)
     yield from _tls_checks(config, hint)
     yield from _access_checks(config)
+
+
+def _cluster_checks(config: ServerConfig, hint: str) -> Iterator[Check]:
+    """Yield a failed check where the files of TLS towards the cluster of the state cannot be used."""
+    try:
+        if config.state is not None:
+            config.state.check_files()
+    except ClusterTlsError as error:
+        yield Check("cluster", State.FAILED, str(error), hint)
 
 
 def _tls_checks(config: ServerConfig, hint: str) -> Iterator[Check]:

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from encoder.dataset import Dataset
 from encoder.dataset_files import read_dataset, read_matrix, save_dataset, save_matrix
-from encoder.jobs import IN_PROCESS, Jobs, shared_folder
+from encoder.jobs import IN_PROCESS, Jobs, check_shared, shared_folder
 from encoder.progress import LongStage
 from encoder.views import FloatArray, Matrix
 from evaluation.baselines import (
@@ -151,6 +151,7 @@ def baseline_figures(
 
 def rank_part(folder: Path, name: str) -> dict[str, Any]:
     """Write what a baseline ranks for the contest in a folder beside it; return its settings."""
+    check_shared(folder)
     ranked = _contest_in(folder).rank(name)
     draft = folder / f"{name}.draft.npy"
     np.save(draft, ranked.rows, allow_pickle=False)

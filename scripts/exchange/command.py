@@ -17,7 +17,7 @@ from scripts.exchange.sniff import sniff
 from scripts.exchange.sources import Layout, SourceFile
 from scripts.exchange.unfinished import Unfinished, left_over
 from scripts.home_access import server_of, writable_store
-from scripts.terminal import console
+from scripts.terminal import console, on_disk
 from store.home import Home
 from store.imports import (
     AUTO,
@@ -145,6 +145,7 @@ def import_command(
         return
     if home is None:
         raise typer.BadParameter("say which home to import into", param_hint="--home")
+    on_disk(home)
     if layout is not None and mapping is not None:
         raise typer.BadParameter(f"{layout.name} needs no mapping: give one of both", param_hint="--map")
     if layout is None and mapping is None and (limit or restart):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from scripts.home_access import existing_home, fresh_export, shared_text_models
-from scripts.terminal import HomeOption, JobsOption, RayOption, workers, write_json
+from scripts.artifacts import CacheOption, PlaceOption, working_home
+from scripts.home_access import shared_text_models
+from scripts.terminal import JobsOption, RayOption, workers, write_json
 from scripts.training import FusionName, encode_texts, head_trainer, parse_actions
-from store.artifact import NotPublishedError, read_pointer
 from store.export import Export
 from store.home import Home
 
@@ -24,7 +24,7 @@ STUDIES_FILE = "tune.db"
 
 
 def tune_command(
-    home: HomeOption,
+    home: PlaceOption,
     trials: Annotated[int, typer.Option(min=1, help="How many in all, with those of earlier runs.")] = 50,
     timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Seconds after which no new trial starts.")
@@ -47,6 +47,7 @@ def tune_command(
             min=1, help="Trials drawn at once, without knowing of each other; default: one a worker."
         ),
     ] = None,
+    cache: CacheOption = None,
     jobs: JobsOption = "1",
     ray: RayOption = None,
 ) -> None:
@@ -56,6 +57,9 @@ def tune_command(
     same closed form beside it: that of the latest model, or one that is chosen first. The best settings so
     far are in HOME/tuned.json. Run one search at a time in a home. With --jobs or --ray each worker has a
     trial at a time; which settings are tried depends on --together alone.
+
+    In s3://bucket/home it takes the newest export there. The search and tuned.json stay in the local copy, by
+    which it goes on on this machine, or with --cache on storage that several see.
 
     Example: triptych tune --home demo --trials 50
     """
@@ -71,19 +75,18 @@ def tune_command(
     learned = fusion is FusionName.LEARNED
     if epochs is not None and not learned:
         raise typer.BadParameter("--epochs is for --fusion learned")
-    place = existing_home(home)
     closed_fusion = cast("Fusion", "ridge" if learned else fusion.value)
     base = TowerConfig(fusion=closed_fusion, actions=parse_actions(action or []))
-    latest = _latest(place)
-    with workers(jobs, ray) as working:
-        with fresh_export(place) as export:
+    with working_home(home, cache) as work, workers(jobs, ray) as working:
+        place, latest = work.home, work.latest_model()
+        with work.export() as export:
             head_trainer(export, TrainOptions(base=base), {})
             if not export.held_out(SPLIT).num_rows:
                 raise NoValidSplitError
             encoder = TextEncoder.load(_text_directory(place, text_model, latest))
-            with closing(TextCache.open(place.text_cache)) as cache:
-                encode_texts(place, export, encoder, cache, working)
-                data = load_dataset(export, encoder, cache)
+            with closing(TextCache.open(place.text_cache)) as texts:
+                encode_texts(place, export, encoder, texts, working)
+                data = load_dataset(export, encoder, texts)
             if learned:
                 base = closed_settings(data, base, latest)
             name = study_name(export, encoder.text_model_id, base, learned=learned)
@@ -104,7 +107,7 @@ def tune_command(
                 write_json(place.path / TUNED_FILE, settings)
                 print(f"best of {tuning.done} trials: NDCG@20 {reached:.4f} on valid")
                 print(json.dumps(settings))
-    print(f"to use it: triptych train --home {home} --config {place.path / TUNED_FILE}")
+        print(f"to use it: triptych train --home {home} --config {place.path / TUNED_FILE}")
 
 
 def study_name(export: Export, text_model_id: str, base: "TowerConfig", *, learned: bool = False) -> str:
@@ -119,13 +122,6 @@ def study_name(export: Export, text_model_id: str, base: "TowerConfig", *, learn
         facts["closed"] = {k: v for k, v in base.as_json().items() if k != "half_life"}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return f"{'learned' if learned else base.fusion}-{digest[:16]}"
-
-
-def _latest(home: Home) -> Path | None:
-    try:
-        return read_pointer(home.latest_model, home.models)
-    except NotPublishedError:
-        return None
 
 
 def _text_directory(home: Home, text_model: str | None, latest: Path | None) -> Path:

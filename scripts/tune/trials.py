@@ -11,7 +11,7 @@ from typing import Any
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.dataset_files import read_dataset, save_dataset
-from encoder.jobs import Jobs, shared_folder
+from encoder.jobs import Jobs, check_shared, shared_folder
 from scripts.tune.closed_form import Objective, closed_search
 from scripts.tune.learned import LearnObjective, learned_search
 from scripts.tune.study import DrawnTrial, EndedTrial, Params, Tuning, end_trial
@@ -95,6 +95,7 @@ def run_trials(
 
 def end_trial_of(folder: Path, drawn: DrawnTrial) -> EndedTrial:
     """End a trial of the search in a folder."""
+    check_shared(folder)
     return end_trial(_objective_in(folder), drawn)
 
 

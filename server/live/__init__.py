@@ -6,7 +6,8 @@ two indexes in step with the store (`index_follower.py` is what they share), and
 `index_writer.py` changes an index and tells the query processes, which `query_processes.py` knows.
 `publisher.py` makes another index the one that serves, while these go on; `forgetting.py` has it do so where
 files hold vectors of erased people. `artifacts.py` knows where exports and indexes belong: in the directory
-of the home, or in a bucket, which it follows. `state_copy.py` copies commits to a cluster, for read replicas.
+of the home, or in a bucket, which it follows; `index_list.py` lists the indexes of both. `state_copy.py`
+copies commits to a cluster, for read replicas.
 `candidates.py` puts an index that is to serve into Milvus, where that is what candidates come from.
 """
 
@@ -14,6 +15,7 @@ from server.live.artifacts import ArtifactFollower, BucketArtifacts, HomeArtifac
 from server.live.candidates import candidates_of
 from server.live.commits import CommitListener
 from server.live.forgetting import Forgetting
+from server.live.index_list import IndexList, ListedIndex, Location
 from server.live.index_writer import IndexWriter, RecordingIndexWriter, put_live
 from server.live.ingest import IMPORT_ERRORS, Erased, Ingest
 from server.live.publisher import Published, Publisher, freeze_what_stays
@@ -30,8 +32,11 @@ __all__ = [
     "Forgetting",
     "GroupCommit",
     "HomeArtifacts",
+    "IndexList",
     "IndexWriter",
     "Ingest",
+    "ListedIndex",
+    "Location",
     "NotPreparedError",
     "Published",
     "Publisher",

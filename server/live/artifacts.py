@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from indexer.publish import IndexNotFoundError, index_before, previous_index, remove_index
+from server.live.index_list import IndexList
 from server.supervisor import Supervisor, Worker
 from store.artifact import DamagedArtifactError, artifacts, read_pointer, set_pointer
 from store.home import Home
@@ -31,10 +32,12 @@ class HomeArtifacts:
 
     Attributes:
         home: the home.
+        indexes: lists its indexes.
     """
 
     def __init__(self, home: Home) -> None:
         self.home = home
+        self.indexes = IndexList(home)
 
     def serving(self) -> str:
         """Return the index that CURRENT names, "" for none; CURRENT is only read.
@@ -95,6 +98,7 @@ class BucketArtifacts(HomeArtifacts):
         """
         super().__init__(home)
         self.bucket = HomeBucket(url)
+        self.indexes = IndexList(home, self.bucket)
 
     def serving(self) -> str:
         """Return the index that CURRENT in the bucket names, and have it here.

@@ -20,15 +20,25 @@ from encoder.text import TextCache
 from server.app import HomeServices, answering, draining
 from server.config import ServerConfig
 from server.gauges import watch_calls, watch_log, watch_queries
+from server.live import IndexList
 from server.processes.artifacts import artifacts_of
 from server.processes.forwarding import add_forwarding
 from server.processes.remote_owner import add_refusing, channel_to_owner, rows_of
 from server.processes.remote_snapshots import RemoteSnapshots
 from server.query import NotReadyError, Retriever
 from server.rereading import Rereading
+from server.status import status_of_errors
 from server.supervisor import set_health
 from server.telemetry import ProcessTelemetry, Telemetry
-from server.wire import Admission, RetrievalServicer, answer_observer_of, answering_process
+from server.wire import (
+    Admission,
+    RetrievalServicer,
+    answer_observer_of,
+    answering_process,
+    index_list,
+    listed_at_most,
+)
+from store.objects import HomeBucket
 from store.state import LogFollower
 from store.valkey import SharedState, StateUnreachableError
 from triptych_client.pb.v1 import triptych_pb2 as pb
@@ -104,10 +114,12 @@ def _read(config: ServerConfig, telemetry: Telemetry) -> Iterator[HomeServices]:
         snapshots = RemoteSnapshots(config, state, cache, retriever, follower, ready, artifacts)
         snapshots.resume()
         state.follow_with(follower.catch_up)
+        bucket = HomeBucket(config.artifacts) if config.artifacts else None
+        indexes = IndexList(artifacts.home, bucket)
         observer = answer_observer_of(telemetry, artifacts.home.models, retriever)
         services = [
             partial(rpc.add_RetrievalServicer_to_server, RetrievalServicer(retriever, observer)),
-            partial(_add_status, retriever=retriever),
+            partial(_add_own_answers, retriever=retriever, indexes=indexes),
             add_refusing
             if channel is None
             else partial(add_forwarding, channel=channel, remote=config.owner),
@@ -170,8 +182,8 @@ def _end() -> None:
     os._exit(_MUST_BE_REPLACED)
 
 
-def _add_status(server: grpc.Server, retriever: Retriever) -> None:
-    """Answer Status of what this process knows; it comes before what passes Admin on."""
+def _add_own_answers(server: grpc.Server, retriever: Retriever, indexes: IndexList) -> None:
+    """Answer Status and ListIndexes of what this process knows; it comes before what passes Admin on."""
     began = time.monotonic()
 
     def status(_request: pb.StatusRequest, _context: grpc.ServicerContext) -> pb.StatusResponse:
@@ -191,10 +203,26 @@ def _add_status(server: grpc.Server, retriever: Retriever) -> None:
         reply.items_without_vector = snapshot.index.without_vector
         return reply
 
-    handler = grpc.unary_unary_rpc_method_handler(
-        status,
-        request_deserializer=pb.StatusRequest.FromString,
-        response_serializer=pb.StatusResponse.SerializeToString,
-    )
-    generic = grpc.method_handlers_generic_handler("triptych.v1.Admin", {"Status": handler})
+    def list_indexes(request: pb.ListIndexesRequest, context: grpc.ServicerContext) -> pb.ListIndexesResponse:
+        with status_of_errors(context):
+            newest = indexes.newest(listed_at_most(request.limit))
+            try:
+                serving = retriever.snapshot.index.index_id
+            except NotReadyError:
+                serving = ""
+            return index_list(newest, serving)
+
+    handlers = {
+        "Status": grpc.unary_unary_rpc_method_handler(
+            status,
+            request_deserializer=pb.StatusRequest.FromString,
+            response_serializer=pb.StatusResponse.SerializeToString,
+        ),
+        "ListIndexes": grpc.unary_unary_rpc_method_handler(
+            list_indexes,
+            request_deserializer=pb.ListIndexesRequest.FromString,
+            response_serializer=pb.ListIndexesResponse.SerializeToString,
+        ),
+    }
+    generic = grpc.method_handlers_generic_handler("triptych.v1.Admin", handlers)
     server.add_generic_rpc_handlers((generic,))

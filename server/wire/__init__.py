@@ -10,6 +10,7 @@ has those that they share. `observed` counts and traces calls and answers.
 from server.wire.admission import Admission
 from server.wire.gate import Gate, HomeCalls, MethodHandlers
 from server.wire.ingest_servicer import IngestServicer
+from server.wire.listed import index_list, listed_at_most
 from server.wire.observed import answer_observer_of
 from server.wire.owner_servicer import OwnerServicer, StoredRowsServicer
 from server.wire.query import filter_of
@@ -28,4 +29,6 @@ __all__ = [
     "answer_observer_of",
     "answering_process",
     "filter_of",
+    "index_list",
+    "listed_at_most",
 ]

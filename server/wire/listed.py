@@ -1,9 +1,10 @@
 """Artifacts of the home as messages: indexes, models and reports, as their own files describe them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from encoder.model_files import ListedModel
+from server.live import ListedIndex, Location
 from server.status import InvalidRequestError
 from store.listing import ListedArtifact
 from store.reports import KIND
@@ -11,6 +12,12 @@ from triptych_client.pb.v1 import triptych_pb2 as pb
 
 LISTED, MOST_LISTED = 50, 1_000  # that one call lists, where it does not say how many, and at most
 _LONGEST = 1_000  # characters of a setting
+_LOCATIONS = {
+    Location.DISK: pb.INDEX_LOCATION_DISK,
+    Location.BUCKET: pb.INDEX_LOCATION_BUCKET,
+    Location.BOTH: pb.INDEX_LOCATION_BOTH,
+    Location.UNKNOWN: pb.INDEX_LOCATION_UNKNOWN,
+}
 
 
 def listed_at_most(limit: int) -> int:
@@ -20,9 +27,14 @@ def listed_at_most(limit: int) -> int:
     return limit or LISTED
 
 
-def index_summary(listed: ListedArtifact, serving: str) -> pb.IndexSummary:
-    """Return what a manifest says of an index."""
-    facts = listed.facts
+def index_list(listed: Sequence[ListedIndex], serving: str) -> pb.ListIndexesResponse:
+    """Return indexes as a reply; `serving` is the id of the one that serves."""
+    return pb.ListIndexesResponse(indexes=[_index_summary(one, serving) for one in listed])
+
+
+def _index_summary(one: ListedIndex, serving: str) -> pb.IndexSummary:
+    """Return what a manifest says of an index, and where it is."""
+    listed, facts = one.artifact, one.artifact.facts
     summary = pb.IndexSummary(
         index_id=listed.artifact_id,
         model_id=facts.get("model_id", ""),
@@ -34,6 +46,7 @@ def index_summary(listed: ListedArtifact, serving: str) -> pb.IndexSummary:
         bytes=listed.nbytes,
         serving=listed.artifact_id == serving,
         damaged=listed.damaged,
+        location=_LOCATIONS[one.location],
     )
     _date(summary, listed)
     return summary

@@ -35,7 +35,7 @@ from server.telemetry import RecentFigures
 from server.wire.figures import figures_reply
 from server.wire.gate import visible_items
 from server.wire.item_map import checked_map, map_replies
-from server.wire.listed import index_summary, listed_at_most, model_summary, report_summary
+from server.wire.listed import index_list, listed_at_most, model_summary, report_summary
 from server.wire.micro_batches import answered_together_by
 from server.wire.observed import AnswerObserver
 from server.wire.packed import packed_batch, packed_reply
@@ -275,11 +275,11 @@ class AdminServicer(rpc.AdminServicer):
     def ListIndexes(
         self, request: pb.ListIndexesRequest, context: grpc.ServicerContext
     ) -> pb.ListIndexesResponse:
-        """The newest indexes of the home, newest first.  Status: INVALID_ARGUMENT."""
+        """The newest indexes here and in the bucket, newest first.  Status: INVALID_ARGUMENT, UNAVAILABLE."""
         with status_of_errors(context):
-            listed = list_artifacts(self._home.indexes, listed_at_most(request.limit))
+            listed = self._artifacts.indexes.newest(listed_at_most(request.limit))
             serving, _ = self._serving()
-            return pb.ListIndexesResponse(indexes=[index_summary(one, serving) for one in listed])
+            return index_list(listed, serving)
 
     def ListModels(
         self, request: pb.ListModelsRequest, context: grpc.ServicerContext

@@ -22,12 +22,14 @@ from store.objects.places import (
 )
 from store.objects.storage import (
     ConditionFailedError,
+    LiveStoreElsewhereError,
     NoConditionsError,
     NoObjectStorageError,
     ObjectStorage,
     ObjectStorageError,
     StoredObject,
     in_object_storage,
+    url_of,
 )
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "ConditionFailedError",
     "HomeBucket",
     "HomeDirectory",
+    "LiveStoreElsewhereError",
     "LocalCopy",
     "NoConditionsError",
     "NoObjectStorageError",
@@ -55,4 +58,5 @@ __all__ = [
     "in_object_storage",
     "needed",
     "place_of",
+    "url_of",
 ]

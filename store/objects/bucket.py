@@ -73,6 +73,42 @@ class HomeBucket:
         """As ArtifactPlace."""
         return sum(one.size for one in self._files(f"{kind}/{artifact_id}").values())
 
+    def sizes(self, kind: str, seconds: float) -> dict[str, int]:
+        """Return the bytes of each artifact of a kind by its id, by one listing.
+
+        Args:
+            kind: of the artifacts.
+            seconds: that it takes, at most.
+        """
+        sizes: dict[str, int] = {}
+        files = self.storage.files(kind, seconds)
+        for name, one in files.items():
+            artifact_id, _, file = name.partition("/")
+            if file and f"{artifact_id}/{MANIFEST}" in files:
+                sizes[artifact_id] = sizes.get(artifact_id, 0) + one.size
+        return sizes
+
+    def manifests(
+        self, kind: str, artifact_ids: Sequence[str], seconds: float
+    ) -> dict[str, dict[str, Any] | None]:
+        """Return the manifests of some artifacts by their ids, None for one that is damaged or gone.
+
+        Args:
+            kind: of the artifacts.
+            artifact_ids: of the artifacts.
+            seconds: that it takes, at most.
+        """
+        names = {one: f"{kind}/{one}/{MANIFEST}" for one in artifact_ids}
+        found, manifests = self.storage.read_some(list(names.values()), seconds), {}
+        for artifact_id, name in names.items():
+            try:
+                manifests[artifact_id] = (
+                    parse_manifest(found[name], self._url(name)) if name in found else None
+                )
+            except DamagedArtifactError:
+                manifests[artifact_id] = None
+        return manifests
+
     def check(self, kind: str, artifact_id: str) -> None:
         """As ArtifactPlace; by the sizes and checksums that were noted there, nothing is read."""
         files, found = self.manifest(kind, artifact_id)["files"], self._files(f"{kind}/{artifact_id}")
@@ -179,6 +215,21 @@ class HomeBucket:
     def sweep(self, age: timedelta = _ABANDONED) -> int:
         """As ArtifactPlace: files without a manifest, and parts of files, that are older than a day."""
         before, swept = datetime.now(UTC) - age, 0
+        for folder, files in self.left_behind(age).items():
+            self.storage.remove([f"{folder}/{name}" for name in files])
+            log.info("removed what an upload left in %s", self._url(folder))
+            swept += 1
+        for kind in KINDS:
+            swept += self.storage.remove_unfinished(kind, before)
+        probes = [
+            name for name, one in self._files("").items() if name.startswith(PROBE) and one.modified < before
+        ]
+        self.storage.remove(probes)
+        return swept + len(probes)
+
+    def left_behind(self, age: timedelta = _ABANDONED) -> dict[str, list[str]]:
+        """Return the folders of uploads that were cut off longer than `age` ago, and their files."""
+        before, left = datetime.now(UTC) - age, dict[str, list[str]]()
         for kind in KINDS:
             found: dict[str, dict[str, StoredObject]] = {}
             for name, one in self._files(kind).items():
@@ -187,15 +238,8 @@ class HomeBucket:
                     found.setdefault(artifact_id, {})[file] = one
             for artifact_id, files in found.items():
                 if MANIFEST not in files and max(one.modified for one in files.values()) < before:
-                    self.storage.remove([f"{kind}/{artifact_id}/{name}" for name in files])
-                    log.info("removed what an upload left in %s", self._url(kind, artifact_id))
-                    swept += 1
-            swept += self.storage.remove_unfinished(kind, before)
-        probes = [
-            name for name, one in self._files("").items() if name.startswith(PROBE) and one.modified < before
-        ]
-        self.storage.remove(probes)
-        return swept + len(probes)
+                    left[f"{kind}/{artifact_id}"] = list(files)
+        return left
 
     def fetch_needed(self, kind: str, artifact_id: str, home: Home) -> Path:
         """Fetch an artifact and what it needs, those that are missing on the disk; return its directory.

@@ -1,9 +1,11 @@
 """Files below a URL in object storage: S3, and what else fsspec reaches."""
 
+import asyncio
 import importlib.util
 import logging
+import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +17,7 @@ from store.disk import DiskFullError, ReadOnlyDiskError, disk_errors
 
 _SEPARATOR = "://"
 _S3 = ("s3", "s3a")
+_AS_PATH = re.compile(r"(\w{2,}):/+")
 # A part of an upload, and how many are on the way at once: about 100 MiB of memory with the copies that the
 # libraries make, and files of 80 GB before parts have to be larger.
 _PART_BYTES = 8 << 20
@@ -65,6 +68,18 @@ class ConditionFailedError(RuntimeError):
         self.url = url
 
 
+class LiveStoreElsewhereError(ValueError):
+    """A command that works on the live store was given the URL of a home in object storage."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"this command works on the live store, and {url} has none: run it on the machine that owns the "
+            f"home, with its directory; `triptych artifacts copy --from {url} --to DIRECTORY` brings "
+            "exports, models, indexes and reports to a directory, where that is enough"
+        )
+        self.url = url
+
+
 @dataclass(frozen=True)
 class StoredObject:
     """A file in object storage, as a listing has it: bytes, and when it was written (UTC)."""
@@ -76,6 +91,12 @@ class StoredObject:
 def in_object_storage(place: str) -> bool:
     """Return whether a place is a URL such as s3://bucket/home, and not a path."""
     return _SEPARATOR in place
+
+
+def url_of(path: Path) -> str:
+    """Return the URL that was taken for a path, which drops one of its slashes; "" where it is a path."""
+    found = _AS_PATH.match(str(path))
+    return "" if found is None else f"{found[1]}://{str(path)[found.end() :]}"
 
 
 class ObjectStorage:
@@ -125,12 +146,12 @@ class ObjectStorage:
                 return []
             return sorted(str(name).rstrip("/").rpartition("/")[2] for name in names)
 
-    def files(self, folder: str = "") -> dict[str, StoredObject]:
-        """Return all files below a folder by their names in it."""
+    def files(self, folder: str = "", seconds: float = _LIST_SECONDS) -> dict[str, StoredObject]:
+        """Return all files below a folder by their names in it; it takes so many seconds at most."""
         root = self._path(folder) if folder else self._root
         with self._asked(self._url(folder)):
             found: dict[str, dict[str, Any]] = (
-                self._small(self._files._find(root, detail=True), _LIST_SECONDS)
+                self._small(self._files._find(root, detail=True), seconds)
                 if self.conditional
                 else self._files.find(root, detail=True)
             )
@@ -151,6 +172,22 @@ class ObjectStorage:
     def read(self, name: str) -> bytes:
         """Return what is in a small file.  Raises: FileNotFoundError."""
         return self.read_version(name)[0] if self.conditional else self._read(name)
+
+    def read_some(self, names: Sequence[str], seconds: float) -> dict[str, bytes]:
+        """Return what is in small files by their names, of those that are there; all are asked for at once.
+
+        Args:
+            names: of the files.
+            seconds: that it takes, at most.
+        """
+        with self._asked(self.url):
+            if not self.conditional:
+                return {name: self._read(name) for name in names if self.has(name)}
+            found = dict(zip(names, self._small(self._get_each(names), seconds), strict=True))
+            for one in found.values():
+                if isinstance(one, Exception) and not isinstance(one, FileNotFoundError):
+                    raise one
+        return {name: one for name, one in found.items() if isinstance(one, bytes)}
 
     def read_version(self, name: str) -> tuple[bytes, str]:
         """Return what is in a small file, and the version of it, for `put_if`.  Raises: FileNotFoundError."""
@@ -310,6 +347,12 @@ class ObjectStorage:
                 return bytes(self._files.cat_file(self._path(name)))
             except FileNotFoundError as error:
                 raise _MissingError(self._url(name)) from error
+
+    async def _get_each(self, names: Sequence[str]) -> list[bytes | BaseException]:
+        async def content(name: str) -> bytes:
+            return (await self._get(name))[0]
+
+        return await asyncio.gather(*map(content, names), return_exceptions=True)
 
     async def _get(self, name: str) -> tuple[bytes, str]:
         got = await self._files._call_s3("get_object", **self._key(name))

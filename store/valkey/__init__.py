@@ -10,11 +10,13 @@ from store.valkey.connection import (
     AnotherOwnerError,
     Cluster,
     ClusterAddress,
+    ClusterTlsError,
     EvictingClusterError,
     StateUnreachableError,
     ValkeyNotInstalledError,
     cluster_address,
 )
+from store.valkey.keys import Keys
 from store.valkey.mirror import StateMirror, TextVectors
 from store.valkey.reader import SharedState
 
@@ -22,7 +24,9 @@ __all__ = [
     "AnotherOwnerError",
     "Cluster",
     "ClusterAddress",
+    "ClusterTlsError",
     "EvictingClusterError",
+    "Keys",
     "SharedState",
     "StateMirror",
     "StateUnreachableError",

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ _CONNECT_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
 _PORT = 6379
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_OTHER_NAME = (62, 64)  # of OpenSSL: the host, or the address, is not in the certificate
 _PLAIN, _TLS = ("valkey", "redis"), ("valkeys", "rediss")
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,14 @@ class BadClusterAddressError(ValueError):
             f"has; user and password have options of their own"
         )
         self.written = written
+
+
+class ClusterTlsError(ValueError):
+    """TLS towards a cluster is not set up as it can be used; says what to change."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"{address}: {reason}")
+        self.address, self.reason = address, reason
 
 
 class StateUnreachableError(ConnectionError):
@@ -75,6 +85,7 @@ class ClusterAddress:
         user: of the access control list, "" for the default one.
         password_file: file with the password; None for none.
         ca: file with the root certificate of the nodes'; None for those of the machine.
+        certificate, key: files of one's own, which a Valkey with TLS asks for unless it is told not to.
     """
 
     nodes: tuple[tuple[str, int], ...]
@@ -83,6 +94,8 @@ class ClusterAddress:
     user: str = ""
     password_file: Path | None = None
     ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
 
     def __str__(self) -> str:
         scheme = "valkeys" if self.tls else "valkey"
@@ -92,11 +105,40 @@ class ClusterAddress:
         """Return the address of the state of one of several homes; of the only one, "", it is the same."""
         return replace(self, name=f"{self.name}.{tenant}") if tenant else self
 
+    def check_files(self) -> None:
+        """Load the files of TLS, so that one that cannot be used is told at the start, by its name.
+
+        Raises:
+            ClusterTlsError: one cannot be used.
+        """
+        if not self.tls:
+            return
+        try:
+            context = ssl.create_default_context(cafile=str(self.ca) if self.ca else None)
+        except OSError as error:
+            raise ClusterTlsError(str(self), f"state_ca {self.ca} cannot be used: {error}") from error
+        if self.certificate is not None:
+            try:
+                context.load_cert_chain(self.certificate, self.key)
+            except OSError as error:
+                files = f"state_cert {self.certificate} and state_key {self.key}"
+                raise ClusterTlsError(str(self), f"{files} cannot be used: {error}") from error
+
 
 def cluster_address(
-    written: str, user: str = "", password_file: Path | None = None, ca: Path | None = None
+    written: str,
+    user: str = "",
+    password_file: Path | None = None,
+    ca: Path | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
 ) -> ClusterAddress:
-    """Read the address of the state of a home.  Raises: BadClusterAddressError."""
+    """Read the address of the state of a home.
+
+    Raises:
+        BadClusterAddressError: it is not written as one.
+        ClusterTlsError: files of TLS are given for connections without it, or a certificate without its key.
+    """
     scheme, separator, rest = written.partition("://")
     listed, _, name = rest.partition("/")
     if not separator or scheme not in (*_PLAIN, *_TLS) or "@" in listed or not _NAME.fullmatch(name):
@@ -111,7 +153,13 @@ def cluster_address(
         if not host or parts.path or parts.query:
             raise BadClusterAddressError(written)
         nodes.append((host, port))
-    return ClusterAddress(tuple(nodes), name, scheme in _TLS, user, password_file, ca)
+    address = ClusterAddress(tuple(nodes), name, scheme in _TLS, user, password_file, ca, certificate, key)
+    if not address.tls and (ca or certificate or key):
+        reason = "state_ca, state_cert and state_key are for TLS: write valkeys://, or leave them out"
+        raise ClusterTlsError(str(address), reason)
+    if (certificate is None) != (key is None):
+        raise ClusterTlsError(str(address), "state_cert and state_key belong together: give both")
+    return address
 
 
 class Cluster:
@@ -122,11 +170,17 @@ class Cluster:
     """
 
     def __init__(self, address: ClusterAddress) -> None:
-        """Prepare to connect.  Raises: ValkeyNotInstalledError."""
+        """Prepare to connect.
+
+        Raises:
+            ValkeyNotInstalledError: the client library is missing.
+            ClusterTlsError: a file of TLS cannot be used.
+        """
         try:
             import valkey  # noqa: F401, PLC0415
         except ImportError as error:
             raise ValkeyNotInstalledError from error
+        address.check_files()
         self.address = address
         self._client: Any = None
         self._connecting = threading.Lock()
@@ -144,6 +198,7 @@ class Cluster:
         with self._connecting:
             client, self._client = self._client, None
         if client is not None:
+            client.disconnect_connection_pools()
             client.close()
 
     @contextmanager
@@ -160,7 +215,7 @@ class Cluster:
         except broken as error:  # a ValueError where a connection breaks amid an answer
             with self._connecting:
                 self._client = None  # nodes may have moved: the next call asks who is there
-            raise StateUnreachableError(str(self.address), _said(error)) from error
+            raise StateUnreachableError(str(self.address), _reason(error, self.address)) from error
 
     @property
     def client(self) -> Any:
@@ -197,16 +252,17 @@ class Cluster:
 
         address = self.address
         options: dict[str, Any] = {}
-        if address.tls:
-            options = {"ssl": True, "ssl_cert_reqs": "required"}
-            if address.ca is not None:
-                options["ssl_ca_certs"] = str(address.ca)
+        nodes = [ClusterNode(*node) for node in address.nodes]  # type: ignore[no-untyped-call]
+        if address.tls:  # with a URL, as only then a cluster makes connections of the class that it is given
+            host, port = address.nodes[0]
+            options = {"url": f"valkey://{_host_in_url(host)}:{port}"} | _tls_options(address)
+            nodes = nodes[1:]
         if address.user:
             options["username"] = address.user
         if address.password_file is not None:
             options["password"] = address.password_file.read_text("utf-8").strip()
         return ValkeyCluster(
-            startup_nodes=[ClusterNode(*node) for node in address.nodes],  # type: ignore[no-untyped-call]
+            startup_nodes=nodes,
             socket_connect_timeout=_CONNECT_SECONDS,
             socket_timeout=_ANSWER_SECONDS,
             socket_keepalive=True,
@@ -257,12 +313,60 @@ def _fields(said: Any) -> dict[str, str]:
     return {name: value.strip() for name, _, value in pairs}
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """Return what is wrong, without the command, which names people."""
     return " ".join(str(error).rpartition("caused error: ")[2].split()) or type(error).__name__
 
 
-_made: list[type] = []
+def _tls_options(address: ClusterAddress) -> dict[str, Any]:
+    """Return how connections encrypt, and by what they know a node."""
+    options: dict[str, Any] = {"connection_class": _connection_class(), "ssl_cert_reqs": "required"}
+    files = {"ssl_ca_certs": address.ca, "ssl_certfile": address.certificate, "ssl_keyfile": address.key}
+    return options | {name: str(file) for name, file in files.items() if file is not None}
+
+
+def _host_in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _reason(error: BaseException, address: ClusterAddress) -> str:
+    """Return what is wrong, and what to do where a certificate is."""
+    said, cause = _said(error), _certificate_error(error)
+    if cause is None:
+        return said
+    if cause.verify_code in _OTHER_NAME:
+        return f"{said}: the certificate is of another name: nodes must tell clients the names in theirs"
+    trusted = f"--state-ca {address.ca}" if address.ca else "the machine: name their root by --state-ca"
+    return f"{said}: the certificates of the nodes are not vouched for by {trusted}"
+
+
+def _certificate_error(error: BaseException | None) -> "ssl.SSLCertVerificationError | None":
+    """Return what is wrong with a node's certificate, by the errors that an error was raised for."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+_made: dict[str, type] = {}
+
+
+def _connection_class() -> type:
+    """Return the library's connection with TLS, which compares the name in a certificate with the node's.
+
+    The library leaves that out, so that any certificate of the same root would do, and a cluster passes no
+    option on.
+    """
+    if "connection" not in _made:
+        from valkey.connection import SSLConnection  # noqa: PLC0415
+
+        class VerifiedConnection(SSLConnection):
+            def __init__(self, **options: Any) -> None:
+                super().__init__(**options | {"ssl_check_hostname": True})  # type: ignore[no-untyped-call]
+
+        _made["connection"] = VerifiedConnection
+    return _made["connection"]
 
 
 def _pipeline_class() -> type:
@@ -270,15 +374,15 @@ def _pipeline_class() -> type:
 
     It would repeat each of hundreds of commands by itself where a node is gone, one after another.
     """
-    if not _made:
+    if "pipeline" not in _made:
         from valkey.cluster import ClusterPipeline  # noqa: PLC0415
         from valkey.exceptions import AskError, MovedError, TryAgainError  # noqa: PLC0415
 
         class Pipeline(ClusterPipeline):
             ERRORS_ALLOW_RETRY = (MovedError, AskError, TryAgainError)  # type: ignore[assignment]
 
-        _made.append(Pipeline)
-    return _made[0]
+        _made["pipeline"] = Pipeline
+    return _made["pipeline"]
 
 
 def in_parts(names: Sequence[str], most: int) -> Iterator[Sequence[str]]:

@@ -12,7 +12,7 @@ from store.home import Home
 from store.reports import keep_report
 from tests.charts.reports import recall_of, report_with, whole_report
 from tests.console.conftest import OpenConsole
-from tests.console.test_pages import shown
+from tests.console.test_pages import FITS, both_ways, shown
 from tests.live_server import copy_home, flip, server
 from triptych_client import CallError
 from triptych_client import Client as ApiClient
@@ -39,10 +39,9 @@ def pages(home: Home, reports: tuple[str, str], open_console: OpenConsole) -> It
         yield url
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("language", ["en", "zh-CN"])
+@both_ways
 def test_a_report_is_chosen_and_another_laid_over_it(
-    pages: str, reports: tuple[str, str], visit: Visit, width: int, language: str
+    pages: str, reports: tuple[str, str], visit: Visit, language: str, width: int, then: int
 ) -> None:
     one, other = reports
     chinese = language == "zh-CN"
@@ -61,11 +60,17 @@ def test_a_report_is_chosen_and_another_laid_over_it(
     assert page.locator("#others tbody tr").first.locator("td").last.inner_text() == "+0.250"
     assert page.locator("#by-history .c-dashed").count() > 0
     shown(page, ".t-failure", "数据行或用户不同" if chinese else "not of the same rows and people")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    smallest = page.locator(".c-svg").evaluate_all(
-        "all => Math.min(...all.map(one => 12 * one.getBoundingClientRect().width / 360))"
-    )
-    assert smallest >= 10  # pixels of the letters
+    assert page.evaluate(FITS)
+    assert smallest_letters(page) >= 10
+    page.set_viewport_size({"width": then, "height": 900})
+    page.wait_for_function(FITS)
+    assert smallest_letters(page) >= 10
+
+
+def smallest_letters(page: Any) -> float:
+    """Return the size of the smallest letters of all charts in pixels."""
+    letters = "all => Math.min(...all.map(one => 12 * one.getBoundingClientRect().width / 360))"
+    return float(page.locator(".c-svg").evaluate_all(letters))
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -12,7 +12,7 @@ from encoder.model_files import METRICS_FILE
 from store.artifact import MANIFEST, artifacts, build, new_id, read_manifest
 from store.home import Home
 from tests.console.conftest import OpenConsole
-from tests.console.test_pages import shown
+from tests.console.test_pages import FITS, both_ways, shown
 from tests.live_server import copy_home, server
 
 Visit = Callable[..., Any]
@@ -51,10 +51,9 @@ def pages(home: Home, open_console: OpenConsole) -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("language", ["en", "zh-CN"])
+@both_ways
 def test_ticked_models_come_side_by_side_and_what_differs_is_marked(
-    home: Home, pages: str, visit: Visit, width: int, language: str
+    home: Home, pages: str, visit: Visit, language: str, width: int, then: int
 ) -> None:
     serves, newer, _ = artifacts(home.models)
     page = visit(f"{pages}/models", width=width, language=language)
@@ -72,7 +71,9 @@ def test_ticked_models_come_side_by_side_and_what_differs_is_marked(
     differing = page.locator(".t-differs th").all_inner_texts()
     assert [one for one in differing if one.startswith("trust scale of H")]
     assert not [one for one in differing if one.startswith("gates")]
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(FITS)
+    page.set_viewport_size({"width": then, "height": 900})
+    page.wait_for_function(FITS)
     other = visit(page.url)  # its address says all of it
     shown(other, "#held-out .c-svg")
     assert other.locator(".t-choose input:checked").count() == 2

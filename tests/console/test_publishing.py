@@ -1,7 +1,7 @@
 """Publishing an index and rolling back by clicks: a question says what changes, and no changes nothing."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from store.home import Home
 from tests.console.conftest import OpenConsole
 from tests.console.test_models_page import another_model, better
 from tests.console.test_pages import shown
-from tests.live_server import copy_home, server, soon
+from tests.live_server import Client, copy_home, server, soon
 from triptych_client import Client as ApiClient
 
 Visit = Callable[..., Any]
@@ -29,20 +29,39 @@ def copy_of_index(home: Home, index_id: str, **facts: object) -> str:
     return artifacts(home.indexes)[-1]
 
 
-@pytest.fixture
-def home(small_home: Home, tmp_path: Path) -> Home:
-    """A home with a newer index than the one that serves."""
-    home = copy_home(small_home, tmp_path / "home")
+def with_a_newer_index(small_home: Home, folder: Path) -> Home:
+    home = copy_home(small_home, folder / "home")
     (first,) = artifacts(home.indexes)
     copy_of_index(home, first)
     return home
 
 
+@pytest.fixture
+def home(small_home: Home, tmp_path: Path) -> Home:
+    """A home with a newer index than the one that serves."""
+    return with_a_newer_index(small_home, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def served(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A server of such a home; whoever publishes the newer index rolls back."""
+    with server(with_a_newer_index(small_home, tmp_path_factory.mktemp("published"))) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def writing(served: Client, open_console: OpenConsole) -> Iterator[str]:
+    """A console for it that offers changes."""
+    with open_console(served.address, "--write") as url:
+        yield url
+
+
 @pytest.mark.parametrize("language", ["en", "zh-CN"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_an_index_is_published_and_rolled_back_after_a_question(
-    home: Home, open_console: OpenConsole, visit: Visit, language: str, width: int
+    served: Client, writing: str, visit: Visit, language: str, width: int
 ) -> None:
+    home = served.home
     old, new = artifacts(home.indexes)
     (model,) = artifacts(home.models)
     words = {"Publish": "发布", "Roll back": "退回", "Yes, do it": "确定执行", "Leave it": "取消"}
@@ -63,8 +82,8 @@ def test_an_index_is_published_and_rolled_back_after_a_question(
             f"{say('Items')}: 150 → 150",
         ]
 
-    with server(home) as live, open_console(live.address, "--write") as url, ApiClient(live.address) as api:
-        page = visit(f"{url}/indexes", language=language, width=width)
+    with ApiClient(served.address) as api:
+        page = visit(f"{writing}/indexes", language=language, width=width)
         shown(page, "tr", new)
         assert page.get_by_role("button", name=say("Roll back")).count() == 0  # nothing older than the first
         click("Publish")
@@ -126,10 +145,12 @@ def test_an_index_that_cannot_be_published_says_why_and_the_one_before_serves_on
         assert api.status().index_id == old
 
 
-def test_without_write_no_index_can_be_published(home: Home, open_console: OpenConsole, visit: Visit) -> None:
-    with server(home) as live, open_console(live.address) as url:
+def test_without_write_no_index_can_be_published(
+    served: Client, open_console: OpenConsole, visit: Visit
+) -> None:
+    with open_console(served.address) as url:
         page = visit(f"{url}/indexes")
-        shown(page, "tr", artifacts(home.indexes)[-1])
+        shown(page, "tr", artifacts(served.home.indexes)[-1])
         page.wait_for_load_state("networkidle")
         assert page.get_by_role("button", name="Publish").count() == 0
         assert page.get_by_role("button", name="Roll back").count() == 0

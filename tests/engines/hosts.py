@@ -7,23 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from scripts.bench.engines.valkey_cluster import NodeHost
+
 _NET = "10.77.0"
 _BRIDGE = "triptych-hosts"
 
 
 @dataclass(frozen=True)
-class Host:
-    """A host.
-
-    Attributes:
-        address: by which others reach it.
-        prefix: of a command that is to run on it.
-        own_network: whether its network can be cut.
-    """
-
-    address: str
-    prefix: tuple[str, ...]
-    own_network: bool
+class Host(NodeHost):
+    """A host, whose network can be cut where it has one of its own."""
 
     def cut_off_from(self, others: "Sequence[Host]") -> None:
         """Drop what the others send here: they hear this host, and are not heard."""

@@ -1,49 +1,43 @@
-"""A Milvus server (milvus-lite, from a wheel) in a process of its own, which tests start and stop."""
+"""A Milvus in a process of its own, which tests start and stop: milvus-lite, and the real server where it is.
 
-import shutil
-import socket
-import subprocess
-import sysconfig
-import time
+The real one is that of the variable TRIPTYCH_MILVUS_URL, else that of the wheel `milvus`, which is too large
+to be installed with the others.
+"""
+
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_SECONDS = 60.0
+import pytest
+
+from scripts.bench.engines.milvus_server import (
+    LITE,
+    STANDALONE,
+    has_standalone,
+    milvus_lite,
+    milvus_standalone,
+)
+
+URL = "TRIPTYCH_MILVUS_URL"
+EVERY_MILVUS = [LITE, STANDALONE]
 
 
 @contextmanager
-def milvus_server(folder: Path) -> Iterator[str]:
-    """Yield the address of a Milvus that keeps its data in a folder."""
-    program = shutil.which("milvus-lite", path=sysconfig.get_path("scripts"))
-    assert program is not None, "milvus-lite of the extra dev is not installed"
-    folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = int(one.getsockname()[1])
-    command = [
-        program,
-        "server",
-        "--data-dir",
-        str(folder / "data"),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        until = time.monotonic() + _SECONDS
-        while True:
-            assert server.poll() is None, (folder / "log").read_text()[-2_000:]
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
-                break
-            except OSError:
-                assert time.monotonic() < until, (folder / "log").read_text()[-2_000:]
-                time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.kill()
-        server.wait()
+def milvus_server(folder: Path, kind: str = LITE) -> Iterator[str]:
+    """Yield the address of a Milvus that keeps its data in a folder, or of the one that runs already."""
+    if kind == LITE:
+        with milvus_lite(folder) as running:
+            yield running.uri
+    elif url := os.environ.get(URL):
+        yield url
+    elif has_standalone():
+        with milvus_standalone(folder, _programs()) as running:
+            yield running.uri
+    else:
+        pytest.skip(f"no Milvus server here: name one in {URL}, or pip install milvus")
+
+
+def _programs() -> Path:
+    """Return where the wheel unpacks its programs, once in a run."""
+    return Path(os.environ["XDG_CACHE_HOME"]) / "milvus"

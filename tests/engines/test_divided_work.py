@@ -1,14 +1,17 @@
 """The commands whose work can be divided make on workers what they make alone, whatever ends a worker."""
 
+import os
 import shutil
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
-import psutil
 import pytest
 
 from encoder.config import TowerConfig
@@ -16,14 +19,24 @@ from encoder.dataset import Dataset, load_dataset
 from encoder.jobs import IN_PROCESS, Jobs
 from encoder.text import TextCache, TextEncoder
 from scripts.evaluate.baselines import NAMES, Contest, ranked_by
+from scripts.training import encode_texts
 from scripts.tune.study import Tuning
 from scripts.tune.trials import Search, run_trials
 from store.export import Export
 from store.home import Home
+from tests.encoder.jobs import work
 from tests.engines.test_jobs import wait_until
 from tests.indexer.divided import built, cached, copy_without_vectors, divide_more
+from tests.live_server import SOON
 
 divided = pytest.mark.parametrize("jobs", ["processes", "ray"], indirect=True)
+ray_by_night = pytest.mark.parametrize(
+    "jobs", ["processes", pytest.param("ray", marks=pytest.mark.nightly)], indirect=True
+)
+EPOCHS = 8  # of a learned block: two checks, the first of which is in a checkpoint while the second is not
+
+Trials = list[tuple[dict[str, Any], float | None, dict[int, float], dict[str, Any]]]
+_Result = TypeVar("_Result")
 
 
 @pytest.fixture(autouse=True)
@@ -42,18 +55,23 @@ def alone(
         return built(home, IN_PROCESS), cached(home)
 
 
-def workers() -> list[psutil.Process]:
-    """The processes that work on a part of ours: children of this one, or Ray's."""
-    found = []
-    for one in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):  # it has ended meanwhile
-            words = " ".join(one.cmdline())
-            if "ray::attempt" in words or "loky.backend.popen" in words:
-                found.append(one)
-    return found
+def while_one_is_killed(jobs: Jobs, place: str, folder: Path, do: Callable[[], _Result]) -> _Result:
+    """Do something; the first worker that has come through a function of the code is killed there."""
+    divide, stopped = jobs.map, folder / "stopped"
+
+    def divide_with_a_stop(function: Callable[[Any], Any], parts: Iterable[Any], label: str) -> Iterator[Any]:
+        return divide(partial(work.stops_after, place, folder, function), parts, label)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        patch.setattr(jobs, "map", divide_with_a_stop)
+        done = pool.submit(do)
+        wait_until(lambda: done.done() or stopped.exists())
+        assert not done.done(), done.result()
+        os.kill(int(stopped.read_text()), signal.SIGKILL)
+        return done.result(SOON)
 
 
-@divided
+@ray_by_night
 def test_a_reindex_makes_the_same_files(
     small_home: Home, jobs: Jobs, alone: tuple[dict[str, bytes], dict[bytes, bytes]], tmp_path: Path
 ) -> None:
@@ -65,28 +83,53 @@ def test_a_reindex_makes_the_same_files(
 
 @divided
 @pytest.mark.nightly
-def test_a_reindex_whose_workers_are_killed_makes_the_same_files(
-    small_home: Home, jobs: Jobs, alone: tuple[dict[str, bytes], dict[bytes, bytes]], tmp_path: Path
+@pytest.mark.parametrize("place", ["parts.write_vectors", "shards._save", "ground_truth.best_of_all"])
+def test_a_reindex_whose_worker_is_killed_makes_the_same_files(
+    small_home: Home,
+    jobs: Jobs,
+    alone: tuple[dict[str, bytes], dict[bytes, bytes]],
+    tmp_path: Path,
+    place: str,
 ) -> None:
+    """It is killed behind vectors that are not marked as whole, a FAISS file half-way, a truth not written."""
     home = copy_without_vectors(small_home, tmp_path / "home")
-    with ThreadPoolExecutor(1) as pool:
-        files = pool.submit(built, home, jobs)
-        wait_until(lambda: files.done() or any(home.indexes.glob(".spool-*/item-parts/0*.done.json")))
-        killed = workers()
-        for one in killed:
-            one.kill()
-        assert files.result() == alone[0]
-    assert killed
-    assert cached(home) == alone[1]
+    reindex = partial(built, home, jobs)
+    files = while_one_is_killed(jobs, f"indexer.building.{place}", tmp_path, reindex)
+    assert (files, cached(home)) == alone
 
 
-def tuned(home: Home, jobs: Jobs, *, learned: bool) -> list[tuple[dict[str, object], float | None]]:
-    """The settings and the value of each of four trials, two of which are drawn together."""
-    with Export.latest(home.exports) as export, closing(TextCache.open(home.text_cache)) as cache:
-        (name,) = [path.name for path in home.text_models.iterdir() if path != home.text_cache]
-        data = load_dataset(export, TextEncoder.load(home.text_models / name), cache)
+def encoded(home: Home, jobs: Jobs) -> dict[bytes, bytes]:
+    """Encode all texts of a home as `train` does; return what the cache then holds."""
+    with Export.latest(home.exports) as export, closing(TextCache.open(home.text_cache)) as texts:
+        encode_texts(home, export, encoder_of(home), texts, jobs)
+        load_dataset(export, encoder_of(home), texts)
+    assert not list(home.indexes.glob(".spool-*"))
+    return cached(home)
+
+
+def encoder_of(home: Home) -> TextEncoder:
+    (name,) = [path.name for path in home.text_models.iterdir() if path != home.text_cache]
+    return TextEncoder.load(home.text_models / name)
+
+
+@divided
+@pytest.mark.nightly
+def test_texts_whose_worker_is_killed_have_the_same_vectors(
+    small_home: Home, jobs: Jobs, tmp_path: Path
+) -> None:
+    """It is killed while the file of its vectors is written and not yet named."""
+    alone = encoded(copy_without_vectors(small_home, tmp_path / "alone"), IN_PROCESS)
+    home = copy_without_vectors(small_home, tmp_path / "home")
+    found = while_one_is_killed(jobs, "encoder.text.parts.sync", tmp_path, partial(encoded, home, jobs))
+    assert found == alone
+
+
+def tuned(home: Home, jobs: Jobs, *, learned: bool) -> Trials:
+    """What each of four trials tried and reached, two of which are drawn together."""
+    with Export.latest(home.exports) as export, closing(TextCache.open(home.text_cache)) as texts:
+        data = load_dataset(export, encoder_of(home), texts)
     base = TowerConfig(dim=16)
-    search = Search(base.as_json(), learned, str(home.training / "study"), 4, seed=7)
+    search = Search(base.as_json(), learned, str(home.training / "study"), EPOCHS, seed=7)
     objective, first = search.begin(data, None)
     tuning = Tuning(home.reports / "tune.db", "study")
     for params in first:
@@ -96,43 +139,74 @@ def tuned(home: Home, jobs: Jobs, *, learned: bool) -> list[tuple[dict[str, obje
     assert not list(home.indexes.glob(".spool-*"))
     study = optuna.load_study(study_name="study", storage=f"sqlite:///{home.reports / 'tune.db'}")
     assert tuning.best[0] == study.best_trial.user_attrs["config"]
-    return [(trial.params, trial.value) for trial in study.trials]
+    return [(one.params, one.value, one.intermediate_values, one.user_attrs) for one in study.trials]
 
 
 @pytest.fixture(scope="module")
-def tuned_alone(
-    small_home: Home, tmp_path_factory: pytest.TempPathFactory
-) -> dict[bool, list[tuple[dict[str, object], float | None]]]:
-    folder = tmp_path_factory.mktemp("tuned")
-    homes = {learned: Home(folder / str(learned)) for learned in (False, True)}
-    for home in homes.values():
+def tuned_alone(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Trials]:
+    """What the trials in one process reach, of a learned block or of the closed form."""
+
+    @cache
+    def reached(learned: bool) -> Trials:
+        home = Home(tmp_path_factory.mktemp("tuned") / "home")
         shutil.copytree(small_home.path, home.path)
-    return {learned: tuned(home, IN_PROCESS, learned=learned) for learned, home in homes.items()}
+        return tuned(home, IN_PROCESS, learned=learned)
+
+    return reached
 
 
 @divided
 @pytest.mark.nightly
 @pytest.mark.parametrize("learned", [False, True])
 def test_a_search_makes_the_same_choices(
-    small_home: Home,
-    jobs: Jobs,
-    tuned_alone: dict[bool, list[tuple[dict[str, object], float | None]]],
-    tmp_path: Path,
-    learned: bool,
+    small_home: Home, jobs: Jobs, tuned_alone: Callable[[bool], Trials], tmp_path: Path, learned: bool
 ) -> None:
     home = Home(tmp_path / "home")
     shutil.copytree(small_home.path, home.path)
-    assert tuned(home, jobs, learned=learned) == tuned_alone[learned]
+    assert tuned(home, jobs, learned=learned) == tuned_alone(learned)
+
+
+@ray_by_night
+def test_a_search_whose_worker_is_killed_makes_the_same_choices(
+    small_home: Home, jobs: Jobs, tuned_alone: Callable[[bool], Trials], tmp_path: Path
+) -> None:
+    home = Home(tmp_path / "home")
+    shutil.copytree(small_home.path, home.path)
+    search, place = partial(tuned, home, jobs, learned=False), "scripts.tune.closed_form.fit_closed_form"
+    assert while_one_is_killed(jobs, place, tmp_path, search) == tuned_alone(False)
 
 
 @divided
 @pytest.mark.nightly
-def test_baselines_reach_the_same(small_home: Home, jobs: Jobs, small_data: Dataset, tmp_path: Path) -> None:
-    shutil.copytree(small_home.path, tmp_path / "home")
-    users = np.flatnonzero(np.diff(small_data.relevant("test").indptr)).astype(np.int64)
-    contest = Contest(small_data, small_data, users, small_data.seen)
-    ranked = dict(zip(NAMES, ranked_by(contest, Home(tmp_path / "home"), jobs), strict=True))
-    for name, alone in zip(NAMES, ranked_by(contest, Home(tmp_path / "home"), IN_PROCESS), strict=True):
-        assert ranked[name].settings == alone.settings, name
-        np.testing.assert_array_equal(ranked[name].rows, alone.rows, err_msg=name)
-    assert not any(one.left_out for one in ranked.values())
+@pytest.mark.parametrize("place", ["encoder.learned.checkpoint.save", "scripts.tune.learned.choose_mix"])
+def test_a_trial_that_goes_on_from_a_checkpoint_reaches_the_same(
+    small_home: Home, jobs: Jobs, tuned_alone: Callable[[bool], Trials], tmp_path: Path, place: str
+) -> None:
+    """Its curve included, by which other trials are given up."""
+    home = Home(tmp_path / "home")
+    shutil.copytree(small_home.path, home.path)
+    search = partial(tuned, home, jobs, learned=True)
+    assert while_one_is_killed(jobs, place, tmp_path, search) == tuned_alone(True)
+
+
+def ranked(data: Dataset, home: Home, jobs: Jobs) -> dict[str, tuple[dict[str, Any], list[list[int]]]]:
+    """The settings and the ranking of each baseline."""
+    users = np.flatnonzero(np.diff(data.relevant("test").indptr)).astype(np.int64)
+    found = ranked_by(Contest(data, data, users, data.seen), home, jobs)
+    return {name: (one.settings, one.rows.tolist()) for name, one in zip(NAMES, found, strict=True)}
+
+
+@divided
+@pytest.mark.nightly
+def test_baselines_reach_the_same_though_a_worker_is_killed(
+    small_home: Home, jobs: Jobs, small_data: Dataset, tmp_path: Path
+) -> None:
+    """The worker is killed when a baseline is fitted and its ranking is not written yet."""
+    home = Home(tmp_path / "home")
+    shutil.copytree(small_home.path, home.path)
+    alone = ranked(small_data, home, IN_PROCESS)
+    assert not any("left_out" in settings for settings, _ in alone.values())
+    assert ranked(small_data, home, jobs) == alone
+    again = partial(ranked, small_data, home, jobs)
+    assert while_one_is_killed(jobs, "scripts.evaluate.baselines._rank", tmp_path, again) == alone
+    assert not list(home.indexes.glob(".spool-*"))

@@ -1,6 +1,7 @@
 """A learned block that several processes train together is the one that a process trains alone."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,12 @@ from encoder.learned.trainer import TRIES, Score, TrainedBlock, WorkersLostError
 from encoder.tower import Tower
 from encoder.tower.select import HeldOutScorer
 from encoder.views import FloatArray
-from tests.engines.test_divided_work import workers
+from tests.engines.test_divided_work import ray_by_night
 from tests.tiny_dataset import CONFIG, dataset
 
-OPTIONS = LearnConfig(
-    dim=8, epochs=12, batch=23, patience=2
-)  # 24 users: the last step has one, so one rank has none
+# Of 24 users, the last step has one, so one rank has none.
+OPTIONS = LearnConfig(dim=8, epochs=12, batch=23, patience=2)
 TOLERANCE = 2e-3
-
-together = pytest.mark.parametrize("jobs", ["processes", "ray"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +58,17 @@ def difference(one: dict[str, FloatArray], other: dict[str, FloatArray]) -> floa
     )
 
 
+def workers() -> list[psutil.Process]:
+    """The processes that train with this one: children of it, or Ray's."""
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            words = " ".join(one.cmdline())
+            if "ray::attempt" in words or "loky.backend.popen" in words:
+                found.append(one)
+    return found
+
+
 def kill_workers_after(wanted: int) -> tuple[Callable[[dict[str, float], int], None], list[int]]:
     """A report that kills the workers after an epoch, once, and the epochs that it has seen."""
     seen: list[int] = []
@@ -75,7 +84,7 @@ def kill_workers_after(wanted: int) -> tuple[Callable[[dict[str, float], int], N
     return report, seen
 
 
-@together
+@ray_by_night
 def test_the_weights_are_those_of_one_process_and_the_same_where_a_worker_is_killed(
     data: Dataset, alone: TrainedBlock, jobs: Jobs, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from indexer.milvus import (
     read_facts,
 )
 from scripts.bench.index.synthetic import write_index
-from tests.engines.milvus import milvus_server
+from tests.engines.milvus import EVERY_MILVUS, milvus_server
 from tests.random_index import DIM, queries_of
 
 ITEMS = 300
@@ -68,9 +68,11 @@ WIDER = [
 ]
 
 
-@pytest.fixture(scope="module")
-def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusConnection]:
-    with milvus_server(tmp_path_factory.mktemp("milvus")) as uri:
+@pytest.fixture(scope="module", params=EVERY_MILVUS)
+def connection(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MilvusConnection]:
+    with milvus_server(tmp_path_factory.mktemp("milvus"), request.param) as uri:
         one = MilvusConnection(MilvusAddress(uri))
         yield one
         one.close()

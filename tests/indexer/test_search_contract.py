@@ -12,7 +12,7 @@ from indexer.filters.filter import Filter
 from indexer.index import Index
 from indexer.milvus import MilvusAddress, MilvusConnection, MilvusSearch
 from indexer.search import Exclusions
-from tests.engines.milvus import milvus_server
+from tests.engines.milvus import EVERY_MILVUS, milvus_server
 from tests.random_index import DIM, FILTERS, make_index, queries_of
 
 ITEMS, K = 2_000, 20
@@ -28,20 +28,15 @@ LARGE = [  # that let through so many that candidates are looked for
 Make = Callable[[Path, int], Index]
 
 
-@pytest.fixture(scope="module", params=[*KINDS, "milvus"])
-def make(request: pytest.FixtureRequest) -> Make:
+@pytest.fixture(scope="module", params=[*KINDS, *EVERY_MILVUS])
+def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
     """What builds an index of one kind over random items, by a folder and a seed."""
-    if request.param == "milvus":
-        connection = request.getfixturevalue("milvus")
-        return lambda folder, seed: in_milvus(connection, folder, seed)
-    return lambda folder, seed: make_index(folder, ITEMS, KINDS[request.param], seed)
-
-
-@pytest.fixture(scope="module")
-def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusConnection]:
-    with milvus_server(tmp_path_factory.mktemp("milvus")) as uri:
+    if request.param in KINDS:
+        yield lambda folder, seed: make_index(folder, ITEMS, KINDS[request.param], seed)
+        return
+    with milvus_server(tmp_path_factory.mktemp("milvus"), request.param) as uri:
         connection = MilvusConnection(MilvusAddress(uri))
-        yield connection
+        yield lambda folder, seed: in_milvus(connection, folder, seed)
         connection.close()
 
 

@@ -10,7 +10,7 @@ from indexer.milvus import MilvusAddress, MilvusConnection, aliases_of, collecti
 from indexer.publish import current_index
 from store.home import Home
 from tests.command_line import Run
-from tests.engines.milvus import milvus_server
+from tests.engines.milvus import EVERY_MILVUS, milvus_server
 from tests.live_server import copy_home, run_server, server, soon
 from triptych_client import CallError, Item
 from triptych_client import Client as TypedClient
@@ -19,9 +19,9 @@ from triptych_client.pb.v1 import triptych_pb2 as pb
 USERS = [f"u{number:05}" for number in range(6)]
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with milvus_server(tmp_path_factory.mktemp("milvus")) as address:
+@pytest.fixture(scope="module", params=EVERY_MILVUS)
+def uri(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with milvus_server(tmp_path_factory.mktemp("milvus"), request.param) as address:
         yield address
 
 
@@ -119,10 +119,13 @@ def test_queries_are_unavailable_while_milvus_is(home: Home, tmp_path: Path) -> 
     assert (ended.returncode, "needs --milvus URI" in ended.stderr) == (1, True)
 
 
-@pytest.mark.parametrize("version", ["v2.3.5", "2.2", "milvus_lite-2.3.0", "unknown"])
-def test_an_old_milvus_is_refused(uri: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_milvus_is_refused(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import pymilvus
 
-    monkeypatch.setattr(pymilvus.MilvusClient, "get_server_version", lambda *_, **__: version)
-    with pytest.raises(RuntimeError, match=r"an index needs 2\.4 or newer"):
-        MilvusConnection(MilvusAddress(uri))
+    for version in ("v2.3.4", "2.2", "2.3", "milvus_lite-2.3.0", "unknown"):
+        monkeypatch.setattr(pymilvus.MilvusClient, "get_server_version", lambda *_, found=version: found)
+        with pytest.raises(RuntimeError, match=rf"is version {version}, and an index needs 2\.3\.5 or newer"):
+            MilvusConnection(MilvusAddress(uri))
+    for version in ("v2.3.5-lite", "2.4", "v2.10.0-rc1", "milvus_lite-3.2.2"):
+        monkeypatch.setattr(pymilvus.MilvusClient, "get_server_version", lambda *_, found=version: found)
+        MilvusConnection(MilvusAddress(uri)).close()

@@ -6,6 +6,7 @@ import torch
 
 from encoder.config import TowerConfig
 from encoder.dataset_files import read_dataset
+from encoder.jobs import check_shared
 from encoder.learned.config import LearnConfig
 from encoder.learned.parallel.group import OtherCheckpointError, RankGroup, RankTask, found_store, joined
 from encoder.learned.run import LearningDivergedError, TrainingRun
@@ -30,10 +31,12 @@ def train_rank(file: Path, rank: int) -> str:
         Why the others were lost; "" where the training is over.
 
     Raises:
+        NotSharedError: this machine does not see the folder of the task.
         NoCardHereError: every rank is to have a card, and this one has none.
         OtherCheckpointError: the checkpoint here is not the one that rank 0 found.
         LearningDivergedError: the loss is infinite or no number.
     """
+    check_shared(file.parent)
     task = RankTask.load(file)
     run = TrainingRun(
         read_dataset(Path(task.data)),

@@ -313,6 +313,8 @@ def print_report(report: dict[str, Any]) -> None:
         print_rows("a query and its parts, p50 of one caller", [report["cost"]])
     if report["scaling"]:
         print_rows("all processes over one, 16 callers of each", [report["scaling"]])
+    if report["scaling_by_h2load"]:
+        print_rows("the same by h2load, one stored user", [report["scaling_by_h2load"]])
     if report["h2load"]:
         print_rows("by h2load", report["h2load"])
     print_ratios(report["ratios"])

@@ -100,6 +100,7 @@ def measure_serving(
     rounds: dict[tuple[LoadStep, str], list[Load]] = {}
     sizes: dict[str, int] = {}
     h2load: list[dict[str, Any]] = []
+    by_h2load: list[dict[str, Any]] = []
     search: float | None = None
     phases = [1, options.processes] if scaling and options.processes > 1 else [options.processes]
     for processes in phases:
@@ -117,12 +118,18 @@ def measure_serving(
                 if scaling and options.processes > 1:
                     stored = [one for one in some if one.kind == STORED]
                     turns.closed(stored, [CALLERS_OF_SCALING * processes], options)
+                    if options.h2load:
+                        by_h2load += _by_h2load(
+                            (ours, empty), stored, options, [CALLERS_OF_SCALING * processes]
+                        )
                 if not alone:
                     turns.closed(some, options.callers, options)
                 if not alone:
                     search = search_ms(ours.address) if search_ms else None
                     turns.open(some, options)
-                    h2load = _by_h2load((ours, empty), some, options) if options.h2load else []
+                    h2load = (
+                        _by_h2load((ours, empty), some, options, options.callers) if options.h2load else []
+                    )
     log.info("bench serve: done")
     queries = {one.kind: one.queries for one in work}
     return {
@@ -131,6 +138,7 @@ def measure_serving(
         "h2load": h2load,
         "cost": _cost(rounds, options.processes, search),
         "scaling": scaling_of(rounds, options.processes),
+        "scaling_by_h2load": _scaling_by_h2load(by_h2load),
         "ratios": serving_ratios(rounds, options.processes),
         "machine": {"cpus": os.cpu_count(), "load_average": os.getloadavg()[0]},
     }
@@ -201,13 +209,27 @@ class _Turns:
         self._rounds.setdefault((step, server.name), []).append(load)
 
 
+def _scaling_by_h2load(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    """Return what servers gain from one process to several by h2load; None where that was not measured.
+
+    h2load takes so little of the processors that what is seen is what the servers gain from them.
+    """
+    if not rows:
+        return None
+    one, many = rows
+    return {name: many[key] / one[key] for name, key in (("ours", "triptych"), ("empty", "empty"))}
+
+
 def _by_h2load(
-    servers: tuple[ServerUnderTest, ServerUnderTest], work: Sequence[Work], options: ServeOptions
+    servers: tuple[ServerUnderTest, ServerUnderTest],
+    work: Sequence[Work],
+    options: ServeOptions,
+    numbers: Sequence[int],
 ) -> list[dict[str, Any]]:
     """Return the throughput of the first stored user, again and again, by h2load."""
     rows = []
     for one in [one for one in work if one.kind == STORED]:
-        for callers in options.callers:
+        for callers in numbers:
             ours, empty = (
                 statistics.median(
                     throughput_by_h2load(server.address, asked, callers, options.seconds)

@@ -3,7 +3,11 @@
 import os
 import signal
 import time
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from threadpoolctl import threadpool_info
 
@@ -55,3 +59,27 @@ def pools(number: int) -> tuple[list[int], str | None]:
 
 def process_of(number: int) -> int:
     return os.getpid()
+
+
+def stops_after(place: str, folder: Path, function: Callable[[Any], Any], part: Any) -> Any:
+    """Call a function with a part; the first of all workers to come through a place waits there for ever.
+
+    Its process id is then in the file "stopped" of the folder.
+    """
+    module, _, name = place.rpartition(".")
+    owner = import_module(module)
+    real = getattr(owner, name)
+
+    def through(*values: Any, **options: Any) -> Any:
+        result = real(*values, **options)
+        mine = folder / f"{os.getpid()}.pid"
+        mine.write_text(str(os.getpid()))
+        try:
+            (folder / "stopped").hardlink_to(mine)
+        except FileExistsError:
+            return result
+        while True:
+            time.sleep(1)
+
+    with mock.patch.object(owner, name, through):
+        return function(part)

@@ -26,7 +26,7 @@ from encoder.text.tuning.distill import LayerCountError, compress_text_model, ev
 from encoder.text.tuning.options import CompressOptions, TextTuningSettingsError
 from encoder.text.tuning.pairs import TooFewTextsError, draw_texts
 from scripts.compress_text import ChangedTextModelError, text_model_source
-from store.artifact import DamagedArtifactError, artifacts, build, set_pointer
+from store.artifact import DamagedArtifactError, artifacts, build
 from store.export import Export, create_export
 from store.home import Home
 from store.imports.run import import_folder
@@ -300,17 +300,16 @@ def test_the_command_names_what_is_wrong(home: Home, bert: Path, tmp_path: Path,
 
 def test_the_latest_models_text_model_is_the_default(bert: Path, tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
-    assert text_model_source(home) == ("all-MiniLM-L6-v2", None)
+    assert text_model_source(home, None) == ("all-MiniLM-L6-v2", None)
     source = Path(shutil.copytree(bert, tmp_path / bert.name))
     for pooling, own in (("mean", None), ("cls", "cls")):
         name = export_text_model(str(source), home.text_models, pooling=pooling).name
         with build(home.models, pooling) as draft:
             draft.facts |= {"kind": "model", "text_model_id": name}
-        set_pointer(home.latest_model, pooling)
-        assert text_model_source(home) == (str(source), own)
+        assert text_model_source(home, home.models / pooling) == (str(source), own)
     (source / "modules.json").write_text((source / "modules.json").read_text("utf-8") + "\n")
     with pytest.raises(ChangedTextModelError, match="any more: name the one to compress"):
-        text_model_source(home)
+        text_model_source(home, home.models / "cls")
     shutil.rmtree(source)
     with pytest.raises(TextModelUnavailableError):
-        text_model_source(home)
+        text_model_source(home, home.models / "cls")

@@ -1,6 +1,7 @@
 """Commands with `--home s3://…`, on a real S3 server: train, reindex, evaluate, index, export, artifacts."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
+from encoder.config import TowerConfig
 from indexer.publish import current_index, load_index
 from server.app import running
 from server.config import ServerConfig
@@ -27,7 +29,13 @@ from store.objects import (
 from tests.command_line import Run
 from triptych_client import Client
 
-SMALL = ("--dim", "16", "--fusion", "ridge")
+
+@pytest.fixture
+def settings(tmp_path: Path) -> tuple[str, Path]:
+    """Options of `train` that leave nothing to choose: a closed form with fixed settings."""
+    file = tmp_path / "tower.json"
+    file.write_text(json.dumps(TowerConfig(dim=16).as_json()))
+    return "--config", file
 
 
 def test_a_home_goes_to_a_bucket_and_back(home: Home, run: Run, url: str, tmp_path: Path) -> None:
@@ -52,11 +60,13 @@ def test_a_home_goes_to_a_bucket_and_back(home: Home, run: Run, url: str, tmp_pa
     assert [len(HomeBucket(f"{url}2").ids(kind)) for kind in KINDS] == [0, 1, 1, 1, 0]
 
 
-def test_training_and_reindexing_need_the_bucket_alone(home: Home, run: Run, url: str) -> None:
+def test_training_and_reindexing_need_the_bucket_alone(
+    home: Home, run: Run, url: str, settings: tuple[str, Path]
+) -> None:
     assert run("artifacts", "copy", "--from", home.path, "--to", url)[0] == 0
     bucket = HomeBucket(url)
     first = bucket.pointer(CURRENT).artifact_id
-    code, out, err = run("train", "--home", url, *SMALL)
+    code, out, err = run("train", "--home", url, *settings)
     assert code == 0, err
     models, text_models = bucket.ids("models"), bucket.ids("text_models")
     assert (len(models), len(text_models), bucket.pointer(LATEST).artifact_id) == (2, 1, models[1])
@@ -163,7 +173,7 @@ def test_who_publishes_second_loses(
 
 
 def test_an_owner_s_exports_models_and_indexes_belong_in_the_bucket(
-    home: Home, run: Run, url: str, tmp_path: Path
+    home: Home, run: Run, url: str, settings: tuple[str, Path]
 ) -> None:
     with running(ServerConfig(home, port=0)) as address, Client(address) as client:
         client.erase_user("u00003")
@@ -173,7 +183,7 @@ def test_an_owner_s_exports_models_and_indexes_belong_in_the_bucket(
     (export_id,) = bucket.ids("exports")
     assert (code, out) == (0, f"{url}/exports/{export_id}\n"), err
     assert bucket.ledger() == list(read_ledger(home.erasures)) != []
-    code, _, err = run("train", "--home", home.path, *SMALL)
+    code, _, err = run("train", "--home", home.path, *settings)
     assert code == 0, err
     latest = bucket.pointer(LATEST).artifact_id
     assert home.latest_model.read_text() == f"{latest}\n"
@@ -208,7 +218,8 @@ def test_erasures_follow_the_artifacts(home: Home, run: Run, url: str, tmp_path:
     with running(ServerConfig(home, port=0)) as address, Client(address) as client:
         client.erase_user("u00003")
     assert run("export", "--home", home.path)[0] == 0  # writes the ledger
-    assert run("artifacts", "copy", "--from", home.path, "--to", url)[0] == 0
+    code, _, err = run("artifacts", "copy", "--from", home.path, "--to", url)
+    assert code == 0, err
     assert run("artifacts", "copy", "--from", url, "--to", tmp_path / "back")[0] == 0
     assert read_ledger(tmp_path / "back" / "erasures.json") == read_ledger(home.erasures)
     out = tmp_path / "recbole"
@@ -220,14 +231,58 @@ def test_erasures_follow_the_artifacts(home: Home, run: Run, url: str, tmp_path:
     assert ("u00003" in text, "u00004" in text) == (False, True)
 
 
-def test_what_needs_the_live_store_says_so(run: Run, url: str) -> None:
-    for words in (["backup", "--to", "x"], ["split", "--by", "random"], ["doctor"], ["tune"]):
-        code, _, err = run(words[0], "--home", url, *words[1:])
-        said = " ".join(err.replace("│", " ").split())
-        assert (code, "needs the directory that holds the live store" in said) == (2, True), err
-    code, _, err = run("export", "--home", url)
-    said = " ".join(err.replace("│", " ").split())
-    assert (code, "an export is made where the live store is" in said) == (2, True), err
+def test_tune_searches_in_a_copy_and_goes_on(home: Home, run: Run, url: str, tmp_path: Path) -> None:
+    assert run("artifacts", "copy", "--from", home.path, "--to", url)[0] == 0
+    words = ("tune", "--home", url, "--fusion", "ridge", "--trials")
+    code, out, err = run(*words, 1)
+    assert (code, "0 trials are done on this data, 1 to go" in out) == (0, True), err
+    code, out, err = run(*words, 2)
+    assert (code, "1 trials are done on this data, 1 to go" in out) == (0, True), err
+    (tuned,) = (tmp_path / "cache").glob("*/tuned.json")
+    assert f"triptych train --home {url} --config {tuned}" in out
+    assert not (home.path / "tuned.json").exists()
+    assert json.loads(tuned.read_text())["fusion"] == "ridge"
+
+
+@pytest.mark.nightly
+def test_a_text_model_is_compressed_and_trained_with(
+    home: Home, run: Run, url: str, settings: tuple[str, Path]
+) -> None:
+    assert run("artifacts", "copy", "--from", home.path, "--to", url)[0] == 0
+    code, out, err = run("compress-text", "--home", url, "--layers", 1, "--epochs", 1, "--texts", 16)
+    assert code == 0, err
+    words = out.splitlines()[-1].split()
+    assert words[:4] == ["triptych", "train", "--home", url]
+    code, _, err = run(*words[1:], *settings)
+    assert code == 0, err
+    bucket = HomeBucket(url)
+    (text_model_id,) = set(bucket.ids("text_models")) - set(HomeDirectory(home).ids("text_models"))
+    assert bucket.manifest("models", bucket.pointer(LATEST).artifact_id)["text_model_id"] == text_model_id
+
+
+def test_doctor_examines_a_bucket(home: Home, run: Run, url: str, tmp_path: Path) -> None:
+    code, out, err = run("doctor", "--home", url)  # nothing is there yet
+    assert (code, "nothing is published" in out, "no model yet" in out) == (0, True, True), err
+    assert run("artifacts", "copy", "--from", home.path, "--to", url)[0] == 0
+    code, out, err = run("doctor", "--home", url)
+    assert (code, "0 failed, 0 warnings" in out) == (0, True), out
+    bucket = HomeBucket(url)
+    model_id, index_id = (bucket.pointer(one).artifact_id for one in (LATEST, CURRENT))
+    assert out.count("1, checksums as they were noted there") == 4  # there is no report
+    assert f"model {model_id}, dim 32" in out
+    assert f"index {index_id} of model {model_id}, 150 items" in out
+    storage = bucket.storage
+    path = storage._path(f"indexes/{index_id}/vectors.safetensors")
+    storage._files.pipe_file(path, b"something else")
+    storage._files.pipe_file(storage._path("erasures.json"), b"{")
+    code, out, _ = run("doctor", "--home", url)
+    said = " ".join(out.replace("│", " ").split())
+    assert (code, f"{url}/indexes/{index_id}/vectors.safetensors: is damaged" in said) == (1, True), out
+    assert f"or remove {url}/indexes/{index_id} and make another: triptych reindex" in said
+    assert "which writes it anew" in said
+    (home.path / "triptych.toml").write_text(f'[storage]\nartifacts = "{url}"\n')
+    code, out, _ = run("doctor", "--home", home.path)
+    assert (code, f"{url} names the index that serves here" in out) == (0, True), out
 
 
 def test_an_empty_bucket_and_one_that_cannot_be_reached_are_named(
@@ -243,3 +298,29 @@ def test_an_empty_bucket_and_one_that_cannot_be_reached_are_named(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     code, _, err = run("index", "list", "--home", url)
     assert (code, url in err, "a-secret-key" in err) == (1, True, False)
+
+
+def test_an_owner_s_list_has_the_indexes_of_directory_and_bucket(
+    home: Home, run: Run, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("artifacts", "copy", "--from", home.path, "--to", url)[0] == 0
+    (home.path / "triptych.toml").write_text(f'[storage]\nartifacts = "{url}"\n')
+    (first,) = artifacts(home.indexes)
+    second = shutil.copytree(home.indexes / first, tmp_path / "elsewhere" / f"{first[:-4]}ffff")
+    bucket = HomeBucket(url)
+    bucket.add("indexes", second)  # by another machine
+    bucket.move_pointer(CURRENT, second.name, bucket.pointer(CURRENT))
+    (home.indexes / first).rename(home.indexes / f"{first}-here")
+
+    def places() -> dict[str, str]:
+        code, out, err = run("index", "list", "--home", home.path)
+        assert code == 0, err
+        rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+        return {f"{row[0]}{row[1]}": row[-1] for row in rows}
+
+    assert places() == {first: "bucket", f"{first}-here": "directory", f"*{second.name}": "bucket"}
+    (home.indexes / f"{first}-here").rename(home.indexes / first)
+    assert places() == {first: "bucket and directory", f"*{second.name}": "bucket"}
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    code, out, err = run("index", "list", "--home", home.path)
+    assert (code, first in out, second.name in out) == (0, True, False), err

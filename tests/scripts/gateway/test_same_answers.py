@@ -25,6 +25,7 @@ from tests.engines.gateway import Gateway, Reply
 from tests.live_server import SOON, Client, copy_home, server
 from tests.messages import Draws, methods
 from tests.scripts.gateway.conftest import Open
+from triptych_client.pb.v1 import triptych_pb2 as pb
 
 PATHS = {one.name: one for one in methods_of(descriptors()) if one.path}
 BY_NAME = {f"{method.containing_service.full_name}/{method.name}": method for method in methods()}
@@ -55,14 +56,15 @@ def examples(share: float) -> settings:
 
 
 @pytest.fixture(scope="module")
-def draws(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Draws:
+def draws(small_home: Home, tmp_path_factory: pytest.TempPathFactory, quiet: Client) -> Draws:
     home = copy_home(small_home, tmp_path_factory.mktemp("ids") / "home")
     with Store.open(home.database) as store, store.snapshot() as cursor:
         users, items = (
             [row[0] for row in cursor.execute(f"SELECT DISTINCT {name} FROM {table} ORDER BY 1").fetchall()]
             for name, table in (("user_id", "data.behaviors"), ("item_id", "data.items"))
         )
-    return Draws(users[:20], items[:20], 32, ["/nowhere"])
+    commit = quiet.admin.Status(pb.StatusRequest(), timeout=SOON).process.commit
+    return Draws(users[:20], items[:20], 32, ["/nowhere"], commit)
 
 
 @pytest.fixture(scope="module")

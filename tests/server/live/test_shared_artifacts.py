@@ -17,6 +17,7 @@ from indexer.reindex import IndexSpec, reindex
 from server.app import running
 from server.config import BadUrlError, ServerConfig
 from server.live import artifacts as module
+from server.live import index_list
 from store.artifact import artifacts, read_pointer
 from store.export import Export
 from store.home import Home
@@ -191,6 +192,38 @@ def test_without_the_bucket_serving_goes_on_and_says_so(
     with running(config) as address, Client(address) as client:  # a start without the bucket
         assert serves(client, second)
         soon(lambda: failing(client))
+
+
+def test_indexes_of_the_disk_and_of_the_bucket_are_listed(
+    config: ServerConfig,
+    bucket: HomeBucket,
+    elsewhere: Home,
+    storage: "tuple[str, subprocess.Popen[bytes]]",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def listed() -> dict[str, str]:
+        indexes = client.list_indexes()
+        assert [one.index_id for one in indexes] == sorted((one.index_id for one in indexes), reverse=True)
+        assert [one.index_id for one in indexes if one.serving] == [first]
+        return {one.index_id: pb.IndexLocation.Name(one.location)[15:] for one in indexes}
+
+    first, second = config.home.current_index.read_text().strip(), made(elsewhere, bucket)
+    here = config.home.indexes / f"{first[:-4]}0000"
+    shutil.copytree(config.home.indexes / first, here)
+    with running(config) as address, Client(address) as client:
+        assert listed() == {second: "BUCKET", first: "BOTH", here.name: "DISK"}
+        (theirs,) = (one for one in client.list_indexes() if one.index_id == second)
+        assert (theirs.items, theirs.dim, theirs.bytes) == (150, 32, bucket.size("indexes", second))
+        assert theirs.created.seconds > 0
+        assert [one.index_id for one in client.list_indexes(1)] == [second]
+        storage[1].send_signal(signal.SIGSTOP)
+        try:
+            monkeypatch.setattr(index_list, "_SECONDS", 1.0)
+            assert listed() == {first: "UNKNOWN", here.name: "UNKNOWN"}
+        finally:
+            storage[1].send_signal(signal.SIGCONT)
+        monkeypatch.setattr(index_list, "_SECONDS", SOON)
+        assert set(listed()) == {second, first, here.name}
 
 
 def test_an_index_that_cannot_serve_is_refused(

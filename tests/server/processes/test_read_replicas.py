@@ -17,7 +17,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.probe import problem_at
+from store.artifact import artifacts
 from store.home import Home
+from tests.command_line import Run
 from tests.engines.s3 import BUCKET, environment, s3_server
 from tests.engines.valkey import ValkeyCluster, valkey_cluster
 from tests.live_server import SOON, refusal, server, soon
@@ -211,6 +213,7 @@ def test_writes_are_passed_on_to_the_owner_or_refused(world: World) -> None:
     refused = refusal(lambda: stub.EraseUser(ingest.EraseUserRequest(user_id="nobody"), timeout=SOON))
     assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "READ_REPLICA")
     assert "--owner" in refused.message
+    assert locations(world.alone) == {world.alone.status.index_id: pb.INDEX_LOCATION_DISK}  # by itself
 
 
 def test_an_erased_user_is_gone_from_the_cluster(world: World) -> None:
@@ -333,8 +336,15 @@ def test_two_owners_of_a_home_do_not_write_to_one_place(world: World, tmp_path: 
                 assert next(w for w in client.status().workers if w.name == "state").failing
 
 
+def locations(replica: Replica) -> dict[str, int]:
+    """Where the indexes are that a replica lists."""
+    listed = rpc.AdminStub(replica.channel).ListIndexes(pb.ListIndexesRequest(), timeout=SOON).indexes
+    assert [one.index_id for one in listed if one.serving] == [replica.status.index_id]
+    return {one.index_id: one.location for one in listed}
+
+
 def test_a_bucket_that_cannot_be_reached_stops_nobody(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     home, bucket = unpack(STORED, tmp_path / "home"), f"s3://{BUCKET}/home"
     state_url = world.cluster.url.replace("/home", "/in-a-bucket")
@@ -342,19 +352,26 @@ def test_a_bucket_that_cannot_be_reached_stops_nobody(
         with s3_server(tmp_path / "s3") as endpoint:
             for name, value in environment(endpoint).items():
                 monkeypatch.setenv(name, value)
-            copy = ["artifacts", "copy", "--from", str(home.path), "--to", bucket, "--serving"]
-            subprocess.run([sys.executable, "-m", "scripts.cli", *copy], check=True, timeout=SOON)
+            code, _, err = run("artifacts", "copy", "--from", home.path, "--to", bucket, "--serving")
+            assert code == 0, err
             options = ("--state-url", state_url, "--artifacts", bucket)
             owner = stack.enter_context(server(home, *options))
             client = stack.enter_context(Client(owner.address, timeout=SOON))
             cache = ("--cache", str(tmp_path / "cache"), "--no-spare")
             replica = stack.enter_context(replica_of(bucket, state_url, tmp_path / "replica.log", *cache))
             assert replica.status.index_id == client.status().index_id
+            assert locations(replica) == {replica.status.index_id: pb.INDEX_LOCATION_BOTH}
+            (published,) = artifacts(home.indexes)
+            shutil.copytree(home.indexes / published, home.indexes / f"{published}-more")
+            code, _, err = run("artifacts", "copy", "--from", home.path, "--to", bucket)
+            assert code == 0, err
+            assert locations(replica)[f"{published}-more"] == pb.INDEX_LOCATION_BUCKET
         for number in range(2):  # the bucket is gone
             (best,) = client.query(user_id=USER, k=1).item_ids
             commit = client.append_behaviors([Behavior(USER, best, "view")]).commit
             wanted = client.query(user_id=USER, k=20)
             assert list(wanted.item_ids) == replica.items(USER, k=20, min_commit=commit)
+            assert locations(replica) == {published: pb.INDEX_LOCATION_UNKNOWN}
             if number == 0:  # another process takes over, and loads the copy
                 pid = replica.status.process.pid
                 os.kill(pid, signal.SIGKILL)

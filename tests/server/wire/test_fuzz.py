@@ -50,7 +50,7 @@ def fuzzed(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def draws(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Draws:
+def draws(small_home: Home, tmp_path_factory: pytest.TempPathFactory, fuzzed: Client) -> Draws:
     home = copy_home(small_home, tmp_path_factory.mktemp("ids") / "home")
     with Store.open(home.database) as store, store.snapshot() as cursor:
         users, items = (
@@ -59,7 +59,8 @@ def draws(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Draws:
         )
     folder = tmp_path_factory.mktemp("import")
     (folder / "items.jsonl").write_text('{"item_id": "imported", "text": "stars"}\n')
-    return Draws(users[:20], items[:20], 32, [str(folder)])
+    commit = fuzzed.admin.Status(pb.StatusRequest(), timeout=_SECONDS).process.commit
+    return Draws(users[:20], items[:20], 32, [str(folder)], commit)
 
 
 def _call(client: Client, method: MethodDescriptor) -> Call:

@@ -136,6 +136,34 @@ QUANTITY_RATING: Quantity.ValueType  # 3
 """in the units of the ratings that were given"""
 Global___Quantity: _TypeAlias = Quantity  # noqa: Y015
 
+class _IndexLocation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IndexLocationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IndexLocation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INDEX_LOCATION_DISK: _IndexLocation.ValueType  # 0
+    """on the disk of the server that answers, and in no bucket"""
+    INDEX_LOCATION_BUCKET: _IndexLocation.ValueType  # 1
+    """in the bucket alone: publishing it fetches it first"""
+    INDEX_LOCATION_BOTH: _IndexLocation.ValueType  # 2
+    """on the disk and in the bucket"""
+    INDEX_LOCATION_UNKNOWN: _IndexLocation.ValueType  # 3
+    """on the disk; the bucket cannot be reached, and what is in it alone is not listed"""
+
+class IndexLocation(_IndexLocation, metaclass=_IndexLocationEnumTypeWrapper):
+    """Where the files of an index are."""
+
+INDEX_LOCATION_DISK: IndexLocation.ValueType  # 0
+"""on the disk of the server that answers, and in no bucket"""
+INDEX_LOCATION_BUCKET: IndexLocation.ValueType  # 1
+"""in the bucket alone: publishing it fetches it first"""
+INDEX_LOCATION_BOTH: IndexLocation.ValueType  # 2
+"""on the disk and in the bucket"""
+INDEX_LOCATION_UNKNOWN: IndexLocation.ValueType  # 3
+"""on the disk; the bucket cannot be reached, and what is in it alone is not listed"""
+Global___IndexLocation: _TypeAlias = IndexLocation  # noqa: Y015
+
 @_typing.final
 class Event(_message.Message):
     """One thing that a person did."""
@@ -1361,6 +1389,7 @@ class IndexSummary(_message.Message):
     CREATED_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
     DAMAGED_FIELD_NUMBER: _builtins.int
+    LOCATION_FIELD_NUMBER: _builtins.int
     index_id: _builtins.str
     model_id: _builtins.str
     factory: _builtins.str
@@ -1376,6 +1405,7 @@ class IndexSummary(_message.Message):
     serving: _builtins.bool
     damaged: _builtins.bool
     """its manifest is; nothing else is known of it, and it cannot be published"""
+    location: Global___IndexLocation.ValueType
     @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -1392,10 +1422,11 @@ class IndexSummary(_message.Message):
         created: _timestamp_pb2.Timestamp | None = ...,
         serving: _builtins.bool = ...,
         damaged: _builtins.bool = ...,
+        location: Global___IndexLocation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ann_recall", b"_ann_recall", "ann_recall", b"ann_recall", "created", b"created"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ann_recall", b"_ann_recall", "ann_recall", b"ann_recall", "bytes", b"bytes", "changes", b"changes", "created", b"created", "damaged", b"damaged", "dim", b"dim", "factory", b"factory", "index_id", b"index_id", "items", b"items", "model_id", b"model_id", "serving", b"serving"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ann_recall", b"_ann_recall", "ann_recall", b"ann_recall", "bytes", b"bytes", "changes", b"changes", "created", b"created", "damaged", b"damaged", "dim", b"dim", "factory", b"factory", "index_id", b"index_id", "items", b"items", "location", b"location", "model_id", b"model_id", "serving", b"serving"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ann_recall: _TypeAlias = _typing.Literal["ann_recall"]  # noqa: Y015
     _WhichOneofArgType__ann_recall: _TypeAlias = _typing.Literal["_ann_recall", b"_ann_recall"]  # noqa: Y015

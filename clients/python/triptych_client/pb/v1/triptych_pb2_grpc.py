@@ -389,7 +389,9 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListIndexes(self, request, context):
-        """The newest indexes of the home as their manifests describe them, newest first.
+        """The newest indexes of the home as their manifests describe them, newest first: those on the disk of the server and,
+        where artifacts belong in a bucket, those in it. A read replica answers by itself. UNAVAILABLE where there is none on
+        the disk and the bucket cannot be reached.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -159,7 +159,10 @@ class AdminStub:
     CreateExport: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.CreateExportRequest, _triptych_pb2.CreateExportResponse]
     """Writes an immutable Parquet copy of the store below exports/, and uploads it where artifacts belong in a bucket."""
     ListIndexes: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.ListIndexesRequest, _triptych_pb2.ListIndexesResponse]
-    """The newest indexes of the home as their manifests describe them, newest first."""
+    """The newest indexes of the home as their manifests describe them, newest first: those on the disk of the server and,
+    where artifacts belong in a bucket, those in it. A read replica answers by itself. UNAVAILABLE where there is none on
+    the disk and the bucket cannot be reached.
+    """
     PublishIndex: _grpc.UnaryUnaryMultiCallable[_triptych_pb2.PublishIndexRequest, _triptych_pb2.PublishIndexResponse]
     """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then.
     One that is only in the bucket of the home is fetched first; ABORTED where CURRENT there was moved meanwhile.
@@ -201,7 +204,10 @@ class AdminAsyncStub(AdminStub):
     CreateExport: _aio.UnaryUnaryMultiCallable[_triptych_pb2.CreateExportRequest, _triptych_pb2.CreateExportResponse]  # type: ignore[assignment]
     """Writes an immutable Parquet copy of the store below exports/, and uploads it where artifacts belong in a bucket."""
     ListIndexes: _aio.UnaryUnaryMultiCallable[_triptych_pb2.ListIndexesRequest, _triptych_pb2.ListIndexesResponse]  # type: ignore[assignment]
-    """The newest indexes of the home as their manifests describe them, newest first."""
+    """The newest indexes of the home as their manifests describe them, newest first: those on the disk of the server and,
+    where artifacts belong in a bucket, those in it. A read replica answers by itself. UNAVAILABLE where there is none on
+    the disk and the bucket cannot be reached.
+    """
     PublishIndex: _aio.UnaryUnaryMultiCallable[_triptych_pb2.PublishIndexRequest, _triptych_pb2.PublishIndexResponse]  # type: ignore[assignment]
     """Loads and checks an index with its model, makes it CURRENT and serves it; what served before goes on until then.
     One that is only in the bucket of the home is fetched first; ABORTED where CURRENT there was moved meanwhile.
@@ -258,7 +264,10 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _triptych_pb2.ListIndexesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_triptych_pb2.ListIndexesResponse, _abc.Awaitable[_triptych_pb2.ListIndexesResponse]]:
-        """The newest indexes of the home as their manifests describe them, newest first."""
+        """The newest indexes of the home as their manifests describe them, newest first: those on the disk of the server and,
+        where artifacts belong in a bucket, those in it. A read replica answers by itself. UNAVAILABLE where there is none on
+        the disk and the bucket cannot be reached.
+        """
 
     @_abc_1.abstractmethod
     def PublishIndex(
