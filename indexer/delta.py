@@ -1,7 +1,8 @@
 """The changes to an index since its main part was built: rows appended and rows removed.
 
 One writer at a time; readers take no lock. A removed row keeps the number of the version that removed it, so
-a search in an older state of the index still sees that whole state.
+a search in an older state of the index still sees that whole state. Once more appended rows are removed than
+live, the live ones are copied and numbered anew: a row number means something in its own state alone.
 """
 
 import threading
@@ -19,6 +20,48 @@ from store.attributes import parse_attributes
 Versions = npt.NDArray[np.int32]
 
 _FIRST_CAPACITY = 64  # rows
+_KEPT_REMOVED = 1_024  # appended rows that may be removed before they are let go of, however few are live
+
+
+class AppendedRows:
+    """What is known of appended rows beside numbers: it grows at its end, and readers stop at their state's.
+
+    Attributes:
+        changes: for each row, counted from 0, what was put.
+        terms: its kind and attributes.
+        previous: the row that its id was put at before, or −1.
+        newest: the row that an id was last put at.
+        attributes: the terms, to be found by.
+    """
+
+    def __init__(self) -> None:
+        self.changes: list[ItemChange] = []
+        self.terms: list[ItemTerms] = []
+        self.previous: list[int] = []
+        self.newest: dict[str, int] = {}
+        self.attributes = MutableAttributeIndex()
+
+    def add(self, changes: Sequence[ItemChange], terms: Sequence[ItemTerms]) -> None:
+        """Add rows, which no search finds yet."""
+        first = len(self.changes)
+        self.changes += changes
+        self.terms += terms
+        for row, one in enumerate(terms, start=first):
+            self.attributes.add(row, one)
+
+    def name(self, first: int, count: int) -> None:
+        """Note that the ids of rows from `first` on were put there; `count` before them are never found."""
+        ids = [change.item_id for change in self.changes[first:]]
+        # First: a reader that finds the new row of an id before its state has it goes on to the previous one.
+        self.previous += [-1] * count + [self.newest.get(item_id, -1) for item_id in ids]
+        self.newest |= {item_id: first + i for i, item_id in enumerate(ids)}
+
+    def only(self, rows: IntArray) -> "AppendedRows":
+        """Return some rows (n,) in their order, each of another id, as the only ones."""
+        kept = AppendedRows()
+        kept.add([self.changes[row] for row in rows.tolist()], [self.terms[row] for row in rows.tolist()])
+        kept.name(0, 0)
+        return kept
 
 
 @dataclass(frozen=True)
@@ -31,11 +74,13 @@ class IndexState:
         removed_at, main_removed_at: version that removed a row, 0 for a live one; (d,) and (M,) int32.
 
     Attributes:
+        rows: what is known of the appended rows beside the arrays.
         version: 0 without changes, one more after each.
         main_removed, removed: numbers of main and of appended rows that are removed.
         without_vector: number of live rows without a vector.
     """
 
+    rows: AppendedRows
     version: int
     vectors: FloatArray
     vector_rows: IntArray
@@ -50,6 +95,10 @@ class IndexState:
     def longest(self) -> float:
         """The length of the longest of the vectors."""
         return longest_of(self.vectors)
+
+    def ids_of(self, rows: IntArray) -> list[str]:
+        """Return the ids of appended rows (n,), counted from 0."""
+        return [self.rows.changes[row].item_id for row in rows.tolist()]
 
     def live(self, rows: IntArray) -> npt.NDArray[np.bool_]:
         """Tell which rows, of any shape, are live in this state; row −1 is not."""
@@ -104,23 +153,19 @@ class Delta:
 
     Attributes:
         state: the latest state, which a new search takes.
-        attributes: kinds and attributes of the appended rows, counted from 0.
     """
 
     def __init__(self, main: ItemIds, dim: int) -> None:
         self._main = main
-        self._newest: dict[str, int] = {}  # appended row, counted from 0, that an id was last put at
-        self._previous: list[int] = []  # for each appended row, the one its id was put at before, or −1
-        self._changes: list[ItemChange] = []
+        self._rows = AppendedRows()
         self._dim = dim
         self._vectors = np.empty((_FIRST_CAPACITY, dim), dtype=np.float32)
         self._vector_rows = np.empty(_FIRST_CAPACITY, dtype=np.int64)
         self._popularity = np.empty(_FIRST_CAPACITY, dtype=np.float32)
         self._removed_at = np.zeros(_FIRST_CAPACITY, dtype=np.int32)
         self._writing = threading.Lock()
-        self.attributes = MutableAttributeIndex()
         none = self._vectors[:0], self._vector_rows[:0], self._popularity[:0], self._removed_at[:0]
-        self.state = IndexState(0, *none, np.zeros(len(main), dtype=np.int32), 0, 0, 0)
+        self.state = IndexState(self._rows, 0, *none, np.zeros(len(main), dtype=np.int32), 0, 0, 0)
 
     def rows(self, ids: Sequence[str], state: IndexState | None = None) -> IntArray:
         """Return the row of each id as (n,) int64, −1 where the item is not live.
@@ -148,16 +193,12 @@ class Delta:
         if not appended:
             return rows
         for position in np.flatnonzero(rows < 0).tolist():
-            row = self._newest.get(name_of(position), -1)
+            row = state.rows.newest.get(name_of(position), -1)
             while row >= appended:  # put after this state
-                row = self._previous[row]
+                row = state.rows.previous[row]
             if row >= 0 and not 0 < state.removed_at[row] <= state.version:
                 rows[position] = len(self._main) + row
         return rows
-
-    def ids_of(self, rows: IntArray) -> list[str]:
-        """Return the ids of appended rows (n,), counted from 0."""
-        return [self._changes[row].item_id for row in rows.tolist()]
 
     def apply(self, puts: Sequence[ItemChange], removed: Sequence[str] = ()) -> None:
         """Put and remove items; a search sees all of it or nothing.
@@ -175,18 +216,18 @@ class Delta:
             new = _Rows.of([put for put in latest.values() if put.listed or put.has_vector], self._dim)
             if new.changes or (replaced >= 0).any():
                 self._commit(new, self._write(new), replaced)
+            if self.state.removed > max(_KEPT_REMOVED, len(self.state.removed_at) - self.state.removed):
+                self._let_go_of_removed()
 
     def _write(self, new: _Rows) -> int:
         """Write rows where no search looks yet; return the number of the first.
 
         Rows of a change that broke off halfway are never used again, so their attributes reach no other item.
         """
-        first, before = len(self._changes), self.state
+        first, before = len(self._rows.changes), self.state
         count, filled = first + len(new.changes), len(before.vectors) + len(new.vectors)
         self._reserve(count, filled)
-        self._changes += new.changes
-        for row, terms in enumerate(new.terms, start=first):
-            self.attributes.add(row, terms)
+        self._rows.add(new.changes, new.terms)
         self._popularity[first:count] = new.popularity
         self._vectors[len(before.vectors) : filled] = new.vectors
         self._vector_rows[len(before.vectors) : filled] = new.with_vector + first
@@ -197,17 +238,15 @@ class Delta:
         before, main = self.state, len(self._main)
         version, count = before.version + 1, first + len(new.changes)
         of_main, appended = replaced[(replaced >= 0) & (replaced < main)], replaced[replaced >= main] - main
-        without_vector = sum(not self._changes[row].has_vector for row in appended.tolist())
+        without_vector = sum(not self._rows.changes[row].has_vector for row in appended.tolist())
         broken_off = first - len(before.removed_at)
-        ids = [put.item_id for put in new.changes]
-        # First: a reader that finds the new row of an id before `state` has it goes on to the previous one.
-        self._previous += [-1] * broken_off + [self._newest.get(item_id, -1) for item_id in ids]
-        self._newest |= {item_id: first + i for i, item_id in enumerate(ids)}
+        self._rows.name(first, broken_off)
         self._removed_at[first - broken_off : first] = version
         self._removed_at[appended] = version
         before.main_removed_at[of_main] = version
         filled = len(before.vectors) + len(new.vectors)
         self.state = IndexState(
+            self._rows,
             version,
             self._vectors[:filled],
             self._vector_rows[:filled],
@@ -219,10 +258,37 @@ class Delta:
             before.without_vector - without_vector + len(new.changes) - len(new.vectors),
         )
 
+    def _let_go_of_removed(self) -> None:
+        """Copy the live rows, numbered anew, as a new state; earlier states keep what they have.
+
+        So an item or a person that changes often takes as much memory as one that changed once.
+        """
+        before = self.state
+        live = np.flatnonzero(before.removed_at == 0)
+        with_vector = before.removed_at[before.vector_rows] == 0
+        self._rows = before.rows.only(live)
+        self._vectors = before.vectors[with_vector]
+        self._vector_rows = np.searchsorted(live, before.vector_rows[with_vector]).astype(np.int64)
+        self._popularity = before.popularity[live]
+        self._removed_at = np.zeros(len(live), dtype=np.int32)
+        self.state = IndexState(
+            self._rows,
+            before.version + 1,
+            self._vectors[:],
+            self._vector_rows[:],
+            self._popularity[:],
+            self._removed_at[:],
+            before.main_removed_at,
+            before.main_removed,
+            0,
+            before.without_vector,
+        )
+
     def changes(self) -> list[ItemChange]:
         """Return the appended rows that are live."""
-        removed_at = self.state.removed_at.tolist()
-        return [change for change, at in zip(self._changes, removed_at, strict=False) if not at]
+        state = self.state
+        removed_at = state.removed_at.tolist()
+        return [change for change, at in zip(state.rows.changes, removed_at, strict=False) if not at]
 
     def main_removed(self) -> IntArray:
         """Return the rows of the main part that are removed, sorted."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ class Index:
     """An immutable directory below indexes/, and the changes that were put on top of it.
 
     A row is a position in the index: the M rows of the main part come first, then the appended ones. An item
-    that changes gets a new row; the item at a row never changes.
+    that changes gets a new row, and appended rows are numbered anew now and then: who looks rows up while
+    others write takes `delta.state` once, and passes it to each method.
 
     Attributes:
         index_id: the directory's name.
@@ -89,7 +90,7 @@ class Index:
         changes, removed = read_delta(directory)
         self._apply_stored([*changes, *read_without_vector(directory, self.dim)], removed)
         self._attributes = AttributeIndex(directory / FACTS_FILE)
-        self._allowed = FilterCache(self.main, self._attributes, self.delta).allowed
+        self._allowed = FilterCache(self.main, self._attributes, self.delta.rows).allowed
         self._check_sizes(directory, len(changes))
 
     @classmethod
@@ -161,7 +162,8 @@ class Index:
     ) -> Searched:
         """Compare every vector that is allowed; otherwise as `search`."""
         state = state or self.delta.state
-        everything = Searchable(self.main, None, FilterPolicy(scan_share=0.0), state, self.item_ids)
+        ids = partial(self.item_ids, state=state)
+        everything = Searchable(self.main, None, FilterPolicy(scan_share=0.0), state, ids)
         allowed = self._allowed(wanted, state) if wanted else ALL_ALLOWED
         return everything.search(self._queries(vectors), k, excluded, allowed)
 
@@ -180,8 +182,8 @@ class Index:
         appended = np.arange(len(state.removed_at)) if allowed.appended is None else allowed.appended
         rows = np.concatenate([main, appended + len(self.main)])
         rows = rows[state.live(rows) & ~np.isin(rows, masked)]
-        found = rows[None], self.popularity_of(rows)[None]
-        best: IntArray = best_by_id(found, k, len(self.main), self.item_ids)[0][0]
+        found = rows[None], self.popularity_of(rows, state)[None]
+        best: IntArray = best_by_id(found, k, len(self.main), partial(self.item_ids, state=state))[0][0]
         return best[best >= 0]
 
     def passing(self, wanted: Filter, state: IndexState | None = None) -> IntArray:
@@ -221,48 +223,49 @@ class Index:
         """
         return self.delta.current_rows(main_rows, name_of, state) if state.version else main_rows
 
-    def item_ids(self, rows: IntArray) -> list[str]:
-        """Return the item ids of rows (n,)."""
-        main = len(self.main)
+    def item_ids(self, rows: IntArray, state: IndexState | None = None) -> list[str]:
+        """Return the item ids of rows (n,) of a state, the latest by default."""
+        state, main = state or self.delta.state, len(self.main)
         appended = rows >= main
         if not appended.any():
             return self.main.ids.of_rows(rows)
         ids = self.main.ids.of_rows(np.where(appended, 0, rows)) if main else [""] * len(rows)
         places = np.flatnonzero(appended)
-        for place, item_id in zip(places.tolist(), self.delta.ids_of(rows[places] - main), strict=True):
+        for place, item_id in zip(places.tolist(), state.ids_of(rows[places] - main), strict=True):
             ids[place] = item_id
         return ids
 
-    def vectors_of(self, rows: IntArray) -> FloatArray:
-        """Return the vectors (n, D) float32 of rows (n,)."""
-        main = len(self.main)
+    def vectors_of(self, rows: IntArray, state: IndexState | None = None) -> FloatArray:
+        """Return the vectors (n, D) float32 of rows (n,) of a state, the latest by default."""
+        state, main = state or self.delta.state, len(self.main)
         if not len(rows) or rows.max() < main:
             return self.main.vectors[rows]
         found = np.empty((len(rows), self.dim), dtype=np.float32)
         in_main = rows < main
         found[in_main] = self.main.vectors[rows[in_main]]
-        found[~in_main] = self.delta.state.vectors_of(rows[~in_main] - main)
+        found[~in_main] = state.vectors_of(rows[~in_main] - main)
         return found
 
-    def scores_of(self, queries: FloatArray, rows: IntArray) -> FloatArray:
+    def scores_of(self, queries: FloatArray, rows: IntArray, state: IndexState | None = None) -> FloatArray:
         """Score rows (B, n) for queries (B, D) as `search` does: inner products (B, n) float32.
 
         Args:
             queries: float32, C-contiguous.
             rows: of items, none of them −1.
+            state: whose rows they are; None is the latest.
         """
         if not rows.size or rows.max() < len(self.main):
             return scores_of(self.main.vectors, queries, rows)
-        vectors = self.vectors_of(rows.ravel())
+        vectors = self.vectors_of(rows.ravel(), state)
         return scores_of(vectors, queries, np.arange(rows.size).reshape(rows.shape))
 
-    def popularity_of(self, rows: IntArray) -> FloatArray:
-        """Return the popularity (n,) float32 of rows (n,)."""
-        main = len(self.main)
+    def popularity_of(self, rows: IntArray, state: IndexState | None = None) -> FloatArray:
+        """Return the popularity (n,) float32 of rows (n,) of a state, the latest by default."""
+        state, main = state or self.delta.state, len(self.main)
         appended = rows >= main
         found = np.zeros(len(rows), dtype=np.float32)
         found[~appended] = self.main.popularity[rows[~appended]]
-        found[appended] = self.delta.state.popularity[rows[appended] - main]
+        found[appended] = state.popularity[rows[appended] - main]
         return found
 
     def attributes_by_row(self) -> AttributesByRow:
@@ -272,7 +275,8 @@ class Index:
     @property
     def ids(self) -> pa.LargeStringArray:
         """The item id of every row, removed or not."""
-        appended = self.delta.ids_of(np.arange(len(self.delta.state.removed_at)))
+        state = self.delta.state
+        appended = state.ids_of(np.arange(len(state.removed_at)))
         column = self.main.ids.column
         return pa.concat_arrays([column, pa.array(appended, pa.large_string())]) if appended else column
 
@@ -293,7 +297,8 @@ class Index:
             self.delta.apply([change for change in changes if change.item_id in usable], removed)
 
     def _searchable(self, state: IndexState) -> Searchable:
-        return Searchable(self.main, self.elsewhere or self.approximate, self.policy, state, self.item_ids)
+        ids = partial(self.item_ids, state=state)
+        return Searchable(self.main, self.elsewhere or self.approximate, self.policy, state, ids)
 
     def _queries(self, vectors: FloatArray) -> FloatArray:
         if vectors.shape[1] != self.dim:

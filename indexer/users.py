@@ -6,6 +6,7 @@ by.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def similar_users(
         k: at most so many.
         without: rows to leave out, such as the user's own.
         exact: compare every user, also where the user index has FAISS.
-        state: of the user index that `without` was looked up in; None is the latest.
+        state: of the user index, whose rows `without` are and are returned; None is the latest.
 
     Raises:
         VectorDimError: the vectors are not of the embedding dim.
@@ -76,7 +77,13 @@ def similar_users(
     return find(queries, k, without, state=state)
 
 
-def audience(users: Index, vectors: FloatArray, k: int, without: Exclusions | None = None) -> Searched:
+def audience(
+    users: Index,
+    vectors: FloatArray,
+    k: int,
+    without: Exclusions | None = None,
+    state: IndexState | None = None,
+) -> Searched:
     """Find the users with the highest <V_u, x>: return rows (B, k) int64 and it (B, k) float32, best first.
 
     Every user is scored, in blocks: FAISS and `brute_force` find the highest cosines, whose order is another
@@ -87,12 +94,13 @@ def audience(users: Index, vectors: FloatArray, k: int, without: Exclusions | No
         vectors: (B, D) item vectors x.
         k: at most so many; where fewer are available, row −1 with −inf follows.
         without: rows to leave out.
+        state: of the user index, whose rows these are and are returned; None is the latest.
 
     Raises:
         VectorDimError: the vectors are not of the embedding dim.
         ZeroVectorError: one of them is zero.
     """
-    queries, state = _queries(users, vectors), users.delta.state
+    queries, state = _queries(users, vectors), state or users.delta.state
     best = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf, dtype=np.float32)
     for rows, block in _blocks(users.main.vectors, state, len(queries)):
         every = np.broadcast_to(np.arange(len(block)), (len(queries), len(block)))
@@ -100,7 +108,7 @@ def audience(users: Index, vectors: FloatArray, k: int, without: Exclusions | No
         _mask_scores(scores, rows, state, without)
         live = np.where(np.isneginf(scores), -1, rows)
         both = np.concatenate([best[0], live], axis=1), np.concatenate([best[1], scores], axis=1)
-        best = best_by_id(both, k, len(users.main), users.item_ids)
+        best = best_by_id(both, k, len(users.main), partial(users.item_ids, state=state))
     return best
 
 

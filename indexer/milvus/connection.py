@@ -1,12 +1,15 @@
 """A connection to Milvus, and the errors of this package."""
 
+import logging
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 LEAST_VERSION = (2, 3, 5)  # the oldest that was tried; arrays in expressions are in none before 2.3.2
 CALL_SECONDS = 30.0
+SEARCH_SECONDS = 10.0  # of a query that somebody waits for
 
 
 class MissingMilvusError(RuntimeError):
@@ -65,7 +68,10 @@ class MilvusConnection:
             import pymilvus  # noqa: PLC0415  # takes a second, and few servers need it
         except ModuleNotFoundError as error:
             raise MissingMilvusError from error
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # what fails is raised, without a traceback
         self.uri = address.uri
+        self._silent = False  # the last search had no answer in time
+        self._trying = threading.Lock()
         self._module: Any = pymilvus
         self._client: Any = None
         self._client = self.call(
@@ -92,13 +98,52 @@ class MilvusConnection:
         try:
             return work()
         except (self._module.exceptions.MilvusException, grpc.RpcError, OSError) as error:
-            reason = str(getattr(error, "message", "") or error).split("\n")[0]
-            raise MilvusUnreachableError(self.uri, reason[:300]) from error
+            raise MilvusUnreachableError(self.uri, _said(error)) from error
+
+    def call_unless_silent(self, work: Callable[[], Any]) -> Any:
+        """Return what a search returns; after one had no answer in time, only one at a time tries again.
+
+        The others are refused at once: a Milvus that takes calls and says nothing holds one thread.
+
+        Raises:
+            MilvusUnreachableError: as `call`, or one tries already.
+        """
+        if not self._silent:
+            return self._noting_silence(work)
+        if not self._trying.acquire(blocking=False):
+            raise MilvusUnreachableError(
+                self.uri, "it says nothing, and one search waits whether it does again"
+            )
+        try:
+            return self._noting_silence(work)
+        finally:
+            self._trying.release()
+
+    def _noting_silence(self, work: Callable[[], Any]) -> Any:
+        import grpc  # noqa: PLC0415
+
+        try:
+            found = self.call(work)
+        except MilvusUnreachableError as error:
+            cause = error.__cause__
+            self._silent = isinstance(cause, grpc.Call) and cause.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            raise
+        self._silent = False
+        return found
 
     def close(self) -> None:
         """Close the connection."""
         if self._client is not None:
             self._client.close()
+
+
+def _said(error: Exception) -> str:
+    """Return what is wrong, in a line."""
+    import grpc  # noqa: PLC0415
+
+    if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
+        return f"{error.code().name}: {error.details()}"[:300]
+    return str(getattr(error, "message", "") or error).split("\n")[0][:300]
 
 
 def _is_new_enough(version: str) -> bool:

@@ -26,6 +26,7 @@ from indexer.milvus.collection import (
 )
 from indexer.milvus.connection import (
     CALL_SECONDS,
+    SEARCH_SECONDS,
     MilvusConnection,
     MilvusUnreachableError,
     NoCollectionError,
@@ -98,28 +99,41 @@ class MilvusSearch:
             MilvusUnreachableError: Milvus does not answer.
         """
         wanted = expression_of(allowed.wanted, self._facts) if allowed.main is not None else ""
-        rows = self.search(queries, search_params.candidates(count) + spare, search_params.ef_search, wanted)
+        limit = search_params.candidates(count) + spare
+        rows = self._connection.call_unless_silent(
+            lambda: self._search(queries, limit, search_params.ef_search, wanted, SEARCH_SECONDS)
+        )
         if allowed.main is not None and len(allowed.main):
             places = np.minimum(np.searchsorted(allowed.main, rows), len(allowed.main) - 1)
             rows = np.where(allowed.main[places] == rows, rows, -1)
         return rows, scores_of(vectors, queries, rows)
 
     def search(self, queries: FloatArray, count: int, ef_search: int, expression: str = "") -> IntArray:
-        """Return rows (B, n) of the main part that are near to queries (B, D), −1 where there are no more."""
+        """Return rows (B, n) of the main part that are near to queries (B, D), −1 where there are no more.
+
+        Raises:
+            MilvusUnreachableError: Milvus does not answer.
+        """
+        found: IntArray = self._connection.call(
+            lambda: self._search(queries, count, ef_search, expression, CALL_SECONDS)
+        )
+        return found
+
+    def _search(
+        self, queries: FloatArray, count: int, ef_search: int, expression: str, seconds: float
+    ) -> IntArray:
+        """Search once.  Raises: as the library."""
         limit = max(1, min(count, MOST_RESULTS, len(self)))
         params = {"params": {"ef": max(ef_search, limit)}}
-        client = self._connection.client
-        hits = self._connection.call(
-            lambda: client.search(
-                self._collection,
-                data=list(queries),
-                limit=limit,
-                filter=expression,
-                search_params=params,
-                output_fields=[ID],
-                anns_field=VECTOR,
-                timeout=CALL_SECONDS,
-            )
+        hits = self._connection.client.search(
+            self._collection,
+            data=list(queries),
+            limit=limit,
+            filter=expression,
+            search_params=params,
+            output_fields=[ID],
+            anns_field=VECTOR,
+            timeout=seconds,
         )
         names = [[str(hit[ID]) for hit in of_query] for of_query in hits]
         flat = self._ids.rows([name for of_query in names for name in of_query])

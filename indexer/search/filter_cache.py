@@ -1,11 +1,11 @@
 """The rows that filters allow in an index; those of the main part are cached."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from indexer.delta import Delta, IndexState
+from indexer.delta import IndexState
 from indexer.files import IntArray, MainPart
 from indexer.filters import AttributeLookup, Filter, allowed_rows
 from indexer.search.allowed import Allowed, bits_of
@@ -19,14 +19,20 @@ _BITMAP_SHARE = 1 / 256  # of the rows that pass, from which on FAISS may be ask
 class FilterCache:
     """Turns filters into rows; threads may share it."""
 
-    def __init__(self, main: MainPart, attributes: AttributeLookup, delta: Delta) -> None:
-        self._main, self._attributes, self._delta = main, attributes, delta
+    def __init__(
+        self,
+        main: MainPart,
+        attributes: AttributeLookup,
+        rows: Callable[[Sequence[str], IndexState], IntArray],
+    ) -> None:
+        """Take the main part, its attributes, and what looks up the rows of ids in a state."""
+        self._main, self._attributes, self._rows = main, attributes, rows
         self._of_filter: OrderedDict[Filter, Allowed] = OrderedDict()
         self._appended: tuple[int, dict[Filter, IntArray]] = (0, {})  # of one version
 
     def allowed(self, wanted: Filter, state: IndexState) -> Allowed:
         """Return the rows that a filter allows in one state.  Raises: ReindexNeededError."""
-        denied = self._delta.rows(wanted.deny, state) if wanted.deny else _NO_ROWS
+        denied = self._rows(wanted.deny, state) if wanted.deny else _NO_ROWS
         denied = denied[denied >= 0]
         if not wanted.selects:
             return Allowed(denied=denied)
@@ -59,10 +65,10 @@ class FilterCache:
             count, main = len(state.removed_at), len(self._main)
 
             def appended_rows(item_ids: Sequence[str]) -> IntArray:
-                found = self._delta.rows(item_ids, state)
+                found = self._rows(item_ids, state)
                 return np.where(found >= main, found - main, -1)
 
-            rows = allowed_rows(wanted, self._delta.attributes, appended_rows, count)
+            rows = allowed_rows(wanted, state.rows.attributes, appended_rows, count)
             rows = cached[1][wanted] = rows[rows < count]  # the index may hold rows put after this state
         return rows
 

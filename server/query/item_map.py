@@ -58,7 +58,7 @@ def map_items(index: Index, most: int = MOST_POINTS) -> ItemMap:
     if items > most:
         rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
     total, products = np.zeros(dim), np.zeros((dim, dim))
-    for vectors in _vectors(index, rows):  # (m, D)
+    for vectors in _vectors(index, rows, state):  # (m, D)
         total += vectors.sum(axis=0, dtype=np.float64)
         products += vectors.T @ vectors
     count = max(len(rows), 1)
@@ -70,7 +70,7 @@ def map_items(index: Index, most: int = MOST_POINTS) -> ItemMap:
         axes[place] = axis * np.sign(axis[np.abs(axis).argmax()])
     places = np.empty((len(rows), 2), dtype=np.float32)
     start = 0
-    for vectors in _vectors(index, rows):
+    for vectors in _vectors(index, rows, state):
         places[start : start + len(vectors)] = vectors @ axes.T
         start += len(vectors)
     middle = (axes @ mean).astype(np.float32)
@@ -109,6 +109,6 @@ class ItemMaps:
             return self._kept[2]
 
 
-def _vectors(index: Index, rows: IntArray) -> Iterator[FloatArray]:
+def _vectors(index: Index, rows: IntArray, state: IndexState) -> Iterator[FloatArray]:
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        yield index.vectors_of(rows[start : start + _ROWS_AT_ONCE])
+        yield index.vectors_of(rows[start : start + _ROWS_AT_ONCE], state)

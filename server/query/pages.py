@@ -51,7 +51,7 @@ def search(
         if query_vectors[i].is_empty:
             check_wanted()
             rows = index.popular(_pool_size(query), excluded[i], query.filter, state)
-            pools[i] = rows, index.popularity_of(rows)
+            pools[i] = rows, index.popularity_of(rows, state)
         else:
             key = query.filter, query.options.exact, _pool_size(query), len(excluded[i]) > 0
             groups.setdefault(key, []).append(i)
@@ -75,7 +75,7 @@ def _exclusions(rows: Sequence[IntArray]) -> Exclusions:
     return Exclusions(np.repeat(np.arange(len(rows)), [len(one) for one in rows]), np.concatenate(rows))
 
 
-def page_of(index: Index, query: Query, rows: IntArray, scores: FloatArray) -> Ranked:
+def page_of(index: Index, query: Query, rows: IntArray, scores: FloatArray, state: IndexState) -> Ranked:
     """Choose the page of a query from its pool: rows (n,) and scores (n,), in its order.
 
     Args:
@@ -83,6 +83,7 @@ def page_of(index: Index, query: Query, rows: IntArray, scores: FloatArray) -> R
         query: its page, least score and diversity.
         rows: (m,) of the pool, best first.
         scores: (m,) of them.
+        state: of the index, whose rows they are.
     """
     options, page = query.options, slice(query.offset, query.depth)
     if options.min_score is not None:
@@ -90,12 +91,12 @@ def page_of(index: Index, query: Query, rows: IntArray, scores: FloatArray) -> R
         rows, scores = rows[enough], scores[enough]
     if options.diversity >= 1.0:
         return rows[page], scores[page]
-    chosen = diversified(scores, index.vectors_of(rows), query.depth, options.diversity)[page]
+    chosen = diversified(scores, index.vectors_of(rows, state), query.depth, options.diversity)[page]
     return rows[chosen], scores[chosen]
 
 
 def shares_of(
-    index: Index, query_vectors: Sequence[QueryVector], pages: Sequence[Ranked]
+    index: Index, query_vectors: Sequence[QueryVector], pages: Sequence[Ranked], state: IndexState
 ) -> list[FloatArray | None]:
     """Divide the scores (n,) of each page among the parts (P, D) of its vector: shares (n, P).
 
@@ -118,7 +119,8 @@ def shares_of(
         for place, i in enumerate(group):
             rows[place, : lengths[place]], scores[place, : lengths[place]] = pages[i]
         parts = np.concatenate([parts_of(query_vectors[i]) for i in group])  # (b · P, D)
-        products = index.scores_of(parts, np.repeat(rows, count, axis=0)).reshape(len(group), count, most)
+        products = index.scores_of(parts, np.repeat(rows, count, axis=0), state)
+        products = products.reshape(len(group), count, most)
         shares = np.ascontiguousarray(products.transpose(0, 2, 1))  # (b, n, P)
         flat = shares.reshape(-1, count)  # the same memory
         largest = np.arange(len(flat)), np.abs(flat).argmax(axis=1)

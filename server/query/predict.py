@@ -115,7 +115,7 @@ def _pairs(snapshot: Snapshot, question: Question) -> Pairs:
         raise ItemNotServedError(ids[int((rows < 0).argmax())])
     return Pairs(
         np.zeros(len(ids), dtype=np.int64),
-        index.vectors_of(rows),
+        index.vectors_of(rows, state),
         model_rows(snapshot, ids),
         question.positions,
     )

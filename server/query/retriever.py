@@ -15,7 +15,7 @@ from indexer.files import IntArray
 from indexer.filters import Filter
 from server.cancellation import check_wanted, seconds_left
 from server.query.explain import by_digest, explained
-from server.query.pages import NO_ROWS, Ranked, page_of, parts_of, search, shares_of
+from server.query.pages import NO_ROWS, page_of, parts_of, search, shares_of
 from server.query.predict import Prediction, Question, predict
 from server.query.query import (
     Candidates,
@@ -298,11 +298,15 @@ class Retriever:
         pools = search(index, queries, query_vectors, excluded, state)
         search_end = time.perf_counter()
         check_wanted()
-        pages = [page_of(index, query, *pools[i]) for i, query in enumerate(queries)]
-        shares = shares_of(index, query_vectors, pages)
-        ids = iter(index.item_ids(np.concatenate([rows for rows, _ in pages])))
+        pages = [page_of(index, query, *pools[i], state) for i, query in enumerate(queries)]
+        shares = shares_of(index, query_vectors, pages, state)
+        ids = iter(index.item_ids(np.concatenate([rows for rows, _ in pages]), state))
         explanations = [
-            self._explanations(known, encoded, i, query, query_vectors[i], pages[i], shares[i])
+            self._explanations(
+                known, encoded, i, query, query_vectors[i], index.vectors_of(pages[i][0], state), shares[i]
+            )
+            if query.options.explain
+            else ()
             for i, query in enumerate(queries)
         ]
         timings = _timings(start, encoded.views_end, encode_end, search_end)
@@ -331,11 +335,11 @@ class Retriever:
         place: int,
         query: Query,
         query_vector: QueryVector,
-        page: Ranked,
+        vectors: FloatArray,
         shares: FloatArray | None,
     ) -> tuple[Explanation, ...]:
-        """Name the sources of the scores of one page, where its query wants that and there are shares."""
-        if shares is None or not query.options.explain or encoded.raw is None:
+        """Name the sources of the scores of items with vectors (n, D), where there are shares (n, P)."""
+        if shares is None or encoded.raw is None:
             return ()
         check_wanted()
         snapshot, subject_views = known.snapshot, known.views_of(place)
@@ -344,7 +348,6 @@ class Retriever:
             # Of texts the state of users has only digests.
             stored_texts = by_digest(self._store.texts_of(query.subject.user_id))
         own_views = encoded.raw.rows(np.array([encoded.row_of[place]]))
-        vectors = snapshot.index.vectors_of(page[0])
         found = explained(snapshot, subject_views, own_views, query_vector, vectors, shares, stored_texts)
         return visible_explanations(snapshot.index, query.visible, found)
 

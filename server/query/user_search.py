@@ -6,6 +6,7 @@ import numpy as np
 
 from encoder.content import RawContent
 from indexer.building import ItemTower
+from indexer.delta import IndexState
 from indexer.files import IntArray
 from indexer.index import Index
 from indexer.search import Exclusions, Searched
@@ -100,7 +101,8 @@ def similar_users_of(snapshot: Snapshot, query: Query, query_vector: QueryVector
         )
     except ZeroVectorError:
         rows, scores = _nobody()
-    return _candidates(snapshot, query, rows, scores, query_vector.views_used, exact=users.exact or exact)
+    found = rows, scores, state
+    return _candidates(snapshot, query, found, query_vector.views_used, exact=users.exact or exact)
 
 
 def audience_of(snapshot: Snapshot, store: StoredRows, query: Query) -> Candidates:
@@ -113,6 +115,7 @@ def audience_of(snapshot: Snapshot, store: StoredRows, query: Query) -> Candidat
         ItemNotFoundError: the store does not have the item.
     """
     users, model = user_index_of(snapshot), snapshot.model
+    state = users.delta.state
     if isinstance(query.subject, SimilarTo):
         item = store.item_table(query.subject.item_id)
         row = snapshot.model_row_of.get(query.subject.item_id, -1)
@@ -123,10 +126,10 @@ def audience_of(snapshot: Snapshot, store: StoredRows, query: Query) -> Candidat
         content = model.content_encoder.encode(raw)
         vector = model.encode_items(np.zeros((1, model.dim), np.float32), content)
     try:
-        rows, scores = audience(users, vector, query.depth)
+        rows, scores = audience(users, vector, query.depth, state=state)
     except ZeroVectorError:
         rows, scores = _nobody()
-    return _candidates(snapshot, query, rows, scores, (), exact=True)
+    return _candidates(snapshot, query, (rows, scores, state), (), exact=True)
 
 
 def _nobody() -> Searched:
@@ -136,17 +139,16 @@ def _nobody() -> Searched:
 def _candidates(
     snapshot: Snapshot,
     query: Query,
-    rows: IntArray,
-    scores: FloatArray,
+    found: tuple[IntArray, FloatArray, IndexState],
     views_used: tuple[str, ...],
     *,
     exact: bool,
 ) -> Candidates:
-    """Return the page of rows (1, n) of the user index with scores (1, n), without row −1."""
-    rows, scores = rows[0, query.offset :], scores[0, query.offset :]
+    """Return the page of rows (1, n) of a state of the user index with scores (1, n), without row −1."""
+    rows, scores = found[0][0, query.offset :], found[1][0, query.offset :]
     finite = np.isfinite(scores)  # −inf at row −1
     return Candidates(
-        user_index_of(snapshot).item_ids(rows[finite]),
+        user_index_of(snapshot).item_ids(rows[finite], found[2]),
         scores[finite],
         None,
         views_used,

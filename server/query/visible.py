@@ -18,7 +18,8 @@ def visible_of(index: Index, visible: Filter, item_ids: Sequence[str]) -> set[st
     if not item_ids:
         return set()
     wanted = visible.both(Filter(allow=tuple(sorted(set(item_ids)))))
-    return set(index.item_ids(index.popular(len(item_ids), NO_ROWS, wanted)))
+    state = index.delta.state
+    return set(index.item_ids(index.popular(len(item_ids), NO_ROWS, wanted, state), state))
 
 
 def visible_subject(index: Index, visible: Filter | None, subject: _Subject) -> _Subject:

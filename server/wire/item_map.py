@@ -64,7 +64,7 @@ def map_replies(
         some = slice(start, start + _POINTS_AT_ONCE)
         yield pb.ReadMapResponse(
             points=pb.MapPoints(
-                item_ids=index.item_ids(rows[some]),
+                item_ids=index.item_ids(rows[some], found.state),
                 places=places[some].astype("<f4").tobytes(),
                 groups=groups[some].tobytes(),
             )

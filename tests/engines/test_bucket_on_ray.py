@@ -21,6 +21,8 @@ from tests.engines.s3 import BUCKET, environment, s3_server
 JOB = Path(__file__).parents[2] / "deploy" / "kubernetes" / "machines" / "ray-job.yaml"
 URL = f"s3://{BUCKET}/home"
 SECONDS = 280.0
+_TRIES = 8
+_NOT_STARTED = "The current node timed out during startup"  # on a machine that is busy
 
 
 class Pods:
@@ -70,18 +72,22 @@ class Pods:
             command: of ours, before --home.
             apart: whether the worker has another disk in the place of the shared one.
         """
-        with tempfile.TemporaryDirectory(prefix="ray") as sockets:  # short: paths of sockets are
-            env = self.environment | {"RAY_TMPDIR": sockets}
-            script = self.script_here(command, free_port())
-            with self._worker(script, env, apart=apart):
-                return subprocess.run(
-                    self._pod(script),
-                    env=env | {"JOB_COMPLETION_INDEX": "0"},
-                    capture_output=True,
-                    text=True,
-                    timeout=SECONDS,
-                    check=False,
-                )
+        for _ in range(_TRIES):
+            with tempfile.TemporaryDirectory(prefix="ray") as sockets:  # short: paths of sockets are
+                env = self.environment | {"RAY_TMPDIR": sockets}
+                script = self.script_here(command, free_port())
+                with self._worker(script, env, apart=apart):
+                    done = subprocess.run(
+                        self._pod(script),
+                        env=env | {"JOB_COMPLETION_INDEX": "0"},
+                        capture_output=True,
+                        text=True,
+                        timeout=SECONDS,
+                        check=False,
+                    )
+            if _NOT_STARTED not in done.stderr:  # else a Job starts its pod again, too
+                break
+        return done
 
     @contextmanager
     def _worker(self, script: str, env: dict[str, str], *, apart: bool) -> Iterator[None]:

@@ -91,7 +91,7 @@ def test_a_reindex_whose_worker_is_killed_makes_the_same_files(
     tmp_path: Path,
     place: str,
 ) -> None:
-    """It is killed behind vectors that are not marked as whole, a FAISS file half-way, a truth not written."""
+    """It is killed behind vectors that are not marked as whole, in a FAISS file, or behind a search."""
     home = copy_without_vectors(small_home, tmp_path / "home")
     reindex = partial(built, home, jobs)
     files = while_one_is_killed(jobs, f"indexer.building.{place}", tmp_path, reindex)

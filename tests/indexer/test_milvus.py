@@ -1,6 +1,9 @@
 """Filters as expressions of Milvus: each is true of every item that the filter allows."""
 
+import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +17,13 @@ from indexer.milvus import (
     MilvusAddress,
     MilvusConnection,
     MilvusSearch,
+    MilvusUnreachableError,
     NoCollectionError,
     collection_of,
     expression_of,
     read_facts,
 )
+from scripts.bench.engines.milvus_server import milvus_lite
 from scripts.bench.index.synthetic import write_index
 from tests.engines.milvus import EVERY_MILVUS, milvus_server
 from tests.random_index import DIM, queries_of
@@ -154,3 +159,35 @@ def test_a_recall_that_is_not_reached_leaves_no_collection(
     with pytest.raises(MilvusRecallError, match=r"not 1\.5 as asked"):
         move_to_milvus(made, connection, queries_of(64), 1.5)
     assert not connection.client.has_collection(collection_of(made.index_id))
+
+
+def test_a_silent_milvus_holds_one_search_and_refuses_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.milvus.search.SEARCH_SECONDS", 2.0)
+    vectors = np.random.default_rng(3).standard_normal((50, DIM)).astype(np.float32)
+    made = write_index(tmp_path, vectors, "Flat", queries_of(64), attributes=attributes)
+    with milvus_lite(tmp_path / "milvus") as running, ThreadPoolExecutor(1) as pool:
+        connection = MilvusConnection(MilvusAddress(running.uri))
+        move_to_milvus(made, connection, queries_of(64), 0.9)
+        index = Index.load(
+            tmp_path / made.index_id, elsewhere=lambda name, ids: MilvusSearch(connection, name, ids)
+        )
+        before = index.search(queries_of(1), 5)[0]
+        os.kill(running.pids[0], signal.SIGSTOP)
+        try:
+            with pytest.raises(MilvusUnreachableError, match="DEADLINE_EXCEEDED: "):
+                index.search(queries_of(1), 5)
+            trying = pool.submit(index.search, queries_of(1), 5)
+            while not connection._trying.locked():  # it takes its turn
+                assert not trying.done()
+            with pytest.raises(MilvusUnreachableError, match="says nothing, and one search waits"):
+                index.search(queries_of(1), 5)
+            assert not trying.done()  # the refusal did not wait for it
+        finally:
+            os.kill(running.pids[0], signal.SIGCONT)
+        wait([trying])
+        for _ in range(2):  # by now it answers, and all searches are let through
+            assert (index.search(queries_of(1), 5)[0] == before).all()
+        assert not connection._silent
+        connection.close()

@@ -60,8 +60,8 @@ def state(delta: Delta, names: list[str]) -> tuple[object, ...]:
     now = delta.state
     rows = delta.rows(names)
     films, prices = (
-        delta.attributes.having(term("kind", "film")),
-        delta.attributes.between("price", -1e9, 1e9),
+        now.rows.attributes.having(term("kind", "film")),
+        now.rows.attributes.between("price", -1e9, 1e9),
     )
     known = [found[found < len(now.removed_at)].tolist() for found in (films, prices)]
     there = now.live(np.arange(len(now.main_removed_at) + len(now.removed_at))).tolist()
@@ -118,8 +118,8 @@ def test_a_put_that_breaks_off_half_way_leaves_nothing_to_those_that_follow(
             delta.apply([change("new", "film", '{"price": 7}'), change("x0")], ["m2"])
     assert state(delta, NAMES)[:4] == before[:4]
     delta.apply([change("other", "book")])
-    films = delta.attributes.having(term("kind", "film")) + 10
-    assert not set(delta.ids_of(films[delta.state.live(films)] - 10)) & {"new", "other"}
+    films = delta.state.rows.attributes.having(term("kind", "film")) + 10
+    assert not set(delta.state.ids_of(films[delta.state.live(films)] - 10)) & {"new", "other"}
     assert delta.rows(["new", "m2"]).tolist() == [-1, 2]
     assert [one.item_id for one in delta.changes()] == [*(f"x{n}" for n in range(20)), "other"]
     assert len(delta.state.removed_at) - delta.state.removed == 21
@@ -137,8 +137,8 @@ def test_readers_never_make_a_put_fail(quick_switches: None) -> None:
         for _ in range(ROUNDS):
             meet.wait()
             for _ in range(2):
-                delta.attributes.having(term("kind", "film"))
-                delta.attributes.between("price", 0, 2)
+                delta.state.rows.attributes.having(term("kind", "film"))
+                delta.state.rows.attributes.between("price", 0, 2)
 
     readers = [Thread(target=read) for _ in range(2)]
     for thread in readers:
@@ -153,15 +153,15 @@ def test_readers_never_make_a_put_fail(quick_switches: None) -> None:
         thread.join()
     assert failed == []
     assert len(delta.changes()) == 5_000 + ROUNDS
-    assert len(delta.attributes.having(term("kind", "film"))) == 5_000 + ROUNDS
-    assert len(delta.attributes.between("price", 0, 2)) == 5_000 + ROUNDS
+    assert len(delta.state.rows.attributes.having(term("kind", "film"))) == 5_000 + ROUNDS
+    assert len(delta.state.rows.attributes.between("price", 0, 2)) == 5_000 + ROUNDS
 
 
 def test_a_filtered_search_sees_two_items_change_together(quick_switches: None) -> None:
     main = MainPart()
     delta = Delta(main.ids, 4)
     delta.apply([change("a", "red"), change("b", "red")])
-    filtering = FilterCache(main, main.attributes, delta)  # type: ignore[arg-type]
+    filtering = FilterCache(main, main.attributes, delta.rows)  # type: ignore[arg-type]
     meet = Barrier(2, timeout=60)
     seen: set[tuple[int, int]] = set()
 

@@ -203,7 +203,8 @@ class _Starter:
 
     def _start_state(self) -> _State:
         with ExitStack() as own:
-            url, pids, where = self._addresses.state, (), "that ran already"
+            url, where = self._addresses.state, "that ran already"
+            pids: tuple[int, ...] = ()
             if not url:
                 nodes = own.enter_context(valkey_cluster(self._folder / "valkey-nodes"))
                 url, pids, where = nodes.url, nodes.pids, "started here"
@@ -224,7 +225,8 @@ class _Starter:
     def _start_milvus(self) -> _Candidates:
         index = self._index
         with ExitStack() as own:
-            uri, pids, where = self._addresses.milvus, (), "that ran already"
+            uri, where = self._addresses.milvus, "that ran already"
+            pids: tuple[int, ...] = ()
             if not uri:
                 start = milvus_standalone if has_standalone() else milvus_lite
                 running = own.enter_context(start(self._folder / "milvus-data"))

@@ -4,19 +4,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
 
 from scripts.bench.faults.watchers import Expected, ask_for, watching
+from store.home import Home
 from store.ledger import read_ledger
 from store.objects import CURRENT, HomeBucket
 from tests.engines.s3 import BUCKET, environment, s3_process
 from tests.engines.valkey import valkey_cluster
 from tests.live_server import SOON, refusal, server, soon
+from tests.live_server import Client as Owner
 from tests.server.processes.test_read_replicas import STORED, USERS, Replica, replica_of
 from tests.stored_home import unpack
 from triptych_client import Behavior, Client
@@ -32,23 +35,49 @@ def command(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(words, capture_output=True, text=True, timeout=SOON, check=False)
 
 
-def seconds_until(holds: Callable[[], bool]) -> float:
-    began = time.monotonic()
-    soon(holds)
-    return time.monotonic() - began
+@dataclass
+class Shop:
+    """An owner and a read replica of a home whose artifacts are in a bucket, and what serves the bucket.
+
+    Attributes:
+        serving, other: indexes, of which the first serves.
+    """
+
+    home: Home
+    owner: Owner
+    client: Client
+    replica: Replica
+    bucket: HomeBucket
+    storage: "subprocess.Popen[bytes]"
+    serving: str
+    other: str
+
+    def failing(self) -> bool:
+        (worker,) = (one for one in self.client.status().workers if one.name == "artifacts")
+        return worker.failing
+
+    def write(self, user_id: str) -> None:
+        """Give a new person the item that is best for them; the next answer of the replica knows of it."""
+        (best,) = self.client.query(user_id=user_id, k=1).item_ids
+        commit = self.client.append_behaviors([Behavior(user_id, best, "view")]).commit
+        assert best not in self.replica.items(user_id, k=10, min_commit=commit)
+
+    def serves_on(self) -> bool:
+        well = (
+            self.client.status().serving and self.replica.serves("") and self.replica.serves("triptych.state")
+        )
+        return well and self.replica.status.index_id == self.serving
+
+    def knows_the_erased(self) -> bool:
+        return self.bucket.ledger() == list(read_ledger(self.home.erasures)) != []
+
+    def publish(self) -> None:
+        self.client.publish_index(self.other)
+        soon(lambda: self.replica.status.index_id == self.other)
 
 
-def failing(client: Client) -> bool:
-    (worker,) = (one for one in client.status().workers if one.name == "artifacts")
-    return worker.failing
-
-
-def serves(replica: Replica, index_id: str) -> bool:
-    return replica.status.index_id == index_id
-
-
-@pytest.mark.nightly
-def test_a_bucket_that_does_not_answer_for_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     home, url = unpack(STORED, tmp_path / "home"), f"s3://{BUCKET}/home"
     with ExitStack() as stack:
         cluster = stack.enter_context(valkey_cluster(tmp_path / "valkey"))
@@ -57,8 +86,7 @@ def test_a_bucket_that_does_not_answer_for_a_minute(tmp_path: Path, monkeypatch:
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("AWS_MAX_ATTEMPTS")  # as many as the library makes
         assert command("artifacts", "copy", "--from", str(home.path), "--to", url).returncode == 0
-        options = ("--state-url", cluster.url, "--artifacts", url)
-        owner = stack.enter_context(server(home, *options))
+        owner = stack.enter_context(server(home, "--state-url", cluster.url, "--artifacts", url))
         client = stack.enter_context(Client(owner.address, timeout=SOON))
         cache = ("--cache", str(tmp_path / "cache"))
         replica = stack.enter_context(replica_of(url, cluster.url, tmp_path / "replica.log", *cache))
@@ -69,55 +97,61 @@ def test_a_bucket_that_does_not_answer_for_a_minute(tmp_path: Path, monkeypatch:
         second = bucket.pointer(CURRENT).artifact_id
         for index_id in (second, first):
             client.publish_index(index_id)
-            soon(lambda index_id=index_id: serves(replica, index_id))  # type: ignore[misc]
-        client.append_behaviors([Behavior("erased-one", "sea-03", "view")])
-        expected: Expected = {first: ask_for(owner.address, ASKED, 20)}
-        load = stack.enter_context(ExitStack())
+            soon(lambda index_id=index_id: replica.status.index_id == index_id)  # type: ignore[misc]
+        yield Shop(home, owner, client, replica, bucket, storage, first, second)
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
+
+
+def refused_publish(shop: Shop) -> None:
+    call = rpc.AdminStub(shop.owner.channel).PublishIndex
+    refused = refusal(lambda: call(pb.PublishIndexRequest(index_id=shop.other), timeout=SOON))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNREACHABLE")
+
+
+@pytest.mark.nightly
+def test_a_bucket_that_does_not_answer_for_a_minute(shop: Shop, tmp_path: Path) -> None:
+    shop.client.append_behaviors([Behavior("erased-one", "sea-03", "view")])
+    expected: Expected = {shop.serving: ask_for(shop.owner.address, ASKED, 20)}
+    writes = 0
+    with ExitStack() as load:
         watched = [
             load.enter_context(watching(address, expected, tmp_path, processes=1))
-            for address in (owner.address, replica.address)
+            for address in (shop.owner.address, shop.replica.address)
         ]
-        publish = rpc.AdminStub(owner.channel).PublishIndex
-        storage.send_signal(signal.SIGSTOP)
-        stopped = time.monotonic()
+        shop.storage.send_signal(signal.SIGSTOP)
+        end = time.monotonic() + OUTAGE_SECONDS
         try:
-            told = seconds_until(lambda: failing(client))
-            refused = refusal(lambda: publish(pb.PublishIndexRequest(index_id=second), timeout=SOON))
-            said = time.monotonic() - stopped - told  # seconds that the call took
-            assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNREACHABLE")
-            by_command = command("index", "publish", second, "--home", url)
+            told = seconds_of(lambda: soon(shop.failing))
+            refused = seconds_of(lambda: refused_publish(shop))
+            by_command = command("index", "publish", shop.other, "--home", shop.bucket.name)
             assert (by_command.returncode, "no answer within" in by_command.stderr) == (1, True)
-            locations = {one.location for one in client.list_indexes()}
-            assert locations == {pb.INDEX_LOCATION_UNKNOWN}
-            client.erase_user("erased-one")
-            writes = 0
-            while time.monotonic() - stopped < OUTAGE_SECONDS:
-                user_id = f"new-{writes}"  # whom nobody follows: the answers that are watched stay the same
-                (best,) = client.query(user_id=user_id, k=1).item_ids
-                commit = client.append_behaviors([Behavior(user_id, best, "view")]).commit
-                assert best not in replica.items(user_id, k=10, min_commit=commit)
+            assert {one.location for one in shop.client.list_indexes()} == {pb.INDEX_LOCATION_UNKNOWN}
+            shop.client.erase_user("erased-one")
+            while time.monotonic() < end:
+                shop.write(f"new-{writes}")  # whom nobody follows: the answers that are watched stay the same
                 writes += 1
-                assert client.status().serving
-                assert serves(replica, first)
-                assert replica.serves("")
-                assert replica.serves("triptych.state")
-            assert failing(client)
+                assert shop.serves_on()
+            assert shop.failing()
         finally:
-            storage.send_signal(signal.SIGCONT)
-        well = seconds_until(lambda: not failing(client))
-        erased = seconds_until(lambda: bucket.ledger() == list(read_ledger(home.erasures)) != [])
-        load.close()
-        began = time.monotonic()
-        client.publish_index(second)
-        soon(lambda: serves(replica, second))
-        published = time.monotonic() - began
-        assert bucket.pointer(CURRENT).artifact_id == second
+            shop.storage.send_signal(signal.SIGCONT)
+        well = seconds_of(lambda: soon(lambda: not shop.failing()))
+        known = seconds_of(lambda: soon(shop.knows_the_erased))
     for one in watched:
         assert (one.wrong, one.failures) == ([], [])
-    assert max(well, erased, published) < 30
+    published = seconds_of(shop.publish)
+    assert shop.bucket.pointer(CURRENT).artifact_id == shop.other
+    assert max(well, known, published) < 30
     answers = " and ".join(f"{one.answers:,}" for one in watched)
     print(
-        f"\nstopped for {OUTAGE_SECONDS:.0f} s: told after {told:.1f} s, a publish refused in {said:.1f} s; {answers} "
-        f"right answers of owner and replica, none failed; {writes} writes, each in the next answer of the replica; "
-        f"well {well:.1f} s after, the ledger there {erased:.1f} s later, an index on the replica in {published:.1f} s"
+        f"\nstopped for {OUTAGE_SECONDS:.0f} s\n"
+        f"told after {told:.1f} s, a publish refused in {refused:.1f} s\n"
+        f"{answers} right answers of owner and replica, none failed\n"
+        f"{writes} writes, each in the next answer of the replica\n"
+        f"well {well:.1f} s after, the ledger in the bucket {known:.1f} s later\n"
+        f"an index published, and on the replica, in {published:.1f} s"
     )
