@@ -150,8 +150,8 @@ def train_command(
     In s3://bucket/home it takes the newest export there; the model is uploaded, and becomes the latest one
     unless another was made meanwhile.
 
-    With --jobs or --ray several workers encode the texts, and train the learned blocks together: --jobs N
-    with N processes, --ray with one on each machine. The rest of training takes place here.
+    With --jobs or --ray several workers encode the texts, and train the learned blocks together: with --jobs
+    two of this machine, with --ray one on each machine. The rest of training takes place here.
 
     Example: triptych train --home demo
     """
