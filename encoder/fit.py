@@ -10,6 +10,7 @@ import numpy as np
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset, hold_out
 from encoder.learned import LearnConfig
+from encoder.learned.parallel import TrainingWorkers
 from encoder.left_out import LeftOutShares
 from encoder.tower import Block, ChosenTrust, Decompositions, Spectrum, Tower, fit_closed_form, spectrum
 from encoder.tower.cold_items import choose_content, fit_content
@@ -68,7 +69,11 @@ class FittedTower:
 
 
 def fit(
-    data: Dataset, options: TrainOptions, training: Path, report: "ReportEpoch | None" = None
+    data: Dataset,
+    options: TrainOptions,
+    training: Path,
+    report: "ReportEpoch | None" = None,
+    workers: TrainingWorkers | None = None,
 ) -> FittedTower:
     """Fit a tower to the visible rows of a data set.
 
@@ -83,6 +88,7 @@ def fit(
         options: of training.
         training: folder of checkpoints and of TensorBoard's files.
         report: takes the figures of each epoch of a learned block.
+        workers: train learned blocks together with this process; None leaves it alone.
     """
     choosing, split, unchosen = _choosing(data, options)
     trials: list[Trial] = []
@@ -108,7 +114,7 @@ def fit(
         tower = finished(closed, data, settings)
         measured = measured_facts(judged, choosing, split) if split else {}
         return FittedTower(tower, facts | measured | {"trust": trust.as_json()}, Kept(settings, svd.right))
-    runs = _learn(choosing, closed, split, options.learn, training, report)
+    runs = _learn(choosing, closed, split, options.learn, training, report, workers)
     blocks = [run.block for run in runs]
     mix = choose_mix(closed, blocks, choosing, split)
     weighed = with_half_life(mixed(closed, blocks, mix.weight, choosing), mix.half_life)
@@ -120,7 +126,7 @@ def fit(
     if choosing is not data:
         closed, svd = fit_with_spectrum(data, config)
         if mix.weight:
-            runs = _train_again(data, config, runs, options.learn, training, report)
+            runs = _train_again(data, config, runs, options.learn, training, report, workers)
     settings = KeptSettings(
         config, options.learn, best, mix.weight, mix.half_life, options.max_dim, trust, content
     )
@@ -192,6 +198,7 @@ def _learn(
     options: LearnConfig,
     training: Path,
     report: "ReportEpoch | None",
+    workers: TrainingWorkers | None,
 ) -> list["TrainedBlock"]:
     """Train the member blocks, stopped early by NDCG@20 on a held-out split."""
     from encoder.learned.trainer import member_settings, train_block  # noqa: PLC0415  torch, only where something is learned
@@ -202,7 +209,8 @@ def _learn(
         return scorer.score_tower(Tower(closed.config, (block,)))
 
     return [
-        train_block(data, closed.config, one, score, training, report) for one in member_settings(options)
+        train_block(data, closed.config, one, score, training, report, None, workers)
+        for one in member_settings(options)
     ]
 
 
@@ -220,13 +228,14 @@ def _train_again(
     options: LearnConfig,
     training: Path,
     report: "ReportEpoch | None",
+    workers: TrainingWorkers | None,
 ) -> list["TrainedBlock"]:
     """Train the blocks on other data for as many epochs as were best."""
     from encoder.learned.trainer import member_settings, train_block  # noqa: PLC0415
 
     pairs = zip(member_settings(options), runs, strict=True)
     return [
-        train_block(data, config, replace(one, epochs=run.epoch), None, training, report)
+        train_block(data, config, replace(one, epochs=run.epoch), None, training, report, None, workers)
         for one, run in pairs
     ]
 

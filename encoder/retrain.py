@@ -18,6 +18,7 @@ from encoder.fit import (
     measured_facts,
 )
 from encoder.learned import LearnConfig
+from encoder.learned.parallel import TrainingWorkers
 from encoder.tower import Block, Tower
 from encoder.tower.mix import Mix, mixed
 from encoder.tower.select import HeldOutScorer
@@ -32,7 +33,11 @@ PATIENCE = 2  # checks
 
 
 def retrain(
-    data: Dataset, start: WarmStart, training: Path, report: "ReportEpoch | None" = None
+    data: Dataset,
+    start: WarmStart,
+    training: Path,
+    report: "ReportEpoch | None" = None,
+    workers: TrainingWorkers | None = None,
 ) -> FittedTower:
     """Fit a tower to the visible rows of a data set, starting from the last model.
 
@@ -46,6 +51,7 @@ def retrain(
         start: the last model.
         training: folder of checkpoints and of TensorBoard's files.
         report: takes the figures of each epoch of a learned block.
+        workers: train learned blocks together with this process; None leaves it alone.
 
     Raises:
         LearningDivergedError: the loss of a learned block is infinite or no number.
@@ -58,7 +64,7 @@ def retrain(
     runs: list[TrainedBlock] = []
     if kept.learn is not None and kept.weight:
         score = partial(_score_block, scorer, kept.closed) if scorer else None
-        runs = _train_on(data, kept.closed, start, kept.learn, score, training, report)
+        runs = _train_on(data, kept.closed, start, kept.learn, score, training, report, workers)
     tower = finished(mixed(closed, [run.block for run in runs], kept.weight, data), data, kept)
     reached = scorer.score_tower(tower) if scorer else None
     learned = None
@@ -79,6 +85,7 @@ def _train_on(
     score: "Score | None",
     training: Path,
     report: "ReportEpoch | None",
+    workers: TrainingWorkers | None,
 ) -> list["TrainedBlock"]:
     """Train the learned blocks of the last model on."""
     from encoder.learned.trainer import member_settings, train_block  # noqa: PLC0415  torch, only where something is learned
@@ -88,7 +95,7 @@ def _train_on(
     for settings, block, best in members:
         epochs = max(LEAST_EPOCHS, round(SHARE_OF_EPOCHS * best))
         some = replace(settings, epochs=epochs, patience=PATIENCE)
-        runs.append(train_block(data, config, some, score, training, report, block))
+        runs.append(train_block(data, config, some, score, training, report, block, workers))
     return runs
 
 

@@ -5,6 +5,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ from encoder.drift.measure import measure_reference
 from encoder.fit import TrainOptions, fit
 from encoder.heads import OLD_FILES, Head, save_head
 from encoder.heads.model import FrozenVectors
+from encoder.jobs import IN_PROCESS, Jobs, shared_folder
 from encoder.learned import CHECKPOINT_FILE
+from encoder.learned.parallel import TrainingWorkers
 from encoder.left_out import LeftOut, LeftOutIds
 from encoder.model_files import ITEM_GRAPH, METRICS_FILE, USER_GRAPH
 from encoder.preflight import check_actions, known_actions, warn_of_weights
@@ -71,6 +74,7 @@ def train(
     options: TrainOptions,
     report: "ReportEpoch | None" = None,
     heads: HeadTrainer | None = None,
+    jobs: Jobs = IN_PROCESS,
 ) -> Path:
     """Train a model on an export, name it in models/LATEST, and return its directory.
 
@@ -86,6 +90,7 @@ def train(
         options: of training.
         report: takes the figures of each epoch of a learned block.
         heads: fits task heads to the data and the vectors; None fits none.
+        jobs: train learned blocks together with this process.
 
     Raises:
         NothingToLearnError: the export has no visible behaviour that counts.
@@ -95,6 +100,7 @@ def train(
         NotFiniteModelError: a number of the model is not finite; nothing is published.
         ParityError: the exported graph does not compute what was fitted.
         OtherTextModelError, UnknownItemsError, StartMismatchError: the start is of no use for this data.
+        WorkersLostError, PartFailedError: workers were lost again and again, or one raised an error.
     """
     start = time.perf_counter()
     origin = options.start
@@ -108,12 +114,14 @@ def train(
         left_out = options.left_out.draw(data)
         options.left_out.check(data, left_out, options.base)
         data = left_out.apart_from(data)
-        fitted = fit(data, options, home.training, report)
+        with _workers(home, jobs, learns=options.learn is not None) as workers:
+            fitted = fit(data, options, home.training, report, workers)
     else:
         origin.check(data, encoder.text_model_id)
         left_out = origin.left_out.rows(data)
         data = left_out.apart_from(data)
-        fitted = retrain(data, origin, home.training, report)
+        with _workers(home, jobs, learns=origin.kept.settings.learn is not None) as workers:
+            fitted = retrain(data, origin, home.training, report, workers)
     seconds = {"encode": encoded - start, "fit": time.perf_counter() - encoded}
     tower = fitted.tower
     metrics = fitted.facts | {"seconds": seconds}
@@ -133,6 +141,16 @@ def train(
     for checkpoint in home.training.glob(f"*/{CHECKPOINT_FILE}"):
         checkpoint.unlink()  # the model is there; TensorBoard's files stay
     return directory
+
+
+@contextmanager
+def _workers(home: Home, jobs: Jobs, *, learns: bool) -> Iterator[TrainingWorkers | None]:
+    """Yield the workers that train learned blocks; None where there are none, or nothing to learn."""
+    if jobs.in_this_process or not learns:
+        yield None
+        return
+    with shared_folder(home) as folder:
+        yield TrainingWorkers(jobs, folder)
 
 
 def save_model(

@@ -150,7 +150,8 @@ def train_command(
     In s3://bucket/home it takes the newest export there; the model is uploaded, and becomes the latest one
     unless another was made meanwhile.
 
-    With --jobs or --ray the texts are encoded by several workers; the rest of training takes place here.
+    With --jobs or --ray several workers encode the texts, and train the learned blocks together: with --jobs
+    two of this machine, with --ray one on each machine. The rest of training takes place here.
 
     Example: triptych train --home demo
     """
@@ -218,10 +219,9 @@ def train_command(
                     shared=shared_text_models() if source == text_model else None,
                 )
             encoder = TextEncoder.load(text_directory)
-            with closing(TextCache.open(place.text_cache)) as texts:
-                with workers(jobs, ray) as working:
-                    encode_texts(place, export, encoder, texts, working)
-                directory = train(place, export, encoder, texts, options, report, heads)
+            with closing(TextCache.open(place.text_cache)) as texts, workers(jobs, ray) as working:
+                encode_texts(place, export, encoder, texts, working)
+                directory = train(place, export, encoder, texts, options, report, heads, working)
         work.model_made(directory)
         _print_model(console, directory)
 

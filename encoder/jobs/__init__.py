@@ -6,17 +6,29 @@ works in processes of this machine and `cluster` on a Ray cluster; both start ag
 `opening` chooses between them by the options `--jobs` and `--ray`.
 """
 
-from encoder.jobs.jobs import IN_PROCESS, Jobs, NotByNameError, PartFailedError, PartLostError
+from encoder.jobs.jobs import (
+    IN_PROCESS,
+    Crew,
+    Jobs,
+    NotByNameError,
+    PartFailedError,
+    PartLostError,
+    Room,
+    WorkerLostError,
+)
 from encoder.jobs.opening import NotSharedError, check_shared, open_jobs, shared_folder
 from encoder.jobs.processors import usable_processors
 
 __all__ = [
     "IN_PROCESS",
+    "Crew",
     "Jobs",
     "NotByNameError",
     "NotSharedError",
     "PartFailedError",
     "PartLostError",
+    "Room",
+    "WorkerLostError",
     "check_shared",
     "open_jobs",
     "shared_folder",

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from encoder.jobs.jobs import Jobs, PartOutcome, attempt
+from encoder.jobs.jobs import Jobs, PartOutcome, Room, attempt
 from encoder.jobs.threads import ONE_THREAD
 
 _CLIENT = "ray://"
@@ -83,8 +83,58 @@ class RayCluster(Jobs):
         """Hand a part to the cluster."""
         for done in [one for one in self._tasks if one.done()]:
             del self._tasks[done]
-        task = self._attempt.remote(function, part)
-        future: Future[PartOutcome[_Result]] = task.future()
+        return self._followed(self._attempt.remote(function, part))
+
+    def room(self, cards: int = 0) -> Room:
+        """Return a process for each machine, this one among them, with the threads that the smallest allows.
+
+        The threads of a process share its weights and gradients, which processes would have to exchange.
+        Where this process sees a card, only the machines that have one count.
+        """
+        others = self._others(with_cards=cards > 0)
+        machines = [*others, *(one for one in self._machines() if one["NodeID"] == self._here())]
+        threads = min((int(one["Resources"]["CPU"]) for one in machines), default=1)
+        address = self._ray.util.get_node_ip_address()
+        return Room(1 + len(others), threads, address, with_cards=cards > 0)
+
+    def begin_together(
+        self, function: Callable[[int], _Result], room: Room
+    ) -> "list[Future[PartOutcome[_Result]]]":
+        """Begin a call on each of the other machines, which is not begun again where it is lost."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415  Ray
+
+        futures = []
+        others = self._others(with_cards=room.with_cards)
+        for number, machine in zip(range(1, room.processes), others, strict=False):
+            attempt_there = self._attempt.options(
+                num_cpus=room.threads,
+                num_gpus=int(room.with_cards),
+                max_retries=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(machine["NodeID"], soft=False),
+            )
+            futures.append(self._followed(attempt_there.remote(function, number)))
+        return futures
+
+    def _machines(self) -> list[dict[str, Any]]:
+        """Return the machines that have processors to give."""
+        return [one for one in self._ray.nodes() if one["Alive"] and one["Resources"].get("CPU", 0) >= 1]
+
+    def _here(self) -> str:
+        """Return the id of the machine that this process is on."""
+        here: str = self._ray.get_runtime_context().get_node_id()
+        return here
+
+    def _others(self, *, with_cards: bool) -> list[dict[str, Any]]:
+        """Return the other machines in the order of their ids, those with cards alone where that is asked."""
+        here = self._here()
+        others = [one for one in self._machines() if one["NodeID"] != here]
+        if with_cards:
+            others = [one for one in others if one["Resources"].get("GPU", 0) >= 1]
+        return sorted(others, key=lambda one: str(one["NodeID"]))
+
+    def _followed(self, task: Any) -> "Future[PartOutcome[Any]]":
+        """Return the future of a task, which can be abandoned by it."""
+        future: Future[PartOutcome[Any]] = task.future()
         self._tasks[future] = task
         return future
 

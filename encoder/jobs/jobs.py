@@ -5,6 +5,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -43,6 +44,16 @@ class PartLostError(RuntimeError):
         self.number = number
 
 
+class WorkerLostError(RuntimeError):
+    """A worker that worked at the same time as others ended before the work was over."""
+
+    def __init__(self, label: str, number: int | None, reason: str) -> None:
+        who = "a worker" if number is None else f"worker {number}"
+        super().__init__(f"{label}: {who} is lost ({reason})")
+        self.number = number
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class PartFailure:
     """An error as text, because not every error survives the way from one process to another."""
@@ -67,6 +78,66 @@ def attempt(function: Callable[[_Part], _Result], part: _Part) -> PartOutcome[_R
         Exception
     ) as error:  # the supervisor of the work on a part: the caller raises it as PartFailedError
         return PartOutcome(failure=PartFailure(f"{type(error).__name__}: {error}", traceback.format_exc()))
+
+
+@dataclass(frozen=True)
+class Room:
+    """Processes that can work at the same time.
+
+    Attributes:
+        processes: how many, the one that gives out the work among them.
+        threads: how many each should have.
+        address: where the others reach the one that gives out the work.
+        with_cards: whether each of them has a graphics card.
+    """
+
+    processes: int
+    threads: int
+    address: str = "127.0.0.1"
+    with_cards: bool = False
+
+
+class Crew(Generic[_Result]):
+    """Workers that work at the same time as the caller, numbered from 1 on."""
+
+    def __init__(self, jobs: "Jobs", futures: "list[Future[PartOutcome[_Result]]]", label: str) -> None:
+        self._jobs, self._futures, self._label = jobs, futures, label
+
+    @property
+    def at_work(self) -> "list[Future[PartOutcome[_Result]]]":
+        """The calls that have not ended."""
+        return [future for future in self._futures if not future.done()]
+
+    def wait_for_one(self, seconds: float) -> None:
+        """Wait until some worker has ended, at most some seconds."""
+        wait(self._futures, timeout=seconds, return_when=FIRST_COMPLETED)
+
+    def wait_for_all(self, seconds: float) -> None:
+        """Wait until all workers have ended, at most some seconds."""
+        wait(self._futures, timeout=seconds)
+
+    def results(self) -> dict[int, _Result]:
+        """Return what the calls that have ended returned, by the number of the worker.
+
+        Raises:
+            WorkerLostError: a worker was ended by somebody else.
+            PartFailedError: the function raised an error.
+        """
+        ended = {number: future for number, future in enumerate(self._futures, 1) if future.done()}
+        for number, future in ended.items():  # first, because the others fail for want of a lost one
+            error = future.exception()
+            if error is not None:
+                if not isinstance(error, self._jobs.lost):
+                    raise error
+                raise WorkerLostError(self._label, number, type(error).__name__) from error
+        results = {}
+        for number, future in ended.items():
+            outcome = future.result()
+            if outcome.failure is not None:
+                log.debug("%s: worker %d: %s", self._label, number, outcome.failure.trace)
+                raise PartFailedError(self._label, number, outcome.failure.reason)
+            results[number] = outcome.result
+        return results  # type: ignore[return-value]  # None only where the function returns it
 
 
 class Jobs(ABC):
@@ -124,6 +195,45 @@ class Jobs(ABC):
                 yield from run.next_results()
         finally:
             run.end()
+
+    @contextmanager
+    def beside(
+        self, function: Callable[[int], _Result], room: "Room", label: str
+    ) -> Iterator["Crew[_Result]"]:
+        """Have workers call a function at the same time as the caller works, and end them with the block.
+
+        Args:
+            function: of a module, or a `partial` of one; called with the numbers from 1 to the last.
+            room: as `room` returned it.
+            label: names the work in errors.
+
+        Raises:
+            NotByNameError: the function is none of a module.
+            WorkerLostError: there is less room than when it was asked for.
+        """
+        _check_name(function)
+        begun = self.begin_together(function, room)
+        crew = Crew(self, begun, label)
+        try:
+            if len(begun) < room.processes - 1:
+                raise WorkerLostError(label, len(begun) + 1, "its machine is gone")
+            yield crew
+        finally:
+            self.abandon(crew.at_work)
+
+    def room(self, cards: int = 0) -> "Room":  # noqa: ARG002  for those who have workers
+        """Return how many processes can work at the same time now, this one among them.
+
+        Args:
+            cards: graphics cards that this process sees; where it sees any, each process is to have one.
+        """
+        return Room(1, 1)
+
+    def begin_together(
+        self, function: Callable[[int], _Result], room: "Room"
+    ) -> "list[Future[PartOutcome[_Result]]]":
+        """Begin a call for each process of a room beside this one, at once, with its number from 1 on."""
+        return [self.submit(function, number) for number in range(1, room.processes)]
 
     @abstractmethod
     def submit(self, function: Callable[[_Part], _Result], part: _Part) -> "Future[PartOutcome[_Result]]":

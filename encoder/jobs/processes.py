@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 
 from loky.process_executor import ProcessPoolExecutor
 
-from encoder.jobs.jobs import Jobs, PartOutcome, attempt
+from encoder.jobs.jobs import Jobs, PartOutcome, Room, attempt
+from encoder.jobs.processors import usable_processors
 from encoder.jobs.threads import ONE_THREAD
 from encoder.progress import be_silent
 
+MOST_TOGETHER = 2  # processes of one machine that add up gradients: more would do little else
 _LOOK_SECONDS = 1.0  # from one look at whether the parent is there to the next
 
 _Part = TypeVar("_Part")
@@ -45,6 +47,15 @@ class LocalProcesses(Jobs):
             except BrokenProcessPool:  # it was ended while it had no part
                 pool.shutdown(kill_workers=True)
         return self._submit(_new_pool(), function, part)
+
+    def room(self, cards: int = 0) -> Room:
+        """Return the processes, which share the processors; where there are cards, one for each.
+
+        Without cards they are two at most: what they exchange grows with their number, and the threads of one
+        share its weights and gradients.
+        """
+        count = min(self.workers, cards or MOST_TOGETHER)
+        return Room(count, max(1, usable_processors() // count), with_cards=cards > 0)
 
     def abandon(self, futures: "Collection[Future[Any]]") -> None:
         """End the processes that work on some parts."""

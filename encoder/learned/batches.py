@@ -20,7 +20,7 @@ MIN_TIMES = 50  # with fewer distinct times, a time alone would hide too much at
 
 @dataclass(frozen=True)
 class Step:
-    """One batch of B users.
+    """One batch of B users, or the part of it that one of several workers has.
 
     Shapes:
         history: (B, N) weighted histories, rows of length 1 before they were thinned.
@@ -28,6 +28,9 @@ class Step:
         text: (B, D_T) float32 unit rows; amounts: (B, 3) float32, as in `ViewBatch`.
         genuine: (B, 3) float32, 0 where a view was replaced by what is not the user's own.
         targets: (B, N) 1 for the hidden items; everything: (B, N) 1 for all items of the user, hidden or not.
+
+    Attributes:
+        users: how many the whole batch has.
     """
 
     history: Matrix
@@ -38,6 +41,23 @@ class Step:
     genuine: FloatArray
     targets: Matrix
     everything: Matrix
+    users: int
+
+    def part(self, chosen: slice) -> "Step":
+        """Return the step of some of its users, with their friends alone."""
+        ties = self.ties[chosen]
+        friends = np.unique(ties.indices)
+        return Step(
+            history=self.history[chosen],
+            friends=self.friends[friends],
+            ties=sparse.csr_array(ties[:, friends]),
+            text=self.text[chosen],
+            amounts=self.amounts[chosen],
+            genuine=self.genuine[chosen],
+            targets=self.targets[chosen],
+            everything=self.everything[chosen],
+            users=self.users,
+        )
 
 
 class Steps:
@@ -110,6 +130,7 @@ class Steps:
                 genuine=(~foreign).astype(np.float32),
                 targets=targets[some],
                 everything=self._all_ones[some],
+                users=len(some),
             )
 
     def _texts_without(self, hidden: npt.NDArray[np.bool_]) -> Matrix:

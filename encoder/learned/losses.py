@@ -76,12 +76,13 @@ class Ranked:
     scores: Tensor | None
     total: Tensor
 
-    def loss(self, targets: Matrix, counted: Tensor) -> Tensor:
+    def loss(self, targets: Matrix, counted: Tensor, batch: int | None = None) -> Tensor:
         """Return −Σ log p(target | user) over the targets, per user of the batch.
 
         Args:
             targets: (B, N) 1 for each target.
             counted: (B,) 1 for the users whose targets count.
+            batch: how many users the whole batch has; None where these are all.
         """
         users = self.users
         owners = np.repeat(np.arange(targets.shape[0]), np.diff(targets.indptr))
@@ -93,7 +94,7 @@ class Ranked:
             vectors, bias = self.items
             own = (F.embedding(owner, users) * F.embedding(item, vectors)).sum(dim=1).float() + bias[item]
             log_p = own - torch.logaddexp(self.total[owner], own)
-        return -(log_p * counted[owner]).sum() / len(users)
+        return -(log_p * counted[owner]).sum() / (len(users) if batch is None else batch)
 
 
 def _places(rows: Tensor | None, items: Tensor) -> Tensor:
@@ -116,20 +117,20 @@ def step_loss(
 
     Fused vectors rank the hidden targets; H alone ranks the whole history (a denoising autoencoder); every
     view alone ranks the targets; α times the alignment objective; and the same for parts perturbed in the
-    direction that hurts most.
+    direction that hurts most. The losses of all parts of a batch add up to that of the whole.
     """
     views, gates = block.parts(inputs)  # (B, 3, D), (B, 3)
     drawn, scale = ranking.draw(), block.log_scale.exp()
     rows = _named_rows(step, drawn)
     rows = rows if rows is None else rows.to(inputs.present.device)
-    items = block.items(rows), block.bias if rows is None else block.bias[rows]
+    items = block.items(rows, inputs.draws), block.bias if rows is None else block.bias[rows]
     all_users = torch.ones_like(inputs.present[:, 0])
 
     def ranked(vectors: Tensor) -> Ranked:
         return ranking.ranked(scale * vectors, items, drawn, rows)
 
     fused = (views * gates[:, :, None]).sum(dim=1)  # (B, D)
-    loss = ranked(fused).loss(step.targets, all_users)
+    loss = ranked(fused).loss(step.targets, all_users, step.users)
     present = (inputs.present * inputs.genuine).T  # (3, B); a view that is dropped from the sum still learns
     for i in range(3):
         weights = options.view_loss, options.history_loss if i == 0 else 0.0
@@ -137,13 +138,13 @@ def step_loss(
             alone = ranked(views[:, i])
             for weight, wanted in zip(weights, (step.targets, step.everything), strict=True):
                 if weight:
-                    loss = loss + weight * alone.loss(wanted, present[i])
+                    loss = loss + weight * alone.loss(wanted, present[i], step.users)
     if options.alignment:
         apart = ((fused[:, None] - views) ** 2).sum(dim=2) * inputs.present  # (B, 3)
-        loss = loss + options.alignment * apart.sum() / len(fused)
+        loss = loss + options.alignment * apart.sum() / step.users
     if options.adversarial:
         (slope,) = torch.autograd.grad(loss, views, retain_graph=True)
         worst = options.adversarial * F.normalize(slope.detach(), dim=2)
         hurt = ((views + worst) * gates[:, :, None]).sum(dim=1)
-        loss = loss + ranked(hurt).loss(step.targets, all_users)
+        loss = loss + ranked(hurt).loss(step.targets, all_users, step.users)
     return loss

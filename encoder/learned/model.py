@@ -50,8 +50,35 @@ class Bags:
 
 
 @dataclass(frozen=True)
+class Draws:
+    """What one step of training leaves out at random, of B users and N items.
+
+    Shapes:
+        text: (B, D_T) factors of the text vectors, 0 or 1 / (1 − noise); None leaves them as they are.
+        views: (B, 3) bool, the views that are not masked.
+        ids: (N, 1) bool, the items whose id counts; None where all do.
+    """
+
+    text: Tensor | None
+    views: Tensor
+    ids: Tensor | None
+
+    def part(self, chosen: slice) -> "Draws":
+        """Return the draws for some of the users."""
+        return Draws(None if self.text is None else self.text[chosen], self.views[chosen], self.ids)
+
+    def to(self, device: torch.device) -> "Draws":
+        """Copy the draws to a device."""
+        text, ids = (None if one is None else one.to(device) for one in (self.text, self.ids))
+        return Draws(text, self.views.to(device), ids)
+
+
+@dataclass(frozen=True)
 class Inputs:
-    """A step as tensors: histories over N items, friends over N items, ties over the step's friends."""
+    """A step as tensors: histories over N items, friends over N items, ties over the step's friends.
+
+    `draws` is what is left out at random, as training does; None leaves out nothing.
+    """
 
     history: Bags
     friends: Bags
@@ -60,9 +87,10 @@ class Inputs:
     amounts: Tensor
     present: Tensor
     genuine: Tensor
+    draws: Draws | None = None
 
     @classmethod
-    def of(cls, step: Step, device: torch.device) -> "Inputs":
+    def of(cls, step: Step, device: torch.device, draws: Draws | None = None) -> "Inputs":
         """Copy a step to a device."""
         amounts = torch.from_numpy(step.amounts).to(device)
         return cls(
@@ -73,6 +101,7 @@ class Inputs:
             amounts,
             (amounts > 0).float(),
             torch.from_numpy(step.genuine).to(device),
+            None if draws is None else draws.to(device),
         )
 
 
@@ -131,6 +160,18 @@ class LearnedBlock(nn.Module):
                 check_shape(name, old.shape, parameter.shape)
                 parameter.copy_(old)
 
+    def draw(self, users: int, device: torch.device) -> Draws:
+        """Draw on a device what a step of some users leaves out, from torch's generator there."""
+        options, text_dim = self._options, self.item_text_vectors.shape[1]
+        text = ids = None
+        if options.noise and text_dim:
+            text = torch.empty(users, text_dim, device=device)
+            text.bernoulli_(1 - options.noise).div_(1 - options.noise)
+        views = torch.rand(users, 3, device=device) >= options.view_dropout
+        if self._has_text and options.id_dropout:
+            ids = torch.rand(len(self.ids), 1, device=device) >= options.id_dropout
+        return Draws(text, views, ids)
+
     def parts(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Compute unit views (B, 3, D) and gates (B, 3), which are 0 where a view is absent or masked."""
         pooled = inputs.history.pool(self.table)  # (B, D)
@@ -138,27 +179,28 @@ class LearnedBlock(nn.Module):
             social = inputs.ties.pool(inputs.friends.pool(self.table)) @ self.of_friends
         else:
             social = torch.zeros_like(pooled)
-        text = F.dropout(inputs.text, self._options.noise, self.training)
+        draws, text, present = inputs.draws, inputs.text, inputs.present
+        if draws is not None:
+            text = text if draws.text is None else text * draws.text
+            present = present * draws.views
         views = torch.stack([pooled, text @ self.of_text, social], dim=1)
         views = F.normalize(views + self.offsets, dim=2, eps=_TINY)  # (B, 3, D)
-        present = inputs.present
-        if self.training:
-            present = present * (torch.rand_like(present) >= self._options.view_dropout)
         moved = (inputs.amounts @ self.slopes.T).clamp(-MAX_GATE_SLOPE, MAX_GATE_SLOPE)
         return views, self.trust(torch.exp(self.gates + moved) * present, inputs.amounts, views)
 
-    def items(self, rows: Tensor | None = None) -> Tensor:
-        """Compute item vectors (N, D), in training some of them from their text alone.
+    def items(self, rows: Tensor | None = None, draws: Draws | None = None) -> Tensor:
+        """Compute item vectors (N, D); where ids are left out at random, some of them from their text alone.
 
         Args:
             rows: (n,) those of the items to compute, each once; None is all.
+            draws: of a step of training.
         """
         ids = self.ids if rows is None else F.embedding(rows, self.ids)
         if not self._has_text:
             return ids
         text = self.item_text_vectors if rows is None else self.item_text_vectors[rows]
-        if self.training and self._options.id_dropout:
-            shown = torch.rand(len(self.ids), 1, device=ids.device) >= self._options.id_dropout
+        if draws is not None and draws.ids is not None:
+            shown = draws.ids
             ids = ids * (shown if rows is None else shown[rows])
         return ids + text @ self.of_item_text
 

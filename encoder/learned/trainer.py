@@ -1,57 +1,60 @@
-"""Training of a learned block: early stopping on held-out rows, checkpoints, TensorBoard."""
+"""Training of a learned block: early stopping on held-out rows, checkpoints, TensorBoard, lost workers."""
 
 import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
-from encoder.learned import checkpoint
-from encoder.learned.batches import Steps
+from encoder.jobs import WorkerLostError
 from encoder.learned.config import LearnConfig
-from encoder.learned.losses import RankingLoss, step_loss
-from encoder.learned.model import Inputs, LearnedBlock, to_numpy
+from encoder.learned.parallel import TrainingWorkers
+from encoder.learned.parallel.group import RankGroup, RankTask
+from encoder.learned.parallel.leader import LABEL, leading
+from encoder.learned.run import CHECK_EVERY, LearningDivergedError, Score, TrainingRun
 from encoder.learned.start import BlockStart
 from encoder.progress import LongStage
 from encoder.tower import Block
-from encoder.training_loop import EpochFigures, Progress, Training, adamw, train_epochs
+from encoder.training_loop import EpochFigures, Progress, train_epochs
 from encoder.views import FloatArray
 
-CHECK_EVERY = 4  # epochs
-FULL_SOFTMAX_ITEMS = 20_000
-SAMPLED = 4_096
-_TRUST = ("trust.log_pseudo_counts", "trust.log_sharpness", "trust.expected")
-_TRUST_RATE = 20.0  # times the rate of the tables, at which so few steps would hardly move them
-# Scalars, which decay would pull to a wrong place.
-_NO_DECAY = ("log_scale", "gates", "slopes", *_TRUST)
+TRIES = 3  # of an epoch whose workers are lost
 
-Score = Callable[[Block], float]
 ReportEpoch = Callable[[dict[str, float], int], None]
+
+__all__ = [
+    "CHECK_EVERY",
+    "LearningDivergedError",
+    "ReportEpoch",
+    "Score",
+    "TrainedBlock",
+    "WorkersLostError",
+    "member_settings",
+    "train_block",
+]
 
 log = logging.getLogger(__name__)
 
 
-class LearningDivergedError(RuntimeError):
-    """The loss of a learned block is infinite or no number."""
+class WorkersLostError(RuntimeError):
+    """The workers that trained a learned block together were lost again and again."""
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, last: WorkerLostError) -> None:
         super().__init__(
-            f"training of the learned block diverged in epoch {epoch}: use a smaller learning_rate "
-            "(--config), or --fusion ridge"
+            f"{last}, as others were before it, {TRIES} times without a checkpoint between: perhaps there is "
+            "too little memory; what is finished is kept, so run this again with fewer jobs"
         )
-        self.epoch = epoch
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,14 @@ def train_block(
     folder: Path,
     report: ReportEpoch | None = None,
     start: BlockStart | None = None,
+    workers: TrainingWorkers | None = None,
 ) -> TrainedBlock:
     """Train a block on the visible rows of a data set.
 
     A run with the same data, settings, start and folder goes on from the last checkpoint there. Equal seeds
-    give equal blocks on the same machine.
+    give equal blocks on the same machine with the same number of workers; another number changes the order in
+    which gradients are added, and so the last bits. Where a worker is lost, others go on from the last
+    checkpoint.
 
     Args:
         data: held-out rows of it are not looked at.
@@ -97,26 +103,118 @@ def train_block(
         folder: of checkpoints and TensorBoard's files.
         report: takes the figures of an epoch and its number, besides TensorBoard; of a run that goes on,
             first the NDCG@20 of each check before, so that it hears all checks whenever one was killed.
+            Where a worker is lost, it hears of the epochs since the last check again.
         start: weights of an earlier block; where `score` is given, they stay unless an epoch beats them.
+        workers: train together with this process; None leaves it alone.
 
     Raises:
         LearningDivergedError: the loss is infinite or no number.
         StartMismatchError: a parameter of `start` has another shape.
+        WorkersLostError: workers were lost, TRIES times without a checkpoint between.
+        PartFailedError: a worker raised an error.
     """
     began = time.perf_counter()
     source = None if start is None else start.source
     folder = folder / _key(data, config, options, scored=score is not None, source=source)
     options = options.for_users(int((np.diff(data.seen.indptr) > 0).sum()))
-    run = _Run(data, config, options, folder, start)
-    progress, steps = run.progress, run.steps_per_epoch
-    if start is not None and score is not None and not run.checks:
-        progress.best_loss = run.held_out_loss(score)
-        run.keep()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tries, reached = 0, -1
+    while True:
+        run = TrainingRun(data, config, options, folder, device, start)
+        if report is not None and not tries:
+            _report_checks(run, report)
+        tries = 1 if run.progress.epoch > reached else tries + 1
+        reached = run.progress.epoch
+        if start is not None and score is not None and not run.checks:
+            run.progress.best_loss = run.held_out_loss(score)
+            run.keep()
+        try:
+            with _together(workers, data, config, options, run, scored=score is not None) as group:
+                _train(run, options, score, report, group)
+            break
+        except WorkerLostError as error:
+            if tries == TRIES:
+                raise WorkersLostError(error) from error
+            log.warning("%s: training goes on with new workers from the last checkpoint", error)
+    ndcg = -run.progress.best_loss if score else None
+    result = "" if ndcg is None else f", NDCG@20 {ndcg:.4f}"
+    log.info("trained: epoch %d of %d%s", run.progress.best_epoch, run.progress.epoch, result)
+    seconds = time.perf_counter() - began
+    return TrainedBlock(
+        run.best_block(), run.progress.best_epoch, ndcg, run.checks, seconds, run.best_weights()
+    )
+
+
+def member_settings(options: LearnConfig) -> list[LearnConfig]:
+    """Return the settings of each member block; they differ in the seed alone."""
+    return [replace(options, seed=options.seed + 1_000 * i) for i in range(options.members)]
+
+
+def _report_checks(run: TrainingRun, report: ReportEpoch) -> None:
+    """Report the checks of a run that goes on."""
+    for epoch, ndcg in run.checks:
+        if epoch:  # 0 is the start itself
+            report({"ndcg@20": ndcg}, epoch)
+
+
+@contextmanager
+def _together(
+    workers: TrainingWorkers | None,
+    data: Dataset,
+    config: TowerConfig,
+    options: LearnConfig,
+    run: TrainingRun,
+    *,
+    scored: bool,
+) -> Iterator[RankGroup | None]:
+    """Yield the group of workers that train with this process, or None where it trains alone."""
+    if workers is None or run.is_over:
+        yield None
+        return
+    room = workers.jobs.room(torch.cuda.device_count())
+    if room.processes == 1:
+        yield None
+        return
+    task = RankTask(
+        room.address,
+        0,
+        room.processes,
+        room.threads,
+        room.with_cards,
+        str(workers.folder_of(data)),
+        str(run.folder),
+        config.as_json(),
+        options.as_json(),
+        scored,
+    )
+    with leading(workers, room, task) as group:
+        log.info("%s: trained by %d processes with %d threads each", LABEL, room.processes, room.threads)
+        yield group
+
+
+def _train(
+    run: TrainingRun,
+    options: LearnConfig,
+    score: Score | None,
+    report: ReportEpoch | None,
+    group: RankGroup | None,
+) -> None:
+    """Train until the epochs are over or NDCG@20 no longer grows."""
+    progress = run.progress
     if progress.epoch:
-        log.info("training goes on after epoch %d (%s)", progress.epoch, folder.name)
-        for epoch, known in run.checks:
-            if report is not None and epoch:  # 0 is the start itself
-                report({"ndcg@20": known}, epoch)
+        log.info("training goes on after epoch %d (%s)", progress.epoch, run.folder.name)
+    if group is not None:
+        group.tell_progress(progress)
+        run.join(group)
+
+    def after_step(_: int) -> None:
+        run.average()
+        stage.advance()
+
+    def after_check(progress: Progress) -> None:
+        run.save(progress)
+        if group is not None:  # only now: the others wait for the next step less long than saving may take
+            group.tell_check(progress.epoch, -run.checks[-1][1] if score else math.nan)
 
     def after_epoch(figures: EpochFigures) -> None:
         values = {"loss": figures.training}
@@ -129,158 +227,13 @@ def train_block(
         reached = f", NDCG@20 {-progress.best_loss:.4f}" if score and run.checks else ""
         stage.advance(0, note=f"epoch {figures.epoch} of at most {options.epochs}{reached}")
 
-    def after_step(step: int) -> None:
-        run.average(step)
-        stage.advance()
-
-    training = Training(
-        run.parameters,
-        run.optimizer,
-        run.losses,
-        partial(run.held_out_loss, score) if score else None,
-        run.keep,
-        options.epochs,
-        options.patience * CHECK_EVERY,
-        check_every=CHECK_EVERY,
-        diverged=lambda epoch, *_: LearningDivergedError(epoch),
-        after_step=after_step,
-        after_check=run.save,
-        after_epoch=after_epoch,
-    )
+    held_out = partial(run.held_out_loss, score) if score else None
+    steps = run.steps_per_epoch
     with (
-        SummaryWriter(str(folder)) as writer,
-        LongStage("learned block", steps * options.epochs, "step", done=steps * progress.epoch) as stage,
+        SummaryWriter(str(run.folder)) as writer,
+        LongStage(LABEL, steps * options.epochs, "step", done=steps * progress.epoch) as stage,
     ):
-        train_epochs(training, progress)
-    ndcg = -progress.best_loss if score else None
-    reached = "" if ndcg is None else f", NDCG@20 {ndcg:.4f}"
-    log.info("trained: epoch %d of %d%s", progress.best_epoch, progress.epoch, reached)
-    seconds = time.perf_counter() - began
-    block, weights = run.best_block(), run.best_weights()
-    return TrainedBlock(block, progress.best_epoch, ndcg, run.checks, seconds, weights)
-
-
-def member_settings(options: LearnConfig) -> list[LearnConfig]:
-    """Return the settings of each member block; they differ in the seed alone."""
-    return [replace(options, seed=options.seed + 1_000 * i) for i in range(options.members)]
-
-
-class _Run:
-    """The state of one training: module, optimizer, mean of the weights, progress; saved as a checkpoint."""
-
-    def __init__(
-        self,
-        data: Dataset,
-        config: TowerConfig,
-        options: LearnConfig,
-        folder: Path,
-        start: BlockStart | None,
-    ) -> None:
-        self._options = options
-        self._folder = folder
-        self._steps = Steps(data, config, options)
-        events = data.events(config)  # an item that only actions of weight 0 name was never learned
-        self._popularity = np.bincount(events.indices, minlength=len(data.items)).astype(np.float32)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(options.seed)
-        self._block = LearnedBlock(len(data.items), data.item_text_vectors, options).to(self._device)
-        if start is not None:
-            self._block.start_from(start.weights, start.rows)
-        self.parameters = dict(self._block.named_parameters())
-        self.optimizer = adamw(
-            self.parameters,
-            options.learning_rate,
-            options.weight_decay,
-            lambda name, _: name not in _NO_DECAY,
-            dict.fromkeys(_TRUST, _TRUST_RATE),
-        )
-        negatives = options.negatives or (SAMPLED if len(data.items) > FULL_SOFTMAX_ITEMS else 0)
-        self._ranking = RankingLoss(torch.from_numpy(self._popularity), negatives, options.seed)
-        self._mean = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self._best = dict(self._mean)
-        self.progress = Progress(best_loss=checkpoint.WORST_LOSS)
-        self.checks: list[tuple[int, float]] = []
-        found = checkpoint.load(folder)
-        if found is not None:
-            self._restore(*found)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Number of steps of an epoch."""
-        return self._steps.per_epoch
-
-    def losses(self, epoch: int) -> Iterator[Tensor]:
-        """Yield the losses of the steps of an epoch; the same epoch draws the same, also in a resumed run."""
-        number = epoch - 1
-        torch.manual_seed(self._options.seed * 1_000_003 + number)
-        self._ranking.seed(number)
-        self._block.train()
-        bf16 = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
-        for step in self._steps.epoch(number):
-            inputs = Inputs.of(step, self._device)
-            with torch.autocast("cuda", torch.bfloat16) if bf16 else nullcontext():
-                loss = step_loss(self._block, self._ranking, step, inputs, self._options)
-            yield loss
-
-    def held_out_loss(self, score: Score) -> float:
-        """Judge the mean of the weights and note its NDCG@20; return −NDCG@20."""
-        ndcg = score(self._with(self._mean))
-        self.checks.append((self.progress.epoch, ndcg))
-        return -ndcg
-
-    @torch.no_grad()
-    def average(self, _: int) -> None:
-        """Move the running mean of the weights after a step."""
-        for name, parameter in self.parameters.items():
-            self._mean[name].lerp_(parameter, 1.0 - self._options.averaging)
-
-    def keep(self) -> None:
-        """Remember the mean of the weights as the best."""
-        self._best = {name: mean.clone() for name, mean in self._mean.items()}
-
-    def save(self, progress: Progress) -> None:
-        """Write a checkpoint."""
-        groups: dict[str, Mapping[str, Tensor]]
-        groups = {"now": self.parameters, "mean": self._mean, "best": self._best}
-        tensors = {
-            f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()
-        }
-        tensors |= checkpoint.optimizer_tensors(self.optimizer)
-        checkpoint.save(self._folder, progress, self.checks, tensors)
-
-    def best_block(self) -> Block:
-        """Return the block of the best check."""
-        return self._with(self._best)
-
-    def best_weights(self) -> dict[str, FloatArray]:
-        """Return the weights of the best check as arrays."""
-        return {name: to_numpy(tensor) for name, tensor in self._best.items()}
-
-    def _with(self, tensors: dict[str, Tensor]) -> Block:
-        """Return the block of other weights; those of the module stay."""
-        now = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self._load(tensors)
-        block = self._block.block(self._popularity, self._steps.targets)
-        self._load(now)
-        return block
-
-    def _restore(
-        self, progress: Progress, checks: list[tuple[int, float]], tensors: dict[str, Tensor]
-    ) -> None:
-        self.progress, self.checks = progress, checks
-        self._load(_below(tensors, "now."))
-        self._mean, self._best = _below(tensors, "mean."), _below(tensors, "best.")
-        checkpoint.restore_optimizer(self.optimizer, tensors)
-
-    @torch.no_grad()
-    def _load(self, tensors: dict[str, Tensor]) -> None:
-        for name, parameter in self.parameters.items():
-            parameter.copy_(tensors[name])
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return copies of the tensors whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): t.clone() for name, t in tensors.items() if name.startswith(prefix)}
+        train_epochs(run.training(held_out, run.keep, after_step, after_check, after_epoch), progress)
 
 
 def _key(

@@ -364,6 +364,40 @@ def train_bench(
         write_json(json_path, report)
 
 
+@app.command("learn")
+def learn_bench(
+    users: Annotated[int, typer.Option(min=20, help="Of the synthetic data.")] = 20_000,
+    items: Annotated[int, typer.Option(min=20, help="Of the synthetic data.")] = 20_000,
+    events: Annotated[int, typer.Option(min=200, help="Of all users together.")] = 400_000,
+    dim: Annotated[int, typer.Option(min=2, help="Of the block.")] = 256,
+    negatives: Annotated[int, typer.Option(min=0, help="Items drawn per step; 0: as `train` chooses.")] = 0,
+    jobs: Annotated[
+        list[int] | None, typer.Option(min=1, help="Numbers of processes, in this order; default: 1, 2.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="After the first; their median counts.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
+    json_path: JsonOption = None,
+) -> None:
+    """Measure an epoch of a learned block in one process, and in several that train it together.
+
+    Ratios are seconds over those of the first number of processes: below 1 is faster.
+
+    Example: triptych bench learn --jobs 1 --jobs 2
+    """
+    from scripts.bench.learn import measure_learning
+    from scripts.bench.output import print_ratios, print_rows
+    from scripts.bench.train import TrainBenchOptions
+
+    options = TrainBenchOptions(users=users, items=items, events=events, dim=dim, seed=seed)
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
+        report = measure_learning(options, jobs or [1, 2], epochs, negatives, Path(name))
+    print_rows("bench learn", report["results"])
+    if report["ratios"]:
+        print_ratios(report["ratios"])
+    if json_path is not None:
+        write_json(json_path, report)
+
+
 @app.command("ratings")
 def ratings_bench(
     home: PlaceOption,

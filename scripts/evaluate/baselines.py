@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from encoder.dataset import Dataset
+from encoder.dataset_files import read_dataset, read_matrix, save_dataset, save_matrix
 from encoder.jobs import IN_PROCESS, Jobs, check_shared, shared_folder
 from encoder.progress import LongStage
 from encoder.views import FloatArray, Matrix
@@ -35,7 +36,6 @@ from evaluation.baselines import (
 from evaluation.ranking import top_k
 from evaluation.split import VALID, mark
 from scripts.evaluate.protocol import KS, Evaluator, IntArray
-from scripts.worker_data import read_dataset, read_matrix, save_dataset, save_matrix
 from store.home import Home
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,11 @@ from typing import Any
 
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
+from encoder.dataset_files import read_dataset, save_dataset
 from encoder.jobs import Jobs, check_shared, shared_folder
 from scripts.tune.closed_form import Objective, closed_search
 from scripts.tune.learned import LearnObjective, learned_search
 from scripts.tune.study import DrawnTrial, EndedTrial, Params, Tuning, end_trial
-from scripts.worker_data import read_dataset, save_dataset
 from store.home import Home
 
 _SEARCH_FILE = "search.json"

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from encoder.jobs import Jobs, NotByNameError, PartFailedError, PartLostError, open_jobs
+from encoder.jobs import Jobs, NotByNameError, PartFailedError, PartLostError, WorkerLostError, open_jobs
 from encoder.jobs.cluster import NoClusterError, RayMissingError
 from tests.encoder.jobs import work
 from tests.live_server import SOON
@@ -141,6 +141,40 @@ def test_who_stops_early_ends_what_is_at_work(jobs: Jobs, tmp_path: Path) -> Non
     at_work = [int((tmp_path / f"begun-{number}").read_text()) for number in begun(tmp_path) - {0}]
     results.close()
     wait_until(lambda: not any(psutil.pid_exists(process) for process in at_work))
+    assert list(jobs.map(work.doubled, range(4), "numbers")) == [0, 2, 4, 6]
+
+
+@every_way
+def test_a_crew_works_beside_the_caller(jobs: Jobs, tmp_path: Path) -> None:
+    room = jobs.room()
+    numbers = set(range(1, room.processes))
+    assert (room.threads >= 1, len(numbers)) == (True, 0 if jobs.in_this_process else 1)
+    with jobs.beside(partial(work.waits_for, tmp_path), room, "numbers") as crew:
+        wait_until(lambda: begun(tmp_path) == numbers)
+        assert crew.results() == {}
+        allow(tmp_path, *numbers)
+        crew.wait_for_all(SOON)
+        assert crew.results() == {number: number for number in numbers}
+    assert list(jobs.map(work.doubled, range(4), "numbers")) == [0, 2, 4, 6]
+
+
+@apart
+def test_a_crew_tells_who_is_lost_and_ends_with_its_block(jobs: Jobs, tmp_path: Path) -> None:
+    with jobs.beside(partial(work.waits_for, tmp_path), jobs.room(), "numbers") as crew:
+        wait_until(lambda: begun(tmp_path) == {1})
+        os.kill(int((tmp_path / "begun-1").read_text()), signal.SIGKILL)
+        crew.wait_for_one(SOON)
+        with pytest.raises(WorkerLostError, match="numbers: worker 1 is lost"):
+            crew.results()
+    with jobs.beside(partial(work.fails_at, 1), jobs.room(), "numbers") as crew:
+        crew.wait_for_all(SOON)
+        with pytest.raises(PartFailedError, match="part 1 failed: KeyError"):
+            crew.results()
+    (tmp_path / "begun-1").unlink()
+    with jobs.beside(partial(work.waits_for, tmp_path), jobs.room(), "numbers"):
+        wait_until(lambda: begun(tmp_path) == {1})
+        process = int((tmp_path / "begun-1").read_text())
+    wait_until(lambda: not psutil.pid_exists(process))
     assert list(jobs.map(work.doubled, range(4), "numbers")) == [0, 2, 4, 6]
 
 

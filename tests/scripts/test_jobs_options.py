@@ -10,6 +10,7 @@ import pytest
 from encoder.config import TowerConfig
 from encoder.jobs import Jobs, opening
 from encoder.jobs.processes import LocalProcesses
+from encoder.learned import LearnConfig
 from store.home import Home
 from tests.command_line import Run
 from tests.indexer.divided import cached
@@ -32,11 +33,19 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, str | No
     close()
 
 
-def test_every_command_divides_its_work(home: Home, run: Run, opened: list[tuple[int, str | None]]) -> None:
+def test_every_command_divides_its_work(
+    home: Home,
+    run: Run,
+    opened: list[tuple[int, str | None]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
     before = cached(home)
     shutil.rmtree(home.text_cache)
     settings = home.path / "tower.json"
-    settings.write_text(json.dumps(TowerConfig(dim=16).as_json()))
+    settings.write_text(
+        json.dumps(TowerConfig(dim=16).as_json() | {"learned": LearnConfig(dim=16, epochs=2).as_json()})
+    )
     for words in (
         ("train", "--config", settings),
         ("reindex", "--full"),
@@ -45,6 +54,7 @@ def test_every_command_divides_its_work(home: Home, run: Run, opened: list[tuple
     ):
         code, _, err = run(*words, "--home", home.path, "--jobs", 2)
         assert code == 0, err
+    assert "learned block: trained by 2 processes with" in caplog.text
     assert opened == [(2, None)] * 4
     assert cached(home).keys() == before.keys()
     assert not list(home.indexes.glob(".spool-*"))
