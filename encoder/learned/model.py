@@ -50,7 +50,7 @@ class Bags:
 
 
 @dataclass(frozen=True)
-class Draws:
+class StepDraws:
     """What one step of training leaves out at random, of B users and N items.
 
     Shapes:
@@ -63,14 +63,14 @@ class Draws:
     views: Tensor
     ids: Tensor | None
 
-    def part(self, chosen: slice) -> "Draws":
+    def part(self, chosen: slice) -> "StepDraws":
         """Return the draws for some of the users."""
-        return Draws(None if self.text is None else self.text[chosen], self.views[chosen], self.ids)
+        return StepDraws(None if self.text is None else self.text[chosen], self.views[chosen], self.ids)
 
-    def to(self, device: torch.device) -> "Draws":
+    def to(self, device: torch.device) -> "StepDraws":
         """Copy the draws to a device."""
         text, ids = (None if one is None else one.to(device) for one in (self.text, self.ids))
-        return Draws(text, self.views.to(device), ids)
+        return StepDraws(text, self.views.to(device), ids)
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ class Inputs:
     amounts: Tensor
     present: Tensor
     genuine: Tensor
-    draws: Draws | None = None
+    draws: StepDraws | None = None
 
     @classmethod
-    def of(cls, step: Step, device: torch.device, draws: Draws | None = None) -> "Inputs":
+    def of(cls, step: Step, device: torch.device, draws: StepDraws | None = None) -> "Inputs":
         """Copy a step to a device."""
         amounts = torch.from_numpy(step.amounts).to(device)
         return cls(
@@ -160,7 +160,7 @@ class LearnedBlock(nn.Module):
                 check_shape(name, old.shape, parameter.shape)
                 parameter.copy_(old)
 
-    def draw(self, users: int, device: torch.device) -> Draws:
+    def draw(self, users: int, device: torch.device) -> StepDraws:
         """Draw on a device what a step of some users leaves out, from torch's generator there."""
         options, text_dim = self._options, self.item_text_vectors.shape[1]
         text = ids = None
@@ -170,7 +170,7 @@ class LearnedBlock(nn.Module):
         views = torch.rand(users, 3, device=device) >= options.view_dropout
         if self._has_text and options.id_dropout:
             ids = torch.rand(len(self.ids), 1, device=device) >= options.id_dropout
-        return Draws(text, views, ids)
+        return StepDraws(text, views, ids)
 
     def parts(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Compute unit views (B, 3, D) and gates (B, 3), which are 0 where a view is absent or masked."""
@@ -188,7 +188,7 @@ class LearnedBlock(nn.Module):
         moved = (inputs.amounts @ self.slopes.T).clamp(-MAX_GATE_SLOPE, MAX_GATE_SLOPE)
         return views, self.trust(torch.exp(self.gates + moved) * present, inputs.amounts, views)
 
-    def items(self, rows: Tensor | None = None, draws: Draws | None = None) -> Tensor:
+    def items(self, rows: Tensor | None = None, draws: StepDraws | None = None) -> Tensor:
         """Compute item vectors (N, D); where ids are left out at random, some of them from their text alone.
 
         Args:

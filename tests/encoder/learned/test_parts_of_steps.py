@@ -13,7 +13,7 @@ from encoder.dataset import Dataset
 from encoder.learned.batches import Step, Steps
 from encoder.learned.config import LearnConfig
 from encoder.learned.losses import RankingLoss, step_loss
-from encoder.learned.model import Draws, Inputs, LearnedBlock
+from encoder.learned.model import Inputs, LearnedBlock, StepDraws
 from encoder.views import unit_rows
 from tests.tiny_dataset import CONFIG, ITEMS, USERS, dataset
 
@@ -113,7 +113,7 @@ def test_what_is_left_out_is_what_dropout_leaves_out() -> None:
     block = LearnedBlock(ITEMS, data.item_text_vectors, options)
     step: Step = next(iter(Steps(data, CONFIG, options).epoch(0)))
     torch.manual_seed(5)
-    draws: Draws = block.draw(step.users, CPU)
+    draws: StepDraws = block.draw(step.users, CPU)
     torch.manual_seed(5)
     text = torch.from_numpy(step.text)
     assert draws.text is not None
