@@ -97,7 +97,7 @@ def _nearest(table: str, key: str) -> str:
     """Return the question whether the option with the nearest name is meant."""
     names = {f"{one.table} {one.key}": one for one in options()}
     by_key = [name for name, one in names.items() if one.key == key]
-    found = by_key or difflib.get_close_matches(f"{table} {key}".strip(), names, n=1, cutoff=0.0)
+    found = difflib.get_close_matches(f"{table} {key}".strip(), by_key or names, n=1, cutoff=0.0)
     return f"; the nearest one is [{names[found[0]].table}] {names[found[0]].key}"
 
 

@@ -55,7 +55,7 @@ def s3_process(folder: Path) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
         "-ip=127.0.0.1",
         "-ip.bind=127.0.0.1",
         "-master.volumeSizeLimitMB=64",
-        "-volume.max=20",
+        "-volume.max=100",
         "-volume.preStopSeconds=0",
         "-s3.port.iceberg=0",  # fixed ports: a second server would end
         "-s3.port.lance=0",

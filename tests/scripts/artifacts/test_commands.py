@@ -232,7 +232,8 @@ def test_erasures_follow_the_artifacts(home: Home, run: Run, url: str, tmp_path:
 
 
 def test_tune_searches_in_a_copy_and_goes_on(home: Home, run: Run, url: str, tmp_path: Path) -> None:
-    assert run("artifacts", "copy", "--from", home.path, "--to", url)[0] == 0
+    code, _, err = run("artifacts", "copy", "--from", home.path, "--to", url)
+    assert code == 0, err
     words = ("tune", "--home", url, "--fusion", "ridge", "--trials")
     code, out, err = run(*words, 1)
     assert (code, "0 trials are done on this data, 1 to go" in out) == (0, True), err
