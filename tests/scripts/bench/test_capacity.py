@@ -8,6 +8,7 @@ from scripts.bench.capacity import Units, extended, measure_capacity, size_of
 from store.home import Home
 
 
+@pytest.mark.nightly
 def test_every_unit_of_a_home_is_measured_and_the_home_stays_as_it_is(
     small_home: Home, tmp_path: Path
 ) -> None:

@@ -48,7 +48,8 @@ def asked(small_home: Home) -> tuple[list[Work], list[str]]:
         return make_work(export, 32, KINDS, k=K, seed=0), export.users().to_pylist()
 
 
-@pytest.mark.parametrize("real_both", [False, pytest.param(True, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("real_both", [False, True])
 def test_every_engine_is_measured_beside_what_is_embedded(
     real_both: bool,
     small_home: Home,

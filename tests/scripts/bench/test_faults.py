@@ -101,6 +101,7 @@ def test_watchers_count_right_wrong_and_missing_answers(home: Home, tmp_path: Pa
     assert all(failure.began <= failure.ended for failure in watched.failures)
 
 
+@pytest.mark.nightly
 def test_swaps_of_an_index_change_every_answer_as_a_whole(home: Home, tmp_path: Path) -> None:
     with pytest.raises(LookupError, match="has 1 indexes"):
         newest_two(home)
@@ -137,6 +138,7 @@ def test_one_process_alone_is_not_killed(tmp_path: Path) -> None:
     assert not (tmp_path / "f").exists()
 
 
+@pytest.mark.nightly
 def test_no_process_is_stale(home: Home) -> None:
     counts = stale_rounds(home, 20, 2, random.Random(0))
     assert counts["pairs"] == KINDS

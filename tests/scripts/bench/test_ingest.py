@@ -78,6 +78,7 @@ def test_a_write_that_nobody_sees_is_said_so(address: str, monkeypatch: pytest.M
         visibility(client, ["nothing", "nothing"], IngestOptions(samples=1))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", bench_kills.WRITES)
 def test_kills_amid_writes_leave_nothing_wrong(home: Home, name: str) -> None:
     counts = write_rounds(name, home, 1, random.Random(5))

@@ -17,7 +17,8 @@ from tests.live_server import copy_home
 WORKS = ("a part", "4 parts", "texts", "reindex", "tune")
 
 
-@pytest.mark.parametrize("ray", [False, pytest.param(True, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("ray", [False, True])
 def test_every_work_is_done_each_way_and_comes_to_the_same(
     small_home: Home, tmp_path: Path, ray: bool
 ) -> None:

@@ -282,12 +282,12 @@ def _items_or_none(replica: Replica, user_id: str) -> list[str] | None:
 
 
 def _until_filled(world: World, commit: int) -> None:
-    """Wait until both replicas read users whom they have not kept."""
+    """Wait until both replicas read users whom they have not kept, so many that some lie on each node."""
     fresh = iter(range(1_000_000))
 
     def filled() -> bool:
         try:
-            for replica in world.replicas:
+            for replica in world.replicas * 24:
                 replica.query(f"unknown-{time.monotonic_ns()}-{next(fresh)}", min_commit=commit)
         except grpc.RpcError:
             return False

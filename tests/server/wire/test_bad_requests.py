@@ -179,6 +179,7 @@ def test_no_number_of_a_filter_is_nan() -> None:
         assert failure.field == "filter.attributes[0]"
 
 
+@pytest.mark.nightly
 def test_memory_does_not_grow_with_bad_requests(live: Client) -> None:
     """Large ones: broken, of fields that nobody knows, with too many rows, nested, beyond the limit."""
     item_ids = ig.DeleteItemsRequest(item_ids=["x"] * 300_000).SerializeToString()
