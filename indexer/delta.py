@@ -266,23 +266,25 @@ class Delta:
         before = self.state
         live = np.flatnonzero(before.removed_at == 0)
         with_vector = before.removed_at[before.vector_rows] == 0
-        self._rows = before.rows.only(live)
-        self._vectors = before.vectors[with_vector]
-        self._vector_rows = np.searchsorted(live, before.vector_rows[with_vector]).astype(np.int64)
-        self._popularity = before.popularity[live]
-        self._removed_at = np.zeros(len(live), dtype=np.int32)
-        self.state = IndexState(
-            self._rows,
+        # All that may fail comes first: what the next put writes into must fit the state.
+        rows = before.rows.only(live)
+        vectors = before.vectors[with_vector]
+        vector_rows = np.searchsorted(live, before.vector_rows[with_vector]).astype(np.int64)
+        popularity, removed_at = before.popularity[live], np.zeros(len(live), dtype=np.int32)
+        state = IndexState(
+            rows,
             before.version + 1,
-            self._vectors[:],
-            self._vector_rows[:],
-            self._popularity[:],
-            self._removed_at[:],
+            vectors,
+            vector_rows,
+            popularity,
+            removed_at,
             before.main_removed_at,
             before.main_removed,
             0,
             before.without_vector,
         )
+        self._rows, self._vectors, self._vector_rows = rows, vectors, vector_rows
+        self._popularity, self._removed_at, self.state = popularity, removed_at, state
 
     def changes(self) -> list[ItemChange]:
         """Return the appended rows that are live."""

@@ -114,6 +114,28 @@ def test_an_earlier_state_answers_as_before(index: Index) -> None:
     assert seen() == before
 
 
+def test_a_copy_that_fails_leaves_the_index_as_the_put_left_it(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    number, only = 3, module.AppendedRows.only
+    for earlier in (1, 2):
+        index.put([changed(name, earlier) for name in NAMES])
+    monkeypatch.setattr(module.AppendedRows, "only", fail)
+    with pytest.raises(MemoryError):
+        index.put([changed(name, number) for name in NAMES])
+    rows = index.rows(NAMES)
+    assert index.popularity_of(rows).tolist() == [number] * len(NAMES)
+    monkeypatch.setattr(module.AppendedRows, "only", only)
+    index.put([changed(NAMES[0], number + 1)])
+    rows = index.rows(NAMES)
+    assert index.item_ids(rows) == NAMES
+    assert index.popularity_of(rows).tolist() == [number + 1, *[number] * (len(NAMES) - 1)]
+    assert len(index.delta.state.rows.changes) == len(NAMES)
+
+
 @pytest.mark.usefixtures("quick_switches")
 def test_who_searches_meanwhile_gets_names_and_vectors_of_one_state(index: Index) -> None:
     index.put([changed(name, 0) for name in NAMES])
