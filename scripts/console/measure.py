@@ -95,12 +95,12 @@ def figure_visits(models: Sequence[str], reports: Sequence[str]) -> list[PageVis
     asked = "&".join(f"model={quote(one)}" for one in models)
     one_by_one = zip(("report", "with"), map(quote, reports), strict=False)
     overlaid = "&".join(f"{name}={report}" for name, report in one_by_one)
-    wanted = [PageVisit("Models", "/models", ".t-table tbody tr")]
+    row, chart = ".t-table tbody tr", ".c-chart .c-svg"
+    wanted = [PageVisit("Models", "/models", row), PageVisit("Evaluation: the list", "/evaluation", row)]
     if models:
-        wanted.append(PageVisit("Models: side by side", f"/models?{asked}", "#held-out .c-svg"))
+        wanted.append(PageVisit("Models: what training measured", f"/models?{asked}", chart))
     if reports:
-        wanted.append(PageVisit("Evaluation: the newest report", "/evaluation", "#calibration .c-svg"))
-        wanted.append(PageVisit("Evaluation: two reports", f"/evaluation?{overlaid}", "#by-history .c-svg"))
+        wanted.append(PageVisit("Evaluation: reports as charts", f"/evaluation?{overlaid}", chart))
     return wanted
 
 
