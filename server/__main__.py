@@ -63,8 +63,11 @@ def serve_command(home: str | None, homes: Path | None, config: Path | None, **f
     if settings.config.processes > 1 or settings.config.read_only:
         serve_with_processes(settings)
         return
-    from server.app import serve  # noqa: PLC0415  # the parent of several processes need not load it
+    # The parent of several processes need not load these.
+    from encoder.jobs import leave_pandas_out  # noqa: PLC0415
+    from server.app import serve  # noqa: PLC0415
 
+    leave_pandas_out()
     serve(settings)
 
 
