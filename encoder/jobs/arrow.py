@@ -3,8 +3,6 @@
 import sys
 from importlib.abc import MetaPathFinder
 
-import pyarrow as pa
-
 
 class _WithoutPandas(MetaPathFinder):
     """Finds no pandas."""
@@ -24,6 +22,8 @@ def leave_pandas_out() -> None:
     """
     if "pandas" in sys.modules:
         return
+    import pyarrow as pa  # noqa: PLC0415  # whoever only wants workers need not load it
+
     hidden = _WithoutPandas()
     sys.meta_path.insert(0, hidden)
     try:
