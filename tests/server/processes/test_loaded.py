@@ -1,4 +1,4 @@
-"""What each kind of process of a server has loaded when it ends: what it needs, and nothing that takes long."""
+"""What each kind of process of a server has loaded when it ends: what it needs, and no more."""
 
 import json
 import os
