@@ -1,5 +1,6 @@
 """Filters as expressions of Milvus: each is true of every item that the filter allows."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -10,21 +11,24 @@ import numpy as np
 import pytest
 
 from indexer.building.ground_truth import GroundTruth
-from indexer.building.milvus import MilvusRecallError, move_to_milvus
+from indexer.building.milvus import MilvusRecallError, _graph_may_reach, move_to_milvus
 from indexer.filters import Filter, Moment
 from indexer.filters.attribute_index import moment_of
 from indexer.index import Index
 from indexer.milvus import (
+    CollectionFacts,
     MilvusAddress,
     MilvusConnection,
     MilvusSearch,
     MilvusUnreachableError,
     NoCollectionError,
     collection_of,
+    create_collection,
     drop_collection,
     expression_of,
     read_facts,
 )
+from indexer.search import FilterPolicy, SearchParams
 from scripts.bench.engines.milvus_server import milvus_lite
 from scripts.bench.index.synthetic import write_index
 from tests.engines.milvus import EVERY_MILVUS, milvus_server
@@ -169,6 +173,77 @@ def test_what_was_tuned_is_what_searches_use_from_then_on(
     rows = found.search(truth.queries, truth.k, facts.search_params.ef_search)
     assert truth.recall(rows) == pytest.approx(facts.recall, abs=1e-3)
     drop_collection(connection, made.index_id)
+
+
+CLUSTERS, LONG_DIM = 40, 64
+
+
+def of_unlike_lengths(items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (N, D) in clusters at right angles, of each a few long ones and many short; queries (64, D).
+
+    The best of a query are a whole cluster. By inner product the short ones are nearest to the long ones, and
+    none is nearest to them, so that no edge of a graph leads there.
+    """
+    generator = np.random.default_rng(4)
+    centres = np.linalg.qr(generator.standard_normal((LONG_DIM, LONG_DIM)))[0][:CLUSTERS]
+    noise = generator.standard_normal((items + 64, LONG_DIM)) / (2 * np.sqrt(LONG_DIM))
+    drawn = centres[np.arange(items + 64) % CLUSTERS] + noise
+    drawn[:items] /= np.sqrt(1 + np.arange(items) // CLUSTERS)[:, None]
+    drawn = drawn.astype(np.float32)
+    return drawn[:items], drawn[items:]
+
+
+def test_vectors_of_unlike_lengths_are_divided_into_lists(
+    connection: MilvusConnection, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vectors, queries = of_unlike_lengths(6_000)
+    made = write_index(tmp_path, vectors, "Flat", queries, attributes=lambda row: {"near": row % CLUSTERS})
+    facts = move_to_milvus(made, connection, queries, 0.95)
+    assert "by a graph: its items are divided into lists" in caplog.text
+    assert read_facts(connection, made.index_id) == facts
+    assert facts.recall >= 0.95
+    assert facts.tuned_to == f"nprobe {facts.search_params.nprobe} of 256 lists"
+    found = Index.load(
+        tmp_path / made.index_id, elsewhere=lambda name, ids: MilvusSearch(connection, name, ids)
+    )
+    for wanted in (None, *(Filter(ranges=(("near", 0.0, last),)) for last in (19.0, 7.0, 1.0))):
+        rows, truth = (
+            found.search(queries, 100, wanted=wanted)[0],
+            found.brute_force(queries, 100, wanted=wanted)[0],
+        )
+        hits = [len({*some.tolist()} & {*best.tolist()}) for some, best in zip(rows, truth, strict=True)]
+        assert np.mean(hits) >= 95
+    drop_collection(connection, made.index_id)
+
+
+def test_a_graph_that_a_sample_rules_out_is_not_built(
+    connection: MilvusConnection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("indexer.building.milvus._SAMPLE", 4_000)
+    kinds = []
+    monkeypatch.setattr(
+        "indexer.building.milvus.create_collection",
+        lambda *given: (kinds.append(given[-1]), create_collection(*given)),
+    )
+    vectors, queries = of_unlike_lengths(6_000)
+    made = write_index(tmp_path, vectors, "Flat", queries)
+    facts = move_to_milvus(made, connection, queries, 0.95)
+    assert kinds == [facts.lists] == [256]
+    assert "by a graph" not in caplog.text
+    even = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert _graph_may_reach(even, queries, 0.95)  # it is the lengths
+    drop_collection(connection, made.index_id)
+
+
+def test_facts_of_the_first_versions_are_of_graphs() -> None:
+    facts = CollectionFacts(5, DIM, ("price",), (), SearchParams(200), 0.991, FilterPolicy())
+    said = json.loads(facts.to_json())
+    del said["lists"]
+    assert CollectionFacts.from_json(json.dumps(said)) == facts
+    assert facts.tuned_to == "a graph at efSearch 200"
 
 
 def test_a_recall_that_is_not_reached_leaves_no_collection(
