@@ -152,7 +152,8 @@ def _index_params(connection: MilvusConnection, lists: int) -> Any:
     params = connection.client.prepare_index_params()
     kind = "IVF_FLAT" if lists else "HNSW"
     built = {"nlist": lists} if lists else {"M": M, "efConstruction": EF_CONSTRUCTION}
-    params.add_index(VECTOR, index_type=kind, metric_type="IP", params=built)
+    # As one text: the client library makes a parameter of each, of which milvus-lite takes no notice.
+    params.add_index(VECTOR, index_type=kind, metric_type="IP", params={"params": built})
     return params
 
 

@@ -238,6 +238,17 @@ def test_a_graph_that_a_sample_rules_out_is_not_built(
     drop_collection(connection, made.index_id)
 
 
+@pytest.mark.parametrize(("lists", "wanted"), [(0, {"M": 32, "efConstruction": 200}), (48, {"nlist": 48})])
+def test_an_engine_takes_notice_of_how_an_index_is_built(
+    connection: MilvusConnection, lists: int, wanted: dict[str, int]
+) -> None:
+    create_collection(connection, "built", DIM, lists)
+    told = connection.client.describe_index(collection_of("built"), "vector")
+    said = {**told, **told.get("params", {})}
+    assert {name: int(said[name]) for name in wanted} == wanted
+    drop_collection(connection, "built")
+
+
 def test_facts_of_the_first_versions_are_of_graphs() -> None:
     facts = CollectionFacts(5, DIM, ("price",), (), SearchParams(200), 0.991, FilterPolicy())
     said = json.loads(facts.to_json())
