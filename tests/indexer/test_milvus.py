@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from indexer.building.ground_truth import GroundTruth
-from indexer.building.milvus import MilvusRecallError, _graph_may_reach, move_to_milvus
+from indexer.building.milvus import MilvusRecallError, _graph_may_reach, _nears, move_to_milvus
 from indexer.filters import Filter, Moment
 from indexer.filters.attribute_index import moment_of
 from indexer.index import Index
 from indexer.milvus import (
+    NEARS,
     CollectionFacts,
     MilvusAddress,
     MilvusConnection,
@@ -235,6 +236,20 @@ def test_a_graph_that_a_sample_rules_out_is_not_built(
     assert "by a graph" not in caplog.text
     even = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     assert _graph_may_reach(even, queries, 0.95)  # it is the lengths
+    drop_collection(connection, made.index_id)
+
+
+def test_filters_are_tuned_for_items_that_are_alike_too(connection: MilvusConnection, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(4).standard_normal((4_000, DIM)).astype(np.float32)
+    made, queries = write_index(tmp_path, vectors, "Flat", queries_of(64)), queries_of(64)
+    facts = move_to_milvus(made, connection, queries, 0.95)
+    found = MilvusSearch(connection, made.index_id, made.main.ids)
+    assert facts.policy.by_share
+    for share, params in facts.policy.by_share:
+        for name, near in zip(NEARS, _nears(vectors, queries), strict=True):
+            truth = GroundTruth(vectors, queries, np.flatnonzero(near < round(100 * share)))
+            rows = found.search(queries, truth.k, params.ef_search, f"{name} < {round(100 * share)}")
+            assert truth.recall(rows) >= 0.975  # half of the misses are for filters that were not tried
     drop_collection(connection, made.index_id)
 
 
