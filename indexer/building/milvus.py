@@ -1,8 +1,9 @@
 """Moving an index into Milvus: its items as a collection, tuned to an ANN recall, and back."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from indexer.index import Index
 from indexer.milvus import (
     BUCKET,
     BUCKETS,
+    CELL,
     EF_CONSTRUCTION,
     MOST_TERMS,
-    NEARS,
     CollectionFacts,
     M,
     MilvusConnection,
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 
 _EF_SEARCH = (100, 200, 400, 800, 1_600)  # with more, lists answer sooner
 _SAMPLE = 10_000  # items, by which a graph over more is judged before it is built
+_CELLS = 100  # clusters that a filter is tried with are made of
+_BLOCK = 1 << 16  # vectors at a time
 _SEGMENT_BYTES = 512 << 20  # of vectors that Milvus divides into lists by themselves
 _SHARES = (0.5, 0.2, 0.1, 0.05)  # of items that a filter allows, falling
 _BATCH_BYTES = 4 << 20  # of the vectors of a call
@@ -86,12 +89,12 @@ def move_to_milvus(
     """
     drop_collection(connection, index.index_id)
     client, name, vectors = connection.client, collection_of(index.index_id), index.main.vectors
-    by_row, nears = index.attributes_by_row(), _nears(vectors, queries)
+    by_row, cells = index.attributes_by_row(), _cells(vectors)
     numbers, moments = tuple(sorted(by_row.numbers)), tuple(sorted(by_row.moments))
     lists = lists_for(max(1, min(len(vectors), _SEGMENT_BYTES // (4 * index.dim))))
     kinds = (0, lists) if _graph_may_reach(vectors, queries, target) else (lists,)
     create_collection(connection, index.index_id, index.dim, kinds[0])
-    entities = _entities(index, by_row, numbers, moments, nears)
+    entities = _entities(index, by_row, numbers, moments, cells)
     size = max(1, _BATCH_BYTES // (4 * index.dim))
     with tqdm(total=len(index.main), desc="milvus", unit="item", disable=None) as bar:
         for batch in _batches(entities, size):
@@ -99,22 +102,10 @@ def move_to_milvus(
             bar.update(len(batch))
     connection.call(lambda: client.flush(name))
     untuned = CollectionFacts(
-        len(index.main), index.dim, numbers, moments, SearchParams(), 0.0, FilterPolicy()
+        len(index.main), index.dim, numbers, moments, SearchParams(), 0.0, FilterPolicy(), kinds[0]
     )
     try:
-        for kind in kinds:
-            if kind != kinds[0]:
-                build_lists(connection, index.index_id, kind)
-            load_built(connection, index.index_id, len(index.main))
-            begun = replace(untuned, lists=kind)
-            found = MilvusSearch(connection, index.index_id, index.main.ids, facts=begun)
-            try:
-                facts = _tuned(index, found, begun, queries, target, nears)
-                break
-            except MilvusRecallError as error:
-                if kind == kinds[-1]:
-                    raise
-                log.warning("%s by a graph: its items are divided into lists", error)
+        facts = _built(index, connection, untuned, kinds[1:], partial(_tuned, index, queries, target, cells))
     except BaseException:
         drop_collection(connection, index.index_id)
         raise
@@ -138,6 +129,29 @@ def recall_asked_of(index: Index) -> float:
     return float(asked.get("ann_recall", _ASKED))
 
 
+def _built(
+    index: Index,
+    connection: MilvusConnection,
+    facts: CollectionFacts,
+    others: Sequence[int],
+    tuned: Callable[[MilvusSearch, CollectionFacts], CollectionFacts],
+) -> CollectionFacts:
+    """Wait until a collection is built, and tune it; build so many lists instead where that fails.
+
+    Raises:
+        MilvusRecallError: none of the others does it either.
+    """
+    load_built(connection, index.index_id, len(index.main))
+    try:
+        return tuned(MilvusSearch(connection, index.index_id, index.main.ids, facts=facts), facts)
+    except MilvusRecallError as error:
+        if not others:
+            raise
+        log.warning("%s by a graph: its items are divided into lists", error)
+    build_lists(connection, index.index_id, others[0])
+    return _built(index, connection, replace(facts, lists=others[0]), others[1:], tuned)
+
+
 def _graph_may_reach(vectors: FloatArray, queries: FloatArray, target: float) -> bool:
     """Tell whether a graph over a sample of the items reaches an ANN recall; True of so few as a sample has.
 
@@ -153,16 +167,23 @@ def _graph_may_reach(vectors: FloatArray, queries: FloatArray, target: float) ->
     return recall_of(AnnIndex([graph], most), GroundTruth(sample, queries), most, None) >= target
 
 
-def _nears(vectors: FloatArray, queries: FloatArray) -> tuple[IntArray, ...]:
-    """Return for an item and a user how many percent of the items (N,) are nearer to it than each."""
-    generator, found = np.random.default_rng(0), []
-    for some in (vectors, queries):
-        nears = np.zeros(len(vectors), dtype=np.int64)
-        if len(vectors):
-            scores = vectors @ some[generator.integers(len(some))]
-            nears[np.argsort(-scores, kind="stable")] = np.arange(len(vectors)) * 100 // len(vectors)
-        found.append(nears)
-    return tuple(found)
+def _cells(vectors: FloatArray) -> IntArray:
+    """Return numbers of 0 to 99 (N,), evenly; items of the same number are in the same direction.
+
+    They are in the order of the nearest of _CELLS random items, so that items below a number are whole
+    clusters, as those are that a filter by kind allows.
+    """
+    count = len(vectors)
+    if not count:
+        return np.zeros(0, dtype=np.int64)
+    centres = vectors[np.random.default_rng(0).choice(count, min(_CELLS, count), replace=False)]
+    centres = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-30)
+    nearest, percent = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    for start in range(0, count, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        nearest[block] = (vectors[block] @ centres.T).argmax(axis=1)
+    percent[np.argsort(nearest, kind="stable")] = np.arange(count) * 100 // count
+    return percent
 
 
 def _entities(
@@ -170,7 +191,7 @@ def _entities(
     by_row: AttributesByRow,
     numbers: tuple[str, ...],
     moments: tuple[str, ...],
-    nears: tuple[IntArray, ...],
+    cells: IntArray,
 ) -> Iterator[dict[str, Any]]:
     """Yield the items of the main part as entities, in the order of their rows."""
     columns = [("n", number, by_row.numbers[name]) for number, name in enumerate(numbers)]
@@ -180,7 +201,7 @@ def _entities(
         item_id = index.main.ids[row]
         if len(terms) > MOST_TERMS:
             raise TooManyTermsError(item_id, len(terms))
-        fields: dict[str, float] = {name: int(near[row]) for name, near in zip(NEARS, nears, strict=True)}
+        fields: dict[str, float] = {CELL: int(cells[row])}
         for letter, number, ends in columns:
             if not np.isnan(ends[0, row]):
                 fields |= bounds_of(letter, number, float(ends[0, row]), float(ends[1, row]))
@@ -200,17 +221,17 @@ def _batches(entities: Iterator[dict[str, Any]], size: int) -> Iterator[list[dic
 
 def _tuned(
     index: Index,
-    found: MilvusSearch,
-    facts: CollectionFacts,
     queries: FloatArray,
     target: float,
-    nears: tuple[IntArray, ...],
+    cells: IntArray,
+    found: MilvusSearch,
+    facts: CollectionFacts,
 ) -> CollectionFacts:
     """Choose the least efSearch or nprobe that reaches an ANN recall, without and with a filter.
 
-    Filters are tried with random shares of the items, and with those nearest to an item and to a user, as a
-    filter by kind allows. Those that let through less than the least share that reaches it are compared one
-    by one, and so are those whose search would look at more than half of the lists.
+    Filters are tried with random shares of the items, and with whole clusters. Those that let through less
+    than the least share that reaches it are compared one by one, and so are those whose search would look at
+    more than half of the lists.
 
     Raises:
         MilvusRecallError: without a filter nothing reaches it.
@@ -231,7 +252,7 @@ def _tuned(
     efforts = [one for one in efforts if one >= chosen and (one <= facts.lists // 2 or not facts.lists)]
     by_share: list[tuple[float, SearchParams]] = []
     for share in _SHARES:
-        for name, parts in zip((BUCKET, *NEARS), (buckets, *nears), strict=True):
+        for name, parts in ((BUCKET, buckets), (CELL, cells)):
             rows = np.flatnonzero(parts < round(100 * share))
             if not len(rows):
                 efforts = []

@@ -7,9 +7,9 @@
 from indexer.milvus.collection import (
     BUCKET,
     BUCKETS,
+    CELL,
     EF_CONSTRUCTION,
     MOST_TERMS,
-    NEARS,
     CollectionFacts,
     M,
     aliases_of,
@@ -37,9 +37,9 @@ from indexer.milvus.search import MilvusSearch, expression_of
 __all__ = [
     "BUCKET",
     "BUCKETS",
+    "CELL",
     "EF_CONSTRUCTION",
     "MOST_TERMS",
-    "NEARS",
     "CollectionFacts",
     "M",
     "MilvusAddress",

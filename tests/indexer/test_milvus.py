@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 from indexer.building.ground_truth import GroundTruth
-from indexer.building.milvus import MilvusRecallError, _graph_may_reach, _nears, move_to_milvus
+from indexer.building.milvus import MilvusRecallError, _graph_may_reach, move_to_milvus
 from indexer.filters import Filter, Moment
 from indexer.filters.attribute_index import moment_of
 from indexer.index import Index
 from indexer.milvus import (
-    NEARS,
     CollectionFacts,
     MilvusAddress,
     MilvusConnection,
@@ -176,44 +175,49 @@ def test_what_was_tuned_is_what_searches_use_from_then_on(
     drop_collection(connection, made.index_id)
 
 
-CLUSTERS, LONG_DIM = 40, 64
+CLUSTERS, WIDE = 40, 64
 
 
-def of_unlike_lengths(items: int) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (N, D) in clusters at right angles, of each a few long ones and many short; queries (64, D).
+def in_clusters(items: int, clusters: int = CLUSTERS, fall: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (N, D) in clusters at right angles, and queries (64, D); item n is of cluster n % clusters.
 
-    The best of a query are a whole cluster. By inner product the short ones are nearest to the long ones, and
-    none is nearest to them, so that no edge of a graph leads there.
+    In each cluster vectors are shorter by the power `fall` of their place. By inner product the short ones
+    are then nearest to the long ones, and none is nearest to them, so that no edge of a graph leads there.
     """
     generator = np.random.default_rng(4)
-    centres = np.linalg.qr(generator.standard_normal((LONG_DIM, LONG_DIM)))[0][:CLUSTERS]
-    noise = generator.standard_normal((items + 64, LONG_DIM)) / (2 * np.sqrt(LONG_DIM))
-    drawn = centres[np.arange(items + 64) % CLUSTERS] + noise
-    drawn[:items] /= np.sqrt(1 + np.arange(items) // CLUSTERS)[:, None]
+    centres = np.linalg.qr(generator.standard_normal((WIDE, WIDE)))[0][:clusters]
+    noise = generator.standard_normal((items + 64, WIDE)) / (2 * np.sqrt(WIDE))
+    drawn = centres[np.arange(items + 64) % clusters] + noise
+    drawn[:items] /= (1 + np.arange(items) // clusters)[:, None] ** fall
     drawn = drawn.astype(np.float32)
     return drawn[:items], drawn[items:]
+
+
+def opened(connection: MilvusConnection, folder: Path, index: Index) -> Index:
+    return Index.load(
+        folder / index.index_id, elsewhere=lambda name, ids: MilvusSearch(connection, name, ids)
+    )
+
+
+def recall(index: Index, queries: np.ndarray, wanted: Filter | None = None) -> float:
+    found = index.search(queries, 100, wanted=wanted)[0].tolist()
+    best = index.brute_force(queries, 100, wanted=wanted)[0].tolist()
+    return float(
+        np.mean([len({*some} & {*all_of_it}) / 100 for some, all_of_it in zip(found, best, strict=True)])
+    )
 
 
 def test_vectors_of_unlike_lengths_are_divided_into_lists(
     connection: MilvusConnection, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    vectors, queries = of_unlike_lengths(6_000)
-    made = write_index(tmp_path, vectors, "Flat", queries, attributes=lambda row: {"near": row % CLUSTERS})
+    vectors, queries = in_clusters(6_000, fall=0.5)
+    made = write_index(tmp_path, vectors, "Flat", queries)
     facts = move_to_milvus(made, connection, queries, 0.95)
     assert "by a graph: its items are divided into lists" in caplog.text
     assert read_facts(connection, made.index_id) == facts
     assert facts.recall >= 0.95
     assert facts.tuned_to == f"nprobe {facts.search_params.nprobe} of 256 lists"
-    found = Index.load(
-        tmp_path / made.index_id, elsewhere=lambda name, ids: MilvusSearch(connection, name, ids)
-    )
-    for wanted in (None, *(Filter(ranges=(("near", 0.0, last),)) for last in (19.0, 7.0, 1.0))):
-        rows, truth = (
-            found.search(queries, 100, wanted=wanted)[0],
-            found.brute_force(queries, 100, wanted=wanted)[0],
-        )
-        hits = [len({*some.tolist()} & {*best.tolist()}) for some, best in zip(rows, truth, strict=True)]
-        assert np.mean(hits) >= 95
+    assert recall(opened(connection, tmp_path, made), queries) >= 0.95
     drop_collection(connection, made.index_id)
 
 
@@ -229,27 +233,26 @@ def test_a_graph_that_a_sample_rules_out_is_not_built(
         "indexer.building.milvus.create_collection",
         lambda *given: (kinds.append(given[-1]), create_collection(*given)),
     )
-    vectors, queries = of_unlike_lengths(6_000)
+    vectors, queries = in_clusters(6_000, fall=0.5)
     made = write_index(tmp_path, vectors, "Flat", queries)
     facts = move_to_milvus(made, connection, queries, 0.95)
     assert kinds == [facts.lists] == [256]
     assert "by a graph" not in caplog.text
-    even = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert _graph_may_reach(even, queries, 0.95)  # it is the lengths
+    assert _graph_may_reach(in_clusters(6_000)[0], queries, 0.95)  # it is the lengths
     drop_collection(connection, made.index_id)
 
 
-def test_filters_are_tuned_for_items_that_are_alike_too(connection: MilvusConnection, tmp_path: Path) -> None:
-    vectors = np.random.default_rng(4).standard_normal((4_000, DIM)).astype(np.float32)
-    made, queries = write_index(tmp_path, vectors, "Flat", queries_of(64)), queries_of(64)
-    facts = move_to_milvus(made, connection, queries, 0.95)
-    found = MilvusSearch(connection, made.index_id, made.main.ids)
-    assert facts.policy.by_share
-    for share, params in facts.policy.by_share:
-        for name, near in zip(NEARS, _nears(vectors, queries), strict=True):
-            truth = GroundTruth(vectors, queries, np.flatnonzero(near < round(100 * share)))
-            rows = found.search(queries, truth.k, params.ef_search, f"{name} < {round(100 * share)}")
-            assert truth.recall(rows) >= 0.975  # half of the misses are for filters that were not tried
+def test_a_filter_that_allows_whole_clusters_reaches_the_recall_too(
+    connection: MilvusConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the queries look for what the filter denies, and the best of the others lie in far lists."""
+    monkeypatch.setattr("indexer.building.milvus._graph_may_reach", lambda *_: False)
+    vectors, queries = in_clusters(6_000, 20)
+    made = write_index(tmp_path, vectors, "Flat", queries, attributes=lambda row: {"cluster": row % 20})
+    move_to_milvus(made, connection, queries, 0.95)
+    found = opened(connection, tmp_path, made)
+    for last in (9.0, 3.0):
+        assert recall(found, queries, Filter(ranges=(("cluster", 0.0, last),))) >= 0.975
     drop_collection(connection, made.index_id)
 
 
