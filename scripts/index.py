@@ -186,7 +186,7 @@ def move_command(
         queries = users_to_tune_with(work.home.indexes, index)
         facts = move_to_milvus(index, connection, queries, recall_asked_of(index))
     print(
-        f"index {index_id} is in Milvus: {facts.items} items, efSearch {facts.search_params.ef_search}, "
+        f"index {index_id} is in Milvus: {facts.items} items, {facts.tuned_to}, "
         f"ANN recall@100 {facts.recall:.4f}"
     )
 

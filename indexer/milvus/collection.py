@@ -23,7 +23,8 @@ FACTS_DIM = 2  # of its vectors, which mean nothing: Milvus wants one in each co
 PREFIX = "triptych_index_"
 ID, VECTOR, TERMS, BUCKET = "item_id", "vector", "terms", "bucket"
 BUCKETS = 100  # an item is in one by its id, so that an expression can select a share of them
-M, EF_CONSTRUCTION = 32, 200
+M, EF_CONSTRUCTION = 32, 200  # of a graph
+CELL = "cell"  # of the items that a move brought: an expression selects whole clusters by it
 MOST_TERMS = 4_096  # of an item, by Milvus's own bound
 _BUILD_SECONDS = 600.0  # without progress
 _PAUSE_SECONDS = 0.1
@@ -36,9 +37,10 @@ class CollectionFacts:
     Attributes:
         items, dim: of the main part of its index.
         numbers, moments: attributes that have numbers and moments, by which fields are numbered.
-        search_params: efSearch that reached the ANN recall.
+        search_params: efSearch, or nprobe of lists, that reached the ANN recall.
         recall: that it reached.
         policy: of filtered searches.
+        lists: number of lists, of each segment at most, that its items are divided into; 0 for a graph.
     """
 
     items: int
@@ -48,6 +50,14 @@ class CollectionFacts:
     search_params: SearchParams
     recall: float
     policy: FilterPolicy
+    lists: int = 0
+
+    @property
+    def tuned_to(self) -> str:
+        """What is searched, and how much of it, for a person."""
+        if not self.lists:
+            return f"a graph at efSearch {self.search_params.ef_search}"
+        return f"nprobe {self.search_params.nprobe} of {self.lists} lists"
 
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""
@@ -59,12 +69,13 @@ class CollectionFacts:
             "search": self.search_params.as_json(),
             "recall": self.recall,
             "filters": self.policy.as_json(),
+            "lists": self.lists,
         }
         return json.dumps(fields)
 
     @classmethod
     def from_json(cls, text: str) -> "CollectionFacts":
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote; facts of the first versions are of graphs, and do not say so."""
         said = json.loads(text)
         return cls(
             said["items"],
@@ -74,6 +85,7 @@ class CollectionFacts:
             SearchParams.from_json(said["search"]),
             said["recall"],
             FilterPolicy.from_json(said["filters"]),
+            said.get("lists", 0),
         )
 
 
@@ -114,29 +126,43 @@ def aliases_of(connection: MilvusConnection, collection: str) -> list[str]:
     return list(said["aliases"] if isinstance(said, dict) else said)
 
 
-def create_collection(connection: MilvusConnection, index_id: str, dim: int) -> None:
-    """Make the collection of an index, empty and unfinished."""
+def create_collection(connection: MilvusConnection, index_id: str, dim: int, lists: int = 0) -> None:
+    """Make the collection of an index, empty and unfinished, with so many lists, or a graph for 0."""
     types, client = connection.module.DataType, connection.client
     schema = client.create_schema(auto_id=False, enable_dynamic_field=True)
     schema.add_field(ID, types.VARCHAR, is_primary=True, max_length=MAX_ID_BYTES)
     schema.add_field(VECTOR, types.FLOAT_VECTOR, dim=dim)
     schema.add_field(TERMS, types.ARRAY, element_type=types.INT64, max_capacity=MOST_TERMS)
     schema.add_field(BUCKET, types.INT16)
-    built = client.prepare_index_params()
-    graph = {"M": M, "efConstruction": EF_CONSTRUCTION}
-    built.add_index(VECTOR, index_type="HNSW", metric_type="IP", params=graph)
-    name = collection_of(index_id)
+    name, built = collection_of(index_id), _index_params(connection, lists)
     connection.call(
         lambda: client.create_collection(name, schema=schema, index_params=built, consistency_level="Bounded")
     )
 
 
-def load_built(connection: MilvusConnection, index_id: str, items: int) -> None:
-    """Wait until the graph of a collection has so many items, and have searches use it.
+def build_lists(connection: MilvusConnection, index_id: str, lists: int) -> None:
+    """Begin to build lists over the items of a collection, in place of its graph; `load_built` waits."""
+    client, name = connection.client, collection_of(index_id)
+    connection.call(lambda: client.release_collection(name))
+    connection.call(lambda: client.drop_index(name, VECTOR))
+    connection.call(lambda: client.create_index(name, _index_params(connection, lists)))
 
-    Milvus builds graphs after a flush, and goes on comparing every vector, or by a provisional graph, until
-    the node that searches has taken the finished one, which may be long after; whatever is measured before
-    tells nothing of later. A collection that is loaded anew has it at once.
+
+def _index_params(connection: MilvusConnection, lists: int) -> Any:
+    params = connection.client.prepare_index_params()
+    kind = "IVF_FLAT" if lists else "HNSW"
+    built = {"nlist": lists} if lists else {"M": M, "efConstruction": EF_CONSTRUCTION}
+    # As one text: the client library makes a parameter of each, of which milvus-lite takes no notice.
+    params.add_index(VECTOR, index_type=kind, metric_type="IP", params={"params": built})
+    return params
+
+
+def load_built(connection: MilvusConnection, index_id: str, items: int) -> None:
+    """Wait until the graph or the lists of a collection have so many items, and have searches use them.
+
+    Milvus builds them after a flush, and goes on comparing every vector, or by a provisional graph, until
+    the node that searches has taken the finished ones, which may be long after; whatever is measured before
+    tells nothing of later. A collection that is loaded anew has them at once.
 
     Raises:
         MilvusUnreachableError: nothing was added to it for ten minutes.
@@ -148,7 +174,7 @@ def load_built(connection: MilvusConnection, index_id: str, items: int) -> None:
         if int(told["indexed_rows"]) != built:
             built, deadline = int(told["indexed_rows"]), time.monotonic() + _BUILD_SECONDS
         elif time.monotonic() > deadline:
-            reason = f"its graph has {built} of {items} items, and no more for {_BUILD_SECONDS:.0f} s"
+            reason = f"{built} of {items} items are indexed, and no more for {_BUILD_SECONDS:.0f} s"
             raise MilvusUnreachableError(connection.uri, reason)
         else:
             time.sleep(_PAUSE_SECONDS)

@@ -86,7 +86,7 @@ class MilvusSearch:
         return self._facts.dim
 
     def takes(self, search_params: SearchParams) -> bool:
-        """Tell whether a search with a filter can be given these parameters: lists are none of Milvus's."""
+        """Tell whether a search with a filter can be given these parameters: no portions of lists."""
         return search_params.portions is None
 
     def candidates(
@@ -101,36 +101,43 @@ class MilvusSearch:
         wanted = expression_of(allowed.wanted, self._facts) if allowed.main is not None else ""
         limit = search_params.candidates(count) + spare
         rows = self._connection.call_unless_silent(
-            lambda: self._search(queries, limit, search_params.ef_search, wanted, SEARCH_SECONDS)
+            lambda: self._search(queries, limit, search_params.nprobe, wanted, SEARCH_SECONDS)
         )
         if allowed.main is not None and len(allowed.main):
             places = np.minimum(np.searchsorted(allowed.main, rows), len(allowed.main) - 1)
             rows = np.where(allowed.main[places] == rows, rows, -1)
         return rows, scores_of(vectors, queries, rows)
 
-    def search(self, queries: FloatArray, count: int, ef_search: int, expression: str = "") -> IntArray:
+    def search(self, queries: FloatArray, count: int, nprobe: int, expression: str = "") -> IntArray:
         """Return rows (B, n) of the main part that are near to queries (B, D), −1 where there are no more.
+
+        Args:
+            queries: (B, D).
+            count: rows of each.
+            nprobe: or efSearch of a graph.
+            expression: that must be true of each; "" for none.
 
         Raises:
             MilvusUnreachableError: Milvus does not answer.
         """
         found: IntArray = self._connection.call(
-            lambda: self._search(queries, count, ef_search, expression, CALL_SECONDS)
+            lambda: self._search(queries, count, nprobe, expression, CALL_SECONDS)
         )
         return found
 
     def _search(
-        self, queries: FloatArray, count: int, ef_search: int, expression: str, seconds: float
+        self, queries: FloatArray, count: int, nprobe: int, expression: str, seconds: float
     ) -> IntArray:
         """Search once.  Raises: as the library."""
         limit = max(1, min(count, MOST_RESULTS, len(self)))
-        params = {"params": {"ef": max(ef_search, limit)}}
+        lists = self._facts.lists
+        effort = {"nprobe": min(nprobe, lists)} if lists else {"ef": max(nprobe, limit)}
         hits = self._connection.client.search(
             self._collection,
             data=list(queries),
             limit=limit,
             filter=expression,
-            search_params=params,
+            search_params={"params": effort},
             output_fields=[ID],
             anns_field=VECTOR,
             timeout=seconds,

@@ -1,5 +1,6 @@
 """Filters as expressions of Milvus: each is true of every item that the filter allows."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -10,21 +11,24 @@ import numpy as np
 import pytest
 
 from indexer.building.ground_truth import GroundTruth
-from indexer.building.milvus import MilvusRecallError, move_to_milvus
+from indexer.building.milvus import MilvusRecallError, _graph_may_reach, move_to_milvus
 from indexer.filters import Filter, Moment
 from indexer.filters.attribute_index import moment_of
 from indexer.index import Index
 from indexer.milvus import (
+    CollectionFacts,
     MilvusAddress,
     MilvusConnection,
     MilvusSearch,
     MilvusUnreachableError,
     NoCollectionError,
     collection_of,
+    create_collection,
     drop_collection,
     expression_of,
     read_facts,
 )
+from indexer.search import FilterPolicy, SearchParams
 from scripts.bench.engines.milvus_server import milvus_lite
 from scripts.bench.index.synthetic import write_index
 from tests.engines.milvus import EVERY_MILVUS, milvus_server
@@ -169,6 +173,106 @@ def test_what_was_tuned_is_what_searches_use_from_then_on(
     rows = found.search(truth.queries, truth.k, facts.search_params.ef_search)
     assert truth.recall(rows) == pytest.approx(facts.recall, abs=1e-3)
     drop_collection(connection, made.index_id)
+
+
+CLUSTERS, WIDE = 40, 64
+
+
+def in_clusters(items: int, clusters: int = CLUSTERS, fall: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (N, D) in clusters at right angles, and queries (64, D); item n is of cluster n % clusters.
+
+    In each cluster vectors are shorter by the power `fall` of their place. By inner product the short ones
+    are then nearest to the long ones, and none is nearest to them, so that no edge of a graph leads there.
+    """
+    generator = np.random.default_rng(4)
+    centres = np.linalg.qr(generator.standard_normal((WIDE, WIDE)))[0][:clusters]
+    noise = generator.standard_normal((items + 64, WIDE)) / (2 * np.sqrt(WIDE))
+    drawn = centres[np.arange(items + 64) % clusters] + noise
+    drawn[:items] /= (1 + np.arange(items) // clusters)[:, None] ** fall
+    drawn = drawn.astype(np.float32)
+    return drawn[:items], drawn[items:]
+
+
+def opened(connection: MilvusConnection, folder: Path, index: Index) -> Index:
+    return Index.load(
+        folder / index.index_id, elsewhere=lambda name, ids: MilvusSearch(connection, name, ids)
+    )
+
+
+def recall(index: Index, queries: np.ndarray, wanted: Filter | None = None) -> float:
+    found = index.search(queries, 100, wanted=wanted)[0].tolist()
+    best = index.brute_force(queries, 100, wanted=wanted)[0].tolist()
+    return float(
+        np.mean([len({*some} & {*all_of_it}) / 100 for some, all_of_it in zip(found, best, strict=True)])
+    )
+
+
+def test_vectors_of_unlike_lengths_are_divided_into_lists(
+    connection: MilvusConnection, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    vectors, queries = in_clusters(6_000, fall=0.5)
+    made = write_index(tmp_path, vectors, "Flat", queries)
+    facts = move_to_milvus(made, connection, queries, 0.95)
+    assert "by a graph: its items are divided into lists" in caplog.text
+    assert read_facts(connection, made.index_id) == facts
+    assert facts.recall >= 0.95
+    assert facts.tuned_to == f"nprobe {facts.search_params.nprobe} of 256 lists"
+    assert recall(opened(connection, tmp_path, made), queries) >= 0.95
+    drop_collection(connection, made.index_id)
+
+
+def test_a_graph_that_a_sample_rules_out_is_not_built(
+    connection: MilvusConnection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("indexer.building.milvus._SAMPLE", 4_000)
+    kinds = []
+    monkeypatch.setattr(
+        "indexer.building.milvus.create_collection",
+        lambda *given: (kinds.append(given[-1]), create_collection(*given)),
+    )
+    vectors, queries = in_clusters(6_000, fall=0.5)
+    made = write_index(tmp_path, vectors, "Flat", queries)
+    facts = move_to_milvus(made, connection, queries, 0.95)
+    assert kinds == [facts.lists] == [256]
+    assert "by a graph" not in caplog.text
+    assert _graph_may_reach(in_clusters(6_000)[0], queries, 0.95)  # it is the lengths
+    drop_collection(connection, made.index_id)
+
+
+def test_a_filter_that_allows_whole_clusters_reaches_the_recall_too(
+    connection: MilvusConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the queries look for what the filter denies, and the best of the others lie in far lists."""
+    monkeypatch.setattr("indexer.building.milvus._graph_may_reach", lambda *_: False)
+    vectors, queries = in_clusters(6_000, 20)
+    made = write_index(tmp_path, vectors, "Flat", queries, attributes=lambda row: {"cluster": row % 20})
+    move_to_milvus(made, connection, queries, 0.95)
+    found = opened(connection, tmp_path, made)
+    for last in (9.0, 3.0):
+        assert recall(found, queries, Filter(ranges=(("cluster", 0.0, last),))) >= 0.975
+    drop_collection(connection, made.index_id)
+
+
+@pytest.mark.parametrize(("lists", "wanted"), [(0, {"M": 32, "efConstruction": 200}), (48, {"nlist": 48})])
+def test_an_engine_takes_notice_of_how_an_index_is_built(
+    connection: MilvusConnection, lists: int, wanted: dict[str, int]
+) -> None:
+    create_collection(connection, "built", DIM, lists)
+    told = connection.client.describe_index(collection_of("built"), "vector")
+    said = {**told, **told.get("params", {})}
+    assert {name: int(said[name]) for name in wanted} == wanted
+    drop_collection(connection, "built")
+
+
+def test_facts_of_the_first_versions_are_of_graphs() -> None:
+    facts = CollectionFacts(5, DIM, ("price",), (), SearchParams(200), 0.991, FilterPolicy())
+    said = json.loads(facts.to_json())
+    del said["lists"]
+    assert CollectionFacts.from_json(json.dumps(said)) == facts
+    assert facts.tuned_to == "a graph at efSearch 200"
 
 
 def test_a_recall_that_is_not_reached_leaves_no_collection(

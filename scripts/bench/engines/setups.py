@@ -240,7 +240,7 @@ class _Starter:
                 facts = move_to_milvus(index, connection, users, recall_asked_of(index))
             version = connection.client.get_server_version()
             self._stack.enter_context(own.pop_all())
-        tuned = f"HNSW at efSearch {facts.search_params.ef_search}, ANN recall@100 {facts.recall:.4f}"
+        tuned = f"{facts.tuned_to}, ANN recall@100 {facts.recall:.4f}"
         return _Candidates(uri, f"index in Milvus {version} {where}: {tuned}", pids)
 
     def _replica(self, name: str, state: _State, options: Sequence[str] = ()) -> ServerUnderTest:
