@@ -3,7 +3,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import onnxruntime
 import pytest
 from hypothesis import settings
 
@@ -11,6 +13,7 @@ from encoder.dataset import Dataset, load_dataset
 from encoder.fit import TrainOptions
 from encoder.learned.config import LearnConfig
 from encoder.runtime import Model
+from encoder.text import encoder as text_encoder
 from encoder.text.cache import TextCache
 from encoder.text.encoder import TextEncoder
 from encoder.text.export import export_text_model
@@ -25,6 +28,7 @@ from store.home import Home
 from store.imports.run import import_folder
 from store.store import Store
 from tests.command_line import Run
+from tests.stored_home import unpack
 
 # The same examples in every run, few enough for CI, and no clock: a shared machine may stall anywhere.
 # `make nightly` draws others each time, many more.
@@ -80,6 +84,27 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_sessions() -> Iterator[None]:
+    """Keep the ONNX session of a text model for all that load the same file: making one takes a while.
+
+    Copies of a home link the files of its text model; a file that was changed is another one.
+    """
+    make, made = text_encoder._session, dict[tuple[object, ...], Any]()
+
+    def kept(path: Path, threads: int | None, device: text_encoder.Device) -> Any:
+        stat = path.stat()
+        file = stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
+        key = (*file, threads, device, *onnxruntime.get_available_providers())
+        if key not in made:
+            made[key] = make(path, threads, device)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_encoder, "_session", kept)
+        yield
+
+
 @pytest.fixture(scope="session")
 def text_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text_models folder that holds the default language model; exported once per run."""
@@ -108,6 +133,19 @@ def small_home(tmp_path_factory: pytest.TempPathFactory, text_models_dir: Path) 
         model = Model.load(train(home, export, encoder, cache, options))
         index = reindex(home, export, model, encoder, cache)
     publish(home, index.name)
+    return home
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The stored home, of 168 users and 61 items, whose text model of random weights loads in no time.
+
+    In place of `small_home` where no test depends on what texts mean. Shared by the whole run as that is. Its
+    state and text cache, which earlier code made, are left for the code of today to make.
+    """
+    home = unpack(Path(__file__).parent / "golden" / "home-1", tmp_path_factory.mktemp("tiny") / "home")
+    shutil.rmtree(home.state)
+    shutil.rmtree(home.text_cache)
     return home
 
 

@@ -40,11 +40,11 @@ GARBAGE = b"\x00garbage" * 64
 
 
 @pytest.fixture(scope="module")
-def served(small_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
+def served(tiny_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home that has been served, so that it has a state and a text cache."""
-    home = copy_home(small_home, tmp_path_factory.mktemp("served") / "home")
+    home = copy_home(tiny_home, tmp_path_factory.mktemp("served") / "home")
     with running(ServerConfig(home, port=0)) as address, Client(address) as client:
-        assert client.query(user_id="u00001", k=1).item_ids
+        assert client.query(user_id="u01", k=1).item_ids
     return home
 
 
@@ -274,7 +274,7 @@ DAMAGES: list[Damage] = [
     ),
     (
         "a manifest that was edited",
-        lambda h: edited(index_of(h) / MANIFEST, '"dim": 32', '"dim": 33'),
+        lambda h: edited(index_of(h) / MANIFEST, '"dim": 17', '"dim": 18'),
         {"indexes": (F, "checksum does not match"), "CURRENT": (F, "checksum does not match")},
     ),
     (
@@ -394,7 +394,7 @@ def _put_and_reindexed(home: Home, run: Run) -> None:
 
 def _erased_and_forgotten(home: Home, run: Run) -> None:
     with running(ServerConfig(home, port=0)) as address, Client(address) as client:
-        client.erase_user("u00001")
+        client.erase_user("u01")
     assert run("reindex", "--home", home.path, "--full")[0] == 0
     assert run("index", "prune", "--keep", 1, "--home", home.path)[0] == 0
 
@@ -415,7 +415,7 @@ def _configured(home: Home, _run: Run) -> None:
 def _with_rejects(home: Home, run: Run) -> None:
     data = home.path.parent / "data"
     data.mkdir()
-    (data / "texts.csv").write_text("user_id,text\nu00001,a text\n,nobody's\n")
+    (data / "texts.csv").write_text("user_id,text\nu01,a text\n,nobody's\n")
     run("import", data, "--home", home.path)
     assert home.rejects.exists()
 

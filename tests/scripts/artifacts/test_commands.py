@@ -61,33 +61,33 @@ def test_a_home_goes_to_a_bucket_and_back(home: Home, run: Run, url: str, tmp_pa
 
 
 def test_training_and_reindexing_need_the_bucket_alone(
-    home: Home, run: Run, url: str, settings: tuple[str, Path]
+    home: Home, run: Run, bare_url: str, settings: tuple[str, Path]
 ) -> None:
-    assert run("artifacts", "copy", "--from", home.path, "--to", url)[0] == 0
-    bucket = HomeBucket(url)
+    assert run("artifacts", "copy", "--from", home.path, "--to", bare_url)[0] == 0
+    bucket = HomeBucket(bare_url)
     first = bucket.pointer(CURRENT).artifact_id
-    code, out, err = run("train", "--home", url, *settings)
+    code, out, err = run("train", "--home", bare_url, *settings)
     assert code == 0, err
     models, text_models = bucket.ids("models"), bucket.ids("text_models")
     assert (len(models), len(text_models), bucket.pointer(LATEST).artifact_id) == (2, 1, models[1])
     assert f"model {models[1]}" in out
     assert bucket.pointer(CURRENT).artifact_id == first
-    code, out, err = run("reindex", "--home", url)
+    code, out, err = run("reindex", "--home", bare_url)
     assert code == 0, err
     second = bucket.pointer(CURRENT).artifact_id
     assert (second in out, bucket.manifest("indexes", second)["model_id"]) == (True, models[1])
-    code, out, _ = run("index", "list", "--home", url)
+    code, out, _ = run("index", "list", "--home", bare_url)
     assert (code, out.count("ok"), out.count("*")) == (0, 2, 1)
-    code, out, _ = run("index", "rollback", "--home", url)
+    code, out, _ = run("index", "rollback", "--home", bare_url)
     assert (code, out, bucket.pointer(CURRENT).artifact_id) == (0, f"index {first} serves\n", first)
-    code, _, err = run("index", "rollback", "--home", url)
+    code, _, err = run("index", "rollback", "--home", bare_url)
     assert (code, "no index older than" in err) == (1, True)
-    code, out, _ = run("index", "show", second, "--home", url)
+    code, out, _ = run("index", "show", second, "--home", bare_url)
     assert (code, "ok: every file of the index" in out, "it is CURRENT" in out) == (0, True, False)
-    assert run("index", "publish", second, "--home", url)[0] == 0
-    code, out, _ = run("index", "prune", "--keep", "1", "--home", url)
+    assert run("index", "publish", second, "--home", bare_url)[0] == 0
+    code, out, _ = run("index", "prune", "--keep", "1", "--home", bare_url)
     assert (code, f"removed {first}" in out, bucket.ids("indexes")) == (0, True, [second])
-    code, _, err = run("index", "publish", first, "--home", url)
+    code, _, err = run("index", "publish", first, "--home", bare_url)
     assert (code, f"there is no index '{first}'; there are: {second}" in err) == (1, True)
     assert (home.path / "indexes" / first).is_dir()  # the directory that was copied has nothing to do with it
 
