@@ -20,8 +20,9 @@ $(READY): pyproject.toml $(CLIENT)/pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/triptych demo --home demo-home $(if $(SERVE),--serve) $(if $(USERS),--users $(USERS))
 
+# One thread each: of tiny tensors a second one waits more than it works.  In the order of tests/conftest.py: the longest files first.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile  # tiny tensors: a second thread waits more than it works
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check .

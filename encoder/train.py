@@ -23,7 +23,7 @@ from encoder.fit import TrainOptions, fit
 from encoder.heads import OLD_FILES, Head, save_head
 from encoder.heads.model import FrozenVectors
 from encoder.jobs import IN_PROCESS, Jobs, shared_folder
-from encoder.learned import CHECKPOINT_FILE
+from encoder.learned import remove_checkpoints
 from encoder.learned.parallel import TrainingWorkers
 from encoder.left_out import LeftOut, LeftOutIds
 from encoder.model_files import ITEM_GRAPH, METRICS_FILE, USER_GRAPH
@@ -138,8 +138,7 @@ def train(
         home.models, tower, data, left_out, export.export_id, encoder, metrics, made, fitted.kept, chain
     )
     set_pointer(home.latest_model, directory.name)
-    for checkpoint in home.training.glob(f"*/{CHECKPOINT_FILE}"):
-        checkpoint.unlink()  # the model is there; TensorBoard's files stay
+    remove_checkpoints(home.training)
     return directory
 
 

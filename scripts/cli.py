@@ -14,6 +14,7 @@ import grpc
 import lmdb
 import typer
 
+from encoder.jobs import leave_pandas_out
 from scripts.artifacts.command import artifacts_app
 from scripts.backups import backup_command, restore_command
 from scripts.bench import app as bench_app
@@ -85,6 +86,7 @@ def main() -> None:
     if out is not None and sys.stdout is out and stat.S_ISFIFO(os.fstat(out.fileno()).st_mode):
         pipe = io.BufferedWriter(_Pipe(out.fileno(), "w", closefd=False))
         sys.stdout = io.TextIOWrapper(pipe, out.encoding, out.errors)
+    leave_pandas_out()
     try:
         app()
     except ModuleNotFoundError as error:

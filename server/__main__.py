@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import duckdb
 import typer
 
 from server.config import Option, options
@@ -63,8 +62,11 @@ def serve_command(home: str | None, homes: Path | None, config: Path | None, **f
     if settings.config.processes > 1 or settings.config.read_only:
         serve_with_processes(settings)
         return
-    from server.app import serve  # noqa: PLC0415  # the parent of several processes need not load it
+    # The parent of several processes need not load these.
+    from encoder.jobs import leave_pandas_out  # noqa: PLC0415
+    from server.app import serve  # noqa: PLC0415
 
+    leave_pandas_out()
     serve(settings)
 
 
@@ -114,13 +116,19 @@ def _parameters() -> list[inspect.Parameter]:
 serve_command.__signature__ = inspect.Signature(_parameters())  # type: ignore[attr-defined]
 
 
+def _errors_of_a_line() -> tuple[type[Exception], ...]:
+    """Return the errors that say in a line what is wrong; DuckDB's where it is loaded: no parent loads it."""
+    duckdb = sys.modules.get("duckdb")
+    return ValueError, LookupError, OSError, RuntimeError, *(() if duckdb is None else (duckdb.Error,))
+
+
 def main() -> None:
     """Run the server: exit code 0, 1 with a one-line reason on stderr, or 2 for a usage error."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)
     try:
         typer.run(serve_command)
-    except (ValueError, LookupError, OSError, RuntimeError, duckdb.Error) as error:
+    except _errors_of_a_line() as error:
         print(f"server: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         sys.exit(1)
 

@@ -95,9 +95,9 @@ class BadRateError(ValueError):
 
 def checked_rates(written: str) -> str:
     """Check how rate limits are written, return them; "" is none.  Raises: BadRateError."""
-    import limits  # noqa: PLC0415  # takes a while, and few servers need it
-
     if written:
+        import limits  # noqa: PLC0415  # takes a while, and few servers need it
+
         try:
             items = limits.parse_many(written)
         except ValueError as error:

@@ -4,17 +4,15 @@ import errno
 import os
 import resource
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import duckdb
 import lmdb
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOW_SPACE = 1 << 20  # bytes
-# Errors that a disk may have caused; most of them have other causes.
-DISK_ERRORS = (OSError, duckdb.OperationalError, duckdb.FatalException, lmdb.Error)
 
 
 class DiskFullError(OSError):
@@ -33,6 +31,16 @@ class ReadOnlyDiskError(OSError):
         self.path = path
 
 
+def errors_of_disks() -> tuple[type[Exception], ...]:
+    """Return the kinds of errors that a disk may have caused; most of them have other causes.
+
+    DuckDB's are among them where it is loaded: what only reads files and the state never loads it.
+    """
+    duckdb = sys.modules.get("duckdb")
+    of_duckdb = () if duckdb is None else (duckdb.OperationalError, duckdb.FatalException)
+    return OSError, lmdb.Error, *of_duckdb
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn an error of the block into DiskFullError or ReadOnlyDiskError where the disk of a path caused it.
@@ -42,7 +50,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except DISK_ERRORS as error:
+    except errors_of_disks() as error:
         named = disk_error(error, path)
         if named is None or named is error:
             raise
@@ -53,7 +61,7 @@ def disk_error(error: Exception, path: Path | str) -> DiskFullError | ReadOnlyDi
     """Recognise an error of the system, of DuckDB or of LMDB as one of the disk; None where it is none."""
     if isinstance(error, DiskFullError | ReadOnlyDiskError):
         return error
-    if not isinstance(error, DISK_ERRORS):  # its text proves nothing
+    if not isinstance(error, errors_of_disks()):  # its text proves nothing
         return None
     place = getattr(error, "filename", None) or path
     # DuckDB, LMDB and shutil.copytree pass the error of the system on as text only.

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
-
-import duckdb
+from typing import TYPE_CHECKING, Any
 
 from store.artifact import DamagedArtifactError
 from store.disk import replace_file
+
+if TYPE_CHECKING:
+    import duckdb
 
 LEDGER = "erasures.json"  # name of the file in a home and in an export
 _CLOCK_SKEW = timedelta(hours=1)  # between clocks, at most, when an export without a ledger was made
@@ -136,7 +137,7 @@ def parse_ledger(raw: bytes, path: Path | str) -> tuple[Erasure, ...]:
         raise DamagedArtifactError(path, "is damaged: it is no ledger of erasures") from error
 
 
-def read_erasures(cursor: duckdb.DuckDBPyConnection) -> list[Erasure]:
+def read_erasures(cursor: "duckdb.DuckDBPyConnection") -> list[Erasure]:
     """Read the ledger of the store that a cursor sees, oldest erasure first."""
     rows = cursor.execute(
         "SELECT erased_at, salt, user_hash, models FROM data.erasures ORDER BY erased_at"

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from store.attributes import usable_attributes
 from store.database import Commit, add_commit, attach, connect, read_last_commit, single_value, transaction
-from store.disk import DISK_ERRORS, disk_errors
+from store.disk import disk_errors, errors_of_disks
 from store.queries import (
     BOUNDED_WEIGHT,
     HELD_OUT_SPLITS,
@@ -130,7 +130,7 @@ class Store(Reader):
         try:
             with disk_errors(self._path), closing(self._db.cursor()) as cursor, transaction(cursor):
                 yield cursor
-        except DISK_ERRORS as error:
+        except errors_of_disks() as error:
             # As after a checkpoint that met a full disk: DuckDB refuses the file until it is attached again.
             self._invalid |= "has been invalidated" in f"{error} {error.__cause__}"
             raise

@@ -34,6 +34,33 @@ settings.load_profile("triptych")
 
 
 NO_CHROMIUM = "no Chromium here: apt-get install chromium"
+# Half a minute of a processor and more each, the longest first.  A file goes to one worker: these are given
+# out first, as a long one that is left for the end has one processor work and the others wait.
+LONGEST_FILES = (
+    "scripts/artifacts/test_commands.py",
+    "console/test_pages.py",
+    "server/processes/test_processes.py",
+    "server/live/test_shared_artifacts.py",
+    "scripts/evaluate/test_evaluate.py",
+    "scripts/consume/test_consume.py",
+    "scripts/test_doctor_damage.py",
+    "encoder/test_train.py",
+    "server/test_server.py",
+    "server/processes/test_read_replicas.py",
+    "documents/test_cookbook.py",
+    "engines/test_jobs.py",
+    "indexer/test_search_contract.py",
+    "scripts/bench/test_faults.py",
+    "console/test_publishing.py",
+    "server/test_milvus.py",
+    "server/wire/test_fuzz.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from store.home import Home
+from tests.conftest import LONGEST_FILES
 from tests.live_server import copy_home
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +66,10 @@ def test_every_folder_is_named_and_none_is_crowded() -> None:
     assert {str(folder): count for folder, count in folders.items() if count > MOST_MODULES} == {}
     text = DOCUMENT.read_text("utf-8")
     assert [str(f) for f in folders if f.parts[0] != "tests" and f"`{f}/`" not in text] == []
+
+
+def test_the_longest_files_of_tests_exist() -> None:
+    assert [name for name in LONGEST_FILES if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_a_public_class_has_a_name_of_its_own() -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from loky.process_executor import ProcessPoolExecutor
 
+from encoder.jobs.arrow import leave_pandas_out
 from encoder.jobs.jobs import Jobs, PartOutcome, Room, attempt
 from encoder.jobs.processors import usable_processors
 from encoder.jobs.threads import ONE_THREAD
@@ -96,6 +97,7 @@ def _begin_worker(parent: int) -> None:
     """Leave the terminal, and Ctrl-C, which all its processes get, to the parent; end when that has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     be_silent()
+    leave_pandas_out()
     Thread(target=_end_with, args=(parent,), name="end with the parent", daemon=True).start()
 
 

@@ -19,6 +19,7 @@ from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.jobs import WorkerLostError
 from encoder.learned.config import LearnConfig
+from encoder.learned.folders import alone_in
 from encoder.learned.parallel import TrainingWorkers
 from encoder.learned.parallel.group import RankGroup, RankTask
 from encoder.learned.parallel.leader import LABEL, leading
@@ -90,10 +91,10 @@ def train_block(
 ) -> TrainedBlock:
     """Train a block on the visible rows of a data set.
 
-    A run with the same data, settings, start and folder goes on from the last checkpoint there. Equal seeds
-    give equal blocks on the same machine with the same number of workers; another number changes the order in
-    which gradients are added, and so the last bits. Where a worker is lost, others go on from the last
-    checkpoint.
+    A run with the same data, settings, start and folder goes on from the last checkpoint there; it waits for
+    another that is at work there. Equal seeds give equal blocks on the same machine with the same number of
+    workers; another number changes the order in which gradients are added, and so the last bits. Where a
+    worker is lost, others go on from the last checkpoint.
 
     Args:
         data: held-out rows of it are not looked at.
@@ -113,9 +114,24 @@ def train_block(
         WorkersLostError: workers were lost, TRIES times without a checkpoint between.
         PartFailedError: a worker raised an error.
     """
-    began = time.perf_counter()
     source = None if start is None else start.source
     folder = folder / _key(data, config, options, scored=score is not None, source=source)
+    with alone_in(folder):
+        return _trained(data, config, options, score, folder, report, start, workers)
+
+
+def _trained(
+    data: Dataset,
+    config: TowerConfig,
+    options: LearnConfig,
+    score: Score | None,
+    folder: Path,
+    report: ReportEpoch | None,
+    start: BlockStart | None,
+    workers: TrainingWorkers | None,
+) -> TrainedBlock:
+    """Train a block in the folder of its own."""
+    began = time.perf_counter()
     options = options.for_users(int((np.diff(data.seen.indptr) > 0).sum()))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tries, reached = 0, -1

@@ -17,11 +17,12 @@ _STOP_SECONDS = 30.0
 
 
 class CommandFailedError(RuntimeError):
-    """A command of ours that should have worked did not."""
+    """A command of ours that should have worked did not; its code is None where it had not ended."""
 
-    def __init__(self, arguments: tuple[str, ...], code: int, said: str) -> None:
+    def __init__(self, arguments: tuple[str, ...], code: int | None, said: str) -> None:
         last = (said.strip().splitlines() or ["nothing on stderr"])[-1]
-        super().__init__(f"triptych {' '.join(arguments)} ended with {code}: {last}")
+        ended = "is not ready in time" if code is None else f"ended with {code}"
+        super().__init__(f"triptych {' '.join(arguments)} {ended}: {last}")
         self.code = code
 
 
@@ -80,10 +81,11 @@ def process(
         try:
             deadline = time.monotonic() + seconds
             while not _names(announced, running.pid):
-                if running.poll() is not None or time.monotonic() > deadline:
+                code = running.poll()
+                if code is not None or time.monotonic() > deadline:
                     log.seek(0)
                     said = log.read().decode(errors="replace")
-                    raise CommandFailedError(tuple(arguments[3:]), running.poll() or -1, said)
+                    raise CommandFailedError(tuple(arguments[3:]), code, said)
                 time.sleep(0.02)
             yield running
         finally:

@@ -45,9 +45,12 @@ def main() -> None:
     parser.add_argument("--heavy", default="", help="a person who has many rows; else the same")
     parser.add_argument("--item", required=True, help="an item")
     parser.add_argument("--contains", required=True, help="a part of an id or title that few items have")
+    parser.add_argument("--model", action="append", default=[], help="models to show side by side")
+    parser.add_argument("--report", action="append", default=[], help="a report; with a second, both")
     parser.add_argument("--times", type=int, default=5, help="how often each page is opened")
     arguments = parser.parse_args()
     wanted = visits(arguments.user, arguments.heavy or arguments.user, arguments.item, arguments.contains)
+    wanted += figure_visits(arguments.model, arguments.report)
     print(measured(arguments.url, wanted, arguments.times))
 
 
@@ -85,6 +88,20 @@ def visits(user: str, heavy: str, item: str, contains: str) -> list[PageVisit]:
         PageVisit("Items: one of them", f"/items?item={item}", "main h2:has-text('Its audience')"),
         PageVisit("Indexes", "/indexes", ".t-table tbody tr"),
     ]
+
+
+def figure_visits(models: Sequence[str], reports: Sequence[str]) -> list[PageVisit]:
+    """Return the pages of what training and evaluation measured; without names the lists alone."""
+    asked = "&".join(f"model={quote(one)}" for one in models)
+    one_by_one = zip(("report", "with"), map(quote, reports), strict=False)
+    overlaid = "&".join(f"{name}={report}" for name, report in one_by_one)
+    row, chart = ".t-table tbody tr", ".c-chart .c-svg"
+    wanted = [PageVisit("Models", "/models", row), PageVisit("Evaluation: the list", "/evaluation", row)]
+    if models:
+        wanted.append(PageVisit("Models: what training measured", f"/models?{asked}", chart))
+    if reports:
+        wanted.append(PageVisit("Evaluation: reports as charts", f"/evaluation?{overlaid}", chart))
+    return wanted
 
 
 def measured(url: str, wanted: Sequence[PageVisit], times: int) -> str:

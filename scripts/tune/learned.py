@@ -11,7 +11,7 @@ import optuna
 
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
-from encoder.learned import CHECKPOINT_FILE, LearnConfig
+from encoder.learned import LearnConfig, remove_checkpoints
 from encoder.learned.trainer import train_block
 from encoder.model_files import METRICS_FILE
 from encoder.tower import Block, Tower, fit_closed_form
@@ -125,9 +125,9 @@ class LearnObjective:
             learned = train_block(self._data, config, one, self._score, folder, report)
         except optuna.TrialPruned:
             log.info("tune: trial %d is hopeless", trial.number)
-            _remove_checkpoints(folder)
+            remove_checkpoints(folder)
             raise
-        _remove_checkpoints(folder)
+        remove_checkpoints(folder)
         trial.set_user_attr("best_epoch", learned.epoch)
         mix = choose_mix(self._closed, [learned.block], self._data, SPLIT)
         trial.set_user_attr("weight", mix.weight)
@@ -135,12 +135,6 @@ class LearnObjective:
 
     def _score(self, block: Block) -> float:
         return self._chooser.score_tower(Tower(self._closed.config, (block,)))
-
-
-def _remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a trial that has ended; others may be at work."""
-    for checkpoint in folder.glob(f"*/{CHECKPOINT_FILE}"):
-        checkpoint.unlink()
 
 
 def learned_search(

@@ -30,7 +30,11 @@ def main() -> None:
     role, config_json, facts_json = sys.argv[1:]
     settings, facts = Rereading(ServerConfig.from_json(config_json)), json.loads(facts_json)
     log_as(settings.config.log_format, role)
-    from server.app import until_stopped  # noqa: PLC0415  # loads what a process serves with
+    # These load what a process serves with.
+    from encoder.jobs import leave_pandas_out  # noqa: PLC0415
+    from server.app import until_stopped  # noqa: PLC0415
+
+    leave_pandas_out()
 
     told = threading.Event()
     threading.Thread(target=_listen, args=(told, settings), name="parent", daemon=True).start()

@@ -11,9 +11,10 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import structlog
+if TYPE_CHECKING:
+    from structlog.typing import EventDict
 
 current_trace: ContextVar[str] = ContextVar("trace", default="")
 """The id of the trace that this thread works for, "" for none; of several, with blanks between them."""
@@ -92,7 +93,9 @@ class _TextLines(logging.Formatter):
 
 
 def _json_lines(process: str) -> logging.Formatter:
-    def add_ours(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    import structlog  # noqa: PLC0415  # loads rich and pygments, which no process with lines of text needs
+
+    def add_ours(_: Any, __: str, event: "EventDict") -> "EventDict":
         record: logging.LogRecord = event["_record"]
         ours = {
             "process": process,

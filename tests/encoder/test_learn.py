@@ -1,7 +1,10 @@
 """Learned blocks: losses by hand, training, checkpoints, the tower that they make with the closed form."""
 
 import json
+import logging
 import shutil
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +18,14 @@ from encoder.arrays import Actions
 from encoder.config import TowerConfig
 from encoder.dataset import Dataset
 from encoder.fit import TrainOptions, fit
-from encoder.learned import checkpoint
+from encoder.learned import checkpoint, remove_checkpoints
 from encoder.learned import losses as losses_module
 from encoder.learned.batches import Steps
 from encoder.learned.config import CHECKPOINT_FILE, LearnConfig
+from encoder.learned.folders import alone_in
 from encoder.learned.losses import RankingLoss, step_loss
 from encoder.learned.model import Inputs, LearnedBlock
-from encoder.learned.trainer import Score, train_block
+from encoder.learned.trainer import Score, TrainedBlock, train_block
 from encoder.tower.closed_form import fit_closed_form
 from encoder.tower.mix import choose_mix, compressed, mixed
 from encoder.tower.onnx import user_graph
@@ -235,6 +239,47 @@ def test_a_checkpoint_that_cannot_be_read_starts_anew(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path) is None
     (tmp_path / CHECKPOINT_FILE).write_bytes(b"half")
     assert checkpoint.load(tmp_path) is None
+
+
+def test_who_trains_the_same_waits_for_who_came_first(
+    data: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options, waits = replace(SMALL, epochs=8), threading.Event()
+    waiting = logging.Handler()
+    waiting.emit = lambda record: waits.set() if "waiting" in record.getMessage() else None  # type: ignore[method-assign]
+    logger = logging.getLogger("encoder.learned.folders")
+    logger.addHandler(waiting)
+    caplog.set_level(logging.INFO, logger.name)
+    epochs: list[tuple[str, int]] = []
+
+    def other() -> TrainedBlock:
+        return train_block(data, CONFIG, options, None, tmp_path, lambda _, at: epochs.append(("other", at)))
+
+    with ThreadPoolExecutor(1) as pool:
+        begun: list[Future[TrainedBlock]] = []
+
+        def first_epoch(_: dict[str, float], epoch: int) -> None:
+            epochs.append(("first", epoch))
+            if not begun:
+                begun.append(pool.submit(other))
+                assert waits.wait(60)
+
+        first = train_block(data, CONFIG, options, None, tmp_path, first_epoch)
+        second = begun[0].result(60)
+    logger.removeHandler(waiting)
+    assert {who for who, _ in epochs} == {"first"}  # the other found all of it done
+    np.testing.assert_array_equal(second.block.table, first.block.table)
+
+
+def test_checkpoints_of_those_at_work_stay(tmp_path: Path) -> None:
+    for name in ("ended", "at-work"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / CHECKPOINT_FILE).write_bytes(b"")
+    with alone_in(tmp_path / "at-work"):
+        remove_checkpoints(tmp_path)
+        assert [path.parent.name for path in tmp_path.glob(f"*/{CHECKPOINT_FILE}")] == ["at-work"]
+    remove_checkpoints(tmp_path)
+    assert not list(tmp_path.glob(f"*/{CHECKPOINT_FILE}"))
 
 
 def test_mixing_chooses_on_valid_and_compression_keeps_the_ranking(data: Dataset, tmp_path: Path) -> None:

@@ -254,10 +254,19 @@ def test_a_failing_command_says_why(tmp_path: Path) -> None:
 
 def test_a_server_that_ends_early_is_reported(tmp_path: Path) -> None:
     with (
-        pytest.raises(CommandFailedError, match="boom"),
+        pytest.raises(CommandFailedError, match="ended with 3: boom"),
         process(["sh", "-c", "echo boom >&2; exit 3"], tmp_path / "never.json"),
     ):
         pass
+
+
+def test_a_server_that_is_not_ready_in_time_is_reported_and_ended(tmp_path: Path) -> None:
+    with (
+        pytest.raises(CommandFailedError, match="is not ready in time: nothing on stderr") as caught,
+        process(["sleep", "1000"], tmp_path / "never.json", seconds=0.0),
+    ):
+        pass
+    assert caught.value.code is None
 
 
 def test_import_rounds_find_all_or_nothing(tmp_path: Path) -> None:

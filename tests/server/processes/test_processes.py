@@ -98,9 +98,13 @@ def _descriptors(pid: int) -> list[str]:
     return found
 
 
+def _children(pid: int) -> set[int]:
+    return {child.pid for child in psutil.Process(pid).children()}
+
+
 @contextmanager
-def several(home: Home) -> Iterator[Several]:
-    with server(home, "--processes", "2") as started, ExitStack() as stack:
+def several(home: Home, *options: str) -> Iterator[Several]:
+    with server(home, "--processes", "2", *options) as started, ExitStack() as stack:
         running = Several(home, started.process.pid, stack)
         soon(lambda: len(running.pids) == 2)
         yield running
@@ -250,6 +254,73 @@ def test_health_tells_of_queries_here_and_of_writes_at_the_owner(shared: Several
         soon(lambda service=service: status(service) == serving)  # type: ignore[misc]
 
 
+def test_a_folder_is_imported_through_a_query_process(shared: Several, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (item_id,) = items_of(shared.to_each()[0], user_id=USER, k=1)
+    (folder / "behaviors.jsonl").write_text(
+        json.dumps({"user_id": "imported", "item_id": item_id, "action": "view"}) + "\n"
+    )
+    report = shared.client().import_folder(folder)
+    assert report.tables
+    for stub in shared.to_each():
+        reply = stub.Query(pb.QueryRequest(user_id="imported", k=3), timeout=SOON)
+        assert reply.fallback == pb.FALLBACK_NONE
+
+
+def test_an_owner_that_hangs_holds_up_no_query_and_a_write_only_until_its_deadline(shared: Several) -> None:
+    stubs, channel = shared.to_each(), shared.channel()
+    (item_id,) = items_of(stubs[0], user_id=USER, k=1)
+    row = ingest.BehaviorRow(user_id=USER, item_id=item_id, action="view")
+    request = ingest.AppendBehaviorsRequest(behaviors=[row], request_id="once")
+    os.kill(shared.owner_pid, signal.SIGSTOP)
+    try:
+        for stub in stubs:
+            assert items_of(stub, user_id=USER, k=5)
+        with pytest.raises(grpc.RpcError) as caught:
+            ingest_rpc.IngestStub(channel).AppendBehaviors(request, timeout=0.5)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    finally:
+        os.kill(shared.owner_pid, signal.SIGCONT)
+    ingest_rpc.IngestStub(channel).AppendBehaviors(request, timeout=SOON)
+    for stub in stubs:
+        assert item_id not in items_of(stub, user_id=USER, k=5)
+
+
+def test_a_query_process_that_dies_is_replaced_and_the_other_goes_on(shared: Several) -> None:
+    client = shared.client()
+    client.append_behaviors([Behavior(USER, "item-1", "view")])
+    soon(lambda: len(_children(shared.parent)) == 4)  # the owner, two that answer, one to spare
+    loaded, killed = _children(shared.parent), shared.pids[0]
+    os.kill(killed, signal.SIGKILL)
+    assert client.query(user_id=USER, k=1).item_ids  # repeated where the connection broke
+    soon(lambda: killed not in shared.pids and len(shared.pids) == 2)
+    assert set(shared.pids) <= loaded
+    soon(lambda: len(_children(shared.parent)) == 4)
+    best = client.query(user_id=USER, k=1).item_ids[0]
+    client.append_behaviors([Behavior(USER, best, "view")])
+    for stub in shared.to_each():
+        assert best not in items_of(stub, user_id=USER, k=10)
+
+
+def test_queries_go_on_while_the_owner_is_dead_and_nothing_acknowledged_is_lost(shared: Several) -> None:
+    client, stubs = shared.client(), shared.to_each()
+    text = "a violin made of river ice"
+    client.put_items([Item("ice", "Ice violin", text, "film", {}, True, None)])
+    written = items_of(stubs[0], user_id=USER, k=5)
+    client.append_behaviors([Behavior(USER, written[0], "view")])
+    owner = shared.owner_pid
+    os.kill(owner, signal.SIGKILL)
+    for stub in stubs:
+        assert written[0] not in items_of(stub, user_id=USER, k=5)
+    client.append_behaviors([Behavior(USER, written[1], "view")])  # waits for the new owner
+    soon(lambda: shared.owner_pid != owner and len(shared.pids) == 2)
+    client.delete_items(["ice"])
+    for stub in stubs:
+        assert not set(written[:2]) & set(items_of(stub, user_id=USER, k=5))
+        assert "ice" not in items_of(stub, text=text, k=500)
+
+
 def test_an_index_serves_in_all_processes_at_once_and_a_damaged_one_in_none(
     small_home: Home, tmp_path: Path
 ) -> None:
@@ -257,7 +328,7 @@ def test_an_index_serves_in_all_processes_at_once_and_a_damaged_one_in_none(
     (first,) = sorted(path.name for path in home.indexes.iterdir() if path.is_dir())
     second = first[:-4] + "ffff"
     _copy_index(home, first, second)
-    with several(home) as running:
+    with several(home, "--no-spare") as running:
         client, stubs = running.client(), running.to_each()
         stop, seen, wrong = threading.Event(), set[str](), list[str]()
         threads = [threading.Thread(target=_watch, args=(stub, stop, seen, wrong)) for stub in stubs]
@@ -298,82 +369,6 @@ def _watch(stub: rpc.RetrievalStub, stop: threading.Event, seen: set[str], wrong
             wrong.append(str(error))
 
 
-def test_a_query_process_that_dies_is_replaced_and_the_other_goes_on(
-    small_home: Home, tmp_path: Path
-) -> None:
-    with several(copy_home(small_home, tmp_path / "home")) as running:
-        client = running.client()
-        client.append_behaviors([Behavior(USER, "item-1", "view")])
-        soon(lambda: len(_children(running.parent)) == 4)  # the owner, two that answer, one to spare
-        loaded, killed = _children(running.parent), running.pids[0]
-        os.kill(killed, signal.SIGKILL)
-        assert client.query(user_id=USER, k=1).item_ids  # repeated where the connection broke
-        soon(lambda: killed not in running.pids and len(running.pids) == 2)
-        assert set(running.pids) <= loaded
-        soon(lambda: len(_children(running.parent)) == 4)
-        best = client.query(user_id=USER, k=1).item_ids[0]
-        client.append_behaviors([Behavior(USER, best, "view")])
-        for stub in running.to_each():
-            assert best not in items_of(stub, user_id=USER, k=10)
-
-
-def test_queries_go_on_while_the_owner_is_dead_and_nothing_acknowledged_is_lost(
-    small_home: Home, tmp_path: Path
-) -> None:
-    with several(copy_home(small_home, tmp_path / "home")) as running:
-        client, stubs = running.client(), running.to_each()
-        text = "a violin made of river ice"
-        client.put_items([Item("ice", "Ice violin", text, "film", {}, True, None)])
-        written = items_of(stubs[0], user_id=USER, k=5)
-        client.append_behaviors([Behavior(USER, written[0], "view")])
-        owner = running.owner_pid
-        os.kill(owner, signal.SIGKILL)
-        for stub in stubs:
-            assert written[0] not in items_of(stub, user_id=USER, k=5)
-        client.append_behaviors([Behavior(USER, written[1], "view")])  # waits for the new owner
-        soon(lambda: running.owner_pid != owner and len(running.pids) == 2)
-        client.delete_items(["ice"])
-        for stub in stubs:
-            assert not set(written[:2]) & set(items_of(stub, user_id=USER, k=5))
-            assert "ice" not in items_of(stub, text=text, k=500)
-
-
-def test_an_owner_that_hangs_holds_up_no_query_and_a_write_only_until_its_deadline(
-    small_home: Home, tmp_path: Path
-) -> None:
-    with several(copy_home(small_home, tmp_path / "home")) as running:
-        stubs, channel = running.to_each(), running.channel()
-        (item_id,) = items_of(stubs[0], user_id=USER, k=1)
-        row = ingest.BehaviorRow(user_id=USER, item_id=item_id, action="view")
-        request = ingest.AppendBehaviorsRequest(behaviors=[row], request_id="once")
-        os.kill(running.owner_pid, signal.SIGSTOP)
-        try:
-            for stub in stubs:
-                assert items_of(stub, user_id=USER, k=5)
-            with pytest.raises(grpc.RpcError) as caught:
-                ingest_rpc.IngestStub(channel).AppendBehaviors(request, timeout=0.5)
-            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        finally:
-            os.kill(running.owner_pid, signal.SIGCONT)
-        ingest_rpc.IngestStub(channel).AppendBehaviors(request, timeout=SOON)
-        for stub in stubs:
-            assert item_id not in items_of(stub, user_id=USER, k=5)
-
-
-def test_a_folder_is_imported_through_a_query_process(shared: Several, tmp_path: Path) -> None:
-    folder = tmp_path / "more"
-    folder.mkdir()
-    (item_id,) = items_of(shared.to_each()[0], user_id=USER, k=1)
-    (folder / "behaviors.jsonl").write_text(
-        json.dumps({"user_id": "imported", "item_id": item_id, "action": "view"}) + "\n"
-    )
-    report = shared.client().import_folder(folder)
-    assert report.tables
-    for stub in shared.to_each():
-        reply = stub.Query(pb.QueryRequest(user_id="imported", k=3), timeout=SOON)
-        assert reply.fallback == pb.FALLBACK_NONE
-
-
 def test_a_stop_ends_all_processes(small_home: Home, tmp_path: Path) -> None:
     home = copy_home(small_home, tmp_path / "home")
     with server(home, "--processes", "2") as started:
@@ -389,7 +384,10 @@ def test_a_stop_ends_all_processes(small_home: Home, tmp_path: Path) -> None:
 
 def test_processes_that_drain_answer_and_pass_writes_on(small_home: Home, tmp_path: Path) -> None:
     home = copy_home(small_home, tmp_path / "home")
-    with server(home, "--processes", "2", "--drain", "3600") as live, Client(live.address) as client:
+    with (
+        server(home, "--processes", "2", "--no-spare", "--drain", "3600") as live,
+        Client(live.address) as client,
+    ):
         soon(lambda: "with 2 query processes" in live.log.read_text())
         item = live.query(user_id=USER, k=1).item_ids[0]
         live.process.send_signal(signal.SIGTERM)
@@ -410,10 +408,6 @@ def test_no_process_outlives_a_parent_that_was_killed(small_home: Home, tmp_path
         started.process.kill()
         for pid in (said["owner_pid"], *said["query_pids"]):
             soon(lambda pid=pid: not _alive(pid))  # type: ignore[misc]
-
-
-def _children(pid: int) -> set[int]:
-    return {child.pid for child in psutil.Process(pid).children()}
 
 
 def test_without_a_spare_one_a_new_process_takes_the_place(small_home: Home, tmp_path: Path) -> None:
