@@ -285,7 +285,8 @@ class CallBatcher:
                 call.fail(outcome)
             else:
                 call.send(outcome)
-        self._usual_seconds += _NEWEST * (time.perf_counter() - began - self._usual_seconds)
+        if not all(map(_is_unavailable, outcomes)):  # else they waited for something in vain
+            self._usual_seconds += _NEWEST * (time.perf_counter() - began - self._usual_seconds)
 
     def _still_wanted(self, calls: Sequence[UnaryCall]) -> list[UnaryCall]:
         """Return the calls that can be answered in time, and end the others."""
@@ -309,3 +310,7 @@ class CallBatcher:
         """Count calls that end without having been answered, with their codes."""
         if self._observer is not None:
             self._observer.ended_together(calls)
+
+
+def _is_unavailable(outcome: "bytes | Failure | None") -> bool:
+    return isinstance(outcome, Failure) and outcome.code == code_pb2.UNAVAILABLE

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import code_pb2
 
 from server.app import running
 from server.config import ServerConfig
@@ -267,6 +268,22 @@ def test_a_call_that_cannot_be_answered_in_time_is_not_computed(monkeypatch: pyt
     for call in again:
         batcher._answer_all([call])  # type: ignore[list-item]
     assert b"answer" in {call.outcome for call in again}
+    batcher.shutdown()
+
+
+def test_what_was_waited_for_in_vain_is_not_how_long_answers_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, gone = [0.0], Failure(code_pb2.UNAVAILABLE, "INDEX_UNREACHABLE", "the index does not answer")
+    monkeypatch.setattr(micro_batches.time, "perf_counter", lambda: now[0])
+
+    def answer(requests: Sequence[Any]) -> list[bytes | Failure | None]:
+        now[0] += 10.0
+        return [gone] * len(requests)
+
+    batcher = micro_batches.CallBatcher(answer, lambda _: pytest.fail("apart"), "test", QueryPriority())
+    asked = [Waiting(60.0) for _ in range(20)] + [Waiting(0.5)]
+    for call in asked:
+        batcher._answer_all([call])  # type: ignore[list-item]
+    assert {call.outcome for call in asked} == {gone}  # the last one is told the reason, too
     batcher.shutdown()
 
 
