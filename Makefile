@@ -20,9 +20,10 @@ $(READY): pyproject.toml $(CLIENT)/pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/triptych demo --home demo-home $(if $(SERVE),--serve) $(if $(USERS),--users $(USERS))
 
-# One thread each: of tiny tensors a second one waits more than it works.  In the order of tests/conftest.py: the longest files first.
+# One thread each: of tiny tensors a second one waits more than it works.  Three processes, as tests wait for servers a fifth of their
+# time.  In the order of tests/conftest.py: the longest files first.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff check .

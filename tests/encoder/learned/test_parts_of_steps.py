@@ -88,7 +88,8 @@ def test_the_gradients_of_the_parts_add_up_to_that_of_the_step(
         largest = float(gradient.abs().max()) if gradient.numel() else 0.0
         if largest < 1e-4:  # with one view gates are 1 whatever their parameters: rounding errors alone
             largest = 1.0
-        torch.testing.assert_close(summed[name], gradient, rtol=1e-5, atol=1e-6 * largest, msg=name)
+        # Sums of float32 in another order, by processors that differ; a missing user is seen in percents.
+        torch.testing.assert_close(summed[name], gradient, rtol=1e-5, atol=1e-5 * largest, msg=name)
 
 
 def test_a_part_has_its_users_and_their_friends_alone() -> None:
