@@ -1,8 +1,6 @@
 """Filters as expressions of Milvus: each is true of every item that the filter allows."""
 
 import json
-import os
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -34,6 +32,7 @@ from scripts.bench.engines.milvus_server import milvus_lite
 from scripts.bench.index.synthetic import write_index
 from tests.engines.milvus import EVERY_MILVUS, milvus_server
 from tests.random_index import DIM, queries_of
+from tests.stopped import stopped
 
 ITEMS = 300
 BIG = 2**53
@@ -304,8 +303,7 @@ def test_a_silent_milvus_holds_one_search_and_refuses_the_others(
             tmp_path / made.index_id, elsewhere=lambda name, ids: MilvusSearch(connection, name, ids)
         )
         before = index.search(queries_of(1), 5)[0]
-        os.kill(running.pids[0], signal.SIGSTOP)
-        try:
+        with stopped(running.pids[0]):
             with pytest.raises(MilvusUnreachableError, match="DEADLINE_EXCEEDED: "):
                 index.search(queries_of(1), 5)
             trying = pool.submit(index.search, queries_of(1), 5)
@@ -314,8 +312,6 @@ def test_a_silent_milvus_holds_one_search_and_refuses_the_others(
             with pytest.raises(MilvusUnreachableError, match="says nothing, and one search waits"):
                 index.search(queries_of(1), 5)
             assert not trying.done()  # the refusal did not wait for it
-        finally:
-            os.kill(running.pids[0], signal.SIGCONT)
         wait([trying])
         for _ in range(2):  # by now it answers, and all searches are let through
             assert (index.search(queries_of(1), 5)[0] == before).all()

@@ -77,12 +77,6 @@ class ValkeyNode:
             kill_program(self._process)
             self._process = None
 
-    def pause(self, signal: int) -> None:
-        """Send its process a signal."""
-        if self._process is None:
-            raise ValueError(f"the node at {self.host}:{self.port} does not run")
-        self._process.send_signal(signal)
-
     def _answers(self) -> bool:
         from valkey.exceptions import AuthenticationError, ValkeyError
 

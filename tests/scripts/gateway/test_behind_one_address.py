@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import re
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from store.home import Home
 from tests.engines.gateway import JSON, Gateway
 from tests.live_server import SOON, Client, copy_home, server, soon
 from tests.scripts.gateway.conftest import Open
+from tests.stopped import stopped
 from triptych_client import CallError
 from triptych_client import Client as ApiClient
 from triptych_client.pb.v1 import ingest_pb2 as ig
@@ -141,11 +141,8 @@ def test_json_as_deep_as_it_is_long_is_refused(gateway: Gateway) -> None:
 
 
 def test_a_deadline_holds(quiet: Client, gateway: Gateway) -> None:
-    os.kill(quiet.process.pid, signal.SIGSTOP)  # it takes connections and does not answer
-    try:
+    with stopped(quiet.process.pid):
         reply = gateway.ask("/v1/query", {"user_id": USER}, **{"grpc-timeout": "50m"})
-    finally:
-        os.kill(quiet.process.pid, signal.SIGCONT)
     assert (reply.status, reply.reason, reply.json["code"]) == (504, "TOO_LATE", code_pb2.DEADLINE_EXCEEDED)
 
 

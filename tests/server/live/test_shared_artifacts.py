@@ -1,7 +1,6 @@
 """A server whose exports, models and indexes belong in a bucket: shared with others, and no need to serve."""
 
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +20,7 @@ from store.objects import CURRENT, HomeBucket, add_needed
 from store.objects import storage as storage_module
 from tests.engines.s3 import BUCKET, environment, s3_process
 from tests.live_server import SOON, copy_home, flip, refusal, server, soon
+from tests.stopped import stopped
 from triptych_client import Client
 from triptych_client.pb.v1 import triptych_pb2 as pb
 from triptych_client.pb.v1 import triptych_pb2_grpc as rpc
@@ -167,8 +167,7 @@ def test_without_the_bucket_serving_goes_on_and_says_so(
     monkeypatch.setattr(storage_module, "_ASK_SECONDS", 1.0)
     first, second = config.home.current_index.read_text().strip(), made(elsewhere, bucket)
     with running(config) as address, grpc.insecure_channel(address) as channel, Client(address) as client:
-        storage[1].send_signal(signal.SIGSTOP)
-        try:
+        with stopped(storage[1].pid):
             soon(lambda: failing(client))
             assert serves(client, first)
             assert client.status().serving
@@ -176,8 +175,6 @@ def test_without_the_bucket_serving_goes_on_and_says_so(
             refused = refusal(lambda: publish(pb.PublishIndexRequest(index_id=second), timeout=60))
             assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNREACHABLE")
             assert serves(client, first)
-        finally:
-            storage[1].send_signal(signal.SIGCONT)
         soon(lambda: not failing(client))
         client.publish_index(second)
         assert serves(client, second)
@@ -209,12 +206,9 @@ def test_indexes_of_the_disk_and_of_the_bucket_are_listed(
         assert (theirs.items, theirs.dim, theirs.bytes) == (150, 32, bucket.size("indexes", second))
         assert theirs.created.seconds > 0
         assert [one.index_id for one in client.list_indexes(1)] == [second]
-        storage[1].send_signal(signal.SIGSTOP)
-        try:
+        with stopped(storage[1].pid):
             monkeypatch.setattr(index_list, "_SECONDS", 1.0)
             assert listed() == {first: "UNKNOWN", here.name: "UNKNOWN"}
-        finally:
-            storage[1].send_signal(signal.SIGCONT)
         monkeypatch.setattr(index_list, "_SECONDS", SOON)
         assert set(listed()) == {second, first, here.name}
 

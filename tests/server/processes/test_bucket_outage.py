@@ -1,6 +1,5 @@
 """A bucket that answers nobody for a minute, while an owner and a read replica serve under load."""
 
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from tests.engines.valkey import valkey_cluster
 from tests.live_server import SOON, refusal, server, soon
 from tests.live_server import Client as Owner
 from tests.server.processes.test_read_replicas import STORED, USERS, Replica, replica_of
+from tests.stopped import stopped
 from tests.stored_home import unpack
 from triptych_client import Behavior, Client
 from triptych_client.pb.v1 import triptych_pb2 as pb
@@ -123,9 +123,8 @@ def test_a_bucket_that_does_not_answer_for_a_minute(shop: Shop, tmp_path: Path) 
             load.enter_context(watching(address, expected, tmp_path, processes=1))
             for address in (shop.owner.address, shop.replica.address)
         ]
-        shop.storage.send_signal(signal.SIGSTOP)
         end = time.monotonic() + OUTAGE_SECONDS
-        try:
+        with stopped(shop.storage.pid):
             shop.write("new-0")
             told = seconds_of(lambda: soon(shop.failing))
             shop.write("new-1")
@@ -139,8 +138,6 @@ def test_a_bucket_that_does_not_answer_for_a_minute(shop: Shop, tmp_path: Path) 
                 writes += 1
                 assert shop.serves_on()
             assert shop.failing()
-        finally:
-            shop.storage.send_signal(signal.SIGCONT)
         well = seconds_of(lambda: soon(lambda: not shop.failing()))
         known = seconds_of(lambda: soon(shop.knows_the_erased))
     for one in watched:

@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from store.home import Home
 from tests.live_server import SOON, copy_home, refusal, run_server, server, soon
+from tests.stopped import stopped
 from triptych_client import Behavior, Client, Item, Text, Tie
 from triptych_client.pb.v1 import ingest_pb2 as ingest
 from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc
@@ -273,15 +274,12 @@ def test_an_owner_that_hangs_holds_up_no_query_and_a_write_only_until_its_deadli
     (item_id,) = items_of(stubs[0], user_id=USER, k=1)
     row = ingest.BehaviorRow(user_id=USER, item_id=item_id, action="view")
     request = ingest.AppendBehaviorsRequest(behaviors=[row], request_id="once")
-    os.kill(shared.owner_pid, signal.SIGSTOP)
-    try:
+    with stopped(shared.owner_pid):
         for stub in stubs:
             assert items_of(stub, user_id=USER, k=5)
         with pytest.raises(grpc.RpcError) as caught:
             ingest_rpc.IngestStub(channel).AppendBehaviors(request, timeout=0.5)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    finally:
-        os.kill(shared.owner_pid, signal.SIGCONT)
     ingest_rpc.IngestStub(channel).AppendBehaviors(request, timeout=SOON)
     for stub in stubs:
         assert item_id not in items_of(stub, user_id=USER, k=5)

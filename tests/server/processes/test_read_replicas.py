@@ -24,6 +24,7 @@ from tests.engines.s3 import BUCKET, environment, s3_server
 from tests.engines.valkey import ValkeyCluster, valkey_cluster
 from tests.live_server import SOON, refusal, server, soon
 from tests.live_server import Client as Owner
+from tests.stopped import stopped
 from tests.stored_home import unpack
 from triptych_client import Behavior, Client, Consent, Item, Text, Tie
 from triptych_client.pb.v1 import ingest_pb2 as ingest
@@ -299,9 +300,7 @@ def _until_filled(world: World, commit: int) -> None:
 def test_a_replica_that_is_cut_off_answers_what_it_has_and_says_how_old_that_is(world: World) -> None:
     commit = world.see()
     known = world.alone.query(USER, k=10, min_commit=commit)
-    for node in world.cluster.nodes:
-        node.pause(signal.SIGSTOP)
-    try:
+    with stopped(*(node.pid for node in world.cluster.nodes if node.pid is not None)):
         soon(lambda: world.alone.query(USER, k=10).state_age_seconds > 2.5)
         assert list(world.alone.query(USER, k=10).item_ids) == list(known.item_ids)
         assert list(world.alone.retrieval.Query(pb.QueryRequest(text="bread", k=3), timeout=SOON).item_ids)
@@ -314,9 +313,6 @@ def test_a_replica_that_is_cut_off_answers_what_it_has_and_says_how_old_that_is(
         assert time.monotonic() - began < 1.5
         soon(lambda: not world.alone.serves("triptych.state"))
         assert world.alone.serves("")
-    finally:
-        for node in world.cluster.nodes:
-            node.pause(signal.SIGCONT)
     _until_filled(world, later)
     soon(lambda: world.alone.serves("triptych.state"))
     world.alike(USER, commit=later)

@@ -13,6 +13,7 @@ from store.artifact import DamagedArtifactError, NotPublishedError, build, verif
 from store.home import Home
 from store.objects import CURRENT, HomeBucket, LocalCopy, ObjectStorageError, ServingIndex, storage
 from tests.engines.s3 import BUCKET, environment, s3_process
+from tests.stopped import stopped
 
 BYTES = 10_000
 
@@ -74,18 +75,15 @@ def test_without_the_bucket_what_it_said_last_serves_and_is_marked(
         with LocalCopy(bucket.name, tmp_path / "cache") as copy:
             assert copy.serving() == ServingIndex("i1", confirmed=True)
             copy.fetch_index("i1")
-            server.send_signal(signal.SIGSTOP)  # it takes connections and does not answer
-            patience = pytest.MonkeyPatch()
-            patience.setattr(storage, "_ASK_SECONDS", 1.5)
-            begun = time.monotonic()
-            assert copy.serving() == ServingIndex("i1", confirmed=False)
-            assert time.monotonic() - begun < 10
-            assert "going on with the copy of index i1" in caplog.text
-            assert copy.fetch_index("i1").is_dir()
-            with pytest.raises(ObjectStorageError):
-                LocalCopy(bucket.name, tmp_path / "another").serving()  # which has never been told
-            patience.undo()
-            server.send_signal(signal.SIGCONT)
+            with stopped(server.pid), pytest.MonkeyPatch.context() as patience:
+                patience.setattr(storage, "_ASK_SECONDS", 1.5)
+                begun = time.monotonic()
+                assert copy.serving() == ServingIndex("i1", confirmed=False)
+                assert time.monotonic() - begun < 10
+                assert "going on with the copy of index i1" in caplog.text
+                assert copy.fetch_index("i1").is_dir()
+                with pytest.raises(ObjectStorageError):
+                    LocalCopy(bucket.name, tmp_path / "another").serving()  # which has never been told
             bucket.move_pointer(CURRENT, "i2", bucket.pointer(CURRENT))
             assert copy.serving() == ServingIndex("i2", confirmed=True)
             server.send_signal(signal.SIGKILL)
