@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from scripts.artifacts import CacheOption, PlaceOption, working_home
+from scripts.bench.ending import ending_together
 from scripts.bench.engines.command import engines_command
 from scripts.bench.serve.command import (
     gateway_bench_command,
@@ -21,6 +22,11 @@ from scripts.terminal import JsonOption, on_disk, write_json
 from store.objects import LATEST
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
+
+
+@app.callback()
+def _ends_together(context: typer.Context) -> None:
+    context.with_resource(ending_together())
 
 
 class StageName(StrEnum):
