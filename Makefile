@@ -7,6 +7,8 @@ BIN := .venv/bin
 READY := .venv/ready-$(DEVICE)
 CLIENT := clients/python
 RELEASED := proto/released.txtpb
+# Tests, checks and the demo start hundreds of processes: each would compile our modules again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test check docs sbom nightly results proto proto-release gpu clean
 

@@ -6,10 +6,10 @@ where none are given every example weighs 1.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn import metrics
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -57,7 +57,7 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float:
     """
     y, s = _binary(labels), _finite("scores", scores)
     _check_one_table(y, s)
-    return float(metrics.roc_auc_score(y, s)) if 0 < y.sum() < len(y) else float("nan")
+    return float(_metrics().roc_auc_score(y, s)) if 0 < y.sum() < len(y) else float("nan")
 
 
 def auc_by_group(labels: ArrayLike, scores: ArrayLike, groups: Ints, n_groups: int) -> Floats:
@@ -111,7 +111,7 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
         Good 1952, "Rational decisions", JRSS B 14(1): the logarithmic score.
     """
     y, p = checked_probabilities(labels, probabilities)
-    return float(metrics.log_loss(y, np.clip(p, _SMALLEST, 1 - _SMALLEST), labels=[0, 1]))
+    return float(_metrics().log_loss(y, np.clip(p, _SMALLEST, 1 - _SMALLEST), labels=[0, 1]))
 
 
 def checked_probabilities(labels: ArrayLike, probabilities: ArrayLike) -> tuple[Floats, Floats]:
@@ -153,7 +153,7 @@ def rmse(targets: ArrayLike, predictions: ArrayLike) -> float:
     Source:
         Herlocker et al. 2004, "Evaluating collaborative filtering recommender systems", TOIS 22(1), 4.1.
     """
-    return float(metrics.root_mean_squared_error(*_numbers(targets, predictions)))
+    return float(_metrics().root_mean_squared_error(*_numbers(targets, predictions)))
 
 
 def mae(targets: ArrayLike, predictions: ArrayLike) -> float:
@@ -165,7 +165,7 @@ def mae(targets: ArrayLike, predictions: ArrayLike) -> float:
     Source:
         Herlocker et al. 2004, as `rmse`.
     """
-    return float(metrics.mean_absolute_error(*_numbers(targets, predictions)))
+    return float(_metrics().mean_absolute_error(*_numbers(targets, predictions)))
 
 
 def top_k_accuracy(classes: Ints, scores: ArrayLike, k: int, weights: ArrayLike | None = None) -> float:
@@ -210,7 +210,7 @@ def classification_report(
     _check_some(classes)
     _check_classes(classes, n_classes)
     _check_classes(predicted, n_classes)
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+    precision, recall, f1, support = _metrics().precision_recall_fscore_support(
         classes, predicted, labels=np.arange(n_classes), sample_weight=w, zero_division=np.nan
     )
     return Report(
@@ -218,7 +218,7 @@ def classification_report(
         recall=recall,
         f1=f1,
         support=np.asarray(support, dtype=np.float64),
-        accuracy=float(metrics.accuracy_score(classes, predicted, sample_weight=w)),
+        accuracy=float(_metrics().accuracy_score(classes, predicted, sample_weight=w)),
         macro_f1=float(np.nanmean(f1)),
     )
 
@@ -279,3 +279,9 @@ def _check_probabilities(p: Floats) -> None:
 def _check_classes(classes: Ints, n_classes: int) -> None:
     if classes.min() < 0 or classes.max() >= n_classes:
         raise ExamplesError(f"classes {classes.min()}..{classes.max()} are not in 0..{n_classes - 1}")
+
+
+def _metrics() -> Any:
+    from sklearn import metrics  # noqa: PLC0415  half a second, which who has no heads does not wait for
+
+    return metrics

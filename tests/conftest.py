@@ -1,7 +1,10 @@
+import fcntl
+import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from store.home import Home
 from store.imports.run import import_folder
 from store.store import Store
 from tests.command_line import Run
+from tests.live_server import copy_home
 from tests.stored_home import unpack
 
 # The same examples in every run, few enough for CI, and no clock: a shared machine may stall anywhere.
@@ -39,20 +43,21 @@ settings.load_profile("triptych")
 
 NO_CHROMIUM = "no Chromium here: apt-get install chromium"
 # Half a minute of a processor and more each, the longest first.  A file goes to one worker: these are given
-# out first, as a long one that is left for the end has one processor work and the others wait.
+# out first, as a long one that is left for the end has one processor work and the others wait.  The second
+# and the third do without the small home, which the first one's worker makes for all.
 LONGEST_FILES = (
     "scripts/artifacts/test_commands.py",
-    "console/test_pages.py",
-    "server/processes/test_processes.py",
-    "server/live/test_shared_artifacts.py",
-    "scripts/evaluate/test_evaluate.py",
     "scripts/consume/test_consume.py",
-    "scripts/test_doctor_damage.py",
-    "encoder/test_train.py",
-    "server/test_server.py",
-    "server/processes/test_read_replicas.py",
-    "documents/test_cookbook.py",
     "engines/test_jobs.py",
+    "console/test_pages.py",
+    "scripts/evaluate/test_evaluate.py",
+    "encoder/test_train.py",
+    "server/live/test_shared_artifacts.py",
+    "documents/test_cookbook.py",
+    "scripts/test_doctor_damage.py",
+    "server/test_server.py",
+    "server/processes/test_processes.py",
+    "server/processes/test_read_replicas.py",
     "indexer/test_search_contract.py",
     "scripts/bench/test_faults.py",
     "console/test_publishing.py",
@@ -108,9 +113,8 @@ def kept_sessions() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def text_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text_models folder that holds the default language model; exported once per run."""
-    text_models = tmp_path_factory.mktemp("text_models")
-    export_text_model(DEFAULT_SOURCE, text_models)
-    return text_models
+    made = _once(tmp_path_factory, "text_models", partial(export_text_model, DEFAULT_SOURCE))
+    return copy_home(Home(made), tmp_path_factory.mktemp("text_models") / "copy").path
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +123,11 @@ def small_home(tmp_path_factory: pytest.TempPathFactory, text_models_dir: Path) 
 
     Shared by the whole run: a test that changes anything copies it first (shutil.copytree).
     """
-    folder = tmp_path_factory.mktemp("small")
+    made = _once(tmp_path_factory, "small", lambda folder: _make_small_home(folder, text_models_dir))
+    return copy_home(Home(made / "home"), tmp_path_factory.mktemp("small") / "home")
+
+
+def _make_small_home(folder: Path, text_models_dir: Path) -> None:
     home = Home(folder / "home")
     make_world(folder / "world", users=200, items=150)
     with Store.open(home.database) as store:
@@ -133,7 +141,22 @@ def small_home(tmp_path_factory: pytest.TempPathFactory, text_models_dir: Path) 
         model = Model.load(train(home, export, encoder, cache, options))
         index = reindex(home, export, model, encoder, cache)
     publish(home, index.name)
-    return home
+
+
+def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that one process of the run makes while the others wait for it; it is to be copied."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # each has a folder of its own in that of the run
+    folder, draft = base / f"once-{name}", base / f"once-{name}-draft"
+    with (base / f"once-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            shutil.rmtree(draft, ignore_errors=True)  # of one that failed
+            draft.mkdir()
+            make(draft)
+            draft.rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import linalg
 
 from encoder.arrays import IntArray
 from encoder.content.attributes import AttributeEncoding
@@ -138,7 +139,8 @@ class Moments:
             centred = gram[1:, 1:] - total * np.outer(mean_x, mean_x)
             towards = cross[1:] - total * np.outer(mean_x, mean_y)
             strength = settings.ridge * np.trace(centred) / max(1, len(centred)) + 1e-9 * total
-            slopes = np.linalg.solve(centred + strength * np.eye(len(centred)), towards)
+            centred[np.diag_indices_from(centred)] += strength  # positive definite from here on
+            slopes = linalg.cho_solve(linalg.cho_factor(centred, overwrite_a=True), towards)
             maps[pattern][used[1:]] = slopes
             maps[pattern][0] = mean_y - mean_x @ slopes
         for pattern in (one for one in range(len(maps)) if not support.get(one)):

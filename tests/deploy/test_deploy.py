@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -26,6 +25,13 @@ def documents(file: Path) -> Iterator[dict[str, Any]]:
     return (one for one in yaml.safe_load_all(file.read_text("utf-8")) if one)
 
 
+def check(manifest: dict[str, Any]) -> None:
+    """Raise where Kubernetes would refuse a manifest."""
+    import kubernetes_validate  # here, as it takes seconds to load
+
+    kubernetes_validate.validate(manifest, _VERSION, strict=True)
+
+
 def every_manifest() -> list[dict[str, Any]]:
     return [one for file in MANIFESTS for one in documents(file)]
 
@@ -38,7 +44,7 @@ def of_kind(kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize("file", MANIFESTS, ids=[file.stem for file in MANIFESTS])
 def test_manifests_are_valid(file: Path) -> None:
     for one in documents(file):
-        kubernetes_validate.validate(one, _VERSION, strict=True)
+        check(one)
 
 
 def test_every_manifest_is_applied() -> None:
@@ -113,7 +119,7 @@ def test_the_gateway_of_compose_names_options_that_exist_and_is_reached_from_thi
 def test_the_gateway_of_kubernetes_is_valid_and_names_options_and_a_server_that_exist() -> None:
     deployment, service = documents(DEPLOY / "kubernetes" / "gateway" / "gateway.yaml")
     for one in (deployment, service):
-        kubernetes_validate.validate(one, _VERSION, strict=True)
+        check(one)
     pod = deployment["spec"]["template"]
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
     (caller,) = of_kind("NetworkPolicy")["spec"]["ingress"][0]["from"]

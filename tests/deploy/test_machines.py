@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
 from server.settings import SettingsSource
+from tests.deploy.test_deploy import check
 from tests.test_docs import parse
 
 KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
@@ -16,7 +16,6 @@ MACHINES = KUBERNETES / "machines"
 PATCHES = ("owner.yaml", "gateway.yaml")
 ELSEWHERE = ("kustomization.yaml", "ray-job.yaml", *PATCHES)  # created by hand, or in part
 MANIFESTS = sorted(path for path in MACHINES.glob("*.yaml") if path.name not in ELSEWHERE)
-_VERSION = "1.33"
 
 
 def documents(file: Path) -> Iterator[dict[str, Any]]:
@@ -37,7 +36,7 @@ def pod_of(kind: str, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("file", MANIFESTS, ids=[file.stem for file in MANIFESTS])
 def test_manifests_are_valid(file: Path) -> None:
     for one in documents(file):
-        kubernetes_validate.validate(one, _VERSION, strict=True)
+        check(one)
 
 
 def test_everything_is_applied_and_patches_have_what_they_patch() -> None:
@@ -152,7 +151,7 @@ def test_the_metric_that_scales_is_one_that_a_server_tells() -> None:
 
 def test_the_job_on_ray_is_valid_and_runs_a_command_that_exists() -> None:
     (job,) = documents(MACHINES / "ray-job.yaml")
-    kubernetes_validate.validate(job, _VERSION, strict=True)
+    check(job)
     template = job["spec"]["template"]
     (container,) = template["spec"]["containers"]
     (entrypoint,) = (one for one in container["args"][0].split("exec ")[1:])

@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
 
 from scripts.documents.notebook import NotebookOutputError, execute, markdown_of, read
@@ -16,6 +15,8 @@ MACHINE = re.compile(r"(?<![\w.])/(?:tmp|home|root|work|usr|opt|var)/")
 
 def test_the_notebook_was_executed_and_names_no_place_of_a_machine() -> None:
     notebook = read(NOTEBOOK)
+    import nbformat  # here, as it takes seconds to load
+
     nbformat.validate(nbformat.from_dict(notebook))
     outputs = [one for cell in notebook["cells"] for one in cell.get("outputs", [])]
     assert sum("image/png" in one.get("data", {}) for one in outputs) == 2
