@@ -79,7 +79,7 @@ def measure_index(folder: Path, options: IndexOptions) -> dict[str, Any]:
         name: [] for name in ("results", "curves", "filters", "engines", "builds")
     }
     some: Index | None = None
-    indexes: dict[str, Index] = {}
+    folders: dict[str, Path] = {}
     headline = choose(options.items, options.dim).factory
     first = headline if headline in factories else factories[0]
     for factory in factories:
@@ -90,7 +90,7 @@ def measure_index(folder: Path, options: IndexOptions) -> dict[str, Any]:
         if index.manifest["factory"] != factory:
             log.info("bench index: %s misses the ANN recall and is left out", factory)
             continue
-        indexes[factory] = index
+        folders[factory] = built.directory
         contest = SearchComparison(
             built.directory, world, queries, options.k, options.excluded, options.changes
         )
@@ -106,8 +106,9 @@ def measure_index(folder: Path, options: IndexOptions) -> dict[str, Any]:
         for library in graph_libraries(some.main.vectors):
             report["curves"] += curve_of_library(library, queries, exact, options.k, options.seconds)
             report["results"] += _of_library(library, queries, exact, options)
-    if first in indexes and options.shares and options.libraries:
-        index = indexes[first]
+    if first in folders and options.shares and options.libraries:
+        # Loaded anew, as a server would: the filters tried before have filled the room for copied codes.
+        index = Index.load(folders[first], check=False)
         numbers = {RANDOM: random_of(world), NEAR: near_of(index, centre_of(world)).astype(np.float64)}
         engines = filtering_engines(folder / "engines", index.main.vectors, numbers)
         report["engines"] += engine_figures(

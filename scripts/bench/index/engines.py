@@ -15,7 +15,9 @@ from indexer.files import FloatArray, IntArray
 
 log = logging.getLogger(__name__)
 
-M, EF_CONSTRUCTION = 32, 200  # of Qdrant's graph
+_GRAPH = (32, 200)  # m and ef_construct of Qdrant's graph
+_GRAPH_OF_MANY = (16, 100)  # its defaults, from _MANY on: of a million the other takes two cores half an hour
+_MANY = 1_000_000
 _SCANNED_KIB = 1_000  # of vectors: fewer that a filter allows are compared one by one by Qdrant
 _POINTS = 5_000  # in one call of Qdrant
 _ROWS = 65_536  # in one write to LanceDB
@@ -57,14 +59,15 @@ class QdrantEngine:
         numbers: of each vector.
     """
 
-    efforts: Sequence[int] = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+    efforts: Sequence[int] = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096)
 
     def __init__(self, folder: Path, vectors: FloatArray, numbers: Numbers) -> None:
         import qdrant_edge as qdrant
 
         self._qdrant: Any = qdrant
-        self.name = f"qdrant-edge-py {_version('qdrant-edge-py')} HNSW m={M} ef_construct={EF_CONSTRUCTION}"
-        graph = qdrant.HnswIndexConfig(m=M, ef_construct=EF_CONSTRUCTION, full_scan_threshold=_SCANNED_KIB)
+        m, ef = _GRAPH_OF_MANY if len(vectors) >= _MANY else _GRAPH
+        self.name = f"qdrant-edge-py {_version('qdrant-edge-py')} HNSW m={m} ef_construct={ef}"
+        graph = qdrant.HnswIndexConfig(m=m, ef_construct=ef, full_scan_threshold=_SCANNED_KIB)
         size = vectors.shape[1]
         config = qdrant.EdgeConfig(
             vectors=qdrant.EdgeVectorParams(size=size, distance=qdrant.Distance.Dot, hnsw_config=graph),
