@@ -159,19 +159,20 @@ def test_other_engines_find_what_brute_force_finds_with_and_without_a_filter(
     numbers = {RANDOM: random_of(world), NEAR: near_of(index, centre_of(world)).astype(np.float64)}
     engine = kind(tmp_path / package, index.main.vectors, numbers)
     rows = list(engine_figures(index, [engine], numbers, world.users(64, draw=1), 10, 0.95, 0.01))
-    ours, theirs = rows[::2], rows[1::2]
+    ours, theirs, as_exact = rows[::3], rows[1::3], rows[2::3]
     assert {row["engine"] for row in ours} == {OURS}
-    assert {row["engine"] for row in theirs} == {engine.name}
+    assert {row["engine"] for row in (*theirs, *as_exact)} == {engine.name}
     assert [(row["share"], row["items"]) for row in theirs] == [
         *((share, items) for share in ENGINE_SHARES[:-1] for items in (RANDOM, NEAR)),
         (1.0, "all"),
     ]
     assert min(row["ann_recall"] for row in rows) >= 0.95
-    for mine, other in zip(ours, theirs, strict=True):
+    for mine, other, equal in zip(ours, theirs, as_exact, strict=True):
         assert 0.2 < other["ours_over"] / (mine["p50_ms"] / other["p50_ms"]) < 5
-    assert engine_ratios(rows).keys() == {
-        f"filters/{row['share']:g}/{row['items']}/over_{engine.name.split()[0]}" for row in theirs
-    }
+        assert equal["effort"] >= other["effort"] or mine["ann_recall"] < other["ann_recall"]
+        assert equal["ann_recall"] >= mine["ann_recall"] - 0.0005 or equal["effort"] == engine.efforts[-1]
+    names = {f"filters/{row['share']:g}/{row['items']}/over_{engine.name.split()[0]}" for row in theirs}
+    assert engine_ratios(rows).keys() == names | {f"{name}_at_our_recall" for name in names}
 
 
 def test_searches_are_timed_by_turns() -> None:

@@ -15,7 +15,7 @@ from indexer.index import Index
 from indexer.search import EXACT, Searched
 from scripts.bench.index.bare import Bare, graph_libraries
 from scripts.bench.index.engines import filtering_engines
-from scripts.bench.index.filtered import OURS, engine_figures, filter_figures, near_of
+from scripts.bench.index.filtered import EQUAL, OURS, engine_figures, filter_figures, near_of
 from scripts.bench.index.searches import BARE, BESIDE, EVERYTHING, SearchComparison
 from scripts.bench.index.sweeps import curve_of_library, curve_of_ours, least_effort
 from scripts.bench.index.synthetic import (
@@ -146,9 +146,13 @@ def index_ratios(results: Sequence[dict[str, Any]], headline: str) -> dict[str, 
 
 
 def engine_ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return the time of our search over that of each engine, by share and by the items that pass."""
+    """Return the time of our search over that of each engine, by share and by the items that pass.
+
+    Names that end with `_at_our_recall` are of an engine whose effort reaches the recall of ours.
+    """
     return {
-        f"filters/{row['share']:g}/{row['items']}/over_{row['engine'].split()[0]}": row["ours_over"]
+        f"filters/{row['share']:g}/{row['items']}/over_{row['engine'].split()[0]}"
+        f"{'_at_our_recall' if row['at'] == EQUAL else ''}": row["ours_over"]
         for row in rows
         if row["engine"] != OURS
     }
