@@ -53,14 +53,29 @@ def many_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     parts._opened.cache_clear()  # workers end with what they have opened
 
 
+@pytest.fixture(scope="module")
+def alone(
+    small_home: Home, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, bytes], dict[bytes, bytes]]:
+    """The files of an index that was built in one go, and the text cache after it."""
+    home = copy_without_vectors(small_home, tmp_path_factory.mktemp("alone") / "home")
+    with pytest.MonkeyPatch.context() as patch:
+        divide_more(patch)
+        return built(home, IN_PROCESS), cached(home)
+
+
 @pytest.mark.parametrize(
     "ends_before", [("encode_chunk", 3), ("encode_item_part", 2), ("encode_user_part", 2)]
 )
 def test_a_killed_build_goes_on_from_its_parts(
-    small_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends_before: tuple[str, int]
+    small_home: Home,
+    alone: tuple[dict[str, bytes], dict[bytes, bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ends_before: tuple[str, int],
 ) -> None:
-    one, other = (copy_without_vectors(small_home, tmp_path / name) for name in ("one", "other"))
-    alone = built(one, IN_PROCESS)
+    other = copy_without_vectors(small_home, tmp_path / "other")
+    files, vectors = alone
     name, count = ends_before
     with pytest.raises(KeyboardInterrupt):
         built(other, Here(ends_before))
@@ -70,10 +85,10 @@ def test_a_killed_build_goes_on_from_its_parts(
     for real in ("items.item_vectors", "sample.encode_users"):
         here = f"indexer.building.parts.{real.partition('.')[2]}"
         monkeypatch.setattr(here, _noted(f"indexer.building.{real}", made))
-    assert built(other, again) == alone
-    assert cached(other) == cached(one)
+    assert built(other, again) == files
+    assert cached(other) == vectors
     if name == "encode_chunk":  # what was cached is not encoded again
-        texts = len(cached(one)) - 1  # beside the vectors stands the dim
+        texts = len(vectors) - 1  # beside the vectors stands the dim
         assert again.count(name) < texts // 32
     else:
         assert len(made) == {"encode_item_part": 3 + 4, "encode_user_part": 4}[name] - count

@@ -26,6 +26,7 @@ def served(
         yield server, work
 
 
+@pytest.mark.nightly
 def test_too_many_callers_and_calls_are_counted_and_health_is_asked(
     served: tuple[ServerUnderTest, Work],
 ) -> None:
