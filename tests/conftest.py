@@ -119,12 +119,14 @@ def text_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_home(tmp_path_factory: pytest.TempPathFactory, text_models_dir: Path) -> Home:
-    """A home with the smallest world, one model (dim 32) and its published index.
+    """A home with the smallest world, one model (dim 32) and its published index; the world lies beside it.
 
     Shared by the whole run: a test that changes anything copies it first (shutil.copytree).
     """
     made = _once(tmp_path_factory, "small", lambda folder: _make_small_home(folder, text_models_dir))
-    return copy_home(Home(made / "home"), tmp_path_factory.mktemp("small") / "home")
+    folder = tmp_path_factory.mktemp("small")
+    shutil.copytree(made / "world", folder / "world")
+    return copy_home(Home(made / "home"), folder / "home")
 
 
 def _make_small_home(folder: Path, text_models_dir: Path) -> None:

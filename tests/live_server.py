@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +64,29 @@ def soon(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Stop processes while the context lasts.
+
+    As it begins none of their threads runs any more: on busy processors the signal alone leaves one of them
+    time to answer.
+    """
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        for pid in pids:
+            soon(lambda pid=pid: all(state == "T" for state in _thread_states(pid)))
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def _thread_states(pid: int) -> list[str]:
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return [stat[stat.rindex(")") + 2] for stat in stats]
 
 
 def copy_home(home: Home, path: Path) -> Home:

@@ -31,8 +31,8 @@ from indexer.search import FilterPolicy, SearchParams
 from scripts.bench.engines.milvus_server import milvus_lite
 from scripts.bench.index.synthetic import write_index
 from tests.engines.milvus import EVERY_MILVUS, milvus_server
+from tests.live_server import stopped
 from tests.random_index import DIM, queries_of
-from tests.stopped import stopped
 
 ITEMS = 300
 BIG = 2**53

@@ -17,9 +17,8 @@ from google.rpc import code_pb2
 from server.access import TokenFile
 from store.home import Home
 from tests.engines.gateway import JSON, Gateway
-from tests.live_server import SOON, Client, copy_home, server, soon
+from tests.live_server import SOON, Client, copy_home, server, soon, stopped
 from tests.scripts.gateway.conftest import Open
-from tests.stopped import stopped
 from triptych_client import CallError
 from triptych_client import Client as ApiClient
 from triptych_client.pb.v1 import ingest_pb2 as ig

@@ -19,8 +19,7 @@ from store.ledger import read_ledger
 from store.objects import CURRENT, HomeBucket, add_needed
 from store.objects import storage as storage_module
 from tests.engines.s3 import BUCKET, environment, s3_process
-from tests.live_server import SOON, copy_home, flip, refusal, server, soon
-from tests.stopped import stopped
+from tests.live_server import SOON, copy_home, flip, refusal, server, soon, stopped
 from triptych_client import Client
 from triptych_client.pb.v1 import triptych_pb2 as pb
 from triptych_client.pb.v1 import triptych_pb2_grpc as rpc

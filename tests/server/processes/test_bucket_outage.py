@@ -17,10 +17,9 @@ from store.ledger import read_ledger
 from store.objects import CURRENT, HomeBucket
 from tests.engines.s3 import BUCKET, environment, s3_process
 from tests.engines.valkey import valkey_cluster
-from tests.live_server import SOON, refusal, server, soon
+from tests.live_server import SOON, refusal, server, soon, stopped
 from tests.live_server import Client as Owner
 from tests.server.processes.test_read_replicas import STORED, USERS, Replica, replica_of
-from tests.stopped import stopped
 from tests.stored_home import unpack
 from triptych_client import Behavior, Client
 from triptych_client.pb.v1 import triptych_pb2 as pb

@@ -18,8 +18,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from store.home import Home
-from tests.live_server import SOON, copy_home, refusal, run_server, server, soon
-from tests.stopped import stopped
+from tests.live_server import SOON, copy_home, refusal, run_server, server, soon, stopped
 from triptych_client import Behavior, Client, Item, Text, Tie
 from triptych_client.pb.v1 import ingest_pb2 as ingest
 from triptych_client.pb.v1 import ingest_pb2_grpc as ingest_rpc

@@ -22,9 +22,8 @@ from store.home import Home
 from tests.command_line import Run
 from tests.engines.s3 import BUCKET, environment, s3_server
 from tests.engines.valkey import ValkeyCluster, valkey_cluster
-from tests.live_server import SOON, refusal, server, soon
+from tests.live_server import SOON, refusal, server, soon, stopped
 from tests.live_server import Client as Owner
-from tests.stopped import stopped
 from tests.stored_home import unpack
 from triptych_client import Behavior, Client, Consent, Item, Text, Tie
 from triptych_client.pb.v1 import ingest_pb2 as ingest

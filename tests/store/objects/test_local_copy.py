@@ -13,7 +13,7 @@ from store.artifact import DamagedArtifactError, NotPublishedError, build, verif
 from store.home import Home
 from store.objects import CURRENT, HomeBucket, LocalCopy, ObjectStorageError, ServingIndex, storage
 from tests.engines.s3 import BUCKET, environment, s3_process
-from tests.stopped import stopped
+from tests.live_server import stopped
 
 BYTES = 10_000
 
