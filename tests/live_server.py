@@ -73,9 +73,9 @@ def stopped(*pids: int) -> Iterator[None]:
     As it begins none of their threads runs any more: on busy processors the signal alone leaves one of them
     time to answer.
     """
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
     try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
         for pid in pids:
             soon(lambda pid=pid: all(state == "T" for state in _thread_states(pid)))
         yield

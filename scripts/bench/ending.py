@@ -15,10 +15,12 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 def ending_together() -> Iterator[None]:
     """While the block runs, SIGTERM and SIGHUP kill every process started below this one, and then end it.
 
-    Its exit code is 128 and the signal's number. They are killed at once and not asked: what they work on is
-    synthetic, and who ends a benchmark wants the processors back.
+    It ends with exit code 128 and the signal's number. The others are killed at once and not asked: what they
+    work on is synthetic, and who ends a benchmark wants the processors back. A signal that is ignored, as
+    SIGHUP is by `nohup`, stays so.
     """
-    before = {number: signal.signal(number, _end) for number in _SIGNALS}
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _end) for number in heard}
     try:
         yield
     finally:

@@ -34,6 +34,17 @@ def test_what_it_started_ends_with_it(number: signal.Signals) -> None:
     soon(lambda: not _runs(child.pid) and not _runs(last))
 
 
+def test_what_nohup_ignores_stays_ignored() -> None:
+    command = ["nohup", sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+        assert running.stdout is not None
+        last = int(running.stdout.readline())
+        running.send_signal(signal.SIGHUP)
+        running.send_signal(signal.SIGTERM)  # of two that wait the lower number is handled first
+        assert running.wait(30) == 128 + signal.SIGTERM
+    soon(lambda: not _runs(last))
+
+
 def _runs(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
